@@ -1,0 +1,2 @@
+banyan_rows(banyan attention selectors select)
+banyan_rows(banyan attention kernels kernel)

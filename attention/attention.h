@@ -1,0 +1,235 @@
+/* attention.h - attention on one rank: arithmetic, and nothing else.
+ *
+ * Knows: partials, block lists, selectors (which blocks a head reads and keeps), kernels (how a
+ * block is stored and how rows attend to it).
+ * Refuses to know: ranks, layers, transports, files, logs. Nothing here allocates, and nothing
+ * here starts a thread; callers bring the memory and the threads. Includes banyan.h only. */
+#ifndef BANYAN_ATTENTION_H
+#define BANYAN_ATTENTION_H
+
+#include "banyan.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    BANYAN_MAX_DIM = 576,  /* of key_dim and value_dim */
+    BANYAN_TILE_HEADS = 64 /* query heads in a tile: the bits of banyan_entry.heads */
+};
+
+/* ---- numbers ------------------------------------------------------------------------------- */
+
+float banyan_bf16_to_float(uint16_t x);
+uint16_t banyan_bf16_from_float(float x); /* round to nearest even; NaN stays NaN */
+float banyan_f16_to_float(uint16_t x);
+uint16_t banyan_f16_from_float(float x);
+/* `count` consecutive values to and from fp32. */
+void banyan_to_float(float *out, const void *in, banyan_dtype dtype, int64_t count);
+void banyan_from_float(void *out, banyan_dtype dtype, const float *in, int64_t count);
+
+/* ---- partials ------------------------------------------------------------------------------ */
+
+/* A partial is softmax attention stopped half way: what one query row knows after seeing some of
+ * the keys, with s_i = scale * q.k_i:
+ *
+ *     m = max_i s_i     l = sum_i exp(s_i - m)     o = sum_i exp(s_i - m) v_i
+ *
+ * Stored as value_dim + 2 floats: o[value_dim], m, l. The empty partial is o = 0, m = -inf, l = 0.
+ * See partial.c for the derivation of combine. */
+static inline size_t banyan_partial_floats(int32_t value_dim)
+{
+    return (size_t)value_dim + 2;
+}
+void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows);
+/* out = lo + hi, row by row; out may be either input. The caller passes the part that comes first
+ * (lower rank, lower block run) as lo, so that every rank computes the same bits. */
+void banyan_partial_combine(float *out, const float *lo, const float *hi, int32_t value_dim,
+                            int64_t rows);
+/* out [rows][value_dim] with row stride out_stride (elements of out_dtype); lse [rows] with stride
+ * lse_stride, or NULL. An empty partial gives zeros and -inf. */
+void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void *out,
+                           banyan_dtype out_dtype, int64_t out_stride, float *lse,
+                           int64_t lse_stride);
+
+/* ---- selectors: which blocks a head reads, and which a KV head keeps ------------------------ */
+
+enum { BANYAN_MAX_PARAMS = 8, BANYAN_MAX_PERIOD = 4096 };
+
+/* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens. */
+typedef struct banyan_value {
+    int64_t number;
+    int in_tokens;
+} banyan_value;
+
+typedef struct banyan_param {
+    const char *name;
+    const char *default_text; /* in the syntax of a rule */
+    const char *choices;      /* "kv|query": the number is the index of the choice; else NULL */
+    int in_blocks;            /* a length: blocks, or tokens with the suffix t */
+    int64_t min, max;
+    const char *doc;
+} banyan_param;
+
+/* A selector with its parameters, bound to one query head of the model. */
+typedef struct banyan_pattern {
+    const struct banyan_selector *selector;
+    banyan_value value[BANYAN_MAX_PARAMS];
+    int32_t head, heads; /* global index of the query head, and how many there are */
+    int32_t kv_heads;
+    int32_t block_tokens;
+} banyan_pattern;
+
+/* Blocks first, first+step, .. <= last. edge: some rows see only some of the tokens (below). */
+typedef struct banyan_run {
+    int64_t first, last, step;
+    int edge;
+} banyan_run;
+
+/* In an edge run the row at token t sees token s iff s <= t and (s < sink_end or s > t - window). */
+typedef struct banyan_edge {
+    int64_t sink_end, window;
+} banyan_edge;
+
+/* What rows of one own block read: runs ascending and disjoint. Static selectors need 4 at most. */
+typedef struct banyan_selection {
+    banyan_run *run;
+    int32_t count, capacity;
+    banyan_edge edge;
+} banyan_selection;
+
+/* What a KV head keeps, in closed form: blocks below `prefix`, and blocks whose number modulo
+ * `period` is in the residue set, are kept for good ("permanent"); any other block is read by rows
+ * up to `reach` tokens after the block's last token, and can go after that. */
+typedef struct banyan_retention {
+    int64_t prefix;
+    int32_t period;
+    uint64_t residue[BANYAN_MAX_PERIOD / 64]; /* bit r % 64 of word r / 64 */
+    int64_t reach;
+} banyan_retention;
+
+/* One row of attention/selectors.def. Pure functions of their arguments. */
+typedef struct banyan_selector {
+    const char *name, *doc;
+    const banyan_param *params; /* ends with a NULL name */
+    /* NULL, or: are these parameters possible together? On failure writes why, in words. */
+    banyan_status (*check)(const banyan_pattern *pattern, char *why, size_t why_bytes);
+    /* Blocks that rows first_row..last_row (tokens, all in one block: their "own") read. Causal,
+     * and always with the own block. */
+    void (*select)(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                   banyan_selection *out);
+    void (*retain)(const banyan_pattern *pattern, banyan_retention *out);
+} banyan_selector;
+
+const banyan_selector *banyan_selector_find(const char *name);
+const banyan_selector *banyan_selector_row(int index); /* NULL past the end */
+
+/* Parse "s2 stride=16 local=16" for one query head. On failure writes the reason, with the nearest
+ * name where one is meant, and returns CONFIG. */
+banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
+                                   int32_t kv_heads, int32_t block_tokens, banyan_pattern *out,
+                                   char *why, size_t why_bytes);
+int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b); /* same blocks? */
+/* Does the row at token `row` read token `token`? */
+int banyan_pattern_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
+
+/* Append blocks first..last by step to a selection; clips at 0, drops what is empty, and trims what
+ * the run before covers, so that runs added in ascending order stay disjoint. */
+void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int64_t step,
+                          int edge);
+
+/* a becomes the retention of a head that needs both. FALSE (0) when the common period would exceed
+ * BANYAN_MAX_PERIOD: then a keeps everything, which is right but larger. */
+int banyan_retention_union(banyan_retention *a, const banyan_retention *b);
+int banyan_retention_permanent(const banyan_retention *r, int64_t block);
+/* Permanent blocks below `block`; for a block that will be evicted, the block number itself. */
+int64_t banyan_retention_ordinal(const banyan_retention *r, int64_t block);
+int64_t banyan_retention_count(const banyan_retention *r,
+                               int64_t blocks); /* permanent among the first */
+/* Will any row at or after token `row` read a token of `block`? */
+int banyan_retention_keeps(const banyan_retention *r, int64_t block, int64_t row,
+                           int32_t block_tokens);
+
+/* ---- block lists ---------------------------------------------------------------------------- */
+
+/* A block that is held here. Kept ascending by block. */
+typedef struct banyan_held {
+    int64_t block;
+    void *record;
+} banyan_held;
+
+/* One block for the kernel: which query heads of the tile read it, and how. */
+typedef struct banyan_entry {
+    const void *record;
+    int64_t block;
+    uint64_t heads; /* bit h: query head h of the tile */
+    int32_t edge;   /* index into the tile's edges, or -1: every token up to the row */
+} banyan_entry;
+
+/* Query heads of a group that share one pattern. */
+typedef struct banyan_class {
+    banyan_pattern pattern;
+    uint64_t heads;
+} banyan_class;
+
+/* The list for rows first_row..last_row (one own block): held blocks that at least one class
+ * selects, ascending; a block appears once per way in which it is seen. entries has room for
+ * held_count * class_count, edges for class_count. Returns the number of entries. */
+int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
+                          int64_t last_row, const banyan_held *held, int64_t held_count,
+                          banyan_entry *entries, banyan_edge *edges);
+
+/* ---- kernels ------------------------------------------------------------------------------- */
+
+/* How a block of one KV head is stored. A kernel owns the bytes of a record: it packs rows in the
+ * layout that it likes, and everybody else treats a record as opaque. */
+typedef struct banyan_block_shape {
+    int32_t block_tokens, key_dim, value_dim;
+    banyan_dtype dtype;
+} banyan_block_shape;
+
+/* Query rows that attend to one list: `heads` query heads of one KV head, `rows` consecutive rows
+ * with one own block. */
+typedef struct banyan_tile {
+    banyan_block_shape shape;
+    float scale;
+    int32_t heads, rows;       /* <= BANYAN_TILE_HEADS, <= block_tokens */
+    int64_t at;                /* token of row 0; row i is at token at + i */
+    const float *q;            /* [heads][rows][key_dim], as given (not scaled) */
+    const banyan_entry *entry; /* ascending */
+    int64_t entries;
+    const banyan_edge *edge;
+    int64_t first_token, end_token; /* only these tokens count: 0, INT64_MAX is all */
+    float *partial;                 /* [heads][rows][value_dim + 2], combined into */
+    void *workspace;                /* workspace_bytes, 64-byte aligned; nothing kept in it */
+} banyan_tile;
+
+/* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in `supports`;
+ * everything else must be there. Records are 64-byte aligned.
+ * Masking is exact: a token that a row does not see has no influence on it, even if its key or
+ * value is NaN or inf; a token that was never written is never seen. */
+typedef struct banyan_kernel {
+    const char *name, *doc;
+    int (*usable)(void); /* by this processor */
+    int (*supports)(const banyan_block_shape *shape);
+    size_t (*record_bytes)(const banyan_block_shape *shape); /* a multiple of 64 */
+    /* Write rows first_row .. first_row+rows-1 of a block. fresh: the record holds nothing yet, all
+     * of its bytes are garbage. k [rows][key_dim] with stride k_stride elements, likewise v; both
+     * of in_dtype. */
+    void (*pack)(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
+                 int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
+                 banyan_dtype in_dtype);
+    size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
+    void (*attend)(const banyan_tile *tile);
+} banyan_kernel;
+
+const banyan_kernel *banyan_kernel_row(int index); /* NULL past the end; not all are usable */
+/* By name, or NULL: the fastest that is usable and supports the shape. The environment variable
+ * BANYAN_KERNEL, when set, stands in for a NULL name. NULL when there is none; why says so. */
+const banyan_kernel *banyan_kernel_find(const char *name, const banyan_block_shape *shape,
+                                        char *why, size_t why_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

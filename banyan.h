@@ -1,0 +1,296 @@
+/* banyan.h - exact attention over a key/value cache spread across many ranks.
+ *
+ * Four handles, made in this order and destroyed in the reverse order:
+ *
+ *     comm     who takes part, and how bytes move between them
+ *     plan     every decision: which rank keeps which blocks of which head, which blocks each
+ *              head reads, which kernel computes, how partial results are merged
+ *     cache    one sequence's keys and values: this rank's share of them
+ *
+ * and one verb, banyan_attend, which appends keys and values and turns q into attention output.
+ *
+ * Rules that hold for every function:
+ *   - A call that can fail returns banyan_status; banyan_error_message() then says in words what
+ *     was wrong, the value, and what was expected. Out-parameters come last and are written only
+ *     on success.
+ *   - "Collective" means that every rank of the comm calls it, in the same order. Set-up calls
+ *     agree: if one rank fails, all fail, the others with BANYAN_ERR_PEER naming that rank.
+ *   - The library keeps no pointer to the caller's memory after a call returns.
+ *   - Destroy functions accept NULL and cannot fail. Different handles are independent.
+ *   - Heads, blocks, layers and tokens are numbered from 0 over the whole model and sequence,
+ *     never per rank. Shapes in comments are row-major, slowest index first.
+ *   - lse is a natural logarithm. */
+#ifndef BANYAN_H
+#define BANYAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(BANYAN_SHARED) && defined(__GNUC__)
+#define BANYAN_API __attribute__((visibility("default")))
+#else
+#define BANYAN_API
+#endif
+
+typedef enum banyan_status {
+    BANYAN_OK = 0,
+    BANYAN_ERR_ARGUMENT = -1,    /* the caller broke a documented rule */
+    BANYAN_ERR_CONFIG = -2,      /* a name or value in the spec is wrong */
+    BANYAN_ERR_MEMORY = -3,      /* more memory is needed than there is */
+    BANYAN_ERR_UNSUPPORTED = -4, /* known, but not in this build or on this machine */
+    BANYAN_ERR_DEVICE = -5,      /* CUDA reported an error */
+    BANYAN_ERR_COMM = -6,        /* a transport failed, or a rank did not arrive in time */
+    BANYAN_ERR_PEER = -7         /* another rank failed; this one did not */
+} banyan_status;
+
+typedef enum banyan_dtype { BANYAN_F32, BANYAN_BF16, BANYAN_F16 } banyan_dtype;
+
+typedef struct banyan_comm banyan_comm;
+typedef struct banyan_plan banyan_plan;
+typedef struct banyan_cache banyan_cache;
+
+/* ---- diagnostics --------------------------------------------------------------------------- */
+
+BANYAN_API const char *banyan_version(void);
+BANYAN_API const char *banyan_status_name(banyan_status status);
+BANYAN_API const char *banyan_error_message(void); /* this thread's last error; never NULL */
+BANYAN_API const char *banyan_dtype_name(banyan_dtype dtype); /* "fp32", "bf16", "fp16" */
+BANYAN_API size_t banyan_dtype_bytes(banyan_dtype dtype);
+
+/* The one of `names` (ends with NULL) that is nearest to `word` by edit distance, for "did you
+ * mean"; NULL when none is near. */
+BANYAN_API const char *banyan_nearest(const char *word, const char *const *names);
+
+typedef enum banyan_log_level {
+    BANYAN_LOG_ERROR,
+    BANYAN_LOG_WARN,
+    BANYAN_LOG_INFO,
+    BANYAN_LOG_DEBUG
+} banyan_log_level;
+typedef void (*banyan_log_fn)(void *arg, banyan_log_level level, const char *message);
+
+/* Messages at or below `level` go to fn; fn NULL (the state at start) drops all of them. The one
+ * piece of global state; set it before other threads use the library. */
+BANYAN_API void banyan_log_set(banyan_log_level level, banyan_log_fn fn, void *arg);
+
+/* What this build offers: row `index` of one of its five tables. Returns 0 past the end.
+ * `available` tells whether the row was compiled in and this machine can run it; otherwise `doc`
+ * is followed in `why` by the reason. Any out-pointer may be NULL. */
+typedef enum banyan_table {
+    BANYAN_SELECTORS,
+    BANYAN_KERNELS,
+    BANYAN_PLACEMENTS,
+    BANYAN_MERGES,
+    BANYAN_TRANSPORTS
+} banyan_table;
+BANYAN_API int banyan_list(banyan_table table, int index, const char **name, const char **doc,
+                           int *available, const char **why);
+
+/* Parameter `index` of selector `selector`. Returns 0 past the end or for an unknown selector. */
+BANYAN_API int banyan_list_param(const char *selector, int index, const char **name,
+                                 const char **default_text, const char **doc);
+
+/* ---- comm ---------------------------------------------------------------------------------- */
+
+/* transport  native
+ * "self"       NULL                one rank
+ * "mpi"        an MPI_Comm *, or NULL: MPI_COMM_WORLD, which is then initialised (if it is not)
+ *              and finalised with the comm. The communicator is duplicated.
+ * "imaginary"  "node:8 rank:4" (const char *): 32 ranks of which this process is rank 0; serves
+ *              plans only, moving bytes is UNSUPPORTED
+ * NULL         "mpi" when the process was started by an MPI launcher, else "self"
+ * Collective. */
+BANYAN_API banyan_status banyan_comm_create(const char *transport, void *native,
+                                            banyan_comm **out);
+BANYAN_API void banyan_comm_destroy(banyan_comm *comm);
+BANYAN_API int banyan_comm_rank(const banyan_comm *comm);
+BANYAN_API int banyan_comm_size(const banyan_comm *comm);
+BANYAN_API int banyan_comm_node(const banyan_comm *comm, int rank); /* its node, from 0 */
+BANYAN_API int banyan_comm_nodes(const banyan_comm *comm);
+
+/* The ranks of equal color, ordered by (key, rank), as a comm of their own. color < 0: *out is
+ * NULL. Collective over `comm`, which outlives the new one. */
+BANYAN_API banyan_status banyan_comm_split(banyan_comm *comm, int color, int key,
+                                           banyan_comm **out);
+
+/* The longest wait for other ranks, in seconds, after which a call fails with ERR_COMM and a
+ * message that names the ranks that did not arrive. 0: for ever (the default is 600). */
+BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
+
+/* Send and receive any number of messages; returns when all are done. The messages from one rank
+ * to another are matched in the order in which both sides list them; sizes must agree. A message
+ * to oneself is allowed. Each rank that takes part calls it; nobody else needs to. */
+typedef struct banyan_message {
+    int peer;
+    void *data;
+    size_t bytes;
+} banyan_message;
+BANYAN_API banyan_status banyan_comm_exchange(banyan_comm *comm, const banyan_message *sends,
+                                              int send_count, const banyan_message *recvs,
+                                              int recv_count);
+
+/* Collective, and the same bits on every rank: allreduce folds in ascending rank order. */
+typedef enum banyan_op { BANYAN_SUM, BANYAN_MAX } banyan_op;
+BANYAN_API banyan_status banyan_comm_broadcast(banyan_comm *comm, void *data, size_t bytes,
+                                               int root);
+BANYAN_API banyan_status banyan_comm_allgather(banyan_comm *comm, const void *mine,
+                                               size_t bytes,
+                                               void *all); /* all: [ranks][bytes] */
+BANYAN_API banyan_status banyan_comm_allreduce(banyan_comm *comm, double *values, int count,
+                                               banyan_op op);
+
+/* Every rank passes its own status; if any is not OK, all return an error: a failing rank its own,
+ * the others BANYAN_ERR_PEER naming the first failing rank and its message. Collective. */
+BANYAN_API banyan_status banyan_comm_agree(banyan_comm *comm, banyan_status mine);
+
+/* ---- spec and plan ------------------------------------------------------------------------- */
+
+/* Query heads first_head..last_head of layers first_layer..last_layer (inclusive; -1 as a last
+ * means the last there is) read the blocks that `use` selects: a selector's name and its
+ * parameters, "s2 stride=16 local=16 per=kv", "sink_window sink=1 window=256t". */
+typedef struct banyan_rule {
+    int32_t first_layer, last_layer;
+    int32_t first_head, last_head;
+    const char *use;
+} banyan_rule;
+
+/* What is asked for. Strings are borrowed for the call. banyan_spec_init sets the defaults given
+ * here, and is the only place that does. */
+typedef struct banyan_spec {
+    /* the attention of the model */
+    int32_t layers;           /* required */
+    int32_t heads;            /* required: query heads */
+    int32_t kv_heads;         /* 0: heads. Divides heads */
+    int32_t key_dim;          /* required, 1..576 */
+    int32_t value_dim;        /* 0: key_dim */
+    float scale;              /* factor on q.k; 0: 1/sqrt(key_dim) */
+    const banyan_rule *rules; /* the last that matches wins; none: dense */
+    int32_t rule_count;
+
+    /* the cache */
+    int64_t max_tokens;       /* required: longest sequence */
+    int64_t planned_tokens;   /* 0: max_tokens. The length at which ranks are balanced */
+    int32_t max_rows;         /* most rows in one call, 512 */
+    int32_t block_tokens;     /* 64; a power of two, 16..256 */
+    int32_t rollback_tokens;  /* 0: how far back `at` may go from the longest so far */
+    banyan_dtype cache_dtype; /* bf16 */
+    int evict;                /* 1: reuse the memory of blocks nobody will read */
+
+    /* the caller's arrays */
+    banyan_dtype in_dtype;  /* of q, k and v: fp32 */
+    banyan_dtype out_dtype; /* fp32 */
+
+    /* how */
+    const char *placement;   /* "line" */
+    const char *balance;     /* "decode": by blocks kept; "prefill": by pairs computed */
+    const double *bandwidth; /* [ranks] relative speed of each rank, or NULL: equal */
+    const char *merge;       /* NULL: the cheapest by the cost model */
+    const char *kernel;      /* NULL: the fastest that this machine can run */
+    const char *device;      /* "cpu" */
+    const char *home;        /* "first": a group on its largest holder; "dealt": spread */
+    const char *out;         /* "home": out is written on a head's home; "all": on every rank */
+    int32_t threads;         /* 0: the cores of the node over its ranks, at least 1 */
+    int strict;              /* 1: a coverage hole is an error, not a warning */
+    int32_t lost_rank;       /* -1. Its blocks are left out of every result, for tests */
+    int64_t memory_limit;    /* bytes per rank; 0: what the machine has free */
+} banyan_spec;
+
+BANYAN_API void banyan_spec_init(banyan_spec *spec);
+
+/* Collective; fails on all ranks or on none. The comm outlives the plan. */
+BANYAN_API banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm,
+                                            banyan_plan **out);
+BANYAN_API void banyan_plan_destroy(banyan_plan *plan);
+/* Everything that was decided, for people: who keeps what, memory, balance, messages, coverage. */
+BANYAN_API void banyan_plan_print(const banyan_plan *plan, FILE *out);
+BANYAN_API uint64_t banyan_plan_hash(const banyan_plan *plan);
+BANYAN_API const banyan_spec *
+banyan_plan_spec(const banyan_plan *plan); /* defaults filled in */
+
+/* Pure arithmetic, the same on every rank; -1 or 0 for indices outside the plan. */
+/* Does `rank` hold a part of this KV head? Only then does it read the head's q, k and v. */
+BANYAN_API int banyan_plan_owned(const banyan_plan *plan, int32_t layer, int32_t kv_head,
+                                 int rank);
+/* The rank that keeps (or kept) a block of a KV head. */
+BANYAN_API int banyan_plan_owner(const banyan_plan *plan, int32_t layer, int32_t kv_head,
+                                 int64_t block);
+/* The rank on which attend writes the output of a query head. */
+BANYAN_API int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head);
+/* Does the row at token `row` of a query head read token `token` (by its pattern)? */
+BANYAN_API int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head,
+                                 int64_t row, int64_t token);
+
+/* What the plan gives one rank when a sequence of `tokens` tokens is cached, over all layers. */
+typedef struct banyan_share {
+    int64_t kept_blocks;     /* block records that are kept */
+    int64_t kept_bytes;      /* and their bytes */
+    int64_t read_blocks;     /* (KV head, block) records that the next decoded row reads */
+    int64_t pairs;           /* (query head, block) pairs that one decoded row computes */
+    int64_t capacity_bytes;  /* bytes of records set aside for max_tokens */
+    int64_t workspace_bytes; /* everything else that cache_create takes */
+    int64_t messages;        /* messages sent for one decoded row */
+    int64_t bytes_sent;      /* and their bytes */
+} banyan_share;
+BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
+                                           banyan_share *out);
+
+/* ---- cache and attention ------------------------------------------------------------------- */
+
+typedef struct banyan_stats {
+    int64_t tokens;         /* longest layer */
+    int64_t blocks;         /* block records held now */
+    int64_t bytes;          /* and their bytes */
+    int64_t evicted_blocks; /* since creation */
+    int64_t capacity_bytes, workspace_bytes;
+    int64_t messages;   /* partials sent to other ranks since creation: messages */
+    int64_t bytes_sent; /* and their bytes */
+    int64_t pairs;      /* (query row, block) pairs computed since creation */
+    double append_seconds, attend_seconds, merge_seconds;
+} banyan_stats;
+
+/* An empty cache for one sequence, on this rank. Memory is set aside here and touched as tokens
+ * arrive. Collective. The plan outlives it. */
+BANYAN_API banyan_status banyan_cache_create(const banyan_plan *plan, void *stream,
+                                             banyan_cache **out);
+BANYAN_API void banyan_cache_destroy(banyan_cache *cache);
+BANYAN_API void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out);
+
+/* The next banyan_attend with q also measures the share of softmax mass that tokens first ..
+ * first+count-1 get: mass [rows][heads], written where `out` is written. `mass` is borrowed until
+ * that call returns. All ranks must probe the same call. mass NULL cancels. */
+BANYAN_API banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count,
+                                            float *mass);
+
+/* Append k and v of tokens at .. at+rows-1 to one layer, and attend to the layer's tokens causally:
+ * row i, at token at+i, sees tokens 0 .. at+i of the blocks that its heads' patterns select.
+ *
+ *   q    [rows][heads][key_dim], or NULL: append only
+ *   k    [rows][kv_heads][key_dim]      both NULL: attend only, to tokens appended before
+ *   v    [rows][kv_heads][value_dim]
+ *   out  [rows][heads][value_dim]       may be NULL when q is
+ *   lse  [rows][heads] or NULL          ln of the sum of exp(scale q.k)
+ *
+ * A rank reads q, k and v only of heads that it holds (banyan_plan_owned), and writes out and lse
+ * only of heads whose home it is (every head with spec.out "all"); other entries are untouched. A
+ * row that sees nothing (only with lost_rank) gets zeros and lse -inf.
+ *
+ * `at` must not leave a gap. An `at` below the layer's length goes back: later tokens are
+ * forgotten. It may not go below the longest length so far minus rollback_tokens, since blocks
+ * that only rows before that would read are gone.
+ *
+ * Errors: ARGUMENT (nothing was changed); COMM, after which the comm is broken and every further
+ * call fails. Ranks do not agree on errors here: a caller's bug that only one rank sees ends in
+ * COMM on the others after the comm's time limit. Collective; allocates nothing. */
+BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at,
+                                       int32_t rows, const void *q, const void *k,
+                                       const void *v, void *out, float *lse);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

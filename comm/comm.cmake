@@ -1,0 +1,5 @@
+banyan_rows(banyan comm merges merge)
+banyan_rows(banyan comm transports transport)
+if(BANYAN_HAS_MPI)
+  target_link_libraries(banyan PRIVATE MPI::MPI_C)
+endif()

@@ -1,0 +1,157 @@
+/* comm.h - being one of many ranks: who is near whom, how bytes move, how items that ranks share
+ * are merged, how all ranks come to one verdict, and what an error says.
+ *
+ * Knows: transports, topology, schedules, agreement, error words.
+ * Refuses to know: what it carries. An item is `item_bytes` bytes and a function that combines two
+ * of them; that these are softmax partials is somebody else's business. Includes banyan.h only. */
+#ifndef BANYAN_COMM_H
+#define BANYAN_COMM_H
+
+#include "banyan.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* Set this thread's message and return `status`. The first that detects an error calls it; callers
+ * pass the status on and stay silent. Lower case, the value, and what was expected. */
+banyan_status banyan_fail(banyan_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void banyan_log(banyan_log_level level, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* ---- topology: which ranks share a node, and what a link costs ------------------------------ */
+
+typedef struct banyan_link {
+    double alpha; /* seconds to start a message */
+    double beta;  /* seconds per byte */
+} banyan_link;
+
+typedef struct banyan_topology {
+    int32_t ranks, nodes;
+    int32_t *node; /* [ranks]: the node of a rank; nodes are numbered by their lowest rank */
+    banyan_link inside, between; /* two ranks of one node, of two nodes */
+} banyan_topology;
+
+/* "node:4 rank:8" is 4 nodes of 8 ranks; "rank:5" one node; "node:4 rank:8,8,8,3" uneven nodes.
+ * CONFIG, with the text and the place, for anything else. */
+banyan_status banyan_topology_parse(const char *text, banyan_topology *out);
+/* From a node number per rank, any numbering. */
+banyan_status banyan_topology_make(const int32_t *node_of_rank, int32_t ranks,
+                                   banyan_topology *out);
+void banyan_topology_free(banyan_topology *topology);
+/* Canonical text; parse(print(t)) == t for topologies whose nodes are runs of ranks. */
+void banyan_topology_print(const banyan_topology *topology, char *text, size_t bytes);
+
+/* ---- schedules: how a merge moves ------------------------------------------------------------ */
+
+/* Item `item` goes from src to dst in a round. combine: dst folds it into its own; otherwise it
+ * replaces what dst has. All steps of a round happen at once, on the values before the round. */
+typedef struct banyan_step {
+    int32_t round, src, dst, item, combine;
+} banyan_step;
+
+typedef struct banyan_schedule {
+    banyan_step *step; /* ascending (round, src, dst, item) after banyan_schedule_sort */
+    int32_t count, capacity, rounds;
+    int failed; /* out of memory while adding */
+} banyan_schedule;
+
+void banyan_schedule_add(banyan_schedule *s, int32_t round, int32_t src, int32_t dst,
+                         int32_t item, int32_t combine);
+void banyan_schedule_sort(banyan_schedule *s);
+void banyan_schedule_free(banyan_schedule *s);
+
+/* What has to be merged: item i is held by some ranks and wanted at `home`, or, with `all`, on
+ * every rank of the topology. */
+typedef struct banyan_item {
+    const int32_t *holder; /* ascending, at least one */
+    int32_t holders;
+    int32_t home;
+} banyan_item;
+
+/* One row of comm/merges.def. Builds the steps, all items together. Only an item's holders and its
+ * home (with `all`, every rank in the end) take part. */
+typedef struct banyan_merge {
+    const char *name, *doc;
+    void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
+                  int all, banyan_schedule *out);
+} banyan_merge;
+const banyan_merge *banyan_merge_find(const char *name);
+const banyan_merge *banyan_merge_row(int index); /* NULL past the end */
+
+/* Everything that goes from one rank to another in a round is one message. */
+typedef struct banyan_traffic {
+    int64_t messages, bytes;                 /* all ranks together */
+    int64_t between_messages, between_bytes; /* of these, from node to node */
+    int64_t max_messages, max_bytes;         /* of the rank that sends most */
+    double seconds; /* alpha-beta estimate: per round the slowest rank, where a
+                                            rank sends and receives its messages one after another */
+} banyan_traffic;
+/* rank >= 0: messages and bytes count what that rank sends, only. Needs a sorted schedule. */
+void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,
+                          size_t item_bytes, int rank, banyan_traffic *out);
+
+/* Replay with sets in place of values: OK when every holder's contribution reaches home (all: every
+ * rank) exactly once for every item and nothing else moves; otherwise ARGUMENT with the first
+ * fault in words. */
+banyan_status banyan_schedule_replay(const banyan_schedule *s, const banyan_topology *topology,
+                                     const banyan_item *items, int32_t count, int all);
+
+/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. */
+typedef struct banyan_exchange banyan_exchange;
+banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
+                                     banyan_exchange **out);
+void banyan_exchange_destroy(banyan_exchange *x);
+size_t banyan_exchange_bytes(const banyan_exchange *x); /* memory that it holds */
+
+/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. */
+typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
+                                  size_t bytes);
+/* Run it: item i lies at data[i] (NULL for items that this rank neither holds nor gets), item_bytes
+ * each (<= max_item_bytes). Contributions to one item in one round are folded in ascending rank
+ * order, the receiver's own at its place: that order, and so every bit, depends on the schedule
+ * alone. Adds to messages and bytes what this rank sent. Allocates nothing. */
+banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *const *data,
+                                  size_t item_bytes, banyan_combine_fn combine, void *ctx,
+                                  int64_t *messages, int64_t *bytes);
+
+/* ---- transports: how bytes move ---------------------------------------------------------------- */
+
+/* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */
+typedef struct banyan_transport {
+    const char *name, *doc;
+    int device; /* does it take device pointers? */
+    /* Fills comm->rank, comm->size, comm->state, comm->topology. */
+    banyan_status (*open)(banyan_comm *comm, void *native);
+    void (*close)(banyan_comm *comm);
+    /* Post one message; any number until wait_all, which ends the round. recv: from peer. */
+    banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
+    banyan_status (*wait_all)(banyan_comm *comm);
+    banyan_status (*split)(banyan_comm *comm, int color, int key, banyan_comm *out);
+    /* optional */
+    banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
+    banyan_status (*allgather)(banyan_comm *comm, const void *mine, size_t bytes, void *all);
+} banyan_transport;
+
+struct banyan_comm {
+    const banyan_transport *transport;
+    void *state; /* the transport's own */
+    int32_t rank, size;
+    banyan_topology topology;
+    double timeout; /* seconds; 0: none */
+    int broken;     /* a transfer failed: every further call fails */
+};
+
+const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
+static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)
+{
+    return &comm->topology;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

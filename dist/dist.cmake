@@ -1,0 +1,1 @@
+banyan_rows(banyan dist placements place)

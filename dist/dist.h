@@ -1,0 +1,108 @@
+/* dist.h - the only joiner: which rank keeps what, and attention over it.
+ *
+ * Knows: attention/ (what a block, a pattern and a partial are) and comm/ (ranks and schedules).
+ * Refuses to know: how a block is stored, how bytes move, files, models.
+ *
+ * The line. Lay the context that every KV head of a layer keeps end to end on a line, and cut the
+ * line into P pieces in proportion to the ranks' bandwidths. Piece r is what rank r keeps. */
+#ifndef BANYAN_DIST_H
+#define BANYAN_DIST_H
+
+#include "attention/attention.h"
+#include "comm/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- placement --------------------------------------------------------------------------------- */
+
+/* A rank's part of a KV head. Blocks are dealt in proportion to the parts by a low-discrepancy
+ * sequence: the owner of the block with ordinal n is the first holder whose cut exceeds
+ * bitreverse64(n). Cuts ascend; the last is UINT64_MAX and takes what remains. */
+typedef struct banyan_holder {
+    int32_t rank;
+    uint64_t cut;
+} banyan_holder;
+
+/* What a placement decides for one KV head: holders[0 .. count-1], ascending rank. */
+typedef struct banyan_placed {
+    banyan_holder *holder; /* room for `ranks` */
+    int32_t count;
+} banyan_placed;
+
+/* One row of dist/placements.def. weight [kv_heads]: the head's length on the line, in blocks (or in
+ * pairs); bandwidth [ranks], multiples of 1/16, none negative, not all 0; border: what 2
+ * blocks are in units of weight (the snap). Pure; the same on every rank. */
+typedef struct banyan_placement {
+    const char *name, *doc;
+    void (*place)(const double *weight, int32_t kv_heads, const double *bandwidth,
+                  int32_t ranks, double border, banyan_placed *out);
+} banyan_placement;
+const banyan_placement *banyan_placement_find(const char *name);
+const banyan_placement *banyan_placement_row(int index); /* NULL past the end */
+
+int banyan_owner_index(const banyan_holder *holder, int32_t count, int64_t ordinal);
+
+/* ---- plan -------------------------------------------------------------------------------------- */
+
+/* One KV head of a kind of layer. */
+typedef struct banyan_head_plan {
+    banyan_retention retention; /* the union over its group */
+    banyan_placed placed;
+    banyan_class *classes; /* query heads of the group with equal patterns: [class_count] ..  */
+    int32_t class_count;   /* .. bit h of a class is query head kv_head * group + h, h < 64;
+                                     for wider groups classes of subgroup s follow those of s-1 .. */
+    int32_t *subgroup_first; /* .. [subgroups + 1]: first class of each 64 query heads */
+    double weight;
+} banyan_head_plan;
+
+/* Layers whose rules are the same share one kind. */
+typedef struct banyan_kind {
+    int32_t first_layer, layer_count;
+    const char **use;       /* [heads] the rule text of each query head, for print */
+    banyan_head_plan *head; /* [kv_heads] */
+    int32_t *home;          /* [heads] */
+    banyan_item *item;      /* [heads]: a query head's partials */
+    int32_t *holder_rank;   /* what the items' holder lists point into */
+    banyan_schedule schedule;
+} banyan_kind;
+
+struct banyan_plan {
+    banyan_spec spec; /* defaults filled in; strings owned */
+    banyan_comm *comm;
+    int32_t ranks, rank, group, subgroups;
+    int32_t panel_rows; /* rows that are merged at a time */
+    const banyan_kernel *kernel;
+    const banyan_placement *placement;
+    const banyan_merge *merge;
+    banyan_block_shape shape;
+    size_t record_bytes;
+    int32_t kinds;
+    banyan_kind *kind;      /* [kinds] */
+    int32_t *kind_of_layer; /* [layers] */
+    uint64_t hash;
+    char *warnings; /* coverage holes and the like, a line each; "" for none */
+    void *owned;    /* what plan_free frees */
+};
+
+/* Records of (kind, KV head) that a rank must have room for: see plan_memory.c for the formula. */
+int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                             int rank);
+/* Records that a rank keeps of it at `tokens` tokens. */
+int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                         int rank, int64_t tokens);
+/* Bytes that a cache takes besides its records on a rank. */
+int64_t banyan_plan_workspace(const banyan_plan *plan, int rank);
+
+static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32_t layer)
+{
+    return &plan->kind[plan->kind_of_layer[layer]];
+}
+/* Index of `rank` among a KV head's holders, or -1. */
+int32_t banyan_holder_index(const banyan_placed *placed, int rank);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

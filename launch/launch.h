@@ -1,0 +1,81 @@
+/* launch.h - what the verbs of the `banyan` program share.
+ *
+ * Knows: the command line, configs, exit codes, output. Uses the library through banyan.h, as any
+ * user would; generated protobuf types appear in launch/ only.
+ *
+ * A verb is one file, verb_NAME.c, with one const struct, and one row of verbs.def. */
+#ifndef BANYAN_LAUNCH_H
+#define BANYAN_LAUNCH_H
+
+#include "banyan.h"
+#include "banyan.pb-c.h" /* generated: Banyan__Config */
+
+#include <stdbool.h>
+
+/* Exit codes: what a script can tell apart. */
+enum {
+    EXIT_OK = 0,
+    EXIT_MISMATCH = 1, /* it ran, and what was measured is not what was expected */
+    EXIT_USAGE = 2,    /* bad input: flag, config, checkpoint, spec */
+    EXIT_FAILED = 3    /* the run itself failed: memory, disk, communication */
+};
+
+/* One flag of a verb. With `field`, "--name VALUE" sets that config field ("needle.depths");
+ * repeated fields take comma-separated lists, integers the suffixes k, m, g (powers of 1024).
+ * Without, the verb asks for it by name. arg NULL: a switch. */
+typedef struct flag {
+    const char *name, *arg, *field, *doc;
+} flag;
+
+/* One run of a verb, on one rank. config is complete: file, --set and flags applied, the same bytes
+ * on every rank. Strings are NULL when not given. */
+typedef struct job {
+    const struct verb *verb;
+    Banyan__Config *config;
+    banyan_comm *comm; /* NULL for verbs that need none */
+    int rank, ranks;
+    char **value; /* [flags of the verb], NULL: not given */
+} job;
+
+typedef struct verb {
+    const char *name, *doc;
+    const flag *flags;  /* ends with a NULL name; --config, --set, --json, --help are common */
+    int needs_comm;     /* collective: started by mpirun with any number of ranks */
+    int (*run)(job *j); /* returns an exit code, the same on every rank */
+} verb;
+const verb *verb_row(int index); /* NULL past the end */
+
+const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
+bool job_switch(const job *j, const char *flag_name);
+
+/* Print "banyan: ..." once (rank 0, or the rank that is alone in failing) on stderr. */
+void say_error(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say_warning(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The exit code for a failed library call, its message printed. */
+int job_failed(const job *j, banyan_status status, const char *what);
+
+/* Progress on one line of a terminal; silent on other ranks and when stderr is no terminal. */
+void progress(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void progress_end(const job *j);
+
+/* A spec from the config: shape, cache, rules, execution. Holds the rules that spec->rules points
+ * to; free with spec_free. heads and layers in `spec` may be filled in later by a checkpoint, so
+ * range texts are resolved by spec_rules once they are known. */
+typedef struct config_spec {
+    banyan_spec spec;
+    banyan_rule *rules;
+    double *bandwidth;
+} config_spec;
+banyan_status spec_from_config(const Banyan__Config *config, config_spec *out, char *why,
+                               size_t why_bytes);
+void spec_free(config_spec *s);
+
+/* A file that appears under its name only when it is complete (temporary file, then rename). */
+typedef struct output_file output_file;
+output_file *output_open(const job *j, const char *path); /* NULL: reported */
+FILE *output_stream(output_file *f);
+int output_close(output_file *f, const job *j, bool keep); /* EXIT_OK or EXIT_FAILED */
+
+double now_seconds(void); /* monotonic */
+
+#endif

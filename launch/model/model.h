@@ -1,0 +1,88 @@
+/* model.h - a Llama checkpoint run through banyan.
+ *
+ * Knows: Hugging Face `LlamaForCausalLM` checkpoints (config.json + safetensors), the arithmetic
+ * between attention calls, how matrices are cut over ranks.
+ * Refuses to know: needles, flags, result files.
+ *
+ * Matrices are cut evenly by columns over all ranks whatever the placement of heads; activations
+ * are fp32 and are exchanged through banyan_comm. */
+#ifndef BANYAN_MODEL_H
+#define BANYAN_MODEL_H
+
+#include "banyan.h"
+
+typedef struct model model;
+
+typedef struct model_shape {
+    int32_t layers, heads, kv_heads, head_dim, hidden, intermediate, vocab;
+    double rope_theta, rms_eps;
+    int tied;
+    int64_t max_positions; /* max_position_embeddings, for information: it is not a limit */
+} model_shape;
+
+/* Only config.json; no comm, no weights. why: the reason in words on failure. */
+banyan_status model_shape_read(const char *dir, model_shape *out, char *why, size_t why_bytes);
+
+/* Open a checkpoint on every rank of comm: weights are mapped, and each rank touches only its part.
+ * `spec` gives rules, cache and execution; the shape is filled in from the checkpoint. Makes the
+ * plan and the cache. Collective; the error is banyan_error_message() or `why`, same on every rank. */
+banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
+                         model **out, char *why, size_t why_bytes);
+void model_close(model *m);
+
+const model_shape *model_get_shape(const model *m);
+const banyan_plan *model_plan(const model *m);
+banyan_cache *model_cache(model *m);
+/* Multiply-adds done in matrices by this rank since opening. */
+int64_t model_matrix_work(const model *m);
+
+/* What evaluation wants to see of the last `rows` rows of one layer's attention. Arrays are filled
+ * on every rank; any may be NULL. */
+typedef struct model_probe {
+    int32_t layer;
+    int64_t first_token, token_count; /* for mass */
+    float *out;  /* [rows][heads][head_dim], before the output projection */
+    float *lse;  /* [rows][heads] */
+    float *mass; /* [rows][heads]: share of softmax in the token range */
+} model_probe;
+
+/* Run tokens at .. at+count-1 through the model, in chunks of the spec's max_rows. The last layer
+ * computes only the last `rows` (0..max_rows, <= count) of them; their logits [rows][vocab] and
+ * greedy ids [rows] (lowest id on ties) are filled in on every rank where not NULL. rows 0:
+ * append only. progress, or NULL, is called now and then with the tokens done. Collective. */
+banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t count,
+                            int32_t rows, float *logits, uint32_t *greedy,
+                            const model_probe *probe, void (*progress)(void *arg, int64_t done),
+                            void *arg);
+
+/* ---- the constructed model (see constructed.c) ------------------------------------------------ */
+
+typedef struct constructed_spec {
+    int64_t max_tokens;
+    int32_t heads, kv_heads;
+    banyan_dtype dtype;
+    int32_t shards;
+} constructed_spec;
+
+/* Write config.json and safetensors for it into `dir` (made if missing). One process. */
+banyan_status constructed_write(const char *dir, const constructed_spec *spec, char *why,
+                                size_t why_bytes);
+
+/* What an evaluation must know of it: special ids, the code of a token, and thresholds. */
+enum {
+    CONSTRUCTED_VOCAB = 32768,
+    CONSTRUCTED_BOS = 0,      /* null tokens are ids 0..7: no code, zero value */
+    CONSTRUCTED_QUESTION = 1, /* <Q> */
+    CONSTRUCTED_NONE = 2,     /* what the model says when no head matches */
+    CONSTRUCTED_NULLS = 8,
+    CONSTRUCTED_KEY = 8,    /* <K>: the first of the markers, ordinary coded tokens */
+    CONSTRUCTED_VALUE = 9,  /* <V> */
+    CONSTRUCTED_DOT = 10,   /* ends an answer */
+    CONSTRUCTED_WORDS = 16, /* ids from here on are words */
+    CONSTRUCTED_CODE = 128  /* entries of a code, each -1 or +1 */
+};
+void constructed_code(uint32_t id, int8_t code[CONSTRUCTED_CODE]);
+/* Is this checkpoint a constructed one, and for which length? (a field of its config.json) */
+int constructed_recognise(const char *dir, constructed_spec *out);
+
+#endif
