@@ -1,3 +1,4 @@
+target_sources(banyan PRIVATE comm/error.c)
 banyan_rows(banyan comm merges merge)
 banyan_rows(banyan comm transports transport)
 if(BANYAN_HAS_MPI)
