@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* banyan.h - exact attention over a key/value cache spread across many ranks.
  *
  * Four handles, made in this order and destroyed in the reverse order:

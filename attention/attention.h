@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* attention.h - attention on one rank: arithmetic, and nothing else.
  *
  * Knows: partials, block lists, selectors (which blocks a head reads and keeps), kernels (how a

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* comm.h - being one of many ranks: who is near whom, how bytes move, how items that ranks share
  * are merged, how all ranks come to one verdict, and what an error says.
  *

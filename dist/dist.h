@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* dist.h - the only joiner: which rank keeps what, and attention over it.
  *
  * Knows: attention/ (what a block, a pattern and a partial are) and comm/ (ranks and schedules).

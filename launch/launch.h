@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* launch.h - what the verbs of the `banyan` program share.
  *
  * Knows: the command line, configs, exit codes, output. Uses the library through banyan.h, as any

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* model.h - a Llama checkpoint run through banyan.
  *
  * Knows: Hugging Face `LlamaForCausalLM` checkpoints (config.json + safetensors), the arithmetic

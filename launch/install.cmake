@@ -1,0 +1,39 @@
+# Install: the library, its one header, pkg-config and CMake package files, the program.
+include(CMakePackageConfigHelpers)
+
+set(libs -lm)
+if(BANYAN_HAS_MPI)
+  foreach(lib IN LISTS MPI_C_LIBRARIES)
+    list(APPEND libs ${lib})
+  endforeach()
+endif()
+if(OpenMP_C_FOUND)
+  list(APPEND libs ${OpenMP_C_FLAGS})
+endif()
+string(JOIN " " BANYAN_PC_LIBS ${libs})
+file(RELATIVE_PATH BANYAN_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+configure_file(launch/banyan.pc.in banyan.pc @ONLY)
+
+file(WRITE ${PROJECT_BINARY_DIR}/banyan-config.cmake "include(CMakeFindDependencyMacro)\n")
+if(BANYAN_HAS_MPI)
+  file(APPEND ${PROJECT_BINARY_DIR}/banyan-config.cmake "find_dependency(MPI COMPONENTS C)\n")
+endif()
+if(OpenMP_C_FOUND)
+  file(APPEND ${PROJECT_BINARY_DIR}/banyan-config.cmake "find_dependency(OpenMP COMPONENTS C)\n")
+endif()
+file(APPEND ${PROJECT_BINARY_DIR}/banyan-config.cmake
+     "include(\${CMAKE_CURRENT_LIST_DIR}/banyan-targets.cmake)\n")
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/banyan-config-version.cmake
+                                 COMPATIBILITY SameMinorVersion)
+
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/banyan)
+install(TARGETS banyan EXPORT banyan-targets)
+install(EXPORT banyan-targets NAMESPACE banyan:: DESTINATION ${package})
+install(FILES ${PROJECT_BINARY_DIR}/banyan-config.cmake
+              ${PROJECT_BINARY_DIR}/banyan-config-version.cmake DESTINATION ${package})
+install(FILES ${PROJECT_BINARY_DIR}/banyan.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES banyan.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan FILES_MATCHING PATTERN "*.txtpb")
+if(TARGET banyan_program)
+  install(TARGETS banyan_program)
+endif()
