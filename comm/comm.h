@@ -107,6 +107,9 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
                                      banyan_exchange **out);
 void banyan_exchange_destroy(banyan_exchange *x);
 size_t banyan_exchange_bytes(const banyan_exchange *x); /* memory that it holds */
+/* What banyan_exchange_bytes of it would be, without making it: any rank of any schedule. Plans
+ * use it to say what a cache takes. */
+size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes);
 
 /* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. */
 typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
