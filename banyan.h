@@ -198,6 +198,7 @@ typedef struct banyan_spec {
     int32_t threads;         /* 0: the cores of the node over its ranks, at least 1 */
     int strict;              /* 1: a coverage hole is an error, not a warning */
     int32_t lost_rank;       /* -1. Its blocks are left out of every result, for tests */
+    int32_t lost_layer;      /* -1: in every layer; else lost_rank is lost in this one only */
     int64_t memory_limit;    /* bytes per rank; 0: what the machine has free */
 } banyan_spec;
 

@@ -30,6 +30,9 @@ banyan_status model_shape_read(const char *dir, model_shape *out, char *why, siz
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
                          model **out, char *why, size_t why_bytes);
 void model_close(model *m);
+/* The same weights with an empty cache: destroys the cache and the plan and makes them anew from
+ * `spec` (another length, other rules). On failure the model can only be closed. Collective. */
+banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t why_bytes);
 
 const model_shape *model_get_shape(const model *m);
 const banyan_plan *model_plan(const model *m);
@@ -83,6 +86,8 @@ enum {
     CONSTRUCTED_CODE = 128  /* entries of a code, each -1 or +1 */
 };
 void constructed_code(uint32_t id, int8_t code[CONSTRUCTED_CODE]);
+/* Layer 0: query head `head` copies the token that lies this many tokens back (1..3). */
+int32_t constructed_offset(int32_t head);
 /* Is this checkpoint a constructed one, and for which length? (a field of its config.json) */
 int constructed_recognise(const char *dir, constructed_spec *out);
 
