@@ -13,12 +13,13 @@
 
 #include <stdbool.h>
 
-/* Exit codes: what a script can tell apart. */
+/* Exit codes: what a script can tell apart. Ranks may return different ones; all of them end with
+ * the largest. */
 enum {
     EXIT_OK = 0,
     EXIT_MISMATCH = 1, /* it ran, and what was measured is not what was expected */
-    EXIT_USAGE = 2,    /* bad input: flag, config, checkpoint, spec */
-    EXIT_FAILED = 3    /* the run itself failed: memory, disk, communication */
+    EXIT_USAGE = 2, /* bad input: flag, config, checkpoint, spec, more memory than there is */
+    EXIT_FAILED = 3 /* the run itself failed: disk, communication, device */
 };
 
 /* One flag of a verb. With `field`, "--name VALUE" sets that config field ("needle.depths");
@@ -35,7 +36,7 @@ typedef struct job {
     Banyan__Config *config;
     banyan_comm *comm; /* NULL for verbs that need none */
     int rank, ranks;
-    char **value; /* [flags of the verb], NULL: not given */
+    char **value; /* [flags of the verb, then the common ones], NULL: not given */
 } job;
 
 typedef struct verb {
@@ -49,10 +50,12 @@ const verb *verb_row(int index); /* NULL past the end */
 const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
 bool job_switch(const job *j, const char *flag_name);
 
-/* Print "banyan: ..." once (rank 0, or the rank that is alone in failing) on stderr. */
+/* Print "banyan: ..." once, from rank 0, on stderr. */
 void say_error(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void say_warning(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The exit code for a failed library call, its message printed. */
+/* The exit code for a failed library call, its message printed once. For failures that every rank
+ * knows of: what set-up calls return, or banyan_comm_agree after calls that do not agree. (Each
+ * rank speaks for itself when communication failed.) */
 int job_failed(const job *j, banyan_status status, const char *what);
 
 /* Progress on one line of a terminal; silent on other ranks and when stderr is no terminal. */
@@ -71,11 +74,13 @@ banyan_status spec_from_config(const Banyan__Config *config, config_spec *out, c
                                size_t why_bytes);
 void spec_free(config_spec *s);
 
-/* A file that appears under its name only when it is complete (temporary file, then rename). */
+/* A file that appears under its name only when it is complete (temporary file, then rename).
+ * Collective where the verb is: rank 0 writes, what other ranks print goes nowhere. */
 typedef struct output_file output_file;
-output_file *output_open(const job *j, const char *path); /* NULL: reported */
+output_file *output_open(const job *j, const char *path); /* NULL on all ranks: reported */
 FILE *output_stream(output_file *f);
-int output_close(output_file *f, const job *j, bool keep); /* EXIT_OK or EXIT_FAILED */
+/* keep: under its name, else nothing remains. f may be NULL. EXIT_OK, or on every rank EXIT_FAILED */
+int output_close(output_file *f, const job *j, bool keep);
 
 double now_seconds(void); /* monotonic */
 

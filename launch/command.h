@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* command.h - from a command line and a config file to a job. Private to launch/'s base. */
+#ifndef BANYAN_COMMAND_H
+#define BANYAN_COMMAND_H
+
+#include "launch/launch.h"
+
+/* One row of verbs.def. */
+typedef struct verb_entry {
+    const char *name, *doc;
+    const verb *verb;
+} verb_entry;
+extern const verb_entry verb_table[]; /* ends with a NULL name */
+
+extern const flag common_flags[];
+
+void help_program(FILE *out);
+void help_verb(FILE *out, const verb_entry *entry);
+
+/* Check the flags of j->verb and fill in j->value. false: reported. */
+bool command_parse(job *j, char **words);
+/* Apply --set and flags with a field to j->config, in the order given. false: reported. */
+bool command_apply(const job *j, char **words);
+
+/* Read a text config on rank 0 and give every rank the same message. path NULL: an empty config.
+ * EXIT_OK, or a reported failure, the same on every rank. */
+int config_load(const job *j, const char *path, Banyan__Config **out);
+
+/* Set one field, "cache.max_tokens" or "rule[0].use", from its text. false: why says in words. */
+bool config_set(Banyan__Config *config, const char *path, const char *text, char *why,
+                size_t why_bytes);
+/* Print every field of the schema with its type, one a line. */
+void config_print_fields(FILE *out);
+
+/* Text format to the wire format of banyan.Config: *out is for free(). false: why is
+ * "line:column: what". */
+#ifdef __cplusplus
+extern "C"
+#endif
+    bool
+    textformat_parse(const char *text, size_t text_bytes, unsigned char **out,
+                     size_t *out_bytes, char *why, size_t why_bytes);
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* --help, printed from the tables: nothing here names a verb or a flag. */
+#include "launch/command.h"
+
+#include <string.h>
+
+void help_program(FILE *out)
+{
+    fprintf(out, "usage: banyan VERB [--config FILE] [--set FIELD=VALUE].. [flags]\n"
+                 "       mpirun -np RANKS banyan VERB ..\n\nverbs:\n");
+    for (const verb_entry *e = verb_table; e->name; e++)
+        fprintf(out, "  %-10s %s\n", e->name, e->doc);
+    fprintf(
+        out,
+        "\n\"banyan VERB --help\" lists a verb's flags, \"banyan list --fields\" the fields "
+        "of a config.\n"
+        "Exit codes: 0 all is well; 1 measured is not what was expected; 2 bad input; "
+        "3 the run failed.\n");
+}
+
+static void help_flags(FILE *out, const flag *f)
+{
+    for (; f && f->name; f++) {
+        char left[64];
+        snprintf(left, sizeof left, "--%s%s%s", f->name, f->arg ? " " : "",
+                 f->arg ? f->arg : "");
+        fprintf(out, "  %-22s %s", left, f->doc);
+        if (f->field) fprintf(out, " (%s)", f->field);
+        fputc('\n', out);
+    }
+}
+
+void help_verb(FILE *out, const verb_entry *entry)
+{
+    const verb *v = entry->verb;
+    fprintf(out, "usage: %sbanyan %s [flags]\n\n%s\n\nflags:\n",
+            v->needs_comm ? "[mpirun -np RANKS] " : "", entry->name, v->doc);
+    help_flags(out, v->flags);
+    fprintf(out, "flags of every verb:\n");
+    help_flags(out, common_flags);
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a verb asks of its job: flags by name, errors said once, progress. */
+#include "launch/command.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static char *value_of(const job *j, const char *name)
+{
+    int i = 0;
+    for (const flag *f = j->verb->flags; f && f->name; f++, i++)
+        if (!strcmp(f->name, name)) return j->value[i];
+    for (const flag *f = common_flags; f->name; f++, i++)
+        if (!strcmp(f->name, name)) return j->value[i];
+    return NULL;
+}
+
+const char *job_text(const job *j, const char *flag_name)
+{
+    return value_of(j, flag_name);
+}
+
+bool job_switch(const job *j, const char *flag_name)
+{
+    return value_of(j, flag_name) != NULL;
+}
+
+static void say(const char *kind, const char *format, va_list args)
+{
+    char text[2048];
+    vsnprintf(text, sizeof text, format, args);
+    fflush(stdout);
+    fprintf(stderr, "banyan: %s%s\n", kind, text); /* one write: ranks share the terminal */
+}
+
+void say_error(const job *j, const char *format, ...)
+{
+    if (j->rank != 0) return;
+    va_list args;
+    va_start(args, format);
+    say("", format, args);
+    va_end(args);
+}
+
+void say_warning(const job *j, const char *format, ...)
+{
+    if (j->rank != 0) return;
+    va_list args;
+    va_start(args, format);
+    say("warning: ", format, args);
+    va_end(args);
+}
+
+/* A PEER's code is the failing rank's: the largest over ranks is taken in the end. */
+static int exit_code(banyan_status status)
+{
+    switch (status) {
+    case BANYAN_OK: return EXIT_OK;
+    case BANYAN_ERR_ARGUMENT:
+    case BANYAN_ERR_CONFIG:
+    case BANYAN_ERR_MEMORY:
+    case BANYAN_ERR_UNSUPPORTED:
+    case BANYAN_ERR_PEER: return EXIT_USAGE;
+    case BANYAN_ERR_DEVICE:
+    case BANYAN_ERR_COMM: return EXIT_FAILED;
+    }
+    return EXIT_FAILED;
+}
+
+int job_failed(const job *j, banyan_status status, const char *what)
+{
+    const char *colon = what && *what ? ": " : "";
+    if (!what) what = "";
+    if (status == BANYAN_ERR_COMM && j->ranks > 1)
+        fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon,
+                banyan_error_message());
+    else
+        say_error(j, "%s%s%s", what, colon, banyan_error_message());
+    return exit_code(status);
+}
+
+void progress(const job *j, const char *format, ...)
+{
+    if (j->rank != 0 || !isatty(2)) return;
+    char text[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fprintf(stderr, "\r\033[K%s", text);
+    fflush(stderr);
+}
+
+void progress_end(const job *j)
+{
+    if (j->rank != 0 || !isatty(2)) return;
+    fprintf(stderr, "\r\033[K");
+    fflush(stderr);
+}
+
+double now_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

@@ -1,0 +1,75 @@
+# The `banyan` program. It needs what Debian calls libprotobuf-dev protobuf-compiler
+# libprotobuf-c-dev protobuf-c-compiler libopenblas-dev libjansson-dev; BANYAN_PROGRAMS AUTO builds
+# the library alone where one of them is missing, and says so.
+if(BANYAN_PROGRAMS STREQUAL "OFF")
+  return()
+endif()
+
+set(missing "")
+find_package(PkgConfig QUIET)
+if(PkgConfig_FOUND)
+  foreach(module protobuf libprotobuf-c openblas jansson)
+    pkg_check_modules(pc_${module} QUIET IMPORTED_TARGET ${module})
+    if(NOT pc_${module}_FOUND)
+      list(APPEND missing ${module})
+    endif()
+  endforeach()
+else()
+  list(APPEND missing pkg-config)
+endif()
+foreach(program protoc protoc-c)
+  find_program(BANYAN_${program} ${program})
+  mark_as_advanced(BANYAN_${program})
+  if(NOT BANYAN_${program})
+    list(APPEND missing ${program})
+  endif()
+endforeach()
+include(CheckLanguage)
+check_language(CXX)
+if(NOT CMAKE_CXX_COMPILER)
+  list(APPEND missing "a C++ compiler")
+endif()
+if(missing)
+  string(JOIN ", " missing ${missing})
+  if(BANYAN_PROGRAMS STREQUAL "ON")
+    message(FATAL_ERROR "BANYAN_PROGRAMS is ON, but these are missing: ${missing}")
+  endif()
+  message(STATUS "The banyan program is not built; missing: ${missing}")
+  return()
+endif()
+enable_language(CXX)
+set(CMAKE_CXX_STANDARD 17)
+set(BANYAN_HAS_PROGRAMS ON)
+
+# The schema, in C for the program and in C++ for the text format's parser.
+set(schema ${PROJECT_SOURCE_DIR}/configs/banyan.proto)
+set(generated ${PROJECT_BINARY_DIR}/generated)
+set(generated_sources ${generated}/banyan.pb-c.c ${generated}/banyan.pb.cc)
+file(MAKE_DIRECTORY ${generated})
+add_custom_command(
+  OUTPUT ${generated_sources} ${generated}/banyan.pb-c.h ${generated}/banyan.pb.h
+  COMMAND ${BANYAN_protoc-c} --c_out=${generated} -I ${PROJECT_SOURCE_DIR}/configs ${schema}
+  COMMAND ${BANYAN_protoc} --cpp_out=${generated} -I ${PROJECT_SOURCE_DIR}/configs ${schema}
+  DEPENDS ${schema} VERBATIM)
+set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
+
+# Everything but main: tests link it too.
+add_library(banyan_launch STATIC ${generated_sources}
+  launch/command.c launch/config.c launch/help.c launch/job.c launch/output.c launch/set.c
+  launch/spec.c launch/textformat.cc)
+target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})
+target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
+                      PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson)
+if(OpenMP_C_FOUND)
+  target_link_libraries(banyan_launch PUBLIC OpenMP::OpenMP_C)
+endif()
+include(launch/model/model.cmake OPTIONAL)
+include(launch/needle/needle.cmake OPTIONAL)
+
+if(NOT EXISTS ${PROJECT_SOURCE_DIR}/comm/comm.c OR NOT EXISTS ${PROJECT_SOURCE_DIR}/dist/attend.c)
+  return()
+endif()
+add_executable(banyan_program launch/main.c)
+banyan_rows(banyan_program launch verbs verb)
+target_link_libraries(banyan_program PRIVATE banyan_launch)
+set_target_properties(banyan_program PROPERTIES OUTPUT_NAME banyan)

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The `banyan` program: banyan VERB [flags], alone or under mpirun.
+ *
+ * All ranks end together and with the same exit code, and an error is printed once:
+ *
+ *     comm          made first, so that every later failure can be agreed on
+ *     command line  compared across ranks by hash, then parsed by each: equal words, equal errors
+ *     config        read by rank 0, which broadcasts the bytes or the error
+ *     verb          returns a code; the largest over all ranks is everybody's */
+#include "launch/command.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BANYAN_ROW(name, needs, doc) extern const verb verb_##name;
+#include "launch/verbs.def"
+#undef BANYAN_ROW
+
+#define BANYAN_ROW(name, needs, doc) {#name, doc, &verb_##name},
+const verb_entry verb_table[] = {
+#include "launch/verbs.def"
+    {NULL, NULL, NULL}};
+#undef BANYAN_ROW
+
+const verb *verb_row(int index)
+{
+    int count = (int)(sizeof verb_table / sizeof verb_table[0]) - 1;
+    return index >= 0 && index < count ? verb_table[index].verb : NULL;
+}
+
+/* OpenBLAS chooses its kernels and starts its threads when it is loaded, before main, from
+ * environment variables. 0.3.21 (Debian 12) takes AVX-512 processors that it does not know for
+ * Haswell, at half their speed, and would start a thread per core in every rank. Nothing that it
+ * exports can change the choice later, so the program starts itself once more with both variables
+ * set; before MPI is initialised that is free of consequences. A user's own setting stays. */
+static void choose_blas(char **argv)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#else
+    bool wide = false;
+#endif
+    bool core = wide && !getenv("OPENBLAS_CORETYPE"), threads = !getenv("OPENBLAS_NUM_THREADS");
+    if (!core && !threads) return;
+    if (core && setenv("OPENBLAS_CORETYPE", "SkylakeX", 0)) return;
+    if (threads && setenv("OPENBLAS_NUM_THREADS", "1", 0)) return;
+    char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (length <= 0) return;
+    path[length] = 0;
+    execv(path, argv); /* returns only on failure: then matrices are slower, and right */
+}
+
+static uint64_t hash_words(char **words)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, the terminating zeros included */
+    for (; *words; words++) {
+        const char *c = *words;
+        do h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+        while (*c++);
+    }
+    return h;
+}
+
+/* mpirun can start different command lines on different ranks (program : program). */
+static int same_words(const job *j, char **words)
+{
+    uint64_t mine = hash_words(words), *all = calloc((size_t)j->ranks, sizeof *all);
+    banyan_status status = all ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    status = banyan_comm_agree(j->comm, status);
+    if (!status) status = banyan_comm_allgather(j->comm, &mine, sizeof mine, all);
+    int code = status ? job_failed(j, status, "comparing command lines") : EXIT_OK;
+    for (int r = 1; !code && r < j->ranks; r++) {
+        if (all[r] == all[0]) continue;
+        say_error(j, "rank %d was given another command line than rank 0", r);
+        code = EXIT_USAGE;
+    }
+    free(all);
+    return code;
+}
+
+static const verb_entry *find_verb(const job *j, const char *name)
+{
+    const char *names[64];
+    int count = 0;
+    for (const verb_entry *e = verb_table; e->name && count < 63; e++) {
+        if (!strcmp(e->name, name)) return e;
+        names[count++] = e->name;
+    }
+    names[count] = NULL;
+    const char *near = banyan_nearest(name, names);
+    if (near)
+        say_error(j, "no verb \"%s\"; did you mean \"%s\"?", name, near);
+    else
+        say_error(j, "no verb \"%s\"; \"banyan --help\" lists them", name);
+    return NULL;
+}
+
+/* The verb's own comm: the one that the launcher gave, unless the config names another. */
+static int choose_comm(job *j)
+{
+    const Banyan__Execution *e = j->config->execution;
+    if (e && e->n_bandwidth && e->n_bandwidth != (size_t)j->ranks) {
+        say_error(j, "execution.bandwidth has %zu values; this job has %d ranks",
+                  e->n_bandwidth, j->ranks);
+        return EXIT_USAGE;
+    }
+    if (e && e->has_timeout && e->timeout >= 0) banyan_comm_timeout(j->comm, e->timeout);
+    if (!e || !e->transport) return EXIT_OK;
+    if (!strcmp(e->transport, "self") && j->ranks > 1) {
+        say_error(j, "execution.transport: \"self\" is one rank; this job has %d", j->ranks);
+        return EXIT_USAGE;
+    }
+    if (j->ranks > 1 && !strcmp(e->transport, "mpi")) return EXIT_OK;
+    if (!strcmp(e->transport, "imaginary")) {
+        say_error(j, "execution.transport: \"imaginary\" serves \"banyan plan\" only");
+        return EXIT_USAGE;
+    }
+    banyan_comm *other;
+    banyan_status status = banyan_comm_create(e->transport, NULL, &other);
+    if (status) return job_failed(j, status, "execution.transport");
+    banyan_comm_destroy(j->comm);
+    j->comm = other;
+    if (e->has_timeout && e->timeout >= 0) banyan_comm_timeout(j->comm, e->timeout);
+    return EXIT_OK;
+}
+
+static int run_verb(job *j, const verb_entry *entry, char **words)
+{
+    j->verb = entry->verb;
+    if (!command_parse(j, words)) return EXIT_USAGE;
+    if (job_switch(j, "help")) {
+        if (j->rank == 0) help_verb(stdout, entry);
+        return EXIT_OK;
+    }
+    if (!j->verb->needs_comm && j->ranks > 1) {
+        say_error(j, "\"%s\" runs in one process; start it without mpirun", entry->name);
+        return EXIT_USAGE;
+    }
+    int code = config_load(j, job_text(j, "config"), &j->config);
+    if (code) return code;
+    if (!command_apply(j, words)) return EXIT_USAGE;
+    if (j->verb->needs_comm) {
+        code = choose_comm(j);
+        return code ? code : j->verb->run(j);
+    }
+    banyan_comm *comm = j->comm;
+    j->comm = NULL;
+    code = j->verb->run(j);
+    j->comm = comm;
+    return code;
+}
+
+static int dispatch(job *j, char **argv)
+{
+    int code = same_words(j, argv + 1);
+    if (code) return code;
+    const char *name = argv[1];
+    if (!name) {
+        if (j->rank == 0) help_program(stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+        if (j->rank == 0) help_program(stdout);
+        return EXIT_OK;
+    }
+    if (!strcmp(name, "--version")) {
+        if (j->rank == 0) printf("banyan %s\n", banyan_version());
+        return EXIT_OK;
+    }
+    if (name[0] == '-') {
+        say_error(j, "the first word is a verb, not \"%s\"; \"banyan --help\" lists them",
+                  name);
+        return EXIT_USAGE;
+    }
+    const verb_entry *entry = find_verb(j, name);
+    return entry ? run_verb(j, entry, argv + 2) : EXIT_USAGE;
+}
+
+static int same_code(const job *j, int code)
+{
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "banyan: cannot write to standard output\n");
+        if (code < EXIT_FAILED) code = EXIT_FAILED;
+    }
+    double worst = code;
+    if (j->ranks > 1 && banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX))
+        return EXIT_FAILED;
+    return (int)worst;
+}
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    choose_blas(argv);
+    job j = {0};
+    banyan_status status = banyan_comm_create(NULL, NULL, &j.comm);
+    if (status) {
+        fprintf(stderr, "banyan: %s\n", banyan_error_message());
+        return EXIT_FAILED;
+    }
+    j.rank = banyan_comm_rank(j.comm);
+    j.ranks = banyan_comm_size(j.comm);
+    int code = same_code(&j, dispatch(&j, argv));
+    if (j.config) banyan__config__free_unpacked(j.config, NULL);
+    free(j.value);
+    banyan_comm_destroy(j.comm);
+    return code;
+}

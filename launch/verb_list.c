@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan list: the tables of this build, so that a name need never be guessed. */
+#include "launch/command.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+static const struct {
+    banyan_table table;
+    const char *title;
+} tables[] = {{BANYAN_SELECTORS, "selectors"},
+              {BANYAN_KERNELS, "kernels"},
+              {BANYAN_PLACEMENTS, "placements"},
+              {BANYAN_MERGES, "merges"},
+              {BANYAN_TRANSPORTS, "transports"}};
+
+static void print_params(const char *selector)
+{
+    const char *name, *value, *doc;
+    for (int i = 0; banyan_list_param(selector, i, &name, &value, &doc); i++)
+        printf("  %-14s %s=%s  %s\n", "", name, value, doc);
+}
+
+static void print_table(int t, FILE *json)
+{
+    const char *name, *doc, *why;
+    int available;
+    printf("%s:\n", tables[t].title);
+    for (int i = 0; banyan_list(tables[t].table, i, &name, &doc, &available, &why); i++) {
+        printf("  %-14s %s", name, doc);
+        if (!available) printf(" (not available: %s)", why ? why : "not in this build");
+        putchar('\n');
+        if (tables[t].table == BANYAN_SELECTORS) print_params(name);
+        if (!json) continue;
+        json_t *line = json_pack("{s:s,s:s,s:s,s:b}", "table", tables[t].title, "name", name,
+                                 "doc", doc, "available", available);
+        json_dumpf(line, json, JSON_COMPACT);
+        fputc('\n', json);
+        json_decref(line);
+    }
+    putchar('\n');
+}
+
+static int run(job *j)
+{
+    if (job_switch(j, "fields")) {
+        config_print_fields(stdout);
+        return EXIT_OK;
+    }
+    output_file *json = NULL;
+    const char *path = job_text(j, "json");
+    if (path && !(json = output_open(j, path))) return EXIT_FAILED;
+    for (int t = 0; t < (int)(sizeof tables / sizeof tables[0]); t++)
+        print_table(t, json ? output_stream(json) : NULL);
+    printf("verbs:\n");
+    for (const verb_entry *e = verb_table; e->name; e++)
+        printf("  %-14s %s\n", e->name, e->doc);
+    return output_close(json, j, true);
+}
+
+static const flag flags[] = {
+    {"fields", NULL, NULL, "list the fields of a config and their types instead"},
+    {NULL, NULL, NULL, NULL}};
+
+const verb verb_list = {.name = "list",
+                        .doc = "Prints the tables of this build: selectors with their "
+                               "parameters, kernels, placements,\n"
+                               "merges and transports, and whether this machine can run them.",
+                        .flags = flags,
+                        .run = run};
