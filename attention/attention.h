@@ -92,7 +92,8 @@ typedef struct banyan_edge {
     int64_t sink_end, window;
 } banyan_edge;
 
-/* What rows of one own block read: runs ascending and disjoint. Static selectors need 4 at most. */
+/* What rows of one own block read: runs ascending and disjoint. Static selectors need 4 at most.
+ * The caller gives run and capacity; select sets the rest. */
 typedef struct banyan_selection {
     banyan_run *run;
     int32_t count, capacity;

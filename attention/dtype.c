@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Number formats, in integer arithmetic, so that they need no instruction set and round alike on
+ * every machine.
+ *
+ *              sign  exponent  fraction  bias   largest    smallest normal   subnormal step
+ *     fp32      1       8         23      127   3.4e38     2^-126            2^-149
+ *     bf16      1       8          7      127   3.4e38     2^-126            2^-133
+ *     fp16      1       5         10       15   65504      2^-14             2^-24
+ *
+ * bf16 is the upper half of fp32, so rounding to it is an integer addition: adding 0x7fff, plus 1
+ * when the lowest kept bit is set, carries exactly when nearest-even rounds up, and a carry out of
+ * the fraction is the next exponent, up to infinity. fp16 does the same 13 bits lower after its
+ * exponent has been re-biased; below 2^-14 its step is 2^-24, which is also the step of fp32 numbers
+ * in [1/2, 1), so that adding 1/2 leaves the rounded subnormal in the low bits. */
+#include "attention/attention.h"
+
+#include <string.h>
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+float banyan_bf16_to_float(uint16_t x)
+{
+    return float_of((uint32_t)x << 16);
+}
+
+uint16_t banyan_bf16_from_float(float x)
+{
+    uint32_t bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u); /* quiet */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+float banyan_f16_to_float(uint16_t x)
+{
+    uint32_t sign = (uint32_t)(x & 0x8000u) << 16;
+    uint32_t exponent = x >> 10 & 0x1fu, fraction = x & 0x3ffu;
+
+    if (exponent == 0) /* zero and subnormals: fraction steps of 2^-24, exact in fp32 */
+        return float_of(sign | bits_of((float)fraction * 0x1p-24f));
+    if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
+    return float_of(sign | (exponent + 127 - 15) << 23 | fraction << 13);
+}
+
+uint16_t banyan_f16_from_float(float x)
+{
+    uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x1ffu));
+    if (magnitude >= 0x47800000u)
+        return sign | 0x7c00u;   /* 65536 and more; 65520.. carry below */
+    if (magnitude < 0x38800000u) /* below 2^-14 */
+        return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f)));
+    magnitude -= (127u - 15u) << 23;
+    return (uint16_t)(sign | (magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
+}
+
+const char *banyan_dtype_name(banyan_dtype dtype)
+{
+    switch (dtype) {
+    case BANYAN_F32: return "fp32";
+    case BANYAN_BF16: return "bf16";
+    case BANYAN_F16: return "fp16";
+    }
+    return "unknown";
+}
+
+size_t banyan_dtype_bytes(banyan_dtype dtype)
+{
+    switch (dtype) {
+    case BANYAN_F32: return 4;
+    case BANYAN_BF16:
+    case BANYAN_F16: return 2;
+    }
+    return 0;
+}
+
+void banyan_to_float(float *out, const void *in, banyan_dtype dtype, int64_t count)
+{
+    const uint16_t *half = in;
+    if (dtype == BANYAN_F32) memcpy(out, in, (size_t)count * sizeof(*out));
+    if (dtype == BANYAN_BF16)
+        for (int64_t i = 0; i < count; i++) out[i] = banyan_bf16_to_float(half[i]);
+    if (dtype == BANYAN_F16)
+        for (int64_t i = 0; i < count; i++) out[i] = banyan_f16_to_float(half[i]);
+}
+
+void banyan_from_float(void *out, banyan_dtype dtype, const float *in, int64_t count)
+{
+    uint16_t *half = out;
+    if (dtype == BANYAN_F32) memcpy(out, in, (size_t)count * sizeof(*in));
+    if (dtype == BANYAN_BF16)
+        for (int64_t i = 0; i < count; i++) half[i] = banyan_bf16_from_float(in[i]);
+    if (dtype == BANYAN_F16)
+        for (int64_t i = 0; i < count; i++) half[i] = banyan_f16_from_float(in[i]);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The scalar kernel: what every other kernel must compute, written to be read.
+ *
+ * A record is the block's keys, then its values, row by row in the cache's format:
+ *
+ *     key[block_tokens][key_dim]  value[block_tokens][value_dim]
+ *
+ * A row takes a block in three steps. Its scores, -inf where it does not see the token:
+ *
+ *     s_j = scale q.k_j
+ *
+ * The new maximum M = max(m, s_j); and both sums moved to M (see partial.c), the block's share being
+ * summed on its own first, so that rounding errors grow with the tokens of a block plus the number
+ * of blocks, not with the number of tokens:
+ *
+ *     l = exp(m - M) l + sum_j exp(s_j - M)       o = exp(m - M) o + sum_j exp(s_j - M) v_j
+ *
+ * Tokens whose score is -inf are left out, not multiplied by 0: the value of a token that is not
+ * seen may be NaN. */
+#include "attention/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+static int usable(void)
+{
+    return 1;
+}
+
+static int supports(const banyan_block_shape *shape)
+{
+    (void)shape;
+    return 1;
+}
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+static size_t key_bytes(const banyan_block_shape *shape)
+{
+    return (size_t)shape->block_tokens * (size_t)shape->key_dim *
+           banyan_dtype_bytes(shape->dtype);
+}
+
+static size_t value_bytes(const banyan_block_shape *shape)
+{
+    return (size_t)shape->block_tokens * (size_t)shape->value_dim *
+           banyan_dtype_bytes(shape->dtype);
+}
+
+static size_t record_bytes(const banyan_block_shape *shape)
+{
+    return round_up(key_bytes(shape) + value_bytes(shape));
+}
+
+/* rows of `dim` numbers, `stride` apart, to consecutive rows in another format */
+static void pack_rows(void *to, banyan_dtype to_dtype, const void *from,
+                      banyan_dtype from_dtype, int64_t stride, int32_t rows, int32_t dim)
+{
+    size_t to_bytes = banyan_dtype_bytes(to_dtype), from_bytes = banyan_dtype_bytes(from_dtype);
+    float row[BANYAN_MAX_DIM];
+
+    for (int32_t i = 0; i < rows; i++) {
+        char *out = (char *)to + (size_t)i * (size_t)dim * to_bytes;
+        const char *in = (const char *)from + (size_t)(i * stride) * from_bytes;
+        if (to_dtype == from_dtype) {
+            memcpy(out, in, (size_t)dim * to_bytes);
+        } else {
+            banyan_to_float(row, in, from_dtype, dim);
+            banyan_from_float(out, to_dtype, row, dim);
+        }
+    }
+}
+
+static void pack(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
+                 int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
+                 banyan_dtype in_dtype)
+{
+    size_t element = banyan_dtype_bytes(shape->dtype);
+    size_t key_at = (size_t)first_row * (size_t)shape->key_dim * element;
+    size_t value_at = (size_t)first_row * (size_t)shape->value_dim * element;
+    char *bytes = record;
+
+    (void)fresh; /* masking leaves out what was never written */
+    pack_rows(bytes + key_at, shape->dtype, k, in_dtype, k_stride, rows, shape->key_dim);
+    pack_rows(bytes + key_bytes(shape) + value_at, shape->dtype, v, in_dtype, v_stride, rows,
+              shape->value_dim);
+}
+
+/* What lies in the workspace: a block in fp32, and one row's scores and sum. */
+typedef struct scratch {
+    float *key;   /* [block_tokens][key_dim] */
+    float *value; /* [block_tokens][value_dim] */
+    float *score; /* [block_tokens] */
+    float *sum;   /* [value_dim] */
+} scratch;
+
+static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
+{
+    size_t per_token = (size_t)shape->key_dim + (size_t)shape->value_dim + 1;
+    size_t floats = (size_t)shape->block_tokens * per_token + (size_t)shape->value_dim;
+    (void)heads, (void)rows;
+    return round_up(floats * sizeof(float));
+}
+
+/* Does the row at token `row` see token `token` of a block that its head reads? */
+static int sees(const banyan_tile *tile, const banyan_edge *edge, int64_t row, int64_t token)
+{
+    if (token > row || token < tile->first_token || token >= tile->end_token) return 0;
+    return !edge || token < edge->sink_end || token > row - edge->window;
+}
+
+static float dot(const float *a, const float *b, int32_t count)
+{
+    float sum = 0;
+    for (int32_t i = 0; i < count; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32_t head,
+                       int32_t row, const scratch *x)
+{
+    int32_t tokens = tile->shape.block_tokens;
+    int32_t key_dim = tile->shape.key_dim, value_dim = tile->shape.value_dim;
+    int64_t index = (int64_t)head * tile->rows + row, first = entry->block * tokens;
+    const banyan_edge *edge = entry->edge >= 0 ? &tile->edge[entry->edge] : NULL;
+    const float *q = tile->q + index * key_dim;
+    float *o = tile->partial + index * (int64_t)banyan_partial_floats(value_dim);
+    float *m = o + value_dim, *l = m + 1, max = *m, l_block = 0;
+
+    for (int32_t j = 0; j < tokens; j++) {
+        x->score[j] = -INFINITY;
+        if (!sees(tile, edge, tile->at + row, first + j)) continue;
+        x->score[j] = tile->scale * dot(q, x->key + (int64_t)j * key_dim, key_dim);
+        if (x->score[j] > max || x->score[j] != x->score[j]) max = x->score[j]; /* NaN stays */
+    }
+    if (max == -INFINITY) return; /* nothing seen, here or before */
+
+    memset(x->sum, 0, (size_t)value_dim * sizeof(*x->sum));
+    for (int32_t j = 0; j < tokens; j++) {
+        if (x->score[j] == -INFINITY) continue;
+        const float *v = x->value + (int64_t)j * value_dim;
+        float weight = expf(x->score[j] - max);
+        l_block += weight;
+        for (int32_t d = 0; d < value_dim; d++) x->sum[d] += weight * v[d];
+    }
+    float rescale = *m == max ? 1 : expf(*m - max);
+    for (int32_t d = 0; d < value_dim; d++) o[d] = o[d] * rescale + x->sum[d];
+    *l = *l * rescale + l_block;
+    *m = max;
+}
+
+static void attend(const banyan_tile *tile)
+{
+    const banyan_block_shape *shape = &tile->shape;
+    int64_t tokens = shape->block_tokens;
+    scratch x;
+    x.key = tile->workspace;
+    x.value = x.key + tokens * shape->key_dim;
+    x.score = x.value + tokens * shape->value_dim;
+    x.sum = x.score + tokens;
+
+    for (int64_t i = 0; i < tile->entries; i++) {
+        const banyan_entry *entry = &tile->entry[i];
+        const char *record = entry->record;
+        banyan_to_float(x.key, record, shape->dtype, tokens * shape->key_dim);
+        banyan_to_float(x.value, record + key_bytes(shape), shape->dtype,
+                        tokens * shape->value_dim);
+        for (int32_t head = 0; head < tile->heads; head++)
+            for (int32_t row = 0; row < tile->rows; row++)
+                if (entry->heads >> head & 1) attend_row(tile, entry, head, row, &x);
+    }
+}
+
+const banyan_kernel banyan_kernel_scalar = {
+    .name = "scalar",
+    .doc = "plain C: the specification",
+    .usable = usable,
+    .supports = supports,
+    .record_bytes = record_bytes,
+    .pack = pack,
+    .workspace_bytes = workspace_bytes,
+    .attend = attend,
+};

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From selections to a kernel's block list.
+ *
+ * A selection is a handful of runs (first, last, step) that ascend and do not overlap. The list for
+ * a tile walks the blocks that are held here once, with one cursor per class of query heads into
+ * that class's runs, and writes an entry for every way in which a block is seen: one for all heads
+ * that see every token up to the row, and one for each edge rule that cuts the block.
+ *
+ *     held       0    3    4    7    8   11   12   15   16          own block: 16
+ *     class A    0         4         8        12        16          s2, residue 0
+ *     class B         3         7         11       15   16          s2, residue 3
+ *     entries    A    B    A    B    A    B   A    B    A|B */
+#include "attention/attention.h"
+
+enum {
+    MAX_RUNS = 4 /* of one selection, here */
+};
+
+void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int64_t step,
+                          int edge)
+{
+    if (first < 0) first += (-first + step - 1) / step * step;
+    if (s->count > 0) {
+        banyan_run *before = &s->run[s->count - 1];
+        if (before->step > 1 && before->last >= first && before->last > before->first) {
+            /* a strided run gives way to the denser one that follows */
+            int64_t excess = (before->last - first) / before->step + 1;
+            before->last -= excess * before->step;
+            if (before->last < before->first) s->count--;
+        } else if (before->last >= first) {
+            first += (before->last - first) / step * step + step;
+        }
+    }
+    if (last < first || s->count == s->capacity) return;
+    last -= (last - first) % step;
+    s->run[s->count++] = (banyan_run){first, last, step, edge};
+}
+
+/* What one class reads, and how far the walk has come in it. */
+typedef struct cursor {
+    banyan_run run[MAX_RUNS];
+    int32_t count, at;
+    int32_t edge; /* index into the tile's edges */
+} cursor;
+
+/* Index of `edge` among edges[0 .. *count-1], added when new. */
+static int32_t edge_index(banyan_edge *edges, int32_t *count, banyan_edge edge)
+{
+    for (int32_t i = 0; i < *count; i++)
+        if (edges[i].sink_end == edge.sink_end && edges[i].window == edge.window) return i;
+    edges[*count] = edge;
+    return (*count)++;
+}
+
+/* The run that holds `block`, or NULL. Blocks are asked for in ascending order. */
+static const banyan_run *seek(cursor *c, int64_t block)
+{
+    while (c->at < c->count && c->run[c->at].last < block) c->at++;
+    if (c->at == c->count) return NULL;
+    const banyan_run *run = &c->run[c->at];
+    if (block < run->first) return NULL;
+    return run->step == 1 || (block - run->first) % run->step == 0 ? run : NULL;
+}
+
+static int32_t open_cursors(const banyan_class *classes, int32_t class_count, int64_t first_row,
+                            int64_t last_row, cursor *cursors, banyan_edge *edges)
+{
+    int32_t edge_count = 0;
+    for (int32_t i = 0; i < class_count; i++) {
+        cursor *c = &cursors[i];
+        banyan_selection s = {.run = c->run, .capacity = MAX_RUNS};
+        const banyan_pattern *pattern = &classes[i].pattern;
+        pattern->selector->select(pattern, first_row, last_row, &s);
+        c->count = s.count;
+        c->at = 0;
+        c->edge = -1;
+        for (int32_t r = 0; r < s.count; r++)
+            if (s.run[r].edge) c->edge = edge_index(edges, &edge_count, s.edge);
+    }
+    return edge_count;
+}
+
+int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
+                          int64_t last_row, const banyan_held *held, int64_t held_count,
+                          banyan_entry *entries, banyan_edge *edges)
+{
+    cursor cursors[BANYAN_TILE_HEADS];
+    uint64_t cut[BANYAN_TILE_HEADS] = {0}; /* per edge: heads that see the block through it */
+    int32_t edge_count =
+        open_cursors(classes, class_count, first_row, last_row, cursors, edges);
+    int64_t count = 0;
+
+    for (int64_t b = 0; b < held_count; b++) {
+        uint64_t whole = 0;
+        for (int32_t i = 0; i < class_count; i++) {
+            const banyan_run *run = seek(&cursors[i], held[b].block);
+            if (!run) continue;
+            if (run->edge)
+                cut[cursors[i].edge] |= classes[i].heads;
+            else
+                whole |= classes[i].heads;
+        }
+        if (whole) entries[count++] = (banyan_entry){held[b].record, held[b].block, whole, -1};
+        for (int32_t e = 0; e < edge_count; e++) {
+            if (cut[e])
+                entries[count++] = (banyan_entry){held[b].record, held[b].block, cut[e], e};
+            cut[e] = 0;
+        }
+    }
+    return count;
+}
