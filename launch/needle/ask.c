@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One question. Greedy decoding gives one token per forward pass; here the expected answer is
+ * fed together with the question and each row says what it would have continued with, as
+ * speculative decoding verifies a draft. Up to and including the first token that differs
+ * from the draft this is what greedy decoding gives, for the price of one pass; and the rows
+ * behind a missed token still tell which heads would have seen theirs. */
+#include "launch/needle/needle.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+const char *outcome_name(outcome o)
+{
+    static const char *const name[] = {"none", "found", "wrong"};
+    return name[o];
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void reply_free(reply *r)
+{
+    free(r->got);
+    free(r->mass);
+    memset(r, 0, sizeof *r);
+}
+
+banyan_status question_ask(model *m, const question *q, reply *out)
+{
+    const model_shape *shape = model_get_shape(m);
+    memset(out, 0, sizeof *out);
+    out->got = malloc((size_t)q->answers * sizeof *out->got);
+    if (q->answer_first >= 0)
+        out->mass = calloc((size_t)q->answers * (size_t)shape->heads, sizeof *out->mass);
+    /* a rank that is alone in having no memory must not leave the others waiting */
+    banyan_status status =
+        out->got && (out->mass || q->answer_first < 0) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    if (status == BANYAN_OK) {
+        model_probe probe = {.layer = shape->layers - 1,
+                             .first_token = q->answer_first,
+                             .token_count = q->mass_count,
+                             .mass = out->mass};
+        double start = seconds_now();
+        status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
+                               out->got, out->mass ? &probe : NULL, NULL, NULL);
+        out->seconds = seconds_now() - start;
+    }
+    if (status != BANYAN_OK) {
+        reply_free(out);
+        return status;
+    }
+    out->outcome = OUTCOME_FOUND;
+    for (out->count = 0; out->count < q->answers;) {
+        uint32_t got = out->got[out->count];
+        if (got == q->answer[out->count++]) continue;
+        out->outcome = got == CONSTRUCTED_NONE ? OUTCOME_NONE : OUTCOME_WRONG;
+        break;
+    }
+    return BANYAN_OK;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* needle.h - the needle in a haystack: where needles lie, what the prompt is, what each head can
+ * see of it, what the model answered, and how that is kept and shown.
+ *
+ * Knows: the constructed model's tokens, what a plan lets a head read, models (model.h).
+ * Refuses to know: flags and configs; verb_needle.c turns them into a needle_wish.
+ *
+ * A prompt of `length` tokens ends with the question; its last row gives the answer's first token:
+ *
+ *     BOS x 4 | words .. <K> k1 k2 k3 <V> v1 v2 v3 v4 . .. words | <Q> k1 k2 k3 <V> -> v1 v2 v3 v4 .
+ *
+ * One prefill serves many questions: each goes back to the token where the question begins. */
+#ifndef BANYAN_NEEDLE_H
+#define BANYAN_NEEDLE_H
+
+#include "launch/model/model.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+enum {
+    NEEDLE_TOKENS = 10,  /* <K> k1 k2 k3 <V> v1 v2 v3 v4 . */
+    NEEDLE_ANSWER = 5,   /* of these, the answer begins here .. */
+    NEEDLE_ANSWERS = 5,  /* .. and has v1 v2 v3 v4 and the dot */
+    NEEDLE_QUESTION = 5, /* <Q> k1 k2 k3 <V> */
+    NEEDLE_FIRST = 4,    /* tokens of BOS before the haystack */
+    NEEDLE_WHY = 512     /* bytes of a reason */
+};
+
+enum {
+    TASK_SINGLE = 1,
+    TASK_MULTIKEY = 2,
+    TASK_ABSENT = 4,
+    TASK_GRADED = 8,
+    TASK_UNIFORM = 16
+};
+
+typedef enum depth_mode {
+    DEPTH_STRATIFIED,
+    DEPTH_JITTERED,
+    DEPTH_LINEAR,
+    DEPTH_BORDER
+} depth_mode;
+
+/* ---- random numbers: a seed gives the same prompts on every rank and machine ------------------ */
+
+/* SplitMix64 (Steele, Lea, Flood 2014). */
+static inline uint64_t needle_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+static inline int64_t needle_below(uint64_t *state, int64_t n) /* 0 .. n-1; n >= 1 */
+{
+    return (int64_t)(needle_random(state) % (uint64_t)n);
+}
+/* A stream of its own for every (seed, length, trial, purpose). */
+static inline uint64_t needle_seed(uint64_t seed, int64_t length, int32_t trial,
+                                   int32_t purpose)
+{
+    uint64_t state = seed;
+    state = needle_random(&state) ^ (uint64_t)length;
+    state = needle_random(&state) ^ (uint64_t)trial << 32 ^ (uint64_t)purpose;
+    return needle_random(&state);
+}
+
+/* ---- grid.c: where needles lie ----------------------------------------------------------------- */
+
+typedef struct needle_grid {
+    int64_t begin, end; /* a needle lies within tokens begin .. end-1 */
+    int32_t depths;
+    depth_mode mode;
+    int32_t tokens;          /* of a needle */
+    int32_t answer, answers; /* the answer's offset in it, and its tokens */
+    int32_t block_tokens;
+    int32_t
+        period; /* in blocks: the longest stride of any head, so that residues are met alike */
+    uint64_t seed;
+    /* DEPTH_BORDER: the rank that keeps `block` of the KV head that depth `depth` looks at, to
+     * find borders between ranks. NULL: block borders only. */
+    int (*owner)(const void *arg, int32_t depth, int64_t block);
+    const void *arg;
+} needle_grid;
+
+/* first [depths]: the needles' first tokens, ascending, not overlapping. */
+bool grid_place(const needle_grid *g, int64_t *first, char *why, size_t why_bytes);
+double grid_percent(const needle_grid *g, int64_t first);
+/* The longest stride= that rules `use` name or have by default, in blocks; `otherwise` if none. */
+int32_t grid_period(const banyan_rule *rules, int32_t count, int32_t layer, int32_t otherwise);
+
+/* ---- prompt.c: what is read -------------------------------------------------------------------- */
+
+typedef struct needle_item {
+    uint32_t key[3], value[4];
+    int64_t first; /* its first token in the haystack; -1: absent */
+} needle_item;
+
+typedef struct prompt {
+    uint32_t *ids; /* [count]: everything before the question */
+    int64_t count;
+    uint8_t *fixed; /* [count] 1: part of a needle, not to be changed */
+    needle_item *item;
+    int32_t items;       /* in the haystack .. */
+    needle_item *absent; /* .. and not in it */
+    int32_t absents;
+} prompt;
+
+typedef struct prompt_wish {
+    int64_t count;
+    const int64_t *first; /* [items] ascending */
+    int32_t items, absents;
+    int32_t distractors; /* per item: needles that share two thirds of its key */
+    bool needles;        /* the haystack itself is made of such needles, not of random words */
+    uint64_t seed;
+} prompt_wish;
+
+/* Every queried trigram occurs where its needle is and nowhere else. */
+bool prompt_make(const prompt_wish *wish, prompt *out, char *why, size_t why_bytes);
+void prompt_free(prompt *p);
+
+/* The parts of prompt_make, for prompts with other needles. */
+bool prompt_begin(int64_t count, uint64_t *random, prompt *out, char *why, size_t why_bytes);
+void prompt_splice(prompt *p, int64_t first, const uint32_t *ids, int32_t count);
+/* count words that differ from each other. */
+bool prompt_words(uint64_t *random, uint32_t *words, int32_t count, char *why,
+                  size_t why_bytes);
+/* ids: room for NEEDLE_QUESTION + 4: the question and the first four tokens of its answer. */
+void prompt_question(const needle_item *item, uint32_t *ids);
+uint32_t prompt_answer(const needle_item *item, int32_t index); /* v1 v2 v3 v4 . */
+
+/* Three ids in a row that some query looks for. at: where the third may stand. */
+enum { TRIGRAM_NOWHERE = -1, TRIGRAM_FIXED = -2 /* in any needle */ };
+typedef struct trigram {
+    uint64_t code;
+    int64_t at;
+} trigram;
+uint64_t trigram_code(uint32_t a, uint32_t b, uint32_t c);
+void trigram_sort(trigram *set, int32_t count);
+/* The first token >= from that ends a trigram of `set` where it may not be; -1: none. */
+int64_t trigram_fault(const trigram *set, int32_t count, const prompt *p, int64_t from);
+/* Change words until there is no fault. */
+bool prompt_settle(prompt *p, const trigram *set, int32_t count, uint64_t *random, char *why,
+                   size_t why_bytes);
+
+/* ---- predict.c: what each head can see of it --------------------------------------------------- */
+
+typedef struct predictor {
+    const banyan_plan *plan;
+    int32_t layers, heads, kv_heads, block_tokens;
+    int32_t lost_rank, lost_layer;
+} predictor;
+void predictor_init(predictor *v, const banyan_plan *plan);
+/* Does the head's row read the token, and has no lost rank kept it? */
+bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t row,
+                     int64_t token);
+/* Does layer 0 know the ids 1 .. back tokens before `token`? */
+bool predictor_knows(const predictor *v, int64_t token, int32_t back);
+/* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
+bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
+/* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to rest
+ * on. The question begins at p->count with one. Returns how many were put into the haystack. */
+int32_t predictor_plant(const predictor *v, prompt *p, int64_t first_row, int32_t rows);
+
+/* ---- ask.c: one question ----------------------------------------------------------------------- */
+
+typedef enum outcome { OUTCOME_NONE, OUTCOME_FOUND, OUTCOME_WRONG } outcome;
+const char *outcome_name(outcome o);
+
+/* ids: the question, then the answer without its last token: count + answers - 1. */
+typedef struct question {
+    const uint32_t *ids, *answer; /* answer: what is expected */
+    int32_t count, answers;
+    int64_t at;           /* where the question begins */
+    int64_t answer_first; /* where the haystack has the answer; -1: nowhere */
+    int64_t mass_count;   /* tokens from there whose mass is measured */
+} question;
+
+typedef struct reply {
+    uint32_t *got; /* [answers] */
+    int32_t count; /* up to the first that was not expected */
+    float *mass;   /* [answers][heads], of the last layer; NULL when nothing is there */
+    outcome outcome;
+    double seconds;
+} reply;
+banyan_status question_ask(model *m, const question *q, reply *out);
+void reply_free(reply *r);
+
+/* ---- graded.c, uniform.c: what a sharp needle cannot show ---------------------------------------- */
+
+/* x [columns]: least squares of |sum_c x_c code_c - y|^2; code [columns][CONSTRUCTED_CODE]. */
+bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x);
+
+/* ---- results.c: the file that a second run resumes ------------------------------------------------ */
+
+typedef struct results results;
+/* header: an object; every field must equal the file's. Reads what is there. CONFIG for a file of
+ * another configuration or none at all, COMM (as for every failed write) when the disk is full. */
+banyan_status results_open(const char *path, json_t *header, results **out, char *why,
+                           size_t why_bytes);
+bool results_has(const results *r, const char *cell);
+/* Takes the reference. On disk when it returns. */
+bool results_add(results *r, json_t *record, char *why, size_t why_bytes);
+json_t *results_all(const results *r); /* array; borrowed */
+int64_t results_cut(const results *r); /* bytes of an unfinished line that were dropped */
+void results_close(results *r);
+
+/* ---- picture.c ------------------------------------------------------------------------------------ */
+
+typedef struct heat_map {
+    const char *title;
+    int32_t rows, columns;
+    const double *value;   /* [rows][columns] 0..1; NaN: not measured */
+    const double *depth;   /* [rows] percent */
+    const int64_t *length; /* [columns] */
+} heat_map;
+void heat_print(const heat_map *h, FILE *out, bool colour);
+double heat_mean(const heat_map *h);
+/* The SVG's gnuplot commands. */
+void heat_plot(const heat_map *h, const char *path, FILE *out);
+/* 0 fine, 1 no gnuplot, 2 it failed. */
+int heat_svg(const heat_map *h, const char *path);
+void heat_colour(double value, int rgb[3]);
+const char *length_text(int64_t length, char *text, size_t bytes); /* 65536: "64K" */
+
+#endif
