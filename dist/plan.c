@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A plan: made once, by the same arithmetic on every rank, compared across ranks, never changed.
+ *
+ * The steps up to the schedules are pure functions of (spec, topology); nothing is exchanged. Then
+ * come the three things that ranks must settle together, each a collective that every rank
+ * reaches: did anybody fail, which kernel can all of them run, and did all come to the same plan. */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include "dist/plan.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a plan owns is a list of allocations, freed together. */
+typedef struct piece {
+    struct piece *next;
+    uint64_t align;
+} piece;
+
+void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
+{
+    piece *p = NULL;
+    if (!bytes || count < (SIZE_MAX - sizeof *p) / bytes)
+        p = calloc(1, sizeof *p + count * bytes);
+    if (!p) {
+        banyan_fail(BANYAN_ERR_MEMORY, "the plan needs %zu x %zu bytes, which are not free", count,
+                    bytes);
+        return NULL;
+    }
+    p->next = plan->owned;
+    plan->owned = p;
+    return p + 1;
+}
+
+char *banyan_plan_text(banyan_plan *plan, const char *text)
+{
+    if (!text) return NULL;
+    char *copy = banyan_plan_alloc(plan, strlen(text) + 1, 1);
+    return copy ? memcpy(copy, text, strlen(text) + 1) : NULL;
+}
+
+void banyan_plan_destroy(banyan_plan *plan)
+{
+    if (!plan) return;
+    for (int32_t k = 0; k < plan->kinds; k++) banyan_schedule_free(&plan->kind[k].schedule);
+    for (piece *p = plan->owned, *next; p; p = next) {
+        next = p->next;
+        free(p);
+    }
+    free(plan);
+}
+
+/* ---- defaults ------------------------------------------------------------------------------ */
+
+/* Relative bandwidths in multiples of 1/16 of the least: what measurements call 0.99 and 1.01 is
+ * the same. */
+static double *bandwidths(banyan_plan *plan, const double *given)
+{
+    double *out = banyan_plan_alloc(plan, (size_t)plan->ranks, sizeof *out);
+    double least = 0;
+    for (int32_t r = 0; given && r < plan->ranks; r++)
+        if (given[r] > 0 && (least <= 0 || given[r] < least)) least = given[r];
+    for (int32_t r = 0; out && r < plan->ranks; r++)
+        out[r] = given ? (double)llround(given[r] / least * 16) / 16 : 1;
+    return out;
+}
+
+static banyan_rule *copy_rules(banyan_plan *plan, const banyan_spec *spec)
+{
+    banyan_rule *rules = banyan_plan_alloc(plan, (size_t)spec->rule_count, sizeof *rules);
+    for (int32_t i = 0; rules && i < spec->rule_count; i++) {
+        rules[i] = spec->rules[i];
+        if (rules[i].last_layer < 0) rules[i].last_layer = spec->layers - 1;
+        if (rules[i].last_head < 0) rules[i].last_head = spec->heads - 1;
+        for (int32_t j = 0; j < i; j++) /* equal texts share one pointer */
+            if (strcmp(rules[j].use, spec->rules[i].use) == 0) rules[i].use = rules[j].use;
+        if (rules[i].use == spec->rules[i].use) rules[i].use = banyan_plan_text(plan, rules[i].use);
+        if (!rules[i].use) return NULL;
+    }
+    return rules;
+}
+
+/* The cores that this process may use, over the ranks of its node. */
+static int32_t own_cores(const banyan_comm *comm)
+{
+    const banyan_topology *t = banyan_comm_topology(comm);
+    int32_t neighbours = 0;
+    cpu_set_t cores;
+    for (int32_t r = 0; r < t->ranks; r++) neighbours += t->node[r] == t->node[comm->rank];
+    const int count = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
+    return count > neighbours ? count / neighbours : 1;
+}
+
+banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
+{
+    banyan_spec *s = &plan->spec;
+    *s = *spec;
+    if (!s->kv_heads) s->kv_heads = s->heads;
+    if (!s->value_dim) s->value_dim = s->key_dim;
+    if (!(s->scale > 0)) s->scale = (float)(1 / sqrt((double)s->key_dim));
+    if (!s->planned_tokens) s->planned_tokens = s->max_tokens;
+    if (!s->threads) s->threads = own_cores(plan->comm);
+    s->placement = banyan_plan_text(plan, spec->placement);
+    s->balance = banyan_plan_text(plan, spec->balance);
+    s->merge = banyan_plan_text(plan, spec->merge);
+    s->kernel = banyan_plan_text(plan, spec->kernel);
+    s->device = banyan_plan_text(plan, spec->device);
+    s->home = banyan_plan_text(plan, spec->home);
+    s->out = banyan_plan_text(plan, spec->out);
+    s->bandwidth = bandwidths(plan, spec->bandwidth);
+    s->rules = copy_rules(plan, spec);
+    if (!s->placement || !s->balance || !s->device || !s->home || !s->out || !s->bandwidth ||
+        !s->rules || (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
+        return BANYAN_ERR_MEMORY;
+
+    plan->group = s->heads / s->kv_heads;
+    plan->subgroups = (plan->group + BANYAN_TILE_HEADS - 1) / BANYAN_TILE_HEADS;
+    plan->shape = (banyan_block_shape){.block_tokens = s->block_tokens,
+                                       .key_dim = s->key_dim,
+                                       .value_dim = s->value_dim,
+                                       .dtype = s->cache_dtype};
+    /* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache. */
+    const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
+    plan->panel_rows = (int32_t)(banyan_blocks(rows < 256 ? rows : 256, s->block_tokens) *
+                                 s->block_tokens);
+    plan->placement = banyan_placement_find(s->placement);
+    return BANYAN_OK;
+}
+
+/* ---- making --------------------------------------------------------------------------------- */
+
+static banyan_status find_kernel(banyan_plan *plan)
+{
+    char why[512];
+    plan->kernel = banyan_kernel_find(plan->spec.kernel, &plan->shape, why, sizeof why);
+    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
+}
+
+/* Everything that a rank does alone. */
+static banyan_status decide(banyan_plan *plan, const banyan_spec *spec)
+{
+    banyan_status status = banyan_spec_check(spec, plan->ranks);
+    if (!status) status = banyan_plan_fill(plan, spec);
+    if (!status) status = find_kernel(plan);
+    if (!status) status = banyan_plan_bind(plan);
+    if (!status) status = banyan_plan_cover(plan);
+    if (!status) status = banyan_plan_place(plan);
+    if (!status) status = banyan_plan_merge(plan);
+    return status;
+}
+
+/* Kernels are listed slowest first: all ranks take the slowest that any of them chose. */
+static banyan_status agree_on_kernel(banyan_plan *plan)
+{
+    double slowness = 0;
+    for (int i = 0; banyan_kernel_row(i) != plan->kernel; i++) slowness -= 1;
+    banyan_status status = banyan_comm_allreduce(plan->comm, &slowness, 1, BANYAN_MAX);
+    if (status) return status;
+    char why[512];
+    const banyan_kernel *common = banyan_kernel_row((int)-slowness);
+    plan->kernel = banyan_kernel_find(common->name, &plan->shape, why, sizeof why);
+    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_UNSUPPORTED, "%s", why);
+}
+
+static banyan_status compare(banyan_plan *plan, uint64_t *all)
+{
+    banyan_status status =
+        banyan_comm_allgather(plan->comm, &plan->hash, sizeof plan->hash, all);
+    for (int32_t r = 1; !status && r < plan->ranks; r++)
+        if (all[r] != all[0])
+            status = banyan_fail(BANYAN_ERR_CONFIG,
+                                 "ranks were given different configs: rank %d has plan hash "
+                                 "%016llx, rank 0 %016llx",
+                                 (int)r, (unsigned long long)all[r], (unsigned long long)all[0]);
+    return status;
+}
+
+/* The ranks' part of it. An imaginary cluster has nobody to talk to. */
+static banyan_status settle(banyan_plan *plan, banyan_status status)
+{
+    const int alone = plan->ranks == 1 || strcmp(plan->comm->transport->name, "imaginary") == 0;
+    uint64_t *hashes = banyan_plan_alloc(plan, (size_t)plan->ranks, sizeof *hashes);
+    if (!status && !hashes) status = BANYAN_ERR_MEMORY;
+    if (!alone) status = banyan_comm_agree(plan->comm, status);
+    if (status) return status;
+    plan->hash = banyan_plan_digest(plan);
+    if (!alone) status = compare(plan, hashes);
+    if (status) return status;
+    if (!alone) status = agree_on_kernel(plan);
+    if (!status) {
+        plan->record_bytes = plan->kernel->record_bytes(&plan->shape);
+        status = banyan_plan_memory(plan);
+    }
+    return alone ? status : banyan_comm_agree(plan->comm, status);
+}
+
+banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, banyan_plan **out)
+{
+    if (!spec || !comm || !out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "plan_create: spec, comm and out must be given");
+    banyan_plan *plan = calloc(1, sizeof *plan);
+    if (!plan) return banyan_fail(BANYAN_ERR_MEMORY, "no memory for a plan");
+    plan->comm = comm;
+    plan->ranks = comm->size;
+    plan->rank = comm->rank;
+    const banyan_status status = settle(plan, decide(plan, spec));
+    if (status) {
+        banyan_plan_destroy(plan);
+        return status;
+    }
+    if (plan->rank == 0 && plan->warnings[0]) banyan_log(BANYAN_LOG_WARN, "%s", plan->warnings);
+    *out = plan;
+    return BANYAN_OK;
+}
+
+/* ---- questions ----------------------------------------------------------------------------- */
+
+static const banyan_head_plan *head_of(const banyan_plan *plan, int32_t layer, int32_t kv_head)
+{
+    if (!plan || layer < 0 || layer >= plan->spec.layers || kv_head < 0 ||
+        kv_head >= plan->spec.kv_heads)
+        return NULL;
+    return &banyan_plan_kind(plan, layer)->head[kv_head];
+}
+
+uint64_t banyan_plan_hash(const banyan_plan *plan)
+{
+    return plan->hash;
+}
+
+const banyan_spec *banyan_plan_spec(const banyan_plan *plan)
+{
+    return &plan->spec;
+}
+
+int banyan_plan_owned(const banyan_plan *plan, int32_t layer, int32_t kv_head, int rank)
+{
+    const banyan_head_plan *head = head_of(plan, layer, kv_head);
+    return head && banyan_holder_index(&head->placed, rank) >= 0;
+}
+
+int banyan_plan_owner(const banyan_plan *plan, int32_t layer, int32_t kv_head, int64_t block)
+{
+    const banyan_head_plan *head = head_of(plan, layer, kv_head);
+    if (!head || block < 0) return -1;
+    const int64_t ordinal = banyan_retention_ordinal(&head->retention, block);
+    return head->placed
+        .holder[banyan_owner_index(head->placed.holder, head->placed.count, ordinal)]
+        .rank;
+}
+
+int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)
+{
+    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 || head >= plan->spec.heads)
+        return -1;
+    return banyan_plan_kind(plan, layer)->home[head];
+}
+
+int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
+                      int64_t token)
+{
+    if (!plan || head < 0 || row < 0 || token < 0) return 0;
+    const banyan_head_plan *kv = head_of(plan, layer, head / plan->group);
+    if (!kv) return 0;
+    const int32_t within = head % plan->group, s = within / BANYAN_TILE_HEADS;
+    for (int32_t c = kv->subgroup_first[s]; c < kv->subgroup_first[s + 1]; c++)
+        if (kv->classes[c].heads >> within % BANYAN_TILE_HEADS & 1)
+            return banyan_pattern_reads(&kv->classes[c].pattern, row, token);
+    return 0;
+}

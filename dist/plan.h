@@ -1,0 +1,81 @@
+/* plan.h - what the files that make a plan share among themselves, and nobody else includes.
+ *
+ * In the order in which banyan_plan_create calls them:
+ *
+ *   spec_check    is what was asked for possible?         a filled-in copy of the spec
+ *   plan_bind     rules -> patterns, classes, retention   kinds of layers
+ *   plan_cover    which far blocks does nobody read?      warnings
+ *   plan_place    weights -> holders, cuts, homes, items
+ *   plan_merge    items -> schedules
+ *   plan_memory   records and workspace, against what is free
+ *   plan_hash     one number for all of it */
+#ifndef BANYAN_DIST_PLAN_H
+#define BANYAN_DIST_PLAN_H
+
+#include "dist/dist.h"
+
+/* Zeroed memory that lives as long as the plan; NULL, with the message set, when there is none. */
+void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes);
+char *banyan_plan_text(banyan_plan *plan, const char *text); /* a copy; NULL stays NULL */
+
+banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks);
+banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec); /* plan->spec */
+banyan_status banyan_plan_bind(banyan_plan *plan);
+banyan_status banyan_plan_cover(banyan_plan *plan);
+banyan_status banyan_plan_place(banyan_plan *plan);
+banyan_status banyan_plan_merge(banyan_plan *plan);
+banyan_status banyan_plan_memory(const banyan_plan *plan);
+uint64_t banyan_plan_digest(const banyan_plan *plan);
+
+/* ---- dealing (deal.c) ---------------------------------------------------------------------- */
+
+/* A head's kept blocks at one moment: permanent ones below `blocks`, and the others in [from,
+ * blocks). */
+typedef struct banyan_kept_set {
+    const banyan_retention *retention;
+    int64_t from, blocks;
+} banyan_kept_set;
+
+uint64_t banyan_bit_reverse(uint64_t x);
+/* How many of the ordinals 0 .. n-1 are dealt below `cut`. */
+int64_t banyan_deal_below(int64_t n, uint64_t cut);
+/* How many of the kept blocks are dealt below `cut`. */
+int64_t banyan_kept_below(const banyan_kept_set *kept, uint64_t cut);
+/* The most of any `blocks` consecutive ordinals that are dealt to [low, high); an upper bound that
+ * is at most 2 too many per 4096 blocks. */
+int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high);
+/* Move the inner cuts as little as possible so that of the kept blocks each holder has its part,
+ * rounded. */
+void banyan_deal_settle(const banyan_kept_set *kept, banyan_holder *holder, int32_t count);
+
+/* ---- counting (plan_memory.c, plan_share.c) ------------------------------------------------- */
+
+static inline int64_t banyan_blocks(int64_t tokens, int32_t block_tokens)
+{
+    return (tokens + block_tokens - 1) / block_tokens;
+}
+/* What a KV head keeps once a call of one row has brought the sequence to `tokens`. */
+banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_plan *head,
+                                int64_t tokens, int evict);
+/* Lower end of a holder's cut range. */
+static inline uint64_t banyan_cut_low(const banyan_placed *placed, int32_t index)
+{
+    return index > 0 ? placed->holder[index - 1].cut : 0;
+}
+/* Bytes of records set aside on a rank, over all layers. */
+int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
+/* blocks [ranks]: what each rank keeps at `tokens` tokens, over all layers, as with evict. */
+void banyan_plan_spread(const banyan_plan *plan, int64_t tokens, int64_t *blocks);
+/* (KV head, rank) pairs beyond one per KV head, over the kinds: the holders that merges pay for. */
+int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind);
+/* "0-3, 8": the layers of a kind. */
+void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *text,
+                        size_t bytes);
+/* The steps of a merge row for one kind, sorted; MEMORY when there is no room. */
+banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
+                                   const banyan_merge *merge, banyan_schedule *out);
+/* Seconds that one row's merges take over all layers, by the cost model. */
+banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
+                                        double *seconds);
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From rules to patterns. Each query head of each layer gets the selector of the last rule that
+ * matches it, or dense. Layers that come out the same are of one kind. In a kind, query heads of a
+ * group with equal patterns form a class, for which one block list serves, and a KV head keeps what
+ * any head of its group will read. */
+#include "dist/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const no_rule = "dense";
+
+static void uses_of_layer(const banyan_spec *spec, int32_t layer, const char **use)
+{
+    for (int32_t h = 0; h < spec->heads; h++) use[h] = no_rule;
+    for (int32_t i = 0; i < spec->rule_count; i++) {
+        const banyan_rule *rule = &spec->rules[i];
+        if (layer < rule->first_layer || layer > rule->last_layer) continue;
+        for (int32_t h = rule->first_head; h <= rule->last_head; h++) use[h] = rule->use;
+    }
+}
+
+/* Equal texts share one pointer, so that uses compare as bytes. */
+static banyan_status find_kinds(banyan_plan *plan)
+{
+    const banyan_spec *spec = &plan->spec;
+    const size_t bytes = (size_t)spec->heads * sizeof(char *);
+    plan->kind_of_layer =
+        banyan_plan_alloc(plan, (size_t)spec->layers, sizeof *plan->kind_of_layer);
+    plan->kind = banyan_plan_alloc(plan, (size_t)spec->layers, sizeof *plan->kind);
+    const char **use = NULL;
+    if (!plan->kind_of_layer || !plan->kind) return BANYAN_ERR_MEMORY;
+    for (int32_t layer = 0; layer < spec->layers; layer++) {
+        if (!use) use = banyan_plan_alloc(plan, bytes, 1);
+        if (!use) return BANYAN_ERR_MEMORY;
+        uses_of_layer(spec, layer, use);
+        int32_t k = 0;
+        while (k < plan->kinds && memcmp(plan->kind[k].use, use, bytes)) k++;
+        if (k == plan->kinds) {
+            plan->kind[k].first_layer = layer;
+            plan->kind[k].use = use;
+            plan->kinds++;
+            use = NULL;
+        }
+        plan->kind[k].layer_count++;
+        plan->kind_of_layer[layer] = k;
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status parse(const banyan_plan *plan, const char *use, int32_t head,
+                           banyan_pattern *out)
+{
+    const banyan_spec *spec = &plan->spec;
+    char why[512];
+    if (!banyan_pattern_parse(use, head, spec->heads, spec->kv_heads, spec->block_tokens, out,
+                              why, sizeof why))
+        return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
+}
+
+static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                               banyan_class *scratch)
+{
+    banyan_head_plan *head = &kind->head[kv_head];
+    head->subgroup_first =
+        banyan_plan_alloc(plan, (size_t)plan->subgroups + 1, sizeof *head->subgroup_first);
+    if (!head->subgroup_first) return BANYAN_ERR_MEMORY;
+    for (int32_t i = 0; i < plan->group; i++) {
+        const int32_t q = kv_head * plan->group + i, s = i / BANYAN_TILE_HEADS;
+        if (i % BANYAN_TILE_HEADS == 0) head->subgroup_first[s] = head->class_count;
+        banyan_pattern pattern;
+        const banyan_status status = parse(plan, kind->use[q], q, &pattern);
+        if (status) return status;
+
+        int32_t c = head->subgroup_first[s];
+        while (c < head->class_count && !banyan_pattern_equal(&scratch[c].pattern, &pattern)) c++;
+        if (c == head->class_count) {
+            banyan_retention keep;
+            pattern.selector->retain(&pattern, &keep);
+            if (c == 0)
+                head->retention = keep;
+            else
+                banyan_retention_union(&head->retention, &keep);
+            scratch[c] = (banyan_class){.pattern = pattern};
+            head->class_count++;
+        }
+        scratch[c].heads |= UINT64_C(1) << i % BANYAN_TILE_HEADS;
+    }
+    head->subgroup_first[plan->subgroups] = head->class_count;
+    head->classes = banyan_plan_alloc(plan, (size_t)head->class_count, sizeof *head->classes);
+    if (!head->classes) return BANYAN_ERR_MEMORY;
+    memcpy(head->classes, scratch, (size_t)head->class_count * sizeof *scratch);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_plan_bind(banyan_plan *plan)
+{
+    banyan_status status = find_kinds(plan);
+    banyan_class *scratch = banyan_plan_alloc(plan, (size_t)plan->group, sizeof *scratch);
+    if (!scratch) return BANYAN_ERR_MEMORY;
+    for (int32_t k = 0; !status && k < plan->kinds; k++) {
+        banyan_kind *kind = &plan->kind[k];
+        kind->head = banyan_plan_alloc(plan, (size_t)plan->spec.kv_heads, sizeof *kind->head);
+        if (!kind->head) return BANYAN_ERR_MEMORY;
+        for (int32_t g = 0; !status && g < plan->spec.kv_heads; g++)
+            status = bind_head(plan, kind, g, scratch);
+    }
+    return status;
+}
+
+void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *text,
+                        size_t bytes)
+{
+    const int32_t k = (int32_t)(kind - plan->kind);
+    size_t used = 0;
+    text[0] = 0;
+    for (int32_t first = 0, last; first < plan->spec.layers; first = last + 1) {
+        last = first;
+        if (plan->kind_of_layer[first] != k) continue;
+        while (last + 1 < plan->spec.layers && plan->kind_of_layer[last + 1] == k) last++;
+        char run[32];
+        if (last > first)
+            snprintf(run, sizeof run, "%s%d-%d", used ? ", " : "", (int)first, (int)last);
+        else
+            snprintf(run, sizeof run, "%s%d", used ? ", " : "", (int)first);
+        if (used + strlen(run) + 5 >= bytes) {
+            snprintf(text + used, bytes - used, " ..");
+            return;
+        }
+        used += (size_t)snprintf(text + used, bytes - used, "%s", run);
+    }
+}

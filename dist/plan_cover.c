@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Coverage. A head with a stride sees, far back, only the blocks of its own residue. If the heads
+ * of a layer together miss a residue, that part of the far context is invisible to the layer, and
+ * nothing fails: answers are just wrong at some depths. So it is computed here. A layer whose
+ * heads have only windows says nothing about the far context and is left alone; one head that
+ * keeps everything covers all. */
+#include "dist/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int32_t residues_of(const banyan_retention *r)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < r->period; i++) count += r->residue[i / 64] >> i % 64 & 1;
+    return count;
+}
+
+static banyan_status add_warning(banyan_plan *plan, const char *line)
+{
+    const size_t before = strlen(plan->warnings);
+    char *text = banyan_plan_alloc(plan, before + strlen(line) + 2, 1);
+    if (!text) return BANYAN_ERR_MEMORY;
+    snprintf(text, before + strlen(line) + 2, "%s%s%s", plan->warnings, before ? "\n" : "", line);
+    plan->warnings = text;
+    return BANYAN_OK;
+}
+
+/* What a kind's heads see together; 0 when no more can be said than "everything". */
+static int seen_together(const banyan_plan *plan, const banyan_kind *kind,
+                         banyan_retention *seen)
+{
+    *seen = kind->head[0].retention;
+    for (int32_t g = 1; g < plan->spec.kv_heads; g++)
+        if (!banyan_retention_union(seen, &kind->head[g].retention)) return 0;
+    const int64_t far = seen->prefix + 2 * (int64_t)BANYAN_MAX_PERIOD;
+    return seen->prefix < INT64_MAX / 4 && banyan_retention_count(seen, far) < far;
+}
+
+banyan_status banyan_plan_cover(banyan_plan *plan)
+{
+    plan->warnings = banyan_plan_text(plan, "");
+    banyan_retention *seen = banyan_plan_alloc(plan, 1, sizeof *seen);
+    if (!plan->warnings || !seen) return BANYAN_ERR_MEMORY;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        if (!seen_together(plan, kind, seen)) continue;
+        const int32_t count = residues_of(seen);
+        if (count == 0) continue;
+
+        char layers[64], line[256];
+        banyan_kind_layers(plan, kind, layers, sizeof layers);
+        snprintf(line, sizeof line,
+                 "layers %s: heads cover %d of %d residues, %.1f %% of the far context is invisible",
+                 layers, (int)count, (int)seen->period,
+                 100.0 * (seen->period - count) / seen->period);
+        if (plan->spec.strict)
+            return banyan_fail(BANYAN_ERR_CONFIG, "%s: expected all, as strict is set", line);
+        const banyan_status status = add_warning(plan, line);
+        if (status) return status;
+    }
+    return BANYAN_OK;
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The spec: its defaults, and whether what it asks for is possible. A message names the field, the
+ * value and what was expected. */
+#include "dist/plan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_COUNT = 65536 }; /* of layers, heads and rows: keeps products within 64 bits */
+static const int64_t max_length = INT64_C(1) << 40;
+
+void banyan_spec_init(banyan_spec *spec)
+{
+    *spec = (banyan_spec){
+        .max_rows = 512,
+        .block_tokens = 64,
+        .cache_dtype = BANYAN_BF16,
+        .evict = 1,
+        .in_dtype = BANYAN_F32,
+        .out_dtype = BANYAN_F32,
+        .placement = "line",
+        .balance = "decode",
+        .device = "cpu",
+        .home = "first",
+        .out = "home",
+        .lost_rank = -1,
+    };
+}
+
+static banyan_status within(const char *field, int64_t value, int64_t low, int64_t high)
+{
+    if (value >= low && value <= high) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_CONFIG, "%s is %lld: expected %lld..%lld", field,
+                       (long long)value, (long long)low, (long long)high);
+}
+
+static banyan_status at_least(const char *field, int64_t value, int64_t low)
+{
+    if (value >= low) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_CONFIG, "%s is %lld: expected at least %lld", field,
+                       (long long)value, (long long)low);
+}
+
+static banyan_status one_of(const char *field, const char *value, const char *const *names)
+{
+    char list[256] = "";
+    size_t used = 0;
+    if (!value)
+        return banyan_fail(BANYAN_ERR_CONFIG, "%s is not set: expected %s", field, names[0]);
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(names[i], value) == 0) return BANYAN_OK;
+        const char *between = i == 0 ? "" : names[i + 1] ? ", " : " or ";
+        const int n = snprintf(list + used, sizeof list - used, "%s%s", between, names[i]);
+        if (n > 0 && (size_t)n < sizeof list - used) used += (size_t)n;
+    }
+    const char *near = banyan_nearest(value, names);
+    return banyan_fail(BANYAN_ERR_CONFIG, "%s is \"%s\": expected %s%s%s%s", field, value, list,
+                       near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+}
+
+static banyan_status check_shape(const banyan_spec *s)
+{
+    banyan_status status = BANYAN_OK;
+    if (!status) status = within("layers", s->layers, 1, MAX_COUNT);
+    if (!status) status = within("heads", s->heads, 1, MAX_COUNT);
+    if (!status) status = within("kv_heads", s->kv_heads, 0, MAX_COUNT);
+    if (!status && s->kv_heads && s->heads % s->kv_heads)
+        status = banyan_fail(BANYAN_ERR_CONFIG, "heads is %d: expected a multiple of kv_heads, %d",
+                             (int)s->heads, (int)s->kv_heads);
+    if (!status) status = within("key_dim", s->key_dim, 1, BANYAN_MAX_DIM);
+    if (!status && s->value_dim) status = within("value_dim", s->value_dim, 1, BANYAN_MAX_DIM);
+    if (!status && !(isfinite(s->scale) && s->scale >= 0))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "scale is %g: expected a positive number, or 0 for 1/sqrt(key_dim)",
+                             (double)s->scale);
+    return status;
+}
+
+static banyan_status check_cache(const banyan_spec *s)
+{
+    banyan_status status = BANYAN_OK;
+    if (!status) status = within("max_tokens", s->max_tokens, 1, max_length);
+    if (!status && s->planned_tokens && (s->planned_tokens < 0 || s->planned_tokens > s->max_tokens))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "planned_tokens is %lld: expected 1..%lld (max_tokens), or 0 for "
+                             "max_tokens",
+                             (long long)s->planned_tokens, (long long)s->max_tokens);
+    if (!status) status = within("max_rows", s->max_rows, 1, 1 << 24);
+    if (!status && (s->block_tokens < 16 || s->block_tokens > 256 ||
+                    (s->block_tokens & (s->block_tokens - 1))))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "block_tokens is %d: expected 16, 32, 64, 128 or 256",
+                             (int)s->block_tokens);
+    if (!status) status = at_least("rollback_tokens", s->rollback_tokens, 0);
+    if (!status) status = within("cache_dtype", s->cache_dtype, BANYAN_F32, BANYAN_F16);
+    if (!status) status = within("in_dtype", s->in_dtype, BANYAN_F32, BANYAN_F16);
+    if (!status) status = within("out_dtype", s->out_dtype, BANYAN_F32, BANYAN_F16);
+    return status;
+}
+
+enum { MAX_NAMES = 64 };
+
+static banyan_status check_names(const banyan_spec *s)
+{
+    static const char *const balances[] = {"decode", "prefill", NULL};
+    static const char *const devices[] = {"cpu", NULL};
+    static const char *const homes[] = {"first", "dealt", NULL};
+    static const char *const outs[] = {"home", "all", NULL};
+    const char *placements[MAX_NAMES + 1] = {NULL}, *merges[MAX_NAMES + 1] = {NULL};
+    for (int i = 0; i < MAX_NAMES && banyan_placement_row(i); i++)
+        placements[i] = banyan_placement_row(i)->name;
+    for (int i = 0; i < MAX_NAMES && banyan_merge_row(i); i++)
+        merges[i] = banyan_merge_row(i)->name;
+
+    banyan_status status = one_of("placement", s->placement, placements);
+    if (!status) status = one_of("balance", s->balance, balances);
+    if (!status && s->merge) status = one_of("merge", s->merge, merges);
+    if (!status && s->device && strcmp(s->device, "cuda") == 0)
+        status = banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                             "device is \"cuda\", which is not in this build: expected cpu");
+    if (!status) status = one_of("device", s->device, devices);
+    if (!status) status = one_of("home", s->home, homes);
+    if (!status) status = one_of("out", s->out, outs);
+    return status;
+}
+
+static banyan_status check_bandwidth(const banyan_spec *s, int32_t ranks)
+{
+    double most = 0;
+    if (!s->bandwidth) return BANYAN_OK;
+    for (int32_t r = 0; r < ranks; r++) {
+        const double b = s->bandwidth[r];
+        if (!isfinite(b) || b < 0)
+            return banyan_fail(BANYAN_ERR_CONFIG, "bandwidth of rank %d is %g: expected a number, 0 or more",
+                               (int)r, b);
+        if (b > most) most = b;
+    }
+    if (most <= 0)
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "bandwidth is 0 on all %d ranks: expected at least one above 0",
+                           (int)ranks);
+    for (int32_t r = 0; r < ranks; r++) {
+        const double b = s->bandwidth[r];
+        if (b > 0 && b < most / 65536)
+            return banyan_fail(BANYAN_ERR_CONFIG,
+                               "bandwidth of rank %d is %g: expected 0, or at least 1/65536 of "
+                               "the largest, %g",
+                               (int)r, b, most);
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status check_range(int32_t rule, const char *what, int32_t first, int32_t last,
+                                 int32_t count)
+{
+    if (first < 0 || first >= count)
+        return banyan_fail(BANYAN_ERR_CONFIG, "rule %d: first_%s is %d: expected 0..%d",
+                           (int)rule, what, (int)first, (int)count - 1);
+    if (last != -1 && (last < first || last >= count))
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "rule %d: last_%s is %d: expected %d..%d, or -1 for the last",
+                           (int)rule, what, (int)last, (int)first, (int)count - 1);
+    return BANYAN_OK;
+}
+
+static banyan_status check_rules(const banyan_spec *s)
+{
+    banyan_status status = at_least("rule_count", s->rule_count, 0);
+    if (!status && s->rule_count && !s->rules)
+        status = banyan_fail(BANYAN_ERR_CONFIG, "rules is not set: expected %d of them",
+                             (int)s->rule_count);
+    for (int32_t i = 0; !status && i < s->rule_count; i++) {
+        const banyan_rule *rule = &s->rules[i];
+        status = check_range(i, "layer", rule->first_layer, rule->last_layer, s->layers);
+        if (!status)
+            status = check_range(i, "head", rule->first_head, rule->last_head, s->heads);
+        if (!status && !rule->use)
+            status = banyan_fail(BANYAN_ERR_CONFIG,
+                                 "rule %d: use is not set: expected a selector", (int)i);
+        char why[512];
+        banyan_pattern pattern;
+        if (!status && banyan_pattern_parse(rule->use, rule->first_head, s->heads,
+                                            s->kv_heads ? s->kv_heads : s->heads, s->block_tokens, &pattern,
+                                            why, sizeof why))
+            status = banyan_fail(BANYAN_ERR_CONFIG, "rule %d, \"%s\": %s", (int)i, rule->use, why);
+    }
+    return status;
+}
+
+banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
+{
+    banyan_status status = check_shape(spec);
+    if (!status) status = check_cache(spec);
+    if (!status) status = check_names(spec);
+    if (!status) status = check_bandwidth(spec, ranks);
+    if (!status) status = check_rules(spec);
+    if (!status) status = within("threads", spec->threads, 0, 4096);
+    if (!status && (spec->lost_rank < -1 || spec->lost_rank >= ranks))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "lost_rank is %d: expected a rank, 0..%d, or -1 for none",
+                             (int)spec->lost_rank, (int)ranks - 1);
+    if (!status) status = at_least("memory_limit", spec->memory_limit, 0);
+    return status;
+}
