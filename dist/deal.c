@@ -147,8 +147,7 @@ void banyan_deal_settle(const banyan_kept_set *kept, banyan_holder *holder, int3
     for (int32_t i = 0; i + 1 < count; i++) {
         const uint64_t ideal = holder[i].cut;
         const uint64_t share = (uint64_t)total;
-        const int64_t target =
-            (int64_t)(((uint128)ideal * share + ((uint128)1 << 63)) >> 64);
+        const int64_t target = (int64_t)(((uint128)ideal * share + ((uint128)1 << 63)) >> 64);
         const int64_t below = banyan_kept_below(kept, ideal);
         if (below < target)
             holder[i].cut = cut_reaching(kept, target);

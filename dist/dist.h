@@ -55,6 +55,7 @@ typedef struct banyan_head_plan {
     int32_t class_count;   /* .. bit h of a class is query head kv_head * group + h, h < 64;
                                      for wider groups classes of subgroup s follow those of s-1 .. */
     int32_t *subgroup_first; /* .. [subgroups + 1]: first class of each 64 query heads */
+    int64_t *capacity;       /* [placed.count]: records that each holder needs room for */
     double weight;
 } banyan_head_plan;
 

@@ -24,8 +24,8 @@ void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
     if (!bytes || count < (SIZE_MAX - sizeof *p) / bytes)
         p = calloc(1, sizeof *p + count * bytes);
     if (!p) {
-        banyan_fail(BANYAN_ERR_MEMORY, "the plan needs %zu x %zu bytes, which are not free", count,
-                    bytes);
+        banyan_fail(BANYAN_ERR_MEMORY, "the plan needs %zu x %zu bytes, which are not free",
+                    count, bytes);
         return NULL;
     }
     p->next = plan->owned;
@@ -75,7 +75,8 @@ static banyan_rule *copy_rules(banyan_plan *plan, const banyan_spec *spec)
         if (rules[i].last_head < 0) rules[i].last_head = spec->heads - 1;
         for (int32_t j = 0; j < i; j++) /* equal texts share one pointer */
             if (strcmp(rules[j].use, spec->rules[i].use) == 0) rules[i].use = rules[j].use;
-        if (rules[i].use == spec->rules[i].use) rules[i].use = banyan_plan_text(plan, rules[i].use);
+        if (rules[i].use == spec->rules[i].use)
+            rules[i].use = banyan_plan_text(plan, rules[i].use);
         if (!rules[i].use) return NULL;
     }
     return rules;
@@ -122,8 +123,8 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
                                        .dtype = s->cache_dtype};
     /* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache. */
     const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
-    plan->panel_rows = (int32_t)(banyan_blocks(rows < 256 ? rows : 256, s->block_tokens) *
-                                 s->block_tokens);
+    plan->panel_rows =
+        (int32_t)(banyan_blocks(rows < 256 ? rows : 256, s->block_tokens) * s->block_tokens);
     plan->placement = banyan_placement_find(s->placement);
     return BANYAN_OK;
 }
@@ -169,10 +170,11 @@ static banyan_status compare(banyan_plan *plan, uint64_t *all)
         banyan_comm_allgather(plan->comm, &plan->hash, sizeof plan->hash, all);
     for (int32_t r = 1; !status && r < plan->ranks; r++)
         if (all[r] != all[0])
-            status = banyan_fail(BANYAN_ERR_CONFIG,
-                                 "ranks were given different configs: rank %d has plan hash "
-                                 "%016llx, rank 0 %016llx",
-                                 (int)r, (unsigned long long)all[r], (unsigned long long)all[0]);
+            status =
+                banyan_fail(BANYAN_ERR_CONFIG,
+                            "ranks were given different configs: rank %d has plan hash "
+                            "%016llx, rank 0 %016llx",
+                            (int)r, (unsigned long long)all[r], (unsigned long long)all[0]);
     return status;
 }
 
@@ -198,7 +200,8 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
 banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, banyan_plan **out)
 {
     if (!spec || !comm || !out)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "plan_create: spec, comm and out must be given");
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "plan_create: spec, comm and out must be given");
     banyan_plan *plan = calloc(1, sizeof *plan);
     if (!plan) return banyan_fail(BANYAN_ERR_MEMORY, "no memory for a plan");
     plan->comm = comm;
@@ -252,7 +255,8 @@ int banyan_plan_owner(const banyan_plan *plan, int32_t layer, int32_t kv_head, i
 
 int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)
 {
-    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 || head >= plan->spec.heads)
+    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 ||
+        head >= plan->spec.heads)
         return -1;
     return banyan_plan_kind(plan, layer)->home[head];
 }

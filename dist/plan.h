@@ -56,12 +56,14 @@ static inline int64_t banyan_blocks(int64_t tokens, int32_t block_tokens)
 }
 /* What a KV head keeps once a call of one row has brought the sequence to `tokens`. */
 banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_plan *head,
-                                int64_t tokens, int evict);
+                                    int64_t tokens, int evict);
 /* Lower end of a holder's cut range. */
 static inline uint64_t banyan_cut_low(const banyan_placed *placed, int32_t index)
 {
     return index > 0 ? placed->holder[index - 1].cut : 0;
 }
+/* Fill head->capacity; its holders are known. */
+void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 /* Bytes of records set aside on a rank, over all layers. */
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
 /* blocks [ranks]: what each rank keeps at `tokens` tokens, over all layers, as with evict. */

@@ -74,7 +74,8 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
         if (status) return status;
 
         int32_t c = head->subgroup_first[s];
-        while (c < head->class_count && !banyan_pattern_equal(&scratch[c].pattern, &pattern)) c++;
+        while (c < head->class_count && !banyan_pattern_equal(&scratch[c].pattern, &pattern))
+            c++;
         if (c == head->class_count) {
             banyan_retention keep;
             pattern.selector->retain(&pattern, &keep);

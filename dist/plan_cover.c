@@ -21,7 +21,8 @@ static banyan_status add_warning(banyan_plan *plan, const char *line)
     const size_t before = strlen(plan->warnings);
     char *text = banyan_plan_alloc(plan, before + strlen(line) + 2, 1);
     if (!text) return BANYAN_ERR_MEMORY;
-    snprintf(text, before + strlen(line) + 2, "%s%s%s", plan->warnings, before ? "\n" : "", line);
+    snprintf(text, before + strlen(line) + 2, "%s%s%s", plan->warnings, before ? "\n" : "",
+             line);
     plan->warnings = text;
     return BANYAN_OK;
 }
@@ -37,6 +38,17 @@ static int seen_together(const banyan_plan *plan, const banyan_kind *kind,
     return seen->prefix < INT64_MAX / 4 && banyan_retention_count(seen, far) < far;
 }
 
+/* A union is brought to its smallest period; people think of the strides that they wrote. */
+static int32_t stride_of(const banyan_plan *plan, const banyan_kind *kind, int32_t period)
+{
+    int32_t stride = period;
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const int32_t own = kind->head[g].retention.period;
+        if (own > stride && own % period == 0) stride = own;
+    }
+    return stride;
+}
+
 banyan_status banyan_plan_cover(banyan_plan *plan)
 {
     plan->warnings = banyan_plan_text(plan, "");
@@ -45,15 +57,16 @@ banyan_status banyan_plan_cover(banyan_plan *plan)
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         if (!seen_together(plan, kind, seen)) continue;
-        const int32_t count = residues_of(seen);
+        const int32_t stride = stride_of(plan, kind, seen->period);
+        const int32_t count = residues_of(seen) * (stride / seen->period);
         if (count == 0) continue;
 
         char layers[64], line[256];
         banyan_kind_layers(plan, kind, layers, sizeof layers);
-        snprintf(line, sizeof line,
-                 "layers %s: heads cover %d of %d residues, %.1f %% of the far context is invisible",
-                 layers, (int)count, (int)seen->period,
-                 100.0 * (seen->period - count) / seen->period);
+        snprintf(
+            line, sizeof line,
+            "layers %s: heads cover %d of %d residues, %.1f %% of the far context is invisible",
+            layers, (int)count, (int)stride, 100.0 * (stride - count) / stride);
         if (plan->spec.strict)
             return banyan_fail(BANYAN_ERR_CONFIG, "%s: expected all, as strict is set", line);
         const banyan_status status = add_warning(plan, line);

@@ -25,6 +25,7 @@ void banyan_spec_init(banyan_spec *spec)
         .home = "first",
         .out = "home",
         .lost_rank = -1,
+        .lost_layer = -1,
     };
 }
 
@@ -66,14 +67,16 @@ static banyan_status check_shape(const banyan_spec *s)
     if (!status) status = within("heads", s->heads, 1, MAX_COUNT);
     if (!status) status = within("kv_heads", s->kv_heads, 0, MAX_COUNT);
     if (!status && s->kv_heads && s->heads % s->kv_heads)
-        status = banyan_fail(BANYAN_ERR_CONFIG, "heads is %d: expected a multiple of kv_heads, %d",
-                             (int)s->heads, (int)s->kv_heads);
+        status =
+            banyan_fail(BANYAN_ERR_CONFIG, "heads is %d: expected a multiple of kv_heads, %d",
+                        (int)s->heads, (int)s->kv_heads);
     if (!status) status = within("key_dim", s->key_dim, 1, BANYAN_MAX_DIM);
     if (!status && s->value_dim) status = within("value_dim", s->value_dim, 1, BANYAN_MAX_DIM);
     if (!status && !(isfinite(s->scale) && s->scale >= 0))
-        status = banyan_fail(BANYAN_ERR_CONFIG,
-                             "scale is %g: expected a positive number, or 0 for 1/sqrt(key_dim)",
-                             (double)s->scale);
+        status =
+            banyan_fail(BANYAN_ERR_CONFIG,
+                        "scale is %g: expected a positive number, or 0 for 1/sqrt(key_dim)",
+                        (double)s->scale);
     return status;
 }
 
@@ -81,7 +84,8 @@ static banyan_status check_cache(const banyan_spec *s)
 {
     banyan_status status = BANYAN_OK;
     if (!status) status = within("max_tokens", s->max_tokens, 1, max_length);
-    if (!status && s->planned_tokens && (s->planned_tokens < 0 || s->planned_tokens > s->max_tokens))
+    if (!status && s->planned_tokens &&
+        (s->planned_tokens < 0 || s->planned_tokens > s->max_tokens))
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "planned_tokens is %lld: expected 1..%lld (max_tokens), or 0 for "
                              "max_tokens",
@@ -132,7 +136,8 @@ static banyan_status check_bandwidth(const banyan_spec *s, int32_t ranks)
     for (int32_t r = 0; r < ranks; r++) {
         const double b = s->bandwidth[r];
         if (!isfinite(b) || b < 0)
-            return banyan_fail(BANYAN_ERR_CONFIG, "bandwidth of rank %d is %g: expected a number, 0 or more",
+            return banyan_fail(BANYAN_ERR_CONFIG,
+                               "bandwidth of rank %d is %g: expected a number, 0 or more",
                                (int)r, b);
         if (b > most) most = b;
     }
@@ -181,9 +186,10 @@ static banyan_status check_rules(const banyan_spec *s)
         char why[512];
         banyan_pattern pattern;
         if (!status && banyan_pattern_parse(rule->use, rule->first_head, s->heads,
-                                            s->kv_heads ? s->kv_heads : s->heads, s->block_tokens, &pattern,
-                                            why, sizeof why))
-            status = banyan_fail(BANYAN_ERR_CONFIG, "rule %d, \"%s\": %s", (int)i, rule->use, why);
+                                            s->kv_heads ? s->kv_heads : s->heads,
+                                            s->block_tokens, &pattern, why, sizeof why))
+            status =
+                banyan_fail(BANYAN_ERR_CONFIG, "rule %d, \"%s\": %s", (int)i, rule->use, why);
     }
     return status;
 }
@@ -200,6 +206,10 @@ banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "lost_rank is %d: expected a rank, 0..%d, or -1 for none",
                              (int)spec->lost_rank, (int)ranks - 1);
+    if (!status && (spec->lost_layer < -1 || spec->lost_layer >= spec->layers))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "lost_layer is %d: expected a layer, 0..%d, or -1 for all",
+                             (int)spec->lost_layer, (int)spec->layers - 1);
     if (!status) status = at_least("memory_limit", spec->memory_limit, 0);
     return status;
 }

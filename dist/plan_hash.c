@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One number for all decisions: FNV-1a (Fowler, Noll, Vo) over what was asked and what came of it,
+ * so that ranks with different configs, or builds that decide differently, find out at once.
+ * Numbers enter as eight bytes, lowest first, whatever their type. Not in it: threads, the memory
+ * limit and the kernel, which may differ from machine to machine. */
+#include "dist/plan.h"
+
+#include <string.h>
+
+static void add(uint64_t *hash, int64_t number)
+{
+    for (int i = 0; i < 8; i++) {
+        *hash ^= (uint64_t)number >> 8 * i & 0xff;
+        *hash *= UINT64_C(0x100000001b3);
+    }
+}
+
+static void add_text(uint64_t *hash, const char *text)
+{
+    add(hash, (int64_t)strlen(text));
+    for (; *text; text++) add(hash, (unsigned char)*text);
+}
+
+static void add_spec(uint64_t *hash, const banyan_plan *plan)
+{
+    const banyan_spec *s = &plan->spec;
+    const int64_t numbers[] = {
+        s->layers,      s->heads,          s->kv_heads, s->key_dim,      s->value_dim,
+        s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens, s->rollback_tokens,
+        s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,    s->lost_rank,
+        s->lost_layer,  plan->panel_rows,  plan->ranks};
+    uint32_t scale;
+    memcpy(&scale, &s->scale, sizeof scale);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add(hash, numbers[i]);
+    add(hash, scale);
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        add(hash, (int64_t)(s->bandwidth[r] * 16));
+        add(hash, banyan_comm_topology(plan->comm)->node[r]);
+    }
+    add_text(hash, s->placement);
+    add_text(hash, s->balance);
+    add_text(hash, s->device);
+    add_text(hash, s->home);
+    add_text(hash, s->out);
+    add_text(hash, plan->merge->name);
+}
+
+static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind *kind)
+{
+    for (int32_t q = 0; q < plan->spec.heads; q++) {
+        add_text(hash, kind->use[q]);
+        add(hash, kind->home[q]);
+    }
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        add(hash, head->placed.count);
+        for (int32_t i = 0; i < head->placed.count; i++) {
+            add(hash, head->placed.holder[i].rank);
+            add(hash, (int64_t)head->placed.holder[i].cut);
+            add(hash, head->capacity[i]);
+        }
+    }
+    for (int32_t i = 0; i < kind->schedule.count; i++) {
+        const banyan_step *step = &kind->schedule.step[i];
+        add(hash, step->round);
+        add(hash, step->src);
+        add(hash, step->dst);
+        add(hash, step->item);
+        add(hash, step->combine);
+    }
+}
+
+uint64_t banyan_plan_digest(const banyan_plan *plan)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    add_spec(&hash, plan);
+    for (int32_t k = 0; k < plan->kinds; k++) add_kind(&hash, plan, &plan->kind[k]);
+    for (int32_t layer = 0; layer < plan->spec.layers; layer++)
+        add(&hash, plan->kind_of_layer[layer]);
+    return hash;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a rank must have room for, in block records.
+ *
+ * A call appends rows at .. at + rows - 1, after evicting what no row from r = at - rollback_tokens
+ * on will read. What a KV head then holds is
+ *
+ *     permanent blocks below max_tokens, and
+ *     others from the first that row r or a later one reads to the last appended: the window.
+ *
+ * Block b is read by rows up to (b + 1) block - 1 + reach, so the window's first block is
+ * ceil((r - reach + 1) / block) - 1; its last is ceil((at + rows) / block) - 1; it has at most
+ *
+ *     w = ceil((max_rows + rollback_tokens + reach - 1) / block) + 1      blocks.
+ *
+ * A holder's part of the permanent blocks is counted exactly (deal.c); of the window it is the most
+ * that it is dealt of any w consecutive block numbers. A sole holder's is w less the permanent
+ * blocks that every w consecutive blocks contain. Nobody holds more than all that it is ever dealt,
+ * which is what evict: false must have room for. */
+#include "dist/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_plan *head,
+                                    int64_t tokens, int evict)
+{
+    const int64_t block = plan->spec.block_tokens;
+    const banyan_retention *r = &head->retention;
+    const int64_t row = tokens - 1 - plan->spec.rollback_tokens;
+    banyan_kept_set kept = {.retention = r, .blocks = banyan_blocks(tokens, (int32_t)block)};
+    if (evict && row - r->reach >= 0) kept.from = (row - r->reach) / block;
+    if (kept.from > kept.blocks) kept.from = kept.blocks;
+    return kept;
+}
+
+/* Blocks of the window, at most. */
+static int64_t window_blocks(const banyan_plan *plan, const banyan_retention *r)
+{
+    const banyan_spec *spec = &plan->spec;
+    const int64_t all = banyan_blocks(spec->max_tokens, spec->block_tokens);
+    if (r->reach >= spec->max_tokens) return all;
+    const int64_t w =
+        banyan_blocks((int64_t)spec->max_rows + spec->rollback_tokens + r->reach - 1,
+                      spec->block_tokens) +
+        1;
+    return w < all ? w : all;
+}
+
+static int64_t residues_of(const banyan_retention *r)
+{
+    return banyan_retention_count(r, r->prefix + r->period) - r->prefix;
+}
+
+void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
+{
+    const banyan_retention *r = &head->retention;
+    const banyan_placed *placed = &head->placed;
+    const banyan_kept_set ever = banyan_plan_kept_at(plan, head, plan->spec.max_tokens, 0);
+    const int64_t permanent = banyan_retention_count(r, ever.blocks);
+    const int64_t window = window_blocks(plan, r);
+    int64_t before = 0, permanent_before = 0;
+    for (int32_t i = 0; i < placed->count; i++) {
+        const uint64_t low = banyan_cut_low(placed, i), high = placed->holder[i].cut;
+        const int64_t below = banyan_kept_below(&ever, high);
+        const int64_t permanent_below = banyan_deal_below(permanent, high);
+        int64_t most = placed->count == 1 ? window - window / r->period * residues_of(r)
+                                          : banyan_deal_most(window, low, high);
+        most += permanent_below - permanent_before;
+        const int64_t all = below - before;
+        head->capacity[i] = plan->spec.evict && most < all ? most : all;
+        before = below;
+        permanent_before = permanent_below;
+    }
+}
+
+int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                             int rank)
+{
+    (void)plan;
+    const banyan_head_plan *head = &kind->head[kv_head];
+    const int32_t index = banyan_holder_index(&head->placed, rank);
+    return index < 0 ? 0 : head->capacity[index];
+}
+
+int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                         int rank, int64_t tokens)
+{
+    const banyan_head_plan *head = &kind->head[kv_head];
+    const int32_t index = banyan_holder_index(&head->placed, rank);
+    if (index < 0) return 0;
+    const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, plan->spec.evict);
+    return banyan_kept_below(&kept, head->placed.holder[index].cut) -
+           banyan_kept_below(&kept, banyan_cut_low(&head->placed, index));
+}
+
+int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank)
+{
+    int64_t records = 0;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        for (int32_t g = 0; g < plan->spec.kv_heads; g++)
+            records +=
+                banyan_plan_capacity(plan, &plan->kind[k], g, rank) * plan->kind[k].layer_count;
+    return records * (int64_t)plan->record_bytes;
+}
+
+/* ---- what there is -------------------------------------------------------------------------- */
+
+/* A number in a one-line file, or -1. */
+static int64_t read_number(const char *path)
+{
+    long long value = -1;
+    FILE *file = fopen(path, "r");
+    if (!file) return -1;
+    if (fscanf(file, "%lld", &value) != 1) value = -1;
+    fclose(file);
+    return value;
+}
+
+/* What may still be taken within a control group's limit; -1 without one. Pages of files count as
+ * used there, though they can be dropped. */
+static int64_t group_free(const char *limit, const char *used, const char *stat,
+                          const char *droppable)
+{
+    const int64_t most = read_number(limit), now = read_number(used);
+    if (most < 0 || now < 0) return -1;
+    int64_t files = 0;
+    char name[64];
+    long long value;
+    FILE *file = fopen(stat, "r");
+    while (file && fscanf(file, "%63s %lld", name, &value) == 2)
+        if (strcmp(name, droppable) == 0) files = value;
+    if (file) fclose(file);
+    return most > now - files ? most - (now - files) : 0;
+}
+
+/* Bytes that this machine can still give; -1 when it does not say. */
+static int64_t machine_free(void)
+{
+    long long kib = -1;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+    if (file) fclose(file);
+    int64_t least = kib < 0 ? -1 : (int64_t)kib * 1024;
+    const int64_t groups[] = {
+        group_free("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
+                   "/sys/fs/cgroup/memory.stat", "inactive_file"),
+        group_free("/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                   "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+                   "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
+    };
+    for (int i = 0; i < 2; i++)
+        if (groups[i] >= 0 && (least < 0 || groups[i] < least)) least = groups[i];
+    return least;
+}
+
+static int64_t need_of(const banyan_plan *plan, int rank)
+{
+    return banyan_plan_capacity_bytes(plan, rank) + banyan_plan_workspace(plan, rank);
+}
+
+static banyan_status refuse(int64_t need, int64_t have, const char *note)
+{
+    const double mib = 1024.0 * 1024, gib = 1024 * mib;
+    const int large = (double)need >= gib / 10;
+    const double unit = large ? gib : mib;
+    return banyan_fail(BANYAN_ERR_MEMORY, "needs %.1f %s per rank, %.1f free%s",
+                       (double)need / unit, large ? "GiB" : "MiB", (double)have / unit, note);
+}
+
+/* memory_limit counts for every rank, also of an imaginary cluster; what is free, for the ranks of
+ * this node together. */
+banyan_status banyan_plan_memory(const banyan_plan *plan)
+{
+    const banyan_topology *t = banyan_comm_topology(plan->comm);
+    const int32_t node = t->node[plan->rank];
+    const int imaginary = strcmp(plan->comm->transport->name, "imaginary") == 0;
+    const int64_t limit = plan->spec.memory_limit;
+    if (imaginary && !limit) return BANYAN_OK;
+
+    int64_t most = 0, sum = 0;
+    int32_t ranks = 0;
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        if (!imaginary && t->node[r] != node) continue;
+        const int64_t need = need_of(plan, r);
+        if (need > most) most = need;
+        sum += need;
+        ranks++;
+    }
+    if (limit) return most > limit ? refuse(most, limit, " (memory_limit)") : BANYAN_OK;
+    const int64_t have = machine_free();
+    return have >= 0 && sum > have ? refuse(most, have / ranks, "") : BANYAN_OK;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How partials are merged. A kind's items (the partials of one query head, on the head's holders)
+ * go through one schedule. Without a merge in the spec the cost model decides: the least time for
+ * one row over all layers, the first row of the table on ties. */
+#include "dist/plan.h"
+
+static size_t item_bytes(const banyan_plan *plan)
+{
+    return banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+}
+
+banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
+                                   const banyan_merge *merge, banyan_schedule *out)
+{
+    *out = (banyan_schedule){0};
+    merge->build(banyan_comm_topology(plan->comm), kind->item, plan->spec.heads,
+                 plan->spec.out[0] == 'a', out);
+    if (out->failed) {
+        banyan_schedule_free(out);
+        return banyan_fail(BANYAN_ERR_MEMORY, "no memory for the schedule of merge %s",
+                           merge->name);
+    }
+    banyan_schedule_sort(out);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
+                                        double *seconds)
+{
+    double sum = 0;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        banyan_schedule schedule;
+        banyan_traffic traffic;
+        const banyan_status status = banyan_kind_schedule(plan, kind, merge, &schedule);
+        if (status) return status;
+        banyan_schedule_cost(&schedule, banyan_comm_topology(plan->comm), item_bytes(plan), -1,
+                             &traffic);
+        banyan_schedule_free(&schedule);
+        sum += traffic.seconds * kind->layer_count;
+    }
+    *seconds = sum;
+    return BANYAN_OK;
+}
+
+static banyan_status choose(banyan_plan *plan)
+{
+    double least = 0;
+    for (int i = 0; banyan_merge_row(i); i++) {
+        double seconds;
+        const banyan_merge *row = banyan_merge_row(i);
+        const banyan_status status = banyan_plan_merge_seconds(plan, row, &seconds);
+        if (status) return status;
+        if (plan->merge && seconds >= least) continue;
+        plan->merge = row;
+        least = seconds;
+    }
+    return BANYAN_OK;
+}
+
+banyan_status banyan_plan_merge(banyan_plan *plan)
+{
+    banyan_status status = BANYAN_OK;
+    if (plan->spec.merge)
+        plan->merge = banyan_merge_find(plan->spec.merge);
+    else
+        status = choose(plan);
+    for (int32_t k = 0; !status && k < plan->kinds; k++)
+        status =
+            banyan_kind_schedule(plan, &plan->kind[k], plan->merge, &plan->kind[k].schedule);
+    return status;
+}

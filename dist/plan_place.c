@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From patterns to places: how heavy each KV head is, which ranks hold it, where its query heads'
+ * results go, and what therefore has to be merged.
+ *
+ * Weight, by `balance`: decode weighs the blocks that a head keeps at planned_tokens. prefill
+ * weighs the (query head, own block, block) triples that computing all rows up to there takes.
+ * With n blocks and a window in which block b is read by the w own blocks from its own on, b
+ * counts n - b if it is permanent, and min(n - b, w) if not: sums of arithmetic series. */
+#include "dist/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Sum of min(n - b, w) over b = first, first + step, .. < n. */
+static double series(int64_t first, int64_t step, int64_t n, int64_t w)
+{
+    if (first >= n) return 0;
+    const int64_t longest = n - first, count = (longest - 1) / step + 1;
+    const int64_t capped = longest > w ? (longest - w - 1) / step + 1 : 0;
+    const int64_t whole = capped < count ? capped : count, rest = count - whole;
+    const int64_t top = longest - whole * step; /* the first that is not capped */
+    return (double)(whole * w) +
+           (rest ? (double)((2 * top - (rest - 1) * step) * rest) / 2 : 0.0);
+}
+
+static double prefill_triples(const banyan_retention *r, int64_t n, int32_t block_tokens)
+{
+    const int64_t reach = r->reach < n * block_tokens ? r->reach : n * block_tokens;
+    const int64_t w = (block_tokens - 1 + reach) / block_tokens + 1;
+    const int64_t prefix = r->prefix < n ? r->prefix : n;
+    double sum = series(0, 1, n, w);
+    sum += series(0, 1, n, n) - series(prefix, 1, n, n);
+    sum -= series(0, 1, n, w) - series(prefix, 1, n, w);
+    for (int32_t i = 0; i < r->period; i++) {
+        if (!(r->residue[i / 64] >> i % 64 & 1)) continue;
+        const int64_t first =
+            prefix + ((i - prefix % r->period) % r->period + r->period) % r->period;
+        sum += series(first, r->period, n, n) - series(first, r->period, n, w);
+    }
+    return sum;
+}
+
+static double weight_of(const banyan_plan *plan, const banyan_head_plan *head, int64_t kept)
+{
+    if (plan->spec.balance[0] == 'd') return (double)kept;
+    const int64_t n = banyan_blocks(plan->spec.planned_tokens, plan->spec.block_tokens);
+    double sum = 0;
+    for (int32_t c = 0; c < head->class_count; c++) {
+        const banyan_class *class = &head->classes[c];
+        banyan_retention r;
+        class->pattern.selector->retain(&class->pattern, &r);
+        sum += prefill_triples(&r, n, plan->spec.block_tokens) *
+               __builtin_popcountll(class->heads);
+    }
+    return sum;
+}
+
+/* Settle a head's cuts, and forget holders that would never be dealt a block. */
+static banyan_status keep_holders(banyan_plan *plan, banyan_head_plan *head,
+                                  const banyan_placed *placed)
+{
+    const banyan_spec *spec = &plan->spec;
+    const banyan_kept_set planned = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
+    const banyan_kept_set ever = banyan_plan_kept_at(plan, head, spec->max_tokens, 0);
+    banyan_deal_settle(&planned, placed->holder, placed->count);
+
+    banyan_placed *out = &head->placed;
+    int64_t before = 0;
+    for (int32_t i = 0; i < placed->count; i++) {
+        const int64_t below = banyan_kept_below(&ever, placed->holder[i].cut);
+        if (below > before) placed->holder[out->count++] = placed->holder[i];
+        before = below;
+    }
+    placed->holder[out->count - 1].cut = UINT64_MAX;
+    const size_t count = (size_t)out->count;
+    out->holder = banyan_plan_alloc(plan, count, sizeof *out->holder);
+    head->capacity = banyan_plan_alloc(plan, count, sizeof *head->capacity);
+    if (!out->holder || !head->capacity) return BANYAN_ERR_MEMORY;
+    memcpy(out->holder, placed->holder, count * sizeof *out->holder);
+    banyan_head_capacity(plan, head);
+    return BANYAN_OK;
+}
+
+/* The holder that keeps most at planned_tokens, the lowest on ties. */
+static int32_t largest_holder(const banyan_plan *plan, const banyan_head_plan *head)
+{
+    const banyan_kept_set planned =
+        banyan_plan_kept_at(plan, head, plan->spec.planned_tokens, 1);
+    int64_t most = -1, before = 0;
+    int32_t best = 0;
+    for (int32_t i = 0; i < head->placed.count; i++) {
+        const int64_t below = banyan_kept_below(&planned, head->placed.holder[i].cut);
+        if (below - before > most) {
+            most = below - before;
+            best = i;
+        }
+        before = below;
+    }
+    return best;
+}
+
+/* The holder at the middle of the i-th of `count` equal parts of [0, 1). */
+static int32_t dealt_holder(const banyan_placed *placed, int32_t i, int32_t count)
+{
+    const uint64_t half = UINT64_MAX / (2 * (uint64_t)count);
+    const uint64_t point = half * (2 * (uint64_t)i + 1);
+    int32_t index = 0;
+    while (index + 1 < placed->count && point >= placed->holder[index].cut) index++;
+    return index;
+}
+
+static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
+{
+    const banyan_spec *spec = &plan->spec;
+    size_t pairs = 0;
+    for (int32_t g = 0; g < spec->kv_heads; g++) pairs += (size_t)kind->head[g].placed.count;
+    kind->home = banyan_plan_alloc(plan, (size_t)spec->heads, sizeof *kind->home);
+    kind->item = banyan_plan_alloc(plan, (size_t)spec->heads, sizeof *kind->item);
+    kind->holder_rank = banyan_plan_alloc(plan, pairs, sizeof *kind->holder_rank);
+    if (!kind->home || !kind->item || !kind->holder_rank) return BANYAN_ERR_MEMORY;
+    int32_t *ranks = kind->holder_rank;
+    for (int32_t g = 0; g < spec->kv_heads; g++) {
+        const banyan_placed *placed = &kind->head[g].placed;
+        const int32_t first = largest_holder(plan, &kind->head[g]);
+        for (int32_t i = 0; i < placed->count; i++) ranks[i] = placed->holder[i].rank;
+        for (int32_t i = 0; i < plan->group; i++) {
+            const int32_t q = g * plan->group + i;
+            const int32_t index =
+                spec->home[0] == 'd' ? dealt_holder(placed, i, plan->group) : first;
+            kind->home[q] = ranks[index];
+            kind->item[q] =
+                (banyan_item){.holder = ranks, .holders = placed->count, .home = kind->home[q]};
+        }
+        ranks += placed->count;
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *weight,
+                                banyan_placed *placed)
+{
+    const banyan_spec *spec = &plan->spec;
+    double weights = 0, blocks = 0;
+    for (int32_t g = 0; g < spec->kv_heads; g++) {
+        banyan_head_plan *head = &kind->head[g];
+        const banyan_kept_set kept = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
+        const int64_t count = banyan_kept_below(&kept, UINT64_MAX);
+        weight[g] = head->weight = weight_of(plan, head, count);
+        weights += weight[g];
+        blocks += (double)count;
+    }
+    plan->placement->place(weight, spec->kv_heads, spec->bandwidth, plan->ranks,
+                           2 * weights / blocks, placed);
+    banyan_status status = BANYAN_OK;
+    for (int32_t g = 0; !status && g < spec->kv_heads; g++)
+        status = keep_holders(plan, &kind->head[g], &placed[g]);
+    return status ? status : set_items(plan, kind);
+}
+
+banyan_status banyan_plan_place(banyan_plan *plan)
+{
+    const size_t heads = (size_t)plan->spec.kv_heads, ranks = (size_t)plan->ranks;
+    banyan_holder *holder = calloc(heads * ranks, sizeof *holder);
+    banyan_placed *placed = calloc(heads, sizeof *placed);
+    double *weight = calloc(heads, sizeof *weight);
+    banyan_status status = BANYAN_OK;
+    if (!holder || !placed || !weight)
+        status = banyan_fail(BANYAN_ERR_MEMORY, "no memory to place %zu heads on %zu ranks",
+                             heads, ranks);
+    for (size_t g = 0; !status && g < heads; g++) placed[g].holder = holder + g * ranks;
+    for (int32_t k = 0; !status && k < plan->kinds; k++)
+        status = place_kind(plan, &plan->kind[k], weight, placed);
+    free(weight);
+    free(placed);
+    free(holder);
+    return status;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a plan gives to a rank, in numbers. */
+#include "dist/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The blocks that the row at token `tokens`, the next one, reads: without rollback's reserve. */
+static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention *r,
+                                 int64_t tokens)
+{
+    const int64_t block = plan->spec.block_tokens;
+    banyan_kept_set kept = {.retention = r, .blocks = tokens / block + 1};
+    if (tokens >= r->reach) kept.from = (tokens - r->reach) / block;
+    return kept;
+}
+
+static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, int32_t index)
+{
+    return banyan_kept_below(kept, placed->holder[index].cut) -
+           banyan_kept_below(kept, banyan_cut_low(placed, index));
+}
+
+/* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
+ * read different blocks there is no short way, since blocks are dealt by the group's union. */
+static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
+                                 int32_t index, int64_t tokens, int64_t *blocks, int64_t *pairs)
+{
+    const int64_t own = tokens / plan->spec.block_tokens;
+    banyan_retention *each = calloc((size_t)head->class_count, sizeof *each);
+    if (!each) return banyan_fail(BANYAN_ERR_MEMORY, "no memory to count reads");
+    for (int32_t c = 0; c < head->class_count; c++) {
+        const banyan_pattern *pattern = &head->classes[c].pattern;
+        pattern->selector->retain(pattern, &each[c]);
+    }
+    for (int64_t b = 0; b <= own; b++) {
+        int64_t readers = 0;
+        for (int32_t c = 0; c < head->class_count; c++)
+            if (banyan_retention_keeps(&each[c], b, tokens, plan->spec.block_tokens))
+                readers += __builtin_popcountll(head->classes[c].heads);
+        if (!readers) continue;
+        const int64_t ordinal = banyan_retention_ordinal(&head->retention, b);
+        if (banyan_owner_index(head->placed.holder, head->placed.count, ordinal) != index)
+            continue;
+        *blocks += 1;
+        *pairs += readers;
+    }
+    free(each);
+    return BANYAN_OK;
+}
+
+static banyan_status add_head(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                              int rank, int64_t tokens, banyan_share *sum)
+{
+    const banyan_head_plan *head = &kind->head[kv_head];
+    const int32_t index = banyan_holder_index(&head->placed, rank);
+    if (index < 0) return BANYAN_OK;
+    int64_t blocks = 0, pairs = 0;
+    if (head->class_count == 1) {
+        const banyan_kept_set next = read_next(plan, &head->retention, tokens);
+        blocks = dealt(&next, &head->placed, index);
+        pairs = blocks * plan->group;
+    } else {
+        const banyan_status status = count_reads(plan, head, index, tokens, &blocks, &pairs);
+        if (status) return status;
+    }
+    sum->kept_blocks += banyan_plan_kept(plan, kind, kv_head, rank, tokens) * kind->layer_count;
+    sum->read_blocks += blocks * kind->layer_count;
+    sum->pairs += pairs * kind->layer_count;
+    return BANYAN_OK;
+}
+
+banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
+                                banyan_share *out)
+{
+    if (!plan || !out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "plan_share: plan and out must be given");
+    if (rank < 0 || rank >= plan->ranks)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "rank is %d: expected 0..%d", rank,
+                           (int)plan->ranks - 1);
+    if (tokens < 0 || tokens > plan->spec.max_tokens)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "tokens is %lld: expected 0..%lld",
+                           (long long)tokens, (long long)plan->spec.max_tokens);
+    banyan_share sum = {0};
+    const size_t item = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+            const banyan_status status = add_head(plan, kind, g, rank, tokens, &sum);
+            if (status) return status;
+        }
+        banyan_traffic traffic;
+        banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item, rank,
+                             &traffic);
+        sum.messages += traffic.messages * kind->layer_count;
+        sum.bytes_sent += traffic.bytes * kind->layer_count;
+    }
+    sum.kept_bytes = sum.kept_blocks * (int64_t)plan->record_bytes;
+    sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
+    sum.workspace_bytes = banyan_plan_workspace(plan, rank);
+    *out = sum;
+    return BANYAN_OK;
+}
+
+void banyan_plan_spread(const banyan_plan *plan, int64_t tokens, int64_t *blocks)
+{
+    memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+            const banyan_head_plan *head = &plan->kind[k].head[g];
+            const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
+            int64_t before = 0;
+            for (int32_t i = 0; i < head->placed.count; i++) {
+                const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
+                blocks[head->placed.holder[i].rank] +=
+                    (below - before) * plan->kind[k].layer_count;
+                before = below;
+            }
+        }
+    }
+}
+
+int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind)
+{
+    int64_t extra = 0;
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) extra += kind->head[g].placed.count - 1;
+    return extra;
+}
