@@ -49,7 +49,8 @@ void banyan_topology_print(const banyan_topology *topology, char *text, size_t b
 /* ---- schedules: how a merge moves ------------------------------------------------------------ */
 
 /* Item `item` goes from src to dst in a round. combine: dst folds it into its own; otherwise it
- * replaces what dst has. All steps of a round happen at once, on the values before the round. */
+ * replaces what dst has (when several arrive in one round, and one of them replaces, the fold of
+ * all that arrive does). All steps of a round happen at once, on the values before the round. */
 typedef struct banyan_step {
     int32_t round, src, dst, item, combine;
 } banyan_step;
@@ -88,10 +89,12 @@ typedef struct banyan_traffic {
     int64_t messages, bytes;                 /* all ranks together */
     int64_t between_messages, between_bytes; /* of these, from node to node */
     int64_t max_messages, max_bytes;         /* of the rank that sends most */
-    double seconds; /* alpha-beta estimate: per round the slowest rank, where a
-                                            rank sends and receives its messages one after another */
+    /* Alpha-beta estimate: per round the slowest rank, which sends its messages one after another,
+     * and meanwhile receives its messages one after another. */
+    double seconds;
 } banyan_traffic;
-/* rank >= 0: messages and bytes count what that rank sends, only. Needs a sorted schedule. */
+/* rank >= 0: messages and bytes (also between nodes) count what that rank sends, only. Needs a
+ * sorted schedule. */
 void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,
                           size_t item_bytes, int rank, banyan_traffic *out);
 
@@ -115,9 +118,10 @@ size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_it
 typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
                                   size_t bytes);
 /* Run it: item i lies at data[i] (NULL for items that this rank neither holds nor gets), item_bytes
- * each (<= max_item_bytes). Contributions to one item in one round are folded in ascending rank
- * order, the receiver's own at its place: that order, and so every bit, depends on the schedule
- * alone. Adds to messages and bytes what this rank sent. Allocates nothing. */
+ * each (<= max_item_bytes). Contributions to one item in one round are folded in ascending order of
+ * the lowest rank that each contains, the receiver's own at its place: that order, and so every
+ * bit, depends on the schedule alone. Adds to messages and bytes what this rank sent. Allocates
+ * nothing. */
 banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *const *data,
                                   size_t item_bytes, banyan_combine_fn combine, void *ctx,
                                   int64_t *messages, int64_t *bytes);
@@ -127,13 +131,16 @@ banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *c
 /* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */
 typedef struct banyan_transport {
     const char *name, *doc;
-    int device; /* does it take device pointers? */
+    int device;       /* does it take device pointers? */
+    int is_imaginary; /* its ranks are only described: they agree with whatever this one says */
     /* Fills comm->rank, comm->size, comm->state, comm->topology. */
     banyan_status (*open)(banyan_comm *comm, void *native);
     void (*close)(banyan_comm *comm);
     /* Post one message; any number until wait_all, which ends the round. recv: from peer. */
     banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
     banyan_status (*wait_all)(banyan_comm *comm);
+    /* Makes out->state; out's rank, size and topology are set. color < 0: takes part only, and out
+     * is NULL. */
     banyan_status (*split)(banyan_comm *comm, int color, int key, banyan_comm *out);
     /* optional */
     banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
@@ -147,7 +154,14 @@ struct banyan_comm {
     banyan_topology topology;
     double timeout; /* seconds; 0: none */
     int broken;     /* a transfer failed: every further call fails */
+    size_t piece;   /* bytes that the transport counts with one int; tests make it small */
 };
+
+/* The transport's start and wait_all, as everyone calls them: they refuse on a broken comm, and
+ * break it when a transfer fails. */
+banyan_status banyan_comm_start(banyan_comm *comm, int recv, int peer, void *data,
+                                size_t bytes);
+banyan_status banyan_comm_wait(banyan_comm *comm);
 
 const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
 static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)

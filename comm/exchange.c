@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Runs one rank's part of any schedule over any transport.
+ *
+ * create reads the whole schedule once and keeps what concerns this rank, per round:
+ *
+ *     messages   one per peer and direction, with all its items in item order
+ *     folds      one per item that arrives: the sources in the order in which they are folded
+ *
+ * Order decides bits, so it may depend on nothing but the schedule: what is folded is sorted by
+ * the lowest rank that each value contains, which create works out for every rank by following the
+ * schedule (a value begins as its own rank's; folding keeps the lowest). The receiver's own value
+ * takes its place among the others, or none when it is replaced.
+ *
+ * run sends straight from the caller's memory when a message's items lie one after another there
+ * (always when it is one item), else it packs. What arrives goes into the receive buffer, since the
+ * folds of a round must not change what is being sent; only a message that replaces items which
+ * this rank neither sends nor gets from others in the round may land where it belongs. */
+#include "comm/comm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct message {
+    int32_t peer;
+    int32_t first_item, items; /* in exchange.item */
+    int32_t offset;            /* its first item's place in the round's buffer, in items */
+    int32_t may_land;
+    int32_t landed; /* in this run it did */
+} message;
+
+/* A value that is folded: item `index` of a received message, or (message < 0) this rank's own. */
+typedef struct source {
+    int32_t message, index, item, lowest;
+} source;
+
+typedef struct fold {
+    int32_t item, first_source, sources;
+} fold;
+
+typedef struct round_part {
+    int32_t first_message, sends, recvs; /* sends first, then receives */
+    int32_t first_fold, folds;
+} round_part;
+
+struct banyan_exchange {
+    size_t max_item_bytes, held_bytes;
+    int32_t rounds, messages, items, folds, sources; /* used in the arrays below */
+    round_part *round;
+    message *message;
+    int32_t *item;
+    fold *fold;
+    source *source;
+    int32_t send_items, recv_items; /* the largest round's */
+    char *send_buffer, *recv_buffer;
+};
+
+/* While the schedule is followed: the lowest rank in each rank's value of each item. */
+typedef struct follower {
+    const banyan_schedule *s;
+    int32_t rank, items;
+    int32_t *lowest; /* [ranks][items] */
+    int32_t *sent; /* [steps of the longest round]: the lowest rank in what each step carries */
+    int32_t *mark; /* [items]: this round, bit 0 sent by this rank, the rest counts arrivals */
+} follower;
+
+enum { mark_sent = 1, mark_arrival = 2 };
+
+/* ---- create -------------------------------------------------------------------------------- */
+
+static int32_t *lowest_of(const follower *f, int32_t rank, int32_t item)
+{
+    return &f->lowest[(size_t)rank * (size_t)f->items + (size_t)item];
+}
+
+static void add_message(banyan_exchange *x, int32_t peer, int32_t offset)
+{
+    x->message[x->messages++] =
+        (message){.peer = peer, .first_item = x->items, .offset = offset};
+}
+
+static message *last_message(banyan_exchange *x)
+{
+    return &x->message[x->messages - 1];
+}
+
+/* The messages of steps begin .. end-1, one round: a new one whenever the peer changes. Returns
+ * the items of all of them. */
+static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin, int32_t end,
+                            int recv)
+{
+    int32_t total = 0;
+    const int32_t before = x->messages;
+    for (int32_t i = begin; i < end; i++) {
+        const banyan_step *step = &f->s->step[i];
+        if ((recv ? step->dst : step->src) != f->rank) continue;
+        const int32_t peer = recv ? step->src : step->dst;
+        if (x->messages == before || last_message(x)->peer != peer) add_message(x, peer, total);
+        message *m = last_message(x);
+        if (recv) {
+            x->source[x->sources++] = (source){.message = x->messages - 1,
+                                               .index = m->items,
+                                               .item = step->item,
+                                               .lowest = f->sent[i - begin]};
+            f->mark[step->item] += mark_arrival;
+        } else {
+            f->mark[step->item] |= mark_sent;
+        }
+        x->item[x->items++] = step->item;
+        m->items++;
+        total++;
+    }
+    return total;
+}
+
+static int compare_sources(const void *a, const void *b)
+{
+    const source *x = a, *y = b;
+    if (x->item != y->item) return x->item < y->item ? -1 : 1;
+    return x->lowest < y->lowest ? -1 : x->lowest > y->lowest;
+}
+
+/* Does any step of the round replace what this rank has of the item? */
+static int is_replaced(const follower *f, int32_t begin, int32_t end, int32_t item)
+{
+    for (int32_t i = begin; i < end; i++) {
+        const banyan_step *step = &f->s->step[i];
+        if (step->dst == f->rank && step->item == item && !step->combine) return 1;
+    }
+    return 0;
+}
+
+/* Orders what arrived in the round, from source `first` on, and puts this rank's own values to it:
+ * one fold per item. */
+static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int32_t begin,
+                      int32_t end)
+{
+    const int32_t arrived = x->sources;
+    for (int32_t i = first; i < arrived; i++) {
+        const int32_t item = x->source[i].item;
+        if (f->mark[item] < mark_arrival) continue; /* its own is there already */
+        f->mark[item] &= mark_sent;
+        if (!is_replaced(f, begin, end, item))
+            x->source[x->sources++] =
+                (source){.message = -1, .item = item, .lowest = *lowest_of(f, f->rank, item)};
+    }
+    qsort(x->source + first, (size_t)(x->sources - first), sizeof *x->source, compare_sources);
+    for (int32_t i = first; i < x->sources; i++) {
+        if (i == first || x->source[i].item != x->source[i - 1].item)
+            x->fold[x->folds++] = (fold){.item = x->source[i].item, .first_source = i};
+        x->fold[x->folds - 1].sources++;
+    }
+}
+
+/* A received message may land when each of its items replaces, comes once and is not sent. */
+static void mark_landing(banyan_exchange *x, const follower *f, const round_part *part,
+                         int32_t begin, int32_t end)
+{
+    for (int32_t i = 0; i < part->recvs; i++) {
+        message *m = &x->message[part->first_message + part->sends + i];
+        m->may_land = 1;
+        for (int32_t k = 0; k < m->items && m->may_land; k++) {
+            const int32_t item = x->item[m->first_item + k];
+            m->may_land = f->mark[item] == mark_arrival && is_replaced(f, begin, end, item);
+        }
+    }
+}
+
+/* What the round makes of everybody's values. */
+static void follow_round(const follower *f, int32_t begin, int32_t end)
+{
+    for (int32_t i = begin; i < end; i++)
+        if (!f->s->step[i].combine)
+            *lowest_of(f, f->s->step[i].dst, f->s->step[i].item) = INT32_MAX;
+    for (int32_t i = begin; i < end; i++) {
+        int32_t *low = lowest_of(f, f->s->step[i].dst, f->s->step[i].item);
+        if (f->sent[i - begin] < *low) *low = f->sent[i - begin];
+    }
+}
+
+static void add_round(banyan_exchange *x, const follower *f, int32_t begin, int32_t end)
+{
+    round_part part = {.first_message = x->messages, .first_fold = x->folds};
+    const int32_t first_source = x->sources;
+    for (int32_t i = begin; i < end; i++)
+        f->sent[i - begin] = *lowest_of(f, f->s->step[i].src, f->s->step[i].item);
+    const int32_t sent = add_messages(x, f, begin, end, 0);
+    part.sends = x->messages - part.first_message;
+    const int32_t received = add_messages(x, f, begin, end, 1);
+    part.recvs = x->messages - part.first_message - part.sends;
+    if (sent > x->send_items) x->send_items = sent;
+    if (received > x->recv_items) x->recv_items = received;
+    mark_landing(x, f, &part, begin, end);
+    add_folds(x, f, first_source, begin, end);
+    part.folds = x->folds - part.first_fold;
+    for (int32_t i = begin; i < end; i++) f->mark[f->s->step[i].item] = 0;
+    if (part.sends || part.recvs) x->round[x->rounds++] = part;
+    follow_round(f, begin, end);
+}
+
+/* The sizes of everything, from the schedule: ranks and items that it names, its longest round,
+ * and the steps that concern this rank. */
+typedef struct extent {
+    int32_t ranks, items, longest, sends, recvs;
+} extent;
+
+static extent measure(const banyan_schedule *s, int rank)
+{
+    extent size = {.ranks = rank + 1};
+    for (int32_t i = 0, begin = 0; i < s->count; i++) {
+        const banyan_step *step = &s->step[i];
+        if (step->round != s->step[begin].round) begin = i;
+        if (i - begin + 1 > size.longest) size.longest = i - begin + 1;
+        if (step->src >= size.ranks) size.ranks = step->src + 1;
+        if (step->dst >= size.ranks) size.ranks = step->dst + 1;
+        if (step->item >= size.items) size.items = step->item + 1;
+        size.sends += step->src == rank;
+        size.recvs += step->dst == rank;
+    }
+    return size;
+}
+
+static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
+{
+    const size_t sends = (size_t)size->sends, recvs = (size_t)size->recvs;
+    const size_t values = (size_t)size->ranks * (size_t)size->items;
+    x->round = malloc((size_t)(rounds + 1) * sizeof *x->round);
+    x->message = malloc((sends + recvs + 1) * sizeof *x->message);
+    x->item = malloc((sends + recvs + 1) * sizeof *x->item);
+    x->fold = malloc((recvs + 1) * sizeof *x->fold);
+    x->source = malloc((2 * recvs + 1) * sizeof *x->source);
+    f->lowest = malloc((values + 1) * sizeof *f->lowest);
+    f->sent = malloc((size_t)(size->longest + 1) * sizeof *f->sent);
+    f->mark = calloc((size_t)size->items + 1, sizeof *f->mark);
+    if (!x->round || !x->message || !x->item || !x->fold || !x->source || !f->lowest ||
+        !f->sent || !f->mark)
+        return 0;
+    x->held_bytes = sizeof *x + (size_t)(rounds + 1) * sizeof *x->round +
+                    (sends + recvs + 1) * (sizeof *x->message + sizeof *x->item) +
+                    (recvs + 1) * sizeof *x->fold + (2 * recvs + 1) * sizeof *x->source;
+    for (int32_t r = 0; r < size->ranks; r++)
+        for (int32_t i = 0; i < size->items; i++) *lowest_of(f, r, i) = r;
+    return 1;
+}
+
+/* Cache-line aligned, so that the first item of a round is. */
+static char *new_buffer(banyan_exchange *x, int32_t items)
+{
+    size_t bytes = (size_t)items * x->max_item_bytes;
+    bytes = (bytes + 63) / 64 * 64 + 64;
+    x->held_bytes += bytes;
+    return aligned_alloc(64, bytes);
+}
+
+static int is_sorted(const banyan_schedule *s)
+{
+    for (int32_t i = 1; i < s->count; i++) {
+        const banyan_step *a = &s->step[i - 1], *b = &s->step[i];
+        if (a->round != b->round ? a->round > b->round
+            : a->src != b->src   ? a->src > b->src
+            : a->dst != b->dst   ? a->dst > b->dst
+                                 : a->item >= b->item)
+            return 0;
+    }
+    return 1;
+}
+
+banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
+                                     banyan_exchange **out)
+{
+    if (s->failed) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for a schedule");
+    if (!is_sorted(s))
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "the schedule is not sorted, or repeats a step");
+    const extent size = measure(s, rank);
+    follower f = {.s = s, .rank = rank, .items = size.items};
+    banyan_exchange *x = calloc(1, sizeof *x);
+    int is_made = x && allocate(x, &f, &size, s->rounds);
+    for (int32_t begin = 0, end; is_made && begin < s->count; begin = end) {
+        for (end = begin; end < s->count && s->step[end].round == s->step[begin].round;) end++;
+        add_round(x, &f, begin, end);
+    }
+    if (is_made) {
+        x->max_item_bytes = max_item_bytes;
+        x->send_buffer = new_buffer(x, x->send_items);
+        x->recv_buffer = new_buffer(x, x->recv_items);
+        is_made = x->send_buffer && x->recv_buffer;
+    }
+    free(f.lowest);
+    free(f.sent);
+    free(f.mark);
+    if (!is_made) {
+        banyan_exchange_destroy(x);
+        return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the messages of rank %d",
+                           rank);
+    }
+    *out = x;
+    return BANYAN_OK;
+}
+
+void banyan_exchange_destroy(banyan_exchange *x)
+{
+    if (!x) return;
+    free(x->round);
+    free(x->message);
+    free(x->item);
+    free(x->fold);
+    free(x->source);
+    free(x->send_buffer);
+    free(x->recv_buffer);
+    free(x);
+}
+
+size_t banyan_exchange_bytes(const banyan_exchange *x)
+{
+    return x->held_bytes;
+}
+
+/* ---- run ----------------------------------------------------------------------------------- */
+
+/* One call of run. */
+typedef struct passage {
+    banyan_exchange *x;
+    banyan_comm *comm;
+    void *const *data;
+    size_t item_bytes;
+    banyan_combine_fn combine;
+    void *ctx;
+} passage;
+
+/* Where a message's items lie one after another in the caller's memory, or NULL. */
+static char *find_run(const passage *p, const message *m)
+{
+    const int32_t *item = p->x->item + m->first_item;
+    char *first = p->data[item[0]];
+    for (int32_t i = 1; i < m->items; i++)
+        if (p->data[item[i]] != first + (size_t)i * p->item_bytes) return NULL;
+    return first;
+}
+
+static char *buffer_at(const passage *p, char *buffer, const message *m, int32_t index)
+{
+    return buffer + ((size_t)m->offset + (size_t)index) * p->item_bytes;
+}
+
+static banyan_status start_receive(const passage *p, message *m)
+{
+    char *place = m->may_land ? find_run(p, m) : NULL;
+    m->landed = place != NULL;
+    if (!place) place = buffer_at(p, p->x->recv_buffer, m, 0);
+    return banyan_comm_start(p->comm, 1, m->peer, place, (size_t)m->items * p->item_bytes);
+}
+
+static banyan_status start_send(const passage *p, const message *m)
+{
+    char *place = find_run(p, m);
+    for (int32_t i = 0; i < m->items && !place; i++)
+        memcpy(buffer_at(p, p->x->send_buffer, m, i), p->data[p->x->item[m->first_item + i]],
+               p->item_bytes);
+    if (!place) place = buffer_at(p, p->x->send_buffer, m, 0);
+    return banyan_comm_start(p->comm, 0, m->peer, place, (size_t)m->items * p->item_bytes);
+}
+
+/* Folds into the caller's memory from the place of its own value on; what comes before it is
+ * folded in the receive buffer, in the slot of the first. */
+static void run_fold(const passage *p, const fold *f)
+{
+    char *const own = p->data[f->item];
+    int owned = 0; /* is the caller's value in the sum, or not wanted? */
+    char *sum = NULL;
+    int32_t own_at = f->sources;
+    const source *s = p->x->source + f->first_source;
+    for (int32_t i = 0; i < f->sources; i++)
+        if (s[i].message < 0) own_at = i;
+    if (own_at == f->sources) owned = 1;
+    for (int32_t i = 0; i < f->sources; i++) {
+        const message *m = s[i].message < 0 ? NULL : &p->x->message[s[i].message];
+        if (m && m->landed) return; /* the only source, and there already */
+        char *value = m ? buffer_at(p, p->x->recv_buffer, m, s[i].index) : own;
+        owned |= !m;
+        if (!sum) {
+            sum = value;
+            continue;
+        }
+        char *into = owned ? own : sum;
+        p->combine(p->ctx, into, sum, value, p->item_bytes);
+        sum = into;
+    }
+    if (sum != own) memcpy(own, sum, p->item_bytes);
+}
+
+static banyan_status run_round(const passage *p, const round_part *part)
+{
+    message *m = p->x->message + part->first_message;
+    banyan_status status = BANYAN_OK;
+    for (int32_t i = 0; i < part->recvs && !status; i++)
+        status = start_receive(p, &m[part->sends + i]);
+    for (int32_t i = 0; i < part->sends && !status; i++) status = start_send(p, &m[i]);
+    if (!status) status = banyan_comm_wait(p->comm);
+    if (status) return status;
+    for (int32_t i = 0; i < part->folds; i++) run_fold(p, &p->x->fold[part->first_fold + i]);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *const *data,
+                                  size_t item_bytes, banyan_combine_fn combine, void *ctx,
+                                  int64_t *messages, int64_t *bytes)
+{
+    if (item_bytes > x->max_item_bytes)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
+                           item_bytes, x->max_item_bytes);
+    const passage p = {x, comm, data, item_bytes, combine, ctx};
+    for (int32_t r = 0; r < x->rounds; r++) {
+        const round_part *part = &x->round[r];
+        const banyan_status status = run_round(&p, part);
+        if (status) return status;
+        *messages += part->sends;
+        for (int32_t i = 0; i < part->sends; i++)
+            *bytes += (int64_t)x->message[part->first_message + i].items * (int64_t)item_bytes;
+    }
+    return BANYAN_OK;
+}
