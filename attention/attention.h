@@ -136,7 +136,8 @@ int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b); /* s
 int banyan_pattern_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 
 /* Append blocks first..last by step to a selection; clips at 0, drops what is empty, and trims what
- * the run before covers, so that runs added in ascending order stay disjoint. */
+ * the run before covers, so that runs stay disjoint. Add them with ascending first and last; one
+ * that overlaps a strided run must have step 1, and takes what it overlaps. */
 void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int64_t step,
                           int edge);
 

@@ -20,9 +20,10 @@ void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int6
                           int edge)
 {
     if (first < 0) first += (-first + step - 1) / step * step;
+    if (last < first) return;
     if (s->count > 0) {
         banyan_run *before = &s->run[s->count - 1];
-        if (before->step > 1 && before->last >= first && before->last > before->first) {
+        if (before->step > 1 && before->last >= first) {
             /* a strided run gives way to the denser one that follows */
             int64_t excess = (before->last - first) / before->step + 1;
             before->last -= excess * before->step;

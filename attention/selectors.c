@@ -8,7 +8,6 @@
 #include "attention/attention.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,8 +105,7 @@ static banyan_status parse_value(const char *selector, const banyan_param *param
                       text, param->choices);
     }
     char *end = NULL;
-    errno = 0;
-    int64_t number = strtoll(text, &end, 10);
+    int64_t number = strtoll(text, &end, 10); /* saturates, out of every range */
     int in_tokens = *end == 't' && end > text;
     if (!(isdigit((unsigned char)*text) || *text == '-') || end == text || end[in_tokens])
         return refuse(why, "%s: %s=%s is not a whole number%s", selector, param->name, text,
@@ -116,7 +114,7 @@ static banyan_status parse_value(const char *selector, const banyan_param *param
         return refuse(why, "%s: %s=%s counts tokens, but %s is not a length", selector,
                       param->name, text, param->name);
     int64_t max = in_tokens ? param->max * block_tokens : param->max;
-    if (errno == ERANGE || number < param->min || number > max)
+    if (number < param->min || number > max)
         return refuse(why, "%s: %s=%s is out of range, expected %lld..%lld%s", selector,
                       param->name, text, (long long)param->min, (long long)max,
                       in_tokens          ? " tokens"
