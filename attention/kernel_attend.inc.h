@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernel_attend.inc.h - a tile attends to its list.
+ *
+ * The list goes by in windows of some blocks, few enough to stay in the level 2 cache while every
+ * strip of rows passes over them. Query heads that read the same blocks of a window form one run of
+ * rows, so that with one row a head (decode) a loaded key still serves the whole group. When many
+ * rows will use a 16-bit block and there is no dot product for its format, the block is widened to
+ * fp32 once for all of them.
+ *
+ * The tile starts from the empty partial and is combined with the caller's at the end, in the base
+ * that it really has: its sums are relative to exp(|scale| max), an exact product of two floats,
+ * while the m that is stored is that product rounded; the factor exp(|scale| max - m) makes m, l and
+ * o agree to the last bits however large m is. */
+
+enum { WINDOW = 16, WINDOW_BYTES = 256 << 10, DIRECT_ROWS = 2 * VEC_ROWS };
+
+typedef struct window {
+    int32_t count;
+    const banyan_entry *entry;
+    const char *used[WINDOW];
+} window;
+
+/* ---- the workspace -------------------------------------------------------------------------- */
+
+static int is_widened(const banyan_block_shape *shape, int32_t total)
+{
+#ifdef VEC_DOT
+    (void)shape, (void)total;
+    return 0;
+#else
+    return shape->dtype != BANYAN_F32 && total > DIRECT_ROWS;
+#endif
+}
+
+static int32_t window_blocks(const layout *used)
+{
+    size_t fit = WINDOW_BYTES / used->bytes;
+    return fit > WINDOW ? WINDOW : fit > 0 ? (int32_t)fit : 1;
+}
+
+/* Sets the pointers from `memory` on, and returns the bytes that they need. */
+static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, int32_t rows,
+                       void *memory)
+{
+    w->total = heads * rows;
+    w->stored = layout_of(shape);
+    const int widened = is_widened(shape, w->total);
+    w->used = widened ? layout_widened(&w->stored) : w->stored;
+#ifdef VEC_DOT
+    w->kind = PRODUCT_DOT;
+    w->q_stride = round_up(w->used.key_steps, VEC_LANES);
+#else
+    w->kind = w->used.dtype == BANYAN_F32   ? PRODUCT_F32
+              : w->used.dtype == BANYAN_F16 ? PRODUCT_F16
+                                            : PRODUCT_BF16;
+    w->q_stride = round_up(w->used.key_steps * w->used.fold, VEC_LANES);
+#endif
+    w->o_stride = w->stored.columns;
+
+    const size_t total = (size_t)w->total;
+    float **part[] = {&w->q, &w->o, &w->sum, &w->max, &w->score};
+    const size_t floats[] = {total * (size_t)w->q_stride, total * (size_t)w->o_stride,
+                             total * VEC_LANES, total, (size_t)VEC_ROWS * SCORE_STRIDE};
+    size_t at = 0;
+    for (int i = 0; i < 5; i++) {
+        *part[i] = memory ? (float *)memory + at : NULL;
+        at += (floats[i] + 15) / 16 * 16;
+    }
+    at *= sizeof(float);
+    w->image = memory ? (char *)memory + at : NULL;
+    return at + (widened ? (size_t)window_blocks(&w->used) * w->used.bytes : 0);
+}
+
+static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
+{
+    work w;
+    return work_lay(&w, shape, heads, rows, NULL);
+}
+
+/* ---- before --------------------------------------------------------------------------------- */
+
+static void work_begin(work *w, const banyan_tile *tile)
+{
+    const float scale = tile->scale;
+    w->tile = tile;
+    /* with scale 0 the scores are those of q = 0, and any c will do */
+    w->c = scale == 0 ? 1 : (float)(fabs((double)scale) * M_LOG2E);
+    const vec sign = vec_set(scale < 0 ? -1.0f : scale == 0 ? 0.0f : 1.0f);
+    source s = {(const char *)tile->q, (int64_t)tile->shape.key_dim * (int64_t)sizeof(float),
+                tile->shape.key_dim, BANYAN_F32};
+
+    for (int32_t row = 0; row < w->total; row++) {
+        float *to = w->q + row * w->q_stride;
+#ifdef VEC_DOT
+        for (int32_t word = 0; word < w->q_stride; word += VEC_LANES) {
+            vec first = vec_mul(source_load(&s, row, 2 * word), sign);
+            vec second = vec_mul(source_load(&s, row, 2 * word + VEC_LANES), sign);
+            pairs_store(to + word, pairs_pack(first, second));
+        }
+#else
+        for (int32_t dim = 0; dim < w->q_stride; dim += VEC_LANES)
+            vec_store(to + dim, vec_mul(source_load(&s, row, dim), sign));
+#endif
+        w->max[row] = -INFINITY;
+    }
+    memset(w->o, 0, (size_t)w->total * (size_t)w->o_stride * sizeof(float));
+    memset(w->sum, 0, (size_t)w->total * VEC_LANES * sizeof(float));
+}
+
+/* ---- during --------------------------------------------------------------------------------- */
+
+#ifndef VEC_DOT
+/* `rows` steps of `width` columns, in fp32: a pair becomes two steps. */
+static void widen_steps(float *to, const char *from, int32_t rows, int32_t width, int32_t fold)
+{
+    for (int32_t row = 0; row < rows; row++, to += fold * width) {
+        for (int32_t column = 0; column < width; column += VEC_LANES) {
+            if (fold == 1) {
+                vec_store(to + column, vec_from_f16((const void *)(from + 2 * column)));
+                continue;
+            }
+            pairs words = pairs_load(from + 4 * column);
+            vec_store(to + column, pairs_even(words));
+            vec_store(to + width + column, pairs_odd(words));
+        }
+        from += 2 * fold * width;
+    }
+}
+
+static void widen(const work *w, const char *record, char *image)
+{
+    const layout *s = &w->stored;
+    widen_steps((float *)(void *)image, record, s->tokens / s->width * s->key_steps, s->width,
+                s->fold);
+    for (int32_t dim = 0; dim < s->columns; dim += VEC_PANEL)
+        widen_steps((float *)(void *)(image + value_at(&w->used, dim)),
+                    record + value_at(s, dim), s->value_steps, value_width(s, dim), s->fold);
+}
+#endif
+
+/* The blocks of `members` (bits of the window) for the rows of a strip. */
+static void attend_strip(const work *w, const window *x, uint32_t members, int32_t row,
+                         int32_t rows)
+{
+    chunk now = {.row = row, .rows = rows};
+    for (int32_t i = 0; i < x->count; i++) {
+        if (!(members >> i & 1)) continue;
+        view seen;
+        view_of(w->tile, &x->entry[i], row, rows, &seen);
+        for (int32_t token = seen.first, count; token < seen.end; token += count) {
+            count = seen.end - token;
+            if (count > CHUNK - now.columns) count = CHUNK - now.columns;
+            chunk_add(&now, &w->stored, x->used[i], x->entry[i].record, &seen, token, count);
+            if (now.columns == CHUNK) chunk_run(w, &now);
+        }
+    }
+    if (now.columns) chunk_run(w, &now);
+}
+
+static void attend_window(const work *w, const window *x)
+{
+    const banyan_tile *tile = w->tile;
+    uint32_t members[BANYAN_TILE_HEADS] = {0};
+    for (int32_t head = 0; head < tile->heads; head++)
+        for (int32_t i = 0; i < x->count; i++)
+            members[head] |= (uint32_t)(x->entry[i].heads >> head & 1) << i;
+
+    for (int32_t head = 0, next; head < tile->heads; head = next) {
+        for (next = head + 1; next < tile->heads && members[next] == members[head];) next++;
+        if (!members[head]) continue;
+        const int32_t first = head * tile->rows, count = (next - head) * tile->rows;
+        const int32_t strips = (count + VEC_ROWS - 1) / VEC_ROWS;
+        for (int32_t i = 0; i < strips; i++) {
+            int32_t from = count * i / strips, to = count * (i + 1) / strips;
+            attend_strip(w, x, members[head], first + from, to - from);
+        }
+    }
+}
+
+static void attend_list(work *w)
+{
+    const banyan_tile *tile = w->tile;
+    const int32_t most = window_blocks(&w->used);
+    for (int64_t i = 0; i < tile->entries; i += most) {
+        window x = {.entry = tile->entry + i};
+        for (; x.count < most && i + x.count < tile->entries; x.count++) {
+            x.used[x.count] = x.entry[x.count].record;
+#ifndef VEC_DOT
+            if (w->used.dtype != w->stored.dtype) {
+                char *image = w->image + (size_t)x.count * w->used.bytes;
+                widen(w, x.used[x.count], image);
+                x.used[x.count] = image;
+            }
+#endif
+        }
+        attend_window(w, &x);
+    }
+}
+
+/* ---- after ---------------------------------------------------------------------------------- */
+
+static float exp_of(double x)
+{
+    if (fabs(x) < 0x1p-10) return (float)(1 + x * (1 + x * (0.5 + x / 6)));
+    return (float)exp(x);
+}
+
+/* to = to a + from b */
+static void fold_row(float *to, float a, const float *from, float b, int32_t count)
+{
+    int32_t d = 0;
+    for (; d + VEC_LANES <= count; d += VEC_LANES)
+        vec_store(to + d, vec_fma(vec_load(to + d), vec_set(a),
+                                  vec_mul(vec_load(from + d), vec_set(b))));
+    for (; d < count; d++) to[d] = fmaf(to[d], a, from[d] * b);
+}
+
+static void finish_row(const work *w, int32_t row)
+{
+    const int32_t value_dim = w->stored.value_dim;
+    float *out = w->tile->partial + row * (int64_t)banyan_partial_floats(value_dim);
+    float *m_out = out + value_dim, *l_out = m_out + 1;
+    if (w->max[row] == -INFINITY) return; /* nothing seen, or only scores of -inf */
+    double base = fabs((double)w->tile->scale) * (double)w->max[row];
+    float m = (float)base, l = vec_total(vec_load(w->sum + row * VEC_LANES)), top, a, b;
+
+    if (m == INFINITY) l = NAN; /* a score of +inf */
+    if (l != l) m = NAN;
+    if (m == -INFINITY) return;                 /* every score is below the range of fp32 */
+    if (fabs(base - (double)m) > 0.5) base = m; /* m has no fraction bits left */
+
+    if (*m_out == -INFINITY && *l_out == 0) {
+        top = m, a = 1;
+    } else {
+        top = m > *m_out || m != m ? m : *m_out;
+        a = *m_out == top ? 1 : exp_of((double)*m_out - (double)top);
+    }
+    b = exp_of(base - (double)top);
+    fold_row(out, a, w->o + row * w->o_stride, b, value_dim);
+    *l_out = fmaf(*l_out, a, l * b);
+    *m_out = top;
+}
+
+static void attend(const banyan_tile *tile)
+{
+    work w;
+    work_lay(&w, &tile->shape, tile->heads, tile->rows, tile->workspace);
+    work_begin(&w, tile);
+    attend_list(&w);
+    for (int32_t row = 0; row < w.total; row++) finish_row(&w, row);
+}

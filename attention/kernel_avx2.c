@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The AVX2 kernel: the shared bodies over 8 lanes. Compiled with -mavx2 -mfma -mf16c. */
+#include "attention/attention.h"
+#include "attention/vec_avx2.h"
+
+#include <cpuid.h>
+#include <string.h>
+
+#include "attention/kernel_layout.inc.h"
+#include "attention/kernel_source.inc.h"
+#include "attention/kernel_pack.inc.h"
+#include "attention/kernel_product.inc.h"
+#include "attention/kernel_softmax.inc.h"
+#include "attention/kernel_chunk.inc.h"
+#include "attention/kernel_attend.inc.h"
+
+static int usable(void)
+{
+    unsigned a, b, c = 0, d;
+    __get_cpuid(1, &a, &b, &c, &d);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (c & bit_F16C);
+}
+
+static int supports(const banyan_block_shape *shape)
+{
+    return shape->block_tokens % 16 == 0;
+}
+
+static size_t record_bytes(const banyan_block_shape *shape)
+{
+    return layout_of(shape).bytes;
+}
+
+const banyan_kernel banyan_kernel_avx2 = {
+    .name = "avx2",
+    .doc = "AVX2, FMA and F16C",
+    .usable = usable,
+    .supports = supports,
+    .record_bytes = record_bytes,
+    .pack = pack,
+    .workspace_bytes = workspace_bytes,
+    .attend = attend,
+};

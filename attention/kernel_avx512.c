@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The AVX-512 kernel: the shared bodies over 16 lanes. Compiled with -mavx512f -mavx512bw -mavx512vl
+ * -mavx512dq. bf16 caches go to kernel_avx512_dot.c where the processor has AVX512_BF16. */
+#include "attention/attention.h"
+#include "attention/kernel_avx512_dot.h"
+#include "attention/vec_avx512.h"
+
+#include <string.h>
+
+#include "attention/kernel_layout.inc.h"
+#include "attention/kernel_source.inc.h"
+#include "attention/kernel_pack.inc.h"
+#include "attention/kernel_product.inc.h"
+#include "attention/kernel_softmax.inc.h"
+#include "attention/kernel_chunk.inc.h"
+#include "attention/kernel_attend.inc.h"
+
+static int usable(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+static int has_dot(const banyan_block_shape *shape)
+{
+    return shape->dtype == BANYAN_BF16 && __builtin_cpu_supports("avx512bf16");
+}
+
+static int supports(const banyan_block_shape *shape)
+{
+    return shape->block_tokens % 16 == 0;
+}
+
+static size_t record_bytes(const banyan_block_shape *shape)
+{
+    return layout_of(shape).bytes;
+}
+
+static size_t workspace_choose(const banyan_block_shape *shape, int32_t heads, int32_t rows)
+{
+    return has_dot(shape) ? banyan_avx512_dot_workspace(shape, heads, rows)
+                          : workspace_bytes(shape, heads, rows);
+}
+
+static void attend_choose(const banyan_tile *tile)
+{
+    if (has_dot(&tile->shape))
+        banyan_avx512_dot_attend(tile);
+    else
+        attend(tile);
+}
+
+const banyan_kernel banyan_kernel_avx512 = {
+    .name = "avx512",
+    .doc = "AVX-512, with BF16 dot products where the processor has them",
+    .usable = usable,
+    .supports = supports,
+    .record_bytes = record_bytes,
+    .pack = pack,
+    .workspace_bytes = workspace_choose,
+    .attend = attend_choose,
+};

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernel_chunk.inc.h - a strip of rows takes a chunk of tokens: scores, weights, values.
+ *
+ * A strip is up to VEC_ROWS rows that use the same tile of registers. A chunk is up to CHUNK tokens,
+ * collected from the blocks that the strip reads, in pieces of whole sixteens:
+ *
+ *     block 3             block 7             block 9 (the rows' own: only what some row sees)
+ *     |---------------|   |---------------|   |------|
+ *      piece 0             piece 1             piece 2          scores: [rows][columns]
+ *
+ * so that the running sums are touched once a chunk, and tokens that no row of the strip sees cost
+ * nothing. In a piece that some rows see only in part, the scores that they do not see become -inf
+ * between the two products; other pieces have no code for masks. */
+
+enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
+
+typedef struct work {
+    const banyan_tile *tile;
+    layout stored; /* of the records */
+    layout used;   /* of what the products read: the records, or fp32 images of them */
+    product_kind kind;
+    int32_t total; /* rows of all heads */
+    float c;       /* |scale| log2(e) */
+    int64_t q_stride, o_stride;
+    float *q;     /* [total][q_stride]: words for the products */
+    float *o;     /* [total][columns] */
+    float *sum;   /* [total][VEC_LANES]: l, not yet summed over lanes */
+    float *max;   /* [total], before scaling */
+    float *score; /* [VEC_ROWS][SCORE_STRIDE] */
+    char *image;  /* [images][used.bytes] */
+} work;
+
+/* What a row sees of a block: first <= token < end, but not gap <= token < gap_end. */
+typedef struct sight {
+    int32_t first, end, gap, gap_end;
+} sight;
+
+typedef struct view {
+    int32_t first, end; /* what some row sees, in whole grains */
+    int partial;        /* some row does not see all of that */
+    sight row[VEC_ROWS];
+} view;
+
+typedef struct piece {
+    const char *used, *stored;
+    int32_t token, count; /* of the block */
+    int32_t column;       /* of the chunk */
+    int partial;
+    int exact; /* some value of the block is not finite */
+} piece;
+
+typedef struct chunk {
+    int32_t row, rows; /* the strip */
+    int32_t pieces, columns;
+    piece piece[PIECES];
+    uint16_t seen[VEC_ROWS][PIECES]; /* a bit for each column, where partial or exact */
+} chunk;
+
+static int32_t clamp(int64_t x, int64_t low, int64_t high)
+{
+    return (int32_t)(x < low ? low : x > high ? high : x);
+}
+
+static sight sight_of(const banyan_tile *tile, const banyan_entry *entry, int64_t row)
+{
+    const int64_t tokens = tile->shape.block_tokens, base = entry->block * tokens;
+    sight s = {.first = clamp(tile->first_token - base, 0, tokens)};
+    s.end = clamp(tile->end_token < row + 1 ? tile->end_token - base : row + 1 - base, s.first,
+                  tokens);
+    if (entry->edge >= 0) {
+        const banyan_edge *edge = &tile->edge[entry->edge];
+        s.gap = clamp(edge->sink_end - base, s.first, s.end);
+        s.gap_end = clamp(row - edge->window + 1 - base, s.gap, s.end);
+        if (s.gap == s.first) s.first = s.gap_end;
+        if (s.gap_end == s.end) s.end = s.gap;
+        if (s.end < s.first) s.end = s.first;
+    }
+    return s;
+}
+
+static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t row,
+                    int32_t rows, view *out)
+{
+    const int64_t tokens = tile->shape.block_tokens, base = entry->block * tokens;
+    *out = (view){.first = 0, .end = (int32_t)tokens};
+    if (entry->edge < 0 && base + tokens - 1 <= tile->at && base >= tile->first_token &&
+        base + tokens <= tile->end_token)
+        return;
+
+    out->first = (int32_t)tokens, out->end = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        sight s = out->row[r] = sight_of(tile, entry, tile->at + (row + r) % tile->rows);
+        if (s.first == s.end) continue;
+        if (s.first < out->first) out->first = s.first;
+        if (s.end > out->end) out->end = s.end;
+    }
+    if (out->end <= out->first) {
+        out->first = out->end = 0;
+        return;
+    }
+    out->first = out->first / GRAIN * GRAIN;
+    out->end = round_up(out->end, GRAIN);
+    for (int32_t r = 0; r < rows; r++) {
+        const sight *s = &out->row[r];
+        if (s->first > out->first || s->end < out->end || s->gap < s->gap_end) out->partial = 1;
+    }
+}
+
+/* Bits of tokens first <= token < end among the GRAIN tokens from `from` on. */
+static uint32_t bits_between(int32_t first, int32_t end, int32_t from)
+{
+    uint32_t below_first = (1u << clamp(first - from, 0, GRAIN)) - 1;
+    uint32_t below_end = (1u << clamp(end - from, 0, GRAIN)) - 1;
+    return below_end & ~below_first;
+}
+
+static void chunk_add(chunk *x, const layout *stored, const char *used, const char *record,
+                      const view *seen, int32_t token, int32_t count)
+{
+    piece *p = &x->piece[x->pieces++];
+    *p = (piece){used, record, token, count, x->columns, seen->partial, 0};
+    p->exact = trailer_of(stored, record)->not_finite != 0;
+    x->columns += count;
+    if (!p->partial && !p->exact) return;
+    for (int32_t r = 0; r < x->rows; r++) {
+        const sight *s = &seen->row[r];
+        for (int32_t i = 0; i < count; i += GRAIN) {
+            uint32_t bits = 0xffff;
+            if (p->partial)
+                bits = bits_between(s->first, s->end, token + i) &
+                       ~bits_between(s->gap, s->gap_end, token + i);
+            x->seen[r][(p->column + i) / GRAIN] = (uint16_t)bits;
+        }
+    }
+}
+
+static void chunk_scores(const work *w, const chunk *x)
+{
+    const char *key[CHUNK / VEC_LANES];
+    int32_t vectors = 0;
+    for (int32_t i = 0; i < x->pieces; i++) {
+        const piece *p = &x->piece[i];
+        for (int32_t t = 0; t < p->count; t += VEC_LANES)
+            key[vectors++] = p->used + key_at(&w->used, p->token + t);
+    }
+    product_part part = {.steps = w->used.key_steps};
+    product p = {.a = w->q + x->row * w->q_stride,
+                 .a_stride = w->q_stride,
+                 .part = &part,
+                 .parts = 1,
+                 .b_stride = key_stride(&w->used),
+                 .c_stride = SCORE_STRIDE};
+    for (int32_t i = 0, take; i < vectors; i += take) {
+        take = product_vectors(vectors - i);
+        for (int32_t g = 0; g < take; g++) part.b[g] = key[i + g];
+        p.c = w->score + i * VEC_LANES;
+        product_run(&p, w->kind, x->rows, take);
+    }
+}
+
+/* Scores that a row does not see become -inf. In a piece with values that are not finite the bits
+ * also lose the tokens whose own score is -inf. */
+static void chunk_mask(const work *w, chunk *x)
+{
+    for (int32_t i = 0; i < x->pieces; i++) {
+        const piece *p = &x->piece[i];
+        if (!p->partial && !p->exact) continue;
+        for (int32_t r = 0; r < x->rows; r++) {
+            float *score = w->score + r * SCORE_STRIDE;
+            for (int32_t t = p->column; t < p->column + p->count; t += VEC_LANES) {
+                uint32_t bits = (uint32_t)x->seen[r][t / GRAIN] >> t % GRAIN;
+                vec_store(score + t, vec_keep(vec_load(score + t), bits));
+            }
+            for (int32_t t = p->column; p->exact && t < p->column + p->count; t++)
+                if (score[t] == -INFINITY) x->seen[r][t / GRAIN] &= ~(1u << t % GRAIN);
+        }
+    }
+}
+
+static void chunk_values(const work *w, const chunk *x, const float *alpha)
+{
+    const layout *y = &w->used;
+    product_part part[PIECES];
+    product p = {.a = w->score,
+                 .a_stride = SCORE_STRIDE,
+                 .part = part,
+                 .alpha = alpha,
+                 .c_stride = w->o_stride};
+    for (int32_t i = 0; i < x->pieces; i++) {
+        if (x->piece[i].exact) continue;
+        part[p.parts].steps = x->piece[i].count / y->fold;
+        part[p.parts++].a = x->piece[i].column / WEIGHTS_IN_WORD;
+    }
+    for (int32_t dim = 0, take; dim < y->columns; dim += take * VEC_LANES) {
+        take = product_vectors((value_width(y, dim) - dim % VEC_PANEL) / VEC_LANES);
+        p.b_stride = value_stride(y, dim);
+        p.c = w->o + x->row * w->o_stride + dim;
+        for (int32_t i = 0, n = 0; i < x->pieces; i++) {
+            const piece *from = &x->piece[i];
+            if (from->exact) continue;
+            const char *b = from->used + (size_t)(from->token / y->fold) * p.b_stride;
+            for (int32_t g = 0; g < take; g++)
+                part[n].b[g] = b + value_at(y, dim + g * VEC_LANES);
+            n++;
+        }
+        product_run(&p, w->kind, x->rows, take);
+    }
+}
+
+/* VEC_LANES values of a token, from the record. */
+static vec value_load(const layout *y, const char *record, int32_t token, int32_t dim)
+{
+    const char *at =
+        record + value_at(y, dim) + (size_t)(token / y->fold) * value_stride(y, dim);
+    if (y->dtype == BANYAN_F32) return vec_load((const float *)(const void *)at);
+    if (y->dtype == BANYAN_F16) return vec_from_f16((const uint16_t *)(const void *)at);
+    return token % 2 ? pairs_odd(pairs_load(at)) : pairs_even(pairs_load(at));
+}
+
+/* Values of a piece that may hold NaN or inf: token by token, only those that count. */
+static void chunk_values_exact(const work *w, const chunk *x, const piece *p)
+{
+    for (int32_t r = 0; r < x->rows; r++) {
+        float *o = w->o + (x->row + r) * w->o_stride;
+        for (int32_t t = 0; t < p->count; t++) {
+            int32_t column = p->column + t;
+            if (!(x->seen[r][column / GRAIN] >> column % GRAIN & 1)) continue;
+            vec weight = vec_set(weight_at(w->score + r * SCORE_STRIDE, column));
+            for (int32_t dim = 0; dim < w->stored.columns; dim += VEC_LANES) {
+                vec value = value_load(&w->stored, p->stored, p->token + t, dim);
+                vec_store(o + dim, vec_fma(weight, value, vec_load(o + dim)));
+            }
+        }
+    }
+}
+
+static void chunk_run(const work *w, chunk *x)
+{
+    float alpha[VEC_ROWS];
+    chunk_scores(w, x);
+    chunk_mask(w, x);
+    for (int32_t r = 0; r < x->rows; r++)
+        alpha[r] = softmax_row(w->score + r * SCORE_STRIDE, x->columns, w->c,
+                               &w->max[x->row + r], w->sum + (x->row + r) * VEC_LANES);
+    chunk_values(w, x, alpha);
+    for (int32_t i = 0; i < x->pieces; i++)
+        if (x->piece[i].exact) chunk_values_exact(w, x, &x->piece[i]);
+    x->pieces = x->columns = 0;
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernel_product.inc.h - the inner loops: rows of broadcast scalars times panels of columns.
+ *
+ *     c[row][column] = alpha[row] * c[row][column] + sum over steps  a[row][step] * b[step][column]
+ *
+ * The sum starts at zero and meets c at the end, which makes the rounding error grow with the
+ * length of a run of steps plus the number of runs, and gives the rescaling of a softmax for
+ * nothing. A tile of R rows and G vectors of columns stays in registers; for each step it loads G
+ * vectors, R scalars, and does R x G multiply-adds.
+ *
+ * The columns' steps may lie in several places (parts): the tokens of several records. */
+
+/* How the columns are stored, and what the scalars are. */
+typedef enum product_kind {
+    PRODUCT_F32,  /* floats; float scalars */
+    PRODUCT_F16,  /* fp16, widened on load */
+    PRODUCT_BF16, /* pairs, widened on load; two float scalars a step */
+#ifdef VEC_DOT
+    PRODUCT_DOT, /* pairs; pairs of bf16 as scalars */
+#endif
+    PRODUCT_KINDS
+} product_kind;
+
+enum { PRODUCT_PARTS = 16 };
+
+typedef struct product_part {
+    const char *b[VEC_GROUP]; /* the first step of each vector of columns */
+    int32_t steps;
+    int32_t a; /* index of the part's first scalar in a row of a */
+} product_part;
+
+typedef struct product {
+    const float *a;   /* 32-bit words, whatever they hold */
+    int64_t a_stride; /* words between rows */
+    const product_part *part;
+    int32_t parts;
+    size_t b_stride;    /* bytes between steps */
+    const float *alpha; /* [rows], or NULL: c is only written */
+    float *c;
+    int64_t c_stride;
+} product;
+
+VEC_INLINE void product_step(vec acc[VEC_ROWS][VEC_GROUP], const float *a, int64_t a_stride,
+                             const char *const b[VEC_GROUP], size_t at, const int R,
+                             const int G, const product_kind kind)
+{
+    if (kind == PRODUCT_F32 || kind == PRODUCT_F16) {
+        vec column[VEC_GROUP];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+            column[g] = kind == PRODUCT_F32 ? vec_load((const float *)(const void *)(b[g] + at))
+                                            : vec_from_f16((const void *)(b[g] + at));
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            vec scalar = vec_set(a[r * a_stride]);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) acc[r][g] = vec_fma(scalar, column[g], acc[r][g]);
+        }
+    } else if (kind == PRODUCT_BF16) {
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++) {
+            vec column[VEC_GROUP];
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) {
+                pairs word = pairs_load(b[g] + at);
+                column[g] = odd ? pairs_odd(word) : pairs_even(word);
+            }
+#pragma GCC unroll 6
+            for (int r = 0; r < R; r++) {
+                vec scalar = vec_set(a[r * a_stride + odd]);
+#pragma GCC unroll 4
+                for (int g = 0; g < G; g++) acc[r][g] = vec_fma(scalar, column[g], acc[r][g]);
+            }
+        }
+    }
+#ifdef VEC_DOT
+    else {
+        pairs column[VEC_GROUP];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) column[g] = pairs_load(b[g] + at);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            uint32_t word;
+            memcpy(&word, a + r * a_stride, sizeof(word));
+            pairs scalar = pairs_set(word);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) acc[r][g] = pairs_dot(acc[r][g], scalar, column[g]);
+        }
+    }
+#endif
+}
+
+VEC_INLINE void product_tile(const product *p, const int R, const int G,
+                             const product_kind kind)
+{
+    const int words = kind == PRODUCT_BF16 ? 2 : 1; /* of a, a step */
+    vec acc[VEC_ROWS][VEC_GROUP];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) acc[r][g] = vec_set(0);
+
+    for (int32_t i = 0; i < p->parts; i++) {
+        const product_part *part = &p->part[i];
+        const float *a = p->a + part->a;
+        const char *b[VEC_GROUP];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) b[g] = part->b[g];
+        const size_t end = (size_t)part->steps * p->b_stride;
+        for (size_t at = 0; at < end; at += p->b_stride, a += words)
+            product_step(acc, a, p->a_stride, b, at, R, G, kind);
+    }
+
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+        float *c = p->c + r * p->c_stride;
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) {
+            float *at = c + g * VEC_LANES;
+            vec_store(at, p->alpha ? vec_fma(vec_set(p->alpha[r]), vec_load(at), acc[r][g])
+                                   : acc[r][g]);
+        }
+    }
+}
+
+/* The tiles of one kind: [rows - 1][0: one vector, 1: two, 2: four]. */
+typedef void (*product_function)(const product *p);
+
+#define PRODUCT_TILE(kind, R, G)                                                               \
+    static void product_##kind##_##R##x##G(const product *p)                                   \
+    {                                                                                          \
+        product_tile(p, R, G, PRODUCT_##kind);                                                 \
+    }
+#if defined(__AVX512F__)
+#define PRODUCT_ROW(kind, R)                                                                   \
+    PRODUCT_TILE(kind, R, 1) PRODUCT_TILE(kind, R, 2) PRODUCT_TILE(kind, R, 4)
+#define PRODUCT_NAMES(kind, R)                                                                 \
+    {                                                                                          \
+        product_##kind##_##R##x1, product_##kind##_##R##x2, product_##kind##_##R##x4           \
+    }
+#else
+#define PRODUCT_ROW(kind, R) PRODUCT_TILE(kind, R, 1) PRODUCT_TILE(kind, R, 2)
+#define PRODUCT_NAMES(kind, R)                                                                 \
+    {                                                                                          \
+        product_##kind##_##R##x1, product_##kind##_##R##x2, NULL                               \
+    }
+#endif
+#define PRODUCT_KIND(kind)                                                                     \
+    PRODUCT_ROW(kind, 1)                                                                       \
+    PRODUCT_ROW(kind, 2)                                                                       \
+    PRODUCT_ROW(kind, 3) PRODUCT_ROW(kind, 4) PRODUCT_ROW(kind, 5) PRODUCT_ROW(kind, 6)
+#define PRODUCT_TABLE(kind)                                                                    \
+    {                                                                                          \
+        PRODUCT_NAMES(kind, 1), PRODUCT_NAMES(kind, 2), PRODUCT_NAMES(kind, 3),                \
+            PRODUCT_NAMES(kind, 4), PRODUCT_NAMES(kind, 5), PRODUCT_NAMES(kind, 6)             \
+    }
+
+#ifdef VEC_DOT
+PRODUCT_KIND(DOT)
+#else
+PRODUCT_KIND(F32)
+PRODUCT_KIND(F16)
+PRODUCT_KIND(BF16)
+#endif
+
+static const product_function product_table[PRODUCT_KINDS][VEC_ROWS][3] = {
+#ifdef VEC_DOT
+    [PRODUCT_DOT] = PRODUCT_TABLE(DOT),
+#else
+    [PRODUCT_F32] = PRODUCT_TABLE(F32),
+    [PRODUCT_F16] = PRODUCT_TABLE(F16),
+    [PRODUCT_BF16] = PRODUCT_TABLE(BF16),
+#endif
+};
+
+/* How many of the vectors that are left the next tile takes: 4, 2 or 1. */
+VEC_INLINE int32_t product_vectors(int32_t left)
+{
+    int32_t most = left < VEC_GROUP ? left : VEC_GROUP;
+    return most == 3 ? 2 : most;
+}
+VEC_INLINE void product_run(const product *p, product_kind kind, int32_t rows, int32_t vectors)
+{
+    product_table[kind][rows - 1][vectors / 2](p);
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vec_avx2.h - the vector vocabulary of the kernel bodies, in AVX2 with FMA and F16C. The words are
+ * explained in vec_avx512.h. */
+#ifndef BANYAN_VEC_AVX2_H
+#define BANYAN_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+
+enum {
+    VEC_LANES = 8,
+    VEC_GROUP = 2, /* 6 x 2 accumulators of 16 registers: 2 loads, 6 broadcasts, 12 FMAs */
+    VEC_ROWS = 6,
+    VEC_PANEL = 16,
+    VEC_IMAGES = 4
+};
+#define VEC_INLINE static inline __attribute__((always_inline, unused))
+
+typedef __m256 vec;
+typedef __m256i pairs;
+
+VEC_INLINE vec vec_set(float x)
+{
+    return _mm256_set1_ps(x);
+}
+VEC_INLINE vec vec_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+VEC_INLINE void vec_store(float *p, vec x)
+{
+    _mm256_storeu_ps(p, x);
+}
+VEC_INLINE vec vec_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+VEC_INLINE vec vec_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+VEC_INLINE vec vec_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
+}
+VEC_INLINE vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+VEC_INLINE vec vec_max(vec x, vec acc)
+{
+    return _mm256_max_ps(x, acc);
+}
+VEC_INLINE float vec_highest(vec x)
+{
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+VEC_INLINE float vec_total(vec x)
+{
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+VEC_INLINE int vec_any_above(vec a, vec b)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+}
+VEC_INLINE int vec_any_beyond(vec x, float limit)
+{
+    __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    return _mm256_movemask_ps(_mm256_cmp_ps(size, _mm256_set1_ps(limit), _CMP_NLT_UQ)) != 0;
+}
+VEC_INLINE vec vec_keep(vec x, uint32_t bits)
+{
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_and_si256(_mm256_set1_epi32((int)bits), lane);
+    __m256 kept = _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane));
+    return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x, kept);
+}
+VEC_INLINE vec vec_and(vec x, uint32_t word)
+{
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)word)));
+}
+
+/* Below 2^-151 everything rounds to 0, so that clamping there changes no result; the clamp also
+ * turns -inf into a number, and lets NaN through. */
+VEC_INLINE vec vec_split(vec x, vec *rest)
+{
+    x = _mm256_max_ps(_mm256_set1_ps(-160), x);
+    vec n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    *rest = _mm256_sub_ps(x, n);
+    return n;
+}
+/* 2^n in two factors, each a normal number: only the second product can round. */
+VEC_INLINE vec vec_power(vec p, vec n)
+{
+    const __m256i bias = _mm256_set1_epi32(127);
+    __m256i whole = _mm256_cvtps_epi32(n);
+    __m256i first = _mm256_srai_epi32(whole, 1);
+    __m256i second = _mm256_sub_epi32(whole, first);
+    first = _mm256_slli_epi32(_mm256_add_epi32(first, bias), 23);
+    second = _mm256_slli_epi32(_mm256_add_epi32(second, bias), 23);
+    p = _mm256_mul_ps(p, _mm256_castsi256_ps(first));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(second));
+}
+
+VEC_INLINE vec vec_from_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+VEC_INLINE void vec_to_f16(uint16_t *p, vec x)
+{
+    _mm_storeu_si128((__m128i *)p,
+                     _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC_INLINE vec vec_from_bf16(const uint16_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+VEC_INLINE pairs pairs_load(const void *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+VEC_INLINE void pairs_store(void *p, pairs x)
+{
+    _mm256_storeu_si256((__m256i *)p, x);
+}
+VEC_INLINE vec pairs_even(pairs x)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+VEC_INLINE vec pairs_odd(pairs x)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000u)));
+}
+VEC_INLINE __m256i vec_round_bf16(vec x)
+{
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_epi8(up, quiet,
+                              _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+}
+VEC_INLINE pairs pairs_join(vec even, vec odd)
+{
+    __m256i low = _mm256_srli_epi32(vec_round_bf16(even), 16);
+    return _mm256_blend_epi16(low, vec_round_bf16(odd), 0xaa);
+}
+
+/* 4 x 4 squares inside each half, then the halves. */
+VEC_INLINE void vec_transpose(vec x[VEC_LANES])
+{
+    vec a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+    }
+}
+
+#endif
