@@ -3,11 +3,13 @@ target_sources(banyan PRIVATE attention/dtype.c attention/kernels.c attention/pa
 banyan_rows(banyan attention selectors select)
 banyan_rows(banyan attention kernels kernel)
 if(BANYAN_HAS_X86)
-  set(avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
+  set(banyan_avx2 -mavx2 -mfma -mf16c)
+  set(banyan_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma)
   target_sources(banyan PRIVATE attention/kernel_avx512_dot.c)
   set_source_files_properties(attention/kernel_avx2.c PROPERTIES
-                              COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
-  set_source_files_properties(attention/kernel_avx512.c PROPERTIES COMPILE_OPTIONS "${avx512}")
+                              COMPILE_OPTIONS "${banyan_avx2}")
+  set_source_files_properties(attention/kernel_avx512.c PROPERTIES
+                              COMPILE_OPTIONS "${banyan_avx512}")
   set_source_files_properties(attention/kernel_avx512_dot.c PROPERTIES
-                              COMPILE_OPTIONS "${avx512};-mavx512bf16")
+                              COMPILE_OPTIONS "${banyan_avx512};-mavx512bf16")
 endif()

@@ -220,13 +220,14 @@ static void finish_row(const work *w, int32_t row)
     const int32_t value_dim = w->stored.value_dim;
     float *out = w->tile->partial + row * (int64_t)banyan_partial_floats(value_dim);
     float *m_out = out + value_dim, *l_out = m_out + 1;
-    if (w->max[row] == -INFINITY) return; /* nothing seen, or only scores of -inf */
     double base = fabs((double)w->tile->scale) * (double)w->max[row];
     float m = (float)base, l = vec_total(vec_load(w->sum + row * VEC_LANES)), top, a, b;
 
     if (m == INFINITY) l = NAN; /* a score of +inf */
-    if (l != l) m = NAN;
-    if (m == -INFINITY) return;                 /* every score is below the range of fp32 */
+    if (l != l)
+        m = NAN;
+    else if (w->max[row] == -INFINITY || m == -INFINITY)
+        return;                                 /* no score above -inf */
     if (fabs(base - (double)m) > 0.5) base = m; /* m has no fraction bits left */
 
     if (*m_out == -INFINITY && *l_out == 0) {

@@ -70,8 +70,8 @@ static void test_exact(const char *name, void (*exp2_of)(float *, int))
 
 static void test_special(const char *name, void (*exp2_of)(float *, int))
 {
-    const float given[LANES] = {-INFINITY, NAN, -0.0f, 0.0f, -0x1p-149f, -0x1p-126f, -1e30f,
-                                -0x1.fffffep127f};
+    const float given[LANES] = {-INFINITY,  NAN,        -0.0f,  0.0f,
+                                -0x1p-149f, -0x1p-126f, -1e30f, -0x1.fffffep127f};
     float x[LANES];
     memcpy(x, given, sizeof(x));
     exp2_of(x, LANES);

@@ -4,3 +4,14 @@ banyan_unit_test(kernels_test attention/kernels_test.c)
 banyan_unit_test(selectors_test attention/selectors_test.c)
 banyan_unit_test(retention_test attention/retention_test.c)
 banyan_unit_test(rules_test attention/rules_test.c)
+# banyan_unit_test(selectors_test attention/selectors_test.c)
+# banyan_unit_test(retention_test attention/retention_test.c)
+# banyan_unit_test(rules_test attention/rules_test.c)
+
+if(BANYAN_HAS_X86)
+  banyan_unit_test(exp2_test attention/exp2_test.c attention/exp2_avx2.c attention/exp2_avx512.c)
+  set_source_files_properties(attention/exp2_avx2.c PROPERTIES
+                              COMPILE_OPTIONS "${banyan_avx2}")
+  set_source_files_properties(attention/exp2_avx512.c PROPERTIES
+                              COMPILE_OPTIONS "${banyan_avx512}")
+endif()
