@@ -55,8 +55,22 @@ set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
 
 # Everything but main: tests link it too.
 add_library(banyan_launch STATIC ${generated_sources}
-  launch/command.c launch/config.c launch/help.c launch/job.c launch/output.c launch/set.c
-  launch/spec.c launch/textformat.cc)
+  launch/command.c launch/config.c launch/data.c launch/help.c launch/job.c launch/output.c launch/set.c
+  launch/spec.c launch/textformat.cc
+  launch/run/check.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/steps.c)
+target_sources(banyan_launch PRIVATE
+  launch/bench/ceilings.c launch/bench/measure.c launch/bench/peak_scalar.c launch/bench/rows.c)
+set_source_files_properties(launch/data.c launch/run/oracle.c launch/bench/ceilings.c
+                            PROPERTIES COMPILE_OPTIONS -O3)
+if(BANYAN_HAS_X86)
+  target_sources(banyan_launch PRIVATE launch/bench/peak_avx2.c launch/bench/peak_avx512.c
+                                       launch/bench/peak_avx512_bf16.c)
+  target_compile_definitions(banyan_launch PRIVATE BENCH_X86=1)
+  set_source_files_properties(launch/bench/peak_avx2.c PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma")
+  set_source_files_properties(launch/bench/peak_avx512.c PROPERTIES COMPILE_OPTIONS -mavx512f)
+  set_source_files_properties(launch/bench/peak_avx512_bf16.c PROPERTIES COMPILE_OPTIONS
+                              "-mavx512f;-mavx512bf16")
+endif()
 target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})
 target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
                       PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson)

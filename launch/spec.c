@@ -107,6 +107,7 @@ static banyan_status fill_execution(const Banyan__Execution *e, config_spec *out
     TAKE(e, threads, spec->threads);
     TAKE(e, strict, spec->strict);
     TAKE(e, lost_rank, spec->lost_rank);
+    TAKE(e, lost_layer, spec->lost_layer);
     TAKE(e, memory_limit, spec->memory_limit);
     if (!e || !e->n_bandwidth) return BANYAN_OK;
     /* As many as were given; the plan reads one per rank, so the verb compares the count. */

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this machine can do at most, measured in this process just before it is compared with: the
+ * best of several repetitions, since anything that disturbs a ceiling lowers it. */
+#include "launch/bench/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const peak *const peaks[BENCH_PEAKS] = {
+    &peak_scalar,
+#ifdef BENCH_X86
+    &peak_avx2,
+    &peak_avx512,
+    &peak_avx512_bf16,
+#endif
+};
+
+const peak *peak_row(int index)
+{
+    return index >= 0 && index < BENCH_PEAKS ? peaks[index] : NULL;
+}
+
+static volatile float kept_float; /* results go somewhere, so that loops are not dropped */
+static volatile uint64_t kept_word;
+
+/* All threads at once; the time of the slowest. */
+static double time_peak(const peak *p, int threads, int64_t rounds)
+{
+    double start = now_seconds();
+#pragma omp parallel num_threads(threads)
+    {
+        kept_float = p->loop(rounds);
+    }
+    return now_seconds() - start;
+}
+
+static double measure_peak(const peak *p, int threads, double seconds)
+{
+    int64_t rounds = 1 << 10;
+    while (time_peak(p, threads, rounds) < seconds) rounds *= 2;
+    double best = time_peak(p, threads, rounds);
+    for (int i = 0; i < 4; i++) {
+        double again = time_peak(p, threads, rounds);
+        best = again < best ? again : best;
+    }
+    return p->flop_of_round * (double)rounds * threads / best;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
+    !defined(__SANITIZE_ADDRESS__)
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+static uint64_t
+read_words(const uint64_t *restrict words, int64_t count)
+{
+    uint64_t sum[64] = {0}, total = 0; /* eight cache lines in flight by the code alone */
+    for (int64_t i = 0; i + 64 <= count; i += 64)
+        for (int n = 0; n < 64; n++) sum[n] += words[i + n];
+    for (int n = 0; n < 64; n++) total += sum[n];
+    return total;
+}
+
+/* Each thread reads a part of its own, which it has also written first. */
+static double measure_read(int threads, int64_t bytes)
+{
+    uint64_t *words =
+        mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (words == MAP_FAILED) return 0;
+    madvise(words, (size_t)bytes, MADV_HUGEPAGE);
+    int64_t part = bytes / 8 / threads / 512 * 512;
+    double best = 0;
+    for (int i = 0; i < 6; i++) {
+        double start = now_seconds();
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int t = 0; t < threads; t++) {
+            if (i == 0) memset(words + t * part, 1, (size_t)part * 8);
+            kept_word = read_words(words + t * part, part);
+        }
+        double seconds = now_seconds() - start, rate = (double)(part * 8 * threads) / seconds;
+        if (i > 0 && rate > best) best = rate;
+    }
+    munmap(words, (size_t)bytes);
+    return best;
+}
+
+bool ceilings_measure(int threads, bool quick, ceilings *out)
+{
+    *out = (ceilings){.threads = threads};
+    int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE), bytes = (int64_t)(quick ? 64 : 1024) << 20;
+    if (!quick && bytes < 8 * cache) bytes = 8 * cache;
+    out->read = measure_read(threads, bytes);
+    for (int i = 0; i < BENCH_PEAKS; i++)
+        if (peaks[i] && peaks[i]->usable())
+            out->flops[i] = measure_peak(peaks[i], threads, quick ? 0.005 : 0.1);
+    return out->read > 0;
+}
+
+int ceilings_of(const ceilings *c, const char *kernel, banyan_dtype dtype)
+{
+    int best = 0;
+    for (int i = 0; i < BENCH_PEAKS; i++)
+        if (c->flops[i] > 0 && !strcmp(peaks[i]->kernel, kernel) &&
+            (!peaks[i]->bf16 || dtype == BANYAN_BF16))
+            best = i; /* bf16 comes last: it is the higher one */
+    return best;
+}

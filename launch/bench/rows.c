@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rows of the table: attention of Llama-3-8B's shape (32 query heads, 8 KV heads, 128 wide)
+ * unless the name says otherwise. */
+#include "launch/bench/bench.h"
+
+#define LLAMA .heads = 32, .kv_heads = 8, .key_dim = 128, .value_dim = 128
+#define K *1024
+
+const bench_row bench_rows[] = {
+    {"decode dense bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 128 K, .rows = 1,
+     .each_thread = true, .bar = 0.85},
+    {"decode dense fp16", LLAMA, .dtype = BANYAN_F16, .tokens = 128 K, .rows = 1,
+     .each_thread = true, .bar = 0.85},
+    {"decode dense fp32", LLAMA, .dtype = BANYAN_F32, .tokens = 128 K, .rows = 1,
+     .each_thread = true, .bar = 0.85},
+    {"decode s2 bf16", LLAMA, .dtype = BANYAN_BF16, .use = "s2 stride=16 local=16 per=kv",
+     .tokens = 1024 K, .rows = 1, .each_thread = true, .bar = 0.75},
+    {"decode 8 rows bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 128 K, .rows = 8,
+     .each_thread = true, .bar = 0.60},
+    {"prefill dense bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 16 K, .bar = 0.60},
+    {"prefill dense fp32", LLAMA, .dtype = BANYAN_F32, .tokens = 16 K, .bar = 0.70},
+    {"prefill dense fp32 avx2", LLAMA, .dtype = BANYAN_F32, .kernel = "avx2", .tokens = 16 K,
+     .bar = 0.70},
+    {"prefill s2 bf16", LLAMA, .dtype = BANYAN_BF16, .use = "s2 stride=16 local=16 per=kv",
+     .tokens = 128 K, .bar = 0.52},
+    {"prefill mha d64 bf16", .heads = 32, .kv_heads = 32, .key_dim = 64, .value_dim = 64,
+     .dtype = BANYAN_BF16, .tokens = 16 K, .bar = 0.50},
+    {"prefill 192/128 bf16", .heads = 16, .kv_heads = 16, .key_dim = 192, .value_dim = 128,
+     .dtype = BANYAN_BF16, .tokens = 16 K, .bar = 0.50},
+    {.name = NULL}};

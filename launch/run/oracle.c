@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attention of one row in float64, from keys and values that are made again by hash and rounded to
+ * the cache's format: nothing is shared with the library but the question which tokens are read.
+ *
+ *     m = max s_i    l = sum exp(s_i - m)    o = sum exp(s_i - m) v_i    s_i = scale q.k_i
+ *
+ * in one pass: when a score exceeds m, l and o move to it. */
+#include "launch/run/run.h"
+
+#include "launch/data.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
+    !defined(__SANITIZE_ADDRESS__)
+#define FOR_EACH_ISA                                                                           \
+    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_ISA
+#endif
+
+enum { lanes = 8, most_dim = 576 };
+
+/* The sum and the sum of magnitudes, in `lanes` partial sums that vector code can hold. */
+FOR_EACH_ISA
+static void dot(const double *restrict q, const float *restrict k, int32_t dim, double *sum,
+                double *size)
+{
+    double part[lanes] = {0}, magnitude[lanes] = {0};
+    int32_t whole = dim / lanes * lanes;
+    for (int32_t d = 0; d < whole; d += lanes)
+        for (int32_t i = 0; i < lanes; i++) {
+            double x = q[d + i] * (double)k[d + i];
+            part[i] += x;
+            magnitude[i] += x < 0 ? -x : x;
+        }
+    for (int32_t d = whole; d < dim; d++) {
+        part[0] += q[d] * (double)k[d];
+        magnitude[0] += fabs(q[d] * (double)k[d]);
+    }
+    *sum = *size = 0;
+    for (int32_t i = 0; i < lanes; i++) *sum += part[i], *size += magnitude[i];
+}
+
+FOR_EACH_ISA
+static void add(double *restrict o, double weight, const float *restrict v, int32_t dim)
+{
+    for (int32_t d = 0; d < dim; d++) o[d] += weight * (double)v[d];
+}
+
+FOR_EACH_ISA
+static float largest(const float *restrict v, int32_t dim)
+{
+    float most = 0;
+    for (int32_t d = 0; d < dim; d++) {
+        float size = v[d] < 0 ? -v[d] : v[d];
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+static void cached_row(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
+                       int32_t dim, float *out)
+{
+    data_row(out, t->seed, what, layer, token, head, dim);
+    if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
+    if (t->spec->cache_dtype == BANYAN_F16) data_round_f16(out, dim);
+}
+
+static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t block)
+{
+    const banyan_spec *s = t->spec;
+    if (s->lost_rank < 0 || (s->lost_layer >= 0 && s->lost_layer != layer)) return false;
+    return banyan_plan_owner(t->plan, layer, kv_head, block) == s->lost_rank;
+}
+
+void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
+                    oracle_row *row)
+{
+    const banyan_spec *s = t->spec;
+    int32_t kv_head = head / (s->heads / s->kv_heads);
+    float q[most_dim], k[most_dim], v[most_dim];
+    double scaled[most_dim], m = -INFINITY, l = 0, squares = 0;
+    data_row(q, t->seed, DATA_Q, layer, token, head, s->key_dim);
+    for (int32_t d = 0; d < s->key_dim; d++)
+        scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
+    memset(row->out, 0, (size_t)s->value_dim * sizeof *row->out);
+    row->tokens = 0;
+    row->size = row->largest_value = 0;
+    bool lost = false;
+    for (int64_t i = 0; i <= token; i++) {
+        if (i % s->block_tokens == 0) lost = is_lost(t, layer, kv_head, i / s->block_tokens);
+        if (lost || !banyan_plan_reads(t->plan, layer, head, token, i)) continue;
+        cached_row(t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        cached_row(t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        double score, size;
+        dot(scaled, k, s->key_dim, &score, &size);
+        if (score > m) {
+            double shrink = exp(m - score);
+            l *= shrink;
+            squares *= shrink * shrink;
+            for (int32_t d = 0; d < s->value_dim; d++) row->out[d] *= shrink;
+            m = score;
+        }
+        double weight = exp(score - m);
+        l += weight;
+        squares += weight * weight;
+        add(row->out, weight, v, s->value_dim);
+        row->tokens++;
+        row->size = fmax(row->size, size);
+        row->largest_value = fmax(row->largest_value, (double)largest(v, s->value_dim));
+    }
+    for (int32_t d = 0; l > 0 && d < s->value_dim; d++) row->out[d] /= l;
+    row->spread = l > 0 ? sqrt(squares) / l : 0;
+    row->lse = m + log(l);
+}

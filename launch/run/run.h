@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* run.h - the parts of `banyan run`: steps (append, prefill, decode on seeded data), the float64
+ * oracle that samples are compared with, and the report. */
+#ifndef BANYAN_RUN_H
+#define BANYAN_RUN_H
+
+#include "launch/launch.h"
+
+/* q has this deviation, k and v 1, so that scores have it, too: some tokens matter, none alone does.
+ * A power of two: it rounds nothing. */
+enum { RUN_Q_DEVIATION = 2 };
+
+/* One output row of one query head that is compared with the oracle. Which ones is a function of
+ * the config alone, so every rank has the same list; `checker` is the rank that checks it. */
+typedef struct run_sample {
+    int32_t layer, head, checker;
+    int64_t token;
+    bool taken; /* out and lse were copied when the row was computed */
+    float lse;
+    float *out; /* [value_dim] */
+} run_sample;
+
+/* What one rank measured; exchanged as bytes. */
+typedef struct run_figures {
+    double append_seconds, append_bytes; /* keys and values in the cache's format */
+    double prefill_seconds;              /* calls that attend, before the decode steps */
+    double rss_growth;                   /* bytes since before the cache was made */
+    double worst_error;                  /* |out - oracle| */
+    double worst_share;                  /* error / bound, of out and lse */
+    int64_t checked, kept_bytes, planned_bytes, workspace_bytes, messages, bytes_sent;
+    uint64_t bits; /* a hash of every output row that this rank holds */
+} run_figures;
+
+typedef struct run_task {
+    const job *j;
+    config_spec asked;
+    banyan_plan *plan;
+    banyan_cache *cache;
+    const banyan_spec *spec; /* the plan's: defaults filled in */
+    int64_t at, tokens;      /* append only below `at`, attend up to `tokens` */
+    int32_t decode, rows;
+    uint64_t seed;
+    bool all; /* outputs are on every rank */
+    float *q, *k, *v, *out, *lse;
+    run_sample *sample;
+    int32_t samples;
+    double *step_seconds; /* [decode] */
+    run_figures mine;
+} run_task;
+
+/* Append, prefill and decode, timing each; fills samples, step_seconds and mine. */
+banyan_status run_steps(run_task *t);
+
+/* The value of one output row in float64, and what its error bound depends on. */
+typedef struct oracle_row {
+    double *out; /* [value_dim] */
+    double lse;
+    int64_t tokens;       /* that the row sees */
+    double size;          /* largest scale * sum |q_d k_d| of any of them */
+    double largest_value; /* largest |v| of any of them */
+    double spread;        /* sqrt(sum weight^2), weights summing to 1 */
+} oracle_row;
+void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
+                    oracle_row *out);
+
+/* Compare this rank's samples with the oracle; fills mine. Not collective. */
+banyan_status run_check(run_task *t);
+
+/* Exchange figures, print the table (rank 0) and JSON lines, judge. Collective. */
+int run_report(run_task *t);
+
+/* Resident memory of this process in bytes; 0 where it cannot be read. */
+int64_t resident_bytes(void);
+
+#endif

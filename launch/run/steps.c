@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What `run` runs. Each rank makes q of the heads that it holds, and k and v of the blocks that it
+ * keeps, just before a call, outside of the timing; the rest of the arrays is NaN or left over from
+ * another call, so that reading it would show in the results. */
+#include "launch/run/run.h"
+
+#include "launch/data.h"
+
+#include <string.h>
+
+static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, int32_t rows)
+{
+    const banyan_spec *s = t->spec;
+    int64_t block = -1;
+    bool mine = false;
+    for (int32_t i = 0; i < rows; i++) {
+        if ((at + i) / s->block_tokens != block) {
+            block = (at + i) / s->block_tokens;
+            mine = banyan_plan_owner(t->plan, layer, head, block) == t->j->rank;
+        }
+        if (!mine) continue;
+        int64_t slot = (int64_t)i * s->kv_heads + head;
+        data_row(t->k + slot * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
+        data_row(t->v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head,
+                 s->value_dim);
+    }
+}
+
+static void make_q_head(run_task *t, int32_t layer, int32_t head, int64_t at, int32_t rows)
+{
+    const banyan_spec *s = t->spec;
+    for (int32_t i = 0; i < rows; i++) {
+        float *q = t->q + ((int64_t)i * s->heads + head) * s->key_dim;
+        data_row(q, t->seed, DATA_Q, layer, at + i, head, s->key_dim);
+        for (int32_t d = 0; d < s->key_dim; d++) q[d] *= RUN_Q_DEVIATION;
+    }
+}
+
+static void make_rows(run_task *t, int32_t layer, int64_t at, int32_t rows, bool attends)
+{
+    const banyan_spec *s = t->spec;
+    int32_t group = s->heads / s->kv_heads;
+#pragma omp parallel for num_threads(s->threads > 0 ? s->threads : 1) schedule(dynamic)
+    for (int32_t head = 0; head < s->kv_heads; head++) {
+        if (!banyan_plan_owned(t->plan, layer, head, t->j->rank)) continue;
+        make_kv_head(t, layer, head, at, rows);
+        for (int32_t h = head * group; attends && h < (head + 1) * group; h++)
+            make_q_head(t, layer, h, at, rows);
+    }
+}
+
+/* Is this query head's output written here? */
+static bool is_here(const run_task *t, int32_t layer, int32_t head)
+{
+    return t->all || banyan_plan_home(t->plan, layer, head) == t->j->rank;
+}
+
+/* Order does not matter, so that ranks can add up their parts. */
+static uint64_t hash_row(const run_task *t, int32_t layer, int64_t token, int32_t i,
+                         int32_t head)
+{
+    const banyan_spec *s = t->spec;
+    const float *out = t->out + ((int64_t)i * s->heads + head) * s->value_dim;
+    uint64_t h = data_mix((uint64_t)layer << 32 ^ (uint64_t)head) ^ (uint64_t)token;
+    for (int32_t d = 0; d < s->value_dim; d++) {
+        uint32_t bits;
+        memcpy(&bits, &out[d], sizeof bits);
+        h = (h ^ bits) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    return data_mix(h);
+}
+
+static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
+{
+    const banyan_spec *s = t->spec;
+    for (int32_t head = 0; head < s->heads; head++) {
+        if (!is_here(t, layer, head)) continue;
+        for (int32_t i = 0; i < rows; i++) t->mine.bits += hash_row(t, layer, at + i, i, head);
+    }
+    for (int32_t n = 0; n < t->samples; n++) {
+        run_sample *sample = &t->sample[n];
+        if (sample->layer != layer || sample->token < at || sample->token >= at + rows)
+            continue;
+        if (!is_here(t, layer, sample->head) || sample->checker != t->j->rank) continue;
+        int64_t slot = (sample->token - at) * s->heads + sample->head;
+        memcpy(sample->out, t->out + slot * s->value_dim, (size_t)s->value_dim * sizeof(float));
+        sample->lse = t->lse[slot];
+        sample->taken = true;
+    }
+}
+
+/* Every layer over the same rows. Returns the time in *seconds, without the making of data. */
+static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, double *seconds)
+{
+    for (int32_t layer = 0; layer < t->spec->layers; layer++) {
+        make_rows(t, layer, at, rows, attends);
+        if (attends &&
+            t->j->ranks > 1) { /* ranks begin together: making data is not waited for */
+            double nothing = 0;
+            banyan_status status = banyan_comm_allreduce(t->j->comm, &nothing, 1, BANYAN_MAX);
+            if (status) return status;
+        }
+        double start = now_seconds();
+        banyan_status status =
+            banyan_attend(t->cache, layer, at, rows, attends ? t->q : NULL, t->k, t->v,
+                          attends ? t->out : NULL, attends ? t->lse : NULL);
+        *seconds += now_seconds() - start;
+        if (status) return status;
+        if (attends) take_rows(t, layer, at, rows);
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status chunks(run_task *t, int64_t from, int64_t to, bool attends,
+                            double *seconds)
+{
+    for (int64_t at = from; at < to; at += t->spec->max_rows) {
+        int64_t rows = to - at < t->spec->max_rows ? to - at : t->spec->max_rows;
+        progress(t->j, "%s %lld of %lld tokens", attends ? "prefill" : "append", (long long)at,
+                 (long long)to);
+        banyan_status status = call(t, at, (int32_t)rows, attends, seconds);
+        if (status) return status;
+    }
+    return BANYAN_OK;
+}
+
+banyan_status run_steps(run_task *t)
+{
+    banyan_stats stats;
+    banyan_status status = chunks(t, 0, t->at, false, &t->mine.append_seconds);
+    if (status) return status;
+    banyan_cache_stats(t->cache, &stats);
+    double block_bytes = (double)t->spec->block_tokens *
+                         (double)(t->spec->key_dim + t->spec->value_dim) *
+                         (double)banyan_dtype_bytes(t->spec->cache_dtype);
+    t->mine.append_bytes = (double)(stats.blocks + stats.evicted_blocks) * block_bytes;
+    status = chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);
+    for (int32_t step = 0; !status && step < t->decode; step++) {
+        progress(t->j, "decode step %d of %d", step + 1, t->decode);
+        status =
+            call(t, t->tokens + (int64_t)step * t->rows, t->rows, true, &t->step_seconds[step]);
+    }
+    progress_end(t->j);
+    return status;
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan plan: the plan for a machine that need not exist. */
+#include "launch/launch.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool read_count(const job *j, const char *name, long *out)
+{
+    const char *text = job_text(j, name);
+    char *end;
+    if (!text) return true;
+    *out = strtol(text, &end, 10);
+    if (end != text && !*end && *out >= 1 && *out <= 1 << 20) return true;
+    say_error(j, "--%s \"%s\": expected a number, 1..%d", name, text, 1 << 20);
+    return false;
+}
+
+/* "node:3 rank:3,3,2": the ranks dealt to the nodes as evenly as they go. NULL: reported. */
+static char *machine_text(const job *j)
+{
+    const char *given = job_text(j, "topology");
+    long ranks = 1, nodes = 1;
+    if (given && (job_text(j, "ranks") || job_text(j, "nodes"))) {
+        say_error(j, "--topology stands for --ranks and --nodes; give one or the other");
+        return NULL;
+    }
+    if (given) return strdup(given);
+    if (!read_count(j, "ranks", &ranks) || !read_count(j, "nodes", &nodes)) return NULL;
+    if (nodes > ranks) {
+        say_error(j, "--nodes %ld: expected 1..%ld (--ranks)", nodes, ranks);
+        return NULL;
+    }
+    size_t bytes = 64 + 9 * (size_t)nodes, used = 0;
+    char *text = malloc(bytes);
+    if (!text) return NULL;
+    used = (size_t)snprintf(text, bytes, "node:%ld rank:", nodes);
+    for (long n = 0; n < nodes; n++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%ld", n ? "," : "",
+                                 ranks / nodes + (n < ranks % nodes));
+    return text;
+}
+
+static void write_line(json_t *line, FILE *out)
+{
+    json_dumpf(line, out, JSON_COMPACT);
+    fputc('\n', out);
+    json_decref(line);
+}
+
+/* Most and mean over the ranks of what is kept at `tokens`, a line of JSON per rank on the way. */
+static banyan_status write_length(const banyan_plan *plan, const banyan_comm *comm,
+                                  int64_t tokens, FILE *out)
+{
+    int ranks = banyan_comm_size(comm);
+    double sum = 0, most = 0;
+    for (int r = 0; r < ranks; r++) {
+        banyan_share s;
+        banyan_status status = banyan_plan_share(plan, r, tokens, &s);
+        if (status) return status;
+        double kept = (double)s.kept_blocks;
+        sum += kept;
+        most = kept > most ? kept : most;
+        write_line(json_pack("{s:I,s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "tokens",
+                             (json_int_t)tokens, "rank", r, "node", banyan_comm_node(comm, r),
+                             "kept_blocks", (json_int_t)s.kept_blocks, "kept_bytes",
+                             (json_int_t)s.kept_bytes, "read_blocks", (json_int_t)s.read_blocks,
+                             "pairs", (json_int_t)s.pairs, "capacity_bytes",
+                             (json_int_t)s.capacity_bytes, "workspace_bytes",
+                             (json_int_t)s.workspace_bytes, "messages", (json_int_t)s.messages,
+                             "bytes_sent", (json_int_t)s.bytes_sent),
+                   out);
+    }
+    double mean = sum / ranks;
+    write_line(json_pack("{s:I,s:i,s:f,s:f,s:f}", "tokens", (json_int_t)tokens, "ranks", ranks,
+                         "mean_kept_blocks", mean, "most_kept_blocks", most, "imbalance",
+                         mean > 0 ? most / mean : 1),
+               out);
+    return BANYAN_OK;
+}
+
+static int write_json(const job *j, const banyan_plan *plan, const banyan_comm *comm)
+{
+    const char *path = job_text(j, "json");
+    output_file *json = path ? output_open(j, path) : NULL;
+    if (!json) return path ? EXIT_FAILED : EXIT_OK;
+    int64_t planned = banyan_plan_spec(plan)->planned_tokens;
+    banyan_status status = BANYAN_OK;
+    for (int part = 1; !status && part <= 256; part *= 4) {
+        if (part > 1 && planned / part < 1) break;
+        status = write_length(plan, comm, planned / part, output_stream(json));
+    }
+    int code = status ? job_failed(j, status, NULL) : EXIT_OK;
+    int written = output_close(json, j, !status);
+    return written > code ? written : code;
+}
+
+static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
+{
+    banyan_comm *comm = NULL;
+    banyan_plan *plan = NULL;
+    banyan_status status = banyan_comm_create("imaginary", (void *)(uintptr_t)machine, &comm);
+    if (status) return job_failed(j, status, "--topology");
+    int code = EXIT_OK;
+    const Banyan__Execution *e = j->config->execution;
+    if (e && e->n_bandwidth && e->n_bandwidth != (size_t)banyan_comm_size(comm)) {
+        say_error(j, "execution.bandwidth has %zu values; the machine has %d ranks",
+                  e->n_bandwidth, banyan_comm_size(comm));
+        code = EXIT_USAGE;
+    } else if ((status = banyan_plan_create(spec, comm, &plan))) {
+        code = job_failed(j, status, NULL);
+    } else {
+        banyan_plan_print(plan, stdout);
+        code = write_json(j, plan, comm);
+    }
+    banyan_plan_destroy(plan);
+    banyan_comm_destroy(comm);
+    return code;
+}
+
+static int run(job *j)
+{
+    char why[512];
+    config_spec asked;
+    banyan_status status = spec_from_config(j->config, &asked, why, sizeof why);
+    if (status) {
+        say_error(j, "%s", why);
+        return EXIT_USAGE;
+    }
+    char *machine = machine_text(j);
+    int code = machine ? plan_on(j, &asked.spec, machine) : EXIT_USAGE;
+    free(machine);
+    spec_free(&asked);
+    return code;
+}
+
+static const flag flags[] = {
+    {"ranks", "N", NULL, "ranks of the machine, default 1"},
+    {"nodes", "N", NULL, "nodes that the ranks are dealt to, default 1"},
+    {"topology", "TEXT", NULL,
+     "the machine in words, \"node:4 rank:8\" or \"node:2 rank:8,3\""},
+    {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
+    {"placement", "NAME", "execution.placement", "line, spread, heads"},
+    {"merge", "NAME", "execution.merge", "direct, tree; default: the cheapest"},
+    {"use", "RULE", "rule[0].use",
+     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {NULL, NULL, NULL, NULL}};
+
+const verb verb_plan = {
+    .name = "plan",
+    .doc =
+        "Prints the plan for any machine, also one that is only imagined: who keeps what, "
+        "memory\n"
+        "per rank, balance at the planned length and below it, messages and bytes per merge,\n"
+        "coverage. Needs no MPI. With --json, a line per rank and length.",
+    .flags = flags,
+    .run = run};

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan run: append, prefill and decode at a given shape on seeded random data, with sampled rows
+ * compared with a float64 oracle. Exit code 1 when a row is beyond its error bound. */
+#include "launch/run/run.h"
+
+#include "launch/data.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TAKE(part, field, otherwise)                                                           \
+    ((part) && (part)->has_##field ? (part)->field : (otherwise))
+
+/* What is asked for, checked: what the library would refuse only in the middle of the run. */
+static int ask(run_task *t)
+{
+    const job *j = t->j;
+    const Banyan__Run *r = j->config->run;
+    const Banyan__Cache *c = j->config->cache;
+    banyan_spec *s = &t->asked.spec;
+    t->decode = TAKE(r, decode, 8);
+    t->rows = TAKE(r, rows, 1);
+    t->at = TAKE(r, at, 0);
+    t->seed = TAKE(r, seed, 1);
+    t->samples = TAKE(r, samples, 16);
+    if (t->decode < 0 || t->rows < 1 || t->samples < 0 || t->at < 0) {
+        say_error(
+            j,
+            "run: decode %d, rows %d, samples %d, at %lld: none may be negative, and rows "
+            "not 0",
+            t->decode, t->rows, t->samples, (long long)t->at);
+        return EXIT_USAGE;
+    }
+    int64_t decoded = (int64_t)t->decode * t->rows;
+    t->tokens = TAKE(r, tokens, s->max_tokens - decoded);
+    if (s->max_tokens == 0) s->max_tokens = t->tokens + decoded;
+    if (!(c && c->has_max_rows) && t->rows > s->max_rows) s->max_rows = t->rows;
+    if (t->tokens < 0 || t->tokens + decoded > s->max_tokens || t->tokens + decoded < 1) {
+        say_error(j,
+                  "run.tokens %lld and %d steps of %d rows: expected 1..%lld tokens in all "
+                  "(cache.max_tokens)",
+                  (long long)t->tokens, t->decode, t->rows, (long long)s->max_tokens);
+        return EXIT_USAGE;
+    }
+    if (t->at > t->tokens) {
+        say_error(j, "run.at %lld: expected 0..%lld (run.tokens)", (long long)t->at,
+                  (long long)t->tokens);
+        return EXIT_USAGE;
+    }
+    if (t->rows > s->max_rows) {
+        say_error(j, "run.rows %d: expected 1..%d (cache.max_rows)", t->rows, s->max_rows);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
+/* Heads and layers in turn, tokens at random among those that attend, half of them in the decode
+ * steps; always the first such row and the very last. */
+static bool choose_samples(run_task *t)
+{
+    const banyan_spec *s = t->spec;
+    int64_t decoded = (int64_t)t->decode * t->rows, end = t->tokens + decoded;
+    if (end == t->at) t->samples = 0;
+    t->sample = calloc((size_t)t->samples + 1, sizeof *t->sample);
+    if (!t->sample) return false;
+    for (int32_t n = 0; n < t->samples; n++) {
+        run_sample *sample = &t->sample[n];
+        uint64_t draw = data_mix(data_mix(t->seed + 7) + (uint64_t)n);
+        int64_t from = n % 2 && decoded ? t->tokens : t->at;
+        sample->token = from + (int64_t)(draw % (uint64_t)(end - from));
+        if (n == 0) sample->token = end - 1;
+        if (n == 1) sample->token = t->at;
+        sample->layer = (int32_t)(n % s->layers);
+        sample->head =
+            (int32_t)(((int64_t)n * s->heads / t->samples + (int64_t)(draw >> 40)) % s->heads);
+        sample->checker =
+            t->all ? n % t->j->ranks : banyan_plan_home(t->plan, sample->layer, sample->head);
+        sample->out = malloc((size_t)s->value_dim * sizeof(float));
+        if (!sample->out) return false;
+    }
+    return true;
+}
+
+/* NaN everywhere: what is read without having been made shows. Touched before memory is measured. */
+static float *make_array(int64_t rows, int64_t heads, int64_t dim)
+{
+    size_t bytes = (size_t)(rows * heads * dim) * sizeof(float);
+    float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (array) memset(array, 0xff, bytes);
+    return array;
+}
+
+static banyan_status make_arrays(run_task *t)
+{
+    const banyan_spec *s = t->spec;
+    t->all = !strcmp(s->out, "all");
+    t->q = make_array(s->max_rows, s->heads, s->key_dim);
+    t->k = make_array(s->max_rows, s->kv_heads, s->key_dim);
+    t->v = make_array(s->max_rows, s->kv_heads, s->value_dim);
+    t->out = make_array(s->max_rows, s->heads, s->value_dim);
+    t->lse = make_array(s->max_rows, s->heads, 1);
+    t->step_seconds = calloc((size_t)t->decode + 1, sizeof *t->step_seconds);
+    bool good = t->q && t->k && t->v && t->out && t->lse && t->step_seconds;
+    return good && choose_samples(t) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+}
+
+static void take_figures(run_task *t, int64_t resident_before)
+{
+    banyan_stats stats;
+    banyan_share share;
+    banyan_cache_stats(t->cache, &stats);
+    t->mine.rss_growth = (double)(resident_bytes() - resident_before);
+    t->mine.kept_bytes = stats.bytes;
+    t->mine.workspace_bytes = stats.workspace_bytes;
+    t->mine.messages = stats.messages;
+    t->mine.bytes_sent = stats.bytes_sent;
+    if (!banyan_plan_share(t->plan, t->j->rank, stats.tokens, &share))
+        t->mine.planned_bytes = share.kept_bytes;
+}
+
+static int run_all(run_task *t)
+{
+    const job *j = t->j;
+    banyan_status status = banyan_plan_create(&t->asked.spec, j->comm, &t->plan);
+    if (status) return job_failed(j, status, NULL);
+    t->spec = banyan_plan_spec(t->plan);
+    status = banyan_comm_agree(j->comm, make_arrays(t));
+    if (status) return job_failed(j, status, "arrays of q, k, v and out");
+    int64_t resident_before = resident_bytes();
+    status = banyan_cache_create(t->plan, NULL, &t->cache);
+    if (status) return job_failed(j, status, NULL);
+    status = run_steps(t);
+    if (!status) take_figures(t, resident_before);
+    if (!status) status = run_check(t);
+    if (status != BANYAN_ERR_COMM) status = banyan_comm_agree(j->comm, status);
+    if (status) return job_failed(j, status, NULL);
+    return run_report(t);
+}
+
+static int run(job *j)
+{
+    char why[512];
+    run_task t = {.j = j};
+    banyan_status status = spec_from_config(j->config, &t.asked, why, sizeof why);
+    if (status) {
+        say_error(j, "%s", why);
+        return EXIT_USAGE;
+    }
+    int code = ask(&t);
+    if (!code) code = run_all(&t);
+    banyan_cache_destroy(t.cache);
+    banyan_plan_destroy(t.plan);
+    for (int32_t n = 0; t.sample && n < t.samples; n++) free(t.sample[n].out);
+    free(t.sample);
+    free(t.step_seconds);
+    free(t.q);
+    free(t.k);
+    free(t.v);
+    free(t.out);
+    free(t.lse);
+    spec_free(&t.asked);
+    return code;
+}
+
+static const flag flags[] = {
+    {"tokens", "N", "run.tokens", "tokens to prefill"},
+    {"at", "N", "run.at", "append this many of them without attending"},
+    {"decode", "N", "run.decode", "decode steps after the prefill, default 8"},
+    {"rows", "N", "run.rows", "rows per decode step, default 1"},
+    {"samples", "N", "run.samples", "rows compared with the oracle, default 16"},
+    {"seed", "N", "run.seed", "of the random data, default 1"},
+    {"layers", "N", "shape.layers", "layers, default 1"},
+    {"heads", "N", "shape.heads", "query heads"},
+    {"kv-heads", "N", "shape.kv_heads", "key/value heads, default: heads"},
+    {"key-dim", "N", "shape.key_dim", "width of a key"},
+    {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
+    {"max-tokens", "N", "cache.max_tokens", "longest sequence, default: what the run needs"},
+    {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
+    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16"},
+    {"use", "RULE", "rule[0].use",
+     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {"placement", "NAME", "execution.placement", "line, spread, heads"},
+    {"merge", "NAME", "execution.merge", "direct, tree; default: the cheapest"},
+    {"kernel", "NAME", "execution.kernel", "scalar, avx2, avx512; default: the fastest"},
+    {"threads", "N", "execution.threads", "per rank"},
+    {"out", "WHERE", "execution.out", "home or all: where outputs are written"},
+    {NULL, NULL, NULL, NULL}};
+
+const verb verb_run = {
+    .name = "run",
+    .doc = "Appends, prefills and decodes at a given shape on seeded random data. Sampled rows "
+           "are\n"
+           "compared with a float64 oracle; the exit code is 1 when one is beyond its error "
+           "bound\n"
+           "(derived in launch/bounds.h), or when ranks hold different outputs.",
+    .flags = flags,
+    .needs_comm = 1,
+    .run = run};
