@@ -4,6 +4,8 @@ target_sources(banyan PRIVATE
   dist/placements.c
   dist/plan.c
   dist/plan_bind.c
+  dist/plan_draw.c
+  dist/plan_print.c
   dist/plan_cover.c
   dist/plan_hash.c
   dist/plan_memory.c

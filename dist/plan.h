@@ -66,8 +66,12 @@ static inline uint64_t banyan_cut_low(const banyan_placed *placed, int32_t index
 void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 /* Bytes of records set aside on a rank, over all layers. */
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
-/* blocks [ranks]: what each rank keeps at `tokens` tokens, over all layers, as with evict. */
-void banyan_plan_spread(const banyan_plan *plan, int64_t tokens, int64_t *blocks);
+/* Add to blocks [ranks] what each rank keeps of a kind's layers at `tokens` tokens, as if with
+ * evict. */
+void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
+                        int64_t *blocks);
+/* The largest part over the mean, each rank's blocks over its bandwidth; 1 is perfect. */
+double banyan_imbalance(const banyan_plan *plan, const int64_t *blocks);
 /* (KV head, rank) pairs beyond one per KV head, over the kinds: the holders that merges pay for. */
 int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind);
 /* "0-3, 8": the layers of a kind. */
@@ -79,5 +83,8 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
 /* Seconds that one row's merges take over all layers, by the cost model. */
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
                                         double *seconds);
+
+/* The line as text: which part of which head each rank keeps (plan_draw.c). */
+void banyan_kind_draw(const banyan_plan *plan, const banyan_kind *kind, FILE *out);
 
 #endif

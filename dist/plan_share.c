@@ -3,7 +3,6 @@
 #include "dist/plan.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* The blocks that the row at token `tokens`, the next one, reads: without rollback's reserve. */
 static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention *r,
@@ -102,22 +101,31 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t token
     return BANYAN_OK;
 }
 
-void banyan_plan_spread(const banyan_plan *plan, int64_t tokens, int64_t *blocks)
+void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
+                        int64_t *blocks)
 {
-    memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
-            const banyan_head_plan *head = &plan->kind[k].head[g];
-            const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
-            int64_t before = 0;
-            for (int32_t i = 0; i < head->placed.count; i++) {
-                const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
-                blocks[head->placed.holder[i].rank] +=
-                    (below - before) * plan->kind[k].layer_count;
-                before = below;
-            }
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
+        int64_t before = 0;
+        for (int32_t i = 0; i < head->placed.count; i++) {
+            const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
+            blocks[head->placed.holder[i].rank] += (below - before) * kind->layer_count;
+            before = below;
         }
     }
+}
+
+double banyan_imbalance(const banyan_plan *plan, const int64_t *blocks)
+{
+    double sum = 0, speed = 0, most = 0;
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        const double b = plan->spec.bandwidth[r];
+        if (b > 0 && (double)blocks[r] / b > most) most = (double)blocks[r] / b;
+        sum += (double)blocks[r];
+        speed += b;
+    }
+    return sum > 0 ? most / (sum / speed) : 1;
 }
 
 int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind)

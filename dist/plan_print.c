@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A plan, for people. The same plan prints the same text on every machine and rank; plans for many
+ * ranks, heads or kinds are summarised. */
+#include "dist/plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MANY_KINDS = 8, MANY_HEADS = 16, MANY_RANKS = 16, MANY_RULES = 12 };
+
+/* "0.25 GiB", in the unit that suits it. */
+static const char *bytes_text(char text[32], int64_t bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int unit = 0;
+    while (unit < 4 && value >= 1024) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(text, 32, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
+    return text;
+}
+
+static const char *seconds_text(char text[32], double seconds)
+{
+    if (seconds < 1e-3)
+        snprintf(text, 32, "%.1f us", seconds * 1e6);
+    else
+        snprintf(text, 32, "%.2f ms", seconds * 1e3);
+    return text;
+}
+
+static size_t item_bytes(const banyan_plan *plan)
+{
+    return banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+}
+
+static void print_asked(const banyan_plan *plan, FILE *out)
+{
+    const banyan_spec *s = &plan->spec;
+    fprintf(out,
+            "shape      %d layers, %d query heads on %d KV heads, key_dim %d, value_dim %d, "
+            "scale %.5g\n",
+            (int)s->layers, (int)s->heads, (int)s->kv_heads, (int)s->key_dim, (int)s->value_dim,
+            (double)s->scale);
+    fprintf(out, "cache      %lld tokens at most, planned for %lld; blocks of %d tokens, %s\n",
+            (long long)s->max_tokens, (long long)s->planned_tokens, (int)s->block_tokens,
+            banyan_dtype_name(s->cache_dtype));
+    fprintf(out, "calls      %d rows at most, back by %d tokens at most; %s\n",
+            (int)s->max_rows, (int)s->rollback_tokens,
+            s->evict ? "what nobody will read is evicted" : "nothing is evicted");
+    if (s->lost_rank >= 0) fprintf(out, "lost       rank %d, on purpose\n", (int)s->lost_rank);
+}
+
+static void print_cluster(const banyan_plan *plan, FILE *out)
+{
+    const banyan_topology *t = banyan_comm_topology(plan->comm);
+    const double *b = plan->spec.bandwidth;
+    double least = b[0], most = b[0];
+    for (int32_t r = 1; r < plan->ranks; r++) {
+        if (b[r] < least) least = b[r];
+        if (b[r] > most) most = b[r];
+    }
+    fprintf(out, "ranks      %d on %d node%s", (int)plan->ranks, (int)t->nodes,
+            t->nodes == 1 ? "" : "s");
+    if (most > least) fprintf(out, ", bandwidths from %g to %g", least, most);
+    fprintf(out, "\nplacement  %s: %s; balanced for %s\n", plan->placement->name,
+            plan->placement->doc, plan->spec.balance);
+}
+
+/* The merge that was taken, and what the others would cost. */
+static void print_merge(const banyan_plan *plan, FILE *out)
+{
+    char text[32];
+    double seconds;
+    fprintf(out, "merge      %s", plan->merge->name);
+    if (banyan_plan_merge_seconds(plan, plan->merge, &seconds) == BANYAN_OK)
+        fprintf(out, ", %s a row over all layers", seconds_text(text, seconds));
+    const char *before = plan->spec.merge ? "; asked for (" : "; the cheapest (";
+    for (int i = 0; banyan_merge_row(i); i++) {
+        const banyan_merge *other = banyan_merge_row(i);
+        if (other == plan->merge || banyan_plan_merge_seconds(plan, other, &seconds)) continue;
+        fprintf(out, "%s%s %s", before, other->name, seconds_text(text, seconds));
+        before = ", ";
+    }
+    fprintf(out, "%s\n", before[0] == ',' ? ")" : "");
+    fprintf(out, "output     %s\n",
+            plan->spec.out[0] == 'a' ? "on every rank"
+            : plan->spec.home[0] == 'd'
+                ? "on the head's home: query heads dealt over holders"
+                : "on the head's home: the largest holder of its group");
+    fprintf(out, "kernel     %s\n", plan->kernel->name);
+}
+
+static void print_rules(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    int32_t lines = 0;
+    for (int32_t first = 0, last; first < plan->spec.heads; first = last + 1) {
+        last = first;
+        while (last + 1 < plan->spec.heads && kind->use[last + 1] == kind->use[first]) last++;
+        if (++lines > MANY_RULES) {
+            fprintf(out, "  query heads %d-%d: ..\n", (int)first, (int)plan->spec.heads - 1);
+            return;
+        }
+        if (last > first)
+            fprintf(out, "  query heads %d-%d: %s\n", (int)first, (int)last, kind->use[first]);
+        else
+            fprintf(out, "  query head %d: %s\n", (int)first, kind->use[first]);
+    }
+}
+
+/* "rank 3 41 %, rank 4 59 %", or the run of ranks when they are many. */
+static void print_holders(const banyan_placed *placed, FILE *out)
+{
+    const int32_t n = placed->count;
+    if (n == 1) {
+        fprintf(out, "rank %d\n", (int)placed->holder[0].rank);
+    } else if (n > 4) {
+        fprintf(out, "%d ranks from %d to %d\n", (int)n, (int)placed->holder[0].rank,
+                (int)placed->holder[n - 1].rank);
+    } else {
+        for (int32_t i = 0; i < n; i++) {
+            const uint64_t width = placed->holder[i].cut - banyan_cut_low(placed, i);
+            fprintf(out, "%srank %d %.1f %%", i ? ", " : "", (int)placed->holder[i].rank,
+                    (double)width / 18446744073709551616.0 * 100);
+        }
+        fputc('\n', out);
+    }
+}
+
+static void print_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    fprintf(out, "  KV head      blocks  kept by\n");
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        if (plan->spec.kv_heads > MANY_HEADS && g == MANY_HEADS / 2) {
+            g = plan->spec.kv_heads - MANY_HEADS / 2 - 1;
+            fprintf(out, "  ..\n");
+            continue;
+        }
+        const banyan_kept_set kept =
+            banyan_plan_kept_at(plan, head, plan->spec.planned_tokens, 1);
+        fprintf(out, "  %7d  %10lld  ", (int)g,
+                (long long)banyan_kept_below(&kept, UINT64_MAX));
+        print_holders(&head->placed, out);
+    }
+}
+
+static void print_balance(const banyan_plan *plan, const banyan_kind *kind, int64_t *blocks,
+                          FILE *out)
+{
+    fprintf(out, "  balance    ");
+    for (int i = 1; i <= 256; i *= i == 1 ? 4 : i == 4 ? 4 : 16) {
+        const int64_t tokens = (plan->spec.planned_tokens + i - 1) / i;
+        memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
+        banyan_kind_spread(plan, kind, tokens, blocks);
+        fprintf(out, "%s%.3f at %lld", i == 1 ? "" : ", ", banyan_imbalance(plan, blocks),
+                (long long)tokens);
+    }
+    fprintf(out, " tokens (largest over mean)\n");
+}
+
+static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    char a[32], b[32];
+    const banyan_spec *s = &plan->spec;
+    const int64_t extra = banyan_kind_extra_holders(plan, kind);
+    banyan_traffic traffic;
+    banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item_bytes(plan),
+                         -1, &traffic);
+    fprintf(out, "  merging    %lld extra holders; a row sends %lld messages, %s, in %d rounds",
+            (long long)extra, (long long)traffic.messages, bytes_text(a, traffic.bytes),
+            (int)kind->schedule.rounds);
+    if (traffic.between_messages)
+        fprintf(out, " (between nodes %lld, %s)", (long long)traffic.between_messages,
+                bytes_text(b, traffic.between_bytes));
+    fprintf(out, "; %s\n", seconds_text(a, traffic.seconds));
+
+    /* Per token and extra holder: the group's partials, or the keys and values. */
+    const int64_t partials = plan->group * (int64_t)item_bytes(plan);
+    const int64_t keys =
+        (s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
+    if (extra && partials > keys)
+        fprintf(
+            out,
+            "  prefill    of %lld rows sends %s of partials a layer; moving keys and values "
+            "would take %s\n",
+            (long long)s->planned_tokens, bytes_text(a, extra * partials * s->planned_tokens),
+            bytes_text(b, extra * keys * s->planned_tokens));
+}
+
+static void print_kind(const banyan_plan *plan, const banyan_kind *kind, int64_t *blocks,
+                       FILE *out)
+{
+    char layers[96];
+    banyan_kind_layers(plan, kind, layers, sizeof layers);
+    fprintf(out, "\nlayer%s %s\n", kind->layer_count == 1 ? "" : "s", layers);
+    print_rules(plan, kind, out);
+    if (strcmp(plan->placement->name, "line") == 0 && plan->spec.kv_heads <= MANY_HEADS &&
+        plan->ranks <= MANY_RANKS)
+        banyan_kind_draw(plan, kind, out);
+    print_heads(plan, kind, out);
+    print_balance(plan, kind, blocks, out);
+    print_traffic(plan, kind, out);
+}
+
+static void print_rank(const banyan_plan *plan, int rank, FILE *out)
+{
+    char kept[32], capacity[32], workspace[32], sent[32];
+    banyan_share share;
+    if (banyan_plan_share(plan, rank, plan->spec.planned_tokens, &share)) return;
+    fprintf(out, "  %5d %5d  %10lld %12s %12s %12s %8lld %12s\n", rank,
+            (int)banyan_comm_topology(plan->comm)->node[rank], (long long)share.kept_blocks,
+            bytes_text(kept, share.kept_bytes), bytes_text(capacity, share.capacity_bytes),
+            bytes_text(workspace, share.workspace_bytes), (long long)share.messages,
+            bytes_text(sent, share.bytes_sent));
+}
+
+static void print_ranks(const banyan_plan *plan, int64_t *blocks, FILE *out)
+{
+    fprintf(out, "\nall layers at %lld tokens\n", (long long)plan->spec.planned_tokens);
+    fprintf(out, "   rank  node      blocks         kept    set aside    workspace messages   "
+                 "sent a row\n");
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        if (plan->ranks > MANY_RANKS && r == MANY_RANKS / 2) {
+            r = plan->ranks - MANY_RANKS / 2 - 1;
+            fprintf(out, "  ..\n");
+            continue;
+        }
+        print_rank(plan, r, out);
+    }
+    char text[32], most_text[32];
+    int64_t sum = 0, least = INT64_MAX, most = 0;
+    memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
+    for (int32_t k = 0; k < plan->kinds; k++)
+        banyan_kind_spread(plan, &plan->kind[k], plan->spec.planned_tokens, blocks);
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        sum += blocks[r];
+        if (blocks[r] < least) least = blocks[r];
+        if (blocks[r] > most) most = blocks[r];
+    }
+    fprintf(out, "  all ranks keep %lld blocks, %s; a rank %lld to %lld, at most %s\n",
+            (long long)sum, bytes_text(text, sum * (int64_t)plan->record_bytes),
+            (long long)least, (long long)most,
+            bytes_text(most_text, most * (int64_t)plan->record_bytes));
+}
+
+void banyan_plan_print(const banyan_plan *plan, FILE *out)
+{
+    int64_t *blocks = plan && out ? calloc((size_t)plan->ranks, sizeof *blocks) : NULL;
+    if (!blocks) return;
+    fprintf(out, "plan       %016llx\n", (unsigned long long)plan->hash);
+    print_asked(plan, out);
+    print_cluster(plan, out);
+    print_merge(plan, out);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        if (k == MANY_KINDS) {
+            fprintf(out, "\n.. and %d more kinds of layers\n", (int)plan->kinds - k);
+            break;
+        }
+        print_kind(plan, &plan->kind[k], blocks, out);
+    }
+    print_ranks(plan, blocks, out);
+    if (plan->warnings[0]) fprintf(out, "\nwarning: %s\n", plan->warnings);
+    free(blocks);
+}
