@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* plan.h - what the files that make a plan share among themselves, and nobody else includes.
  *
  * In the order in which banyan_plan_create calls them:
@@ -74,6 +75,9 @@ void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_
 double banyan_imbalance(const banyan_plan *plan, const int64_t *blocks);
 /* (KV head, rank) pairs beyond one per KV head, over the kinds: the holders that merges pay for. */
 int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind);
+/* How many of *stride residues of the far context some head of a kind reads: *stride for all, 0 for
+ * windows only. */
+int banyan_kind_cover(const banyan_plan *plan, const banyan_kind *kind, int32_t *stride);
 /* "0-3, 8": the layers of a kind. */
 void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *text,
                         size_t bytes);

@@ -34,8 +34,7 @@ static int seen_together(const banyan_plan *plan, const banyan_kind *kind,
     *seen = kind->head[0].retention;
     for (int32_t g = 1; g < plan->spec.kv_heads; g++)
         if (!banyan_retention_union(seen, &kind->head[g].retention)) return 0;
-    const int64_t far = seen->prefix + 2 * (int64_t)BANYAN_MAX_PERIOD;
-    return seen->prefix < INT64_MAX / 4 && banyan_retention_count(seen, far) < far;
+    return residues_of(seen) < seen->period;
 }
 
 /* A union is brought to its smallest period; people think of the strides that they wrote. */
@@ -49,24 +48,32 @@ static int32_t stride_of(const banyan_plan *plan, const banyan_kind *kind, int32
     return stride;
 }
 
+int banyan_kind_cover(const banyan_plan *plan, const banyan_kind *kind, int32_t *stride)
+{
+    banyan_retention seen;
+    *stride = 1;
+    if (!seen_together(plan, kind, &seen)) return 1;
+    *stride = stride_of(plan, kind, seen.period);
+    return residues_of(&seen) * (*stride / seen.period);
+}
+
 banyan_status banyan_plan_cover(banyan_plan *plan)
 {
     plan->warnings = banyan_plan_text(plan, "");
-    banyan_retention *seen = banyan_plan_alloc(plan, 1, sizeof *seen);
-    if (!plan->warnings || !seen) return BANYAN_ERR_MEMORY;
+    if (!plan->warnings) return BANYAN_ERR_MEMORY;
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        if (!seen_together(plan, kind, seen)) continue;
-        const int32_t stride = stride_of(plan, kind, seen->period);
-        const int32_t count = residues_of(seen) * (stride / seen->period);
-        if (count == 0) continue;
-
         char layers[64], line[256];
+        int32_t stride;
+        const int32_t count = banyan_kind_cover(plan, kind, &stride);
+        if (count == 0 || count == stride) continue;
+
         banyan_kind_layers(plan, kind, layers, sizeof layers);
-        snprintf(
-            line, sizeof line,
-            "layers %s: heads cover %d of %d residues, %.1f %% of the far context is invisible",
-            layers, (int)count, (int)stride, 100.0 * (stride - count) / stride);
+        snprintf(line, sizeof line,
+                 "layer%s %s: heads cover %d of %d residues, %.1f %% of the far context is "
+                 "invisible",
+                 kind->layer_count == 1 ? "" : "s", layers, (int)count, (int)stride,
+                 100.0 * (stride - count) / stride);
         if (plan->spec.strict)
             return banyan_fail(BANYAN_ERR_CONFIG, "%s: expected all, as strict is set", line);
         const banyan_status status = add_warning(plan, line);

@@ -170,9 +170,10 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
     banyan_traffic traffic;
     banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item_bytes(plan),
                          -1, &traffic);
-    fprintf(out, "  merging    %lld extra holders; a row sends %lld messages, %s, in %d rounds",
+    fprintf(out,
+            "  merging    %lld extra holders; a row sends %lld messages, %s, in %d round%s",
             (long long)extra, (long long)traffic.messages, bytes_text(a, traffic.bytes),
-            (int)kind->schedule.rounds);
+            (int)kind->schedule.rounds, kind->schedule.rounds == 1 ? "" : "s");
     if (traffic.between_messages)
         fprintf(out, " (between nodes %lld, %s)", (long long)traffic.between_messages,
                 bytes_text(b, traffic.between_bytes));
@@ -191,6 +192,19 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
             bytes_text(b, extra * keys * s->planned_tokens));
 }
 
+static void print_coverage(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    int32_t stride;
+    const int count = banyan_kind_cover(plan, kind, &stride);
+    if (count == stride)
+        fprintf(out, "  coverage   heads together read all of the far context\n");
+    else if (count)
+        fprintf(out, "  coverage   heads together read %d of %d residues of the far context\n",
+                count, (int)stride);
+    else
+        fprintf(out, "  coverage   windows only: the far context is not read\n");
+}
+
 static void print_kind(const banyan_plan *plan, const banyan_kind *kind, int64_t *blocks,
                        FILE *out)
 {
@@ -202,6 +216,7 @@ static void print_kind(const banyan_plan *plan, const banyan_kind *kind, int64_t
         plan->ranks <= MANY_RANKS)
         banyan_kind_draw(plan, kind, out);
     print_heads(plan, kind, out);
+    print_coverage(plan, kind, out);
     print_balance(plan, kind, blocks, out);
     print_traffic(plan, kind, out);
 }
