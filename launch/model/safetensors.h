@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* safetensors.h - tensors of a checkpoint directory, read and written.
+ *
+ * A safetensors file is
+ *
+ *     u64 little endian   n, the length of the header (at most 100 MB)
+ *     n bytes             JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end)}, ..}
+ *     the rest            the buffer that the offsets count in, without holes or overlaps
+ *
+ * and a directory holds either one `model.safetensors`, or several files that
+ * `model.safetensors.index.json` ("weight_map": name -> file) lists. Files are mapped, so that a
+ * process reads only the bytes that it touches. */
+#ifndef BANYAN_SAFETENSORS_H
+#define BANYAN_SAFETENSORS_H
+
+#include "banyan.h"
+
+#include <stdbool.h>
+
+enum { TENSOR_DIMS = 8 };
+
+typedef struct tensor {
+    const char *name, *file;
+    const char *dtype_name; /* as the file says: "BF16" */
+    int readable;           /* the dtype is one that banyan reads: BF16, F16, F32 */
+    banyan_dtype dtype;
+    int32_t dims;
+    int64_t shape[TENSOR_DIMS];
+    const unsigned char *data; /* in the map; possibly unaligned */
+    size_t bytes;
+} tensor;
+
+typedef struct safetensors safetensors;
+
+/* Everything is checked here but the values; NULL: why says what is wrong, and in which file. */
+safetensors *safetensors_open(const char *dir, char *why, size_t why_bytes);
+void safetensors_close(safetensors *s);
+int64_t safetensors_count(const safetensors *s);
+const tensor *safetensors_row(const safetensors *s, int64_t index); /* ascending by name */
+const tensor *safetensors_find(const safetensors *s, const char *name); /* NULL: there is none */
+
+/* The tensor `name` as a matrix [rows][cols] (cols 0: a vector), readable, or NULL with why. */
+const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
+                                 int64_t cols, char *why, size_t why_bytes);
+
+/* `count` values from element `first` as fp32. Returns the index of the first one that is not
+ * finite, or -1. */
+int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *out);
+/* Does any of them hold a NaN or an infinity? Index or -1. */
+int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count);
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+/* A tensor that is written row by row: `fill` gives row `row` as fp32. */
+typedef struct tensor_source {
+    char name[96];
+    int64_t rows, cols; /* cols 0: a vector of `rows` entries, given as one row */
+    void (*fill)(const void *arg, int64_t row, float *out);
+    const void *arg;
+} tensor_source;
+
+/* Write them into `dir`, over `shards` files and an index when shards > 1. Each file appears under
+ * its name only when it is complete; what was there before goes. False: why. */
+bool safetensors_write(const char *dir, const tensor_source *sources, int count,
+                       banyan_dtype dtype, int shards, char *why, size_t why_bytes);
+/* A small text file, likewise. */
+bool text_write(const char *dir, const char *name, const char *text, char *why,
+                size_t why_bytes);
+
+#endif
