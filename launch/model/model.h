@@ -40,6 +40,9 @@ banyan_cache *model_cache(model *m);
 /* Multiply-adds done in matrices by this rank since opening. */
 int64_t model_matrix_work(const model *m);
 
+/* What the last failed call on this model said, in words. */
+const char *model_message(const model *m);
+
 /* What evaluation wants to see of the last `rows` rows of one layer's attention. Arrays are filled
  * on every rank; any may be NULL. */
 typedef struct model_probe {

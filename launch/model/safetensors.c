@@ -36,12 +36,12 @@ static const struct {
     int bits, readable;
     banyan_dtype dtype;
 } dtypes[] = {
-    {"BF16", 16, 1, BANYAN_BF16}, {"F16", 16, 1, BANYAN_F16},   {"F32", 32, 1, BANYAN_F32},
-    {"F64", 64, 0, BANYAN_F32},   {"F8_E4M3", 8, 0, BANYAN_F32}, {"F8_E5M2", 8, 0, BANYAN_F32},
-    {"F8_E8M0", 8, 0, BANYAN_F32}, {"F4", 4, 0, BANYAN_F32},     {"I64", 64, 0, BANYAN_F32},
-    {"I32", 32, 0, BANYAN_F32},   {"I16", 16, 0, BANYAN_F32},   {"I8", 8, 0, BANYAN_F32},
-    {"U64", 64, 0, BANYAN_F32},   {"U32", 32, 0, BANYAN_F32},   {"U16", 16, 0, BANYAN_F32},
-    {"U8", 8, 0, BANYAN_F32},     {"BOOL", 8, 0, BANYAN_F32},
+    {"BF16", 16, 1, BANYAN_BF16},  {"F16", 16, 1, BANYAN_F16},    {"F32", 32, 1, BANYAN_F32},
+    {"F64", 64, 0, BANYAN_F32},    {"F8_E4M3", 8, 0, BANYAN_F32}, {"F8_E5M2", 8, 0, BANYAN_F32},
+    {"F8_E8M0", 8, 0, BANYAN_F32}, {"F4", 4, 0, BANYAN_F32},      {"I64", 64, 0, BANYAN_F32},
+    {"I32", 32, 0, BANYAN_F32},    {"I16", 16, 0, BANYAN_F32},    {"I8", 8, 0, BANYAN_F32},
+    {"U64", 64, 0, BANYAN_F32},    {"U32", 32, 0, BANYAN_F32},    {"U16", 16, 0, BANYAN_F32},
+    {"U8", 8, 0, BANYAN_F32},      {"BOOL", 8, 0, BANYAN_F32},
 };
 
 static bool map_file(const char *path, mapped_file *out, char *why, size_t why_bytes)
@@ -54,9 +54,10 @@ static bool map_file(const char *path, mapped_file *out, char *why, size_t why_b
         return false;
     }
     if (!S_ISREG(st.st_mode) || st.st_size < 8) {
-        snprintf(why, why_bytes,
-                 "%s: %s; a safetensors file begins with 8 bytes that say how long its header is",
-                 path, S_ISREG(st.st_mode) ? "shorter than 8 bytes" : "not a file");
+        snprintf(
+            why, why_bytes,
+            "%s: %s; a safetensors file begins with 8 bytes that say how long its header is",
+            path, S_ISREG(st.st_mode) ? "shorter than 8 bytes" : "not a file");
         close(fd);
         return false;
     }
@@ -84,7 +85,8 @@ static bool parse_header(mapped_file *file, size_t *begin, char *why, size_t why
     }
     if (length > file->bytes - 8) {
         snprintf(why, why_bytes,
-                 "%s: says that its header has %" PRIu64 " bytes, but only %zu follow: truncated, "
+                 "%s: says that its header has %" PRIu64
+                 " bytes, but only %zu follow: truncated, "
                  "or no safetensors file",
                  file->path, length, file->bytes - 8);
         return false;
@@ -161,7 +163,8 @@ static bool parse_tensor(const mapped_file *file, size_t begin, const char *name
     int64_t bytes = elements * dtypes[row].bits / 8;
     if (end - first != bytes) {
         snprintf(why, why_bytes,
-                 "%s: tensor '%s' has %" JSON_INTEGER_FORMAT " bytes, but its shape and dtype %s "
+                 "%s: tensor '%s' has %" JSON_INTEGER_FORMAT
+                 " bytes, but its shape and dtype %s "
                  "need %" PRId64,
                  file->path, name, end - first, type, bytes);
         return false;
@@ -276,8 +279,8 @@ static bool check_index(const safetensors *s, const char *dir, const json_t *map
         const tensor *t = safetensors_find(s, name);
         const char *base = t ? strrchr(t->file, '/') + 1 : "";
         if (t && strcmp(base, json_string_value(value)) == 0) continue;
-        snprintf(why, why_bytes, "%s/%s: tensor '%s' is missing; the index says it is here", dir,
-                 json_string_value(value), name);
+        snprintf(why, why_bytes, "%s/%s: tensor '%s' is missing; the index says it is here",
+                 dir, json_string_value(value), name);
         return false;
     }
     return true;

@@ -37,7 +37,8 @@ safetensors *safetensors_open(const char *dir, char *why, size_t why_bytes);
 void safetensors_close(safetensors *s);
 int64_t safetensors_count(const safetensors *s);
 const tensor *safetensors_row(const safetensors *s, int64_t index); /* ascending by name */
-const tensor *safetensors_find(const safetensors *s, const char *name); /* NULL: there is none */
+const tensor *safetensors_find(const safetensors *s,
+                               const char *name); /* NULL: there is none */
 
 /* The tensor `name` as a matrix [rows][cols] (cols 0: a vector), readable, or NULL with why. */
 const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,

@@ -180,8 +180,8 @@ static bool write_index(const char *dir, const tensor_source *list, int count, i
             fprintf(memory, "  \"%s\": \"model-%05d-of-%05d.safetensors\"%s\n", list[i].name,
                     shard + 1, shards, i + 1 < count ? "," : "");
     fprintf(memory, " }}\n");
-    bool good = fclose(memory) == 0 && text_write(dir, "model.safetensors.index.json", text, why,
-                                                  why_bytes);
+    bool good = fclose(memory) == 0 &&
+                text_write(dir, "model.safetensors.index.json", text, why, why_bytes);
     free(text);
     return good;
 }
@@ -201,8 +201,10 @@ bool safetensors_write(const char *dir, const tensor_source *sources, int count,
         if (shards == 1)
             snprintf(path, sizeof path, "%s/model.safetensors", dir);
         else
-            snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", dir, i + 1, shards);
-        if (!write_file(path, sources + first, end - first, dtype, why, why_bytes)) return false;
+            snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", dir, i + 1,
+                     shards);
+        if (!write_file(path, sources + first, end - first, dtype, why, why_bytes))
+            return false;
     }
     /* A reader prefers the one file: of the two forms, only the new one may stay. */
     snprintf(path, sizeof path, "%s/%s", dir,

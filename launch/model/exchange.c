@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What moves between a cut matrix and its reader.
+ *
+ * q, k and v: rank `src` has computed some columns of all rows; rank `dst` wants q columns of the
+ * heads that it holds, and of k and v only the rows whose block it keeps. Both walk the same list
+ * of rectangles (columns of one head x rows of one block or of the chunk), one to pack a message and
+ * the other to unpack it, so that a message carries no description of itself:
+ *
+ *     for each query head of src's columns that dst holds:          [wanted rows][columns]
+ *     for each KV head, k then v, and block that dst keeps:         [rows of the block][columns]
+ *
+ * Everything else is gathered by all from all. */
+#include "launch/model/llama.h"
+
+#include <string.h>
+
+typedef enum direction { MEASURE, PACK, UNPACK, LOCAL } direction;
+
+/* A walk over the rectangles of (src, dst). */
+typedef struct walk {
+    model *m;
+    int32_t layer;
+    const chunk *c;
+    int src, dst;
+    direction direction;
+    float *buffer; /* moves on */
+    int64_t floats;
+} walk;
+
+/* One rectangle: `mine` where src has computed it, `home` where attend will read it. */
+static void move(walk *w, float *mine, int64_t mine_stride, float *home, int64_t home_stride,
+                 int64_t rows, int64_t width)
+{
+    w->floats += rows * width;
+    if (w->direction == PACK) rows_copy(w->buffer, width, mine, mine_stride, rows, width);
+    if (w->direction == UNPACK) rows_copy(home, home_stride, w->buffer, width, rows, width);
+    if (w->direction == LOCAL) rows_copy(home, home_stride, mine, mine_stride, rows, width);
+    if (w->direction == PACK || w->direction == UNPACK) w->buffer += rows * width;
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int holds_head(const model *m, int32_t layer, int64_t head, int rank)
+{
+    int32_t kv_head = (int32_t)(head / (m->shape.heads / m->shape.kv_heads));
+    return banyan_plan_owned(m->plan, layer, kv_head, rank);
+}
+
+static void walk_q(walk *w)
+{
+    const model *m = w->m;
+    int64_t dim = m->shape.head_dim, all = m->layer[w->layer].q.columns;
+    int64_t first = cut_first(all, w->src, m->ranks),
+            end = cut_first(all, w->src + 1, m->ranks);
+    for (int64_t at = first; at < end;) {
+        int64_t next = smaller((at / dim + 1) * dim, end);
+        int held = holds_head(m, w->layer, at / dim, w->dst);
+        while (next < end && holds_head(m, w->layer, next / dim, w->dst) == held)
+            next = smaller(next + dim, end);
+        if (held)
+            move(w, m->work.cut + (at - first), end - first, m->work.q + at, all, w->c->wanted,
+                 next - at);
+        at = next;
+    }
+}
+
+/* The rows of one KV head's k or v that dst keeps, one rectangle per run of blocks. */
+static void walk_blocks(walk *w, int64_t kv_head, float *mine, int64_t mine_stride, float *home,
+                        int64_t width)
+{
+    const model *m = w->m;
+    int64_t size = m->block_tokens, first = w->c->at / size;
+    int64_t home_stride = (int64_t)m->shape.kv_heads * m->shape.head_dim;
+    const int32_t *owner = m->work.owner + kv_head * (m->max_rows / size + 2);
+    for (int64_t row = 0; row < w->c->rows;) {
+        int64_t begin = row;
+        int rank = owner[(w->c->at + row) / size - first];
+        while (row < w->c->rows && owner[(w->c->at + row) / size - first] == rank)
+            row = smaller(((w->c->at + row) / size + 1) * size - w->c->at, w->c->rows);
+        if (rank == w->dst)
+            move(w, mine + begin * mine_stride, mine_stride, home + begin * home_stride,
+                 home_stride, row - begin, width);
+    }
+}
+
+static void walk_kv(walk *w)
+{
+    const model *m = w->m;
+    int64_t dim = m->shape.head_dim, all = m->layer[w->layer].kv.columns;
+    int64_t first = cut_first(all, w->src, m->ranks),
+            end = cut_first(all, w->src + 1, m->ranks);
+    for (int64_t part = first / dim; part * dim < end; part++) { /* k_0, v_0, k_1, v_1, .. */
+        int64_t at = larger(part * dim, first), next = smaller((part + 1) * dim, end);
+        float *home = (part % 2 ? m->work.v : m->work.k) + part / 2 * dim + at % dim;
+        if (at < next && banyan_plan_owned(m->plan, w->layer, (int32_t)(part / 2), w->dst))
+            walk_blocks(w, part / 2, m->work.cut_kv + (at - first), end - first, home,
+                        next - at);
+    }
+}
+
+static int64_t walk_run(model *m, int32_t layer, const chunk *c, int src, int dst,
+                        direction direction, float *buffer)
+{
+    walk w = {m, layer, c, src, dst, direction, buffer, 0};
+    if (c->wanted > 0) walk_q(&w);
+    walk_kv(&w);
+    return w.floats;
+}
+
+static void find_owners(model *m, int32_t layer, const chunk *c)
+{
+    int64_t size = m->block_tokens, room = m->max_rows / size + 2;
+    for (int32_t g = 0; g < m->shape.kv_heads; g++)
+        for (int64_t b = c->at / size; b * size < c->at + c->rows; b++)
+            m->work.owner[g * room + b - c->at / size] =
+                banyan_plan_owner(m->plan, layer, g, b);
+}
+
+/* Rotary embedding of what this rank holds, once it is in place. */
+static void turn_heads(model *m, int32_t layer, const chunk *c)
+{
+    int32_t dim = m->shape.head_dim, group = m->shape.heads / m->shape.kv_heads;
+    int64_t size = m->block_tokens, first = c->at / size, room = m->max_rows / size + 2;
+    for (int32_t g = 0; g < m->shape.kv_heads; g++) {
+        if (!banyan_plan_owned(m->plan, layer, g, m->rank)) continue;
+        for (int64_t row = 0; row < c->rows; row++) {
+            const float *turn = m->work.turn + row * dim;
+            int64_t wanted = row - (c->rows - c->wanted);
+            if (m->work.owner[g * room + (c->at + row) / size - first] == m->rank)
+                rope_turn(m->work.k + (row * m->shape.kv_heads + g) * dim, 1, dim / 2, turn);
+            if (wanted >= 0)
+                rope_turn(m->work.q + (wanted * m->shape.heads + g * group) * dim, group,
+                          dim / 2, turn);
+        }
+    }
+}
+
+banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)
+{
+    workspace *w = &m->work;
+    float *send = w->send, *recv = w->recv;
+    int sends = 0, recvs = 0;
+    find_owners(m, layer, c);
+    for (int peer = 0; peer < m->ranks; peer++) {
+        if (peer == m->rank) continue;
+        int64_t floats = walk_run(m, layer, c, m->rank, peer, PACK, send);
+        if (floats > 0)
+            w->sends[sends++] = (banyan_message){peer, send, (size_t)floats * sizeof *send};
+        send += floats;
+        floats = walk_run(m, layer, c, peer, m->rank, MEASURE, NULL);
+        if (floats > 0)
+            w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)floats * sizeof *recv};
+        recv += floats;
+    }
+    walk_run(m, layer, c, m->rank, m->rank, LOCAL, NULL);
+    banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    for (int i = 0; !status && i < recvs; i++)
+        walk_run(m, layer, c, w->recvs[i].peer, m->rank, UNPACK, w->recvs[i].data);
+    if (!status) turn_heads(m, layer, c);
+    return status;
+}
+
+/* Columns [head][width] of `rows` rows, from each head's home to all ranks. A home's message holds
+ * its runs of consecutive heads one after the other, each [rows][columns]. */
+static int64_t home_run(const model *m, int32_t layer, int32_t head, int32_t *end)
+{
+    int home = banyan_plan_home(m->plan, layer, head);
+    *end = head + 1;
+    while (*end < m->shape.heads && banyan_plan_home(m->plan, layer, *end) == home) ++*end;
+    return home;
+}
+
+static int64_t copy_homes(model *m, int32_t layer, int home, int32_t rows, int32_t width,
+                          float *packed, float *all, direction direction)
+{
+    int64_t floats = 0, stride = (int64_t)m->shape.heads * width;
+    for (int32_t head = 0, end; head < m->shape.heads; head = end) {
+        if (home_run(m, layer, head, &end) != home) continue;
+        int64_t columns = (int64_t)(end - head) * width;
+        float *flat = all ? all + (int64_t)head * width : NULL;
+        if (direction == PACK) rows_copy(packed + floats, columns, flat, stride, rows, columns);
+        if (direction == UNPACK)
+            rows_copy(flat, stride, packed + floats, columns, rows, columns);
+        floats += rows * columns;
+    }
+    return floats;
+}
+
+static banyan_status gather_homes(model *m, int32_t layer, int32_t rows, int32_t width,
+                                  const float *mine, float *all)
+{
+    workspace *w = &m->work;
+    float *recv = w->recv;
+    int sends = 0, recvs = 0;
+    int64_t floats =
+        copy_homes(m, layer, m->rank, rows, width, w->send, (float *)(uintptr_t)mine, PACK);
+    for (int peer = 0; peer < m->ranks; peer++) {
+        if (peer == m->rank) continue;
+        if (floats > 0)
+            w->sends[sends++] = (banyan_message){peer, w->send, (size_t)floats * sizeof *recv};
+        int64_t theirs = copy_homes(m, layer, peer, rows, width, NULL, NULL, MEASURE);
+        if (theirs > 0)
+            w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)theirs * sizeof *recv};
+        recv += theirs;
+    }
+    banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    if (status) return status;
+    copy_homes(m, layer, m->rank, rows, width, w->send, all, UNPACK);
+    for (int i = 0; i < recvs; i++)
+        copy_homes(m, layer, w->recvs[i].peer, rows, width, w->recvs[i].data, all, UNPACK);
+    return BANYAN_OK;
+}
+
+banyan_status exchange_out(model *m, int32_t layer, int32_t rows, float *all)
+{
+    return gather_homes(m, layer, rows, m->shape.head_dim, m->work.out, all);
+}
+
+banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
+                              float *all)
+{
+    return gather_homes(m, layer, rows, 1, mine, all);
+}
+
+banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
+                           piece *pieces)
+{
+    workspace *w = &m->work;
+    float *recv = w->recv;
+    int sends = 0, recvs = 0;
+    for (int peer = 0; peer < m->ranks; peer++) {
+        int64_t first = cut_first(columns, peer, m->ranks);
+        int64_t count = cut_first(columns, peer + 1, m->ranks) - first;
+        pieces[peer] = (piece){peer == m->rank ? mine : recv, first, count, count};
+        if (peer == m->rank || count == 0) continue;
+        w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)(rows * count) * sizeof *recv};
+        recv += rows * count;
+    }
+    for (int peer = 0; peer < m->ranks; peer++)
+        if (peer != m->rank && pieces[m->rank].count > 0)
+            w->sends[sends++] =
+                (banyan_message){peer, (void *)(uintptr_t)mine,
+                                 (size_t)(rows * pieces[m->rank].count) * sizeof *mine};
+    return banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+}
+
+/* Room for the largest message set of any exchange, in floats, for max_rows rows. */
+int64_t exchange_floats(const model *m, int sending)
+{
+    const model_shape *s = &m->shape;
+    int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim;
+    int64_t kv = 2 * (int64_t)s->kv_heads * s->head_dim;
+    int64_t cut = larger(larger(s->hidden, s->intermediate), q);
+    if (!sending) return larger(rows * larger(cut, q + kv), HEAD_ROWS * (int64_t)s->vocab);
+    /* q goes to every holder of a head, k and v to one owner each; outputs to all from one copy */
+    int64_t most = 0;
+    for (int32_t layer = 0; layer < s->layers; layer++) {
+        int64_t floats = 0;
+        for (int64_t at = m->layer[layer].q.first;
+             at < m->layer[layer].q.first + m->layer[layer].q.count;) {
+            int64_t next = smaller((at / s->head_dim + 1) * s->head_dim,
+                                   m->layer[layer].q.first + m->layer[layer].q.count);
+            for (int peer = 0; peer < m->ranks; peer++)
+                if (holds_head(m, layer, at / s->head_dim, peer)) floats += next - at;
+            at = next;
+        }
+        most = larger(most, floats + m->layer[layer].kv.count);
+    }
+    return rows * larger(most, q);
+}

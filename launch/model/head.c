@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The last matrix: one column per id of the vocabulary, cut like the others. Greedy decoding needs
+ * only each rank's largest logit; all logits are gathered only for those who ask. */
+#include "launch/model/llama.h"
+
+#include <stdlib.h>
+
+typedef struct choice {
+    float logit;
+    uint32_t id;
+} choice;
+
+static choice choose(const float *logits, int64_t count, int64_t first)
+{
+    choice best = {0, UINT32_MAX}; /* of no column */
+    for (int64_t i = 0; i < count; i++)
+        if (best.id == UINT32_MAX || logits[i] > best.logit)
+            best = (choice){logits[i], (uint32_t)(first + i)};
+    return best;
+}
+
+static banyan_status head_rows(model *m, const float *h, int32_t rows, float *logits,
+                               choice *best)
+{
+    workspace *w = &m->work;
+    linear_run(m, &m->head, h, rows, w->logits);
+    for (int32_t row = 0; row < rows; row++)
+        best[row] = choose(w->logits + row * m->head.count, m->head.count, m->head.first);
+    if (!logits) return BANYAN_OK;
+    banyan_status status = exchange_cut(m, m->head.columns, rows, w->logits, w->pieces);
+    for (int r = 0; !status && r < m->ranks; r++)
+        rows_copy(logits + w->pieces[r].first, m->head.columns, w->pieces[r].data,
+                  w->pieces[r].stride, rows, w->pieces[r].count);
+    return status;
+}
+
+/* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. */
+static void choose_all(const model *m, const choice *all, int32_t rows, uint32_t *greedy)
+{
+    for (int32_t row = 0; row < rows; row++) {
+        choice best = {0, UINT32_MAX};
+        for (int r = 0; r < m->ranks; r++) {
+            choice c = all[(int64_t)r * rows + row];
+            if (c.id != UINT32_MAX && (best.id == UINT32_MAX || c.logit > best.logit)) best = c;
+        }
+        greedy[row] = best.id;
+    }
+}
+
+banyan_status head_run(model *m, const float *h, int32_t rows, float *logits, uint32_t *greedy)
+{
+    choice best[HEAD_ROWS];
+    choice *all = (choice *)m->work.recv;
+    for (int32_t first = 0; first < rows; first += HEAD_ROWS) {
+        int32_t n = rows - first < HEAD_ROWS ? rows - first : HEAD_ROWS;
+        banyan_status status =
+            head_rows(m, h + (int64_t)first * m->shape.hidden, n,
+                      logits ? logits + (int64_t)first * m->shape.vocab : NULL, best);
+        if (!status && greedy)
+            status = banyan_comm_allgather(m->comm, best, (size_t)n * sizeof *best, all);
+        if (status) return status;
+        if (greedy) choose_all(m, all, n, greedy + first);
+    }
+    return BANYAN_OK;
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening, closing and running a model: what model.h promises. */
+#include "launch/model/llama.h"
+
+#include <cblas.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* All ranks end with the words of the first one that failed. */
+typedef struct verdict {
+    int32_t status;
+    char why[WHY];
+} verdict;
+
+static banyan_status agree(model *m, banyan_status mine)
+{
+    verdict v = {(int32_t)mine, ""}, *all = calloc((size_t)m->ranks, sizeof *all);
+    if (!all) return BANYAN_ERR_MEMORY;
+    memcpy(v.why, m->why, WHY);
+    banyan_status status = banyan_comm_allgather(m->comm, &v, sizeof v, all);
+    for (int r = 0; !status && r < m->ranks; r++) {
+        if (!all[r].status) continue;
+        memcpy(m->why, all[r].why, WHY);
+        status = (banyan_status)all[r].status;
+    }
+    free(all);
+    return status;
+}
+
+static banyan_status make_cache(model *m, const banyan_spec *spec)
+{
+    banyan_spec s = *spec;
+    s.layers = m->shape.layers;
+    s.heads = m->shape.heads;
+    s.kv_heads = m->shape.kv_heads;
+    s.key_dim = s.value_dim = m->shape.head_dim;
+    s.scale = 0;
+    s.in_dtype = s.out_dtype = BANYAN_F32;
+    s.out = "home";
+    banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
+    if (!status) status = banyan_cache_create(m->plan, NULL, &m->cache);
+    if (status) {
+        snprintf(m->why, WHY, "%s", banyan_error_message());
+        return status;
+    }
+    m->max_rows = banyan_plan_spec(m->plan)->max_rows;
+    m->block_tokens = banyan_plan_spec(m->plan)->block_tokens;
+    status = workspace_make(m);
+    if (status) snprintf(m->why, WHY, "out of memory: rows of %d tokens", (int)m->max_rows);
+    return agree(m, status);
+}
+
+static void drop_cache(model *m)
+{
+    workspace_free(&m->work);
+    banyan_cache_destroy(m->cache);
+    banyan_plan_destroy(m->plan);
+    m->cache = NULL;
+    m->plan = NULL;
+}
+
+static banyan_status load(model *m, const char *dir)
+{
+    banyan_status status = model_shape_read(dir, &m->shape, m->why, WHY);
+    if (status) return status;
+    m->files = safetensors_open(dir, m->why, WHY);
+    if (!m->files) return BANYAN_ERR_CONFIG;
+    status = weights_load(m);
+    if (!status) status = rope_make(&m->rope, m->shape.head_dim, m->shape.rope_theta);
+    return status;
+}
+
+banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
+                         model **out, char *why, size_t why_bytes)
+{
+    model *m = calloc(1, sizeof *m);
+    if (!m) {
+        snprintf(why, why_bytes, "out of memory");
+        return BANYAN_ERR_MEMORY;
+    }
+    m->comm = comm;
+    m->rank = banyan_comm_rank(comm);
+    m->ranks = banyan_comm_size(comm);
+    openblas_set_num_threads(1);
+    banyan_status status = agree(m, load(m, dir));
+    if (!status) status = make_cache(m, spec);
+    if (!status) {
+        *out = m;
+        return BANYAN_OK;
+    }
+    snprintf(why, why_bytes, "%s", m->why);
+    model_close(m);
+    return status;
+}
+
+banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t why_bytes)
+{
+    drop_cache(m);
+    banyan_status status = make_cache(m, spec);
+    if (status) snprintf(why, why_bytes, "%s", m->why);
+    return status;
+}
+
+void model_close(model *m)
+{
+    if (!m) return;
+    drop_cache(m);
+    weights_free(m);
+    rope_free(&m->rope);
+    safetensors_close(m->files);
+    free(m);
+}
+
+const model_shape *model_get_shape(const model *m)
+{
+    return &m->shape;
+}
+
+const banyan_plan *model_plan(const model *m)
+{
+    return m->plan;
+}
+
+banyan_cache *model_cache(model *m)
+{
+    return m->cache;
+}
+
+int64_t model_matrix_work(const model *m)
+{
+    return m->matrix_work;
+}
+
+const char *model_message(const model *m)
+{
+    return m->why[0] ? m->why : banyan_error_message();
+}
+
+static banyan_status check_call(model *m, int64_t at, const uint32_t *ids, int64_t count,
+                                int32_t rows, const model_probe *probe)
+{
+    m->why[0] = 0;
+    if (count < 1 || rows < 0 || rows > m->max_rows || rows > count)
+        snprintf(m->why, WHY,
+                 "%d rows of %" PRId64 " tokens are asked for; expected 0 .. %d, and no more "
+                 "than the tokens",
+                 (int)rows, count, (int)m->max_rows);
+    if (probe && (probe->layer < 0 || probe->layer >= m->shape.layers || rows == 0))
+        snprintf(m->why, WHY, "the probe asks for layer %d in %d rows; there are %d layers",
+                 (int)probe->layer, (int)rows, (int)m->shape.layers);
+    for (int64_t i = 0; i < count && !m->why[0]; i++)
+        if (ids[i] >= (uint32_t)m->shape.vocab)
+            snprintf(m->why, WHY,
+                     "id %" PRIu32 " at token %" PRId64 " is beyond the vocabulary of %d ids",
+                     ids[i], at + i, (int)m->shape.vocab);
+    return m->why[0] ? BANYAN_ERR_ARGUMENT : BANYAN_OK;
+}
+
+/* How many tokens to take next: whole blocks where possible, and never so many that the rows asked
+ * for would not fit into the last chunk. */
+static int32_t next_rows(const model *m, int64_t at, int64_t left, int32_t rows)
+{
+    int64_t take = left < m->max_rows ? left : m->max_rows;
+    if (take < left) {
+        int64_t over = (at + take) % m->block_tokens;
+        if (over < take) take -= over;
+    }
+    if (take < left && left - take < rows) take = left - rows;
+    return (int32_t)take;
+}
+
+banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t count,
+                            int32_t rows, float *logits, uint32_t *greedy,
+                            const model_probe *probe, void (*progress)(void *arg, int64_t done),
+                            void *arg)
+{
+    banyan_status status = check_call(m, at, ids, count, rows, probe);
+    for (int64_t done = 0; !status && done < count;) {
+        chunk c = {at + done, next_rows(m, at + done, count - done, rows), 0};
+        bool last = done + c.rows == count;
+        status = layers_run(m, &c, ids + done, last ? rows : 0, last ? probe : NULL);
+        done += c.rows;
+        if (!status && progress) progress(arg, done);
+    }
+    if (!status && rows > 0) status = head_run(m, m->work.h, rows, logits, greedy);
+    return status;
+}
