@@ -198,25 +198,54 @@ static void add_round(banyan_exchange *x, const follower *f, int32_t begin, int3
 }
 
 /* The sizes of everything, from the schedule: ranks and items that it names, its longest round,
- * and the steps that concern this rank. */
+ * the steps that concern this rank, and the most of those in one round. */
 typedef struct extent {
-    int32_t ranks, items, longest, sends, recvs;
+    int32_t ranks, items, longest, sends, recvs, round_sends, round_recvs;
 } extent;
 
 static extent measure(const banyan_schedule *s, int rank)
 {
     extent size = {.ranks = rank + 1};
+    int32_t sends_before = 0, recvs_before = 0; /* this round */
     for (int32_t i = 0, begin = 0; i < s->count; i++) {
         const banyan_step *step = &s->step[i];
-        if (step->round != s->step[begin].round) begin = i;
+        if (step->round != s->step[begin].round) {
+            begin = i;
+            sends_before = size.sends;
+            recvs_before = size.recvs;
+        }
         if (i - begin + 1 > size.longest) size.longest = i - begin + 1;
         if (step->src >= size.ranks) size.ranks = step->src + 1;
         if (step->dst >= size.ranks) size.ranks = step->dst + 1;
         if (step->item >= size.items) size.items = step->item + 1;
         size.sends += step->src == rank;
         size.recvs += step->dst == rank;
+        const int32_t sends = size.sends - sends_before, recvs = size.recvs - recvs_before;
+        if (sends > size.round_sends) size.round_sends = sends;
+        if (recvs > size.round_recvs) size.round_recvs = recvs;
     }
     return size;
+}
+
+static size_t fixed_bytes(const extent *size, int32_t rounds)
+{
+    const size_t sends = (size_t)size->sends, recvs = (size_t)size->recvs;
+    return sizeof(banyan_exchange) + (size_t)(rounds + 1) * sizeof(round_part) +
+           (sends + recvs + 1) * (sizeof(message) + sizeof(int32_t)) +
+           (recvs + 1) * sizeof(fold) + (2 * recvs + 1) * sizeof(source);
+}
+
+/* Whole cache lines, and never none. */
+static size_t buffer_bytes(int32_t items, size_t max_item_bytes)
+{
+    return ((size_t)items * max_item_bytes + 63) / 64 * 64 + 64;
+}
+
+size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes)
+{
+    const extent size = measure(s, rank);
+    return fixed_bytes(&size, s->rounds) + buffer_bytes(size.round_sends, max_item_bytes) +
+           buffer_bytes(size.round_recvs, max_item_bytes);
 }
 
 static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
@@ -234,9 +263,7 @@ static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t
     if (!x->round || !x->message || !x->item || !x->fold || !x->source || !f->lowest ||
         !f->sent || !f->mark)
         return 0;
-    x->held_bytes = sizeof *x + (size_t)(rounds + 1) * sizeof *x->round +
-                    (sends + recvs + 1) * (sizeof *x->message + sizeof *x->item) +
-                    (recvs + 1) * sizeof *x->fold + (2 * recvs + 1) * sizeof *x->source;
+    x->held_bytes = fixed_bytes(size, rounds);
     for (int32_t r = 0; r < size->ranks; r++)
         for (int32_t i = 0; i < size->items; i++) *lowest_of(f, r, i) = r;
     return 1;
@@ -245,8 +272,7 @@ static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t
 /* Cache-line aligned, so that the first item of a round is. */
 static char *new_buffer(banyan_exchange *x, int32_t items)
 {
-    size_t bytes = (size_t)items * x->max_item_bytes;
-    bytes = (bytes + 63) / 64 * 64 + 64;
+    const size_t bytes = buffer_bytes(items, x->max_item_bytes);
     x->held_bytes += bytes;
     return aligned_alloc(64, bytes);
 }
