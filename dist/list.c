@@ -88,16 +88,3 @@ int banyan_list(banyan_table table, int index, const char **name, const char **d
     if (why) *why = reason ? reason : "";
     return 1;
 }
-
-int banyan_list_param(const char *selector, int index, const char **name,
-                      const char **default_text, const char **doc)
-{
-    const banyan_selector *s = selector ? banyan_selector_find(selector) : NULL;
-    if (!s || !s->params || index < 0) return 0;
-    for (int i = 0; i <= index; i++)
-        if (!s->params[i].name) return 0;
-    if (name) *name = s->params[index].name;
-    if (default_text) *default_text = s->params[index].default_text;
-    if (doc) *doc = s->params[index].doc;
-    return 1;
-}
