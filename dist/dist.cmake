@@ -1,6 +1,11 @@
 target_sources(banyan PRIVATE
+  dist/append.c
+  dist/attend.c
+  dist/cache.c
   dist/deal.c
   dist/list.c
+  dist/merge_rows.c
+  dist/panel.c
   dist/placements.c
   dist/plan.c
   dist/plan_bind.c
@@ -13,5 +18,6 @@ target_sources(banyan PRIVATE
   dist/plan_place.c
   dist/plan_share.c
   dist/plan_workspace.c
-  dist/spec.c)
+  dist/spec.c
+  dist/threads.c)
 banyan_rows(banyan dist placements place)

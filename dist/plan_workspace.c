@@ -1,22 +1,174 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a cache takes besides its records: partials of a panel for every query head that a rank
- * holds, block tables, and what the exchange holds. */
-#include "dist/dist.h"
+/* What a cache takes besides its records. One function lays the arena out; it runs once without
+ * memory, to count, and once with it: the formula and the allocation cannot drift apart.
+ *
+ *     block tables    capacity x sizeof(held) for each (layer, KV head held here)
+ *     panel           items held or received here x panel_rows x (value_dim + 2 [+ 2: probe]) x 4
+ *     lanes           q of a tile, and its block list: capacity x classes entries
+ *     workers         the kernel's workspace, partials of probed tokens
+ *     slots           partials of a tile, or of a part of one
+ *     exchange        what comm needs for messages, for each kind of layer
+ *
+ * With one thread there is one lane and one slot. With T threads a panel of few tiles is cut into T
+ * equal runs of blocks (panel.c), for at most 2T tiles: hence 2T lanes, and 3T - 1 slots. */
+#include "dist/cache.h"
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+static void *take(banyan_arena *arena, int64_t count, size_t bytes)
+{
+    size_t at = arena->used;
+    arena->used += round_up((size_t)count * bytes);
+    return arena->base ? arena->base + at : NULL;
+}
+
+static int is_here(const banyan_plan *plan, const banyan_item *item, int rank)
+{
+    if (plan->spec.out[0] == 'a' || item->home == rank) return 1;
+    for (int32_t i = 0; i < item->holders; i++)
+        if (item->holder[i] == rank) return 1;
+    return 0;
+}
+
+static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
+{
+    return head->subgroup_first[s + 1] - head->subgroup_first[s];
+}
+
+static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                     banyan_sizes *out)
+{
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        if (banyan_holder_index(&head->placed, rank) < 0) continue;
+        int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        for (int32_t s = 0; s < plan->subgroups; s++) {
+            int32_t classes = subgroup_classes(head, s);
+            if (classes > out->edges) out->edges = classes;
+            if (capacity * classes > out->list) out->list = capacity * classes;
+        }
+    }
+    int64_t items = 0;
+    for (int32_t h = 0; h < plan->spec.heads; h++) items += is_here(plan, &kind->item[h], rank);
+    if (items > out->items) out->items = items;
+}
+
+banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
+{
+    const banyan_spec *spec = &plan->spec;
+    size_t partial = banyan_partial_floats(spec->value_dim);
+    banyan_sizes z = {0};
+    z.tile_heads = plan->group < BANYAN_TILE_HEADS ? plan->group : BANYAN_TILE_HEADS;
+    z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
+    z.workers = spec->threads > 1 ? spec->threads : 1;
+    z.lanes = z.workers > 1 ? 2 * z.workers : 1;
+    z.slots = z.lanes + z.workers - 1;
+    z.item_bytes = round_up((size_t)plan->panel_rows * partial * sizeof(float));
+    z.mass_bytes = round_up((size_t)plan->panel_rows * 2 * sizeof(float));
+    z.slot_floats = round_up((size_t)z.tile_heads * (size_t)z.tile_rows * partial);
+    z.mass_floats = round_up((size_t)z.tile_heads * (size_t)z.tile_rows * 2);
+    for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
+    return z;
+}
+
+/* The parts of a kind: which heads, and where a panel's items lie. */
+static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                     banyan_arena *arena, char *data, char *mass, const banyan_sizes *z,
+                     banyan_part *part)
+{
+    const banyan_spec *spec = &plan->spec;
+    banyan_mine *mine = take(arena, spec->kv_heads, sizeof *mine);
+    void **items = take(arena, spec->heads, sizeof *items);
+    void **masses = take(arena, spec->heads, sizeof *masses);
+    if (!part) return;
+
+    *part = (banyan_part){.mine = mine, .data = items, .mass = masses};
+    for (int32_t g = 0; g < spec->kv_heads; g++) {
+        int32_t index = banyan_holder_index(&kind->head[g].placed, rank);
+        if (index >= 0) mine[part->mine_count++] = (banyan_mine){.kv_head = g, .index = index};
+    }
+    for (int32_t h = 0; h < spec->heads; h++) {
+        if (!is_here(plan, &kind->item[h], rank)) continue;
+        items[h] = data;
+        masses[h] = mass;
+        data += z->item_bytes;
+        mass += z->mass_bytes;
+    }
+}
+
+/* The block tables of one layer. */
+static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                      banyan_arena *arena, banyan_layer *layer)
+{
+    banyan_kept *kept = take(arena, plan->spec.kv_heads, sizeof *kept);
+    if (layer) layer->kept = kept;
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
+        int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        banyan_held *held = take(arena, capacity, sizeof *held);
+        if (layer) *kept++ = (banyan_kept){.held = held, .capacity = capacity};
+    }
+}
+
+static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
+                        banyan_cache *c)
+{
+    int64_t q = (int64_t)z->tile_heads * z->tile_rows * plan->spec.key_dim;
+    size_t kernel = plan->kernel->workspace_bytes(&plan->shape, z->tile_heads, z->tile_rows);
+    banyan_lane *lane = take(arena, z->lanes, sizeof *lane);
+    banyan_worker *worker = take(arena, z->workers, sizeof *worker);
+    int64_t *start = take(arena, z->lanes + 1, sizeof *start);
+    float *slots = take(arena, z->slots, z->slot_floats * sizeof(float));
+    float *mass_slots = take(arena, z->slots, z->mass_floats * sizeof(float));
+    for (int32_t i = 0; i < z->lanes; i++) {
+        banyan_lane l = {.q = take(arena, q, sizeof(float)),
+                         .entry = take(arena, z->list, sizeof(banyan_entry)),
+                         .edge = take(arena, z->edges, sizeof(banyan_edge))};
+        if (c) lane[i] = l;
+    }
+    for (int32_t i = 0; i < z->workers; i++) {
+        banyan_worker w = {.workspace = take(arena, 1, kernel),
+                           .probe = take(arena, 1, z->slot_floats * sizeof(float))};
+        if (c) worker[i] = w;
+    }
+    if (!c) return;
+    c->lane = lane;
+    c->worker = worker;
+    c->start = start;
+    c->slots = slots;
+    c->mass_slots = mass_slots;
+}
+
+void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
+                         banyan_cache *c)
+{
+    banyan_sizes z = banyan_sizes_of(plan, rank);
+    banyan_part *part = take(arena, plan->kinds, sizeof *part);
+    banyan_layer *layer = take(arena, plan->spec.layers, sizeof *layer);
+    /* One panel is under way at a time: all kinds share its memory. */
+    char *data = take(arena, z.items, z.item_bytes);
+    char *mass = take(arena, z.items, z.mass_bytes);
+    for (int32_t k = 0; k < plan->kinds; k++)
+        lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
+    for (int32_t i = 0; i < plan->spec.layers; i++)
+        lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
+    lay_scratch(plan, arena, &z, c);
+    if (!c) return;
+    c->sizes = z;
+    c->part = part;
+    c->layer = layer;
+}
 
 int64_t banyan_plan_workspace(const banyan_plan *plan, int rank)
 {
-    const int64_t partial =
-        (int64_t)(banyan_partial_floats(plan->spec.value_dim) * sizeof(float));
-    int64_t bytes = 0;
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        const banyan_kind *kind = &plan->kind[k];
-        int64_t held = 0, heads = 0;
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
-            heads += banyan_holder_index(&kind->head[g].placed, rank) >= 0;
-            held += banyan_plan_capacity(plan, kind, g, rank);
-        }
-        bytes += held * kind->layer_count * (int64_t)sizeof(banyan_held);
-        bytes += heads * plan->group * plan->panel_rows * partial;
-    }
-    return bytes;
+    banyan_arena arena = {0};
+    banyan_cache_layout(plan, rank, &arena, NULL);
+    size_t bytes = sizeof(banyan_cache) + arena.used;
+    size_t item_bytes = banyan_sizes_of(plan, rank).item_bytes;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        bytes += banyan_exchange_measure(&plan->kind[k].schedule, rank, item_bytes);
+    return (int64_t)bytes;
 }

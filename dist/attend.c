@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The one verb. Append what is given, then attend in panels: compute this rank's partials, merge
+ * them, write results. Decode is a call of one row, prefill one of many; nothing else differs. */
+#include "dist/cache.h"
+
+static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *call)
+{
+    const banyan_spec *spec = &cache->plan->spec;
+    if (call->layer < 0 || call->layer >= spec->layers)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "layer %d: the plan has layers 0..%d",
+                           call->layer, spec->layers - 1);
+    if (call->rows < 1 || call->rows > spec->max_rows)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "rows %d: expected 1..%d (max_rows)",
+                           call->rows, spec->max_rows);
+    if (!call->k != !call->v)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "%s without %s: expected both or neither",
+                           call->k ? "k" : "v", call->k ? "v" : "k");
+    if (!call->q && !call->k)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "neither q nor k and v: expected something to attend or append");
+    if (call->q && !call->out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "q without out: expected a place for results");
+    return BANYAN_OK;
+}
+
+/* May rows `at` .. at+rows-1 be appended now? */
+static banyan_status check_append(const banyan_cache *cache, const banyan_call *call)
+{
+    const banyan_spec *spec = &cache->plan->spec;
+    const banyan_layer *layer = &cache->layer[call->layer];
+    long long at = call->at, length = layer->length, longest = layer->longest;
+    if (at > length)
+        return banyan_fail(
+            BANYAN_ERR_ARGUMENT,
+            "at %lld leaves a gap: layer %d has %lld tokens, expected at <= %lld", at,
+            call->layer, length, length);
+    if (at > spec->max_tokens - call->rows)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "at %lld with %d rows: past max_tokens %lld, expected at <= %lld",
+                           at, call->rows, (long long)spec->max_tokens,
+                           (long long)spec->max_tokens - call->rows);
+    if (at < longest - spec->rollback_tokens)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "at %lld goes back too far: layer %d had %lld tokens and "
+                           "rollback_tokens is %d, expected at >= %lld",
+                           at, call->layer, longest, spec->rollback_tokens,
+                           longest - spec->rollback_tokens);
+    return BANYAN_OK;
+}
+
+/* May rows `at` .. at+rows-1 attend to what is there? */
+static banyan_status check_attend_only(const banyan_cache *cache, const banyan_call *call)
+{
+    const banyan_layer *layer = &cache->layer[call->layer];
+    long long at = call->at, length = layer->length;
+    if (at > length - call->rows)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "at %lld with %d rows and no k, v: past the %lld tokens of layer %d",
+                           at, call->rows, length, call->layer);
+    if (at < layer->floor)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "at %lld goes back too far: blocks that only rows before %lld read "
+                           "are gone from layer %d (rollback_tokens is %d)",
+                           at, (long long)layer->floor, call->layer,
+                           cache->plan->spec.rollback_tokens);
+    return BANYAN_OK;
+}
+
+static banyan_status check(const banyan_cache *cache, const banyan_call *call)
+{
+    if (cache->plan->comm->broken)
+        return banyan_fail(BANYAN_ERR_COMM,
+                           "the comm is broken: a transfer failed before, nothing moves now");
+    banyan_status status = check_arrays(cache, call);
+    if (status != BANYAN_OK) return status;
+    if (call->at < 0)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "at %lld: expected 0 or more",
+                           (long long)call->at);
+    return call->k ? check_append(cache, call) : check_attend_only(cache, call);
+}
+
+static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
+{
+    int32_t most = cache->plan->panel_rows;
+    for (int32_t first = 0; first < call->rows; first += most) {
+        int32_t rows = call->rows - first < most ? call->rows - first : most;
+        double start = banyan_seconds();
+        banyan_panel_compute(cache, call, first, rows);
+        double computed = banyan_seconds();
+        cache->stats.attend_seconds += computed - start;
+        banyan_status status = banyan_panel_merge(cache, call, first, rows);
+        cache->stats.merge_seconds += banyan_seconds() - computed;
+        if (status != BANYAN_OK) {
+            cache->plan->comm->broken =
+                1; /* others may wait for ever for what we did not send */
+            return status;
+        }
+    }
+    return BANYAN_OK;
+}
+
+banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at, int32_t rows,
+                            const void *q, const void *k, const void *v, void *out, float *lse)
+{
+    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "attend: cache is NULL");
+    banyan_call call = {.layer = layer,
+                        .at = at,
+                        .rows = rows,
+                        .q = q,
+                        .k = k,
+                        .v = v,
+                        .out = out,
+                        .lse = lse,
+                        .mass = q ? cache->probe : NULL};
+    banyan_status status = check(cache, &call);
+    if (status != BANYAN_OK) return status;
+    if (k) {
+        double start = banyan_seconds();
+        status = banyan_cache_append(cache, &call);
+        cache->stats.append_seconds += banyan_seconds() - start;
+        if (status != BANYAN_OK) return status;
+    }
+    if (!q) return BANYAN_OK;
+    cache->probe = NULL;
+    return attend_panels(cache, &call);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making and unmaking a cache. Records are one mapping, reserved here and backed by memory as
+ * blocks arrive: slots are handed out in order, and given back slots are used again first, so what
+ * is resident is the most blocks that were ever held at once. */
+#include "dist/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20 };
+
+/* A huge page half used costs up to 2 MiB for each (layer, KV head); not worth more than 1/16 of
+ * the head's records. */
+static const size_t huge_worth = (size_t)16 * HUGE_PAGE;
+
+static banyan_status map_memory(size_t bytes, void **out)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return banyan_fail(BANYAN_ERR_MEMORY, "cache: the system refused to map %.1f MiB",
+                           (double)bytes / (1 << 20));
+    *out = p;
+    return BANYAN_OK;
+}
+
+static banyan_status map_records(banyan_cache *c)
+{
+    const banyan_plan *plan = c->plan;
+    int64_t records = 0, regions = 0;
+    for (int32_t i = 0; i < plan->spec.layers; i++) {
+        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++, regions++)
+            records += c->layer[i].kept[j].capacity;
+    }
+    size_t bytes = (size_t)records * plan->record_bytes;
+    c->stats.capacity_bytes = (int64_t)bytes;
+    if (bytes == 0) return BANYAN_OK;
+    banyan_status status = map_memory(bytes + HUGE_PAGE, &c->map);
+    if (status != BANYAN_OK) return status;
+    c->map_bytes = bytes + HUGE_PAGE;
+
+    char *first = (char *)(((uintptr_t)c->map + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    /* Advice only: without huge pages everything still works. */
+    if (bytes / (size_t)regions >= huge_worth) (void)madvise(first, bytes, MADV_HUGEPAGE);
+    for (int32_t i = 0; i < plan->spec.layers; i++) {
+        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
+            banyan_kept *kept = &c->layer[i].kept[j];
+            kept->records = first;
+            first += (size_t)kept->capacity * plan->record_bytes;
+        }
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
+{
+    const banyan_plan *plan = c->plan;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        banyan_status status = banyan_exchange_create(
+            &plan->kind[k].schedule, plan->rank, c->sizes.item_bytes, &c->part[k].exchange);
+        if (status != BANYAN_OK) return status;
+        *bytes += banyan_exchange_bytes(c->part[k].exchange);
+    }
+    return BANYAN_OK;
+}
+
+static void touch(void *arg, int64_t i, int32_t worker)
+{
+    banyan_cache *c = arg;
+    (void)i;
+    c->worker[worker].pairs = 0;
+}
+
+/* On failure the caller destroys what there is. */
+static banyan_status fill(banyan_cache *c)
+{
+    const banyan_plan *plan = c->plan;
+    banyan_arena arena = {0};
+    banyan_cache_layout(plan, plan->rank, &arena, NULL);
+    void *base = NULL;
+    banyan_status status = map_memory(arena.used, &base);
+    if (status != BANYAN_OK) return status;
+    c->arena = base;
+    c->arena_bytes = arena.used;
+    arena = (banyan_arena){.base = base};
+    banyan_cache_layout(plan, plan->rank, &arena, c);
+
+    size_t bytes = sizeof *c + arena.used;
+    status = make_exchanges(c, &bytes);
+    if (status != BANYAN_OK) return status;
+    int64_t planned = banyan_plan_workspace(plan, plan->rank);
+    if ((int64_t)bytes > planned)
+        return banyan_fail(BANYAN_ERR_MEMORY,
+                           "cache: takes %lld bytes of workspace, but the plan said %lld",
+                           (long long)bytes, (long long)planned);
+    c->stats.workspace_bytes = (int64_t)bytes;
+    /* The first parallel region makes the threads, which attend must not. */
+    banyan_each(c->sizes.workers, c->sizes.workers, touch, c);
+    return map_records(c);
+}
+
+banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_cache **out)
+{
+    if (!plan || !out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "cache: %s is NULL", plan ? "out" : "plan");
+    banyan_status status = BANYAN_OK;
+    banyan_cache *c = calloc(1, sizeof *c);
+    if (!c) {
+        status = banyan_fail(BANYAN_ERR_MEMORY, "cache: no memory for %zu bytes", sizeof *c);
+    } else {
+        c->plan = plan;
+        status = stream ? banyan_fail(BANYAN_ERR_ARGUMENT,
+                                      "cache: a stream was given, but the device is %s",
+                                      plan->spec.device)
+                        : fill(c);
+    }
+    status = banyan_comm_agree(plan->comm, status);
+    if (status != BANYAN_OK) {
+        banyan_cache_destroy(c);
+        return status;
+    }
+    *out = c;
+    return BANYAN_OK;
+}
+
+void banyan_cache_destroy(banyan_cache *cache)
+{
+    if (!cache) return;
+    for (int32_t k = 0; cache->part && k < cache->plan->kinds; k++)
+        banyan_exchange_destroy(cache->part[k].exchange);
+    if (cache->map) munmap(cache->map, cache->map_bytes);
+    if (cache->arena) munmap(cache->arena, cache->arena_bytes);
+    free(cache);
+}
+
+void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
+{
+    *out = cache->stats;
+    for (int32_t i = 0; i < cache->plan->spec.layers; i++) {
+        const banyan_layer *layer = &cache->layer[i];
+        if (layer->length > out->tokens) out->tokens = layer->length;
+        for (int32_t j = 0; j < banyan_cache_part(cache, i)->mine_count; j++)
+            out->blocks += layer->kept[j].count;
+    }
+    out->bytes = out->blocks * (int64_t)cache->plan->record_bytes;
+}
+
+banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count, float *mass)
+{
+    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "probe: cache is NULL");
+    int64_t max = cache->plan->spec.max_tokens;
+    if (mass && (first < 0 || count < 0 || count > max || first > max - count))
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "probe: tokens %lld, count %lld: expected a range within 0..%lld",
+                           (long long)first, (long long)count, (long long)max - 1);
+    cache->probe = mass;
+    cache->probe_first = first;
+    cache->probe_end = first + count;
+    return BANYAN_OK;
+}

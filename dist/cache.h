@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache.h - what a cache is made of; for the files of dist/ that work on one.
+ *
+ *     cache ─ layer  [layers]   how long the sequence is here, and how far back it may go
+ *           ─ part   [kinds]    what this rank does in all layers of a kind
+ *           ─ kept   [layers x KV heads held here]   the blocks of one KV head of one layer
+ *           ─ lane   [lanes]    one tile's q and block list
+ *           ─ worker [workers]  one thread's scratch
+ *           ─ slots             partials of tiles, or of parts of tiles
+ *
+ * Everything but the block records lies in one arena, laid out by plan_workspace.c, which also
+ * measures it for ranks that are not here. */
+#ifndef BANYAN_DIST_CACHE_H
+#define BANYAN_DIST_CACHE_H
+
+#include "dist/dist.h"
+
+/* The blocks of one KV head of one layer that this rank keeps. */
+typedef struct banyan_kept {
+    banyan_held *held; /* [capacity]: the first `count`, ascending by block */
+    int64_t count, capacity;
+    char *records;   /* [capacity][record_bytes] */
+    int64_t touched; /* records that were ever used: the first ones */
+    void *free;      /* records given back: a list threaded through their first bytes */
+    int64_t settled; /* blocks below it are judged: what is still held of them stays for good */
+} banyan_kept;
+
+typedef struct banyan_layer {
+    int64_t length, longest; /* tokens now, and the most there ever were */
+    int64_t floor;           /* rows below it may miss blocks */
+    banyan_kept *kept;       /* [part->mine_count] */
+} banyan_layer;
+
+/* A KV head of which this rank is a holder. */
+typedef struct banyan_mine {
+    int32_t kv_head, index; /* index among its holders */
+} banyan_mine;
+
+typedef struct banyan_part {
+    banyan_mine *mine;
+    int32_t mine_count;
+    banyan_exchange *exchange;
+    void **
+        data; /* [heads]: a query head's partials of a panel, [rows][value_dim + 2]; NULL: none */
+    void **mass; /* [heads]: likewise m and l of the probed tokens, [rows][2] */
+} banyan_part;
+
+typedef struct banyan_lane {
+    float *q; /* [tile_heads][rows][key_dim] */
+    banyan_entry *entry;
+    banyan_edge *edge;
+    int64_t entries;
+} banyan_lane;
+
+typedef struct banyan_worker {
+    void *workspace; /* the kernel's */
+    float *probe;    /* partials of the probed tokens of one tile */
+    int64_t pairs;   /* (query row, block) pairs computed in this panel */
+} banyan_worker;
+
+/* How much of everything a rank needs: see plan_workspace.c. */
+typedef struct banyan_sizes {
+    int32_t tile_heads, tile_rows; /* largest tile */
+    int32_t workers, lanes, slots;
+    int64_t list, edges; /* entries and edges of the longest list */
+    int64_t items;       /* items of a kind that lie here, at most */
+    size_t item_bytes, mass_bytes, slot_floats, mass_floats;
+} banyan_sizes;
+
+struct banyan_cache {
+    const banyan_plan *plan;
+    banyan_sizes sizes;
+    banyan_layer *layer;
+    banyan_part *part;
+    banyan_lane *lane;
+    banyan_worker *worker;
+    float *slots;      /* [slots][tile_heads * tile_rows][value_dim + 2] */
+    float *mass_slots; /* [slots][tile_heads * tile_rows][2] */
+    int64_t *start;    /* [lanes + 1]: first entry of a lane's list, end to end */
+
+    char *arena;
+    size_t arena_bytes;
+    void *map; /* records as mapped; the first record lies at a huge page's border */
+    size_t map_bytes;
+
+    float *probe; /* where the next attend writes mass, or NULL */
+    int64_t probe_first, probe_end;
+    banyan_stats stats;
+};
+
+/* One call of banyan_attend, checked. */
+typedef struct banyan_call {
+    int32_t layer;
+    int64_t at;
+    int32_t rows;
+    const void *q, *k, *v;
+    void *out;
+    float *lse, *mass;
+} banyan_call;
+
+/* A bump allocator. With base NULL it only counts. */
+typedef struct banyan_arena {
+    char *base;
+    size_t used;
+} banyan_arena;
+
+banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank);
+/* Lays out a cache's arena; c NULL: only counts. */
+void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
+                         banyan_cache *c);
+
+/* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
+banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
+
+/* panel.c: partials of rows first .. first+rows-1 of the call, into part->data and part->mass. */
+void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
+                          int32_t rows);
+
+/* merge_rows.c: merge them across ranks, and write out, lse and mass where they are wanted. */
+banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t rows);
+
+/* threads.c: body(arg, i, worker) for i = 0 .. count-1 on `threads` threads, in any order; no two
+ * at a time have the same worker (0 .. threads-1). */
+typedef void (*banyan_body)(void *arg, int64_t i, int32_t worker);
+void banyan_each(int32_t threads, int64_t count, banyan_body body, void *arg);
+
+double banyan_seconds(void); /* monotonic */
+
+static inline const banyan_part *banyan_cache_part(const banyan_cache *c, int32_t layer)
+{
+    return &c->part[c->plan->kind_of_layer[layer]];
+}
+
+#endif

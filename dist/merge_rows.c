@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The end of a panel: partials become results where they are wanted.
+ *
+ * What is merged is one item per query head, the partials of all the panel's rows. Each holder has
+ * its own, the empty partial included, so the schedule needs no exceptions. A probe merges (m, l)
+ * of the probed tokens along the same schedule: a partial of value_dim 0. Its share of the mass is
+ *
+ *     sum over probed exp(s_i) / sum over all exp(s_i)  =  l_p exp(m_p - m) / l */
+#include "dist/cache.h"
+
+#include <math.h>
+
+static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+{
+    int32_t value_dim = *(const int32_t *)ctx;
+    size_t row = banyan_partial_floats(value_dim) * sizeof(float);
+    banyan_partial_combine(out, lo, hi, value_dim, (int64_t)(bytes / row));
+}
+
+static banyan_status exchange(banyan_cache *c, const banyan_part *part, void *const *data,
+                              int32_t value_dim, int32_t rows)
+{
+    size_t bytes = (size_t)rows * banyan_partial_floats(value_dim) * sizeof(float);
+    return banyan_exchange_run(part->exchange, c->plan->comm, data, bytes, combine, &value_dim,
+                               &c->stats.messages, &c->stats.bytes_sent);
+}
+
+typedef struct finishing {
+    const banyan_cache *c;
+    const banyan_call *call;
+    const banyan_kind *kind;
+    const banyan_part *part;
+    int32_t first, rows;
+} finishing;
+
+static float mass_share(const float *probed, const float *all)
+{
+    if (probed[1] == 0) return 0; /* no probed token was seen */
+    return (float)(probed[1] * exp((double)probed[0] - all[0]) / all[1]);
+}
+
+static void finish_head(void *arg, int64_t h, int32_t worker)
+{
+    (void)worker;
+    const finishing *f = arg;
+    const banyan_plan *plan = f->c->plan;
+    const banyan_spec *spec = &plan->spec;
+    if (spec->out[0] != 'a' && f->kind->home[h] != plan->rank) return;
+
+    const float *partial = f->part->data[h];
+    int64_t at = (int64_t)f->first * spec->heads + h;
+    size_t bytes = banyan_dtype_bytes(spec->out_dtype);
+    banyan_partial_finish(partial, spec->value_dim, f->rows,
+                          (char *)f->call->out + (size_t)(at * spec->value_dim) * bytes,
+                          spec->out_dtype, (int64_t)spec->heads * spec->value_dim,
+                          f->call->lse ? f->call->lse + at : NULL, spec->heads);
+    if (!f->call->mass) return;
+    const float *probed = f->part->mass[h];
+    for (int32_t r = 0; r < f->rows; r++) {
+        const float *all =
+            partial + r * banyan_partial_floats(spec->value_dim) + spec->value_dim;
+        f->call->mass[at + (int64_t)r * spec->heads] = mass_share(probed + 2 * r, all);
+    }
+}
+
+banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t rows)
+{
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    banyan_status status = exchange(c, part, part->data, c->plan->spec.value_dim, rows);
+    if (status == BANYAN_OK && call->mass) status = exchange(c, part, part->mass, 0, rows);
+    if (status != BANYAN_OK) return status;
+
+    finishing f = {.c = c,
+                   .call = call,
+                   .kind = banyan_plan_kind(c->plan, call->layer),
+                   .part = part,
+                   .first = first,
+                   .rows = rows};
+    banyan_each(c->sizes.workers, c->plan->spec.heads, finish_head, &f);
+    return BANYAN_OK;
+}

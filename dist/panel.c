@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The partials of a panel: up to panel_rows rows, all KV heads held here.
+ *
+ * A tile is (KV head, up to 64 of its query heads, the panel's rows of one own block): one q, one
+ * block list. Threads share the work in one of two ways:
+ *
+ *   many tiles (prefill)   each thread takes whole tiles
+ *   few tiles (decode)     the line once more: the tiles' lists lie end to end and are cut into as
+ *                          many equal runs as there are threads
+ *
+ *       tile:   |0              |1              |2                      |      blocks to read
+ *       run:    |0         |1         |2         |3         |4          |      one per thread
+ *       slot:    0          1    2     3  4       5          6                 run + tile
+ *
+ * The partials of a tile's runs are then combined in ascending order. Which thread did what never
+ * shows in the bits; how many threads there are may. */
+#include "dist/cache.h"
+
+#include <string.h>
+
+typedef struct panel {
+    banyan_cache *c;
+    const banyan_call *call;
+    const banyan_kind *kind;
+    const banyan_part *part;
+    int32_t first, rows;    /* of the call */
+    int64_t first_block;    /* own block of its first row */
+    int32_t pieces;         /* own blocks */
+    int64_t tiles, entries; /* entries: of all lists, when they are cut */
+    int32_t partial_floats, runs;
+} panel;
+
+/* Where tile `i` lies. */
+typedef struct place {
+    const banyan_kept *kept;
+    const banyan_head_plan *head;
+    int32_t subgroup, heads, rows;
+    int32_t first_head; /* of the model */
+    int32_t first;      /* row of the call */
+    int64_t at;         /* token of that row */
+} place;
+
+static place tile_place(const panel *p, int64_t i)
+{
+    const banyan_plan *plan = p->c->plan;
+    int64_t piece = i % p->pieces, rest = i / p->pieces;
+    int32_t subgroup = (int32_t)(rest % plan->subgroups), j = (int32_t)(rest / plan->subgroups);
+    int32_t kv_head = p->part->mine[j].kv_head, before = subgroup * BANYAN_TILE_HEADS;
+    int64_t begin = (p->first_block + piece) * plan->spec.block_tokens;
+    int64_t end = begin + plan->spec.block_tokens, from = p->call->at + p->first;
+    int64_t to = from + p->rows;
+    if (begin > from) from = begin;
+    if (end < to) to = end;
+    place t = {.kept = &p->c->layer[p->call->layer].kept[j],
+               .head = &p->kind->head[kv_head],
+               .subgroup = subgroup,
+               .heads = plan->group - before,
+               .rows = (int32_t)(to - from),
+               .first_head = kv_head * plan->group + before,
+               .first = (int32_t)(from - p->call->at),
+               .at = from};
+    if (t.heads > BANYAN_TILE_HEADS) t.heads = BANYAN_TILE_HEADS;
+    return t;
+}
+
+static void gather_q(const panel *p, const place *t, float *q)
+{
+    const banyan_spec *spec = &p->c->plan->spec;
+    size_t bytes = banyan_dtype_bytes(spec->in_dtype);
+    const char *in = p->call->q;
+    for (int32_t h = 0; h < t->heads; h++) {
+        for (int32_t r = 0; r < t->rows; r++, q += spec->key_dim) {
+            int64_t from = (int64_t)(t->first + r) * spec->heads + t->first_head + h;
+            banyan_to_float(q, in + (size_t)(from * spec->key_dim) * bytes, spec->in_dtype,
+                            spec->key_dim);
+        }
+    }
+}
+
+/* A lost rank's blocks are left out of every result: it finds nothing to read. */
+static int is_lost(const banyan_plan *plan, int32_t layer)
+{
+    const banyan_spec *spec = &plan->spec;
+    return spec->lost_rank == plan->rank && (spec->lost_layer < 0 || spec->lost_layer == layer);
+}
+
+/* A tile's q and block list into a lane. */
+static void prepare(const panel *p, const place *t, banyan_lane *lane)
+{
+    const banyan_plan *plan = p->c->plan;
+    const int32_t *classes = t->head->subgroup_first + t->subgroup;
+    int64_t held = is_lost(plan, p->call->layer) ? 0 : t->kept->count;
+    lane->entries =
+        banyan_list_build(t->head->classes + classes[0], classes[1] - classes[0], t->at,
+                          t->at + t->rows - 1, t->kept->held, held, lane->entry, lane->edge);
+    gather_q(p, t, lane->q);
+}
+
+/* The same entries once more, for the probed tokens alone: m and l of them into mass. */
+static void attend_probed(const panel *p, banyan_tile tile, banyan_worker *worker, float *mass)
+{
+    const banyan_cache *c = p->c;
+    int32_t value_dim = tile.shape.value_dim;
+    int64_t vectors = (int64_t)tile.heads * tile.rows;
+    while (tile.entries > 0 &&
+           (tile.entry[0].block + 1) * tile.shape.block_tokens <= c->probe_first) {
+        tile.entry++;
+        tile.entries--;
+    }
+    while (tile.entries > 0 &&
+           tile.entry[tile.entries - 1].block * tile.shape.block_tokens >= c->probe_end)
+        tile.entries--;
+    tile.first_token = c->probe_first;
+    tile.end_token = c->probe_end;
+    tile.partial = worker->probe;
+    banyan_partial_clear(tile.partial, value_dim, vectors);
+    if (tile.entries > 0) c->plan->kernel->attend(&tile);
+    for (int64_t i = 0; i < vectors; i++)
+        memcpy(mass + 2 * i, tile.partial + i * p->partial_floats + value_dim,
+               2 * sizeof *mass);
+}
+
+/* Entries from .. to-1 of a lane's list into a slot. */
+static void attend(const panel *p, const place *t, const banyan_lane *lane, int64_t from,
+                   int64_t to, int32_t worker, int64_t slot)
+{
+    banyan_cache *c = p->c;
+    const banyan_plan *plan = c->plan;
+    banyan_tile tile = {.shape = plan->shape,
+                        .scale = plan->spec.scale,
+                        .heads = t->heads,
+                        .rows = t->rows,
+                        .at = t->at,
+                        .q = lane->q,
+                        .entry = lane->entry + from,
+                        .entries = to - from,
+                        .edge = lane->edge,
+                        .end_token = INT64_MAX,
+                        .partial = c->slots + (size_t)slot * c->sizes.slot_floats,
+                        .workspace = c->worker[worker].workspace};
+    banyan_partial_clear(tile.partial, plan->spec.value_dim, (int64_t)t->heads * t->rows);
+    if (tile.entries > 0) plan->kernel->attend(&tile);
+    int64_t pairs = 0;
+    for (int64_t i = from; i < to; i++) pairs += __builtin_popcountll(lane->entry[i].heads);
+    c->worker[worker].pairs += pairs * t->rows;
+    if (p->call->mass)
+        attend_probed(p, tile, &c->worker[worker],
+                      c->mass_slots + (size_t)slot * c->sizes.mass_floats);
+}
+
+/* A finished slot, [heads][rows], to its rows of the items; slot < 0: the empty partial. */
+static void scatter(const panel *p, const place *t, int64_t slot)
+{
+    banyan_cache *c = p->c;
+    int32_t value_dim = c->plan->spec.value_dim, row = t->first - p->first;
+    const float *from = c->slots + (size_t)slot * c->sizes.slot_floats;
+    const float *mass = c->mass_slots + (size_t)slot * c->sizes.mass_floats;
+    size_t floats = (size_t)t->rows * (size_t)p->partial_floats;
+    for (int32_t h = 0; h < t->heads; h++) {
+        float *item =
+            (float *)p->part->data[t->first_head + h] + (int64_t)row * p->partial_floats;
+        float *item_mass = (float *)p->part->mass[t->first_head + h] + 2 * row;
+        if (slot < 0) {
+            banyan_partial_clear(item, value_dim, t->rows);
+            banyan_partial_clear(item_mass, 0, t->rows);
+        } else {
+            memcpy(item, from + h * floats, floats * sizeof *from);
+            if (p->call->mass)
+                memcpy(item_mass, mass + 2 * h * t->rows, 2 * (size_t)t->rows * sizeof *mass);
+        }
+    }
+}
+
+static void whole_tile(void *arg, int64_t i, int32_t worker)
+{
+    const panel *p = arg;
+    place t = tile_place(p, i);
+    banyan_lane *lane = &p->c->lane[worker];
+    prepare(p, &t, lane);
+    attend(p, &t, lane, 0, lane->entries, worker, worker);
+    scatter(p, &t, worker);
+}
+
+static void prepare_tile(void *arg, int64_t i, int32_t worker)
+{
+    (void)worker;
+    const panel *p = arg;
+    place t = tile_place(p, i);
+    prepare(p, &t, &p->c->lane[i]);
+}
+
+/* The part of run r that lies in tile i: entries from .. to-1 of its list; 0 when there is none. */
+static int run_in_tile(const panel *p, int64_t r, int64_t i, int64_t *from, int64_t *to)
+{
+    const int64_t *start = p->c->start;
+    int64_t begin = p->entries * r / p->runs, end = p->entries * (r + 1) / p->runs;
+    if (begin < start[i]) begin = start[i];
+    if (end > start[i + 1]) end = start[i + 1];
+    *from = begin - start[i];
+    *to = end - start[i];
+    return begin < end;
+}
+
+static void one_run(void *arg, int64_t r, int32_t worker)
+{
+    const panel *p = arg;
+    for (int64_t i = 0; i < p->tiles; i++) {
+        int64_t from, to;
+        if (!run_in_tile(p, r, i, &from, &to)) continue;
+        place t = tile_place(p, i);
+        attend(p, &t, &p->c->lane[i], from, to, worker, r + i);
+    }
+}
+
+static void combine_tile(void *arg, int64_t i, int32_t worker)
+{
+    (void)worker;
+    const panel *p = arg;
+    banyan_cache *c = p->c;
+    place t = tile_place(p, i);
+    int64_t vectors = (int64_t)t.heads * t.rows, total = -1, from, to;
+    for (int64_t r = 0; r < p->runs; r++) {
+        if (!run_in_tile(p, r, i, &from, &to)) continue;
+        if (total < 0) {
+            total = r + i;
+            continue;
+        }
+        float *sum = c->slots + (size_t)total * c->sizes.slot_floats;
+        banyan_partial_combine(sum, sum, c->slots + (size_t)(r + i) * c->sizes.slot_floats,
+                               c->plan->spec.value_dim, vectors);
+        float *mass = c->mass_slots + (size_t)total * c->sizes.mass_floats;
+        if (p->call->mass)
+            banyan_partial_combine(
+                mass, mass, c->mass_slots + (size_t)(r + i) * c->sizes.mass_floats, 0, vectors);
+    }
+    scatter(p, &t, total);
+}
+
+void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows)
+{
+    const banyan_plan *plan = c->plan;
+    panel p = {.c = c,
+               .call = call,
+               .kind = banyan_plan_kind(plan, call->layer),
+               .part = banyan_cache_part(c, call->layer),
+               .first = first,
+               .rows = rows,
+               .first_block = (call->at + first) / plan->spec.block_tokens,
+               .partial_floats = (int32_t)banyan_partial_floats(plan->spec.value_dim),
+               .runs = c->sizes.workers};
+    int64_t last_block = (call->at + first + rows - 1) / plan->spec.block_tokens;
+    p.pieces = (int32_t)(last_block - p.first_block + 1);
+    p.tiles = (int64_t)p.part->mine_count * plan->subgroups * p.pieces;
+
+    if (p.runs == 1 || p.tiles > c->sizes.lanes) {
+        banyan_each(c->sizes.workers, p.tiles, whole_tile, &p);
+    } else {
+        banyan_each(c->sizes.workers, p.tiles, prepare_tile, &p);
+        for (int64_t i = 0; i < p.tiles; i++) {
+            c->start[i] = p.entries;
+            p.entries += c->lane[i].entries;
+        }
+        c->start[p.tiles] = p.entries;
+        banyan_each(c->sizes.workers, p.runs, one_run, &p);
+        banyan_each(c->sizes.workers, p.tiles, combine_tile, &p);
+    }
+    for (int32_t i = 0; i < c->sizes.workers; i++) {
+        c->stats.pairs += c->worker[i].pairs;
+        c->worker[i].pairs = 0;
+    }
+}
