@@ -1,3 +1,23 @@
 banyan_unit_test(deal_test dist/deal_test.c)
 banyan_unit_test(placement_test dist/placement_test.c)
 banyan_unit_test(spec_test dist/spec_test.c)
+# Attention across ranks: each program on one rank and on several, 3 and 7 among them.
+foreach(name attend calls evict graded steady)
+  banyan_unit_test(${name}_test dist/${name}_test.c)
+endforeach()
+target_link_options(steady_test PRIVATE
+  LINKER:--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
+  LINKER:--wrap=posix_memalign,--wrap=mmap)
+foreach(ranks 2 3 4 7)
+  banyan_mpi_test(attend_test ${ranks})
+endforeach()
+foreach(ranks 2 3 4 5 6 7 8)
+  banyan_mpi_test(graded_test ${ranks})
+endforeach()
+foreach(ranks 2 3 7)
+  banyan_mpi_test(evict_test ${ranks})
+  banyan_mpi_test(calls_test ${ranks})
+endforeach()
+banyan_mpi_test(attend_test 5 mixed)
+banyan_mpi_test(attend_test 8 mixed)
+banyan_mpi_test(steady_test 3)
