@@ -30,7 +30,8 @@ typedef struct message {
 
 /* A value that is folded: item `index` of a received message, or (message < 0) this rank's own. */
 typedef struct source {
-    int32_t message, index, item, lowest;
+    int32_t message, index, item;
+    int32_t lowest, rank; /* in the value; whose value */
 } source;
 
 typedef struct fold {
@@ -100,7 +101,8 @@ static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin
             x->source[x->sources++] = (source){.message = x->messages - 1,
                                                .index = m->items,
                                                .item = step->item,
-                                               .lowest = f->sent[i - begin]};
+                                               .lowest = f->sent[i - begin],
+                                               .rank = peer};
             f->mark[step->item] += mark_arrival;
         } else {
             f->mark[step->item] |= mark_sent;
@@ -116,7 +118,8 @@ static int compare_sources(const void *a, const void *b)
 {
     const source *x = a, *y = b;
     if (x->item != y->item) return x->item < y->item ? -1 : 1;
-    return x->lowest < y->lowest ? -1 : x->lowest > y->lowest;
+    if (x->lowest != y->lowest) return x->lowest < y->lowest ? -1 : 1;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
 /* Does any step of the round replace what this rank has of the item? */
@@ -140,8 +143,10 @@ static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int3
         if (f->mark[item] < mark_arrival) continue; /* its own is there already */
         f->mark[item] &= mark_sent;
         if (!is_replaced(f, begin, end, item))
-            x->source[x->sources++] =
-                (source){.message = -1, .item = item, .lowest = *lowest_of(f, f->rank, item)};
+            x->source[x->sources++] = (source){.message = -1,
+                                               .item = item,
+                                               .lowest = *lowest_of(f, f->rank, item),
+                                               .rank = f->rank};
     }
     qsort(x->source + first, (size_t)(x->sources - first), sizeof *x->source, compare_sources);
     for (int32_t i = first; i < x->sources; i++) {

@@ -2,3 +2,23 @@ banyan_unit_test(error_test comm/error_test.c)
 banyan_unit_test(topology_test comm/topology_test.c)
 banyan_unit_test(merge_test comm/merge_test.c)
 banyan_unit_test(schedule_test comm/schedule_test.c)
+
+banyan_unit_test(transport_test comm/transport_test.c)
+banyan_unit_test(comm_test comm/comm_test.c)
+banyan_unit_test(exchange_test comm/exchange_test.c)
+banyan_mpi_test(transport_test 3)
+foreach(ranks 1 2 3 4 7)
+  banyan_mpi_test(comm_test ${ranks} ${ranks})
+  banyan_mpi_test(exchange_test ${ranks} ${ranks})
+endforeach()
+
+# The job ends with the ranks' own exit code, 7, which mpirun reports; a failed check ends it with
+# another.
+if(BANYAN_HAS_MPI)
+  banyan_test_program(comm_fault_test comm/comm_fault_test.c)
+  foreach(fault longer shorter much_longer much_shorter missing two_missing not_taken split)
+    banyan_mpi_test(comm_fault_test 3 ${fault})
+    set_tests_properties(comm_fault_test_p3_${fault} PROPERTIES
+      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  endforeach()
+endif()
