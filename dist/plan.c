@@ -191,6 +191,7 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
     if (status) return status;
     if (!alone) status = agree_on_kernel(plan);
     if (!status) {
+        plan->spec.kernel = plan->kernel->name; /* of static life */
         plan->record_bytes = plan->kernel->record_bytes(&plan->shape);
         status = banyan_plan_memory(plan);
     }

@@ -80,13 +80,6 @@ endif()
 include(launch/model/model.cmake OPTIONAL)
 include(launch/needle/needle.cmake OPTIONAL)
 
-execute_process(COMMAND grep -lE "^(void banyan_plan_print|banyan_status banyan_attend)" -r ${PROJECT_SOURCE_DIR}/dist
-                OUTPUT_VARIABLE found)
-string(REGEX MATCHALL "\n" found "${found}")
-list(LENGTH found found)
-if(found LESS 2)
-  return()
-endif()
 add_executable(banyan_program launch/main.c)
 banyan_rows(banyan_program launch verbs verb)
 target_link_libraries(banyan_program PRIVATE banyan_launch)

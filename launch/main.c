@@ -179,6 +179,17 @@ static int dispatch(job *j, char **argv)
     return entry ? run_verb(j, entry, argv + 2) : EXIT_USAGE;
 }
 
+/* The library's warnings: a coverage hole, and the like. It speaks of them on one rank. */
+static void warn(void *arg, banyan_log_level level, const char *message)
+{
+    const char *kind = level == BANYAN_LOG_WARN ? "warning: " : "";
+    for (const char *line = message; *line;) {
+        int length = (int)strcspn(line, "\n");
+        if (length > 0) say_error(arg, "%s%.*s", kind, length, line);
+        line += length + (line[length] == '\n');
+    }
+}
+
 static int same_code(const job *j, int code)
 {
     if (fflush(stdout) || ferror(stdout)) {
@@ -203,7 +214,9 @@ int main(int argc, char **argv)
     }
     j.rank = banyan_comm_rank(j.comm);
     j.ranks = banyan_comm_size(j.comm);
+    banyan_log_set(BANYAN_LOG_WARN, warn, &j);
     int code = same_code(&j, dispatch(&j, argv));
+    banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL);
     if (j.config) banyan__config__free_unpacked(j.config, NULL);
     free(j.value);
     banyan_comm_destroy(j.comm);
