@@ -3,234 +3,10 @@
  * float64 oracle. One trial draws everything at once: shape, format, which blocks which heads see
  * and through which edges, the clip; packs the blocks piece by piece into garbage, with rollbacks;
  * and poisons with NaN and inf every token that nobody sees. */
-#include "attention/attention.h"
+#include "tests/attention/kernel_trial.h"
 #include "tests/oracle.h"
-#include "tests/test.h"
 
 #include <math.h>
-
-enum { MAX_BLOCKS = 6, MAX_EDGES = 3, MAX_ENTRIES = 2 * MAX_BLOCKS, GUARD = 64 };
-
-/* What the data look like. */
-enum { RANDOM, LARGE, ALIKE, RISING, NEGATIVE, ONE_NAN, KINDS };
-
-typedef struct trial {
-    uint64_t seed;
-    const banyan_kernel *kernel;
-    banyan_block_shape shape;
-    banyan_dtype in_dtype;
-    int kind;
-    int32_t heads, rows, blocks;
-    int64_t base;       /* absolute token of the oracle's token 0 */
-    int64_t at, tokens; /* relative to base; tokens that the oracle knows */
-    banyan_entry entry[MAX_ENTRIES];
-    int64_t entries;
-    banyan_edge edge[MAX_EDGES];
-    int64_t first_token, end_token; /* absolute */
-    float *q, *k, *v;               /* [heads][rows][key_dim], [tokens][..] */
-    void *record[MAX_BLOCKS];
-    float scale;
-} trial;
-
-/* The definition, written anew: entries, clip, causality, edges. Tokens relative to base. */
-static int reads(void *ctx, int head, int64_t row, int64_t token)
-{
-    const trial *t = ctx;
-    int64_t absolute = t->base + token;
-    if (token > row || absolute < t->first_token || absolute >= t->end_token) return 0;
-    for (int64_t i = 0; i < t->entries; i++) {
-        const banyan_entry *e = &t->entry[i];
-        if (e->block != absolute / t->shape.block_tokens || !(e->heads >> head & 1)) continue;
-        if (e->edge < 0) return 1;
-        const banyan_edge *edge = &t->edge[e->edge];
-        return absolute < edge->sink_end || token > row - edge->window;
-    }
-    return 0;
-}
-
-static int anybody_reads(trial *t, int64_t token)
-{
-    for (int32_t h = 0; h < t->heads; h++)
-        for (int32_t i = 0; i < t->rows; i++)
-            if (reads(t, h, t->at + i, token)) return 1;
-    return 0;
-}
-
-static void *take(size_t bytes)
-{
-    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!memory) abort();
-    return memory;
-}
-
-static void fill_garbage(void *memory, size_t bytes, uint64_t *random)
-{
-    int all_ones = (int)test_below(random, 2); /* NaN in every format, or anything */
-    unsigned char *byte = memory;
-    for (size_t i = 0; i < bytes; i++)
-        byte[i] = all_ones ? 0xff : (unsigned char)test_random(random);
-}
-
-/* ---- drawing a trial --------------------------------------------------------------------------- */
-
-static int32_t draw_dim(uint64_t *random)
-{
-    static const int32_t usual[] = {1,  2,  3,   8,   16,  33,  64, 64,
-                                    80, 96, 128, 128, 192, 256, 576};
-    if (test_below(random, 4) == 0) return 1 + (int32_t)test_below(random, BANYAN_MAX_DIM);
-    return usual[test_below(random, sizeof(usual) / sizeof(usual[0]))];
-}
-
-static void draw_shape(trial *t, uint64_t *random)
-{
-    static const int32_t blocks[] = {16, 32, 64, 64, 128, 256};
-    t->shape.block_tokens = blocks[test_below(random, 6)];
-    t->shape.key_dim = draw_dim(random);
-    t->shape.value_dim = test_below(random, 2) ? t->shape.key_dim : draw_dim(random);
-    t->shape.dtype = (banyan_dtype)test_below(random, 3);
-    t->in_dtype = (banyan_dtype)test_below(random, 3);
-    t->kind = (int)test_below(random, KINDS);
-
-    int64_t tokens = t->shape.block_tokens;
-    t->blocks = 1 + (int32_t)test_below(random, MAX_BLOCKS);
-    t->base = test_below(random, 2) ? 0 : tokens * (((int64_t)3 << 31) + 5);
-    /* bounded work: query rows x tokens x dims */
-    int64_t pairs =
-        3000000 / (t->blocks * tokens * (t->shape.key_dim + t->shape.value_dim)) + 1;
-    int64_t most = pairs < BANYAN_TILE_HEADS ? pairs : BANYAN_TILE_HEADS;
-    t->heads = 1 + (int32_t)test_below(random, most);
-    most = pairs / t->heads < tokens ? pairs / t->heads : tokens;
-    t->rows = 1 + (int32_t)test_below(random, most > 0 ? most : 1);
-    t->at = (t->blocks - 1) * tokens + test_below(random, tokens - t->rows + 1);
-    t->tokens = t->blocks * tokens;
-    t->scale = 1 / sqrtf((float)t->shape.key_dim);
-}
-
-static void draw_entries(trial *t, uint64_t *random)
-{
-    uint64_t all = t->heads == 64 ? ~(uint64_t)0 : ((uint64_t)1 << t->heads) - 1;
-    for (int i = 0; i < MAX_EDGES; i++)
-        t->edge[i] = (banyan_edge){.sink_end = t->base + test_below(random, t->tokens) *
-                                                             test_below(random, 2),
-                                   .window = test_below(random, t->tokens + 2)};
-    for (int32_t b = 0; b < t->blocks; b++) {
-        if (test_below(random, 6) == 0) continue;
-        uint64_t heads = test_below(random, 2) ? all : test_random(random) & all;
-        uint64_t second = test_below(random, 3) ? 0 : test_random(random) & heads;
-        int32_t edge = (int32_t)test_below(random, 2 * MAX_EDGES) - MAX_EDGES;
-        banyan_entry e = {.record = t->record[b],
-                          .block = t->base / t->shape.block_tokens + b,
-                          .heads = heads & ~second,
-                          .edge = edge < 0 ? -1 : edge};
-        if (e.heads) t->entry[t->entries++] = e;
-        e.heads = second;
-        e.edge = e.edge < 0 ? 0 : (e.edge + 1) % MAX_EDGES;
-        if (e.heads) t->entry[t->entries++] = e;
-    }
-    t->first_token = 0;
-    t->end_token = INT64_MAX;
-    if (test_below(random, 3) == 0) {
-        t->first_token = t->base + test_below(random, t->tokens);
-        t->end_token = t->base + test_below(random, t->tokens + 1);
-    }
-}
-
-static void draw_data(trial *t, uint64_t *random)
-{
-    int32_t key_dim = t->shape.key_dim, value_dim = t->shape.value_dim;
-    float norm = sqrtf((float)key_dim);
-    for (int64_t i = 0; i < (int64_t)t->heads * t->rows * key_dim; i++) {
-        t->q[i] = test_normal(random);
-        if (t->kind == LARGE) t->q[i] *= 40; /* scores of +-100 and more */
-        if (t->kind >= ALIKE && t->kind <= NEGATIVE) t->q[i] = 1 + 0.1f * t->q[i];
-    }
-    for (int64_t s = 0; s < t->tokens; s++) {
-        float rise = ((float)s / (float)t->tokens - 0.5f) * 200; /* of the score */
-        for (int32_t d = 0; d < key_dim; d++) {
-            float *k = &t->k[s * key_dim + d];
-            *k = test_normal(random);
-            if (t->kind == ALIKE) *k = 0.5f;
-            if (t->kind == RISING) *k = rise / norm;
-            if (t->kind == NEGATIVE) *k = (-200 + *k) / norm;
-        }
-        for (int32_t d = 0; d < value_dim; d++) t->v[s * value_dim + d] = test_normal(random);
-    }
-    if (t->kind == ONE_NAN) {
-        if (test_below(random, 2))
-            t->k[test_below(random, t->tokens * key_dim)] = NAN;
-        else
-            t->v[test_below(random, t->tokens * value_dim)] = NAN;
-    }
-    static const float poison[] = {NAN, INFINITY, -INFINITY, 3e38f};
-    for (int64_t s = 0; s < t->tokens; s++) {
-        if (anybody_reads(t, s)) continue;
-        for (int32_t d = 0; d < key_dim; d++)
-            t->k[s * key_dim + d] = poison[test_below(random, 4)];
-        for (int32_t d = 0; d < value_dim; d++)
-            t->v[s * value_dim + d] = poison[test_below(random, 4)];
-    }
-    oracle_round(t->k, t->tokens * key_dim, t->in_dtype); /* what the caller has */
-    oracle_round(t->v, t->tokens * value_dim, t->in_dtype);
-}
-
-/* ---- packing ------------------------------------------------------------------------------------- */
-
-/* `rows` rows of x, in another format, `stride` apart, at an odd element. */
-static void *strided(const float *x, int32_t rows, int32_t dim, int64_t stride,
-                     banyan_dtype dtype, void **memory)
-{
-    size_t element = banyan_dtype_bytes(dtype);
-    *memory = take(((size_t)rows * (size_t)stride + 1) * element);
-    for (int32_t i = 0; i < rows; i++)
-        banyan_from_float((char *)*memory + (1 + (size_t)(i * stride)) * element, dtype,
-                          x + (int64_t)i * dim, dim);
-    return (char *)*memory + element;
-}
-
-static void pack_rows(trial *t, int32_t block, int fresh, int32_t first, int32_t rows,
-                      const float *k, const float *v, uint64_t *random)
-{
-    int64_t k_stride = t->shape.key_dim + test_below(random, 4);
-    int64_t v_stride = t->shape.value_dim + test_below(random, 4);
-    void *k_memory, *v_memory;
-    void *k_in = strided(k, rows, t->shape.key_dim, k_stride, t->in_dtype, &k_memory);
-    void *v_in = strided(v, rows, t->shape.value_dim, v_stride, t->in_dtype, &v_memory);
-    t->kernel->pack(&t->shape, t->record[block], fresh, first, rows, k_in, k_stride, v_in,
-                    v_stride, t->in_dtype);
-    free(k_memory);
-    free(v_memory);
-}
-
-/* Write a block as a cache does: runs of rows in order, now and then with rows that are taken back
- * and written again. The last block is filled up to some row after the last one that attends. */
-static void pack_block(trial *t, int32_t block, uint64_t *random)
-{
-    int32_t key_dim = t->shape.key_dim, value_dim = t->shape.value_dim;
-    int64_t first_token = (int64_t)block * t->shape.block_tokens;
-    int32_t end = t->shape.block_tokens, row = 0;
-    if (block == t->blocks - 1) {
-        int32_t needed = (int32_t)(t->at - first_token) + t->rows;
-        end = needed + (int32_t)test_below(random, end - needed + 1);
-    }
-    while (row < end) {
-        int32_t rows = 1 + (int32_t)test_below(random, end - row);
-        if (test_below(random, 3) == 0) rows = end - row;
-        int fresh = row == 0;
-        if (test_below(random, 4) == 0) {
-            /* speculation: other rows, forgotten again */
-            int32_t wrong = 1 + (int32_t)test_below(random, t->shape.block_tokens - row);
-            const float *other_k = t->k + test_below(random, t->tokens - wrong + 1) * key_dim;
-            const float *other_v = t->v + test_below(random, t->tokens - wrong + 1) * value_dim;
-            pack_rows(t, block, fresh, row, wrong, other_k, other_v, random);
-            fresh = 0;
-        }
-        pack_rows(t, block, fresh, row, rows, t->k + (first_token + row) * key_dim,
-                  t->v + (first_token + row) * value_dim, random);
-        row += rows;
-    }
-}
-
-/* ---- one trial ----------------------------------------------------------------------------------- */
 
 static int64_t partial_floats(const trial *t)
 {
@@ -302,7 +78,7 @@ static void check_row(trial *t, int32_t head, int32_t row, const float *partial)
                 .scale = t->scale,
                 .k = t->k,
                 .v = t->v,
-                .reads = reads,
+                .reads = trial_reads,
                 .ctx = t};
     bound b = {.block_tokens = t->shape.block_tokens,
                .combines = 1,
@@ -337,16 +113,8 @@ static void run_trial(trial *t, uint64_t *random)
     uint64_t repeat = *random;
 
     CHECK(record_bytes % 64 == 0);
-    for (int32_t b = 0; b < t->blocks; b++) {
-        fill_garbage(t->record[b], record_bytes, random);
-        memset((char *)t->record[b] + record_bytes, 0x5a, GUARD);
-        pack_block(t, b, random);
-        for (int i = 0; i < GUARD; i++)
-            CHECK(((unsigned char *)t->record[b])[record_bytes + (size_t)i] == 0x5a);
-    }
-    oracle_round(t->k, t->tokens * t->shape.key_dim, t->shape.dtype);
-    oracle_round(t->v, t->tokens * t->shape.value_dim, t->shape.dtype);
-
+    CHECK_MSG(trial_pack(t, random), "%s seed %llu: pack wrote past the record",
+              t->kernel->name, (unsigned long long)t->seed);
     memcpy(before, t->record[0], record_bytes);
     for (int round = 0; round < 2; round++) {
         float *p = round ? again : partial;
@@ -370,20 +138,9 @@ static void trial_with_seed(const banyan_kernel *kernel, uint64_t seed)
 {
     uint64_t random = seed;
     trial t = {.seed = seed, .kernel = kernel};
-    draw_shape(&t, &random);
-    if (!kernel->supports(&t.shape)) return;
-    size_t record_bytes = kernel->record_bytes(&t.shape);
-    for (int32_t b = 0; b < t.blocks; b++) t.record[b] = take(record_bytes + GUARD);
-    t.q = take((size_t)t.heads * (size_t)t.rows * (size_t)t.shape.key_dim * sizeof(float));
-    t.k = take((size_t)t.tokens * (size_t)t.shape.key_dim * sizeof(float));
-    t.v = take((size_t)t.tokens * (size_t)t.shape.value_dim * sizeof(float));
-    draw_entries(&t, &random);
-    draw_data(&t, &random);
+    if (!trial_draw(&t, &random)) return;
     run_trial(&t, &random);
-    for (int32_t b = 0; b < t.blocks; b++) free(t.record[b]);
-    free(t.q);
-    free(t.k);
-    free(t.v);
+    trial_free(&t);
 }
 
 /* A row whose only token so far has a NaN key is NaN, and stays so when it sees others; the row of
