@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan generate: greedy decoding of a checkpoint, from token ids to token ids. */
+#include "launch/launch.h"
+#include "launch/model/model.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct task {
+    job *j;
+    const char *dir, *ids_path;
+    int64_t count; /* to generate */
+    int32_t vocab;
+    uint32_t *ids; /* the prompt, and room for what follows */
+    int64_t prompt;
+    float *logits; /* NULL: not asked for */
+} task;
+
+static int ask(task *t)
+{
+    const job *j = t->j;
+    const char *count = job_text(j, "count");
+    char *end = NULL;
+    t->dir = job_text(j, "model");
+    t->ids_path = job_text(j, "ids");
+    if (!t->dir || !t->ids_path) {
+        say_error(j, "generate: --%s is needed",
+                  t->dir ? "ids FILE (token ids, 32-bit little endian)" : "model DIR");
+        return EXIT_USAGE;
+    }
+    t->count = count ? strtoll(count, &end, 10) : 16;
+    if (count && (end == count || *end || t->count < 1 || t->count > INT32_MAX)) {
+        say_error(j, "--count \"%s\": expected a number of tokens, 1 or more", count);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
+/* The prompt, with `room` ids after it; reported when it cannot be had. */
+static uint32_t *read_ids(const task *t, int64_t *prompt)
+{
+    unsigned char four[4];
+    size_t got = 4;
+    int64_t n = 0, capacity = 0;
+    uint32_t *ids = NULL;
+    FILE *f = fopen(t->ids_path, "rb");
+    while (f && (got = fread(four, 1, 4, f)) == 4) {
+        if (n + t->count >= capacity) {
+            capacity = 2 * capacity + t->count + 1024;
+            uint32_t *grown = realloc(ids, (size_t)capacity * sizeof *ids);
+            if (!grown) break;
+            ids = grown;
+        }
+        ids[n++] = four[0] | (uint32_t)four[1] << 8 | (uint32_t)four[2] << 16 |
+                   (uint32_t)four[3] << 24;
+    }
+    if (!f || ferror(f))
+        say_error(t->j, "%s: %s", t->ids_path, strerror(errno));
+    else if (got == 4)
+        say_error(t->j, "%s: out of memory after %" PRId64 " ids", t->ids_path, n);
+    else if (got != 0)
+        say_error(t->j, "%s: %zu bytes after the last id; ids have 4 bytes each", t->ids_path,
+                  got);
+    else if (n == 0)
+        say_error(t->j, "%s: empty; a prompt has at least one token", t->ids_path);
+    bool good = f && !ferror(f) && got == 0 && n > 0;
+    if (f) fclose(f);
+    if (good) {
+        *prompt = n;
+        return ids;
+    }
+    free(ids);
+    return NULL;
+}
+
+/* Rank 0 reads, all get it. */
+static int share_ids(task *t)
+{
+    int64_t prompt = 0;
+    if (t->j->rank == 0) t->ids = read_ids(t, &prompt);
+    banyan_status status = banyan_comm_broadcast(t->j->comm, &prompt, sizeof prompt, 0);
+    if (status) return job_failed(t->j, status, "sharing the prompt");
+    if (prompt == 0) return EXIT_USAGE;
+    if (t->j->rank != 0) t->ids = malloc((size_t)(prompt + t->count) * sizeof *t->ids);
+    status = banyan_comm_agree(t->j->comm, t->ids ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (!status)
+        status = banyan_comm_broadcast(t->j->comm, t->ids, (size_t)prompt * sizeof *t->ids, 0);
+    if (status) return job_failed(t->j, status, "sharing the prompt");
+    t->prompt = prompt;
+    return EXIT_OK;
+}
+
+static int check_ids(task *t, int32_t vocab)
+{
+    for (int64_t i = 0; i < t->prompt; i++) {
+        if (t->ids[i] < (uint32_t)vocab) continue;
+        say_error(t->j, "%s: id %" PRIu32 " at position %" PRId64 "; the vocabulary has %d ids",
+                  t->ids_path, t->ids[i], i, (int)vocab);
+        return EXIT_USAGE;
+    }
+    if (!job_text(t->j, "logits")) return EXIT_OK;
+    t->vocab = vocab;
+    t->logits = malloc((size_t)vocab * sizeof *t->logits);
+    banyan_status status =
+        banyan_comm_agree(t->j->comm, t->logits ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    return status ? job_failed(t->j, status, "logits") : EXIT_OK;
+}
+
+/* What model_forward returned, on every rank: the worst of all. */
+static int failed(const task *t, const model *m, banyan_status status)
+{
+    if (status != BANYAN_ERR_COMM) status = banyan_comm_agree(t->j->comm, status);
+    if (!status) return EXIT_OK;
+    say_error(t->j, "%s", model_message(m));
+    return status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static void show_progress(void *arg, int64_t done)
+{
+    const task *t = arg;
+    progress(t->j, "prefill %3.0f %%", 100.0 * (double)done / (double)t->prompt);
+}
+
+static int decode(task *t, model *m)
+{
+    int64_t at = 0, rows = t->prompt;
+    int code = EXIT_OK;
+    for (int64_t i = 0; i < t->count && !code; i++) {
+        uint32_t *next = &t->ids[t->prompt + i];
+        banyan_status status =
+            model_forward(m, at, t->ids + at, rows, 1, i == 0 ? t->logits : NULL, next, NULL,
+                          i == 0 ? show_progress : NULL, t);
+        if (i == 0) progress_end(t->j);
+        code = failed(t, m, status);
+        if (!code && t->j->rank == 0) {
+            printf("%" PRIu32 "\n", *next);
+            fflush(stdout);
+        }
+        at += rows;
+        rows = 1;
+    }
+    return code;
+}
+
+static int write_logits(task *t)
+{
+    output_file *f = output_open(t->j, job_text(t->j, "logits"));
+    if (!f) return EXIT_FAILED;
+    size_t vocab = (size_t)t->vocab;
+    bool good = fwrite(t->logits, sizeof *t->logits, vocab, output_stream(f)) == vocab;
+    return output_close(f, t->j, good);
+}
+
+static int open_and_decode(task *t, banyan_spec *spec)
+{
+    char why[1024];
+    model *m = NULL;
+    int64_t tokens = t->prompt + t->count - 1; /* the last id is never read */
+    if (spec->max_tokens > 0 && spec->max_tokens < tokens) {
+        say_error(t->j,
+                  "cache.max_tokens %" PRId64 ": a prompt of %" PRId64 " and %" PRId64
+                  " more tokens need %" PRId64,
+                  spec->max_tokens, t->prompt, t->count, tokens);
+        return EXIT_USAGE;
+    }
+    if (spec->max_tokens == 0) spec->max_tokens = tokens;
+    banyan_status status = model_open(t->dir, spec, t->j->comm, &m, why, sizeof why);
+    if (status) {
+        say_error(t->j, "%s", why);
+        return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED
+                                                                        : EXIT_USAGE;
+    }
+    int code = check_ids(t, model_get_shape(m)->vocab);
+    if (!code) code = decode(t, m);
+    if (!code && t->logits) code = write_logits(t);
+    model_close(m);
+    return code;
+}
+
+static int generate(task *t)
+{
+    char why[1024];
+    config_spec asked;
+    int code = ask(t);
+    if (code) return code;
+    code = share_ids(t);
+    if (code) return code;
+    if (spec_from_config(t->j->config, &asked, why, sizeof why)) {
+        say_error(t->j, "%s", why);
+        return EXIT_USAGE;
+    }
+    code = open_and_decode(t, &asked.spec);
+    spec_free(&asked);
+    return code;
+}
+
+static int run(job *j)
+{
+    task t = {.j = j};
+    int code = generate(&t);
+    free(t.ids);
+    free(t.logits);
+    return code;
+}
+
+static const flag flags[] = {
+    {"model", "DIR", NULL, "checkpoint: config.json and safetensors of a LlamaForCausalLM"},
+    {"ids", "FILE", NULL, "the prompt: token ids, 32-bit little endian"},
+    {"count", "N", NULL, "tokens to generate, default 16"},
+    {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
+    {"use", "RULE", "rule[0].use",
+     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16"},
+    {NULL, NULL, NULL, NULL}};
+
+const verb verb_generate = {
+    .name = "generate",
+    .doc =
+        "Greedy decoding of a Llama checkpoint through banyan, on any number of ranks: reads "
+        "token ids,\n"
+        "prints the ids that follow, one a line.",
+    .flags = flags,
+    .needs_comm = 1,
+    .run = run};

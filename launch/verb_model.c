@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan model: write the constructed checkpoint. */
+#include "launch/launch.h"
+#include "launch/model/model.h"
+
+#define TAKE(part, field, otherwise)                                                           \
+    ((part) && (part)->has_##field ? (part)->field : (otherwise))
+
+static int run(job *j)
+{
+    static const banyan_dtype dtypes[] = {[BANYAN__DTYPE__FP32] = BANYAN_F32,
+                                          [BANYAN__DTYPE__BF16] = BANYAN_BF16,
+                                          [BANYAN__DTYPE__FP16] = BANYAN_F16};
+    const Banyan__Constructed *c = j->config->constructed;
+    const char *dir = job_text(j, "out");
+    char why[1024] = "";
+    if (!dir) {
+        say_error(j, "model: --out DIR is needed: where the checkpoint is written");
+        return EXIT_USAGE;
+    }
+    constructed_spec spec = {TAKE(c, max_tokens, INT64_C(1) << 20), TAKE(c, heads, 8),
+                             TAKE(c, kv_heads, 2), dtypes[TAKE(c, dtype, BANYAN__DTYPE__BF16)],
+                             TAKE(c, shards, 1)};
+    banyan_status status = constructed_write(dir, &spec, why, sizeof why);
+    if (!status) return EXIT_OK;
+    say_error(j, "%s", why);
+    return status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static const flag flags[] = {
+    {"out", "DIR", NULL, "where it is written; made if missing"},
+    {"tokens", "N", "constructed.max_tokens",
+     "context for which it is exact, default 1m, at most 16m"},
+    {"heads", "N", "constructed.heads", "query heads, default 8, at least 3"},
+    {"kv-heads", "N", "constructed.kv_heads", "key/value heads, default 2"},
+    {"dtype", "NAME", "constructed.dtype", "of the weights, default BF16"},
+    {"shards", "N", "constructed.shards", "safetensors files, default 1"},
+    {NULL, NULL, NULL, NULL}};
+
+const verb verb_model = {
+    .name = "model",
+    .doc = "Writes a Llama checkpoint (config.json, model.safetensors) whose weights are "
+           "constructed, not\n"
+           "learned: it finds a needle at any depth of its context, and says so when there is "
+           "none.",
+    .flags = flags,
+    .run = run};
