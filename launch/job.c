@@ -81,9 +81,29 @@ int job_failed(const job *j, banyan_status status, const char *what)
     return exit_code(status);
 }
 
+/* Open MPI gives each rank a pseudo-terminal as stdout and a pipe as stderr, whatever mpirun itself
+ * writes to. What counts is then the launcher's own, which is rank 0's parent. */
+bool job_on_terminal(const job *j, int fd)
+{
+    if (j->rank != 0) return false;
+    char path[64], parent[64] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)getppid());
+    FILE *f = fopen(path, "r");
+    bool known = f && fgets(parent, sizeof parent, f);
+    if (f) fclose(f);
+    bool launched = known && (!strncmp(parent, "mpirun", 6) || !strncmp(parent, "orte", 4) ||
+                              !strncmp(parent, "mpiexec", 7) || !strncmp(parent, "prte", 4));
+    if (!launched) return isatty(fd);
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)getppid(), fd);
+    ssize_t length = readlink(path, parent, sizeof parent - 1);
+    if (length <= 0) return false;
+    parent[length] = 0;
+    return !strncmp(parent, "/dev/pts/", 9) || !strncmp(parent, "/dev/tty", 8);
+}
+
 void progress(const job *j, const char *format, ...)
 {
-    if (j->rank != 0 || !isatty(2)) return;
+    if (!job_on_terminal(j, 2)) return;
     char text[160];
     va_list args;
     va_start(args, format);
@@ -95,7 +115,7 @@ void progress(const job *j, const char *format, ...)
 
 void progress_end(const job *j)
 {
-    if (j->rank != 0 || !isatty(2)) return;
+    if (!job_on_terminal(j, 2)) return;
     fprintf(stderr, "\r\033[K");
     fflush(stderr);
 }

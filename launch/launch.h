@@ -58,6 +58,8 @@ void say_warning(const job *j, const char *format, ...) __attribute__((format(pr
  * rank speaks for itself when communication failed.) */
 int job_failed(const job *j, banyan_status status, const char *what);
 
+/* Does a person watch descriptor `fd`? false on other ranks than 0. */
+bool job_on_terminal(const job *j, int fd);
 /* Progress on one line of a terminal; silent on other ranks and when stderr is no terminal. */
 void progress(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void progress_end(const job *j);

@@ -58,7 +58,7 @@ banyan_status question_ask(model *m, const question *q, reply *out)
     for (out->count = 0; out->count < q->answers;) {
         uint32_t got = out->got[out->count];
         if (got == q->answer[out->count++]) continue;
-        out->outcome = got == CONSTRUCTED_NONE ? OUTCOME_NONE : OUTCOME_WRONG;
+        out->outcome = got == q->none ? OUTCOME_NONE : OUTCOME_WRONG;
         break;
     }
     return BANYAN_OK;

@@ -175,6 +175,7 @@ typedef struct question {
     int64_t at;           /* where the question begins */
     int64_t answer_first; /* where the haystack has the answer; -1: nowhere */
     int64_t mass_count;   /* tokens from there whose mass is measured */
+    uint32_t none; /* the id that says "not there"; one beyond the vocabulary: no such id */
 } question;
 
 typedef struct reply {

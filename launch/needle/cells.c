@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The cells of one prompt: needles at their depths, keys that are not there, and for each cell what
+ * was measured beside what the plan predicts. A cell is as predicted when the outcome is, and
+ * for every token of the answer and every head whether that head saw it (mass at least 1/2).
+ *
+ * The LM head adds up one code per head that sees the token, and <none> weighs half a head: so a token
+ * is found if and only if some head sees it, and a needle if every token of its answer is. */
+#include "launch/needle/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct cells {
+    evaluation *e;
+    const char *task; /* NULL: only absent keys are asked */
+    bool absent;
+    int64_t length;
+    int32_t trial, first, count; /* depths */
+    needle_grid grid;
+    int64_t *place; /* [depths] */
+    prompt p;
+    predictor view;
+    double prefill;
+} cells;
+
+/* DEPTH_BORDER: KV heads take turns. */
+static int owner_of(const void *arg, int32_t depth, int64_t block)
+{
+    const predictor *v = arg;
+    return banyan_plan_owner(v->plan, v->layers - 1, depth % v->kv_heads, block);
+}
+
+static needle_grid make_grid(const cells *c)
+{
+    const needle_wish *w = c->e->wish;
+    needle_grid g = {.begin = NEEDLE_FIRST,
+                     .end = c->length - NEEDLE_QUESTION,
+                     .depths = w->depths,
+                     .mode = w->mode,
+                     .tokens = NEEDLE_TOKENS,
+                     .answer = NEEDLE_ANSWER,
+                     .answers = NEEDLE_ANSWERS,
+                     .block_tokens = c->view.block_tokens,
+                     .period = w->period,
+                     .seed = needle_seed(w->seed, c->length, c->trial, 0),
+                     .owner = owner_of,
+                     .arg = &c->view};
+    if (w->foreign) {
+        int64_t offset, count;
+        foreign_answer(w->foreign, &offset, &count);
+        g.begin = w->foreign->prefix.count;
+        g.end = c->length - w->foreign->question.count;
+        g.tokens = (int32_t)w->foreign->needle.count;
+        g.answer = (int32_t)offset;
+        g.answers = (int32_t)(count < g.block_tokens ? count : g.block_tokens);
+    }
+    return g;
+}
+
+/* Places, the prompt, and nulls where some head would have none. */
+static bool build(cells *c, char *why, size_t why_bytes)
+{
+    const needle_wish *w = c->e->wish;
+    c->grid = make_grid(c);
+    if (!grid_place(&c->grid, c->place, why, why_bytes)) return false;
+    if (w->foreign)
+        return foreign_prompt(w->foreign, c->grid.end, c->place[c->first], &c->p, why,
+                              why_bytes);
+    bool multikey = c->task && strcmp(c->task, "multikey") == 0;
+    int32_t purpose = 1 + c->first * 2 + multikey; /* classic prompts differ by depth */
+    prompt_wish wish = {.count = c->grid.end,
+                        .first = c->place + c->first,
+                        .items = c->count,
+                        .absents = c->absent ? c->count : 0,
+                        .distractors = multikey ? 4 : 0,
+                        .needles = w->needles,
+                        .seed = needle_seed(w->seed, c->length, c->trial, purpose)};
+    if (!prompt_make(&wish, &c->p, why, why_bytes)) return false;
+    predictor_plant(&c->view, &c->p, c->length - 1, NEEDLE_ANSWERS);
+    return true;
+}
+
+/* ---- one cell ------------------------------------------------------------------------------------------ */
+
+static json_t *id_array(const uint32_t *ids, int32_t count)
+{
+    json_t *a = json_array();
+    for (int32_t i = 0; i < count; i++) json_array_append_new(a, json_integer(ids[i]));
+    return a;
+}
+
+/* What the plan says of an item: saw [answers][heads]. */
+static outcome predict(const cells *c, const needle_item *item, bool *saw)
+{
+    outcome result = OUTCOME_FOUND;
+    int32_t heads = c->view.heads;
+    if (item->first < 0) return OUTCOME_NONE;
+    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) {
+        bool any = false;
+        for (int32_t h = 0; h < heads; h++) {
+            saw[i * heads + h] =
+                predictor_sees(&c->view, h, c->length - 1 + i, item->first + NEEDLE_ANSWER + i);
+            any = any || saw[i * heads + h];
+        }
+        if (!any) result = OUTCOME_NONE;
+    }
+    return result;
+}
+
+/* "10010000" per answer token; saw or mass is NULL. */
+static json_t *head_texts(const bool *saw, const float *mass, int32_t answers, int32_t heads)
+{
+    json_t *texts = json_array();
+    char *text = malloc((size_t)heads + 1);
+    for (int32_t i = 0; text && i < answers; i++) {
+        for (int32_t h = 0; h < heads; h++) {
+            int32_t at = i * heads + h;
+            text[h] = (saw ? saw[at] : mass[at] >= .5f) ? '1' : '0';
+        }
+        text[heads] = 0;
+        json_array_append_new(texts, json_string(text));
+    }
+    free(text);
+    return texts;
+}
+
+static void record_place(json_t *record, const cells *c, int64_t first, int64_t answer)
+{
+    json_t *owners = json_array();
+    int64_t block = answer / c->view.block_tokens;
+    for (int32_t g = 0; g < c->view.kv_heads; g++)
+        json_array_append_new(owners, json_integer(banyan_plan_owner(
+                                          c->view.plan, c->view.layers - 1, g, block)));
+    json_object_set_new(record, "depth_percent", json_real(grid_percent(&c->grid, first)));
+    json_object_set_new(record, "needle",
+                        json_pack("[I, i]", (json_int_t)first, (int)c->grid.tokens));
+    json_object_set_new(record, "block", json_integer(block));
+    json_object_set_new(record, "owners", owners);
+}
+
+static void record_masses(json_t *record, const float *mass, const bool *saw, int32_t answers,
+                          int32_t heads)
+{
+    json_t *rows = json_array();
+    double least = INFINITY;
+    for (int32_t i = 0; i < answers; i++) {
+        json_t *row = json_array();
+        for (int32_t h = 0; h < heads; h++) {
+            double m = mass[i * heads + h];
+            json_array_append_new(row, isfinite(m) ? json_real(m) : json_null());
+            if (saw && saw[i * heads + h] && !(m >= least)) least = m;
+        }
+        json_array_append_new(rows, row);
+    }
+    json_object_set_new(record, "mass", rows);
+    json_object_set_new(record, "saw", head_texts(NULL, mass, answers, heads));
+    if (!saw) return;
+    json_object_set_new(record, "predicted_saw", head_texts(saw, NULL, answers, heads));
+    json_object_set_new(record, "least_mass", isfinite(least) ? json_real(least) : json_null());
+}
+
+/* item NULL: a foreign checkpoint, for which nothing is predicted. */
+static json_t *make_record(const cells *c, const char *task, int32_t depth,
+                           const needle_item *item, const question *q, const reply *r)
+{
+    int32_t heads = c->view.heads;
+    json_t *record = record_begin(c->e, task, c->length, c->trial, depth);
+    if (q->answer_first >= 0) record_place(record, c, c->place[depth], q->answer_first);
+    json_object_set_new(record, "expected", id_array(q->answer, q->answers));
+    json_object_set_new(record, "got", id_array(r->got, r->count));
+    uint32_t none = CONSTRUCTED_NONE;
+    bool absent = item && item->first < 0;
+    if (absent) json_object_set_new(record, "expected", id_array(&none, 1));
+    json_object_set_new(record, "outcome", json_string(outcome_name(r->outcome)));
+    bool *saw = item && !absent ? calloc((size_t)(q->answers * heads), sizeof *saw) : NULL;
+    if (item) {
+        outcome predicted = absent || !saw ? OUTCOME_NONE : predict(c, item, saw);
+        bool equal = r->outcome == predicted;
+        for (int32_t i = 0; saw && i < q->answers * heads; i++)
+            equal = equal && saw[i] == (r->mass[i] >= .5f);
+        json_object_set_new(record, "predicted", json_string(outcome_name(predicted)));
+        json_object_set_new(record, "equal", json_boolean(equal));
+    }
+    if (r->mass) record_masses(record, r->mass, saw, q->answers, heads);
+    free(saw);
+    return record;
+}
+
+static int ask(cells *c, const char *task, int32_t depth, const needle_item *item,
+               const question *q)
+{
+    reply r;
+    usage used;
+    progress(c->e->j, "%s, %lld tokens: question %d of %d", task, (long long)c->length,
+             depth + 1, c->e->wish->depths);
+    int code = evaluation_agree(c->e, question_ask(c->e->m, q, &r), "asking");
+    if (code) return code;
+    code = evaluation_usage(c->e, &used);
+    if (!code) {
+        json_t *record = NULL;
+        if (c->e->j->rank == 0) {
+            record = make_record(c, task, depth, item, q, &r);
+            record_usage(record, &used, c->prefill, r.seconds);
+        }
+        code = evaluation_keep(c->e, record);
+    }
+    reply_free(&r);
+    return code;
+}
+
+static int ask_item(cells *c, const char *task, int32_t depth, const needle_item *item)
+{
+    uint32_t ids[NEEDLE_QUESTION + 4], answer[NEEDLE_ANSWERS];
+    prompt_question(item, ids);
+    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) answer[i] = prompt_answer(item, i);
+    bool absent = item->first < 0;
+    question q = {.ids = ids,
+                  .answer = answer,
+                  .count = NEEDLE_QUESTION,
+                  .answers = absent ? 1 : NEEDLE_ANSWERS,
+                  .at = c->p.count,
+                  .answer_first = absent ? -1 : item->first + NEEDLE_ANSWER,
+                  .mass_count = NEEDLE_ANSWERS,
+                  .none = CONSTRUCTED_NONE};
+    return ask(c, task, depth, item, &q);
+}
+
+static int ask_foreign(cells *c, int32_t depth)
+{
+    const foreign_ids *f = c->e->wish->foreign;
+    int64_t offset, count, fed = f->question.count + f->answer.count - 1;
+    foreign_answer(f, &offset, &count);
+    uint32_t *ids = malloc((size_t)(fed + 1) * sizeof *ids);
+    int code = evaluation_agree(c->e, ids ? BANYAN_OK : BANYAN_ERR_MEMORY, "asking");
+    if (!code) {
+        memcpy(ids, f->question.ids, (size_t)f->question.count * sizeof *ids);
+        memcpy(ids + f->question.count, f->answer.ids, (size_t)f->answer.count * sizeof *ids);
+        question q = {.ids = ids,
+                      .answer = f->answer.ids,
+                      .count = (int32_t)f->question.count,
+                      .answers = (int32_t)f->answer.count,
+                      .at = c->p.count,
+                      .answer_first = c->place[depth] + offset,
+                      .mass_count = count,
+                      .none = UINT32_MAX};
+        code = ask(c, "single", depth, NULL, &q);
+    }
+    free(ids);
+    return code;
+}
+
+/* ---- one prompt ----------------------------------------------------------------------------------------- */
+
+static int read_and_ask(cells *c, const bool *needle, const bool *absent)
+{
+    char why[NEEDLE_WHY];
+    evaluation *e = c->e;
+    int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
+    if (code) return code;
+    predictor_init(&c->view, model_plan(e->m));
+    if (!build(c, why, sizeof why)) {
+        progress_end(e->j);
+        say_error(e->j, "a prompt of %lld tokens: %s", (long long)c->length, why);
+        return EXIT_USAGE;
+    }
+    code = evaluation_prefill(e, &c->p, c->task ? c->task : "absent", &c->prefill);
+    for (int32_t i = 0; !code && i < c->count; i++) {
+        if (needle[i] && e->wish->foreign)
+            code = ask_foreign(c, c->first + i);
+        else if (needle[i])
+            code = ask_item(c, c->task, c->first + i, &c->p.item[i]);
+        if (!code && absent[i]) code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);
+    }
+    prompt_free(&c->p);
+    return code;
+}
+
+int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t trial,
+                    int32_t first, int32_t count, bool with_absent)
+{
+    cells c = {.e = e,
+               .task = task,
+               .absent = with_absent,
+               .length = length,
+               .trial = trial,
+               .first = first,
+               .count = count};
+    int32_t needles = 0, absents = 0;
+    bool *needle = calloc((size_t)count, sizeof *needle);
+    bool *absent = calloc((size_t)count, sizeof *absent);
+    c.place = calloc((size_t)e->wish->depths, sizeof *c.place);
+    bool room = needle && absent && c.place;
+    int code = evaluation_agree(e, room ? BANYAN_OK : BANYAN_ERR_MEMORY, "a prompt");
+    if (!code && task)
+        code = evaluation_missing(e, task, length, trial, first, count, needle, &needles);
+    if (!code && with_absent)
+        code = evaluation_missing(e, "absent", length, trial, first, count, absent, &absents);
+    if (!code && needles + absents > 0) code = read_and_ask(&c, needle, absent);
+    free(needle);
+    free(absent);
+    free(c.place);
+    return code;
+}

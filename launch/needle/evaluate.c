@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Prompts, one after another: empty the cache, read the haystack, ask. A prompt whose cells are all
+ * in the results file costs nothing, not even the checkpoint's opening.
+ *
+ * Every rank makes the same prompts and gets the same answers; rank 0 predicts, compares and
+ * writes. After each step that can fail on one rank alone, all ranks agree on how it went. */
+#include "launch/needle/evaluate.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *const task_name[5] = {"single", "multikey", "absent", "graded", "uniform"};
+
+int evaluation_agree(const evaluation *e, banyan_status status, const char *what)
+{
+    status = banyan_comm_agree(e->j->comm, status);
+    if (status) progress_end(e->j);
+    return status ? job_failed(e->j, status, what) : EXIT_OK;
+}
+
+/* ---- the results file, on rank 0 ----------------------------------------------------------------- */
+
+static void cell_name(char *text, size_t bytes, const char *task, int64_t length, int32_t trial,
+                      int32_t depth)
+{
+    snprintf(text, bytes, "%s/%lld/%d/%d", task, (long long)length, trial, depth);
+}
+
+int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
+                       int32_t first, int32_t count, bool *missing, int32_t *total)
+{
+    char cell[96];
+    if (e->j->rank == 0)
+        for (int32_t i = 0; i < count; i++) {
+            cell_name(cell, sizeof cell, task, length, trial, first + i);
+            missing[i] = !results_has(e->results, cell);
+        }
+    banyan_status status =
+        banyan_comm_broadcast(e->j->comm, missing, (size_t)count * sizeof *missing, 0);
+    *total = 0;
+    for (int32_t i = 0; i < count; i++) *total += missing[i];
+    return evaluation_agree(e, status, "results");
+}
+
+int evaluation_keep(evaluation *e, json_t *record)
+{
+    char why[NEEDLE_WHY];
+    int32_t failed = 0;
+    if (e->j->rank == 0 && !results_add(e->results, record, why, sizeof why)) {
+        progress_end(e->j);
+        say_error(e->j, "%s", why);
+        failed = 1;
+    }
+    banyan_status status = banyan_comm_broadcast(e->j->comm, &failed, sizeof failed, 0);
+    int code = evaluation_agree(e, status, "results");
+    return code ? code : failed ? EXIT_FAILED : EXIT_OK;
+}
+
+json_t *record_begin(const evaluation *e, const char *task, int64_t length, int32_t trial,
+                     int32_t depth)
+{
+    char cell[96];
+    cell_name(cell, sizeof cell, task, length, trial, depth);
+    return json_pack("{s:s, s:s, s:I, s:i, s:i, s:I}", "cell", cell, "task", task, "length",
+                     (json_int_t)length, "trial", trial, "depth", depth, "seed",
+                     (json_int_t)e->wish->seed);
+}
+
+void record_usage(json_t *record, const usage *u, double prefill, double decode)
+{
+    json_object_set_new(record, "prefill_seconds", json_real(prefill));
+    json_object_set_new(record, "decode_seconds", json_real(decode));
+    json_object_set_new(record, "cache_bytes", json_integer(u->cache_bytes));
+    json_object_set_new(record, "resident_bytes", json_integer(u->resident_bytes));
+    json_object_set_new(record, "messages", json_integer(u->messages));
+    json_object_set_new(record, "bytes_sent", json_integer(u->bytes_sent));
+}
+
+/* ---- the model --------------------------------------------------------------------------------------- */
+
+int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
+{
+    char why[NEEDLE_WHY] = "";
+    banyan_spec spec = e->spec;
+    spec.cache_dtype = cache_dtype;
+    spec.planned_tokens = length;
+    spec.max_tokens = length + NEEDLE_ANSWERS;
+    if (e->wish->foreign) spec.max_tokens = length + e->wish->foreign->answer.count;
+    progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
+    banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
+                                : model_open(e->dir, &spec, e->j->comm, &e->m, why, sizeof why);
+    if (!status) return EXIT_OK;
+    progress_end(e->j);
+    if (!why[0]) return job_failed(e->j, status, e->dir);
+    say_error(e->j, "%s", why);
+    return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED : EXIT_USAGE;
+}
+
+typedef struct prefill_state {
+    const evaluation *e;
+    const char *what;
+    int64_t count;
+    double start;
+} prefill_state;
+
+static void show_prefill(void *arg, int64_t done)
+{
+    const prefill_state *s = arg;
+    double spent = now_seconds() - s->start;
+    progress(s->e->j, "%s, %lld tokens: read %3.0f %%, %.0f s left", s->what,
+             (long long)s->count, 100.0 * (double)done / (double)s->count,
+             done ? spent * (double)(s->count - done) / (double)done : 0);
+}
+
+int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double *seconds)
+{
+    prefill_state s = {e, what, p->count, now_seconds()};
+    banyan_status status =
+        model_forward(e->m, 0, p->ids, p->count, 0, NULL, NULL, NULL, show_prefill, &s);
+    *seconds = now_seconds() - s.start;
+    progress_end(e->j);
+    return evaluation_agree(e, status, "reading the haystack");
+}
+
+/* This process's share of physical memory (PSS: shared pages divided by their users), or 0. */
+static int64_t resident_bytes(void)
+{
+    FILE *f = fopen("/proc/self/smaps_rollup", "r");
+    char line[256];
+    long long kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "Pss: %lld", &kib) == 1) break;
+    if (f) fclose(f);
+    return (int64_t)kib * 1024;
+}
+
+int evaluation_usage(evaluation *e, usage *out)
+{
+    banyan_stats stats;
+    banyan_cache_stats(model_cache(e->m), &stats);
+    double sums[4] = {(double)stats.messages, (double)stats.bytes_sent, (double)stats.bytes,
+                      (double)resident_bytes()};
+    banyan_status status = banyan_comm_allreduce(e->j->comm, sums, 4, BANYAN_SUM);
+    *out = (usage){(int64_t)sums[0], (int64_t)sums[1], (int64_t)sums[2], (int64_t)sums[3]};
+    return evaluation_agree(e, status, "statistics");
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------ */
+
+/* Needles of one prompt: all depths, or in classic mode one. */
+static int trial_prompts(evaluation *e, const char *task, int64_t length, int32_t trial,
+                         bool absent)
+{
+    int32_t each = e->wish->classic ? 1 : e->wish->depths;
+    int code = EXIT_OK;
+    for (int32_t first = 0; !code && first < e->wish->depths; first += each)
+        code = evaluate_prompt(e, task, length, trial, first, each, absent);
+    return code;
+}
+
+int evaluate_all(evaluation *e)
+{
+    const needle_wish *w = e->wish;
+    int code = EXIT_OK;
+    for (int32_t i = 0; !code && i < w->lengths; i++) {
+        int64_t length = w->length[i];
+        for (int32_t trial = 0; !code && trial < w->trials; trial++) {
+            bool absent = w->tasks & TASK_ABSENT; /* asked once, of the first prompt there is */
+            if (!(w->tasks & TASK_SINGLE) && w->tasks & TASK_MULTIKEY)
+                code = trial_prompts(e, "multikey", length, trial, absent);
+            else if (w->tasks & (TASK_SINGLE | TASK_ABSENT))
+                code = trial_prompts(e, w->tasks & TASK_SINGLE ? "single" : NULL, length, trial,
+                                     absent);
+            if (!code && w->tasks & TASK_SINGLE && w->tasks & TASK_MULTIKEY)
+                code = trial_prompts(e, "multikey", length, trial, false);
+            if (!code && w->tasks & TASK_GRADED) code = evaluate_graded(e, length, trial);
+        }
+        if (!code && w->tasks & TASK_UNIFORM) code = evaluate_uniform(e, length);
+    }
+    progress_end(e->j);
+    return code;
+}

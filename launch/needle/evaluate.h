@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* evaluate.h - the evaluation as a whole: cells measured one after another, and what they add up to.
+ *
+ * Knows: needle.h, the job (its ranks, progress and error lines).
+ * Refuses to know: flags and configs; verb_needle.c fills in the wish. */
+#ifndef BANYAN_EVALUATE_H
+#define BANYAN_EVALUATE_H
+
+#include "launch/launch.h"
+#include "launch/needle/needle.h"
+
+/* Token ids for a checkpoint that is not the constructed one, each from a file of u32. */
+typedef struct id_list {
+    uint32_t *ids;
+    int64_t count;
+} id_list;
+typedef struct foreign_ids {
+    id_list prefix;   /* what stands first, once; may be empty */
+    id_list haystack; /* repeated until it is long enough */
+    id_list needle, question, answer;
+} foreign_ids;
+
+/* What is asked. */
+typedef struct needle_wish {
+    const int64_t *length;
+    int32_t lengths, depths, trials;
+    depth_mode mode;
+    bool classic; /* a prefill per needle */
+    unsigned tasks;
+    bool needles; /* the haystack is made of distractors */
+    uint64_t seed;
+    int32_t period;
+    const foreign_ids *foreign; /* NULL: the constructed model */
+} needle_wish;
+
+typedef struct evaluation {
+    const job *j;
+    const needle_wish *wish;
+    const char *dir;
+    banyan_spec spec; /* rules and execution; lengths are filled in per prompt */
+    model_shape shape;
+    constructed_spec constructed;
+    model *m;         /* NULL until the first prompt */
+    results *results; /* rank 0 only */
+} evaluation;
+
+/* Measure every cell that the results file lacks. An exit code, the same on every rank. */
+int evaluate_all(evaluation *e);
+
+/* One cell's verdict: rank 0 passes the record, others NULL. Collective; an exit code. */
+int evaluation_keep(evaluation *e, json_t *record);
+/* missing [count]: which of "task/length/trial/first .. " are not in the file, on every rank. */
+int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
+                       int32_t first, int32_t count, bool *missing, int32_t *total);
+/* An empty cache for a prompt of `length` tokens. */
+int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype);
+int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double *seconds);
+/* All ranks come to one exit code; `what` was tried. */
+int evaluation_agree(const evaluation *e, banyan_status status, const char *what);
+
+/* What all ranks together have used so far. */
+typedef struct usage {
+    int64_t messages, bytes_sent, cache_bytes, resident_bytes;
+} usage;
+int evaluation_usage(evaluation *e, usage *out);
+
+/* The fields that all records begin with. */
+json_t *record_begin(const evaluation *e, const char *task, int64_t length, int32_t trial,
+                     int32_t depth);
+void record_usage(json_t *record, const usage *u, double prefill, double decode);
+
+/* Ask for the needles at depths first .. first+count-1 of one prompt (task NULL: none of them), and
+ * for as many absent keys. */
+int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t trial,
+                    int32_t first, int32_t count, bool with_absent);
+int evaluate_graded(evaluation *e, int64_t length, int32_t trial);
+int evaluate_uniform(evaluation *e, int64_t length);
+
+/* ---- rules.c ------------------------------------------------------------------------------------- */
+
+/* Append the rules of one line for one layer; text is cut up, and must live as long as they do. */
+bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t layer, char *text,
+                  char *why, size_t why_bytes);
+
+/* ---- foreign.c ---------------------------------------------------------------------------------- */
+
+bool foreign_load(const char *path, uint32_t vocab, id_list *out, char *why, size_t why_bytes);
+void foreign_free(foreign_ids *f);
+/* Everything before the question, `count` tokens, with the needle at `first`. */
+bool foreign_prompt(const foreign_ids *f, int64_t count, int64_t first, prompt *out, char *why,
+                    size_t why_bytes);
+/* Where the answer lies in the needle, and how long; the whole needle where it is not in it. */
+void foreign_answer(const foreign_ids *f, int64_t *offset, int64_t *count);
+
+/* ---- summary.c ------------------------------------------------------------------------------------ */
+
+/* A task at a length, over all cells. */
+typedef struct tally {
+    int64_t cells, found, predicted, none, wrong, equal, messages;
+    double least_mass;       /* over the cells that measured some; NaN: none did */
+    double error, lse_error; /* graded, uniform: the largest */
+    double prefill_seconds, decode_seconds; /* means */
+} tally;
+tally summary_tally(json_t *records, const char *task, int64_t length);
+/* Recall by depth and length; value [depths][lengths], depth [depths]: mean percent. */
+void summary_heat(json_t *records, const char *task, const needle_wish *wish, double *value,
+                  double *depth);
+/* Share of answer tokens that each head saw: [heads][lengths]; NaN: no cells. */
+void summary_heads(json_t *records, const char *task, const needle_wish *wish, int32_t heads,
+                   const char *field, double *value);
+/* The cells of this wish that are not as predicted. */
+int64_t summary_unequal(json_t *records, const needle_wish *wish);
+/* Tables and maps, for people. */
+void summary_print(json_t *records, const needle_wish *wish, int32_t heads, FILE *out,
+                   bool colour);
+void summary_csv(json_t *records, const needle_wish *wish, FILE *out);
+/* The table's rows and the head maps, a JSON object per line. */
+void summary_json(json_t *records, const needle_wish *wish, int32_t heads, FILE *out);
+
+extern const char *const task_name[5]; /* by bit of `tasks` */
+
+#endif

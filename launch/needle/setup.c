@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Flags and config to a wish, a checkpoint and a spec. When no checkpoint is named, rank 0 writes the
+ * constructed one beside the results, once: a directory that holds it already is used again. */
+#include "launch/needle/setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { EXTRA_RULES = 64 };
+
+int setup_choose(const job *j, const char *what, const char *word, const char *const *names)
+{
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(word, names[i])) return i;
+    const char *near = banyan_nearest(word, names);
+    char list[256] = "";
+    for (int i = 0; names[i]; i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
+                 names[i]);
+    if (near)
+        say_error(j, "%s \"%s\": did you mean \"%s\"? (%s)", what, word, near, list);
+    else
+        say_error(j, "%s \"%s\": expected one of %s", what, word, list);
+    return -1;
+}
+
+static bool read_tasks(const job *j, const char *text, unsigned *tasks)
+{
+    const char *const names[] = {task_name[0], task_name[1], task_name[2],
+                                 task_name[3], task_name[4], NULL};
+    char copy[256], *rest;
+    snprintf(copy, sizeof copy, "%s", text);
+    *tasks = 0;
+    for (char *word = strtok_r(copy, ", ", &rest); word; word = strtok_r(NULL, ", ", &rest)) {
+        int task = setup_choose(j, "needle.task", word, names);
+        if (task < 0) return false;
+        *tasks |= 1u << task;
+    }
+    if (!*tasks) say_error(j, "needle.task \"%s\" names no task", text);
+    return *tasks != 0;
+}
+
+static bool read_wish(const job *j, setup *s)
+{
+    static const char *const modes[] = {"shared", "classic", NULL};
+    static const char *const depth_modes[] = {"stratified", "jittered", "linear", "border",
+                                              NULL};
+    const Banyan__Needle *n = j->config->needle;
+    needle_wish *w = &s->wish;
+    s->length[0] = 4096;
+    s->length[1] = 16384;
+    w->lengths = n && n->n_length ? (int32_t)n->n_length : 2;
+    w->length = n && n->n_length ? n->length : s->length;
+    w->depths = n && n->has_depths ? n->depths : 10;
+    w->trials = n && n->has_trials ? n->trials : 1;
+    w->seed = n && n->has_seed ? n->seed : 1;
+    s->results = n && n->results ? n->results : "results.jsonl";
+    int mode = setup_choose(j, "needle.mode", n && n->mode ? n->mode : "shared", modes);
+    if (mode < 0) return false;
+    int depth = setup_choose(j, "needle.depth_mode",
+                             n && n->depth_mode ? n->depth_mode : "stratified", depth_modes);
+    if (depth < 0) return false;
+    w->classic = mode == 1;
+    w->mode = (depth_mode)depth;
+    if (!read_tasks(j, n && n->task ? n->task : "single,absent", &w->tasks)) return false;
+    if (w->depths < 1 || w->depths > 10000 || w->trials < 1) {
+        say_error(j,
+                  "needle.depths %d and needle.trials %d: expected 1 or more, and at most "
+                  "10000 depths",
+                  w->depths, w->trials);
+        return false;
+    }
+    for (int32_t i = 0; i < w->lengths; i++)
+        if (w->length[i] < 64 || w->length[i] > (int64_t)1 << 40) {
+            say_error(j, "needle.length %lld: expected 64 or more tokens",
+                      (long long)w->length[i]);
+            return false;
+        }
+    return true;
+}
+
+static int64_t longest(const needle_wish *w)
+{
+    int64_t most = 0;
+    for (int32_t i = 0; i < w->lengths; i++)
+        if (w->length[i] > most) most = w->length[i];
+    return most;
+}
+
+/* ---- the checkpoint ------------------------------------------------------------------------------- */
+
+static constructed_spec wanted_model(const job *j, const needle_wish *w)
+{
+    const Banyan__Constructed *c = j->config->constructed;
+    constructed_spec spec = {
+        .max_tokens = 1048576, .heads = 8, .kv_heads = 2, .dtype = BANYAN_BF16, .shards = 1};
+    while (spec.max_tokens < longest(w)) spec.max_tokens *= 2;
+    if (c && c->has_max_tokens) spec.max_tokens = c->max_tokens;
+    if (c && c->has_heads) spec.heads = c->heads;
+    if (c && c->has_kv_heads) spec.kv_heads = c->kv_heads;
+    if (c && c->has_shards) spec.shards = c->shards;
+    if (c && c->has_dtype)
+        spec.dtype = c->dtype == BANYAN__DTYPE__FP32   ? BANYAN_F32
+                     : c->dtype == BANYAN__DTYPE__FP16 ? BANYAN_F16
+                                                       : BANYAN_BF16;
+    return spec;
+}
+
+/* On rank 0: write it unless it is there. */
+static bool provide(const char *dir, const constructed_spec *want, char *why, size_t why_bytes)
+{
+    constructed_spec have;
+    struct stat about;
+    char path[4200];
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    if (constructed_recognise(dir, &have)) {
+        if (have.max_tokens == want->max_tokens && have.heads == want->heads &&
+            have.kv_heads == want->kv_heads && have.dtype == want->dtype)
+            return true;
+    } else if (stat(path, &about) == 0) {
+        snprintf(why, why_bytes, "%s holds another checkpoint; name another --model-dir", dir);
+        return false;
+    }
+    return constructed_write(dir, want, why, why_bytes) == BANYAN_OK;
+}
+
+static int find_model(const job *j, setup *s)
+{
+    const Banyan__Needle *n = j->config->needle;
+    constructed_spec want = wanted_model(j, &s->wish);
+    char why[NEEDLE_WHY] = "";
+    int32_t good = 1;
+    if (n && n->model) {
+        snprintf(s->dir, sizeof s->dir, "%s", n->model);
+    } else {
+        const char *given = job_text(j, "model-dir"), *slash = strrchr(s->results, '/');
+        int parent = slash ? (int)(slash - s->results) : 0;
+        if (given)
+            snprintf(s->dir, sizeof s->dir, "%s", given);
+        else
+            snprintf(s->dir, sizeof s->dir, "%.*s%sconstructed_h%d_g%d_%lld_%s", parent,
+                     s->results, slash ? "/" : "", want.heads, want.kv_heads,
+                     (long long)want.max_tokens, banyan_dtype_name(want.dtype));
+        if (slash == s->results)
+            memmove(s->dir + 1, s->dir, strlen(s->dir) + 1), s->dir[0] = '/';
+        progress(j, "writing the constructed model to %s", s->dir);
+        if (j->rank == 0) good = provide(s->dir, &want, why, sizeof why);
+        progress_end(j);
+        if (!good) say_error(j, "%s", why);
+        banyan_status status = banyan_comm_broadcast(j->comm, &good, sizeof good, 0);
+        if (status) return job_failed(j, status, "writing the constructed model");
+        if (!good) return EXIT_USAGE;
+    }
+    s->e.dir = s->dir;
+    if (model_shape_read(s->dir, &s->e.shape, why, sizeof why) != BANYAN_OK) {
+        say_error(j, "%s", why);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
+static bool read_foreign(const job *j, setup *s)
+{
+    const struct {
+        const char *flag;
+        id_list *list;
+        bool optional;
+    } file[] = {{"haystack", &s->foreign.haystack, false},
+                {"needle", &s->foreign.needle, false},
+                {"question", &s->foreign.question, false},
+                {"answer", &s->foreign.answer, false},
+                {"prefix", &s->foreign.prefix, true}};
+    char why[NEEDLE_WHY];
+    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
+        const char *path = job_text(j, file[i].flag);
+        if (i == 0 && j->config->needle) path = j->config->needle->haystack;
+        if (!path && file[i].optional) continue;
+        if (!path) {
+            say_error(j,
+                      "%s is not the constructed model: token ids are needed, --haystack, "
+                      "--needle, --question and --answer FILE; --%s is missing",
+                      s->dir, file[i].flag);
+            return false;
+        }
+        if (!foreign_load(path, (uint32_t)s->e.shape.vocab, file[i].list, why, sizeof why)) {
+            say_error(j, "--%s: %s", file[i].flag, why);
+            return false;
+        }
+    }
+    if (s->wish.tasks & ~(unsigned)(TASK_SINGLE | TASK_ABSENT)) {
+        say_error(j, "task: a checkpoint of your own can only be asked for \"single\"");
+        return false;
+    }
+    s->wish.tasks = TASK_SINGLE;
+    s->wish.classic = true; /* one needle text: a prefill per depth */
+    s->wish.foreign = &s->foreign;
+    return true;
+}
+
+static bool check_kind(const job *j, setup *s)
+{
+    static const char *const kinds[] = {"uniform", "needles", NULL};
+    const Banyan__Needle *n = j->config->needle;
+    if (!constructed_recognise(s->dir, &s->e.constructed)) return read_foreign(j, s);
+    int kind =
+        setup_choose(j, "needle.haystack", n && n->haystack ? n->haystack : "uniform", kinds);
+    if (kind < 0) return false;
+    s->wish.needles = kind == 1;
+    if (longest(&s->wish) <= s->e.constructed.max_tokens) return true;
+    say_error(
+        j,
+        "needle.length %lld: the constructed model in %s is exact to %lld tokens; write a "
+        "longer one with --set constructed.max_tokens=%lld",
+        (long long)longest(&s->wish), s->dir, (long long)s->e.constructed.max_tokens,
+        (long long)longest(&s->wish));
+    return false;
+}
+
+/* ---- the spec -------------------------------------------------------------------------------------- */
+
+static bool add_line(const job *j, setup *s, const char *flag_name, int32_t layer,
+                     const char *otherwise, char **text)
+{
+    const char *given = job_text(j, flag_name);
+    char why[NEEDLE_WHY];
+    int32_t room = (int32_t)j->config->n_rule + 2 * EXTRA_RULES;
+    if (!given) given = otherwise;
+    if (!given) return true;
+    if (s->wish.foreign) {
+        say_error(j,
+                  "--%s is for the constructed model; give this checkpoint rules in a config",
+                  flag_name);
+        return false;
+    }
+    *text = strdup(given);
+    bool ok = *text && rules_append(s->rules, &s->e.spec.rule_count, room, layer, *text, why,
+                                    sizeof why);
+    if (!ok) say_error(j, "--%s: %s", flag_name, *text ? why : "out of memory");
+    return ok;
+}
+
+static bool make_spec(const job *j, setup *s)
+{
+    char why[NEEDLE_WHY];
+    if (spec_from_config(j->config, &s->config, why, sizeof why) != BANYAN_OK) {
+        say_error(j, "%s", why);
+        return false;
+    }
+    const Banyan__Cache *cache = j->config->cache;
+    const Banyan__Execution *x = j->config->execution;
+    banyan_spec *spec = &s->e.spec;
+    *spec = s->config.spec;
+    s->rules = calloc(j->config->n_rule + 2 * EXTRA_RULES, sizeof *s->rules);
+    if (!s->rules) return say_error(j, "out of memory"), false;
+    bool defaults = !s->wish.foreign && !j->config->n_rule;
+    int32_t last = s->e.shape.layers - 1;
+    memcpy(s->rules, s->config.rules, j->config->n_rule * sizeof *s->rules);
+    if (!add_line(j, s, "context", 0, defaults ? "sink_window sink=1 window=3" : NULL,
+                  &s->context) ||
+        !add_line(j, s, "retrieval", last, NULL, &s->retrieval))
+        return false;
+    spec->rules = s->rules;
+    s->wish.period = grid_period(s->rules, spec->rule_count, last, 16);
+    if (!cache || !cache->has_max_rows) spec->max_rows = 2048;
+    int64_t back = NEEDLE_QUESTION + NEEDLE_ANSWERS;
+    if (s->wish.foreign) back = s->foreign.question.count + s->foreign.answer.count;
+    if (spec->rollback_tokens < back) spec->rollback_tokens = (int32_t)back;
+    if (spec->max_rows < back) spec->max_rows = (int32_t)back;
+    bool named = x && x->has_lost_layer;
+    if (spec->lost_rank >= 0 && !named && !s->wish.foreign) spec->lost_layer = last;
+    if (spec->lost_rank >= j->ranks) {
+        say_error(j, "execution.lost_rank %d: this job has %d ranks", spec->lost_rank,
+                  j->ranks);
+        return false;
+    }
+    return true;
+}
+
+int setup_read(const job *j, setup *s)
+{
+    if (!read_wish(j, s)) return EXIT_USAGE;
+    int code = find_model(j, s);
+    if (code) return code;
+    bool good = check_kind(j, s) && make_spec(j, s);
+    banyan_status status = banyan_comm_agree(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG);
+    if (good && status) return job_failed(j, status, "setup");
+    return good ? EXIT_OK : EXIT_USAGE;
+}
+
+void setup_free(setup *s)
+{
+    foreign_free(&s->foreign);
+    spec_free(&s->config);
+    free(s->rules);
+    free(s->context);
+    free(s->retrieval);
+}

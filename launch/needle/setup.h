@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* setup.h - from a job's flags and config to what is evaluated. The one part of launch/needle/ that
+ * knows flags and configs. */
+#ifndef BANYAN_NEEDLE_SETUP_H
+#define BANYAN_NEEDLE_SETUP_H
+
+#include "launch/needle/evaluate.h"
+
+/* Everything that lives as long as the run. */
+typedef struct setup {
+    evaluation e;
+    needle_wish wish;
+    foreign_ids foreign;
+    config_spec config;
+    banyan_rule *rules;
+    char *context, *retrieval; /* cut up; the rules point into them */
+    char dir[4096];
+    const char *results;
+    int64_t length[2]; /* when none were given */
+} setup;
+
+/* Each says what was wrong; an exit code, the same on every rank. */
+int setup_read(const job *j, setup *s); /* s: zeros, but for e.j and e.wish */
+void setup_free(setup *s);
+/* Index of `word` in names (NULL-terminated), or -1: reported. */
+int setup_choose(const job *j, const char *what, const char *word, const char *const *names);
+
+#endif

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the cells add up to. Everything is read from the records, so that a resumed run sums up old
+ * and new cells alike; records of lengths or trials that this run does not ask for are left out. */
+#include "launch/needle/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *text_of(const json_t *record, const char *name)
+{
+    const char *text = json_string_value(json_object_get(record, name));
+    return text ? text : "";
+}
+
+static int64_t integer_of(const json_t *record, const char *name)
+{
+    return json_integer_value(json_object_get(record, name));
+}
+
+static double number_of(const json_t *record, const char *name) /* NaN: not there */
+{
+    const json_t *value = json_object_get(record, name);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static bool is_asked(const json_t *record, const needle_wish *w)
+{
+    bool length = false, task = false;
+    for (int32_t i = 0; i < w->lengths; i++)
+        length = length || integer_of(record, "length") == w->length[i];
+    for (int t = 0; t < 5; t++)
+        task = task || ((w->tasks >> t & 1) && !strcmp(text_of(record, "task"), task_name[t]));
+    return length && task && integer_of(record, "trial") < w->trials;
+}
+
+static double larger(double a, double b) /* of NaN and a number: the number */
+{
+    return isnan(a) || b > a ? b : a;
+}
+
+tally summary_tally(json_t *records, const char *task, int64_t length)
+{
+    tally t = {.least_mass = NAN, .error = NAN, .lse_error = NAN};
+    size_t i;
+    json_t *r;
+    json_array_foreach(records, i, r)
+    {
+        if (integer_of(r, "length") != length || strcmp(text_of(r, "task"), task)) continue;
+        t.cells++;
+        t.found += !strcmp(text_of(r, "outcome"), "found");
+        t.none += !strcmp(text_of(r, "outcome"), "none");
+        t.wrong += !strcmp(text_of(r, "outcome"), "wrong");
+        t.predicted += !strcmp(text_of(r, "predicted"), "found");
+        t.equal += json_is_true(json_object_get(r, "equal"));
+        double mass = number_of(r, "least_mass");
+        if (!isnan(mass) && !(mass >= t.least_mass)) t.least_mass = mass;
+        if (!isnan(number_of(r, "error"))) t.error = larger(t.error, number_of(r, "error"));
+        if (!isnan(number_of(r, "lse_error")))
+            t.lse_error = larger(t.lse_error, number_of(r, "lse_error"));
+        if (integer_of(r, "messages") > t.messages) t.messages = integer_of(r, "messages");
+        t.prefill_seconds += number_of(r, "prefill_seconds");
+        t.decode_seconds += number_of(r, "decode_seconds");
+    }
+    if (t.cells) t.prefill_seconds /= (double)t.cells, t.decode_seconds /= (double)t.cells;
+    return t;
+}
+
+static int32_t column_of(const json_t *record, const needle_wish *w)
+{
+    for (int32_t c = 0; c < w->lengths; c++)
+        if (integer_of(record, "length") == w->length[c]) return c;
+    return -1;
+}
+
+void summary_heat(json_t *records, const char *task, const needle_wish *w, double *value,
+                  double *depth)
+{
+    int32_t cells = w->depths * w->lengths;
+    int32_t *count = calloc((size_t)cells, sizeof *count), *seen = NULL;
+    seen = calloc((size_t)w->depths, sizeof *seen);
+    for (int32_t i = 0; i < cells; i++) value[i] = NAN;
+    for (int32_t d = 0; d < w->depths; d++) depth[d] = NAN;
+    size_t i;
+    json_t *r;
+    json_array_foreach(records, i, r)
+    {
+        int64_t d = integer_of(r, "depth");
+        int32_t c = column_of(r, w);
+        if (!count || !seen || c < 0 || d >= w->depths || strcmp(text_of(r, "task"), task) ||
+            !is_asked(r, w))
+            continue;
+        double good =
+            !strcmp(text_of(r, "outcome"), !strcmp(task, "absent") ? "none" : "found");
+        double *cell = &value[d * w->lengths + c], percent = number_of(r, "depth_percent");
+        int32_t n = ++count[d * w->lengths + c];
+        *cell = n == 1 ? good : *cell + (good - *cell) / n;
+        if (isnan(percent)) percent = 100.0 * ((double)d + .5) / w->depths;
+        n = ++seen[d];
+        depth[d] = n == 1 ? percent : depth[d] + (percent - depth[d]) / n;
+    }
+    free(count);
+    free(seen);
+}
+
+void summary_heads(json_t *records, const char *task, const needle_wish *w, int32_t heads,
+                   const char *field, double *value)
+{
+    int32_t *tokens = calloc((size_t)w->lengths, sizeof *tokens);
+    for (int32_t i = 0; i < heads * w->lengths; i++) value[i] = 0;
+    size_t i, k;
+    json_t *r, *text;
+    json_array_foreach(records, i, r)
+    {
+        int32_t c = column_of(r, w);
+        if (!tokens || c < 0 || strcmp(text_of(r, "task"), task) || !is_asked(r, w)) continue;
+        json_array_foreach(json_object_get(r, field), k, text)
+        {
+            const char *saw = json_string_value(text);
+            if (!saw || strlen(saw) != (size_t)heads) continue;
+            tokens[c]++;
+            for (int32_t h = 0; h < heads; h++) value[h * w->lengths + c] += saw[h] == '1';
+        }
+    }
+    for (int32_t c = 0; tokens && c < w->lengths; c++)
+        for (int32_t h = 0; h < heads; h++)
+            value[h * w->lengths + c] = tokens[c] ? value[h * w->lengths + c] / tokens[c] : NAN;
+    free(tokens);
+}
+
+int64_t summary_unequal(json_t *records, const needle_wish *w)
+{
+    int64_t unequal = 0;
+    size_t i;
+    json_t *r;
+    json_array_foreach(records, i, r) unequal +=
+        is_asked(r, w) && json_is_false(json_object_get(r, "equal"));
+    return unequal;
+}
+
+/* ---- for people ----------------------------------------------------------------------------------- */
+
+static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
+{
+    fprintf(out, "%-9s %7s %7s %10s %12s %5s %5s %11s %10s %9s %9s\n", "task", "length",
+            "recall", "predicted", "as predicted", "none", "wrong", "least mass", "prefill s",
+            "answer s", "messages");
+    for (int t = 0; t < 3; t++)
+        for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
+            char text[32], least[32] = "-", predicted[32] = "-", equal[48] = "-";
+            tally s = summary_tally(records, task_name[t], w->length[i]);
+            if (!s.cells) continue;
+            double cells = (double)s.cells;
+            if (!isnan(s.least_mass)) snprintf(least, sizeof least, "%.6f", s.least_mass);
+            if (!w->foreign) {
+                snprintf(predicted, sizeof predicted, "%.3f", (double)s.predicted / cells);
+                snprintf(equal, sizeof equal, "%lld of %lld", (long long)s.equal,
+                         (long long)s.cells);
+            }
+            fprintf(out, "%-9s %7s %7.3f %10s %12s %5lld %5lld %11s %10.1f %9.3f %9lld\n",
+                    task_name[t], length_text(w->length[i], text, sizeof text),
+                    (double)s.found / cells, predicted, equal, (long long)s.none,
+                    (long long)s.wrong, least, s.prefill_seconds, s.decode_seconds,
+                    (long long)s.messages);
+        }
+}
+
+static void print_merges(json_t *records, const needle_wish *w, FILE *out)
+{
+    char text[32];
+    for (int32_t i = 0; i < w->lengths; i++) {
+        length_text(w->length[i], text, sizeof text);
+        tally g = summary_tally(records, "graded", w->length[i]);
+        if (w->tasks & TASK_GRADED && g.cells)
+            fprintf(out,
+                    "graded    %7s mass error %.1e (bar 2e-03), %lld of %lld as expected, "
+                    "%lld messages\n",
+                    text, g.error, (long long)g.equal, (long long)g.cells,
+                    (long long)g.messages);
+        tally u = summary_tally(records, "uniform", w->length[i]);
+        if (w->tasks & TASK_UNIFORM && u.cells)
+            fprintf(out,
+                    "uniform   %7s lse error %.1e (bar 1e-05), count error %.2f (bar 0.5), "
+                    "%lld messages\n",
+                    text, u.lse_error, u.error, (long long)u.messages);
+    }
+}
+
+/* Per head, measured beside predicted where they are not the same. */
+static void print_heads(json_t *records, const char *task, const needle_wish *w, int32_t heads,
+                        FILE *out)
+{
+    size_t cells = (size_t)heads * (size_t)w->lengths;
+    double *saw = malloc(2 * cells * sizeof *saw), *predicted = saw ? saw + cells : NULL;
+    if (!saw) return;
+    summary_heads(records, task, w, heads, "saw", saw);
+    summary_heads(records, task, w, heads, "predicted_saw", predicted);
+    fprintf(out, "\n%s: share of answer tokens that each head saw%s\n   head", task,
+            w->foreign ? "" : " / predicted");
+    char text[32];
+    for (int32_t c = 0; c < w->lengths; c++)
+        fprintf(out, " %11s", length_text(w->length[c], text, sizeof text));
+    fputc('\n', out);
+    for (int32_t h = 0; h < heads; h++) {
+        fprintf(out, "   %4d", h);
+        for (int32_t c = 0; c < w->lengths; c++) {
+            double m = saw[h * w->lengths + c], p = predicted[h * w->lengths + c];
+            if (isnan(m))
+                fprintf(out, " %11s", "-");
+            else if (isnan(p))
+                fprintf(out, " %11.2f", m);
+            else
+                fprintf(out, " %4.2f / %4.2f", m, p);
+        }
+        fputc('\n', out);
+    }
+    free(saw);
+}
+
+void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *out, bool colour)
+{
+    size_t cells = (size_t)w->depths * (size_t)w->lengths;
+    double *value = malloc((cells + (size_t)w->depths) * sizeof *value);
+    if (!value) return;
+    for (int t = 0; t < 2; t++) {
+        if (!(w->tasks >> t & 1)) continue;
+        double *depth = value + cells;
+        summary_heat(records, task_name[t], w, value, depth);
+        char title[64];
+        snprintf(title, sizeof title, "needle, %s: recall", task_name[t]);
+        heat_map h = {title, w->depths, w->lengths, value, depth, w->length};
+        heat_print(&h, out, colour);
+        print_heads(records, task_name[t], w, heads, out);
+    }
+    free(value);
+    fputc('\n', out);
+    if (w->tasks & (TASK_SINGLE | TASK_MULTIKEY | TASK_ABSENT))
+        print_retrieval(records, w, out);
+    print_merges(records, w, out);
+}
+
+/* ---- for programs ------------------------------------------------------------------------------------ */
+
+static void csv_value(const json_t *value, FILE *out)
+{
+    if (json_is_string(value))
+        fputs(json_string_value(value), out);
+    else if (json_is_integer(value))
+        fprintf(out, "%lld", (long long)json_integer_value(value));
+    else if (json_is_real(value))
+        fprintf(out, "%.9g", json_real_value(value));
+    else if (json_is_boolean(value))
+        fputc(json_is_true(value) ? '1' : '0', out);
+    else if (json_is_array(value)) { /* ids, spans: with spaces between */
+        size_t i;
+        json_t *item;
+        json_array_foreach(value, i, item)
+        {
+            if (i) fputc(' ', out);
+            csv_value(item, out);
+        }
+    }
+}
+
+void summary_csv(json_t *records, const needle_wish *w, FILE *out)
+{
+    static const char *const column[] = {
+        "task",        "length",         "trial",           "depth",          "depth_percent",
+        "seed",        "needle",         "block",           "owners",         "expected",
+        "got",         "outcome",        "predicted",       "equal",          "least_mass",
+        "saw",         "error",          "predicted_saw",   "lse_error",      "plain_error",
+        "cache_bytes", "resident_bytes", "prefill_seconds", "decode_seconds", "messages",
+        "bytes_sent"};
+    enum { COLUMNS = sizeof column / sizeof column[0] };
+    for (int c = 0; c < COLUMNS; c++) fprintf(out, "%s%s", c ? "," : "", column[c]);
+    fputc('\n', out);
+    size_t i;
+    json_t *r;
+    json_array_foreach(records, i, r)
+    {
+        if (!is_asked(r, w)) continue;
+        for (int c = 0; c < COLUMNS; c++) {
+            if (c) fputc(',', out);
+            csv_value(json_object_get(r, column[c]), out);
+        }
+        fputc('\n', out);
+    }
+}
+
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *heads_of(json_t *records, const char *task, const needle_wish *w, int32_t heads,
+                        const char *field, int32_t column)
+{
+    json_t *array = json_array();
+    double *value = malloc((size_t)heads * (size_t)w->lengths * sizeof *value);
+    if (value) summary_heads(records, task, w, heads, field, value);
+    for (int32_t h = 0; value && h < heads; h++)
+        json_array_append_new(array, real_or_null(value[h * w->lengths + column]));
+    free(value);
+    return array;
+}
+
+void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *out)
+{
+    for (int t = 0; t < 5; t++)
+        for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
+            tally s = summary_tally(records, task_name[t], w->length[i]);
+            if (!s.cells) continue;
+            json_t *line = json_pack(
+                "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:f, s:I}",
+                "task", task_name[t], "length", (json_int_t)w->length[i], "cells",
+                (json_int_t)s.cells, "found", (json_int_t)s.found, "predicted",
+                (json_int_t)s.predicted, "none", (json_int_t)s.none, "wrong",
+                (json_int_t)s.wrong, "equal", (json_int_t)s.equal, "least_mass",
+                real_or_null(s.least_mass), "error", real_or_null(s.error), "lse_error",
+                real_or_null(s.lse_error), "prefill_seconds", s.prefill_seconds,
+                "decode_seconds", s.decode_seconds, "messages", (json_int_t)s.messages);
+            if (t < 2) {
+                json_object_set_new(line, "head_saw",
+                                    heads_of(records, task_name[t], w, heads, "saw", i));
+                json_object_set_new(
+                    line, "head_predicted",
+                    heads_of(records, task_name[t], w, heads, "predicted_saw", i));
+            }
+            json_dumpf(line, out, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
+            fputc('\n', out);
+            json_decref(line);
+        }
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `banyan needle`: finds needles in haystacks at lengths x depths, and compares what each head saw
+ * with what the plan says it can see. Exit code 1 when any cell differs. */
+#include "launch/launch.h"
+#include "launch/needle/setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const flag flags[] = {
+    {"model", "DIR", "needle.model", "checkpoint; default: the constructed model"},
+    {"model-dir", "DIR", NULL,
+     "where the constructed model is written; default: by the results"},
+    {"lengths", "N,N,..", "needle.length", "context lengths in tokens, 64k,1m"},
+    {"depths", "N", "needle.depths", "needles per length"},
+    {"depth-mode", "MODE", "needle.depth_mode", "stratified, jittered, linear or border"},
+    {"mode", "MODE", "needle.mode", "shared: one prefill for all depths; classic: one each"},
+    {"task", "TASK,..", "needle.task", "single, multikey, absent, graded, uniform"},
+    {"haystack", "KIND", "needle.haystack", "uniform, needles, or a file of token ids (u32)"},
+    {"prefix", "FILE", NULL, "ids before the haystack, for a checkpoint of your own"},
+    {"needle", "FILE", NULL, "its needle"},
+    {"question", "FILE", NULL, "its question"},
+    {"answer", "FILE", NULL, "the answer that is expected"},
+    {"trials", "N", "needle.trials", "repetitions with other keys and places"},
+    {"seed", "N", "needle.seed", "of keys, places and words"},
+    {"retrieval", "RULE", NULL, "what the last layer reads: \"0-1: dense; 2-: s2 stride=8\""},
+    {"context", "RULE", NULL, "what layer 0 reads; default \"sink_window sink=1 window=3\""},
+    {"heads", "N", "constructed.heads", "query heads of the constructed model"},
+    {"kv-heads", "N", "constructed.kv_heads", "its key/value heads"},
+    {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
+    {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},
+    {"csv", "FILE", "needle.csv", "the same as a table"},
+    {"svg", "FILE", "needle.svg", "heat map"},
+    {"colour", "WHEN", NULL, "auto, always or never"},
+    {NULL, NULL, NULL, NULL}};
+
+/* ---- results ------------------------------------------------------------------------------------------ */
+
+static uint64_t hash_ids(uint64_t h, const id_list *list)
+{
+    for (int64_t i = 0; i < list->count; i++) h = (h ^ list->ids[i]) * 0x100000001b3u;
+    return (h ^ (uint64_t)list->count) * 0x100000001b3u;
+}
+
+/* What must be equal for old and new cells to stand in one file. */
+static json_t *make_header(const job *j, const setup *s)
+{
+    static const char *const depth_modes[] = {"stratified", "jittered", "linear", "border"};
+    const evaluation *e = &s->e;
+    char model[4200];
+    snprintf(model, sizeof model, "constructed for %lld tokens",
+             (long long)e->constructed.max_tokens);
+    if (s->wish.foreign) {
+        uint64_t h = hash_ids(hash_ids(0, &s->foreign.haystack), &s->foreign.needle);
+        h = hash_ids(hash_ids(hash_ids(h, &s->foreign.question), &s->foreign.answer),
+                     &s->foreign.prefix);
+        snprintf(model, sizeof model, "%s, ids %016llx", s->dir, (unsigned long long)h);
+    }
+    json_t *rules = json_array();
+    for (int32_t i = 0; i < e->spec.rule_count; i++) {
+        const banyan_rule *r = &e->spec.rules[i];
+        char text[512];
+        snprintf(text, sizeof text, "layers %d..%d heads %d..%d: %s", r->first_layer,
+                 r->last_layer, r->first_head, r->last_head, r->use);
+        json_array_append_new(rules, json_string(text));
+    }
+    const char *merge = e->spec.merge ? e->spec.merge : "cheapest";
+    return json_pack(
+        "{s:s, s:i, s:i, s:i, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
+        "s:s, s:s, s:s, s:I}",
+        "model", model, "heads", e->shape.heads, "kv_heads", e->shape.kv_heads, "ranks",
+        j->ranks, "rules", rules, "placement", e->spec.placement, "balance", e->spec.balance,
+        "merge", merge, "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
+        e->spec.block_tokens, "evict", e->spec.evict, "lost_rank", e->spec.lost_rank,
+        "lost_layer", e->spec.lost_layer, "depths", s->wish.depths, "depth_mode",
+        depth_modes[s->wish.mode], "mode", s->wish.classic ? "classic" : "shared", "haystack",
+        s->wish.foreign   ? "file"
+        : s->wish.needles ? "needles"
+                          : "uniform",
+        "seed", (json_int_t)s->wish.seed);
+}
+
+static int open_results(const job *j, setup *s)
+{
+    char why[NEEDLE_WHY] = "out of memory";
+    int32_t code = EXIT_OK;
+    if (j->rank == 0) {
+        json_t *header = make_header(j, s);
+        banyan_status status =
+            header ? results_open(s->results, header, &s->e.results, why, sizeof why)
+                   : BANYAN_ERR_MEMORY;
+        json_decref(header);
+        if (status) {
+            say_error(j, "%s", why);
+            code = status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
+        } else if (results_cut(s->e.results)) {
+            say_warning(j, "%s ended in an unfinished line; its cell is measured again",
+                        s->results);
+        }
+    }
+    banyan_status status = banyan_comm_broadcast(j->comm, &code, sizeof code, 0);
+    return status ? job_failed(j, status, "results") : code;
+}
+
+static int write_text(const job *j, const setup *s, const char *path, bool csv)
+{
+    if (!path) return EXIT_OK;
+    output_file *f = output_open(j, path);
+    if (!f) return EXIT_FAILED;
+    if (j->rank == 0) {
+        json_t *all = results_all(s->e.results);
+        if (csv)
+            summary_csv(all, &s->wish, output_stream(f));
+        else
+            summary_json(all, &s->wish, s->e.shape.heads, output_stream(f));
+    }
+    return output_close(f, j, true);
+}
+
+/* A picture that cannot be drawn is a warning: the numbers are there. */
+static void draw(const job *j, const setup *s, const char *path)
+{
+    size_t cells = (size_t)s->wish.depths * (size_t)s->wish.lengths;
+    double *value = malloc((cells + (size_t)s->wish.depths) * sizeof *value);
+    const char *task = s->wish.tasks & TASK_SINGLE     ? "single"
+                       : s->wish.tasks & TASK_MULTIKEY ? "multikey"
+                                                       : NULL;
+    if (!value || !task) {
+        if (!task)
+            say_warning(j, "no heat map in %s: neither single nor multikey was asked", path);
+        free(value);
+        return;
+    }
+    summary_heat(results_all(s->e.results), task, &s->wish, value, value + cells);
+    char title[128];
+    snprintf(title, sizeof title, "needle, %s, %d ranks", task, j->ranks);
+    heat_map h = {title, s->wish.depths, s->wish.lengths, value, value + cells, s->wish.length};
+    int failed = heat_svg(&h, path);
+    if (failed == 1)
+        say_warning(j,
+                    "gnuplot is not installed: no heat map in %s; the results hold its numbers",
+                    path);
+    else if (failed)
+        say_warning(j, "gnuplot could not write the heat map %s", path);
+    free(value);
+}
+
+static int finish(const job *j, setup *s)
+{
+    const Banyan__Needle *n = j->config->needle;
+    const char *when = job_text(j, "colour");
+    int32_t unequal = 0;
+    if (j->rank == 0) {
+        json_t *all = results_all(s->e.results);
+        bool colour =
+            when && strcmp(when, "auto") ? !strcmp(when, "always") : job_on_terminal(j, 1);
+        summary_print(all, &s->wish, s->e.shape.heads, stdout, colour);
+        unequal = summary_unequal(all, &s->wish) > 0;
+        if (unequal)
+            say_error(j, "%lld cells are not as predicted: see \"equal\" in %s",
+                      (long long)summary_unequal(all, &s->wish), s->results);
+        if (n && n->svg) draw(j, s, n->svg);
+        if (fflush(stdout)) unequal = EXIT_FAILED;
+    }
+    int code = write_text(j, s, n ? n->csv : NULL, true);
+    if (!code) code = write_text(j, s, job_text(j, "json"), false);
+    banyan_status status = banyan_comm_broadcast(j->comm, &unequal, sizeof unequal, 0);
+    if (status) return job_failed(j, status, "results");
+    return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;
+}
+
+static int run(job *j)
+{
+    static const char *const when[] = {"auto", "always", "never", NULL};
+    setup *s = calloc(1, sizeof *s);
+    int code = EXIT_USAGE;
+    if (!s) return say_error(j, "out of memory"), EXIT_USAGE;
+    s->e.j = j;
+    s->e.wish = &s->wish;
+    const char *colour = job_text(j, "colour");
+    if (colour && setup_choose(j, "--colour", colour, when) < 0) goto done;
+    code = setup_read(j, s);
+    if (!code) code = open_results(j, s);
+    if (!code) code = evaluate_all(&s->e);
+    if (!code) code = finish(j, s);
+done:
+    if (s->e.m) model_close(s->e.m);
+    results_close(s->e.results);
+    setup_free(s);
+    free(s);
+    return code;
+}
+
+const verb verb_needle = {
+    .name = "needle",
+    .doc =
+        "Find needles in haystacks of many lengths, and compare what every head saw with what\n"
+        "the plan says that it can see. Exit code 1: some cell is not as predicted.",
+    .flags = flags,
+    .needs_comm = 1,
+    .run = run};
