@@ -95,10 +95,10 @@ static int64_t count_visible(const predictor *p, int32_t head, int64_t length, i
     return all;
 }
 
-/* The heads whose home is here: worst[0] error of lse, worst[1] of a count, worst[2] heads. */
+/* The heads whose home is here: worst[0] error of lse, worst[1] of a count. */
 static void compare(const evaluation *e, const banyan_plan *plan, int64_t length,
                     int32_t classes, const float *out, const float *lse, int64_t *count,
-                    double worst[3])
+                    double worst[2])
 {
     predictor p;
     predictor_init(&p, plan);
@@ -187,7 +187,7 @@ int evaluate_uniform(evaluation *e, int64_t length)
     banyan_cache *cache = NULL;
     banyan_status status = banyan_plan_create(&spec, e->j->comm, &plan);
     if (!status) status = banyan_cache_create(plan, NULL, &cache);
-    double worst[3] = {0}, seconds[2] = {0};
+    double worst[2] = {0}, seconds[2] = {0};
     code = status ? job_failed(e->j, status, "uniform head") : EXIT_OK;
     if (!code) code = measure(e, plan, cache, length, worst, seconds);
     if (!code) code = keep(e, cache, length, worst, seconds);
