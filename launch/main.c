@@ -107,7 +107,11 @@ static int choose_comm(job *j)
                   e->n_bandwidth, j->ranks);
         return EXIT_USAGE;
     }
-    if (e && e->has_timeout && e->timeout >= 0) banyan_comm_timeout(j->comm, e->timeout);
+    if (e && e->has_timeout && !(e->timeout >= 0)) {
+        say_error(j, "execution.timeout %g: expected seconds, or 0 for no limit", e->timeout);
+        return EXIT_USAGE;
+    }
+    if (e && e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
     if (!e || !e->transport) return EXIT_OK;
     if (!strcmp(e->transport, "self") && j->ranks > 1) {
         say_error(j, "execution.transport: \"self\" is one rank; this job has %d", j->ranks);
@@ -123,7 +127,7 @@ static int choose_comm(job *j)
     if (status) return job_failed(j, status, "execution.transport");
     banyan_comm_destroy(j->comm);
     j->comm = other;
-    if (e->has_timeout && e->timeout >= 0) banyan_comm_timeout(j->comm, e->timeout);
+    if (e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
     return EXIT_OK;
 }
 

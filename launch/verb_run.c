@@ -31,6 +31,10 @@ static int ask(run_task *t)
             t->decode, t->rows, t->samples, (long long)t->at);
         return EXIT_USAGE;
     }
+    if (s->max_tokens < 0) {
+        say_error(j, "cache.max_tokens %lld: expected 1 or more", (long long)s->max_tokens);
+        return EXIT_USAGE;
+    }
     int64_t decoded = (int64_t)t->decode * t->rows;
     t->tokens = TAKE(r, tokens, s->max_tokens - decoded);
     if (s->max_tokens == 0) s->max_tokens = t->tokens + decoded;

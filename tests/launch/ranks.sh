@@ -1,0 +1,36 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# ranks.sh BANYAN MPIRUN: run on several ranks, and errors that all of them share: said once, with one
+# exit code, and nothing hangs.
+banyan=$1 mpirun=$2
+. "$(dirname "$0")/expect.sh"
+shape="--heads 8 --kv-heads 2 --key-dim 32 --threads 1 --samples 8 --decode 3"
+
+expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 700 --at 130 --out all
+expect 0 "8 rows checked" "$mpirun" 4 "$banyan" run $shape --tokens 500 --merge tree --json "$folder/run.json"
+[ "$(grep -c '"rank":' "$folder/run.json")" = 4 ] || fault "run --json lacks ranks"
+expect 0 "8 rows checked" "$mpirun" 5 "$banyan" run $shape --tokens 100 --placement spread
+expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 900 --use "s2 stride=2 local=3" \
+  --set execution.lost_rank=1
+expect 0 "on every rank" "$mpirun" 3 "$banyan" run $shape --tokens 100 --out all --dtype fp32 \
+  --set execution.bandwidth=1,2,1 --rows 40
+printf 'shape { heads: 4 key_dim: 16 }\nrun { tokens: 90 }\n' > "$folder/a.txtpb"
+expect 0 "rows checked" "$mpirun" 2 "$banyan" run --config "$folder/a.txtpb"
+
+expect_once 0 "banyan 0." "$mpirun" 3 "$banyan" --version
+expect_once 2 'no verb "rum"; did you mean "run"?' "$mpirun" 3 "$banyan" rum
+expect_once 2 'no flag "--token" in run; did you mean "--tokens"?' "$mpirun" 3 "$banyan" run --token 4
+expect_once 2 'cannot read config "/nowhere/b.txtpb"' "$mpirun" 3 "$banyan" run --config /nowhere/b.txtpb
+printf 'shape { heads: 4\n key_dimm: 16 }\n' > "$folder/b.txtpb"
+expect_once 2 'b.txtpb:2:10: no field "key_dimm"' "$mpirun" 3 "$banyan" run --config "$folder/b.txtpb"
+expect_once 2 'did you mean "dense"' "$mpirun" 3 "$banyan" run $shape --tokens 64 --use dence
+expect_once 2 '"plan" runs in one process' "$mpirun" 2 "$banyan" plan --ranks 4
+expect_once 2 '"self" is one rank; this job has 2' \
+  "$mpirun" 2 "$banyan" run $shape --tokens 64 --set execution.transport=self
+expect_once 2 'bandwidth has 3 values; this job has 2 ranks' \
+  "$mpirun" 2 "$banyan" run $shape --tokens 64 --set execution.bandwidth=1,2,1
+expect_once 3 'cannot write "/dev/full": No space left' \
+  "$mpirun" 2 "$banyan" run $shape --tokens 64 --json /dev/full
+expect_once 2 'rank 1 was given another command line than rank 0' \
+  "$mpirun" 1 "$banyan" run $shape --tokens 64 : -np 1 "$banyan" run $shape --tokens 65
+[ $faults = 0 ]

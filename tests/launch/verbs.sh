@@ -1,0 +1,55 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# verbs.sh BANYAN CONFIGS: every verb of the base doing its work once, every config planned.
+banyan=$1 configs=$2
+. "$(dirname "$0")/expect.sh"
+
+expect 0 "banyan 0." "$banyan" --version
+expect 0 "verbs:" "$banyan" --help
+for verb in $("$banyan" --help | sed -n '/^verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+  expect 0 "usage: " "$banyan" "$verb" --help
+  expect 0 "--config FILE" "$banyan" "$verb" -h
+done
+expect 0 "(run.tokens)" "$banyan" run --help
+
+# list
+for word in selectors: kernels: placements: merges: transports: verbs: s2 stride= scalar line direct self; do
+  expect 0 "$word" "$banyan" list --json "$folder/list.json"
+done
+grep -q '{"table":"selectors","name":"dense",' "$folder/list.json" || fault "list --json lacks dense"
+expect 0 "cache.dtype                 FP32, BF16, FP16" "$banyan" list --fields
+
+# every config, on an uneven machine
+for config in "$configs"/*.txtpb; do
+  expect 0 "coverage" "$banyan" plan --config "$config" --ranks 7 --nodes 2 --json "$folder/plan.json"
+  grep -q 'warning' "$folder/output" && fault "$config warns"
+  [ "$(grep -c '"rank":6' "$folder/plan.json")" -ge 4 ] || fault "plan --json of $config"
+  grep -q '"imbalance":1.0' "$folder/plan.json" || fault "no balanced length in $config"
+done
+expect 0 "ranks      11 on 2 nodes" "$banyan" plan --config "$configs/laptop.txtpb" --topology "node:2 rank:8,3"
+
+# run: shapes, formats, any `at`, blocks that do not fit, fewer blocks than rows
+run="$banyan run --samples 6 --decode 2 --threads 1"
+for dtype in fp32 bf16 fp16; do
+  expect 0 "6 rows checked" $run --heads 4 --kv-heads 4 --key-dim 64 --tokens 200 --dtype $dtype
+  expect 0 "6 rows checked" $run --heads 8 --kv-heads 2 --key-dim 128 --tokens 333 --dtype $dtype --at 77
+done
+expect 0 "6 rows checked" $run --heads 8 --kv-heads 1 --key-dim 64 --tokens 150 --at 150 --rows 7
+expect 0 "6 rows checked" $run --heads 4 --kv-heads 4 --key-dim 192 --value-dim 128 --tokens 100 --max-rows 33
+expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 16 --tokens 1 --rows 300
+expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 16 --tokens 0
+expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 32 --tokens 3000 --max-rows 100 \
+  --use "s2 stride=2 local=4" --set "rule[1].use=sink_window sink=4t window=100t" --set "rule[1].heads=2-3"
+expect 0 "6 rows checked" $run --config "$configs/laptop.txtpb" --tokens 1000 --json "$folder/run.json"
+grep -q '"checked":6,"worst_error":' "$folder/run.json" || fault "run --json lacks the summary"
+expect_no_file "$folder/run.json.partial"
+
+# the same bits again, and others from another seed
+bits() { "$banyan" run --heads 4 --kv-heads 2 --key-dim 32 --tokens 500 --seed "$1" | grep "output bits"; }
+[ "$(bits 3)" = "$(bits 3)" ] || fault "another run, other bits"
+[ "$(bits 3)" != "$(bits 4)" ] || fault "another seed, the same bits"
+
+# bench
+expect 0 "decode dense bf16" "$banyan" bench --quick --only "^decode dense bf16" --threads 1 --json "$folder/bench.json"
+grep -q '"row":"decode dense bf16",.*"fraction":' "$folder/bench.json" || fault "bench --json"
+[ $faults = 0 ]

@@ -1,0 +1,87 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# words.sh BANYAN: what bad input gets: exit code 2, the value, what was expected, the nearest name, and
+# no partial output.
+banyan=$1
+. "$(dirname "$0")/expect.sh"
+shape="--heads 4 --kv-heads 2 --key-dim 32"
+
+# verbs and flags
+expect 2 "usage: banyan VERB" "$banyan"
+expect 2 'no verb "pln"; did you mean "plan"?' "$banyan" pln
+expect 2 'no verb "qqqqqqq"; "banyan --help" lists them' "$banyan" qqqqqqq
+expect 2 'the first word is a verb, not "--ranks"' "$banyan" --ranks 4
+expect 2 'no flag "--rank" in plan; did you mean "--ranks"?' "$banyan" plan --rank 4
+expect 2 'no flag "--zzzzzz" in plan; "banyan plan --help"' "$banyan" plan --zzzzzz
+expect 2 '"4" is not expected here; flags begin with "--"' "$banyan" plan 4
+expect 2 '--ranks needs a value: --ranks N' "$banyan" plan --ranks
+expect 2 '--fields is a switch: it takes no value, got "yes"' "$banyan" list --fields=yes
+
+# fields
+expect 2 'no field "max_token" in Cache; did you mean "max_tokens"?' \
+  "$banyan" plan --set cache.max_token=1
+expect 2 '--set "cache.max_tokens": expected FIELD=VALUE' "$banyan" plan --set cache.max_tokens
+expect 2 'max_tokens: "12x" is not a 64-bit integer' "$banyan" plan --set cache.max_tokens=12x
+expect 2 'dtype: "fp8" is not one of FP32, BF16, FP16' "$banyan" run --dtype fp8
+expect 2 'rule[0].layers "3-1": expected "5", "0-3", "4-" or "all"' \
+  "$banyan" run $shape --tokens 64 --set "rule[0].layers=3-1"
+
+# config files
+expect 2 'cannot read config "/nowhere/a.txtpb": No such file' "$banyan" plan --config /nowhere/a.txtpb
+expect 2 'Is a directory' "$banyan" plan --config "$folder"
+printf 'shape {\n  heads: 8\n  kv_head: 2\n}\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:3:10: no field "kv_head" in Shape; did you mean "kv_heads"?' \
+  "$banyan" plan --config "$folder/a.txtpb"
+printf 'shape {\n  heads: eight\n}\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:2:10: expected integer' "$banyan" plan --config "$folder/a.txtpb"
+printf 'shape {\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:2:1: ' "$banyan" plan --config "$folder/a.txtpb"
+
+# specs
+expect 2 'dence' "$banyan" run $shape --tokens 64 --use dence
+expect 2 'dense' "$banyan" run $shape --tokens 64 --use dence
+expect 2 'strid' "$banyan" run $shape --tokens 64 --use "s2 strid=4"
+expect 2 'kv_heads' "$banyan" run --heads 4 --kv-heads 3 --key-dim 32 --tokens 64
+expect 2 'key_dim' "$banyan" run --heads 4 --tokens 64
+expect 2 'block_tokens' "$banyan" run $shape --tokens 64 --set cache.block_tokens=48
+expect 2 'did you mean "line"' "$banyan" run $shape --tokens 64 --placement lime
+expect 2 'did you mean "tree"' "$banyan" run $shape --tokens 64 --merge tee
+expect 2 'did you mean "scalar"' "$banyan" run $shape --tokens 64 --kernel scaler
+expect 2 'needs' "$banyan" run $shape --tokens 64k --set execution.memory_limit=4096
+expect 2 'bandwidth has 2 values; this job has 1 ranks' \
+  "$banyan" run $shape --tokens 64 --set execution.bandwidth=1,2
+expect 2 'did you mean "self"' "$banyan" run $shape --tokens 64 --set execution.transport=sel
+expect 2 '"imaginary" serves "banyan plan" only' \
+  "$banyan" run $shape --tokens 64 --set execution.transport=imaginary
+
+# what a verb is asked
+expect 2 'run.at 65: expected 0..64 (run.tokens)' "$banyan" run $shape --tokens 64 --at 65
+expect 2 'expected 1..32 tokens in all (cache.max_tokens)' \
+  "$banyan" run $shape --tokens 64 --max-tokens 32
+expect 2 'run.rows 64: expected 1..32 (cache.max_rows)' \
+  "$banyan" run $shape --tokens 64 --rows 64 --max-rows 32
+expect 2 'cache.max_tokens -5: expected 1 or more' "$banyan" run $shape --tokens 64 --max-tokens=-5
+expect 2 'execution.timeout -1: expected seconds' \
+  "$banyan" run $shape --tokens 64 --set execution.timeout=-1
+expect 2 '--ranks "0": expected a number, 1..' "$banyan" plan --ranks 0
+expect 2 '--nodes 3: expected 1..2 (--ranks)' "$banyan" plan --ranks 2 --nodes 3
+expect 2 'stands for --ranks and --nodes' "$banyan" plan --ranks 2 --topology "rank:2"
+expect 2 'node:x' "$banyan" plan --topology "node:x"
+expect 2 '--only "(": ' "$banyan" bench --only "("
+expect 2 '--only "nothing" matches no row' "$banyan" bench --only nothing
+
+# a hole in the coverage: a warning, and with --strict a refusal
+hole="--set shape.heads=8 --set shape.kv_heads=8 --set shape.key_dim=64 --set cache.max_tokens=64k"
+expect 0 'banyan: warning: ' "$banyan" plan $hole --ranks 2 --use "s2 stride=16 local=4 step=1"
+expect 2 'banyan: ' "$banyan" plan $hole --ranks 2 --use "s2 stride=16 local=4 step=1" --strict
+
+# a full disk, and files that cannot be
+expect 3 'cannot write "/dev/full": No space left' \
+  "$banyan" run $shape --tokens 64 --json /dev/full
+[ -c /dev/full ] || { echo "failed: /dev/full was replaced"; faults=$((faults + 1)); }
+expect 3 'cannot write "/nowhere/a.json": No such file' \
+  "$banyan" run $shape --tokens 64 --json /nowhere/a.json
+expect 3 'cannot write to standard output' sh -c '"$1" list > /dev/full' sh "$banyan"
+expect 2 'key_dim' "$banyan" run --heads 4 --tokens 64 --json "$folder/x.json"
+expect_no_file "$folder/x.json"
+[ $faults = 0 ]
