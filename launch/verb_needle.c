@@ -34,7 +34,7 @@ static const flag flags[] = {
     {"colour", "WHEN", NULL, "auto, always or never"},
     {NULL, NULL, NULL, NULL}};
 
-/* ---- results ------------------------------------------------------------------------------------------ */
+/* ---- results --------------------- */
 
 static uint64_t hash_ids(uint64_t h, const id_list *list)
 {

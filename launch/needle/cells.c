@@ -81,7 +81,7 @@ static bool build(cells *c, char *why, size_t why_bytes)
     return true;
 }
 
-/* ---- one cell ------------------------------------------------------------------------------------------ */
+/* ---- one cell --------------------- */
 
 static json_t *id_array(const uint32_t *ids, int32_t count)
 {
@@ -250,7 +250,7 @@ static int ask_foreign(cells *c, int32_t depth)
     return code;
 }
 
-/* ---- one prompt ----------------------------------------------------------------------------------------- */
+/* ---- one prompt --------------------- */
 
 static int read_and_ask(cells *c, const bool *needle, const bool *absent)
 {

@@ -19,7 +19,7 @@ int evaluation_agree(const evaluation *e, banyan_status status, const char *what
     return status ? job_failed(e->j, status, what) : EXIT_OK;
 }
 
-/* ---- the results file, on rank 0 ----------------------------------------------------------------- */
+/* ---- the results file, on rank 0 --------------------- */
 
 static void cell_name(char *text, size_t bytes, const char *task, int64_t length, int32_t trial,
                       int32_t depth)
@@ -77,7 +77,7 @@ void record_usage(json_t *record, const usage *u, double prefill, double decode)
     json_object_set_new(record, "bytes_sent", json_integer(u->bytes_sent));
 }
 
-/* ---- the model --------------------------------------------------------------------------------------- */
+/* ---- the model --------------------- */
 
 int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
 {
@@ -146,7 +146,7 @@ int evaluation_usage(evaluation *e, usage *out)
     return evaluation_agree(e, status, "statistics");
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------ */
+/* ---- all of it --------------------- */
 
 /* Needles of one prompt: all depths, or in classic mode one. */
 static int trial_prompts(evaluation *e, const char *task, int64_t length, int32_t trial,

@@ -76,13 +76,13 @@ int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t tri
 int evaluate_graded(evaluation *e, int64_t length, int32_t trial);
 int evaluate_uniform(evaluation *e, int64_t length);
 
-/* ---- rules.c ------------------------------------------------------------------------------------- */
+/* ---- rules.c --------------------- */
 
 /* Append the rules of one line for one layer; text is cut up, and must live as long as they do. */
 bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t layer, char *text,
                   char *why, size_t why_bytes);
 
-/* ---- foreign.c ---------------------------------------------------------------------------------- */
+/* ---- foreign.c --------------------- */
 
 bool foreign_load(const char *path, uint32_t vocab, id_list *out, char *why, size_t why_bytes);
 void foreign_free(foreign_ids *f);
@@ -92,7 +92,7 @@ bool foreign_prompt(const foreign_ids *f, int64_t count, int64_t first, prompt *
 /* Where the answer lies in the needle, and how long; the whole needle where it is not in it. */
 void foreign_answer(const foreign_ids *f, int64_t *offset, int64_t *count);
 
-/* ---- summary.c ------------------------------------------------------------------------------------ */
+/* ---- summary.c --------------------- */
 
 /* A task at a length, over all cells. */
 typedef struct tally {

@@ -42,7 +42,7 @@ typedef enum depth_mode {
     DEPTH_BORDER
 } depth_mode;
 
-/* ---- random numbers: a seed gives the same prompts on every rank and machine ------------------ */
+/* ---- random numbers: a seed gives the same prompts on every rank and machine --------------------- */
 
 /* SplitMix64 (Steele, Lea, Flood 2014). */
 static inline uint64_t needle_random(uint64_t *state)
@@ -66,7 +66,7 @@ static inline uint64_t needle_seed(uint64_t seed, int64_t length, int32_t trial,
     return needle_random(&state);
 }
 
-/* ---- grid.c: where needles lie ----------------------------------------------------------------- */
+/* ---- grid.c: where needles lie --------------------- */
 
 typedef struct needle_grid {
     int64_t begin, end; /* a needle lies within tokens begin .. end-1 */
@@ -90,7 +90,7 @@ double grid_percent(const needle_grid *g, int64_t first);
 /* The longest stride= that rules `use` name or have by default, in blocks; `otherwise` if none. */
 int32_t grid_period(const banyan_rule *rules, int32_t count, int32_t layer, int32_t otherwise);
 
-/* ---- prompt.c: what is read -------------------------------------------------------------------- */
+/* ---- prompt.c: what is read --------------------- */
 
 typedef struct needle_item {
     uint32_t key[3], value[4];
@@ -144,7 +144,7 @@ int64_t trigram_fault(const trigram *set, int32_t count, const prompt *p, int64_
 bool prompt_settle(prompt *p, const trigram *set, int32_t count, uint64_t *random, char *why,
                    size_t why_bytes);
 
-/* ---- predict.c: what each head can see of it --------------------------------------------------- */
+/* ---- predict.c: what each head can see of it --------------------- */
 
 typedef struct predictor {
     const banyan_plan *plan;
@@ -163,7 +163,7 @@ bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token
  * on. The question begins at p->count with one. Returns how many were put into the haystack. */
 int32_t predictor_plant(const predictor *v, prompt *p, int64_t first_row, int32_t rows);
 
-/* ---- ask.c: one question ----------------------------------------------------------------------- */
+/* ---- ask.c: one question --------------------- */
 
 typedef enum outcome { OUTCOME_NONE, OUTCOME_FOUND, OUTCOME_WRONG } outcome;
 const char *outcome_name(outcome o);
@@ -188,16 +188,16 @@ typedef struct reply {
 banyan_status question_ask(model *m, const question *q, reply *out);
 void reply_free(reply *r);
 
-/* ---- graded.c, uniform.c: what a sharp needle cannot show ---------------------------------------- */
+/* ---- graded.c, uniform.c: what a sharp needle cannot show --------------------- */
 
 /* x [columns]: least squares of |sum_c x_c code_c - y|^2; code [columns][CONSTRUCTED_CODE]. */
 bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x);
 
-/* ---- results.c: the file that a second run resumes ------------------------------------------------ */
+/* ---- results.c: the file that a second run resumes --------------------- */
 
 typedef struct results results;
 /* header: an object; every field must equal the file's. Reads what is there. CONFIG for a file of
- * another configuration or none at all, COMM (as for every failed write) when the disk is full. */
+ * another configuration, or one that cannot be written; COMM when half a line cannot be cut off. */
 banyan_status results_open(const char *path, json_t *header, results **out, char *why,
                            size_t why_bytes);
 bool results_has(const results *r, const char *cell);
@@ -207,7 +207,7 @@ json_t *results_all(const results *r); /* array; borrowed */
 int64_t results_cut(const results *r); /* bytes of an unfinished line that were dropped */
 void results_close(results *r);
 
-/* ---- picture.c ------------------------------------------------------------------------------------ */
+/* ---- picture.c --------------------- */
 
 typedef struct heat_map {
     const char *title;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The results file: one JSON object per line, a cell each, on disk as soon as the cell is done. The
  * first line says what was run; a second run with the same settings skips the cells that are there.
+ * A new file appears with its first cell, so that a run which is refused leaves none.
  * A run that was killed may leave half a line at the end: it is cut off and measured again. */
 #include "launch/needle/needle.h"
 
@@ -13,8 +14,9 @@
 struct results {
     FILE *file;
     char *path;
-    json_t *all;   /* array of records */
-    json_t *cells; /* object: cell -> true */
+    json_t *all;    /* array of records */
+    json_t *cells;  /* object: cell -> true */
+    json_t *header; /* not yet written; NULL: it is */
     int64_t cut;
 };
 
@@ -24,6 +26,7 @@ void results_close(results *r)
     if (r->file) fclose(r->file);
     json_decref(r->all);
     json_decref(r->cells);
+    json_decref(r->header);
     free(r->path);
     free(r);
 }
@@ -117,6 +120,18 @@ static banyan_status read_lines(results *r, const json_t *header, int *lines, ch
     return status;
 }
 
+/* What is there, or the directory where it will be. */
+static bool can_be_written(const char *path)
+{
+    if (access(path, F_OK) == 0) return access(path, W_OK) == 0;
+    const char *slash = strrchr(path, '/');
+    if (!slash) return access(".", W_OK) == 0;
+    char *dir = strndup(path, (size_t)(slash - path) + 1);
+    bool good = dir && access(dir, W_OK) == 0;
+    free(dir);
+    return good;
+}
+
 banyan_status results_open(const char *path, json_t *header, results **out, char *why,
                            size_t why_bytes)
 {
@@ -127,31 +142,42 @@ banyan_status results_open(const char *path, json_t *header, results **out, char
         !(r->cells = json_object()))
         goto failed;
     struct stat about;
-    bool exists = stat(path, &about) == 0;
-    bool regular = exists && S_ISREG(about.st_mode);
     status = BANYAN_ERR_CONFIG;
-    r->file = fopen(path, regular ? "r+" : "w");
-    if (!r->file) {
-        snprintf(why, why_bytes, "cannot write results to %s: %s", path, strerror(errno));
-        goto failed;
-    }
-    int lines = 0;
-    if (regular) {
+    if (stat(path, &about) == 0 && S_ISREG(about.st_mode)) {
+        int lines = 0;
+        r->file = fopen(path, "r+");
+        if (!r->file) goto unwritable;
         status = read_lines(r, header, &lines, why, why_bytes);
         if (status != BANYAN_OK) goto failed;
-    }
-    if (lines == 0) {
-        json_t *first = json_pack("{s:O}", "banyan_needle", header);
-        bool ok = first && write_line(r, first, why, why_bytes);
-        json_decref(first);
-        status = BANYAN_ERR_COMM;
-        if (!ok) goto failed;
+        if (lines == 0) r->header = json_incref(header);
+    } else {
+        if (!can_be_written(path)) goto unwritable;
+        r->header = json_incref(header);
     }
     *out = r;
     return BANYAN_OK;
+unwritable:
+    snprintf(why, why_bytes, "cannot write results to %s: %s", path, strerror(errno));
 failed:
     results_close(r);
     return status;
+}
+
+static bool write_header(results *r, char *why, size_t why_bytes)
+{
+    if (!r->file) r->file = fopen(r->path, "w");
+    if (!r->file) {
+        snprintf(why, why_bytes, "cannot write results to %s: %s", r->path, strerror(errno));
+        return false;
+    }
+    json_t *first = json_pack("{s:O}", "banyan_needle", r->header);
+    bool ok = first && write_line(r, first, why, why_bytes);
+    json_decref(first);
+    if (ok) {
+        json_decref(r->header);
+        r->header = NULL;
+    }
+    return ok;
 }
 
 bool results_has(const results *r, const char *cell)
@@ -162,7 +188,8 @@ bool results_has(const results *r, const char *cell)
 bool results_add(results *r, json_t *record, char *why, size_t why_bytes)
 {
     const char *cell = json_string_value(json_object_get(record, "cell"));
-    bool ok = cell && write_line(r, record, why, why_bytes);
+    bool ok = cell && (!r->header || write_header(r, why, why_bytes)) &&
+              write_line(r, record, why, why_bytes);
     if (!cell) snprintf(why, why_bytes, "out of memory for a result");
     if (ok) {
         json_object_set_new(r->cells, cell, json_true());

@@ -88,7 +88,7 @@ static int64_t longest(const needle_wish *w)
     return most;
 }
 
-/* ---- the checkpoint ------------------------------------------------------------------------------- */
+/* ---- the checkpoint --------------------- */
 
 static constructed_spec wanted_model(const job *j, const needle_wish *w)
 {
@@ -217,7 +217,7 @@ static bool check_kind(const job *j, setup *s)
     return false;
 }
 
-/* ---- the spec -------------------------------------------------------------------------------------- */
+/* ---- the spec --------------------- */
 
 static bool add_line(const job *j, setup *s, const char *flag_name, int32_t layer,
                      const char *otherwise, char **text)

@@ -138,7 +138,7 @@ int64_t summary_unequal(json_t *records, const needle_wish *w)
     return unequal;
 }
 
-/* ---- for people ----------------------------------------------------------------------------------- */
+/* ---- for people --------------------- */
 
 static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
 {
@@ -150,18 +150,20 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
             char text[32], least[32] = "-", predicted[32] = "-", equal[48] = "-";
             tally s = summary_tally(records, task_name[t], w->length[i]);
             if (!s.cells) continue;
+            char recall[32] = "-"; /* of what is not there */
             double cells = (double)s.cells;
+            if (t < 2) snprintf(recall, sizeof recall, "%.3f", (double)s.found / cells);
             if (!isnan(s.least_mass)) snprintf(least, sizeof least, "%.6f", s.least_mass);
             if (!w->foreign) {
-                snprintf(predicted, sizeof predicted, "%.3f", (double)s.predicted / cells);
+                if (t < 2)
+                    snprintf(predicted, sizeof predicted, "%.3f", (double)s.predicted / cells);
                 snprintf(equal, sizeof equal, "%lld of %lld", (long long)s.equal,
                          (long long)s.cells);
             }
-            fprintf(out, "%-9s %7s %7.3f %10s %12s %5lld %5lld %11s %10.1f %9.3f %9lld\n",
-                    task_name[t], length_text(w->length[i], text, sizeof text),
-                    (double)s.found / cells, predicted, equal, (long long)s.none,
-                    (long long)s.wrong, least, s.prefill_seconds, s.decode_seconds,
-                    (long long)s.messages);
+            fprintf(out, "%-9s %7s %7s %10s %12s %5lld %5lld %11s %10.1f %9.3f %9lld\n",
+                    task_name[t], length_text(w->length[i], text, sizeof text), recall,
+                    predicted, equal, (long long)s.none, (long long)s.wrong, least,
+                    s.prefill_seconds, s.decode_seconds, (long long)s.messages);
         }
 }
 
@@ -239,7 +241,7 @@ void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *o
     print_merges(records, w, out);
 }
 
-/* ---- for programs ------------------------------------------------------------------------------------ */
+/* ---- for programs --------------------- */
 
 static void csv_value(const json_t *value, FILE *out)
 {

@@ -1,3 +1,18 @@
 # The needle evaluation: its parts in one process.
 banyan_unit_test(needle_parts_test launch/needle_parts_test.c)
 target_link_libraries(needle_parts_test PRIVATE banyan_launch)
+
+# And as a user starts it, under mpirun.
+if(TARGET banyan_program AND BANYAN_HAS_MPI)
+  foreach(case models dense one_rank mixed s2_64k streaming hole lost border resume errors)
+    add_test(NAME needle_${case}
+             COMMAND ${CMAKE_CURRENT_LIST_DIR}/needle_cases $<TARGET_FILE:banyan_program>
+                     ${test_mpirun} ${CMAKE_CURRENT_BINARY_DIR}/needle ${case})
+    set_tests_properties(needle_${case} PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+    if(case STREQUAL "models")
+      set_tests_properties(needle_${case} PROPERTIES FIXTURES_SETUP needle_models)
+    else()
+      set_tests_properties(needle_${case} PROPERTIES FIXTURES_REQUIRED needle_models)
+    endif()
+  endforeach()
+endif()
