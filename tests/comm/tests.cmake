@@ -4,6 +4,9 @@ banyan_unit_test(merge_test comm/merge_test.c)
 banyan_unit_test(schedule_test comm/schedule_test.c)
 
 banyan_unit_test(transport_test comm/transport_test.c)
+# It starts MPI without mpirun, so with a sanitizer it needs what tests/mpirun sets.
+set_tests_properties(transport_test PROPERTIES ENVIRONMENT
+  "ASAN_OPTIONS=fast_unwind_on_malloc=0;LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0")
 banyan_unit_test(comm_test comm/comm_test.c)
 banyan_unit_test(exchange_test comm/exchange_test.c)
 banyan_mpi_test(transport_test 3)
