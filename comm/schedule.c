@@ -188,6 +188,16 @@ static banyan_status replay_step(replay *r, const banyan_step *step)
     return BANYAN_OK;
 }
 
+/* A step that combines needs something to be folded into: what dst has, or another arrival that
+ * replaces. */
+static int has_target(replay *r, const banyan_step *const *step, int32_t count, int32_t at)
+{
+    if (!step[at]->combine || !is_empty(r, set_of(r, r->before, step[at]->dst))) return 1;
+    for (int32_t i = 0; i < count; i++)
+        if (step[i]->dst == step[at]->dst && !step[i]->combine) return 1;
+    return 0;
+}
+
 /* The steps of one round: replaced values go first, then everything that arrives is united. */
 static banyan_status replay_round(replay *r, const banyan_step *const *step, int32_t count)
 {
@@ -197,6 +207,12 @@ static banyan_status replay_round(replay *r, const banyan_step *const *step, int
     for (int32_t i = 0; i < count; i++) {
         const banyan_status status = replay_step(r, step[i]);
         if (status) return status;
+        if (!has_target(r, step, count, i))
+            return banyan_fail(
+                BANYAN_ERR_ARGUMENT,
+                "item %d, round %d: what comes from rank %d is to be folded into "
+                "rank %d's own, but that is nothing",
+                (int)r->number, (int)step[i]->round, (int)step[i]->src, (int)step[i]->dst);
     }
     for (int32_t i = 0; i < count; i++)
         memcpy(set_of(r, r->before, step[i]->dst), set_of(r, r->after, step[i]->dst),

@@ -92,6 +92,11 @@ static void test_nearest(void)
         CHECK_MSG(got == want || (got && want && !strcmp(got, want)), "%s: got %s, expected %s",
                   cases[i].word, got ? got : "none", want ? want : "none");
     }
+    static const char *const alike[] = {"lines", "line", "lone",
+                                        NULL}; /* the nearest, not a near */
+    CHECK(!strcmp(banyan_nearest("line", alike), "line"));
+    CHECK(!strcmp(banyan_nearest("lines", alike), "lines"));
+    CHECK(!strcmp(banyan_nearest("lon", alike), "lone"));
     CHECK(banyan_nearest(NULL, names) == NULL);
     CHECK(banyan_nearest("dense", NULL) == NULL);
     char word[300];

@@ -64,6 +64,10 @@ static void test_faults(void)
     check_fault((const int32_t[][5]){{0, 1, 0, 0, 0}, {0, 2, 0, 0, 1}, {0, 3, 0, 0, 1}, END}, 0,
                 "item 0: the part of rank 0 never reaches home, rank 0");
     check_fault(
+        (const int32_t[][5]){{0, 0, 4, 0, 1}, END}, 1,
+        "item 0, round 0: what comes from rank 0 is to be folded into rank 4's own, but "
+        "that is nothing");
+    check_fault(
         (const int32_t[][5]){{0, 6, 0, 0, 1}, END}, 0,
         "step 0 (round 0, rank 6 to rank 0, item 0) is out of range: 1 rounds, 6 ranks, 2 "
         "items");
