@@ -15,7 +15,7 @@ static void embed(model *m, const uint32_t *ids, int32_t rows)
 {
     int64_t width = m->shape.hidden;
     for (int32_t row = 0; row < rows; row++)
-        tensor_to_float(m->embedding, ids[row] * width, width, m->work.x + row * width);
+        tensor_read(m->embedding, ids[row] * width, width, m->work.x + row * width);
 }
 
 /* Probe the rows that are asked for: the last `rows` of those just attended. */

@@ -31,7 +31,8 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
                          model **out, char *why, size_t why_bytes);
 void model_close(model *m);
 /* The same weights with an empty cache: destroys the cache and the plan and makes them anew from
- * `spec` (another length, other rules). On failure the model can only be closed. Collective. */
+ * `spec` (another length, other rules; nothing in it may point into the old plan). On failure the
+ * model can only be closed. Collective. */
 banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t why_bytes);
 
 const model_shape *model_get_shape(const model *m);

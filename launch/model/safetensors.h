@@ -44,8 +44,9 @@ const tensor *safetensors_find(const safetensors *s,
 const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
                                  int64_t cols, char *why, size_t why_bytes);
 
-/* `count` values from element `first` as fp32. Returns the index of the first one that is not
- * finite, or -1. */
+/* `count` values from element `first` as fp32. */
+void tensor_read(const tensor *t, int64_t first, int64_t count, float *out);
+/* Likewise; returns the index of the first one that is not finite, or -1. */
 int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *out);
 /* Does any of them hold a NaN or an infinity? Index or -1. */
 int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count);

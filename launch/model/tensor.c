@@ -58,7 +58,7 @@ VECTOR static uint32_t any_bad(const float *x, int64_t count)
     return bad;
 }
 
-static void convert(const tensor *t, int64_t first, int64_t count, float *out)
+void tensor_read(const tensor *t, int64_t first, int64_t count, float *out)
 {
     const unsigned char *in = t->data + (size_t)first * banyan_dtype_bytes(t->dtype);
     if (t->dtype == BANYAN_BF16)
@@ -73,7 +73,7 @@ int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *ou
 {
     for (int64_t i = 0; i < count; i += PIECE) {
         int64_t n = count - i < PIECE ? count - i : PIECE;
-        convert(t, first + i, n, out + i);
+        tensor_read(t, first + i, n, out + i);
         if (!any_bad(out + i, n)) continue;
         while (!any_bad(out + i, 1)) i++;
         return first + i;
