@@ -46,8 +46,8 @@ static void write_raw(const char *name, const char *header, int64_t stated, size
 
 #define ONE(dtype, shape, begin, end)                                                          \
     "{\"a\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]" \
-                                                                                           "}" \
-                                                                                           "}"
+    "}"                                                                                        \
+    "}"
 #define TWO(first, second)                                                                     \
     "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":" first                          \
     "},\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":" second "}}"
