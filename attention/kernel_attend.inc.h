@@ -139,8 +139,7 @@ static void widen(const work *w, const char *record, char *image)
 #endif
 
 /* The blocks of `members` (bits of the window) for the rows of a strip. */
-static void attend_strip(const work *w, const window *x, uint32_t members, int32_t row,
-                         int32_t rows)
+static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
     chunk now = {.row = row, .rows = rows};
     for (int32_t i = 0; i < x->count; i++) {
@@ -157,7 +156,7 @@ static void attend_strip(const work *w, const window *x, uint32_t members, int32
     if (now.columns) chunk_run(w, &now);
 }
 
-static void attend_window(const work *w, const window *x)
+static void attend_window(work *w, const window *x)
 {
     const banyan_tile *tile = w->tile;
     uint32_t members[BANYAN_TILE_HEADS] = {0};
@@ -177,6 +176,20 @@ static void attend_window(const work *w, const window *x)
     }
 }
 
+/* The window after x, and how fast to ask for it. */
+static void plan_ahead(work *w, const window *x, int64_t left, int32_t most)
+{
+    const layout *y = &w->used;
+    const int32_t tile = VEC_GROUP * VEC_LANES, strips = (w->total + VEC_ROWS - 1) / VEC_ROWS;
+    const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
+                          round_up(y->columns, tile) / tile * y->value_steps;
+    const int32_t lines = (int32_t)(w->stored.trailer_at / LINE),
+                  beats = strips * steps / PRODUCT_BEAT;
+    w->next = (ahead){.entry = x->entry + x->count,
+                      .count = left < most ? (int32_t)left : most,
+                      .pace = (lines + beats - 1) / beats};
+}
+
 static void attend_list(work *w)
 {
     const banyan_tile *tile = w->tile;
@@ -193,6 +206,7 @@ static void attend_list(work *w)
             }
 #endif
         }
+        plan_ahead(w, &x, tile->entries - i - x.count, most);
         attend_window(w, &x);
     }
 }

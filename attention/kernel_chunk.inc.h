@@ -14,6 +14,15 @@
 
 enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
 
+/* The blocks of the next window, which are asked for while this one is worked on: evenly, as many
+ * lines a step as will have brought them all by the end. */
+typedef struct ahead {
+    const banyan_entry *entry;
+    int32_t count;
+    const char *at, *end; /* what is left of the first one */
+    int32_t pace;
+} ahead;
+
 typedef struct work {
     const banyan_tile *tile;
     layout stored; /* of the records */
@@ -28,6 +37,7 @@ typedef struct work {
     float *max;   /* [total], before scaling */
     float *score; /* [VEC_ROWS][SCORE_STRIDE] */
     char *image;  /* [images][used.bytes] */
+    ahead next;
 } work;
 
 /* What a row sees of a block: first <= token < end, but not gap <= token < gap_end. */
@@ -134,7 +144,23 @@ static void chunk_add(chunk *x, const layout *stored, const char *used, const ch
     }
 }
 
-static void chunk_scores(const work *w, const chunk *x)
+/* A product, and part of the next window. */
+static void product_ahead(work *w, product *p, int32_t rows, int32_t vectors)
+{
+    ahead *next = &w->next;
+    if (next->at == next->end && next->count > 0) {
+        next->at = next->entry->record;
+        next->end = next->at + w->stored.trailer_at;
+        next->entry++, next->count--;
+    }
+    p->ahead = next->at;
+    p->ahead_end = next->end;
+    p->pace = next->pace;
+    product_run(p, w->kind, rows, vectors);
+    next->at = p->ahead;
+}
+
+static void chunk_scores(work *w, const chunk *x)
 {
     const char *key[CHUNK / VEC_LANES];
     int32_t vectors = 0;
@@ -154,7 +180,7 @@ static void chunk_scores(const work *w, const chunk *x)
         take = product_vectors(vectors - i);
         for (int32_t g = 0; g < take; g++) part.b[g] = key[i + g];
         p.c = w->score + i * VEC_LANES;
-        product_run(&p, w->kind, x->rows, take);
+        product_ahead(w, &p, x->rows, take);
     }
 }
 
@@ -177,7 +203,7 @@ static void chunk_mask(const work *w, chunk *x)
     }
 }
 
-static void chunk_values(const work *w, const chunk *x, const float *alpha)
+static void chunk_values(work *w, const chunk *x, const float *alpha)
 {
     const layout *y = &w->used;
     product_part part[PIECES];
@@ -203,7 +229,7 @@ static void chunk_values(const work *w, const chunk *x, const float *alpha)
                 part[n].b[g] = b + value_at(y, dim + g * VEC_LANES);
             n++;
         }
-        product_run(&p, w->kind, x->rows, take);
+        product_ahead(w, &p, x->rows, take);
     }
 }
 
@@ -234,7 +260,7 @@ static void chunk_values_exact(const work *w, const chunk *x, const piece *p)
     }
 }
 
-static void chunk_run(const work *w, chunk *x)
+static void chunk_run(work *w, chunk *x)
 {
     float alpha[VEC_ROWS];
     chunk_scores(w, x);

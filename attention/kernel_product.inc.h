@@ -21,7 +21,7 @@ typedef enum product_kind {
     PRODUCT_KINDS
 } product_kind;
 
-enum { PRODUCT_PARTS = 16 };
+enum { PRODUCT_BEAT = 8, LINE = 64 };
 
 typedef struct product_part {
     const char *b[VEC_GROUP]; /* the first step of each vector of columns */
@@ -38,6 +38,8 @@ typedef struct product {
     const float *alpha; /* [rows], or NULL: c is only written */
     float *c;
     int64_t c_stride;
+    const char *ahead, *ahead_end; /* memory to ask for meanwhile: a line, `pace` times */
+    int32_t pace;                  /* for every PRODUCT_BEAT steps */
 } product;
 
 VEC_INLINE void product_step(vec acc[VEC_ROWS][VEC_GROUP], const float *a, int64_t a_stride,
@@ -90,8 +92,7 @@ VEC_INLINE void product_step(vec acc[VEC_ROWS][VEC_GROUP], const float *a, int64
 #endif
 }
 
-VEC_INLINE void product_tile(const product *p, const int R, const int G,
-                             const product_kind kind)
+VEC_INLINE void product_tile(product *p, const int R, const int G, const product_kind kind)
 {
     const int words = kind == PRODUCT_BF16 ? 2 : 1; /* of a, a step */
     vec acc[VEC_ROWS][VEC_GROUP];
@@ -100,34 +101,51 @@ VEC_INLINE void product_tile(const product *p, const int R, const int G,
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) acc[r][g] = vec_set(0);
 
-    for (int32_t i = 0; i < p->parts; i++) {
-        const product_part *part = &p->part[i];
+    const product_part *part = p->part, *part_end = part + p->parts;
+    const int64_t a_stride = p->a_stride;
+    const size_t b_stride = p->b_stride;
+    const char *ahead = p->ahead, *const ahead_end = p->ahead_end;
+    const size_t pace = (size_t)p->pace * LINE;
+    for (; part < part_end; part++) {
         const float *a = p->a + part->a;
         const char *b[VEC_GROUP];
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) b[g] = part->b[g];
-        const size_t end = (size_t)part->steps * p->b_stride;
-        for (size_t at = 0; at < end; at += p->b_stride, a += words)
-            product_step(acc, a, p->a_stride, b, at, R, G, kind);
-    }
-
-#pragma GCC unroll 6
-    for (int r = 0; r < R; r++) {
-        float *c = p->c + r * p->c_stride;
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++) {
-            float *at = c + g * VEC_LANES;
-            vec_store(at, p->alpha ? vec_fma(vec_set(p->alpha[r]), vec_load(at), acc[r][g])
-                                   : acc[r][g]);
+        const size_t end = (size_t)part->steps * b_stride;
+        for (size_t at = 0; at < end;) {
+            const size_t left = end - at, beat = PRODUCT_BEAT * b_stride;
+            const size_t pause = at + (left < beat ? left : beat);
+            const size_t ask =
+                (size_t)(ahead_end - ahead) < pace ? (size_t)(ahead_end - ahead) : pace;
+            for (size_t i = 0; i < ask; i += LINE) vec_prefetch(ahead + i);
+            ahead += ask;
+            for (; at < pause; at += b_stride, a += words)
+                product_step(acc, a, a_stride, b, at, R, G, kind);
         }
+    }
+    p->ahead = ahead;
+
+    const float *alpha = p->alpha;
+    float *c = p->c;
+    const int64_t c_stride = p->c_stride;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++, c += c_stride) {
+        if (alpha) {
+            const vec factor = vec_set(alpha[r]);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++)
+                acc[r][g] = vec_fma(factor, vec_load(c + g * VEC_LANES), acc[r][g]);
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) vec_store(c + g * VEC_LANES, acc[r][g]);
     }
 }
 
 /* The tiles of one kind: [rows - 1][0: one vector, 1: two, 2: four]. */
-typedef void (*product_function)(const product *p);
+typedef void (*product_function)(product *p);
 
 #define PRODUCT_TILE(kind, R, G)                                                               \
-    static void product_##kind##_##R##x##G(const product *p)                                   \
+    static void product_##kind##_##R##x##G(product *p)                                         \
     {                                                                                          \
         product_tile(p, R, G, PRODUCT_##kind);                                                 \
     }
@@ -179,7 +197,7 @@ VEC_INLINE int32_t product_vectors(int32_t left)
     int32_t most = left < VEC_GROUP ? left : VEC_GROUP;
     return most == 3 ? 2 : most;
 }
-VEC_INLINE void product_run(const product *p, product_kind kind, int32_t rows, int32_t vectors)
+VEC_INLINE void product_run(product *p, product_kind kind, int32_t rows, int32_t vectors)
 {
     product_table[kind][rows - 1][vectors / 2](p);
 }

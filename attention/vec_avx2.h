@@ -20,6 +20,11 @@ enum {
 typedef __m256 vec;
 typedef __m256i pairs;
 
+/* Ask for a line, as far as the level 2 cache. */
+VEC_INLINE void vec_prefetch(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
 VEC_INLINE vec vec_set(float x)
 {
     return _mm256_set1_ps(x);

@@ -25,6 +25,11 @@ enum {
 typedef __m512 vec;
 typedef __m512i pairs;
 
+/* Ask for a line, as far as the level 2 cache. */
+VEC_INLINE void vec_prefetch(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
 VEC_INLINE vec vec_set(float x)
 {
     return _mm512_set1_ps(x);
