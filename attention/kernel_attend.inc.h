@@ -12,7 +12,13 @@
  * while the m that is stored is that product rounded; the factor exp(|scale| max - m) makes m, l and
  * o agree to the last bits however large m is. */
 
-enum { WINDOW = 16, WINDOW_BYTES = 256 << 10, DIRECT_ROWS = 2 * VEC_ROWS };
+enum {
+    WINDOW = 16,
+    WINDOW_BYTES = 256 << 10,
+    DIRECT_ROWS = 2 * VEC_ROWS,
+    SINGLE_TOKENS = 64,
+    LEAD = 4 << 10
+};
 
 typedef struct window {
     int32_t count;
@@ -32,9 +38,16 @@ static int is_widened(const banyan_block_shape *shape, int32_t total)
 #endif
 }
 
-static int32_t window_blocks(const layout *used)
+static int32_t strips_of(int32_t rows)
+{
+    return (rows + VEC_ROWS - 1) / VEC_ROWS;
+}
+
+/* A single strip takes the blocks one by one, as they lie in memory, if they are not too short. */
+static int32_t window_blocks(const layout *used, int32_t total)
 {
     size_t fit = WINDOW_BYTES / used->bytes;
+    if (strips_of(total) == 1) return (SINGLE_TOKENS + used->tokens - 1) / used->tokens;
     return fit > WINDOW ? WINDOW : fit > 0 ? (int32_t)fit : 1;
 }
 
@@ -68,7 +81,7 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
     }
     at *= sizeof(float);
     w->image = memory ? (char *)memory + at : NULL;
-    return at + (widened ? (size_t)window_blocks(&w->used) * w->used.bytes : 0);
+    return at + (widened ? (size_t)window_blocks(&w->used, w->total) * w->used.bytes : 0);
 }
 
 static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
@@ -168,7 +181,7 @@ static void attend_window(work *w, const window *x)
         for (next = head + 1; next < tile->heads && members[next] == members[head];) next++;
         if (!members[head]) continue;
         const int32_t first = head * tile->rows, count = (next - head) * tile->rows;
-        const int32_t strips = (count + VEC_ROWS - 1) / VEC_ROWS;
+        const int32_t strips = strips_of(count);
         for (int32_t i = 0; i < strips; i++) {
             int32_t from = count * i / strips, to = count * (i + 1) / strips;
             attend_strip(w, x, members[head], first + from, to - from);
@@ -176,24 +189,34 @@ static void attend_window(work *w, const window *x)
     }
 }
 
-/* The window after x, and how fast to ask for it. */
-static void plan_ahead(work *w, const window *x, int64_t left, int32_t most)
+/* What to ask for during window x, of which `left` entries follow. Many rows need the next window,
+ * in the level 2 cache. A single strip goes through memory from front to back, faster than memory
+ * can follow: it asks for what lies LEAD bytes ahead of it. */
+static void plan_ahead(work *w, const window *x, int64_t left)
 {
     const layout *y = &w->used;
-    const int32_t tile = VEC_GROUP * VEC_LANES, strips = (w->total + VEC_ROWS - 1) / VEC_ROWS;
+    const int32_t tile = VEC_GROUP * VEC_LANES, strips = strips_of(w->total);
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
-    const int32_t lines = (int32_t)(w->stored.trailer_at / LINE),
+    const int32_t lines = (int32_t)(w->stored.bytes / LINE),
                   beats = strips * steps / PRODUCT_BEAT;
-    w->next = (ahead){.entry = x->entry + x->count,
-                      .count = left < most ? (int32_t)left : most,
-                      .pace = (lines + beats - 1) / beats};
+    ahead *a = &w->ahead;
+    *a = (ahead){.entry = x->entry + x->count,
+                 .count = left,
+                 .budget = (size_t)x->count * w->stored.bytes,
+                 .pace = (lines + beats - 1) / beats,
+                 .is_near = strips == 1};
+    if (strips == 1 && x->count == 1 && w->stored.bytes > LEAD) {
+        a->part[0].at = (const char *)x->entry->record + LEAD;
+        a->part[0].end = (const char *)x->entry->record + w->stored.bytes;
+        a->budget = LEAD;
+    }
 }
 
 static void attend_list(work *w)
 {
     const banyan_tile *tile = w->tile;
-    const int32_t most = window_blocks(&w->used);
+    const int32_t most = window_blocks(&w->used, w->total);
     for (int64_t i = 0; i < tile->entries; i += most) {
         window x = {.entry = tile->entry + i};
         for (; x.count < most && i + x.count < tile->entries; x.count++) {
@@ -206,7 +229,7 @@ static void attend_list(work *w)
             }
 #endif
         }
-        plan_ahead(w, &x, tile->entries - i - x.count, most);
+        plan_ahead(w, &x, tile->entries - i - x.count);
         attend_window(w, &x);
     }
 }

@@ -14,13 +14,15 @@
 
 enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
 
-/* The blocks of the next window, which are asked for while this one is worked on: evenly, as many
- * lines a step as will have brought them all by the end. */
+/* Memory that is asked for before it is needed, record after record, evenly: so many lines a beat
+ * of the products that all of it has been asked for by the end of the window. */
 typedef struct ahead {
-    const banyan_entry *entry;
-    int32_t count;
-    const char *at, *end; /* what is left of the first one */
-    int32_t pace;
+    const banyan_entry *entry; /* the next record, and how many there are */
+    int64_t count;
+    stretch part[2]; /* what is left of the present ones */
+    size_t budget;   /* bytes that this window will ask for after that */
+    int32_t pace;    /* lines a beat */
+    int is_near;     /* will be needed soon: bring it into the level 1 cache */
 } ahead;
 
 typedef struct work {
@@ -37,7 +39,7 @@ typedef struct work {
     float *max;   /* [total], before scaling */
     float *score; /* [VEC_ROWS][SCORE_STRIDE] */
     char *image;  /* [images][used.bytes] */
-    ahead next;
+    ahead ahead;
 } work;
 
 /* What a row sees of a block: first <= token < end, but not gap <= token < gap_end. */
@@ -144,20 +146,24 @@ static void chunk_add(chunk *x, const layout *stored, const char *used, const ch
     }
 }
 
-/* A product, and part of the next window. */
+/* A product, and meanwhile the next part of what is asked for. */
 static void product_ahead(work *w, product *p, int32_t rows, int32_t vectors)
 {
-    ahead *next = &w->next;
-    if (next->at == next->end && next->count > 0) {
-        next->at = next->entry->record;
-        next->end = next->at + w->stored.trailer_at;
-        next->entry++, next->count--;
+    ahead *x = &w->ahead;
+    for (int i = 0; i < 2 && x->count > 0 && x->budget > 0; i++) {
+        if (x->part[0].at == x->part[0].end)
+            x->part[0] = x->part[1], x->part[1].at = x->part[1].end;
+        if (x->part[1].at != x->part[1].end) break;
+        size_t bytes = x->budget < w->stored.bytes ? x->budget : w->stored.bytes;
+        x->part[1].at = x->entry->record;
+        x->part[1].end = x->part[1].at + bytes;
+        x->budget -= bytes;
+        x->entry++, x->count--;
     }
-    p->ahead = next->at;
-    p->ahead_end = next->end;
-    p->pace = next->pace;
+    p->ahead[0] = x->part[0], p->ahead[1] = x->part[1];
+    p->pace = x->pace, p->is_near = x->is_near;
     product_run(p, w->kind, rows, vectors);
-    next->at = p->ahead;
+    x->part[0] = p->ahead[0], x->part[1] = p->ahead[1];
 }
 
 static void chunk_scores(work *w, const chunk *x)

@@ -21,13 +21,17 @@ typedef enum product_kind {
     PRODUCT_KINDS
 } product_kind;
 
-enum { PRODUCT_BEAT = 8, LINE = 64 };
+enum { PRODUCT_BEAT = 4, LINE = 64 };
 
 typedef struct product_part {
     const char *b[VEC_GROUP]; /* the first step of each vector of columns */
     int32_t steps;
     int32_t a; /* index of the part's first scalar in a row of a */
 } product_part;
+
+typedef struct stretch {
+    const char *at, *end;
+} stretch;
 
 typedef struct product {
     const float *a;   /* 32-bit words, whatever they hold */
@@ -38,8 +42,9 @@ typedef struct product {
     const float *alpha; /* [rows], or NULL: c is only written */
     float *c;
     int64_t c_stride;
-    const char *ahead, *ahead_end; /* memory to ask for meanwhile: a line, `pace` times */
-    int32_t pace;                  /* for every PRODUCT_BEAT steps */
+    stretch ahead[2]; /* memory to ask for meanwhile, one after the other */
+    int32_t pace;     /* lines of it that are asked for every PRODUCT_BEAT steps */
+    int is_near;      /* into the level 1 cache, not 2 */
 } product;
 
 VEC_INLINE void product_step(vec acc[VEC_ROWS][VEC_GROUP], const float *a, int64_t a_stride,
@@ -104,26 +109,32 @@ VEC_INLINE void product_tile(product *p, const int R, const int G, const product
     const product_part *part = p->part, *part_end = part + p->parts;
     const int64_t a_stride = p->a_stride;
     const size_t b_stride = p->b_stride;
-    const char *ahead = p->ahead, *const ahead_end = p->ahead_end;
     const size_t pace = (size_t)p->pace * LINE;
+    const int is_near = p->is_near;
+    stretch ahead = p->ahead[0];
     for (; part < part_end; part++) {
         const float *a = p->a + part->a;
         const char *b[VEC_GROUP];
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) b[g] = part->b[g];
-        const size_t end = (size_t)part->steps * b_stride;
+        const size_t end = (size_t)part->steps * b_stride, beat = PRODUCT_BEAT * b_stride;
         for (size_t at = 0; at < end;) {
-            const size_t left = end - at, beat = PRODUCT_BEAT * b_stride;
-            const size_t pause = at + (left < beat ? left : beat);
-            const size_t ask =
-                (size_t)(ahead_end - ahead) < pace ? (size_t)(ahead_end - ahead) : pace;
-            for (size_t i = 0; i < ask; i += LINE) vec_prefetch(ahead + i);
-            ahead += ask;
+            const size_t pause = at + (end - at < beat ? end - at : beat);
+            const size_t left = (size_t)(ahead.end - ahead.at), ask = left < pace ? left : pace;
+            if (is_near)
+                for (size_t i = 0; i < ask; i += LINE) vec_prefetch_near(ahead.at + i);
+            else
+                for (size_t i = 0; i < ask; i += LINE) vec_prefetch_far(ahead.at + i);
+            ahead.at += ask;
+            if (ask == left) {
+                ahead = p->ahead[1];
+                p->ahead[1].at = p->ahead[1].end;
+            }
             for (; at < pause; at += b_stride, a += words)
                 product_step(acc, a, a_stride, b, at, R, G, kind);
         }
     }
-    p->ahead = ahead;
+    p->ahead[0] = ahead;
 
     const float *alpha = p->alpha;
     float *c = p->c;

@@ -20,8 +20,12 @@ enum {
 typedef __m256 vec;
 typedef __m256i pairs;
 
-/* Ask for a line, as far as the level 2 cache. */
-VEC_INLINE void vec_prefetch(const void *p)
+/* Ask for a line: into the level 1 cache, or as far as level 2. */
+VEC_INLINE void vec_prefetch_near(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+}
+VEC_INLINE void vec_prefetch_far(const void *p)
 {
     _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
