@@ -103,7 +103,7 @@ BANYAN_API int banyan_list_param(const char *selector, int index, const char **n
  * "mpi"        an MPI_Comm *, or NULL: MPI_COMM_WORLD, which is then initialised (if it is not)
  *              and finalised with the comm. The communicator is duplicated.
  * "imaginary"  "node:8 rank:4" (const char *): 32 ranks of which this process is rank 0; serves
- *              plans only, moving bytes is UNSUPPORTED
+ *              plans only, moving bytes is UNSUPPORTED (its ranks agree with this one)
  * NULL         "mpi" when the process was started by an MPI launcher, else "self"
  * Collective. */
 BANYAN_API banyan_status banyan_comm_create(const char *transport, void *native,
@@ -124,8 +124,8 @@ BANYAN_API banyan_status banyan_comm_split(banyan_comm *comm, int color, int key
 BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
 
 /* Send and receive any number of messages; returns when all are done. The messages from one rank
- * to another are matched in the order in which both sides list them; sizes must agree. A message
- * to oneself is allowed. Each rank that takes part calls it; nobody else needs to. */
+ * to another are matched in the order in which both sides list them; sizes must agree, or the
+ * receiver fails with ERR_COMM and both sizes. A message to oneself is allowed. Each rank that takes part calls it; nobody else needs to. */
 typedef struct banyan_message {
     int peer;
     void *data;
