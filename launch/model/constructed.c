@@ -106,6 +106,18 @@ int32_t constructed_offset(int32_t head)
     return 1 + head % KEY_TOKENS;
 }
 
+double constructed_position(const constructed_spec *spec, int64_t delta)
+{
+    design d;
+    char why[256];
+    double score = 0;
+    if (!make_design(spec, &d, why, sizeof why)) return 0;
+    for (int i = 0; i < POSITION_PAIRS; i++)
+        score += d.ladder->gap * d.ladder->weight[i] *
+                 cos(pow(d.theta, -(double)i / PAIRS) * (double)delta);
+    return score;
+}
+
 /* ---- rows of the tensors, each handed in as zeros --------------------------------------------- */
 
 static void fill_nothing(const void *arg, int64_t row, float *out)

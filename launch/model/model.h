@@ -92,6 +92,8 @@ enum {
 void constructed_code(uint32_t id, int8_t code[CONSTRUCTED_CODE]);
 /* Layer 0: query head `head` copies the token that lies this many tokens back (1..3). */
 int32_t constructed_offset(int32_t head);
+/* Layer 0's score of a key that lies `delta` tokens further back than that. */
+double constructed_position(const constructed_spec *spec, int64_t delta);
 /* Is this checkpoint a constructed one, and for which length? (a field of its config.json) */
 int constructed_recognise(const char *dir, constructed_spec *out);
 

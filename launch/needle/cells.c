@@ -90,24 +90,6 @@ static json_t *id_array(const uint32_t *ids, int32_t count)
     return a;
 }
 
-/* What the plan says of an item: saw [answers][heads]. */
-static outcome predict(const cells *c, const needle_item *item, bool *saw)
-{
-    outcome result = OUTCOME_FOUND;
-    int32_t heads = c->view.heads;
-    if (item->first < 0) return OUTCOME_NONE;
-    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) {
-        bool any = false;
-        for (int32_t h = 0; h < heads; h++) {
-            saw[i * heads + h] =
-                predictor_sees(&c->view, h, c->length - 1 + i, item->first + NEEDLE_ANSWER + i);
-            any = any || saw[i * heads + h];
-        }
-        if (!any) result = OUTCOME_NONE;
-    }
-    return result;
-}
-
 /* "10010000" per answer token; saw or mass is NULL. */
 static json_t *head_texts(const bool *saw, const float *mass, int32_t answers, int32_t heads)
 {
@@ -175,7 +157,9 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     json_object_set_new(record, "outcome", json_string(outcome_name(r->outcome)));
     bool *saw = item && !absent ? calloc((size_t)(q->answers * heads), sizeof *saw) : NULL;
     if (item) {
-        outcome predicted = absent || !saw ? OUTCOME_NONE : predict(c, item, saw);
+        outcome predicted = absent || !saw
+                                ? OUTCOME_NONE
+                                : predictor_answer(&c->view, item, c->length - 1, saw);
         bool equal = r->outcome == predicted;
         for (int32_t i = 0; saw && i < q->answers * heads; i++)
             equal = equal && saw[i] == (r->mass[i] >= .5f);
@@ -223,6 +207,7 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
                   .answer_first = absent ? -1 : item->first + NEEDLE_ANSWER,
                   .mass_count = NEEDLE_ANSWERS,
                   .none = CONSTRUCTED_NONE};
+    predictor_read(&c->view, &c->p, ids);
     return ask(c, task, depth, item, &q);
 }
 
@@ -258,7 +243,7 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     evaluation *e = c->e;
     int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
     if (code) return code;
-    predictor_init(&c->view, model_plan(e->m));
+    predictor_init(&c->view, model_plan(e->m), &e->constructed);
     if (!build(c, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "a prompt of %lld tokens: %s", (long long)c->length, why);

@@ -186,11 +186,13 @@ static int32_t expect(const evaluation *e, const predictor *v, const graded_key 
     return visible;
 }
 
-static json_t *measure(const evaluation *e, const graded_key *k, int32_t asked, int64_t row,
-                       const float *out, const float *lse, json_t *record)
+static json_t *measure(const evaluation *e, const prompt *p, const uint32_t *ids,
+                       const graded_key *k, int32_t asked, int64_t row, const float *out,
+                       const float *lse, json_t *record)
 {
     predictor v;
-    predictor_init(&v, model_plan(e->m));
+    predictor_init(&v, model_plan(e->m), &e->constructed);
+    predictor_read(&v, p, ids);
     int8_t code[CLASSES * CONSTRUCTED_CODE];
     double mass[CLASSES], expected[CLASSES], plain[CLASSES], worst = 0, worst_plain = 0;
     for (int32_t c = 0; c < k->classes; c++)
@@ -231,7 +233,7 @@ static json_t *measure(const evaluation *e, const graded_key *k, int32_t asked, 
 }
 
 static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head,
-                   const graded_key *k, int64_t at, double prefill)
+                   const graded_key *k, const prompt *p, double prefill)
 {
     int32_t heads = e->shape.heads, dim = e->shape.head_dim;
     float *out = calloc((size_t)heads * (size_t)dim, sizeof *out);
@@ -242,9 +244,10 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
                                          CONSTRUCTED_VALUE};
         model_probe probe = {.layer = e->shape.layers - 1, .out = out, .lse = lse};
         double start = now_seconds();
-        code = evaluation_agree(
-            e, model_forward(e->m, at, ids, NEEDLE_QUESTION, 1, NULL, NULL, &probe, NULL, NULL),
-            "graded split");
+        code = evaluation_agree(e,
+                                model_forward(e->m, p->count, ids, NEEDLE_QUESTION, 1, NULL,
+                                              NULL, &probe, NULL, NULL),
+                                "graded split");
         double decode = now_seconds() - start;
         usage used;
         if (!code) code = evaluation_usage(e, &used);
@@ -252,7 +255,8 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
             json_t *record = NULL;
             if (e->j->rank == 0) {
                 record = record_begin(e, "graded", length, trial, kv_head);
-                measure(e, k, kv_head, at + NEEDLE_QUESTION - 1, out, lse, record);
+                measure(e, p, ids, k, kv_head, p->count + NEEDLE_QUESTION - 1, out, lse,
+                        record);
                 record_usage(record, &used, prefill, decode);
             }
             code = evaluation_keep(e, record);
@@ -286,7 +290,7 @@ int evaluate_graded(evaluation *e, int64_t length, int32_t trial)
     }
     code = evaluation_prefill(e, &p, "graded", &prefill);
     for (int32_t g = 0; !code && g < heads; g++)
-        if (missing[g]) code = ask_key(e, length, trial, g, &key[g], count, prefill);
+        if (missing[g]) code = ask_key(e, length, trial, g, &key[g], &p, prefill);
     prompt_free(&p);
 done:
     free(missing);

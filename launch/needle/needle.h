@@ -146,26 +146,34 @@ bool prompt_settle(prompt *p, const trigram *set, int32_t count, uint64_t *rando
 
 /* ---- predict.c: what each head can see of it --------------------- */
 
+typedef enum outcome { OUTCOME_NONE, OUTCOME_FOUND, OUTCOME_WRONG } outcome;
+
 typedef struct predictor {
     const banyan_plan *plan;
+    constructed_spec constructed;
     int32_t layers, heads, kv_heads, block_tokens;
     int32_t lost_rank, lost_layer;
+    const prompt *p;      /* what is read, and then .. */
+    const uint32_t *tail; /* .. the question and what follows it */
 } predictor;
-void predictor_init(predictor *v, const banyan_plan *plan);
+void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed);
+/* What the rows and tokens of the calls below are; both are borrowed. */
+void predictor_read(predictor *v, const prompt *p, const uint32_t *tail);
 /* Does the head's row read the token, and has no lost rank kept it? */
 bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t row,
                      int64_t token);
-/* Does layer 0 know the ids 1 .. back tokens before `token`? */
-bool predictor_knows(const predictor *v, int64_t token, int32_t back);
 /* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
+/* The answer to an item, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts its
+ * mass on any token of the answer. */
+outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
+                         bool *saw);
 /* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to rest
  * on. The question begins at p->count with one. Returns how many were put into the haystack. */
 int32_t predictor_plant(const predictor *v, prompt *p, int64_t first_row, int32_t rows);
 
 /* ---- ask.c: one question --------------------- */
 
-typedef enum outcome { OUTCOME_NONE, OUTCOME_FOUND, OUTCOME_WRONG } outcome;
 const char *outcome_name(outcome o);
 
 /* ids: the question, then the answer without its last token: count + answers - 1. */

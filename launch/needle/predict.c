@@ -6,27 +6,49 @@
  * token s, asked at row t, if and only if
  *
  *     it reads s at row t, and no lost rank keeps s's block       (last layer)
- *     t knows the ids at t-1, t-2                                 (layer 0: the query)
- *     s knows the ids at s-1, s-2, s-3                            (layer 0: the key)
+ *     ids t, t-1, t-2, as layer 0 knows them at t, match
+ *     ids s-1, s-2, s-3, as layer 0 knows them at s               (layer 0)
  *
- * where a token knows the id j back when every head of layer 0 with offset j reads that token.
- * With a single id missing the match falls to (2 + 1/2) / 3 of its logit at most, below the null
- * token's 11/12, and the head rests on a null token instead. That is what a null is for: a head
- * without one would copy the most similar token with all its weight. BOS and <Q> are nulls, but a
- * head may see neither (a lost rank kept both, or a pattern without sink and with a one-block
- * window); predictor_plant then puts one where that head does look. */
+ * in more than 11/12 of a full match, which is what a null token gets. A head of layer 0 that reads
+ * the token at its offset copies it. One that does not (a window of one block at the block's first
+ * tokens, a lost rank) copies the token with the best position score among those that it
+ * does read (a softmax of those scores), or nothing when there are none; and B_j is the mean over the heads of offset j. Both
+ * sides of a match may be wrong in the same way, and then they match: so the codes are really
+ * added up and compared here.
+ *
+ * A head that sees no match rests on a null token. Without one it would copy the most similar token
+ * with all its weight. BOS and <Q> are nulls, but a head may see neither (a lost rank kept both, or
+ * a pattern without sink and with a one-block window); predictor_plant then puts one where
+ * that head does look. */
 #include "launch/needle/needle.h"
 
-void predictor_init(predictor *v, const banyan_plan *plan)
+#include <math.h>
+#include <string.h>
+
+enum { BACK = 3, WORD = 32 /* signs of a code that are compared */ };
+
+void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed)
 {
     const banyan_spec *spec = banyan_plan_spec(plan);
     *v = (predictor){.plan = plan,
+                     .constructed = *constructed,
                      .layers = spec->layers,
                      .heads = spec->heads,
                      .kv_heads = spec->kv_heads,
                      .block_tokens = spec->block_tokens,
                      .lost_rank = spec->lost_rank,
                      .lost_layer = spec->lost_layer};
+}
+
+void predictor_read(predictor *v, const prompt *p, const uint32_t *tail)
+{
+    v->p = p;
+    v->tail = tail;
+}
+
+static uint32_t id_at(const predictor *v, int64_t token)
+{
+    return token < v->p->count ? v->p->ids[token] : v->tail[token - v->p->count];
 }
 
 bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t row,
@@ -38,19 +60,145 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
     return banyan_plan_owner(v->plan, layer, kv_head, token / v->block_tokens) != v->lost_rank;
 }
 
-bool predictor_knows(const predictor *v, int64_t token, int32_t back)
+/* Softmax over what a head reads, one score after another: value is the sum of weighted codes. */
+typedef struct blend {
+    double most, sum;
+    float value[CONSTRUCTED_CODE];
+} blend;
+
+static void blend_add(blend *b, double score, uint32_t id)
 {
-    for (int32_t h = 0; h < v->heads; h++) {
-        int32_t offset = constructed_offset(h);
-        if (offset <= back && !predictor_reads(v, 0, h, token, token - offset)) return false;
+    int8_t code[CONSTRUCTED_CODE];
+    if (score < b->most - 30) return; /* 1e-13 */
+    if (score > b->most) {
+        double shrink = exp(b->most - score); /* 0 at first: most is -inf */
+        b->sum *= shrink;
+        for (int i = 0; i < CONSTRUCTED_CODE; i++) b->value[i] *= (float)shrink;
+        b->most = score;
     }
-    return true;
+    double weight = exp(score - b->most);
+    b->sum += weight;
+    constructed_code(id, code); /* zeros for nulls */
+    for (int i = 0; i < CONSTRUCTED_CODE; i++) b->value[i] += (float)weight * code[i];
 }
+
+/* Add to `sum` what a head of layer 0 copies at `token`: a code, or a blend of codes. */
+static void add_copy(const predictor *v, int32_t head, int64_t token, float *sum)
+{
+    int64_t offset = constructed_offset(head);
+    blend b = {.most = -INFINITY};
+    if (predictor_reads(v, 0, head, token, token - offset)) {
+        blend_add(&b, 0, id_at(v, token - offset)); /* every other score is lower by 20 */
+    } else {
+        for (int64_t first = token / v->block_tokens * v->block_tokens; first >= 0;
+             first -= v->block_tokens) {
+            int64_t last = first + v->block_tokens - 1;
+            if (last > token) last = token;
+            if (!predictor_reads(v, 0, head, token, first) &&
+                !predictor_reads(v, 0, head, token, last))
+                continue; /* a selected block is cut at one end at most */
+            for (int64_t s = last; s >= first; s--)
+                if (predictor_reads(v, 0, head, token, s))
+                    blend_add(&b, constructed_position(&v->constructed, token - s - offset),
+                              id_at(v, s));
+        }
+    }
+    for (int i = 0; b.sum > 0 && i < CONSTRUCTED_CODE; i++) sum[i] += b.value[i] / (float)b.sum;
+}
+
+/* What layer 0 makes of a token: signs of its own code, and of those 1, 2, 3 back. */
+typedef struct memory {
+    float word[1 + BACK][WORD];
+    double square; /* mean square of the residual: RMSNorm divides by its root */
+} memory;
+
+static void remember(const predictor *v, int64_t token, memory *m)
+{
+    int8_t code[CONSTRUCTED_CODE];
+    float back[BACK][CONSTRUCTED_CODE];
+    int32_t heads[BACK] = {0};
+    memset(back, 0, sizeof back);
+    uint32_t id = id_at(v, token);
+    constructed_code(id, code);
+    for (int i = 0; i < WORD; i++) m->word[0][i] = code[i];
+    for (int32_t h = 0; h < v->heads; h++) {
+        int32_t j = constructed_offset(h) - 1;
+        heads[j]++;
+        if (id >= CONSTRUCTED_NULLS) add_copy(v, h, token, back[j]); /* nulls: themselves, 0 */
+    }
+    m->square = .5; /* own code, const, flag and filler: 384 of 768 */
+    for (int j = 0; j < BACK; j++)
+        for (int i = 0; i < CONSTRUCTED_CODE; i++) {
+            float x = heads[j] ? back[j][i] / (float)heads[j] : 0;
+            if (i < WORD) m->word[1 + j][i] = x;
+            m->square += x * x / (6 * CONSTRUCTED_CODE);
+        }
+}
+
+/* Matching tokens of key s and query t, 3 for a full match, with the key's norm. */
+static double match(const memory *query, const memory *key)
+{
+    double sum = 0;
+    for (int j = 0; j < BACK; j++)
+        for (int i = 0; i < WORD; i++)
+            sum += query->word[j][i] * (double)key->word[1 + j][i] / WORD;
+    return sum / sqrt(key->square);
+}
+
+static const double null_match = 2.75; /* 11/12 of 3 */
 
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token)
 {
-    return predictor_reads(v, v->layers - 1, head, row, token) && predictor_knows(v, row, 2) &&
-           predictor_knows(v, token, 3);
+    memory query, key;
+    if (!predictor_reads(v, v->layers - 1, head, row, token)) return false;
+    remember(v, row, &query);
+    remember(v, token, &key);
+    return match(&query, &key) > null_match;
+}
+
+/* What greedy decoding makes of the heads' copies at one row: each votes for the id that it
+ * copied with its weight, <none> has half a vote, and the first of equals wins. */
+static uint32_t winner(const predictor *v, const int64_t *choice)
+{
+    uint32_t best = CONSTRUCTED_NONE;
+    int32_t most = 0;
+    for (int32_t h = 0; h < v->heads; h++) {
+        if (choice[h] < 0) continue;
+        int32_t votes = 0;
+        uint32_t id = id_at(v, choice[h]);
+        for (int32_t g = 0; g < v->heads; g++)
+            votes += choice[g] >= 0 && id_at(v, choice[g]) == id;
+        if (votes > most || (votes == most && id < best)) most = votes, best = id;
+    }
+    return best;
+}
+
+outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
+                         bool *saw)
+{
+    memory key[NEEDLE_ANSWERS], query;
+    int64_t choice[v->heads], first = item->first + NEEDLE_ANSWER;
+    outcome result = OUTCOME_FOUND;
+    for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) remember(v, first + k, &key[k]);
+    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) {
+        remember(v, first_row + i, &query);
+        for (int32_t h = 0; h < v->heads; h++) {
+            double most = null_match;
+            choice[h] = -1;
+            for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) {
+                double m = match(&query, &key[k]);
+                if (m <= most) continue;
+                if (!predictor_reads(v, v->layers - 1, h, first_row + i, first + k)) continue;
+                most = m;
+                choice[h] = first + k;
+            }
+            saw[i * v->heads + h] = choice[h] >= 0;
+        }
+        uint32_t got = winner(v, choice);
+        if (result == OUTCOME_FOUND && got != prompt_answer(item, i))
+            result = got == CONSTRUCTED_NONE ? OUTCOME_NONE : OUTCOME_WRONG;
+    }
+    return result;
 }
 
 /* A null token that the head reads at `row`: of BOS, <Q>, and those planted from p->absents on. */

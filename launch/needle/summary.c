@@ -313,14 +313,15 @@ void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *ou
             tally s = summary_tally(records, task_name[t], w->length[i]);
             if (!s.cells) continue;
             json_t *line = json_pack(
-                "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:f, s:I}",
+                "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}",
                 "task", task_name[t], "length", (json_int_t)w->length[i], "cells",
                 (json_int_t)s.cells, "found", (json_int_t)s.found, "predicted",
                 (json_int_t)s.predicted, "none", (json_int_t)s.none, "wrong",
                 (json_int_t)s.wrong, "equal", (json_int_t)s.equal, "least_mass",
                 real_or_null(s.least_mass), "error", real_or_null(s.error), "lse_error",
-                real_or_null(s.lse_error), "prefill_seconds", s.prefill_seconds,
-                "decode_seconds", s.decode_seconds, "messages", (json_int_t)s.messages);
+                real_or_null(s.lse_error), "prefill_seconds", real_or_null(s.prefill_seconds),
+                "decode_seconds", real_or_null(s.decode_seconds), "messages",
+                (json_int_t)s.messages);
             if (t < 2) {
                 json_object_set_new(line, "head_saw",
                                     heads_of(records, task_name[t], w, heads, "saw", i));

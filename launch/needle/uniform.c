@@ -101,7 +101,7 @@ static void compare(const evaluation *e, const banyan_plan *plan, int64_t length
                     double worst[2])
 {
     predictor p;
-    predictor_init(&p, plan);
+    predictor_init(&p, plan, &e->constructed);
     for (int32_t h = 0; h < e->shape.heads; h++) {
         if (banyan_plan_home(plan, 0, h) != e->j->rank) continue;
         int64_t n = count_visible(&p, h, length, classes, count);

@@ -1,6 +1,8 @@
 # The needle evaluation: its parts in one process.
-banyan_unit_test(needle_parts_test launch/needle_parts_test.c)
-target_link_libraries(needle_parts_test PRIVATE banyan_launch)
+foreach(name needle_parts_test needle_predict_test)
+  banyan_unit_test(${name} launch/${name}.c)
+  target_link_libraries(${name} PRIVATE banyan_launch)
+endforeach()
 
 # And as a user starts it, under mpirun.
 if(TARGET banyan_program AND BANYAN_HAS_MPI)
