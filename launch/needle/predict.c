@@ -11,10 +11,9 @@
  *
  * in more than 11/12 of a full match, which is what a null token gets. A head of layer 0 that reads
  * the token at its offset copies it. One that does not (a window of one block at the block's first
- * tokens, a lost rank) copies the token with the best position score among those that it
- * does read (a softmax of those scores), or nothing when there are none; and B_j is the mean over the heads of offset j. Both
- * sides of a match may be wrong in the same way, and then they match: so the codes are really
- * added up and compared here.
+ * tokens, a lost rank) copies what it does read, weighted by the softmax of its position scores, or
+ * nothing; and B_j is the mean over the heads of offset j. Both sides of a match may be wrong in
+ * the same way, and then they match: so the codes are really added up and compared here.
  *
  * A head that sees no match rests on a null token. Without one it would copy the most similar token
  * with all its weight. BOS and <Q> are nulls, but a head may see neither (a lost rank kept both, or
