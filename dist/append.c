@@ -163,6 +163,8 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 
     writing w = {.c = c, .call = call, .part = part, .first_block = call->at / tokens};
     w.blocks = (end - 1) / tokens - w.first_block + 1;
-    banyan_each(c->sizes.workers, part->mine_count * w.blocks, write_block, &w);
+    /* A decoded row is written before other threads have woken. */
+    int32_t threads = call->rows < tokens ? 1 : c->sizes.workers;
+    banyan_each(threads, part->mine_count * w.blocks, write_block, &w);
     return BANYAN_OK;
 }

@@ -69,8 +69,7 @@ static banyan_status check_attend_only(const banyan_cache *cache, const banyan_c
 static banyan_status check(const banyan_cache *cache, const banyan_call *call)
 {
     if (cache->plan->comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM,
-                           "the comm is broken: a transfer failed before, nothing moves now");
+        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
     banyan_status status = check_arrays(cache, call);
     if (status != BANYAN_OK) return status;
     if (call->at < 0)

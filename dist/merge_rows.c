@@ -77,6 +77,8 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
                    .part = part,
                    .first = first,
                    .rows = rows};
-    banyan_each(c->sizes.workers, c->plan->spec.heads, finish_head, &f);
+    /* A decoded row is done before other threads have woken. */
+    int64_t numbers = (int64_t)rows * c->plan->spec.heads * c->plan->spec.value_dim;
+    banyan_each(numbers < 1 << 16 ? 1 : c->sizes.workers, c->plan->spec.heads, finish_head, &f);
     return BANYAN_OK;
 }
