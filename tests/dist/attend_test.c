@@ -9,137 +9,73 @@
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 
+/* Left out: one layer, one thread, fp32 everywhere, dense, line, direct, first, home. */
 typedef struct shape_case {
     const char *name;
     int32_t layers, heads, kv_heads, key_dim, value_dim, block;
     int32_t tokens, rows, rollback;
     banyan_dtype cache, in, out;
-    const char *rules[4]; /* pairs: layer digit, first head - last head, use: "*:0-3:s2 .." */
+    const char *rules[4]; /* "LAYER:FIRST-LAST:USE", layer * for all, query heads */
     const char *placement, *merge, *home, *where;
-    int32_t threads, lost_rank;
+    int32_t threads;
+    int loses;  /* rank 1 is lost */
+    int uneven; /* ranks of unequal bandwidth, planned for another length, by pairs */
 } shape_case;
 
-#define F32 BANYAN_F32
-#define BF16 BANYAN_BF16
-#define F16 BANYAN_F16
+/* clang-format off */
+#define SHAPE(h, g, k, v) .heads = h, .kv_heads = g, .key_dim = k, .value_dim = v
+#define SIZES(b, n, most) .block = b, .tokens = n, .rows = most
 
 static const shape_case cases[] = {
-    {"mha", 1,   4,   4,   64,     64,       16,      333,    64, 0,
-     F32,   F32, F32, {0}, "line", "direct", "first", "home", 1,  -1},
-    {"gqa", 1,   32,  8,   128,    128,    64,      500,    200, 0,
-     BF16,  F32, F32, {0}, "line", "tree", "first", "home", 1,   -1},
-    {"mqa", 1,   8,   1,   64,       64,       32,      450,    100, 5,
-     F16,   F16, F32, {0}, "spread", "direct", "dealt", "home", 1,   -1},
-    {"wide keys", 1,    4,    2,   192,    128,    32,      300,   90, 0,
-     BF16,        BF16, BF16, {0}, "line", "tree", "first", "all", 2,  -1},
-    {"few blocks", 1,   4,   2,   32,       32,     64,      70,    17, 0,
-     F32,          F32, F32, {0}, "spread", "tree", "dealt", "all", 1,  -1},
-    {"one token", 1,   6,   2,   16,       16,     16,      1,      1, 0,
-     F32,         F32, F16, {0}, "spread", "tree", "first", "home", 3, -1},
-    {"s2 per query head",
-     1,
-     8,
-     2,
-     64,
-     64,
-     16,
-     700,
-     150,
-     20,
-     F32,
-     F32,
-     F32,
-     {"*:0-7:s2 stride=4 local=2 per=query"},
-     "line",
-     "tree",
-     "first",
-     "home",
-     1,
-     -1},
-    {"s2 per KV head",
-     1,
-     16,
-     8,
-     32,
-     32,
-     16,
-     600,
-     300,
-     0,
-     BF16,
-     F32,
-     F32,
-     {"*:0-15:s2 stride=8 local=4 per=kv"},
-     "spread",
-     "direct",
-     "dealt",
-     "home",
-     2,
-     -1},
-    {"mixed",
-     2,
-     12,
-     6,
-     48,
-     48,
-     16,
-     520,
-     130,
-     33,
-     F32,
-     F32,
-     F32,
-     {"*:4-7:sink_window sink=1 window=40t", "0:8-11:s2 stride=4 local=2", "1:0-3:sink_window"},
-     "line",
-     "direct",
-     "dealt",
-     "home",
-     1,
-     -1},
-    {"mixed, everywhere",
-     2,
-     12,
-     3,
-     40,
-     24,
-     32,
-     480,
-     60,
-     10,
-     F16,
-     F32,
-     F32,
-     {"*:1-6:sink_window sink=5t window=70t", "1:7-9:s2 stride=4 local=2"},
-     "line",
-     "tree",
-     "first",
-     "all",
-     2,
-     -1},
-    {"whole heads", 1,        8,       8,      32,  32,  16,
-     400,           128,      0,       F32,    F32, F32, {"*:2-7:sink_window sink=2 window=3"},
-     "heads",       "direct", "first", "home", 1,   -1},
-    {"wide group", 1,      80,      1,      16,  16,  16,
-     200,          50,     0,       F32,    F32, F32, {"*:60-79:s2 stride=4 local=2 per=query"},
-     "line",       "tree", "dealt", "home", 1,   -1},
-    {"large blocks", 1,   4,   4,      64,     64,      256,    700, 256, 300, F16,
-     BF16,           F32, {0}, "line", "tree", "first", "home", 2,   -1},
-    {"row by row", 1,        4,       2,     16,  16,  16,
-     90,           1,        7,       F32,   F32, F32, {"*:0-1:sink_window sink=1 window=30t"},
-     "spread",     "direct", "first", "all", 3,   -1},
-    {"largest dims", 1,   2,   1,   576,    512,      16,      60,     20, 0,
-     BF16,           F32, F32, {0}, "line", "direct", "first", "home", 1,  -1},
-    {"a rank lost", 2,   8,   2,   32,     32,     16,      350,   100, 0,
-     F32,           F32, F32, {0}, "line", "tree", "first", "all", 1,   1},
+    {.name = "mha", SHAPE(4, 4, 64, 64), SIZES(16, 333, 64)},
+    {.name = "gqa", SHAPE(32, 8, 128, 128), SIZES(64, 500, 200), .cache = BANYAN_BF16,
+     .merge = "tree"},
+    {.name = "mqa", SHAPE(8, 1, 64, 64), SIZES(32, 450, 100), .rollback = 5,
+     .cache = BANYAN_F16, .in = BANYAN_F16, .placement = "spread", .home = "dealt"},
+    {.name = "wide keys", SHAPE(4, 2, 192, 128), SIZES(32, 300, 90), .cache = BANYAN_BF16,
+     .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = "all", .threads = 2},
+    {.name = "few blocks", SHAPE(4, 2, 32, 32), SIZES(64, 70, 17), .placement = "spread",
+     .merge = "tree", .home = "dealt", .where = "all"},
+    {.name = "one token", SHAPE(6, 2, 16, 16), SIZES(16, 1, 1), .out = BANYAN_F16,
+     .placement = "spread", .merge = "tree", .threads = 3},
+    {.name = "s2 per query head", SHAPE(8, 2, 64, 64), SIZES(16, 700, 150), .rollback = 20,
+     .rules = {"*:0-7:s2 stride=4 local=2 per=query"}, .merge = "tree"},
+    {.name = "s2 per KV head", SHAPE(16, 8, 32, 32), SIZES(16, 600, 300), .cache = BANYAN_BF16,
+     .rules = {"*:0-15:s2 stride=8 local=4 per=kv"}, .placement = "spread", .home = "dealt",
+     .threads = 2},
+    {.name = "mixed", .layers = 2, SHAPE(12, 6, 48, 48), SIZES(16, 520, 130), .rollback = 33,
+     .rules = {"*:4-7:sink_window sink=1 window=40t", "0:8-11:s2 stride=4 local=2",
+               "1:0-3:sink_window"},
+     .home = "dealt"},
+    {.name = "mixed everywhere", .layers = 2, SHAPE(12, 3, 40, 24), SIZES(32, 480, 60),
+     .rollback = 10, .cache = BANYAN_F16,
+     .rules = {"*:1-6:sink_window sink=5t window=70t", "1:7-9:s2 stride=4 local=2"},
+     .merge = "tree", .where = "all", .threads = 2},
+    {.name = "whole heads", SHAPE(8, 8, 32, 32), SIZES(16, 400, 128),
+     .rules = {"*:2-7:sink_window sink=2 window=3"}, .placement = "heads"},
+    {.name = "wide group", SHAPE(80, 1, 16, 16), SIZES(16, 200, 50),
+     .rules = {"*:60-79:s2 stride=4 local=2 per=query"}, .merge = "tree", .home = "dealt"},
+    {.name = "large blocks", SHAPE(4, 4, 64, 64), SIZES(256, 700, 256), .rollback = 300,
+     .cache = BANYAN_F16, .in = BANYAN_BF16, .merge = "tree", .threads = 2},
+    {.name = "row by row", SHAPE(4, 2, 16, 16), SIZES(16, 90, 1), .rollback = 7,
+     .rules = {"*:0-1:sink_window sink=1 window=30t"}, .placement = "spread", .where = "all",
+     .threads = 3},
+    {.name = "largest dims", SHAPE(2, 1, 576, 512), SIZES(16, 60, 20), .cache = BANYAN_BF16},
+    {.name = "a rank lost", .layers = 2, SHAPE(8, 2, 32, 32), SIZES(16, 350, 100),
+     .merge = "tree", .where = "all", .loses = 1},
+    {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
+     .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
+     .merge = "tree", .home = "dealt", .threads = 2, .uneven = 1},
 };
+/* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases) };
 
 /* ---- setting up ------------------------------------------------------------------------------ */
 
-static void set_spec(const shape_case *c, banyan_spec *spec, banyan_rule *rules)
+static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_rule *rules)
 {
     banyan_spec_init(spec);
-    spec->layers = c->layers;
+    spec->layers = c->layers ? c->layers : 1;
     spec->heads = c->heads;
     spec->kv_heads = c->kv_heads;
     spec->key_dim = c->key_dim;
@@ -151,13 +87,19 @@ static void set_spec(const shape_case *c, banyan_spec *spec, banyan_rule *rules)
     spec->cache_dtype = c->cache;
     spec->in_dtype = c->in;
     spec->out_dtype = c->out;
-    spec->placement = c->placement;
-    spec->merge = c->merge;
-    spec->home = c->home;
-    spec->out = c->where;
-    spec->threads = c->threads;
-    spec->lost_rank = c->lost_rank;
+    spec->placement = c->placement ? c->placement : "line";
+    spec->merge = c->merge ? c->merge : "direct";
+    spec->home = c->home ? c->home : "first";
+    spec->out = c->where ? c->where : "home";
+    spec->threads = c->threads ? c->threads : 1;
+    if (c->loses && ranks > 1) spec->lost_rank = 1;
     spec->rules = rules;
+    if (c->uneven) {
+        static const double bandwidth[8] = {1, 0.5, 2, 1, 1.5, 0.25, 1, 3};
+        spec->bandwidth = bandwidth;
+        spec->planned_tokens = c->tokens / 4;
+        spec->balance = "prefill";
+    }
     for (int i = 0; i < 4 && c->rules[i]; i++) {
         const char *text = c->rules[i];
         banyan_rule *r = &rules[spec->rule_count++];
@@ -307,8 +249,7 @@ static void test_case(const shape_case *c, banyan_comm *comm)
 {
     banyan_spec spec;
     banyan_rule rules[4];
-    set_spec(c, &spec, rules);
-    if (spec.lost_rank >= banyan_comm_size(comm)) spec.lost_rank = -1;
+    set_spec(c, banyan_comm_size(comm), &spec, rules);
     banyan_plan *plan = sequence_plan(&spec, comm);
     if (!plan) return;
     sequence s;

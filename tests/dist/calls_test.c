@@ -4,6 +4,8 @@
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 
+#include <unistd.h>
+
 enum { TOKENS = 300, BLOCK = 16, ROWS = 64, HEADS = 6, KV_HEADS = 3, DIM = 32 };
 
 static const banyan_rule rules[] = {
@@ -127,7 +129,7 @@ static void test_broken(banyan_plan *plan)
     sequence_make(&s, plan, TOKENS, 22);
     plan->comm->broken = 1;
     CHECK(sequence_call(&s, cache, 0, 0, 1, APPEND | ATTEND) == BANYAN_ERR_COMM);
-    CHECK(strstr(banyan_error_message(), "the comm is broken"));
+    CHECK(strstr(banyan_error_message(), "this comm is broken: an earlier transfer failed"));
     plan->comm->broken = 0;
     CHECK(sequence_call(&s, cache, 0, 0, 1, APPEND | ATTEND) == BANYAN_OK);
     sequence_free(&s);
@@ -286,13 +288,45 @@ static void test_nan(banyan_plan *plan, int64_t token, int32_t kv_head)
     banyan_cache_destroy(cache);
 }
 
-int main(void)
+/* ---- a rank that stays away ---------------------------------------------------------------------- */
+
+/* The others learn who is missing within the time limit, and the comm is broken from then on. Ends
+ * the job with exit code 7 when that is what happened. */
+static int test_absent(banyan_comm *comm)
+{
+    int rank = banyan_comm_rank(comm), absent = banyan_comm_size(comm) - 1;
+    banyan_spec spec;
+    set_spec(&spec, "all");
+    spec.placement = "spread";
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = plan ? sequence_cache(plan) : NULL;
+    if (!cache) return test_end();
+    sequence s;
+    sequence_make(&s, plan, TOKENS, 26);
+    prefill(&s, cache, 0, 256, APPEND | ATTEND);
+    if (rank == absent) sleep(60);
+    banyan_comm_timeout(comm, 0.5);
+    char words[64];
+    snprintf(words, sizeof words, "rank %d did not arrive", absent);
+    CHECK(sequence_call(&s, cache, 0, 256, 1, APPEND | ATTEND) == BANYAN_ERR_COMM);
+    CHECK_MSG(rank != 0 || strstr(banyan_error_message(), words), "%s", banyan_error_message());
+    CHECK(sequence_call(&s, cache, 0, 257, 1, APPEND | ATTEND) == BANYAN_ERR_COMM);
+    CHECK(strstr(banyan_error_message(), "this comm is broken"));
+    sequence_free(&s);
+    banyan_cache_destroy(cache);
+    banyan_plan_destroy(plan);
+    banyan_comm_destroy(comm);
+    return test_failures ? test_end() : 7;
+}
+
+int main(int argc, char **argv)
 {
     banyan_comm *comm = NULL;
     if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
         fprintf(stderr, "%s\n", banyan_error_message());
         return 1;
     }
+    if (argc > 1 && strcmp(argv[1], "absent") == 0) return test_absent(comm);
     for (int all = 0; all < 2; all++) {
         banyan_spec spec;
         set_spec(&spec, all ? "all" : "home");
