@@ -127,31 +127,46 @@ int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high)
     return blocks / period * (int64_t)(last - first + 1) + (rest ? most : 0);
 }
 
-/* Smallest cut with at least `target` below it. */
-static uint64_t cut_reaching(const banyan_kept_set *kept, int64_t target)
+/* The cut nearest to `ideal`, to within `grain`, with `target` blocks below it. The points are
+ * about 2^64 / total apart, so a few doublings of the stride from there enclose it. (A permanent
+ * block's ordinal can be another block's number: two blocks on one point. Then it may be one off.) */
+static uint64_t settled(const banyan_kept_set *kept, int64_t target, uint64_t ideal,
+                        uint64_t grain)
 {
-    uint64_t low = 0, high = UINT64_MAX;
-    while (low < high) {
-        const uint64_t middle = low + (high - low) / 2;
-        if (banyan_kept_below(kept, middle) >= target)
-            high = middle;
+    const int64_t below = banyan_kept_below(kept, ideal);
+    if (below == target) return ideal;
+    const int up = below < target;
+    uint64_t near = ideal, far = ideal, stride = grain;
+    do {
+        near = far;
+        if (up)
+            far = far < UINT64_MAX - stride ? far + stride : UINT64_MAX;
         else
-            low = middle + 1;
+            far = far > stride ? far - stride : 0;
+        stride += stride / 2 + 1;
+    } while (up ? banyan_kept_below(kept, far) < target
+                : banyan_kept_below(kept, far) > target);
+    while ((up ? far - near : near - far) > grain) {
+        const uint64_t middle = up ? near + (far - near) / 2 : far + (near - far) / 2;
+        const int64_t count = banyan_kept_below(kept, middle);
+        if (up ? count >= target : count <= target)
+            far = middle;
+        else
+            near = middle;
     }
-    return low;
+    return far;
 }
 
 void banyan_deal_settle(const banyan_kept_set *kept, banyan_holder *holder, int32_t count)
 {
-    const int64_t total = banyan_kept_below(kept, UINT64_MAX);
+    const uint64_t total = (uint64_t)banyan_kept_below(kept, UINT64_MAX);
+    const uint64_t grain = UINT64_MAX / (64 * (total + 1)) + 1;
+    uint64_t before = 0;
     for (int32_t i = 0; i + 1 < count; i++) {
         const uint64_t ideal = holder[i].cut;
-        const uint64_t share = (uint64_t)total;
-        const int64_t target = (int64_t)(((uint128)ideal * share + ((uint128)1 << 63)) >> 64);
-        const int64_t below = banyan_kept_below(kept, ideal);
-        if (below < target)
-            holder[i].cut = cut_reaching(kept, target);
-        else if (below > target)
-            holder[i].cut = cut_reaching(kept, target + 1) - 1;
+        const int64_t target = (int64_t)(((uint128)ideal * total + ((uint128)1 << 63)) >> 64);
+        const uint64_t cut = settled(kept, target, ideal, grain);
+        before = cut > before ? cut : before;
+        holder[i].cut = before;
     }
 }

@@ -82,12 +82,18 @@ static banyan_rule *copy_rules(banyan_plan *plan, const banyan_spec *spec)
     return rules;
 }
 
+static int is_imaginary(const banyan_comm *comm)
+{
+    return strcmp(comm->transport->name, "imaginary") == 0;
+}
+
 /* The cores that this process may use, over the ranks of its node. */
 static int32_t own_cores(const banyan_comm *comm)
 {
     const banyan_topology *t = banyan_comm_topology(comm);
     int32_t neighbours = 0;
     cpu_set_t cores;
+    if (is_imaginary(comm)) return 1;
     for (int32_t r = 0; r < t->ranks; r++) neighbours += t->node[r] == t->node[comm->rank];
     const int count = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
     return count > neighbours ? count / neighbours : 1;
@@ -181,7 +187,7 @@ static banyan_status compare(banyan_plan *plan, uint64_t *all)
 /* The ranks' part of it. An imaginary cluster has nobody to talk to. */
 static banyan_status settle(banyan_plan *plan, banyan_status status)
 {
-    const int alone = plan->ranks == 1 || strcmp(plan->comm->transport->name, "imaginary") == 0;
+    const int alone = plan->ranks == 1 || is_imaginary(plan->comm);
     uint64_t *hashes = banyan_plan_alloc(plan, (size_t)plan->ranks, sizeof *hashes);
     if (!status && !hashes) status = BANYAN_ERR_MEMORY;
     if (!alone) status = banyan_comm_agree(plan->comm, status);

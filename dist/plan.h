@@ -67,6 +67,8 @@ static inline uint64_t banyan_cut_low(const banyan_placed *placed, int32_t index
 void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 /* Bytes of records set aside on a rank, over all layers. */
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
+/* A rank's share but for what a row reads, which takes a loop over blocks. */
+banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens);
 /* Add to blocks [ranks] what each rank keeps of a kind's layers at `tokens` tokens, as if with
  * evict. */
 void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,

@@ -14,8 +14,8 @@
  *
  * A holder's part of the permanent blocks is counted exactly (deal.c); of the window it is the most
  * that it is dealt of any w consecutive block numbers. A sole holder's is w less the permanent
- * blocks that every w consecutive blocks contain. Nobody holds more than all that it is ever dealt,
- * which is what evict: false must have room for. */
+ * blocks that every w consecutive blocks contain. With evict: false there is room for all that a
+ * holder is ever dealt. */
 #include "dist/plan.h"
 
 #include <stdio.h>
@@ -51,25 +51,33 @@ static int64_t residues_of(const banyan_retention *r)
     return banyan_retention_count(r, r->prefix + r->period) - r->prefix;
 }
 
-void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
+/* At most this many of the window's blocks are a holder's. */
+static int64_t window_part(const banyan_head_plan *head, int32_t index, int64_t window,
+                           int64_t blocks)
 {
     const banyan_retention *r = &head->retention;
-    const banyan_placed *placed = &head->placed;
+    const uint64_t low = banyan_cut_low(&head->placed, index);
+    const uint64_t high = head->placed.holder[index].cut;
+    if (banyan_retention_count(r, blocks) == blocks) return 0; /* all are permanent */
+    if (head->placed.count == 1) return window - window / r->period * residues_of(r);
+    const int64_t most = banyan_deal_most(window, low, high);
+    const int64_t all = banyan_deal_below(blocks, high) - banyan_deal_below(blocks, low);
+    return most < all ? most : all;
+}
+
+void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
+{
     const banyan_kept_set ever = banyan_plan_kept_at(plan, head, plan->spec.max_tokens, 0);
-    const int64_t permanent = banyan_retention_count(r, ever.blocks);
-    const int64_t window = window_blocks(plan, r);
-    int64_t before = 0, permanent_before = 0;
-    for (int32_t i = 0; i < placed->count; i++) {
-        const uint64_t low = banyan_cut_low(placed, i), high = placed->holder[i].cut;
-        const int64_t below = banyan_kept_below(&ever, high);
-        const int64_t permanent_below = banyan_deal_below(permanent, high);
-        int64_t most = placed->count == 1 ? window - window / r->period * residues_of(r)
-                                          : banyan_deal_most(window, low, high);
-        most += permanent_below - permanent_before;
-        const int64_t all = below - before;
-        head->capacity[i] = plan->spec.evict && most < all ? most : all;
+    const int64_t permanent = banyan_retention_count(&head->retention, ever.blocks);
+    const int64_t window = window_blocks(plan, &head->retention);
+    int64_t before = 0;
+    for (int32_t i = 0; i < head->placed.count; i++) {
+        const uint64_t cut = head->placed.holder[i].cut;
+        const int64_t below = plan->spec.evict ? banyan_deal_below(permanent, cut)
+                                               : banyan_kept_below(&ever, cut);
+        head->capacity[i] = below - before;
+        if (plan->spec.evict) head->capacity[i] += window_part(head, i, window, ever.blocks);
         before = below;
-        permanent_before = permanent_below;
     }
 }
 

@@ -8,19 +8,21 @@
  * counts n - b if it is permanent, and min(n - b, w) if not: sums of arithmetic series. */
 #include "dist/plan.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+__extension__ typedef __int128 int128;
+
 /* Sum of min(n - b, w) over b = first, first + step, .. < n. */
-static double series(int64_t first, int64_t step, int64_t n, int64_t w)
+static int128 series(int64_t first, int64_t step, int64_t n, int64_t w)
 {
     if (first >= n) return 0;
     const int64_t longest = n - first, count = (longest - 1) / step + 1;
     const int64_t capped = longest > w ? (longest - w - 1) / step + 1 : 0;
     const int64_t whole = capped < count ? capped : count, rest = count - whole;
     const int64_t top = longest - whole * step; /* the first that is not capped */
-    return (double)(whole * w) +
-           (rest ? (double)((2 * top - (rest - 1) * step) * rest) / 2 : 0.0);
+    return (int128)whole * w + (int128)(2 * top - (rest - 1) * step) * rest / 2;
 }
 
 static double prefill_triples(const banyan_retention *r, int64_t n, int32_t block_tokens)
@@ -28,7 +30,7 @@ static double prefill_triples(const banyan_retention *r, int64_t n, int32_t bloc
     const int64_t reach = r->reach < n * block_tokens ? r->reach : n * block_tokens;
     const int64_t w = (block_tokens - 1 + reach) / block_tokens + 1;
     const int64_t prefix = r->prefix < n ? r->prefix : n;
-    double sum = series(0, 1, n, w);
+    int128 sum = series(0, 1, n, w);
     sum += series(0, 1, n, n) - series(prefix, 1, n, n);
     sum -= series(0, 1, n, w) - series(prefix, 1, n, w);
     for (int32_t i = 0; i < r->period; i++) {
@@ -37,7 +39,7 @@ static double prefill_triples(const banyan_retention *r, int64_t n, int32_t bloc
             prefix + ((i - prefix % r->period) % r->period + r->period) % r->period;
         sum += series(first, r->period, n, n) - series(first, r->period, n, w);
     }
-    return sum;
+    return (double)sum;
 }
 
 static double weight_of(const banyan_plan *plan, const banyan_head_plan *head, int64_t kept)
@@ -61,13 +63,16 @@ static banyan_status keep_holders(banyan_plan *plan, banyan_head_plan *head,
 {
     const banyan_spec *spec = &plan->spec;
     const banyan_kept_set planned = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
-    const banyan_kept_set ever = banyan_plan_kept_at(plan, head, spec->max_tokens, 0);
+    const int64_t blocks = banyan_blocks(spec->max_tokens, spec->block_tokens);
+    const int64_t permanent = banyan_retention_count(&head->retention, blocks);
     banyan_deal_settle(&planned, placed->holder, placed->count);
 
     banyan_placed *out = &head->placed;
     int64_t before = 0;
     for (int32_t i = 0; i < placed->count; i++) {
-        const int64_t below = banyan_kept_below(&ever, placed->holder[i].cut);
+        const uint64_t cut = placed->holder[i].cut;
+        int64_t below = banyan_deal_below(permanent, cut);
+        if (permanent < blocks) below += banyan_deal_below(blocks, cut);
         if (below > before) placed->holder[out->count++] = placed->holder[i];
         before = below;
     }
@@ -149,6 +154,8 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
         weights += weight[g];
         blocks += (double)count;
     }
+    for (; weights > 0x1p52; weights /= 2) /* placements count in integers */
+        for (int32_t g = 0; g < spec->kv_heads; g++) weight[g] = floor(weight[g] / 2) + 1;
     plan->placement->place(weight, spec->kv_heads, spec->bandwidth, plan->ranks,
                            2 * weights / blocks, placed);
     banyan_status status = BANYAN_OK;

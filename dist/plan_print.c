@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A plan, for people. The same plan prints the same text on every machine and rank; plans for many
- * ranks, heads or kinds are summarised. */
+/* A plan, for people. The same plan prints the same text on every rank; plans for many ranks, heads
+ * or kinds are summarised. */
 #include "dist/plan.h"
 
 #include <stdio.h>
@@ -170,26 +170,24 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
     banyan_traffic traffic;
     banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item_bytes(plan),
                          -1, &traffic);
-    fprintf(out,
-            "  merging    %lld extra holders; a row sends %lld messages, %s, in %d round%s",
-            (long long)extra, (long long)traffic.messages, bytes_text(a, traffic.bytes),
-            (int)kind->schedule.rounds, kind->schedule.rounds == 1 ? "" : "s");
+    fprintf(out, "  merging    extra holders %lld; a row: %s, messages %lld, rounds %d, %s\n",
+            (long long)extra, bytes_text(a, traffic.bytes), (long long)traffic.messages,
+            (int)kind->schedule.rounds, seconds_text(b, traffic.seconds));
     if (traffic.between_messages)
-        fprintf(out, " (between nodes %lld, %s)", (long long)traffic.between_messages,
-                bytes_text(b, traffic.between_bytes));
-    fprintf(out, "; %s\n", seconds_text(a, traffic.seconds));
+        fprintf(out, "             of these between nodes: %s, messages %lld\n",
+                bytes_text(a, traffic.between_bytes), (long long)traffic.between_messages);
 
     /* Per token and extra holder: the group's partials, or the keys and values. */
     const int64_t partials = plan->group * (int64_t)item_bytes(plan);
     const int64_t keys =
         (s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
     if (extra && partials > keys)
-        fprintf(
-            out,
-            "  prefill    of %lld rows sends %s of partials a layer; moving keys and values "
-            "would take %s\n",
-            (long long)s->planned_tokens, bytes_text(a, extra * partials * s->planned_tokens),
-            bytes_text(b, extra * keys * s->planned_tokens));
+        fprintf(out,
+                "  prefill    %lld rows send %s of partials a layer; moving keys and values "
+                "would take %s\n",
+                (long long)s->planned_tokens,
+                bytes_text(a, extra * partials * s->planned_tokens),
+                bytes_text(b, extra * keys * s->planned_tokens));
 }
 
 static void print_coverage(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
@@ -224,8 +222,7 @@ static void print_kind(const banyan_plan *plan, const banyan_kind *kind, int64_t
 static void print_rank(const banyan_plan *plan, int rank, FILE *out)
 {
     char kept[32], capacity[32], workspace[32], sent[32];
-    banyan_share share;
-    if (banyan_plan_share(plan, rank, plan->spec.planned_tokens, &share)) return;
+    const banyan_share share = banyan_plan_load(plan, rank, plan->spec.planned_tokens);
     fprintf(out, "  %5d %5d  %10lld %12s %12s %12s %8lld %12s\n", rank,
             (int)banyan_comm_topology(plan->comm)->node[rank], (long long)share.kept_blocks,
             bytes_text(kept, share.kept_bytes), bytes_text(capacity, share.capacity_bytes),

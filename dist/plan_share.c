@@ -48,8 +48,8 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
     return BANYAN_OK;
 }
 
-static banyan_status add_head(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
-                              int rank, int64_t tokens, banyan_share *sum)
+static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
+                               int32_t kv_head, int rank, int64_t tokens, banyan_share *sum)
 {
     const banyan_head_plan *head = &kind->head[kv_head];
     const int32_t index = banyan_holder_index(&head->placed, rank);
@@ -63,10 +63,30 @@ static banyan_status add_head(const banyan_plan *plan, const banyan_kind *kind, 
         const banyan_status status = count_reads(plan, head, index, tokens, &blocks, &pairs);
         if (status) return status;
     }
-    sum->kept_blocks += banyan_plan_kept(plan, kind, kv_head, rank, tokens) * kind->layer_count;
     sum->read_blocks += blocks * kind->layer_count;
     sum->pairs += pairs * kind->layer_count;
     return BANYAN_OK;
+}
+
+banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
+{
+    const size_t item = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+    banyan_share sum = {0};
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        for (int32_t g = 0; g < plan->spec.kv_heads; g++)
+            sum.kept_blocks +=
+                banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
+        banyan_traffic traffic;
+        banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item, rank,
+                             &traffic);
+        sum.messages += traffic.messages * kind->layer_count;
+        sum.bytes_sent += traffic.bytes * kind->layer_count;
+    }
+    sum.kept_bytes = sum.kept_blocks * (int64_t)plan->record_bytes;
+    sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
+    sum.workspace_bytes = banyan_plan_workspace(plan, rank);
+    return sum;
 }
 
 banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
@@ -80,23 +100,13 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t token
     if (tokens < 0 || tokens > plan->spec.max_tokens)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "tokens is %lld: expected 0..%lld",
                            (long long)tokens, (long long)plan->spec.max_tokens);
-    banyan_share sum = {0};
-    const size_t item = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+    banyan_share sum = banyan_plan_load(plan, rank, tokens);
     for (int32_t k = 0; k < plan->kinds; k++) {
-        const banyan_kind *kind = &plan->kind[k];
         for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
-            const banyan_status status = add_head(plan, kind, g, rank, tokens, &sum);
+            const banyan_status status = add_reads(plan, &plan->kind[k], g, rank, tokens, &sum);
             if (status) return status;
         }
-        banyan_traffic traffic;
-        banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item, rank,
-                             &traffic);
-        sum.messages += traffic.messages * kind->layer_count;
-        sum.bytes_sent += traffic.bytes * kind->layer_count;
     }
-    sum.kept_bytes = sum.kept_blocks * (int64_t)plan->record_bytes;
-    sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
-    sum.workspace_bytes = banyan_plan_workspace(plan, rank);
     *out = sum;
     return BANYAN_OK;
 }

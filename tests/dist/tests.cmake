@@ -1,6 +1,20 @@
 banyan_unit_test(deal_test dist/deal_test.c)
 banyan_unit_test(placement_test dist/placement_test.c)
 banyan_unit_test(spec_test dist/spec_test.c)
+banyan_unit_test(balance_test dist/balance_test.c)
+banyan_unit_test(memory_test dist/memory_test.c)
+banyan_unit_test(plan_test dist/plan_test.c)
+
+banyan_test_program(agree_test dist/agree_test.c)
+foreach(ranks 2 3 7)
+  banyan_mpi_test(agree_test ${ranks})
+endforeach()
+
+banyan_test_program(golden_plans dist/golden_plans.c)
+add_test(NAME golden_plans
+         COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/golden/compare.sh $<TARGET_FILE:golden_plans>)
+set_tests_properties(golden_plans PROPERTIES LABELS golden)
+
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
 foreach(name attend calls evict graded steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
