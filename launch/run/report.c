@@ -55,9 +55,10 @@ static summary summarise(const run_task *t, const run_figures *all)
     return s;
 }
 
-static double rate(const run_figures *f)
+/* GB a second; 0 when nothing was appended alone. */
+static double rate(double bytes, double seconds)
 {
-    return f->append_seconds > 0 ? f->append_bytes / f->append_seconds * 1e-9 : 0;
+    return seconds > 0 ? bytes / seconds * 1e-9 : 0;
 }
 
 static void print_ranks(const run_task *t, const run_figures *all)
@@ -70,16 +71,17 @@ static void print_ranks(const run_task *t, const run_figures *all)
            s->layers == 1 ? "layer" : "layers", s->heads, s->kv_heads, s->key_dim, s->value_dim,
            banyan_dtype_name(s->cache_dtype), s->kernel ? s->kernel : "?", s->threads,
            s->threads == 1 ? "thread" : "threads");
-    printf("rank  kept MiB  planned  workspace  RSS growth  append GB/s  messages    MiB sent  "
-           "checked  error/bound\n");
+    printf("rank  kept MiB  planned  workspace  RSS growth  append GB/s  a CPU-s  messages    "
+           "MiB sent  checked  error/bound\n");
     double kept = 0, workspace = 0;
     for (int r = 0; r < t->j->ranks; r++) {
         const run_figures *f = &all[r];
-        printf("%4d  %8.1f %8.1f   %8.1f    %8.1f     %8.2f  %8" PRId64 "  %10.2f  %7" PRId64
-               "  %11.3g\n",
+        printf("%4d  %8.1f %8.1f   %8.1f    %8.1f     %8.2f %8.2f  %8" PRId64
+               "  %10.2f  %7" PRId64 "  %11.3g\n",
                r, (double)f->kept_bytes / mib, (double)f->planned_bytes / mib,
-               (double)f->workspace_bytes / mib, f->rss_growth / mib, rate(f), f->messages,
-               (double)f->bytes_sent / mib, f->checked, f->worst_share);
+               (double)f->workspace_bytes / mib, f->rss_growth / mib,
+               rate(f->append_bytes, f->append_seconds), rate(f->append_bytes, f->append_cpu),
+               f->messages, (double)f->bytes_sent / mib, f->checked, f->worst_share);
         kept += (double)f->kept_bytes;
         workspace += (double)f->workspace_bytes;
     }
@@ -107,14 +109,15 @@ static void write_json(const run_task *t, const run_figures *all, const summary 
 {
     for (int r = 0; r < t->j->ranks; r++) {
         const run_figures *f = &all[r];
-        json_t *line =
-            json_pack("{s:i,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f}", "rank", r, "kept_bytes",
-                      (json_int_t)f->kept_bytes, "planned_bytes", (json_int_t)f->planned_bytes,
-                      "workspace_bytes", (json_int_t)f->workspace_bytes, "rss_growth_bytes",
-                      f->rss_growth, "append_gb_s", rate(f), "prefill_seconds",
-                      f->prefill_seconds, "messages", (json_int_t)f->messages, "bytes_sent",
-                      (json_int_t)f->bytes_sent, "checked", (json_int_t)f->checked,
-                      "error_over_bound", isfinite(f->worst_share) ? f->worst_share : 1e300);
+        json_t *line = json_pack(
+            "{s:i,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:I,s:I,s:f}", "rank", r, "kept_bytes",
+            (json_int_t)f->kept_bytes, "planned_bytes", (json_int_t)f->planned_bytes,
+            "workspace_bytes", (json_int_t)f->workspace_bytes, "rss_growth_bytes",
+            f->rss_growth, "append_gb_s", rate(f->append_bytes, f->append_seconds),
+            "append_gb_cpu_s", rate(f->append_bytes, f->append_cpu), "prefill_seconds",
+            f->prefill_seconds, "messages", (json_int_t)f->messages, "bytes_sent",
+            (json_int_t)f->bytes_sent, "checked", (json_int_t)f->checked, "error_over_bound",
+            isfinite(f->worst_share) ? f->worst_share : 1e300);
         json_dumpf(line, out, JSON_COMPACT);
         fputc('\n', out);
         json_decref(line);

@@ -23,10 +23,11 @@ typedef struct run_sample {
 /* What one rank measured; exchanged as bytes. */
 typedef struct run_figures {
     double append_seconds, append_bytes; /* keys and values in the cache's format */
-    double prefill_seconds;              /* calls that attend, before the decode steps */
-    double rss_growth;                   /* bytes since before the cache was made */
-    double worst_error;                  /* |out - oracle| */
-    double worst_share;                  /* error / bound, of out and lse */
+    double append_cpu;      /* seconds that this rank's threads worked, when cores are shared */
+    double prefill_seconds; /* calls that attend, before the decode steps */
+    double rss_growth;      /* bytes since before the cache was made */
+    double worst_error;     /* |out - oracle| */
+    double worst_share;     /* error / bound, of out and lse */
     int64_t checked, kept_bytes, planned_bytes, workspace_bytes, messages, bytes_sent;
     uint64_t bits; /* a hash of every output row that this rank holds */
 } run_figures;

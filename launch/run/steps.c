@@ -7,6 +7,7 @@
 #include "launch/data.h"
 
 #include <string.h>
+#include <time.h>
 
 static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, int32_t rows)
 {
@@ -90,6 +91,14 @@ static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
     }
 }
 
+/* Of all threads of this process. */
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* Every layer over the same rows. Returns the time in *seconds, without the making of data. */
 static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, double *seconds)
 {
@@ -101,11 +110,12 @@ static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, d
             banyan_status status = banyan_comm_allreduce(t->j->comm, &nothing, 1, BANYAN_MAX);
             if (status) return status;
         }
-        double start = now_seconds();
+        double start = now_seconds(), start_cpu = cpu_seconds();
         banyan_status status =
             banyan_attend(t->cache, layer, at, rows, attends ? t->q : NULL, t->k, t->v,
                           attends ? t->out : NULL, attends ? t->lse : NULL);
         *seconds += now_seconds() - start;
+        if (!attends) t->mine.append_cpu += cpu_seconds() - start_cpu;
         if (status) return status;
         if (attends) take_rows(t, layer, at, rows);
     }
