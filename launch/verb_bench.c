@@ -17,92 +17,100 @@ static bool is_available(const char *kernel)
     return false;
 }
 
-static void print_ceilings(const ceilings *c)
+static const char heading[] = "                                            |        ceilings | "
+                              "at least                       | "
+                              "measured\n"
+                              "row                      kernel  threads    |  GB/s   GFLOP/s | "
+                              "MiB read   GFLOP         ms by     | "
+                              "median ms  +-%   GB/s  GFLOP/s  fraction  bar\n";
+
+static double read_rate(const bench_result *r)
 {
-    printf("%d %s: read %.1f GB/s", c->threads, c->threads == 1 ? "thread" : "threads",
-           c->read * 1e-9);
-    for (int i = 0; i < BENCH_PEAKS; i++)
-        if (c->flops[i] > 0) printf("; %s %.0f GFLOP/s", peak_row(i)->name, c->flops[i] * 1e-9);
-    putchar('\n');
-    fflush(stdout);
+    return r->memory_bound > 0 ? r->bytes / r->median : 0;
+}
+
+static const char *bound_by(const bench_result *r)
+{
+    return r->memory_bound > r->math_bound ? "memory" : "math";
 }
 
 static void print_result(const bench_row *row, const bench_result *r)
 {
-    double bound = bench_bound(r);
-    printf("%-24s %-7s %7d %10.1f %10.2f %10.3f %-6s %10.3f %6.1f %8.1f %9.1f %9.2f %5.2f\n",
-           row->name, r->kernel, r->threads, r->bytes / (1 << 20), r->flops * 1e-9, bound * 1e3,
-           r->memory_bound > r->math_bound ? "memory" : "math", r->median * 1e3,
-           r->spread * 100, r->memory_bound > 0 ? r->bytes / r->median * 1e-9 : 0,
-           r->flops / r->median * 1e-9, bound / r->median, row->bar);
+    printf(
+        "%-24s %-10s %4d    | %5.1f  %8.0f | %8.1f %8.2f %9.3f %-6s | %9.3f %4.1f %6.1f %8.1f  "
+        "%8.2f %4.2f\n",
+        row->name, r->kernel, r->threads, r->at_most.read * 1e-9, r->at_most.flops * 1e-9,
+        r->memory_bound > 0 ? r->bytes / (1 << 20) : 0, r->flops * 1e-9, bench_bound(r) * 1e3,
+        bound_by(r), r->median * 1e3, r->spread * 100, read_rate(r) * 1e-9,
+        r->flops / r->median * 1e-9, bench_bound(r) / r->median, row->bar);
+    if (r->over_like > 0)
+        printf("%-24s %.3f x the time of its operations at the rate of \"%s\"\n", "",
+               r->over_like, row->like);
     fflush(stdout);
 }
 
 static void write_result(const bench_row *row, const bench_result *r, FILE *out)
 {
-    double bound = bench_bound(r);
     json_t *line = json_pack(
-        "{s:s,s:s,s:i,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}", "row", row->name, "kernel",
-        r->kernel, "threads", r->threads, "bytes", r->bytes, "flops", r->flops, "bound_seconds",
-        bound, "bound_by", r->memory_bound > r->math_bound ? "memory" : "math",
-        "median_seconds", r->median, "spread", r->spread, "repetitions", r->repetitions, "gb_s",
-        r->memory_bound > 0 ? r->bytes / r->median * 1e-9 : 0.0, "gflop_s",
-        r->flops / r->median * 1e-9, "fraction", bound / r->median, "bar", row->bar);
+        "{s:s,s:s,s:i,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}", "row",
+        row->name, "kernel", r->kernel, "threads", r->threads, "read_ceiling_gb_s",
+        r->at_most.read * 1e-9, "math_ceiling_gflop_s", r->at_most.flops * 1e-9, "math",
+        r->at_most.math->name, "bytes", r->bytes, "flops", r->flops, "bound_seconds",
+        bench_bound(r), "bound_by", bound_by(r), "median_seconds", r->median, "spread",
+        r->spread, "repetitions", r->repetitions, "gb_s", read_rate(r) * 1e-9, "gflop_s",
+        r->flops / r->median * 1e-9, "fraction", bench_bound(r) / r->median, "bar", row->bar);
+    if (r->over_like > 0) json_object_set_new(line, "over_like", json_real(r->over_like));
     json_dumpf(line, out, JSON_COMPACT);
     fputc('\n', out);
     json_decref(line);
 }
 
-static void write_ceilings(const ceilings *c, FILE *out)
+typedef struct bench_table {
+    const job *j;
+    const regex_t *only;
+    bool quick;
+    FILE *json;
+    int printed;
+    double rate[64]; /* of each row with all threads, operations a second; 0: not measured */
+} bench_table;
+
+static int row_index(const char *name)
 {
-    json_t *line =
-        json_pack("{s:i,s:f}", "ceilings_of_threads", c->threads, "read_gb_s", c->read * 1e-9);
-    for (int i = 0; i < BENCH_PEAKS; i++)
-        if (c->flops[i] > 0)
-            json_object_set_new(line, peak_row(i)->name, json_real(c->flops[i] * 1e-9));
-    json_dumpf(line, out, JSON_COMPACT);
-    fputc('\n', out);
-    json_decref(line);
+    for (int i = 0; name && bench_rows[i].name; i++)
+        if (!strcmp(bench_rows[i].name, name)) return i;
+    return -1;
 }
 
-/* All rows that match, with one thread where asked, and with all. */
-static int run_rows(const job *j, const regex_t *only, bool quick, FILE *json)
+static int run_row(bench_table *t, int index, int threads)
 {
-    int most = omp_get_max_threads(), code = EXIT_OK, matched = 0;
-    const Banyan__Execution *e = j->config->execution;
-    if (e && e->has_threads && e->threads > 0) most = e->threads;
-    for (int threads = 1; !code; threads = most) {
-        bool heading = false;
-        ceilings c;
-        for (const bench_row *row = bench_rows; !code && row->name; row++) {
-            if (regexec(only, row->name, 0, NULL, 0) || !is_available(row->kernel)) continue;
-            matched++;
-            if (threads < most && !row->each_thread) continue;
-            if (!heading) {
-                if (!ceilings_measure(threads, quick, &c)) {
-                    say_error(j, "no memory to measure the read bandwidth with");
-                    return EXIT_FAILED;
-                }
-                print_ceilings(&c);
-                if (json) write_ceilings(&c, json);
-                printf("%-24s %-7s %7s %10s %10s %10s %-6s %10s %6s %8s %9s %9s %5s\n", "row",
-                       "kernel", "threads", "MiB read", "GFLOP", "bound ms", "by", "median ms",
-                       "+-%", "GB/s", "GFLOP/s", "fraction", "bar");
-                heading = true;
-            }
-            bench_result r;
-            code = bench_measure(j, row, &c, quick, &r);
-            if (code) break;
-            print_result(row, &r);
-            if (json) write_result(row, &r, json);
-        }
-        if (threads == most) break;
+    const bench_row *row = &bench_rows[index];
+    bench_result r;
+    int code = bench_measure(t->j, row, threads, t->quick, &r);
+    if (code) return code;
+    int like = row_index(row->like);
+    if (like >= 0) r.over_like = t->rate[like] * r.median / r.flops;
+    t->rate[index] = r.flops / r.median;
+    if (t->printed++ == 0) fputs(heading, stdout);
+    print_result(row, &r);
+    if (t->json) write_result(row, &r, t->json);
+    return EXIT_OK;
+}
+
+/* All rows that match: with one thread where asked, and with all. */
+static int run_rows(bench_table *t)
+{
+    const Banyan__Execution *e = t->j->config->execution;
+    int most = e && e->has_threads && e->threads > 0 ? e->threads : omp_get_max_threads();
+    for (int i = 0; bench_rows[i].name; i++) {
+        const bench_row *row = &bench_rows[i];
+        if (regexec(t->only, row->name, 0, NULL, 0) || !is_available(row->kernel)) continue;
+        int code = row->each_thread && most > 1 ? run_row(t, i, 1) : EXIT_OK;
+        if (!code) code = run_row(t, i, most);
+        if (code) return code;
     }
-    if (!code && !matched) {
-        say_error(j, "--only \"%s\" matches no row", job_text(j, "only"));
-        code = EXIT_USAGE;
-    }
-    return code;
+    if (t->printed) return EXIT_OK;
+    say_error(t->j, "--only \"%s\" matches no row", job_text(t->j, "only"));
+    return EXIT_USAGE;
 }
 
 static int run(job *j)
@@ -118,8 +126,10 @@ static int run(job *j)
     }
     output_file *json = path ? output_open(j, path) : NULL;
     int code = path && !json ? EXIT_FAILED : EXIT_OK;
-    if (!code)
-        code = run_rows(j, &only, job_switch(j, "quick"), json ? output_stream(json) : NULL);
+    banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
+    bench_table table = {.j = j, .only = &only, .quick = job_switch(j, "quick")};
+    if (json) table.json = output_stream(json);
+    if (!code) code = run_rows(&table);
     int written = output_close(json, j, code == EXIT_OK);
     regfree(&only);
     return written > code ? written : code;

@@ -19,18 +19,16 @@ typedef struct peak {
     float (*loop)(int64_t rounds);
 } peak;
 extern const peak peak_scalar, peak_avx2, peak_avx512, peak_avx512_bf16;
-const peak *peak_row(int index); /* NULL past the end; not all are usable */
 
-enum { BENCH_PEAKS = 4 };
 typedef struct ceilings {
-    int threads;
-    double read;               /* bytes a second, from memory far beyond the caches */
-    double flops[BENCH_PEAKS]; /* a second, all threads together; 0: not usable */
+    double read;      /* bytes a second, from memory far beyond the caches */
+    double flops;     /* operations a second, all threads together */
+    const peak *math; /* of this kind */
 } ceilings;
-/* false: out of memory. */
-bool ceilings_measure(int threads, bool quick, ceilings *out);
-/* The arithmetic ceiling of a kernel with a cache format. */
-int ceilings_of(const ceilings *c, const char *kernel, banyan_dtype dtype);
+/* What `threads` threads can do at most, in the arithmetic of a kernel with a cache format. false:
+ * out of memory. */
+bool ceilings_measure(int threads, bool quick, const char *kernel, banyan_dtype dtype,
+                      ceilings *out);
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 
@@ -43,6 +41,7 @@ typedef struct bench_row {
     int32_t rows;     /* decode rows at the end; 0: prefill of all tokens */
     bool each_thread; /* also with one thread */
     double bar;       /* the fraction of the bound that it should reach */
+    const char *like; /* NULL, or: the row whose rate it should keep up with */
 } bench_row;
 extern const bench_row bench_rows[]; /* ends with a NULL name */
 
@@ -50,15 +49,17 @@ extern const bench_row bench_rows[]; /* ends with a NULL name */
 typedef struct bench_result {
     const char *kernel;
     int threads, repetitions;
+    ceilings at_most;
     double bytes, flops;             /* that must be read, and done */
     double memory_bound, math_bound; /* seconds */
     double median, spread;           /* seconds; half of the middle half, relative */
+    double over_like; /* median / time at the rate of row->like; 0: not measured */
 } bench_result;
 static inline double bench_bound(const bench_result *r)
 {
     return r->memory_bound > r->math_bound ? r->memory_bound : r->math_bound;
 }
-int bench_measure(const job *j, const bench_row *row, const ceilings *c, bool quick,
+int bench_measure(const job *j, const bench_row *row, int threads, bool quick,
                   bench_result *out);
 
 #endif

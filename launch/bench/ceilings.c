@@ -8,18 +8,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const peak *const peaks[BENCH_PEAKS] = {
+static const peak *const peaks[] = {
     &peak_scalar,
 #ifdef BENCH_X86
-    &peak_avx2,
-    &peak_avx512,
-    &peak_avx512_bf16,
+    &peak_avx2, &peak_avx512,
+    &peak_avx512_bf16, /* the higher of two for one kernel comes last */
 #endif
 };
 
-const peak *peak_row(int index)
+static const peak *peak_of(const char *kernel, banyan_dtype dtype)
 {
-    return index >= 0 && index < BENCH_PEAKS ? peaks[index] : NULL;
+    const peak *best = &peak_scalar;
+    for (size_t i = 0; i < sizeof peaks / sizeof peaks[0]; i++)
+        if (!strcmp(peaks[i]->kernel, kernel) && peaks[i]->usable() &&
+            (!peaks[i]->bf16 || dtype == BANYAN_BF16))
+            best = peaks[i];
+    return best;
 }
 
 static volatile float kept_float; /* results go somewhere, so that loops are not dropped */
@@ -100,24 +104,13 @@ static double measure_read(int threads, int64_t bytes)
     return best;
 }
 
-bool ceilings_measure(int threads, bool quick, ceilings *out)
+bool ceilings_measure(int threads, bool quick, const char *kernel, banyan_dtype dtype,
+                      ceilings *out)
 {
-    *out = (ceilings){.threads = threads};
     int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE), bytes = (int64_t)(quick ? 64 : 1024) << 20;
     if (!quick && bytes < 8 * cache) bytes = 8 * cache;
+    out->math = peak_of(kernel, dtype);
     out->read = measure_read(threads, bytes);
-    for (int i = 0; i < BENCH_PEAKS; i++)
-        if (peaks[i] && peaks[i]->usable())
-            out->flops[i] = measure_peak(peaks[i], threads, quick ? 0.005 : 0.1);
+    out->flops = measure_peak(out->math, threads, quick ? 0.005 : 0.1);
     return out->read > 0;
-}
-
-int ceilings_of(const ceilings *c, const char *kernel, banyan_dtype dtype)
-{
-    int best = 0;
-    for (int i = 0; i < BENCH_PEAKS; i++)
-        if (c->flops[i] > 0 && !strcmp(peaks[i]->kernel, kernel) &&
-            (!peaks[i]->bf16 || dtype == BANYAN_BF16))
-            best = i; /* bf16 comes last: it is the higher one */
-    return best;
 }

@@ -114,20 +114,18 @@ static double visible_pairs(const bench_run *b, double pairs)
     return pairs * block - unseen * b->row->heads;
 }
 
-static banyan_status derive(const bench_run *b, const ceilings *c, double pairs,
-                            bench_result *out)
+static banyan_status derive(const bench_run *b, double pairs, bench_result *out)
 {
     const banyan_spec *s = banyan_plan_spec(b->plan);
     banyan_share share;
     banyan_status status = banyan_plan_share(b->plan, 0, b->tokens, &share);
     if (status) return status;
     double width = s->key_dim + s->value_dim;
-    out->kernel = s->kernel ? s->kernel : "scalar";
     out->bytes = (double)share.read_blocks * s->block_tokens * width *
                  (double)banyan_dtype_bytes(s->cache_dtype);
     out->flops = visible_pairs(b, pairs) * 2 * width;
-    out->memory_bound = b->row->rows ? out->bytes / c->read : 0;
-    out->math_bound = out->flops / c->flops[ceilings_of(c, out->kernel, s->cache_dtype)];
+    out->memory_bound = b->row->rows ? out->bytes / out->at_most.read : 0;
+    out->math_bound = out->flops / out->at_most.flops;
     return BANYAN_OK;
 }
 
@@ -157,12 +155,16 @@ static banyan_status repeat(bench_run *b, bool quick, bench_result *out)
     return BANYAN_OK;
 }
 
-static banyan_status measure(bench_run *b, const ceilings *c, bool quick, bench_result *out)
+static banyan_status measure(bench_run *b, int threads, bool quick, bench_result *out)
 {
     banyan_stats before = {0}, after;
-    banyan_status status = prepare(b, c->threads);
+    banyan_status status = prepare(b, threads);
     if (!status && b->row->rows) status = fill(b, false);
     if (status) return status;
+    out->threads = threads;
+    out->kernel = banyan_plan_spec(b->plan)->kernel;
+    if (!ceilings_measure(threads, quick, out->kernel, b->row->dtype, &out->at_most))
+        return BANYAN_ERR_MEMORY;
     if (b->row->rows) {
         double warm;
         banyan_cache_stats(b->cache, &before);
@@ -172,16 +174,15 @@ static banyan_status measure(bench_run *b, const ceilings *c, bool quick, bench_
     if (!status) status = repeat(b, quick, out);
     if (status) return status;
     if (!b->row->rows) banyan_cache_stats(b->cache, &after); /* a fresh cache each time */
-    out->threads = c->threads;
-    return derive(b, c, (double)(after.pairs - before.pairs), out);
+    return derive(b, (double)(after.pairs - before.pairs), out);
 }
 
-int bench_measure(const job *j, const bench_row *row, const ceilings *c, bool quick,
+int bench_measure(const job *j, const bench_row *row, int threads, bool quick,
                   bench_result *out)
 {
     *out = (bench_result){0};
     bench_run b = {.j = j, .row = row, .tokens = quick ? row->tokens / 64 : row->tokens};
-    banyan_status status = measure(&b, c, quick, out);
+    banyan_status status = measure(&b, threads, quick, out);
     progress_end(j);
     int code = status ? job_failed(j, status, row->name) : EXIT_OK;
     finish(&b);

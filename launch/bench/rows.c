@@ -22,7 +22,7 @@ const bench_row bench_rows[] = {
     {"prefill dense fp32 avx2", LLAMA, .dtype = BANYAN_F32, .kernel = "avx2", .tokens = 16 K,
      .bar = 0.70},
     {"prefill s2 bf16", LLAMA, .dtype = BANYAN_BF16, .use = "s2 stride=16 local=16 per=kv",
-     .tokens = 128 K, .bar = 0.52},
+     .tokens = 128 K, .bar = 0.52, .like = "prefill dense bf16"},
     {"prefill mha d64 bf16", .heads = 32, .kv_heads = 32, .key_dim = 64, .value_dim = 64,
      .dtype = BANYAN_BF16, .tokens = 16 K, .bar = 0.50},
     {"prefill 192/128 bf16", .heads = 16, .kv_heads = 16, .key_dim = 192, .value_dim = 128,
