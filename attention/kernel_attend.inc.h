@@ -16,7 +16,8 @@ enum {
     WINDOW = 16,
     WINDOW_BYTES = 256 << 10,
     DIRECT_ROWS = 2 * VEC_ROWS,
-    SINGLE_TOKENS = 64,
+    FEW_STRIPS = 3,
+    FEW_TOKENS = 64,
     LEAD = 4 << 10
 };
 
@@ -43,11 +44,11 @@ static int32_t strips_of(int32_t rows)
     return (rows + VEC_ROWS - 1) / VEC_ROWS;
 }
 
-/* A single strip takes the blocks one by one, as they lie in memory, if they are not too short. */
+/* Few strips take the blocks one by one, as they lie in memory, if they are not too short. */
 static int32_t window_blocks(const layout *used, int32_t total)
 {
     size_t fit = WINDOW_BYTES / used->bytes;
-    if (strips_of(total) == 1) return (SINGLE_TOKENS + used->tokens - 1) / used->tokens;
+    if (strips_of(total) <= FEW_STRIPS) return (FEW_TOKENS + used->tokens - 1) / used->tokens;
     return fit > WINDOW ? WINDOW : fit > 0 ? (int32_t)fit : 1;
 }
 
@@ -154,7 +155,8 @@ static void widen(const work *w, const char *record, char *image)
 /* The blocks of `members` (bits of the window) for the rows of a strip. */
 static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
-    chunk now = {.row = row, .rows = rows};
+    chunk now;
+    now.row = row, now.rows = rows, now.pieces = now.columns = 0;
     for (int32_t i = 0; i < x->count; i++) {
         if (!(members >> i & 1)) continue;
         view seen;
@@ -207,8 +209,8 @@ static void plan_ahead(work *w, const window *x, int64_t left)
                  .pace = (lines + beats - 1) / beats,
                  .is_near = strips == 1};
     if (strips == 1 && x->count == 1 && w->stored.bytes > LEAD) {
-        a->part[0].at = (const char *)x->entry->record + LEAD;
-        a->part[0].end = (const char *)x->entry->record + w->stored.bytes;
+        a->at = (const char *)x->entry->record + LEAD;
+        a->end = (const char *)x->entry->record + w->stored.bytes;
         a->budget = LEAD;
     }
 }

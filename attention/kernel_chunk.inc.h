@@ -14,17 +14,6 @@
 
 enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
 
-/* Memory that is asked for before it is needed, record after record, evenly: so many lines a beat
- * of the products that all of it has been asked for by the end of the window. */
-typedef struct ahead {
-    const banyan_entry *entry; /* the next record, and how many there are */
-    int64_t count;
-    stretch part[2]; /* what is left of the present ones */
-    size_t budget;   /* bytes that this window will ask for after that */
-    int32_t pace;    /* lines a beat */
-    int is_near;     /* will be needed soon: bring it into the level 1 cache */
-} ahead;
-
 typedef struct work {
     const banyan_tile *tile;
     layout stored; /* of the records */
@@ -94,7 +83,7 @@ static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t 
                     int32_t rows, view *out)
 {
     const int64_t tokens = tile->shape.block_tokens, base = entry->block * tokens;
-    *out = (view){.first = 0, .end = (int32_t)tokens};
+    out->first = 0, out->end = (int32_t)tokens, out->partial = 0;
     if (entry->edge < 0 && base + tokens - 1 <= tile->at && base >= tile->first_token &&
         base + tokens <= tile->end_token)
         return;
@@ -150,20 +139,15 @@ static void chunk_add(chunk *x, const layout *stored, const char *used, const ch
 static void product_ahead(work *w, product *p, int32_t rows, int32_t vectors)
 {
     ahead *x = &w->ahead;
-    for (int i = 0; i < 2 && x->count > 0 && x->budget > 0; i++) {
-        if (x->part[0].at == x->part[0].end)
-            x->part[0] = x->part[1], x->part[1].at = x->part[1].end;
-        if (x->part[1].at != x->part[1].end) break;
+    if (x->then_at == x->then_end && x->count > 0 && x->budget > 0) {
         size_t bytes = x->budget < w->stored.bytes ? x->budget : w->stored.bytes;
-        x->part[1].at = x->entry->record;
-        x->part[1].end = x->part[1].at + bytes;
+        x->then_at = x->entry->record;
+        x->then_end = x->then_at + bytes;
         x->budget -= bytes;
         x->entry++, x->count--;
     }
-    p->ahead[0] = x->part[0], p->ahead[1] = x->part[1];
-    p->pace = x->pace, p->is_near = x->is_near;
+    p->ahead = x;
     product_run(p, w->kind, rows, vectors);
-    x->part[0] = p->ahead[0], x->part[1] = p->ahead[1];
 }
 
 static void chunk_scores(work *w, const chunk *x)

@@ -29,9 +29,16 @@ typedef struct product_part {
     int32_t a; /* index of the part's first scalar in a row of a */
 } product_part;
 
-typedef struct stretch {
-    const char *at, *end;
-} stretch;
+/* Memory that is asked for before it is needed, evenly: so many lines for every PRODUCT_BEAT steps. */
+typedef struct ahead {
+    const char *at, *end;           /* what is left of one stretch */
+    const char *then_at, *then_end; /* the stretch after it */
+    int32_t pace;                   /* lines */
+    int is_near;               /* will be needed soon: bring it into the level 1 cache, not 2 */
+    const banyan_entry *entry; /* the next records, how many, and how many bytes of them */
+    int64_t count;
+    size_t budget;
+} ahead;
 
 typedef struct product {
     const float *a;   /* 32-bit words, whatever they hold */
@@ -42,9 +49,7 @@ typedef struct product {
     const float *alpha; /* [rows], or NULL: c is only written */
     float *c;
     int64_t c_stride;
-    stretch ahead[2]; /* memory to ask for meanwhile, one after the other */
-    int32_t pace;     /* lines of it that are asked for every PRODUCT_BEAT steps */
-    int is_near;      /* into the level 1 cache, not 2 */
+    ahead *ahead;
 } product;
 
 VEC_INLINE void product_step(vec acc[VEC_ROWS][VEC_GROUP], const float *a, int64_t a_stride,
@@ -109,9 +114,9 @@ VEC_INLINE void product_tile(product *p, const int R, const int G, const product
     const product_part *part = p->part, *part_end = part + p->parts;
     const int64_t a_stride = p->a_stride;
     const size_t b_stride = p->b_stride;
-    const size_t pace = (size_t)p->pace * LINE;
-    const int is_near = p->is_near;
-    stretch ahead = p->ahead[0];
+    const size_t pace = (size_t)p->ahead->pace * LINE;
+    const int is_near = p->ahead->is_near;
+    const char *ask = p->ahead->at, *ask_end = p->ahead->end;
     for (; part < part_end; part++) {
         const float *a = p->a + part->a;
         const char *b[VEC_GROUP];
@@ -120,21 +125,20 @@ VEC_INLINE void product_tile(product *p, const int R, const int G, const product
         const size_t end = (size_t)part->steps * b_stride, beat = PRODUCT_BEAT * b_stride;
         for (size_t at = 0; at < end;) {
             const size_t pause = at + (end - at < beat ? end - at : beat);
-            const size_t left = (size_t)(ahead.end - ahead.at), ask = left < pace ? left : pace;
+            const char *stop = (size_t)(ask_end - ask) < pace ? ask_end : ask + pace;
             if (is_near)
-                for (size_t i = 0; i < ask; i += LINE) vec_prefetch_near(ahead.at + i);
+                for (; ask < stop; ask += LINE) vec_prefetch_near(ask);
             else
-                for (size_t i = 0; i < ask; i += LINE) vec_prefetch_far(ahead.at + i);
-            ahead.at += ask;
-            if (ask == left) {
-                ahead = p->ahead[1];
-                p->ahead[1].at = p->ahead[1].end;
+                for (; ask < stop; ask += LINE) vec_prefetch_far(ask);
+            if (ask == ask_end) {
+                ask = p->ahead->then_at, ask_end = p->ahead->then_end;
+                p->ahead->then_at = ask_end;
             }
             for (; at < pause; at += b_stride, a += words)
                 product_step(acc, a, a_stride, b, at, R, G, kind);
         }
     }
-    p->ahead[0] = ahead;
+    p->ahead->at = ask, p->ahead->end = ask_end;
 
     const float *alpha = p->alpha;
     float *c = p->c;
