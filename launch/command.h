@@ -14,6 +14,9 @@ extern const verb_entry verb_table[]; /* ends with a NULL name */
 
 extern const flag common_flags[];
 
+/* Give OpenBLAS the processor's kernels and one thread. May start the program anew: call it first. */
+void blas_choose(char **argv);
+
 void help_program(FILE *out);
 void help_verb(FILE *out, const verb_entry *entry);
 

@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define BANYAN_ROW(name, needs, doc) extern const verb verb_##name;
 #include "launch/verbs.def"
@@ -27,30 +26,6 @@ const verb *verb_row(int index)
 {
     int count = (int)(sizeof verb_table / sizeof verb_table[0]) - 1;
     return index >= 0 && index < count ? verb_table[index].verb : NULL;
-}
-
-/* OpenBLAS chooses its kernels and starts its threads when it is loaded, before main, from
- * environment variables. 0.3.21 (Debian 12) takes AVX-512 processors that it does not know for
- * Haswell, at half their speed, and would start a thread per core in every rank. Nothing that it
- * exports can change the choice later, so the program starts itself once more with both variables
- * set; before MPI is initialised that is free of consequences. A user's own setting stays. */
-static void choose_blas(char **argv)
-{
-#if defined(__x86_64__) && defined(__GNUC__)
-    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-#else
-    bool wide = false;
-#endif
-    bool core = wide && !getenv("OPENBLAS_CORETYPE"), threads = !getenv("OPENBLAS_NUM_THREADS");
-    if (!core && !threads) return;
-    if (core && setenv("OPENBLAS_CORETYPE", "SkylakeX", 0)) return;
-    if (threads && setenv("OPENBLAS_NUM_THREADS", "1", 0)) return;
-    char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (length <= 0) return;
-    path[length] = 0;
-    execv(path, argv); /* returns only on failure: then matrices are slower, and right */
 }
 
 static uint64_t hash_words(char **words)
@@ -209,7 +184,7 @@ static int same_code(const job *j, int code)
 int main(int argc, char **argv)
 {
     (void)argc;
-    choose_blas(argv);
+    blas_choose(argv);
     job j = {0};
     banyan_status status = banyan_comm_create(NULL, NULL, &j.comm);
     if (status) {
