@@ -14,3 +14,13 @@ foreach(ranks 3 7)
   banyan_mpi_test(model_test ${ranks} work)
 endforeach()
 banyan_mpi_test(model_test 3 calls)
+
+# Against another implementation. -DBANYAN_REFERENCE_PYTHON names a Python that has torch and
+# transformers; without them the test is skipped and says so.
+set(BANYAN_REFERENCE_PYTHON python3 CACHE STRING "Python with torch and transformers, for the label reference")
+if(BANYAN_HAS_MPI AND TARGET banyan_program)
+  add_test(NAME llama_reference
+    COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/llama_reference.py
+            $<TARGET_FILE:banyan_program> ${test_mpirun})
+  set_tests_properties(llama_reference PROPERTIES LABELS reference SKIP_RETURN_CODE 77 TIMEOUT 600)
+endif()
