@@ -114,18 +114,20 @@ static void check_probe(model *m, const prompt *p)
             CHECK_MSG(fabsf(out[h * DIM + i] - code[i]) < 2e-3f, "head %d, %d: %g", h, i,
                       out[h * DIM + i]);
     }
-    /* layer 0, rows of both tokens: head h has copied the token 1 + h mod 3 back */
-    float two[2 * HEADS * DIM];
-    probe = (model_probe){.layer = 0, .out = two};
-    check_status(m, model_forward(m, TOKENS - 2, p->ids + TOKENS - 2, 2, 2, NULL, NULL, &probe,
-                                  NULL, NULL));
-    for (int row = 0; row < 2; row++)
-        for (int32_t h = 0; h < heads; h++) {
-            constructed_code(p->ids[TOKENS - 2 + row - constructed_offset(h)], code);
-            for (int i = 0; i < DIM; i += 17)
-                CHECK_MSG(fabsf(two[(row * heads + h) * DIM + i] - code[i]) < 1e-2f,
-                          "layer 0, head %d", h);
+    /* layer 0, where all rows are attended: head h has copied the token 1 + h mod 3 back */
+    for (int32_t rows = 1; rows <= 2; rows++) {
+        float two[2 * HEADS * DIM];
+        probe = (model_probe){.layer = 0, .out = two};
+        check_status(m, model_forward(m, TOKENS - 2, p->ids + TOKENS - 2, 2, rows, NULL, NULL,
+                                      &probe, NULL, NULL));
+        for (int i = 0; i < rows * heads; i++) {
+            int32_t token = TOKENS - rows + i / heads;
+            constructed_code(p->ids[token - constructed_offset(i % heads)], code);
+            for (int e = 0; e < DIM; e += 17)
+                CHECK_MSG(fabsf(two[i * DIM + e] - code[e]) < 1e-2f, "layer 0, row %d head %d",
+                          i / heads, i % heads);
         }
+    }
 }
 
 static void ask(model *m, const prompt *p, const uint32_t *expected, int count)
