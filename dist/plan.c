@@ -219,7 +219,6 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
         banyan_plan_destroy(plan);
         return status;
     }
-    if (plan->rank == 0 && plan->warnings[0]) banyan_log(BANYAN_LOG_WARN, "%s", plan->warnings);
     *out = plan;
     return BANYAN_OK;
 }

@@ -24,6 +24,7 @@ static banyan_status add_warning(banyan_plan *plan, const char *line)
     snprintf(text, before + strlen(line) + 2, "%s%s%s", plan->warnings, before ? "\n" : "",
              line);
     plan->warnings = text;
+    if (plan->rank == 0) banyan_log(BANYAN_LOG_WARN, "%s", line);
     return BANYAN_OK;
 }
 

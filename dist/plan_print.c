@@ -259,6 +259,16 @@ static void print_ranks(const banyan_plan *plan, int64_t *blocks, FILE *out)
             bytes_text(most_text, most * (int64_t)plan->record_bytes));
 }
 
+static void print_warnings(const char *line, FILE *out)
+{
+    if (*line) fputc('\n', out);
+    while (*line) {
+        const size_t length = strcspn(line, "\n");
+        fprintf(out, "warning: %.*s\n", (int)length, line);
+        line += length + (line[length] != 0);
+    }
+}
+
 void banyan_plan_print(const banyan_plan *plan, FILE *out)
 {
     int64_t *blocks = plan && out ? calloc((size_t)plan->ranks, sizeof *blocks) : NULL;
@@ -275,6 +285,6 @@ void banyan_plan_print(const banyan_plan *plan, FILE *out)
         print_kind(plan, &plan->kind[k], blocks, out);
     }
     print_ranks(plan, blocks, out);
-    if (plan->warnings[0]) fprintf(out, "\nwarning: %s\n", plan->warnings);
+    print_warnings(plan->warnings, out);
     free(blocks);
 }

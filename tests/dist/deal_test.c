@@ -98,6 +98,9 @@ static void test_owner(uint64_t *seed)
             CHECK(banyan_owner_index(holder, count, n) == first);
         }
     }
+    holder[0].cut = reverse_by_bits(5); /* a block on the cut itself is the next holder's */
+    holder[1].cut = UINT64_MAX;
+    CHECK(banyan_owner_index(holder, 2, 5) == 1);
     banyan_placed placed = {.holder = holder, .count = random_holders(seed, holder, 40)};
     for (int32_t i = 0; i < placed.count; i++) holder[i].rank = 3 * i + 1;
     for (int32_t i = 0; i < placed.count; i++) {

@@ -151,6 +151,22 @@ static void test_like_heads(void)
     }
 }
 
+/* Two cuts nearly meet a border and go there; the third cuts a head. */
+static void test_snap(void)
+{
+    static input in;
+    in = (input){.heads = 3, .ranks = 4, .border = 2};
+    in.weight[0] = 1000;
+    in.weight[1] = 1003;
+    in.weight[2] = 2000;
+    for (int32_t r = 0; r < 4; r++) in.bandwidth[r] = 1;
+    run(banyan_placement_find("line"), &in);
+    CHECK(placed[0].count == 1 && placed[1].count == 1 && placed[2].count == 2);
+    in.weight[1] = 1040; /* 1 % of a piece is 10 */
+    run(banyan_placement_find("line"), &in);
+    CHECK_MSG(extra_holders(&in) == 2, "%d", (int)extra_holders(&in));
+}
+
 /* More heads with a block more than a cut may drift: the cuts still all go to borders. */
 static void test_drift(void)
 {
@@ -211,6 +227,7 @@ int main(void)
     test_random_mixes();
     test_like_heads();
     test_drift();
+    test_snap();
     test_degenerate();
     test_heads();
     return test_end();
