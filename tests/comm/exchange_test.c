@@ -181,36 +181,79 @@ static void test_random_steps(uint64_t seed)
     banyan_schedule_free(&s);
 }
 
-/* A merge over random items, on an imagined machine of as many ranks as there are. */
+/* Random items, on an imagined machine of as many ranks as there are. */
+typedef struct task {
+    banyan_topology topology;
+    banyan_item item[most_items];
+    int32_t holder[most_items][most_ranks];
+    int count;
+} task;
+
+static void make_task(task *t, uint64_t seed)
+{
+    int32_t node[most_ranks];
+    for (int r = 0; r < size; r++) node[r] = (int32_t)test_below(&seed, size);
+    CHECK(banyan_topology_make(node, size, &t->topology) == BANYAN_OK);
+    t->count = 1 + (int)test_below(&seed, most_items);
+    for (int i = 0; i < t->count; i++) {
+        int32_t *holder = t->holder[i], holders = 0;
+        for (int r = 0; r < size; r++)
+            if (test_below(&seed, 3)) holder[holders++] = r;
+        if (!holders) holder[holders++] = size - 1;
+        const int32_t home = test_below(&seed, 4) ? holder[test_below(&seed, holders)]
+                                                  : (int32_t)test_below(&seed, size);
+        t->item[i] = (banyan_item){holder, holders, home};
+    }
+}
+
+static void build(const task *t, const banyan_merge *merge, int all, banyan_schedule *s)
+{
+    *s = (banyan_schedule){0};
+    merge->build(&t->topology, t->item, t->count, all, s);
+    banyan_schedule_sort(s);
+    CHECK(banyan_schedule_replay(s, &t->topology, t->item, t->count, all) == BANYAN_OK);
+}
+
 static void test_merge(const banyan_merge *merge, uint64_t seed)
 {
-    uint64_t state = seed * 31 + 7;
-    int32_t node[most_ranks], holder[most_items][most_ranks];
-    banyan_item items[most_items];
-    banyan_topology topology;
-    banyan_schedule s = {0};
-    const int all = (int)test_below(&state, 2);
+    task t;
+    banyan_schedule s;
+    const int all = (int)(seed % 2);
     uint32_t present = 0, wanted = 0;
-    for (int r = 0; r < size; r++) node[r] = (int32_t)test_below(&state, size);
-    CHECK(banyan_topology_make(node, size, &topology) == BANYAN_OK);
-    const int count = 1 + (int)test_below(&state, most_items);
-    for (int i = 0; i < count; i++) {
-        int32_t holders = 0;
-        for (int r = 0; r < size; r++)
-            if (test_below(&state, 3)) holder[i][holders++] = r;
-        if (!holders) holder[i][holders++] = size - 1;
-        const int32_t home = test_below(&state, 4) ? holder[i][test_below(&state, holders)]
-                                                   : (int32_t)test_below(&state, size);
-        items[i] = (banyan_item){holder[i], holders, home};
-        if (all || home == rank) wanted |= 1u << i;
-        for (int32_t h = 0; h < holders; h++) present |= (uint32_t)(holder[i][h] == rank) << i;
+    make_task(&t, seed * 31 + 7);
+    for (int i = 0; i < t.count; i++) {
+        if (all || t.item[i].home == rank) wanted |= 1u << i;
+        for (int32_t h = 0; h < t.item[i].holders; h++)
+            present |= (uint32_t)(t.holder[i][h] == rank) << i;
     }
-    merge->build(&topology, items, count, all, &s);
-    banyan_schedule_sort(&s);
-    CHECK(banyan_schedule_replay(&s, &topology, items, count, all) == BANYAN_OK);
+    build(&t, merge, all, &s);
     check_schedule(&s, seed, present | wanted, wanted);
     banyan_schedule_free(&s);
-    banyan_topology_free(&topology);
+    banyan_topology_free(&t.topology);
+}
+
+/* What home gets does not depend on who else wants it, to the bit; and `gather` is `direct`. */
+static void test_home(const banyan_merge *merge, uint64_t seed)
+{
+    task t;
+    banyan_schedule s;
+    uint64_t home[most_items][most_words];
+    make_task(&t, seed * 63 + 5);
+    const int is_gather = !strcmp(merge->name, "gather");
+    build(&t, is_gather ? banyan_merge_find("direct") : merge, 0, &s);
+    start_values(seed);
+    simulate(&s);
+    for (int i = 0; i < t.count; i++)
+        memcpy(home[i], now[t.item[i].home][i].word, sizeof home[i]);
+    banyan_schedule_free(&s);
+    build(&t, merge, 1, &s);
+    start_values(seed);
+    simulate(&s);
+    for (int i = 0; i < t.count; i++)
+        CHECK_MSG(!memcmp(home[i], now[t.item[i].home][i].word, sizeof home[i]),
+                  "%s, seed %d, item %d", merge->name, (int)seed, i);
+    banyan_schedule_free(&s);
+    banyan_topology_free(&t.topology);
 }
 
 /* With `all`, every rank has the same bits in the end (and the simulation says which). */
@@ -272,7 +315,10 @@ int main(int argc, char **argv)
     for (uint64_t seed = 0; seed < 100; seed++) test_random_steps(seed);
     CHECK(size == 1 || combines > 0);
     for (int i = 0; banyan_merge_row(i); i++) {
-        for (uint64_t seed = 0; seed < 100; seed++) test_merge(banyan_merge_row(i), seed);
+        for (uint64_t seed = 0; seed < 100; seed++) {
+            test_merge(banyan_merge_row(i), seed);
+            if (seed % 4 == 0) test_home(banyan_merge_row(i), seed);
+        }
         test_same_bits(banyan_merge_row(i));
     }
     banyan_comm_destroy(comm);

@@ -207,6 +207,74 @@ static void test_tree_cost(void)
         }
 }
 
+static void test_butterfly_cost(void)
+{
+    const banyan_item item = {first_ranks, 8, 3};
+    banyan_traffic t = cost_of("butterfly", "node:2 rank:4", &item, 1, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 8 * 3);
+    CHECK_EQUAL(t.max_messages, 3);
+    CHECK_EQUAL(t.between_messages, 8);
+    CHECK_EQUAL(t.seconds, 2 + 2 + 26);
+    t = cost_of("butterfly", "node:2 rank:4", &item, 1, 0, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 7); /* a tree remains */
+    CHECK_EQUAL(t.seconds, 2 + 2 + 26);
+
+    /* ranks dealt over nodes: still inside first */
+    const int32_t node[] = {0, 1, 0, 1, 0, 1, 0, 1};
+    banyan_topology topology;
+    banyan_schedule s = {0};
+    CHECK(banyan_topology_make(node, 8, &topology) == BANYAN_OK);
+    banyan_merge_find("butterfly")->build(&topology, &item, 1, 1, &s);
+    for (int32_t i = 0; i < s.count; i++)
+        CHECK(s.step[i].round == 2 || node[s.step[i].src] == node[s.step[i].dst]);
+    banyan_schedule_free(&s);
+    banyan_topology_free(&topology);
+
+    /* n = 2^k + pairs holders: the pairs become one, k rounds of all groups, the pairs part */
+    for (int n = 1; n <= 12; n++) {
+        const banyan_item some = {first_ranks, n, n / 2};
+        int k = 0;
+        while (2 << k <= n) k++;
+        const int pairs = n - (1 << k);
+        char machine[64];
+        snprintf(machine, sizeof machine, "rank:%d", n);
+        t = cost_of("butterfly", machine, &some, 1, 1, 8, -1, unit_links);
+        CHECK_EQUAL(t.messages, k * (1 << k) + 2 * pairs);
+        CHECK_EQUAL(t.seconds, 2 * (k + 2 * (pairs > 0)));
+        t = cost_of("butterfly", machine, &some, 1, 0, 8, -1, unit_links);
+        CHECK_EQUAL(t.messages, n - 1);
+        CHECK_EQUAL(t.seconds, 2 * (k + (pairs > 0)));
+    }
+
+    /* 2 of 9 have it: 2, 4, then one more, from whom it is not far */
+    const banyan_item pair = {first_ranks + 2, 2, 2};
+    t = cost_of("butterfly", "rank:9", &pair, 1, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 2 + 7);
+    CHECK_EQUAL(t.seconds, 2 * (1 + 3));
+    CHECK_EQUAL(t.max_messages, 4);
+
+    /* everyone has an item of its own: log2 rounds, one message a rank in each */
+    banyan_item own[8];
+    for (int i = 0; i < 8; i++) own[i] = (banyan_item){first_ranks + i, 1, i};
+    t = cost_of("butterfly", "rank:8", own, 8, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 8 * 3);
+    CHECK_EQUAL(t.max_bytes, 7 * 8);
+    CHECK_EQUAL(t.seconds, 2 + 3 + 5); /* 1 + (1, 2, 4) * 8 / 8 */
+}
+
+static void test_gather_cost(void)
+{
+    const banyan_item item = {first_ranks + 1, 3, 2};
+    banyan_traffic t = cost_of("gather", "node:2 rank:4", &item, 1, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 3 * 7);
+    CHECK_EQUAL(t.max_messages, 7);
+    CHECK_EQUAL(t.between_messages, 3 * 4);
+    CHECK_EQUAL(t.seconds, 3 * 2 + 4 * 26);
+    t = cost_of("gather", "node:2 rank:4", &item, 1, 0, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 2);
+    CHECK_EQUAL(t.seconds, 2 * 2);
+}
+
 /* Items that take the same way travel together, whatever phase a shorter one could be in. */
 static void test_packing(void)
 {
@@ -230,10 +298,12 @@ int main(void)
         test_large(merge);
         test_alone(merge);
     }
-    CHECK(rows >= 2);
+    CHECK(rows >= 4);
     CHECK(!banyan_merge_find("trees") && !banyan_merge_find(NULL) && !banyan_merge_row(-1));
     test_direct_cost();
     test_tree_cost();
+    test_butterfly_cost();
+    test_gather_cost();
     test_packing();
     return test_end();
 }
