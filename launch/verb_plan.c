@@ -143,7 +143,8 @@ static const flag flags[] = {
      "the machine in words, \"node:4 rank:8\" or \"node:2 rank:8,3\""},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"placement", "NAME", "execution.placement", "line, spread, heads"},
-    {"merge", "NAME", "execution.merge", "direct, tree; default: the cheapest"},
+    {"merge", "NAME", "execution.merge",
+     "direct, tree, butterfly, gather; default: the cheapest"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {NULL, NULL, NULL, NULL}};
