@@ -35,7 +35,7 @@ static const shape_case cases[] = {
     {.name = "wide keys", SHAPE(4, 2, 192, 128), SIZES(32, 300, 90), .cache = BANYAN_BF16,
      .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = "all", .threads = 2},
     {.name = "few blocks", SHAPE(4, 2, 32, 32), SIZES(64, 70, 17), .placement = "spread",
-     .merge = "tree", .home = "dealt", .where = "all"},
+     .merge = "butterfly", .home = "dealt", .where = "all"},
     {.name = "one token", SHAPE(6, 2, 16, 16), SIZES(16, 1, 1), .out = BANYAN_F16,
      .placement = "spread", .merge = "tree", .threads = 3},
     {.name = "s2 per query head", SHAPE(8, 2, 64, 64), SIZES(16, 700, 150), .rollback = 20,
@@ -58,14 +58,14 @@ static const shape_case cases[] = {
     {.name = "large blocks", SHAPE(4, 4, 64, 64), SIZES(256, 700, 256), .rollback = 300,
      .cache = BANYAN_F16, .in = BANYAN_BF16, .merge = "tree", .threads = 2},
     {.name = "row by row", SHAPE(4, 2, 16, 16), SIZES(16, 90, 1), .rollback = 7,
-     .rules = {"*:0-1:sink_window sink=1 window=30t"}, .placement = "spread", .where = "all",
-     .threads = 3},
+     .rules = {"*:0-1:sink_window sink=1 window=30t"}, .placement = "spread", .merge = "gather",
+     .where = "all", .threads = 3},
     {.name = "largest dims", SHAPE(2, 1, 576, 512), SIZES(16, 60, 20), .cache = BANYAN_BF16},
     {.name = "a rank lost", .layers = 2, SHAPE(8, 2, 32, 32), SIZES(16, 350, 100),
      .merge = "tree", .where = "all", .loses = 1},
     {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
      .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
-     .merge = "tree", .home = "dealt", .threads = 2, .uneven = 1},
+     .merge = "butterfly", .home = "dealt", .threads = 2, .uneven = 1},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases) };
