@@ -15,6 +15,17 @@ foreach(ranks 3 7)
 endforeach()
 banyan_mpi_test(model_test 3 calls)
 
+# As a user starts it.
+if(TARGET banyan_program)
+  set(generate ${CMAKE_CURRENT_LIST_DIR}/generate.sh $<TARGET_FILE:banyan_program>)
+  add_test(NAME generate COMMAND ${generate})
+  set_tests_properties(generate PROPERTIES LABELS smoke TIMEOUT 300)
+  if(BANYAN_HAS_MPI)
+    add_test(NAME generate_p3 COMMAND ${generate} ${test_mpirun})
+    set_tests_properties(generate_p3 PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  endif()
+endif()
+
 # Against another implementation. -DBANYAN_REFERENCE_PYTHON names a Python that has torch and
 # transformers; without them the test is skipped and says so.
 set(BANYAN_REFERENCE_PYTHON python3 CACHE STRING "Python with torch and transformers, for the label reference")

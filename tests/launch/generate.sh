@@ -1,0 +1,63 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# generate.sh BANYAN [MPIRUN]: `model` and `generate` as a user starts them, and what they say to what
+# cannot be. With MPIRUN on three ranks, where every error is said once.
+banyan=$1 mpirun=$2
+. "$(dirname "$0")/expect.sh"
+ranks() {
+  if [ -n "$mpirun" ]; then "$mpirun" 3 "$banyan" "$@"; else "$banyan" "$@"; fi
+}
+timeout() { shift; "$@"; } # of expect, which cannot start a function; the test has a limit itself
+le() { # little endian
+  for n in "$@"; do
+    printf "$(printf '\\%03o\\%03o\\%03o\\%03o' $((n & 255)) $((n >> 8 & 255)) $((n >> 16 & 255)) \
+      $((n >> 24)))"
+  done
+}
+m=$folder/m ids=$folder/ids.u32
+
+expect 2 "--out DIR is needed" "$banyan" model
+expect 2 "at least 3 heads" "$banyan" model --out "$m" --heads 2 --kv-heads 1
+expect 2 "8 heads and 3 KV heads" "$banyan" model --out "$m" --kv-heads 3
+expect 2 "shards is 99; expected 1 .. 21" "$banyan" model --out "$m" --shards 99
+expect 2 "67108864 tokens" "$banyan" model --out "$m" --tokens 64m
+expect 2 "No such file or directory" "$banyan" model --out "$folder/no/where"
+[ ! -e "$m" ] || fault "a refused model left files"
+expect 0 "" "$banyan" model --out "$m" --tokens 4k --heads 6 --kv-heads 3 --dtype fp16 --shards 2
+
+# BOS, a needle (key 700 701 702, value 900 901 902 903), words, the question: answer and dot, then
+# what follows the dot, which is asked for again.
+le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 702 9 > "$ids"
+ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" > "$folder/output" 2>&1 ||
+  fault "generate failed"
+[ "$(tr '\n' ' ' < "$folder/output")" = "900 901 902 903 10 " ] || fault "another answer"
+[ "$(wc -c < "$folder/l")" = $((32768 * 4)) ] || fault "logits of another size"
+le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 703 9 > "$ids"
+expect_once 0 2 ranks generate --model "$m" --ids "$ids" --count 1
+
+expect_once 2 "--model DIR is needed" ranks generate --ids "$ids"
+expect_once 2 "--ids FILE" ranks generate --model "$m"
+expect_once 2 '--count "x": expected a number' ranks generate --model "$m" --ids "$ids" --count x
+expect_once 2 "ids.u32: No such file" ranks generate --model "$m" --ids "$folder/no/ids.u32"
+expect_once 2 "max_tokens 24" ranks generate --model "$m" --ids "$ids" --count 9 \
+  --set cache.max_tokens=24
+expect_once 2 "config.json" ranks generate --model "$folder/none" --ids "$ids"
+expect_once 3 "/dev/full" ranks generate --model "$m" --ids "$ids" --logits /dev/full --count 1
+expect_once 2 'did you mean "dense"' ranks generate --model "$m" --ids "$ids" --use dence
+: > "$ids"
+expect_once 2 "empty; a prompt has at least one token" ranks generate --model "$m" --ids "$ids"
+le 0 5 > "$ids" && printf x >> "$ids"
+expect_once 2 "1 bytes after the last id" ranks generate --model "$m" --ids "$ids"
+le 0 5 40000 > "$ids"
+expect_once 2 "id 40000 at position 2; the vocabulary has 32768 ids" \
+  ranks generate --model "$m" --ids "$ids"
+
+le 0 5 > "$ids"
+truncate -s 5000 "$m/model-00002-of-00002.safetensors"
+expect_once 2 "model-00002-of-00002.safetensors" ranks generate --model "$m" --ids "$ids"
+rm "$m/model-00002-of-00002.safetensors"
+expect_once 2 "model-00002-of-00002.safetensors: No such file" ranks generate --model "$m" --ids "$ids"
+sed -i 's/LlamaForCausalLM/GPTNeoXForCausalLM/' "$m/config.json"
+expect_once 2 'GPTNeoXForCausalLM"]; expected ["LlamaForCausalLM"]' \
+  ranks generate --model "$m" --ids "$ids"
+[ $faults = 0 ]
