@@ -125,7 +125,8 @@ BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
 
 /* Send and receive any number of messages; returns when all are done. The messages from one rank
  * to another are matched in the order in which both sides list them; sizes must agree, or the
- * receiver fails with ERR_COMM and both sizes. A message to oneself is allowed. Each rank that takes part calls it; nobody else needs to. */
+ * receiver fails with ERR_COMM and both sizes. A message to oneself is allowed. Each rank that takes
+ * part calls it; nobody else needs to. */
 typedef struct banyan_message {
     int peer;
     void *data;

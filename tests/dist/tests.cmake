@@ -2,6 +2,7 @@ banyan_unit_test(deal_test dist/deal_test.c)
 banyan_unit_test(placement_test dist/placement_test.c)
 banyan_unit_test(spec_test dist/spec_test.c)
 banyan_unit_test(balance_test dist/balance_test.c)
+banyan_unit_test(list_test dist/list_test.c)
 banyan_unit_test(memory_test dist/memory_test.c)
 banyan_unit_test(plan_test dist/plan_test.c)
 

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The tables as people see them: every row of every .def, here or with the reason why not. */
+#include "dist/dist.h"
+#include "tests/test.h"
+
+static int rows_of(banyan_table table, const char *wanted, int *found)
+{
+    const char *name, *doc, *why;
+    int i = 0, available;
+    *found = 0;
+    for (; banyan_list(table, i, &name, &doc, &available, &why); i++) {
+        CHECK_MSG(name[0] && doc[0], "row %d of table %d", i, (int)table);
+        CHECK_MSG(available ? !why[0] : why[0] != 0, "%s: \"%s\"", name, why);
+        if (strcmp(name, wanted) == 0) *found = available;
+    }
+    CHECK(!banyan_list(table, i + 1, &name, &doc, &available, &why));
+    return i;
+}
+
+int main(void)
+{
+    static const char *const wanted[] = {
+        [BANYAN_SELECTORS] = "s2",  [BANYAN_KERNELS] = "scalar",  [BANYAN_PLACEMENTS] = "line",
+        [BANYAN_MERGES] = "direct", [BANYAN_TRANSPORTS] = "self",
+    };
+    int found, kernels = 0, transports = 0;
+    for (int table = 0; table < 5; table++) {
+        CHECK(rows_of((banyan_table)table, wanted[table], &found) >= 2);
+        CHECK_MSG(found, "%s", wanted[table]);
+    }
+    CHECK(!banyan_list((banyan_table)5, 0, NULL, NULL, NULL, NULL));
+    CHECK(!banyan_list(BANYAN_MERGES, -1, NULL, NULL, NULL, NULL));
+    CHECK(banyan_list(BANYAN_MERGES, 0, NULL, NULL, NULL, NULL));
+
+    /* A build leaves out transports that it cannot make, and kernels of other processors; they are
+     * listed all the same. */
+    while (banyan_kernel_row(kernels)) kernels++;
+    while (banyan_transport_row(transports)) transports++;
+    CHECK(rows_of(BANYAN_KERNELS, "avx2", &found) >= kernels);
+    CHECK(rows_of(BANYAN_TRANSPORTS, "mpi", &found) >= transports);
+    return test_end();
+}
