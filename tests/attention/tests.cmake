@@ -1,6 +1,7 @@
 banyan_unit_test(dtype_test attention/dtype_test.c)
 banyan_unit_test(partial_test attention/partial_test.c)
 banyan_unit_test(kernels_test attention/kernels_test.c attention/kernel_trial.c)
+banyan_unit_test(exact_test attention/exact_test.c)
 banyan_unit_test(selectors_test attention/selectors_test.c)
 banyan_unit_test(retention_test attention/retention_test.c)
 banyan_unit_test(rules_test attention/rules_test.c)
