@@ -8,13 +8,8 @@
 #include <math.h>
 #include <stdint.h>
 
-enum {
-    VEC_LANES = 8,
-    VEC_GROUP = 2, /* 6 x 2 accumulators of 16 registers: 2 loads, 6 broadcasts, 12 FMAs */
-    VEC_ROWS = 6,
-    VEC_PANEL = 16,
-    VEC_IMAGES = 4
-};
+/* 12 of 16 registers are accumulators: 2 loads and 6 broadcasts feed 12 multiply-adds. */
+enum { VEC_LANES = 8, VEC_GROUP = 2, VEC_ROWS = 6, VEC_PANEL = 16 };
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
 typedef __m256 vec;
