@@ -259,7 +259,9 @@ int64_t exchange_floats(const model *m, int sending)
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim;
     int64_t kv = 2 * (int64_t)s->kv_heads * s->head_dim;
     int64_t cut = larger(larger(s->hidden, s->intermediate), q);
-    if (!sending) return larger(rows * larger(cut, q + kv), HEAD_ROWS * (int64_t)s->vocab);
+    /* the head's logits, or every rank's choices of an id (head.c) */
+    int64_t head = HEAD_ROWS * larger(s->vocab, 2 * (int64_t)m->ranks);
+    if (!sending) return larger(rows * larger(cut, q + kv), head);
     /* q goes to every holder of a head, k and v to one owner each; outputs to all from one copy */
     int64_t most = 0;
     for (int32_t layer = 0; layer < s->layers; layer++) {
