@@ -137,7 +137,7 @@ static int run_all(run_task *t)
     if (!status) take_figures(t, resident_before);
     if (!status) status = run_check(t);
     if (status != BANYAN_ERR_COMM) status = banyan_comm_agree(j->comm, status);
-    if (status) return job_failed(j, status, NULL);
+    if (status) return job_failed(j, status, t->step);
     return run_report(t);
 }
 

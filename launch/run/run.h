@@ -46,6 +46,7 @@ typedef struct run_task {
     run_sample *sample;
     int32_t samples;
     double *step_seconds; /* [decode] */
+    char step[64];        /* what is running, for messages */
     run_figures mine;
 } run_task;
 

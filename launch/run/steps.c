@@ -6,6 +6,7 @@
 
 #include "launch/data.h"
 
+#include <inttypes.h>
 #include <string.h>
 #include <time.h>
 
@@ -129,6 +130,8 @@ static banyan_status chunks(run_task *t, int64_t from, int64_t to, bool attends,
         int64_t rows = to - at < t->spec->max_rows ? to - at : t->spec->max_rows;
         progress(t->j, "%s %lld of %lld tokens", attends ? "prefill" : "append", (long long)at,
                  (long long)to);
+        snprintf(t->step, sizeof t->step, "%s at token %" PRId64,
+                 attends ? "prefill" : "append", at);
         banyan_status status = call(t, at, (int32_t)rows, attends, seconds);
         if (status) return status;
     }
@@ -148,9 +151,11 @@ banyan_status run_steps(run_task *t)
     status = chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);
     for (int32_t step = 0; !status && step < t->decode; step++) {
         progress(t->j, "decode step %d of %d", step + 1, t->decode);
+        snprintf(t->step, sizeof t->step, "decode step %d of %d", step + 1, t->decode);
         status =
             call(t, t->tokens + (int64_t)step * t->rows, t->rows, true, &t->step_seconds[step]);
     }
     progress_end(t->j);
+    if (!status) t->step[0] = 0;
     return status;
 }
