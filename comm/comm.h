@@ -74,25 +74,44 @@ typedef struct banyan_item {
     int32_t home;
 } banyan_item;
 
-/* One row of comm/merges.def. Builds the steps, all items together. Only an item's holders and its
- * home (with `all`, every rank in the end) take part. */
-typedef struct banyan_merge {
-    const char *name, *doc;
-    void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
-                  int all, banyan_schedule *out);
-} banyan_merge;
-const banyan_merge *banyan_merge_find(const char *name);
-const banyan_merge *banyan_merge_row(int index); /* NULL past the end */
-
 /* Everything that goes from one rank to another in a round is one message. */
 typedef struct banyan_traffic {
     int64_t messages, bytes;                 /* all ranks together */
     int64_t between_messages, between_bytes; /* of these, from node to node */
     int64_t max_messages, max_bytes;         /* of the rank that sends most */
+    int32_t rounds;                          /* in which anything moves */
     /* Alpha-beta estimate: per round the slowest rank, which sends its messages one after another,
      * and meanwhile receives its messages one after another. */
     double seconds;
 } banyan_traffic;
+
+/* One pass of a merge that reduces: an all-reduce of `floats` values, the same number on every rank.
+ * give writes this rank's; take reads what all of them came to. */
+typedef struct banyan_pass {
+    banyan_op op;
+    int64_t floats;
+    void (*give)(void *ctx, float *values);
+    void (*take)(void *ctx, const float *values);
+} banyan_pass;
+
+/* One row of comm/merges.def: build, or else both of the others.
+ * build: the steps, all items together. Only an item's holders and its home (with `all`, every rank
+ * in the end) take part.
+ * reduce: the passes in order, over all ranks, which all have the result; room: 2 x floats of the
+ * longest pass. Adds to messages and bytes what this rank sent, which is what reduce_cost says for
+ * it. A plan takes such a merge only when it is asked for. */
+typedef struct banyan_merge {
+    const char *name, *doc;
+    void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
+                  int all, banyan_schedule *out);
+    banyan_status (*reduce)(banyan_comm *comm, const banyan_pass *pass, int passes, void *ctx,
+                            float *room, int64_t *messages, int64_t *bytes);
+    void (*reduce_cost)(const banyan_topology *topology, const int64_t *floats, int passes,
+                        int rank, banyan_traffic *out);
+} banyan_merge;
+const banyan_merge *banyan_merge_find(const char *name);
+const banyan_merge *banyan_merge_row(int index); /* NULL past the end */
+
 /* rank >= 0: messages and bytes (also between nodes) count what that rank sends, only. Needs a
  * sorted schedule. */
 void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,

@@ -10,7 +10,7 @@
  *     after:     0-->1   2-->3   4-->5            the others of the pairs get the result
  *
  * With n holders there are log2 n rounds, and two more when n is no power of two (Thakur, Rabenseifner,
- * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005, section 4.5). Holders are
+ * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005). Holders are
  * taken node by node, so that the first rounds stay inside.
  *
  * `all`: the holders pass the result on by doubling as well: in every round each rank that has it

@@ -109,8 +109,10 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
             out->between_messages += is_between;
             out->between_bytes += is_between ? bytes : 0;
         }
-        if (end == s->count || s->step[end].round != step->round)
+        if (end == s->count || s->step[end].round != step->round) {
             out->seconds += end_round(load, topology->ranks);
+            out->rounds++;
+        }
     }
     for (int32_t r = 0; r < topology->ranks; r++) {
         if (load[r].messages > out->max_messages) out->max_messages = load[r].messages;

@@ -77,6 +77,9 @@ struct banyan_cache {
     float *slots;      /* [slots][tile_heads * tile_rows][value_dim + 2] */
     float *mass_slots; /* [slots][tile_heads * tile_rows][2] */
     int64_t *start;    /* [lanes + 1]: first entry of a lane's list, end to end */
+    /* Of a merge that reduces; else NULL. */
+    float *maxima;    /* [heads][panel_rows] */
+    float *pass_room; /* twice the longest pass */
 
     char *arena;
     size_t arena_bytes;
@@ -119,6 +122,10 @@ void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t firs
 /* merge_rows.c: merge them across ranks, and write out, lse and mass where they are wanted. */
 banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
                                  int32_t rows);
+
+/* merge_passes.c: the same for a merge that reduces; data [heads] on every rank. */
+banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
+                                     void *const *data, int32_t value_dim, int32_t rows);
 
 /* threads.c: body(arg, i, worker) for i = 0 .. count-1 on `threads` threads, in any order; no two
  * at a time have the same worker (0 .. threads-1). */

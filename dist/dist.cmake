@@ -4,6 +4,7 @@ target_sources(banyan PRIVATE
   dist/cache.c
   dist/deal.c
   dist/list.c
+  dist/merge_passes.c
   dist/merge_rows.c
   dist/panel.c
   dist/placements.c

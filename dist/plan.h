@@ -83,12 +83,21 @@ int banyan_kind_cover(const banyan_plan *plan, const banyan_kind *kind, int32_t 
 /* "0-3, 8": the layers of a kind. */
 void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *text,
                         size_t bytes);
-/* The steps of a merge row for one kind, sorted; MEMORY when there is no room. */
+/* The steps of a merge row for one kind, sorted; none for a merge that reduces; MEMORY when there is
+ * no room. */
 banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
                                    const banyan_merge *merge, banyan_schedule *out);
+/* What is sent for one row of a kind's layer, with the plan's merge; rank < 0: by all ranks. */
+void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                         banyan_traffic *out);
 /* Seconds that one row's merges take over all layers, by the cost model. */
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
                                         double *seconds);
+
+/* The all-reduces of a merge that reduces (merge_passes.c): how many floats each, for `rows` rows. */
+enum { BANYAN_PASSES = 3 };
+void banyan_pass_floats(const banyan_plan *plan, int32_t value_dim, int32_t rows,
+                        int64_t floats[BANYAN_PASSES]);
 
 /* The line as text: which part of which head each rank keeps (plan_draw.c). */
 void banyan_kind_draw(const banyan_plan *plan, const banyan_kind *kind, FILE *out);

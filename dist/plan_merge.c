@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How partials are merged. A kind's items (the partials of one query head, on the head's holders)
  * go through one schedule. Without a merge in the spec the cost model decides: the least time for
- * one row over all layers, the first row of the table on ties. */
+ * one row over all layers, the first row of the table on ties. Merges that reduce whole arrays are
+ * there to compare with, and must be asked for. */
 #include "dist/plan.h"
 
 static size_t item_bytes(const banyan_plan *plan)
@@ -13,6 +14,7 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
                                    const banyan_merge *merge, banyan_schedule *out)
 {
     *out = (banyan_schedule){0};
+    if (!merge->build) return BANYAN_OK;
     merge->build(banyan_comm_topology(plan->comm), kind->item, plan->spec.heads,
                  plan->spec.out[0] == 'a', out);
     if (out->failed) {
@@ -22,6 +24,25 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
     }
     banyan_schedule_sort(out);
     return BANYAN_OK;
+}
+
+static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
+                         const banyan_schedule *schedule, int rank, banyan_traffic *out)
+{
+    const banyan_topology *topology = banyan_comm_topology(plan->comm);
+    int64_t floats[BANYAN_PASSES];
+    if (merge->build) {
+        banyan_schedule_cost(schedule, topology, item_bytes(plan), rank, out);
+    } else {
+        banyan_pass_floats(plan, plan->spec.value_dim, 1, floats);
+        merge->reduce_cost(topology, floats, BANYAN_PASSES, rank, out);
+    }
+}
+
+void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                         banyan_traffic *out)
+{
+    find_traffic(plan, plan->merge, &kind->schedule, rank, out);
 }
 
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
@@ -34,8 +55,7 @@ banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_me
         banyan_traffic traffic;
         const banyan_status status = banyan_kind_schedule(plan, kind, merge, &schedule);
         if (status) return status;
-        banyan_schedule_cost(&schedule, banyan_comm_topology(plan->comm), item_bytes(plan), -1,
-                             &traffic);
+        find_traffic(plan, merge, &schedule, -1, &traffic);
         banyan_schedule_free(&schedule);
         sum += traffic.seconds * kind->layer_count;
     }
@@ -49,6 +69,7 @@ static banyan_status choose(banyan_plan *plan)
     for (int i = 0; banyan_merge_row(i); i++) {
         double seconds;
         const banyan_merge *row = banyan_merge_row(i);
+        if (!row->build) continue;
         const banyan_status status = banyan_plan_merge_seconds(plan, row, &seconds);
         if (status) return status;
         if (plan->merge && seconds >= least) continue;

@@ -168,11 +168,10 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
     const banyan_spec *s = &plan->spec;
     const int64_t extra = banyan_kind_extra_holders(plan, kind);
     banyan_traffic traffic;
-    banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item_bytes(plan),
-                         -1, &traffic);
+    banyan_kind_traffic(plan, kind, -1, &traffic);
     fprintf(out, "  merging    extra holders %lld; a row: %s, messages %lld, rounds %d, %s\n",
             (long long)extra, bytes_text(a, traffic.bytes), (long long)traffic.messages,
-            (int)kind->schedule.rounds, seconds_text(b, traffic.seconds));
+            (int)traffic.rounds, seconds_text(b, traffic.seconds));
     if (traffic.between_messages)
         fprintf(out, "             of these between nodes: %s, messages %lld\n",
                 bytes_text(a, traffic.between_bytes), (long long)traffic.between_messages);

@@ -70,7 +70,6 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
 
 banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
 {
-    const size_t item = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
     banyan_share sum = {0};
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
@@ -78,8 +77,7 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
             sum.kept_blocks +=
                 banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
         banyan_traffic traffic;
-        banyan_schedule_cost(&kind->schedule, banyan_comm_topology(plan->comm), item, rank,
-                             &traffic);
+        banyan_kind_traffic(plan, kind, rank, &traffic);
         sum.messages += traffic.messages * kind->layer_count;
         sum.bytes_sent += traffic.bytes * kind->layer_count;
     }

@@ -7,11 +7,13 @@
  *     lanes           q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, partials of probed tokens
  *     slots           partials of a tile, or of a part of one
+ *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
  * With one thread there is one lane and one slot. With T threads a panel of few tiles is cut into T
  * equal runs of blocks (panel.c), for at most 2T tiles: hence 2T lanes, and 3T - 1 slots. */
 #include "dist/cache.h"
+#include "dist/plan.h"
 
 static size_t round_up(size_t bytes)
 {
@@ -27,7 +29,7 @@ static void *take(banyan_arena *arena, int64_t count, size_t bytes)
 
 static int is_here(const banyan_plan *plan, const banyan_item *item, int rank)
 {
-    if (plan->spec.out[0] == 'a' || item->home == rank) return 1;
+    if (plan->spec.out[0] == 'a' || plan->merge->reduce || item->home == rank) return 1;
     for (int32_t i = 0; i < item->holders; i++)
         if (item->holder[i] == rank) return 1;
     return 0;
@@ -99,6 +101,18 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
     }
 }
 
+static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cache *c)
+{
+    int64_t floats[BANYAN_PASSES];
+    if (!plan->merge->reduce) return;
+    banyan_pass_floats(plan, plan->spec.value_dim, plan->panel_rows, floats);
+    float *maxima = take(arena, floats[0], sizeof *maxima);
+    float *room = take(arena, 2 * floats[1], sizeof *room);
+    if (!c) return;
+    c->maxima = maxima;
+    c->pass_room = room;
+}
+
 /* The block tables of one layer. */
 static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
                       banyan_arena *arena, banyan_layer *layer)
@@ -155,6 +169,7 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
         lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
     for (int32_t i = 0; i < plan->spec.layers; i++)
         lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
+    lay_passes(plan, arena, c);
     lay_scratch(plan, arena, &z, c);
     if (!c) return;
     c->sizes = z;

@@ -144,7 +144,7 @@ static const flag flags[] = {
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"placement", "NAME", "execution.placement", "line, spread, heads"},
     {"merge", "NAME", "execution.merge",
-     "direct, tree, butterfly, gather; default: the cheapest"},
+     "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {NULL, NULL, NULL, NULL}};

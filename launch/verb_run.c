@@ -185,7 +185,7 @@ static const flag flags[] = {
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {"placement", "NAME", "execution.placement", "line, spread, heads"},
     {"merge", "NAME", "execution.merge",
-     "direct, tree, butterfly, gather; default: the cheapest"},
+     "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
     {"kernel", "NAME", "execution.kernel", "scalar, avx2, avx512; default: the fastest"},
     {"threads", "N", "execution.threads", "per rank"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},

@@ -9,10 +9,12 @@ set_tests_properties(transport_test PROPERTIES ENVIRONMENT
   "ASAN_OPTIONS=fast_unwind_on_malloc=0;LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0")
 banyan_unit_test(comm_test comm/comm_test.c)
 banyan_unit_test(exchange_test comm/exchange_test.c)
+banyan_unit_test(reduce_test comm/reduce_test.c)
 banyan_mpi_test(transport_test 3)
 foreach(ranks 1 2 3 4 7)
   banyan_mpi_test(comm_test ${ranks} ${ranks})
   banyan_mpi_test(exchange_test ${ranks} ${ranks})
+  banyan_mpi_test(reduce_test ${ranks} ${ranks})
 endforeach()
 
 # The job ends with the ranks' own exit code, 7, which mpirun reports; a failed check ends it with

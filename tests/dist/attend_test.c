@@ -63,6 +63,11 @@ static const shape_case cases[] = {
     {.name = "largest dims", SHAPE(2, 1, 576, 512), SIZES(16, 60, 20), .cache = BANYAN_BF16},
     {.name = "a rank lost", .layers = 2, SHAPE(8, 2, 32, 32), SIZES(16, 350, 100),
      .merge = "tree", .where = "all", .loses = 1},
+    {.name = "all-reduces", .layers = 2, SHAPE(8, 4, 32, 24), SIZES(16, 420, 90),
+     .rules = {"*:2-3:sink_window sink=1 window=40t", "1:4-7:s2 stride=4 local=2"},
+     .merge = "allreduce", .where = "all", .threads = 2, .loses = 1},
+    {.name = "all-reduces at home", SHAPE(6, 3, 16, 16), SIZES(16, 200, 300),
+     .merge = "allreduce", .home = "dealt"},
     {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
      .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
      .merge = "butterfly", .home = "dealt", .threads = 2, .uneven = 1},
@@ -231,7 +236,7 @@ static void check_stats(const sequence *s, const banyan_cache *cache, const char
     for (int32_t layer = 0; layer < s->spec->layers; layer++)
         for (int32_t g = 0; g < s->spec->kv_heads; g++)
             shared |= banyan_plan_kind(plan, layer)->head[g].placed.count > 1;
-    if (s->spec->out[0] == 'a') shared = plan->ranks > 1;
+    if (s->spec->out[0] == 'a' || plan->merge->reduce) shared = plan->ranks > 1;
     int64_t messages = sequence_sum(s->plan, stats.messages);
     CHECK_MSG(shared == (messages > 0), "%s: heads are %s, %lld messages", name,
               shared ? "shared" : "not shared", (long long)messages);
