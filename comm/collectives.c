@@ -18,6 +18,10 @@ banyan_status banyan_comm_start(banyan_comm *comm, int recv, int peer, void *dat
 {
     if (comm->broken)
         return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (comm->is_started)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "an exchange was started on this comm; expected "
+                           "exchange_wait before anything else");
     const banyan_status status = comm->transport->start(comm, recv, peer, data, bytes);
     if (status == BANYAN_ERR_COMM) comm->broken = 1;
     return status;
@@ -90,8 +94,8 @@ static banyan_status pass_own(const banyan_comm *comm, const banyan_message *sen
     return BANYAN_OK;
 }
 
-banyan_status banyan_comm_exchange(banyan_comm *comm, const banyan_message *sends,
-                                   int send_count, const banyan_message *recvs, int recv_count)
+static banyan_status post(banyan_comm *comm, const banyan_message *sends, int send_count,
+                          const banyan_message *recvs, int recv_count)
 {
     banyan_status status = check_messages(comm, "send", sends, send_count);
     if (!status) status = check_messages(comm, "receive", recvs, recv_count);
@@ -102,8 +106,57 @@ banyan_status banyan_comm_exchange(banyan_comm *comm, const banyan_message *send
     for (int i = 0; i < send_count && !status; i++)
         if (sends[i].peer != comm->rank)
             status = banyan_comm_start(comm, 0, sends[i].peer, sends[i].data, sends[i].bytes);
+    if (!status) pass_own(comm, sends, send_count, recvs, recv_count, 1);
+    return status;
+}
+
+banyan_status banyan_comm_exchange(banyan_comm *comm, const banyan_message *sends,
+                                   int send_count, const banyan_message *recvs, int recv_count)
+{
+    const banyan_status status = post(comm, sends, send_count, recvs, recv_count);
+    return status ? status : banyan_comm_wait(comm);
+}
+
+banyan_status banyan_comm_exchange_start(banyan_comm *comm, const banyan_message *sends,
+                                         int send_count, const banyan_message *recvs,
+                                         int recv_count)
+{
+    if (comm->is_started)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_exchange_start: an exchange was started "
+                                                "before; expected exchange_wait");
+    const banyan_status status = post(comm, sends, send_count, recvs, recv_count);
+    if (!status) comm->is_started = 1;
+    return status;
+}
+
+static banyan_status check_started(const banyan_comm *comm, const char *call)
+{
+    if (comm->is_started) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_ARGUMENT, "%s: no exchange was started", call);
+}
+
+banyan_status banyan_comm_exchange_test(banyan_comm *comm, int *done)
+{
+    banyan_status status = check_started(comm, "comm_exchange_test");
     if (status) return status;
-    pass_own(comm, sends, send_count, recvs, recv_count, 1);
+    if (!comm->transport->test || comm->broken) {
+        status = banyan_comm_exchange_wait(comm);
+        if (!status) *done = 1;
+        return status;
+    }
+    int is_done = 0;
+    status = comm->transport->test(comm, &is_done);
+    if (status == BANYAN_ERR_COMM) comm->broken = 1;
+    if (status || is_done) comm->is_started = 0;
+    if (!status) *done = is_done;
+    return status;
+}
+
+banyan_status banyan_comm_exchange_wait(banyan_comm *comm)
+{
+    const banyan_status status = check_started(comm, "comm_exchange_wait");
+    if (status) return status;
+    comm->is_started = 0;
     return banyan_comm_wait(comm);
 }
 

@@ -4,6 +4,7 @@
 #include "comm/comm.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,6 +164,23 @@ int banyan_comm_nodes(const banyan_comm *comm)
 void banyan_comm_timeout(banyan_comm *comm, double seconds)
 {
     comm->timeout = seconds > 0 ? seconds : 0;
+}
+
+static int is_cost(banyan_link link)
+{
+    return link.alpha >= 0 && link.beta >= 0 && isfinite(link.alpha) && isfinite(link.beta);
+}
+
+banyan_status banyan_comm_links(banyan_comm *comm, banyan_link inside, banyan_link between)
+{
+    if (!is_cost(inside) || !is_cost(between))
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "comm_links: %g s and %g s/byte inside a node, %g and %g between; "
+                           "expected finite numbers, 0 or more",
+                           inside.alpha, inside.beta, between.alpha, between.beta);
+    comm->topology.inside = inside;
+    comm->topology.between = between;
+    return BANYAN_OK;
 }
 
 /* ---- split --------------------------------------------------------------------------------- */

@@ -25,11 +25,6 @@ void banyan_log(banyan_log_level level, const char *format, ...)
 
 /* ---- topology: which ranks share a node, and what a link costs ------------------------------ */
 
-typedef struct banyan_link {
-    double alpha; /* seconds to start a message */
-    double beta;  /* seconds per byte */
-} banyan_link;
-
 typedef struct banyan_topology {
     int32_t ranks, nodes;
     int32_t *node; /* [ranks]: the node of a rank; nodes are numbered by their lowest rank */
@@ -158,6 +153,9 @@ typedef struct banyan_transport {
     /* Post one message; any number until wait_all, which ends the round. recv: from peer. */
     banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
     banyan_status (*wait_all)(banyan_comm *comm);
+    /* optional. Moves posted messages on; *done: all are through, and the round is ended. Without
+     * it, testing waits. */
+    banyan_status (*test)(banyan_comm *comm, int *done);
     /* Makes out->state; out's rank, size and topology are set. color < 0: takes part only, and out
      * is NULL. */
     banyan_status (*split)(banyan_comm *comm, int color, int key, banyan_comm *out);
@@ -173,6 +171,7 @@ struct banyan_comm {
     banyan_topology topology;
     double timeout; /* seconds; 0: none */
     int broken;     /* a transfer failed: every further call fails */
+    int is_started; /* between exchange_start and its end */
     size_t piece;   /* bytes that the transport counts with one int; tests make it small */
 };
 

@@ -43,6 +43,7 @@ typedef struct mpi_state {
     MPI_Comm comm;
     mpi_job *job;
     int count, capacity; /* of the round's messages, in the four arrays below */
+    int left;            /* of these, not through */
     MPI_Request *request;
     MPI_Status *status;
     int *index;
@@ -250,6 +251,7 @@ static banyan_status mpi_start(banyan_comm *comm, int recv, int peer, void *data
     if (is_big) MPI_Type_free(&type); /* when the transfer is done */
     if (error) return fail_mpi(state, recv ? "MPI_Irecv" : "MPI_Isend", error);
     state->posted[state->count++] = (posted){recv, peer, bytes};
+    state->left++;
     return BANYAN_OK;
 }
 
@@ -300,11 +302,28 @@ static banyan_status give_up(const banyan_comm *comm, mpi_state *state)
         MPI_Test(&state->request[i], &done, MPI_STATUS_IGNORE);
         if (!done) MPI_Request_free(&state->request[i]);
     }
-    state->count = 0;
+    state->count = state->left = 0;
     state->job->broken = 1;
     return banyan_fail(BANYAN_ERR_COMM, "rank %d waited %g s: rank%s %s did not arrive%s",
                        (int)comm->rank, comm->timeout, missing > 1 ? "s" : "", names,
                        receives ? "" : " to receive");
+}
+
+/* One look: how many messages came through in *done, the first fault among them in *status. Not OK:
+ * MPI itself failed. */
+static banyan_status look(banyan_comm *comm, mpi_state *state, int *done, banyan_status *status)
+{
+    const int error =
+        MPI_Testsome(state->count, state->request, done, state->index, state->status);
+    if (error && error != MPI_ERR_IN_STATUS) return fail_mpi(state, "MPI_Testsome", error);
+    for (int i = 0; i < *done; i++) {
+        const banyan_status one =
+            check_done(comm, state, &state->posted[state->index[i]], &state->status[i],
+                       error ? state->status[i].MPI_ERROR : MPI_SUCCESS);
+        if (!*status) *status = one;
+    }
+    state->left -= *done;
+    return BANYAN_OK;
 }
 
 static banyan_status mpi_wait_all(banyan_comm *comm)
@@ -312,19 +331,10 @@ static banyan_status mpi_wait_all(banyan_comm *comm)
     mpi_state *state = comm->state;
     banyan_status status = BANYAN_OK;
     double begin = 0;
-    int left = state->count, idle = 0;
-    while (left > 0) {
+    for (int idle = 0; state->left > 0;) {
         int done = 0;
-        const int error =
-            MPI_Testsome(state->count, state->request, &done, state->index, state->status);
-        if (error && error != MPI_ERR_IN_STATUS) return fail_mpi(state, "MPI_Testsome", error);
-        for (int i = 0; i < done; i++) {
-            const banyan_status one =
-                check_done(comm, state, &state->posted[state->index[i]], &state->status[i],
-                           error ? state->status[i].MPI_ERROR : MPI_SUCCESS);
-            if (!status) status = one;
-        }
-        left -= done;
+        const banyan_status failed = look(comm, state, &done, &status);
+        if (failed) return failed;
         if (done || ++idle < eager_polls) continue;
         sched_yield();
         if (comm->timeout <= 0 || idle % clock_polls) continue;
@@ -336,6 +346,20 @@ static banyan_status mpi_wait_all(banyan_comm *comm)
     return status;
 }
 
+static banyan_status mpi_test(banyan_comm *comm, int *done)
+{
+    mpi_state *state = comm->state;
+    banyan_status status = BANYAN_OK;
+    int through = 0;
+    if (state->left > 0) {
+        const banyan_status failed = look(comm, state, &through, &status);
+        if (failed || status) return failed ? failed : status;
+    }
+    *done = state->left == 0;
+    if (*done) state->count = 0;
+    return BANYAN_OK;
+}
+
 const banyan_transport banyan_transport_mpi = {
     .name = "mpi",
     .doc = "two-sided MPI",
@@ -343,5 +367,6 @@ const banyan_transport banyan_transport_mpi = {
     .close = mpi_close,
     .start = mpi_start,
     .wait_all = mpi_wait_all,
+    .test = mpi_test,
     .split = mpi_split,
 };

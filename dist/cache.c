@@ -159,3 +159,28 @@ banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t cou
     cache->probe_end = first + count;
     return BANYAN_OK;
 }
+
+banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv_head,
+                                  void **data, size_t *bytes)
+{
+    if (!cache || !data || !bytes)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "cache_memory: cache, data and bytes must be "
+                                                "given");
+    const banyan_spec *spec = &cache->plan->spec;
+    if (layer < 0 || layer >= spec->layers || kv_head < 0 || kv_head >= spec->kv_heads)
+        return banyan_fail(
+            BANYAN_ERR_ARGUMENT,
+            "cache_memory: layer %d, KV head %d; expected layers 0..%d, KV heads "
+            "0..%d",
+            (int)layer, (int)kv_head, (int)spec->layers - 1, (int)spec->kv_heads - 1);
+    const banyan_part *part = banyan_cache_part(cache, layer);
+    *data = NULL;
+    *bytes = 0;
+    for (int32_t j = 0; j < part->mine_count; j++) {
+        if (part->mine[j].kv_head != kv_head) continue;
+        const banyan_kept *kept = &cache->layer[layer].kept[j];
+        *data = kept->records;
+        *bytes = (size_t)kept->touched * cache->plan->record_bytes;
+    }
+    return BANYAN_OK;
+}

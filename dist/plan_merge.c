@@ -91,3 +91,23 @@ banyan_status banyan_plan_merge(banyan_plan *plan)
             banyan_kind_schedule(plan, &plan->kind[k], plan->merge, &plan->kind[k].schedule);
     return status;
 }
+
+double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows)
+{
+    if (!plan || rows < 1) return 0;
+    const int32_t panels = rows / plan->panel_rows, rest = rows % plan->panel_rows;
+    double sum = 0;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        banyan_traffic whole = {0}, last = {0};
+        const banyan_topology *topology = banyan_comm_topology(plan->comm);
+        if (panels)
+            banyan_schedule_cost(&kind->schedule, topology,
+                                 item_bytes(plan) * (size_t)plan->panel_rows, -1, &whole);
+        if (rest)
+            banyan_schedule_cost(&kind->schedule, topology, item_bytes(plan) * (size_t)rest, -1,
+                                 &last);
+        sum += (panels * whole.seconds + last.seconds) * kind->layer_count;
+    }
+    return sum;
+}

@@ -68,14 +68,45 @@ static int list_messages(uint64_t seed, int sends, banyan_message *list, int *nu
     return count;
 }
 
+/* In one call, in two, or tested until it is through. */
+static banyan_status exchange(uint64_t way, const banyan_message *sends, int send_count,
+                              const banyan_message *recvs, int recv_count)
+{
+    if (way == 0) return banyan_comm_exchange(comm, sends, send_count, recvs, recv_count);
+    banyan_status status =
+        banyan_comm_exchange_start(comm, sends, send_count, recvs, recv_count);
+    if (way == 1) return status ? status : banyan_comm_exchange_wait(comm);
+    for (int done = 0; !status && !done;) status = banyan_comm_exchange_test(comm, &done);
+    return status;
+}
+
+/* Nothing else while an exchange is under way, and no end without a beginning. */
+static void test_started(void)
+{
+    int done = 0, mine = rank, theirs = -1;
+    const banyan_message send = {(rank + 1) % size, &mine, sizeof mine},
+                         recv = {(rank + size - 1) % size, &theirs, sizeof theirs};
+    CHECK(banyan_comm_exchange_wait(comm) == BANYAN_ERR_ARGUMENT);
+    CHECK(strstr(banyan_error_message(), "no exchange was started"));
+    CHECK(banyan_comm_exchange_test(comm, &done) == BANYAN_ERR_ARGUMENT && !done);
+    CHECK(banyan_comm_exchange_start(comm, &send, 1, &recv, 1) == BANYAN_OK);
+    CHECK(banyan_comm_exchange_start(comm, &send, 1, &recv, 1) == BANYAN_ERR_ARGUMENT);
+    CHECK(strstr(banyan_error_message(), "an exchange was started before"));
+    if (size > 1) {
+        CHECK(banyan_comm_exchange(comm, &send, 1, NULL, 0) == BANYAN_ERR_ARGUMENT);
+        CHECK(strstr(banyan_error_message(), "expected exchange_wait before anything else"));
+    }
+    CHECK(banyan_comm_exchange_wait(comm) == BANYAN_OK);
+    CHECK(theirs == recv.peer);
+}
+
 static void test_exchange(uint64_t seed)
 {
     banyan_message sends[256], recvs[256];
     int send_number[256], recv_number[256];
     const int send_count = list_messages(seed, 1, sends, send_number);
     const int recv_count = list_messages(seed, 0, recvs, recv_number);
-    const banyan_status status =
-        banyan_comm_exchange(comm, sends, send_count, recvs, recv_count);
+    const banyan_status status = exchange(seed % 3, sends, send_count, recvs, recv_count);
     CHECK_MSG(status == BANYAN_OK, "%s", banyan_error_message());
     for (int i = 0; i < recv_count; i++)
         CHECK(is_filled(recvs[i].data, recvs[i].bytes, seed, recvs[i].peer, rank,
@@ -281,6 +312,7 @@ int main(int argc, char **argv)
     }
     comm->piece = usual;
     test_pair();
+    test_started();
     test_big(usual);
     test_big(1000003);
     test_refusals();

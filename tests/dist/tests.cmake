@@ -5,6 +5,8 @@ banyan_unit_test(balance_test dist/balance_test.c)
 banyan_unit_test(list_test dist/list_test.c)
 banyan_unit_test(memory_test dist/memory_test.c)
 banyan_unit_test(plan_test dist/plan_test.c)
+banyan_unit_test(links_test dist/links_test.c)
+banyan_unit_test(records_test dist/records_test.c)
 
 banyan_test_program(agree_test dist/agree_test.c)
 foreach(ranks 2 3 7)

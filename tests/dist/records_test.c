@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* banyan_cache_memory: the bytes of one cache, copied into another of the same plan, make it answer
+ * as the first does. Also where the sequence ends within a block, and when a shorter prefix is asked. */
+#include "tests/dist/sequence.h"
+
+enum { TOKENS = 150, BLOCK = 16, HEADS = 6, KV_HEADS = 3, DIM = 24 };
+
+static float q[HEADS * DIM], k[TOKENS * KV_HEADS * DIM], v[TOKENS * KV_HEADS * DIM];
+
+static void fill_random(float *x, int64_t count, uint64_t seed)
+{
+    for (int64_t i = 0; i < count; i++) x[i] = test_normal(&seed);
+}
+
+static banyan_cache *filled(const banyan_plan *plan, uint64_t seed)
+{
+    banyan_cache *cache = NULL;
+    fill_random(k, TOKENS * KV_HEADS * DIM, seed);
+    fill_random(v, TOKENS * KV_HEADS * DIM, seed + 1);
+    CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
+    for (int32_t layer = 0; layer < 2; layer++)
+        CHECK(banyan_attend(cache, layer, 0, TOKENS, NULL, k, v, NULL, NULL) == BANYAN_OK);
+    return cache;
+}
+
+static void copy(banyan_cache *from, banyan_cache *to)
+{
+    for (int32_t layer = 0; layer < 2; layer++)
+        for (int32_t head = 0; head < KV_HEADS; head++) {
+            void *source, *target;
+            size_t bytes, room;
+            CHECK(banyan_cache_memory(from, layer, head, &source, &bytes) == BANYAN_OK);
+            CHECK(banyan_cache_memory(to, layer, head, &target, &room) == BANYAN_OK);
+            CHECK(bytes == room && bytes > 0);
+            memcpy(target, source, bytes);
+        }
+}
+
+static int is_same(banyan_cache *a, banyan_cache *b, int64_t at)
+{
+    float out[2][HEADS * DIM], lse[2][HEADS];
+    for (int32_t layer = 0; layer < 2; layer++) {
+        CHECK(banyan_attend(a, layer, at, 1, q, NULL, NULL, out[0], lse[0]) == BANYAN_OK);
+        CHECK(banyan_attend(b, layer, at, 1, q, NULL, NULL, out[1], lse[1]) == BANYAN_OK);
+        if (memcmp(out[0], out[1], sizeof out[0]) || memcmp(lse[0], lse[1], sizeof lse[0]))
+            return 0;
+    }
+    return 1;
+}
+
+static void test_dtype(banyan_comm *comm, banyan_dtype dtype)
+{
+    banyan_spec spec;
+    banyan_spec_init(&spec);
+    spec.layers = 2;
+    spec.heads = HEADS;
+    spec.kv_heads = KV_HEADS;
+    spec.key_dim = DIM;
+    spec.max_tokens = spec.max_rows = TOKENS;
+    spec.block_tokens = BLOCK;
+    spec.cache_dtype = dtype;
+    spec.evict = 0;
+    spec.threads = 1;
+    banyan_plan *plan = NULL;
+    CHECK(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK);
+    banyan_cache *a = filled(plan, 1), *b = filled(plan, 5);
+    fill_random(q, HEADS * DIM, 9);
+    CHECK(!is_same(a, b, TOKENS - 1));
+    copy(a, b);
+    for (int64_t at = 0; at < TOKENS; at += 7) CHECK(is_same(a, b, at));
+    CHECK(is_same(a, b, TOKENS - 1));
+
+    void *data;
+    size_t bytes;
+    CHECK(banyan_cache_memory(a, 2, 0, &data, &bytes) == BANYAN_ERR_ARGUMENT);
+    CHECK(strstr(banyan_error_message(), "layer 2, KV head 0; expected layers 0..1"));
+    CHECK(banyan_cache_memory(a, 0, KV_HEADS, &data, &bytes) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_cache_memory(NULL, 0, 0, &data, &bytes) == BANYAN_ERR_ARGUMENT);
+    banyan_cache_destroy(a);
+    banyan_cache_destroy(b);
+    banyan_plan_destroy(plan);
+}
+
+int main(void)
+{
+    banyan_comm *comm = NULL;
+    CHECK(banyan_comm_create("self", NULL, &comm) == BANYAN_OK);
+    test_dtype(comm, BANYAN_F32);
+    test_dtype(comm, BANYAN_BF16);
+    test_dtype(comm, BANYAN_F16);
+    banyan_comm_destroy(comm);
+    return test_end();
+}
