@@ -67,7 +67,7 @@ static const shape_case cases[] = {
      .rules = {"*:2-3:sink_window sink=1 window=40t", "1:4-7:s2 stride=4 local=2"},
      .merge = "allreduce", .where = "all", .threads = 2, .loses = 1},
     {.name = "all-reduces at home", SHAPE(6, 3, 16, 16), SIZES(16, 200, 300),
-     .merge = "allreduce", .home = "dealt"},
+     .placement = "spread", .merge = "allreduce", .home = "dealt"},
     {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
      .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
      .merge = "butterfly", .home = "dealt", .threads = 2, .uneven = 1},
