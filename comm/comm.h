@@ -20,6 +20,16 @@ extern "C" {
  * pass the status on and stay silent. Lower case, the value, and what was expected. */
 banyan_status banyan_fail(banyan_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Where in a run a call of many is: a number that all ranks must have alike, and its name. */
+typedef struct banyan_mark {
+    const char *name; /* "layer"; NULL: not used */
+    int64_t value;
+} banyan_mark;
+enum { BANYAN_MARKS = 3 };
+
+/* `status`, with " (merge 7, layer 3)" after the message that is set. */
+banyan_status banyan_fail_at(banyan_status status, const banyan_mark *mark, int count);
+
 void banyan_log(banyan_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -71,7 +81,7 @@ typedef struct banyan_item {
 
 /* Everything that goes from one rank to another in a round is one message. */
 typedef struct banyan_traffic {
-    int64_t messages, bytes;                 /* all ranks together */
+    int64_t messages, bytes;                 /* all ranks together; with headers */
     int64_t between_messages, between_bytes; /* of these, from node to node */
     int64_t max_messages, max_bytes;         /* of the rank that sends most */
     int32_t rounds;                          /* in which anything moves */
@@ -118,10 +128,11 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
 banyan_status banyan_schedule_replay(const banyan_schedule *s, const banyan_topology *topology,
                                      const banyan_item *items, int32_t count, int all);
 
-/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. */
+/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. `plan`
+ * is a number that all ranks' exchanges must share: each message carries it. */
 typedef struct banyan_exchange banyan_exchange;
 banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
-                                     banyan_exchange **out);
+                                     uint64_t plan, banyan_exchange **out);
 void banyan_exchange_destroy(banyan_exchange *x);
 size_t banyan_exchange_bytes(const banyan_exchange *x); /* memory that it holds */
 /* What banyan_exchange_bytes of it would be, without making it: any rank of any schedule. Plans
@@ -131,15 +142,27 @@ size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_it
 /* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. */
 typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
                                   size_t bytes);
-/* Run it: item i lies at data[i] (NULL for items that this rank neither holds nor gets), item_bytes
- * each (<= max_item_bytes). Contributions to one item in one round are folded in ascending order of
- * the lowest rank that each contains, the receiver's own at its place: that order, and so every
- * bit, depends on the schedule alone. Adds to messages and bytes what this rank sent. Allocates
- * nothing. */
-banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *const *data,
-                                  size_t item_bytes, banyan_combine_fn combine, void *ctx,
-                                  int64_t *messages, int64_t *bytes);
 
+/* Every message begins with a header: version, plan, dtype, counts, round and marks. One that is not
+ * what the receiver expects is ERR_COMM, naming both ranks and both values. */
+enum { BANYAN_HEADER_BYTES = 64 };
+
+/* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither holds
+ * nor gets), item_bytes each (<= max_item_bytes). */
+typedef struct banyan_passage {
+    void *const *data;
+    size_t item_bytes;
+    banyan_dtype dtype; /* of what an item is made of: for the header */
+    banyan_combine_fn combine;
+    void *ctx;
+    banyan_mark mark[BANYAN_MARKS];
+} banyan_passage;
+/* Run it. Contributions to one item in one round are folded in ascending order of the lowest rank
+ * that each contains, the receiver's own at its place: that order, and so every bit, depends on the
+ * schedule alone. Adds to messages and bytes what this rank sent, headers included. Allocates
+ * nothing. After an ERR_COMM the message ends with the marks and the round. */
+banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
+                                  const banyan_passage *p, int64_t *messages, int64_t *bytes);
 /* ---- transports: how bytes move ---------------------------------------------------------------- */
 
 /* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */

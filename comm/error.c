@@ -54,6 +54,18 @@ banyan_status banyan_fail(banyan_status status, const char *format, ...)
     return status;
 }
 
+banyan_status banyan_fail_at(banyan_status status, const banyan_mark *mark, int count)
+{
+    char text[256] = "";
+    for (int i = 0; i < count; i++) {
+        const size_t used = strlen(text);
+        if (mark[i].name)
+            snprintf(text + used, sizeof text - used, "%s%s %lld", used ? ", " : "",
+                     mark[i].name, (long long)mark[i].value);
+    }
+    return *text ? banyan_fail(status, "%s (%s)", banyan_error_message(), text) : status;
+}
+
 void banyan_log_set(banyan_log_level level, banyan_log_fn fn, void *arg)
 {
     log_setting.level = level;

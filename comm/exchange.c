@@ -20,20 +20,18 @@ typedef struct follower {
     int32_t rank, items;
     int32_t *lowest; /* [ranks][items] */
     int32_t *sent; /* [steps of the longest round]: the lowest rank in what each step carries */
-    int32_t *mark; /* [items]: this round, bit 0 sent by this rank, the rest counts arrivals */
+    char *arrived; /* [items]: it does, in this round */
 } follower;
-
-enum { mark_sent = 1, mark_arrival = 2 };
 
 static int32_t *lowest_of(const follower *f, int32_t rank, int32_t item)
 {
     return &f->lowest[(size_t)rank * (size_t)f->items + (size_t)item];
 }
 
-static void add_message(banyan_exchange *x, int32_t peer, int32_t offset)
+static void add_message(banyan_exchange *x, int32_t peer, int32_t before, int32_t offset)
 {
     x->message[x->messages++] =
-        (message){.peer = peer, .first_item = x->items, .offset = offset};
+        (message){.peer = peer, .first_item = x->items, .before = before, .offset = offset};
 }
 
 static message *last_message(banyan_exchange *x)
@@ -52,7 +50,8 @@ static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin
         const banyan_step *step = &f->s->step[i];
         if ((recv ? step->dst : step->src) != f->rank) continue;
         const int32_t peer = recv ? step->src : step->dst;
-        if (x->messages == before || last_message(x)->peer != peer) add_message(x, peer, total);
+        if (x->messages == before || last_message(x)->peer != peer)
+            add_message(x, peer, x->messages - before, total);
         message *m = last_message(x);
         if (recv) {
             x->source[x->sources++] = (source){.message = x->messages - 1,
@@ -60,9 +59,7 @@ static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin
                                                .item = step->item,
                                                .lowest = f->sent[i - begin],
                                                .rank = peer};
-            f->mark[step->item] += mark_arrival;
-        } else {
-            f->mark[step->item] |= mark_sent;
+            f->arrived[step->item] = 1;
         }
         x->item[x->items++] = step->item;
         m->items++;
@@ -97,8 +94,8 @@ static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int3
     const int32_t arrived = x->sources;
     for (int32_t i = first; i < arrived; i++) {
         const int32_t item = x->source[i].item;
-        if (f->mark[item] < mark_arrival) continue; /* its own is there already */
-        f->mark[item] &= mark_sent;
+        if (!f->arrived[item]) continue; /* its own is there already */
+        f->arrived[item] = 0;
         if (!is_replaced(f, begin, end, item))
             x->source[x->sources++] = (source){.message = -1,
                                                .item = item,
@@ -110,20 +107,6 @@ static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int3
         if (i == first || x->source[i].item != x->source[i - 1].item)
             x->fold[x->folds++] = (fold){.item = x->source[i].item, .first_source = i};
         x->fold[x->folds - 1].sources++;
-    }
-}
-
-/* A received message may land when each of its items replaces, comes once and is not sent. */
-static void mark_landing(banyan_exchange *x, const follower *f, const round_part *part,
-                         int32_t begin, int32_t end)
-{
-    for (int32_t i = 0; i < part->recvs; i++) {
-        message *m = &x->message[part->first_message + part->sends + i];
-        m->may_land = 1;
-        for (int32_t k = 0; k < m->items && m->may_land; k++) {
-            const int32_t item = x->item[m->first_item + k];
-            m->may_land = f->mark[item] == mark_arrival && is_replaced(f, begin, end, item);
-        }
     }
 }
 
@@ -139,80 +122,102 @@ static void follow_round(const follower *f, int32_t begin, int32_t end)
     }
 }
 
+static int32_t larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
 static void add_round(banyan_exchange *x, const follower *f, int32_t begin, int32_t end)
 {
-    round_part part = {.first_message = x->messages, .first_fold = x->folds};
+    round_part part = {.first_message = x->messages,
+                       .first_fold = x->folds,
+                       .number = f->s->step[begin].round};
     const int32_t first_source = x->sources;
     for (int32_t i = begin; i < end; i++)
         f->sent[i - begin] = *lowest_of(f, f->s->step[i].src, f->s->step[i].item);
-    const int32_t sent = add_messages(x, f, begin, end, 0);
+    x->send_items = larger(x->send_items, add_messages(x, f, begin, end, 0));
     part.sends = x->messages - part.first_message;
-    const int32_t received = add_messages(x, f, begin, end, 1);
+    x->recv_items = larger(x->recv_items, add_messages(x, f, begin, end, 1));
     part.recvs = x->messages - part.first_message - part.sends;
-    if (sent > x->send_items) x->send_items = sent;
-    if (received > x->recv_items) x->recv_items = received;
-    mark_landing(x, f, &part, begin, end);
+    x->send_messages = larger(x->send_messages, part.sends);
+    x->recv_messages = larger(x->recv_messages, part.recvs);
     add_folds(x, f, first_source, begin, end);
     part.folds = x->folds - part.first_fold;
-    for (int32_t i = begin; i < end; i++) f->mark[f->s->step[i].item] = 0;
     if (part.sends || part.recvs) x->round[x->rounds++] = part;
     follow_round(f, begin, end);
 }
 
+/* What this rank sends or receives in one round at most, and in all of them. */
+typedef struct load {
+    int32_t items, messages; /* of the largest round */
+    int32_t total;           /* items */
+} load;
+
 /* The sizes of everything, from the schedule: ranks and items that it names, its longest round,
- * the steps that concern this rank, and the most of those in one round. */
+ * the steps that concern this rank. */
 typedef struct extent {
-    int32_t ranks, items, longest, sends, recvs, round_sends, round_recvs;
+    int32_t ranks, items, longest;
+    load sends, recvs;
 } extent;
+
+/* Counts one item to or from a peer; a round's messages follow each other by peer. */
+static void count_item(load *all, load *round, int32_t *last_peer, int32_t peer)
+{
+    round->items++;
+    round->messages += peer != *last_peer;
+    *last_peer = peer;
+    all->total++;
+    all->items = larger(all->items, round->items);
+    all->messages = larger(all->messages, round->messages);
+}
 
 static extent measure(const banyan_schedule *s, int rank)
 {
     extent size = {.ranks = rank + 1};
-    int32_t sends_before = 0, recvs_before = 0; /* this round */
+    load sends = {0}, recvs = {0}; /* this round */
+    int32_t to = -1, from = -1;
     for (int32_t i = 0, begin = 0; i < s->count; i++) {
         const banyan_step *step = &s->step[i];
         if (step->round != s->step[begin].round) {
             begin = i;
-            sends_before = size.sends;
-            recvs_before = size.recvs;
+            sends = recvs = (load){0};
+            to = from = -1;
         }
-        if (i - begin + 1 > size.longest) size.longest = i - begin + 1;
-        if (step->src >= size.ranks) size.ranks = step->src + 1;
-        if (step->dst >= size.ranks) size.ranks = step->dst + 1;
-        if (step->item >= size.items) size.items = step->item + 1;
-        size.sends += step->src == rank;
-        size.recvs += step->dst == rank;
-        const int32_t sends = size.sends - sends_before, recvs = size.recvs - recvs_before;
-        if (sends > size.round_sends) size.round_sends = sends;
-        if (recvs > size.round_recvs) size.round_recvs = recvs;
+        size.longest = larger(size.longest, i - begin + 1);
+        size.ranks = larger(size.ranks, larger(step->src, step->dst) + 1);
+        size.items = larger(size.items, step->item + 1);
+        if (step->src == rank) count_item(&size.sends, &sends, &to, step->dst);
+        if (step->dst == rank) count_item(&size.recvs, &recvs, &from, step->src);
     }
     return size;
 }
 
 static size_t fixed_bytes(const extent *size, int32_t rounds)
 {
-    const size_t sends = (size_t)size->sends, recvs = (size_t)size->recvs;
+    const size_t sends = (size_t)size->sends.total, recvs = (size_t)size->recvs.total;
     return sizeof(banyan_exchange) + (size_t)(rounds + 1) * sizeof(round_part) +
            (sends + recvs + 1) * (sizeof(message) + sizeof(int32_t)) +
            (recvs + 1) * sizeof(fold) + (2 * recvs + 1) * sizeof(source);
 }
 
 /* Whole cache lines, and never none. */
-static size_t buffer_bytes(int32_t items, size_t max_item_bytes)
+static size_t buffer_bytes(int32_t messages, int32_t items, size_t max_item_bytes)
 {
-    return ((size_t)items * max_item_bytes + 63) / 64 * 64 + 64;
+    return ((size_t)items * max_item_bytes + 63) / 64 * 64 +
+           (size_t)(messages + 1) * BANYAN_HEADER_BYTES;
 }
 
 size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes)
 {
     const extent size = measure(s, rank);
-    return fixed_bytes(&size, s->rounds) + buffer_bytes(size.round_sends, max_item_bytes) +
-           buffer_bytes(size.round_recvs, max_item_bytes);
+    return fixed_bytes(&size, s->rounds) +
+           buffer_bytes(size.sends.messages, size.sends.items, max_item_bytes) +
+           buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
 }
 
 static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
 {
-    const size_t sends = (size_t)size->sends, recvs = (size_t)size->recvs;
+    const size_t sends = (size_t)size->sends.total, recvs = (size_t)size->recvs.total;
     const size_t values = (size_t)size->ranks * (size_t)size->items;
     x->round = malloc((size_t)(rounds + 1) * sizeof *x->round);
     x->message = malloc((sends + recvs + 1) * sizeof *x->message);
@@ -221,9 +226,9 @@ static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t
     x->source = malloc((2 * recvs + 1) * sizeof *x->source);
     f->lowest = malloc((values + 1) * sizeof *f->lowest);
     f->sent = malloc((size_t)(size->longest + 1) * sizeof *f->sent);
-    f->mark = calloc((size_t)size->items + 1, sizeof *f->mark);
+    f->arrived = calloc((size_t)size->items + 1, sizeof *f->arrived);
     if (!x->round || !x->message || !x->item || !x->fold || !x->source || !f->lowest ||
-        !f->sent || !f->mark)
+        !f->sent || !f->arrived)
         return 0;
     x->held_bytes = fixed_bytes(size, rounds);
     for (int32_t r = 0; r < size->ranks; r++)
@@ -231,10 +236,10 @@ static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t
     return 1;
 }
 
-/* Cache-line aligned, so that the first item of a round is. */
-static char *new_buffer(banyan_exchange *x, int32_t items)
+/* Cache-line aligned, so that the first message of a round is. */
+static char *new_buffer(banyan_exchange *x, int32_t messages, int32_t items)
 {
-    const size_t bytes = buffer_bytes(items, x->max_item_bytes);
+    const size_t bytes = buffer_bytes(messages, items, x->max_item_bytes);
     x->held_bytes += bytes;
     return aligned_alloc(64, bytes);
 }
@@ -253,7 +258,7 @@ static int is_sorted(const banyan_schedule *s)
 }
 
 banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
-                                     banyan_exchange **out)
+                                     uint64_t plan, banyan_exchange **out)
 {
     if (s->failed) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for a schedule");
     if (!is_sorted(s))
@@ -269,13 +274,14 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
     }
     if (is_made) {
         x->max_item_bytes = max_item_bytes;
-        x->send_buffer = new_buffer(x, x->send_items);
-        x->recv_buffer = new_buffer(x, x->recv_items);
+        x->plan = plan;
+        x->send_buffer = new_buffer(x, x->send_messages, x->send_items);
+        x->recv_buffer = new_buffer(x, x->recv_messages, x->recv_items);
         is_made = x->send_buffer && x->recv_buffer;
     }
     free(f.lowest);
     free(f.sent);
-    free(f.mark);
+    free(f.arrived);
     if (!is_made) {
         banyan_exchange_destroy(x);
         return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the messages of rank %d",

@@ -9,9 +9,7 @@
 typedef struct message {
     int32_t peer;
     int32_t first_item, items; /* in exchange.item */
-    int32_t offset;            /* its first item's place in the round's buffer, in items */
-    int32_t may_land;
-    int32_t landed; /* in this run it did */
+    int32_t before, offset;    /* messages and items before it in the round's buffer */
 } message;
 
 /* A value that is folded: item `index` of a received message, or (message < 0) this rank's own. */
@@ -27,10 +25,12 @@ typedef struct fold {
 typedef struct round_part {
     int32_t first_message, sends, recvs; /* sends first, then receives */
     int32_t first_fold, folds;
+    int32_t number; /* of the round, in the schedule */
 } round_part;
 
 struct banyan_exchange {
     size_t max_item_bytes, held_bytes;
+    uint64_t plan;
     int32_t rounds, messages, items, folds, sources; /* used in the arrays below */
     round_part *round;
     message *message;
@@ -38,6 +38,7 @@ struct banyan_exchange {
     fold *fold;
     source *source;
     int32_t send_items, recv_items; /* the largest round's */
+    int32_t send_messages, recv_messages;
     char *send_buffer, *recv_buffer;
 };
 

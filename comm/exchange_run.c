@@ -1,113 +1,217 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs one rank's part of any schedule over any transport; allocates nothing.
+/* Runs one rank's part of any schedule over any transport; allocates nothing. Messages are packed
+ * one after another into the round's buffer, so that each is one transfer, header and all:
  *
- * A message goes straight from the caller's memory when its items lie one after another there
- * (always when it is one item), else it is packed. What arrives goes into the receive buffer, since
- * the folds of a round must not change what is being sent; only a message that replaces items which
- * this rank neither sends nor gets from others in the round may land where it belongs. */
+ *     | header | item | item | header | item |        a round's buffer: to one peer, to another
+ *
+ * What arrives stays in the receive buffer until all of the round is there, since the folds of a
+ * round must not change what is being sent; it is folded from there.
+ *
+ * A header says what its sender believes; the receiver compares it with what it believes itself.
+ * Ranks whose calls are out of step would else fold the partials of one layer into another's, and
+ * nobody would notice. */
 #include "comm/exchange.h"
 
 #include <string.h>
 
+enum { header_magic = 0x62616e79, header_version = 1 };
+
+typedef struct header {
+    uint32_t magic, version;
+    uint64_t plan;
+    uint64_t item_bytes;
+    int64_t mark[BANYAN_MARKS];
+    int32_t round, items;
+    int32_t dtype, sequence; /* which of several sequences: one in this version */
+} header;
+
+_Static_assert(sizeof(header) == BANYAN_HEADER_BYTES, "a header is one cache line");
+
 /* One call of run. */
-typedef struct passage {
+typedef struct passing {
     banyan_exchange *x;
     banyan_comm *comm;
-    void *const *data;
-    size_t item_bytes;
-    banyan_combine_fn combine;
-    void *ctx;
-} passage;
+    const banyan_passage *p;
+} passing;
 
-/* Where a message's items lie one after another in the caller's memory, or NULL. */
-static char *find_run(const passage *p, const message *m)
+/* Where a message lies in the round's buffer, and its items after the header. */
+static char *message_at(const passing *run, char *buffer, const message *m)
 {
-    const int32_t *item = p->x->item + m->first_item;
-    char *first = p->data[item[0]];
-    for (int32_t i = 1; i < m->items; i++)
-        if (p->data[item[i]] != first + (size_t)i * p->item_bytes) return NULL;
-    return first;
+    return buffer + (size_t)m->before * BANYAN_HEADER_BYTES +
+           (size_t)m->offset * run->p->item_bytes;
 }
 
-static char *buffer_at(const passage *p, char *buffer, const message *m, int32_t index)
+static char *item_at(const passing *run, char *buffer, const message *m, int32_t index)
 {
-    return buffer + ((size_t)m->offset + (size_t)index) * p->item_bytes;
+    return message_at(run, buffer, m) + BANYAN_HEADER_BYTES +
+           (size_t)index * run->p->item_bytes;
 }
 
-static banyan_status start_receive(const passage *p, message *m)
+static size_t message_bytes(const passing *run, const message *m)
 {
-    char *place = m->may_land ? find_run(p, m) : NULL;
-    m->landed = place != NULL;
-    if (!place) place = buffer_at(p, p->x->recv_buffer, m, 0);
-    return banyan_comm_start(p->comm, 1, m->peer, place, (size_t)m->items * p->item_bytes);
+    return BANYAN_HEADER_BYTES + (size_t)m->items * run->p->item_bytes;
 }
 
-static banyan_status start_send(const passage *p, const message *m)
+static header header_of(const passing *run, const round_part *part, const message *m)
 {
-    char *place = find_run(p, m);
-    for (int32_t i = 0; i < m->items && !place; i++)
-        memcpy(buffer_at(p, p->x->send_buffer, m, i), p->data[p->x->item[m->first_item + i]],
-               p->item_bytes);
-    if (!place) place = buffer_at(p, p->x->send_buffer, m, 0);
-    return banyan_comm_start(p->comm, 0, m->peer, place, (size_t)m->items * p->item_bytes);
+    header h = {.magic = header_magic,
+                .version = header_version,
+                .plan = run->x->plan,
+                .item_bytes = run->p->item_bytes,
+                .round = part->number,
+                .items = m->items,
+                .dtype = (int32_t)run->p->dtype};
+    for (int i = 0; i < BANYAN_MARKS; i++) h.mark[i] = run->p->mark[i].value;
+    return h;
+}
+
+/* ---- comparing headers --------------------------------------------------------------------- */
+
+static banyan_status fail_number(const passing *run, int peer, const char *what, int64_t theirs,
+                                 int64_t mine)
+{
+    return banyan_fail(BANYAN_ERR_COMM, "rank %d sends %s %lld, but rank %d expects %lld", peer,
+                       what, (long long)theirs, (int)run->comm->rank, (long long)mine);
+}
+
+static banyan_status compare_headers(const passing *run, int peer, const header *theirs,
+                                     const header *mine)
+{
+    const int rank = run->comm->rank;
+    if (theirs->magic != mine->magic)
+        return banyan_fail(BANYAN_ERR_COMM,
+                           "rank %d sends something that begins with %08x, but rank %d expects "
+                           "partials, which begin with %08x",
+                           peer, (unsigned)theirs->magic, rank, (unsigned)mine->magic);
+    if (theirs->version != mine->version)
+        return fail_number(run, peer, "message version", theirs->version, mine->version);
+    if (theirs->plan != mine->plan)
+        return banyan_fail(
+            BANYAN_ERR_COMM, "rank %d sends for plan %016llx, but rank %d has plan %016llx",
+            peer, (unsigned long long)theirs->plan, rank, (unsigned long long)mine->plan);
+    for (int i = 0; i < BANYAN_MARKS; i++)
+        if (theirs->mark[i] != mine->mark[i])
+            return fail_number(run, peer, run->p->mark[i].name ? run->p->mark[i].name : "mark",
+                               theirs->mark[i], mine->mark[i]);
+    if (theirs->round != mine->round)
+        return fail_number(run, peer, "round", theirs->round, mine->round);
+    if (theirs->sequence != mine->sequence)
+        return fail_number(run, peer, "sequence", theirs->sequence, mine->sequence);
+    if (theirs->dtype != mine->dtype)
+        return banyan_fail(BANYAN_ERR_COMM, "rank %d sends %s, but rank %d expects %s", peer,
+                           banyan_dtype_name((banyan_dtype)theirs->dtype), rank,
+                           banyan_dtype_name((banyan_dtype)mine->dtype));
+    if (theirs->item_bytes != mine->item_bytes)
+        return fail_number(run, peer, "item size", (int64_t)theirs->item_bytes,
+                           (int64_t)mine->item_bytes);
+    if (theirs->items != mine->items)
+        return fail_number(run, peer, "item count", theirs->items, mine->items);
+    return BANYAN_OK;
+}
+
+/* Are the headers of what arrived as expected? After a failed transfer, those that are there at all
+ * tell more than a wrong size does. */
+static banyan_status check_headers(const passing *run, const round_part *part,
+                                   banyan_status transfer)
+{
+    const message *m = run->x->message + part->first_message + part->sends;
+    for (int32_t i = 0; i < part->recvs; i++) {
+        header theirs;
+        const header mine = header_of(run, part, &m[i]);
+        memcpy(&theirs, message_at(run, run->x->recv_buffer, &m[i]), sizeof theirs);
+        if (transfer && theirs.magic != mine.magic) continue;
+        const banyan_status status = compare_headers(run, m[i].peer, &theirs, &mine);
+        if (status) return status;
+    }
+    return transfer;
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+static banyan_status start_receive(const passing *run, const message *m)
+{
+    char *place = message_at(run, run->x->recv_buffer, m);
+    memset(place, 0, sizeof(header)); /* so that an old one is not taken for a new one */
+    return banyan_comm_start(run->comm, 1, m->peer, place, message_bytes(run, m));
+}
+
+static banyan_status start_send(const passing *run, const round_part *part, const message *m)
+{
+    char *place = message_at(run, run->x->send_buffer, m);
+    const header h = header_of(run, part, m);
+    memcpy(place, &h, sizeof h);
+    for (int32_t i = 0; i < m->items; i++)
+        memcpy(item_at(run, run->x->send_buffer, m, i),
+               run->p->data[run->x->item[m->first_item + i]], run->p->item_bytes);
+    return banyan_comm_start(run->comm, 0, m->peer, place, message_bytes(run, m));
 }
 
 /* Folds into the caller's memory from the place of its own value on; what comes before it is
  * folded in the receive buffer, in the slot of the first. */
-static void run_fold(const passage *p, const fold *f)
+static void run_fold(const passing *run, const fold *f)
 {
-    char *const own = p->data[f->item];
+    char *const own = run->p->data[f->item];
     int owned = 0; /* is the caller's value in the sum, or not wanted? */
     char *sum = NULL;
     int32_t own_at = f->sources;
-    const source *s = p->x->source + f->first_source;
+    const source *s = run->x->source + f->first_source;
     for (int32_t i = 0; i < f->sources; i++)
         if (s[i].message < 0) own_at = i;
     if (own_at == f->sources) owned = 1;
     for (int32_t i = 0; i < f->sources; i++) {
-        const message *m = s[i].message < 0 ? NULL : &p->x->message[s[i].message];
-        if (m && m->landed) return; /* the only source, and there already */
-        char *value = m ? buffer_at(p, p->x->recv_buffer, m, s[i].index) : own;
+        const message *m = s[i].message < 0 ? NULL : &run->x->message[s[i].message];
+        char *value = m ? item_at(run, run->x->recv_buffer, m, s[i].index) : own;
         owned |= !m;
         if (!sum) {
             sum = value;
             continue;
         }
         char *into = owned ? own : sum;
-        p->combine(p->ctx, into, sum, value, p->item_bytes);
+        run->p->combine(run->p->ctx, into, sum, value, run->p->item_bytes);
         sum = into;
     }
-    if (sum != own) memcpy(own, sum, p->item_bytes);
+    if (sum != own) memcpy(own, sum, run->p->item_bytes);
 }
 
-static banyan_status run_round(const passage *p, const round_part *part)
+static banyan_status run_round(const passing *run, const round_part *part)
 {
-    message *m = p->x->message + part->first_message;
+    const message *m = run->x->message + part->first_message;
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0; i < part->recvs && !status; i++)
-        status = start_receive(p, &m[part->sends + i]);
-    for (int32_t i = 0; i < part->sends && !status; i++) status = start_send(p, &m[i]);
-    if (!status) status = banyan_comm_wait(p->comm);
+        status = start_receive(run, &m[part->sends + i]);
+    for (int32_t i = 0; i < part->sends && !status; i++) status = start_send(run, part, &m[i]);
+    if (!status) status = check_headers(run, part, banyan_comm_wait(run->comm));
     if (status) return status;
-    for (int32_t i = 0; i < part->folds; i++) run_fold(p, &p->x->fold[part->first_fold + i]);
+    for (int32_t i = 0; i < part->folds; i++)
+        run_fold(run, &run->x->fold[part->first_fold + i]);
     return BANYAN_OK;
 }
 
-banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm, void *const *data,
-                                  size_t item_bytes, banyan_combine_fn combine, void *ctx,
-                                  int64_t *messages, int64_t *bytes)
+static banyan_status fail_in_round(const passing *run, const round_part *part,
+                                   banyan_status status)
 {
-    if (item_bytes > x->max_item_bytes)
+    banyan_mark mark[BANYAN_MARKS + 1];
+    if (status != BANYAN_ERR_COMM) return status;
+    run->comm->broken = 1;
+    memcpy(mark, run->p->mark, sizeof run->p->mark);
+    mark[BANYAN_MARKS] = (banyan_mark){"round", part->number};
+    return banyan_fail_at(status, mark, BANYAN_MARKS + 1);
+}
+
+banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
+                                  const banyan_passage *p, int64_t *messages, int64_t *bytes)
+{
+    if (p->item_bytes > x->max_item_bytes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
-                           item_bytes, x->max_item_bytes);
-    const passage p = {x, comm, data, item_bytes, combine, ctx};
+                           p->item_bytes, x->max_item_bytes);
+    const passing run = {x, comm, p};
     for (int32_t r = 0; r < x->rounds; r++) {
         const round_part *part = &x->round[r];
-        const banyan_status status = run_round(&p, part);
-        if (status) return status;
+        const banyan_status status = run_round(&run, part);
+        if (status) return fail_in_round(&run, part, status);
         *messages += part->sends;
         for (int32_t i = 0; i < part->sends; i++)
-            *bytes += (int64_t)x->message[part->first_message + i].items * (int64_t)item_bytes;
+            *bytes += (int64_t)message_bytes(&run, &x->message[part->first_message + i]);
     }
     return BANYAN_OK;
 }

@@ -95,7 +95,7 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
     for (int32_t i = 0, end; i < s->count; i = end) {
         end = message_end(s, i);
         const banyan_step *step = &s->step[i];
-        const int64_t bytes = (int64_t)(end - i) * (int64_t)item_bytes;
+        const int64_t bytes = (int64_t)(end - i) * (int64_t)item_bytes + BANYAN_HEADER_BYTES;
         const int is_between = topology->node[step->src] != topology->node[step->dst];
         const banyan_link *link = is_between ? &topology->between : &topology->inside;
         const double seconds = link->alpha + link->beta * (double)bytes;

@@ -152,7 +152,8 @@ static void mpi_close(banyan_comm *comm)
     mpi_job *job = state->job;
     int is_down = 0;
     MPI_Finalized(&is_down);
-    const int may_wait = !is_down && !comm->broken && !job->broken;
+    job->broken |= comm->broken;
+    const int may_wait = !is_down && !job->broken;
     if (may_wait) MPI_Comm_free(&state->comm);
     free_state(state);
     if (--job->users) return;

@@ -78,18 +78,6 @@ static banyan_status check(const banyan_cache *cache, const banyan_call *call)
     return call->k ? check_append(cache, call) : check_attend_only(cache, call);
 }
 
-/* Which call it was tells a person how far the job came; others may wait for ever for what this rank
- * did not send. */
-static banyan_status fail_merge(banyan_cache *cache, const banyan_call *call,
-                                banyan_status status)
-{
-    char words[512];
-    snprintf(words, sizeof words, "%s", banyan_error_message());
-    cache->plan->comm->broken = 1;
-    return banyan_fail(status, "attending in layer %d at token %lld: %s", (int)call->layer,
-                       (long long)call->at, words);
-}
-
 static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
@@ -101,7 +89,11 @@ static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
         cache->stats.attend_seconds += computed - start;
         banyan_status status = banyan_panel_merge(cache, call, first, rows);
         cache->stats.merge_seconds += banyan_seconds() - computed;
-        if (status != BANYAN_OK) return fail_merge(cache, call, status);
+        if (status != BANYAN_OK) {
+            cache->plan->comm->broken =
+                1; /* others may wait for ever for what we did not send */
+            return status;
+        }
     }
     return BANYAN_OK;
 }

@@ -57,8 +57,9 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
 {
     const banyan_plan *plan = c->plan;
     for (int32_t k = 0; k < plan->kinds; k++) {
-        banyan_status status = banyan_exchange_create(
-            &plan->kind[k].schedule, plan->rank, c->sizes.item_bytes, &c->part[k].exchange);
+        banyan_status status =
+            banyan_exchange_create(&plan->kind[k].schedule, plan->rank, c->sizes.item_bytes,
+                                   plan->hash, &c->part[k].exchange);
         if (status != BANYAN_OK) return status;
         *bytes += banyan_exchange_bytes(c->part[k].exchange);
     }

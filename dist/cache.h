@@ -88,6 +88,7 @@ struct banyan_cache {
 
     float *probe; /* where the next attend writes mass, or NULL */
     int64_t probe_first, probe_end;
+    int64_t merges; /* panels merged so far */
     banyan_stats stats;
 };
 

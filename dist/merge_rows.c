@@ -17,16 +17,24 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     banyan_partial_combine(out, lo, hi, value_dim, (int64_t)(bytes / row));
 }
 
-static banyan_status exchange(banyan_cache *c, int32_t layer, void *const *data,
-                              int32_t value_dim, int32_t rows)
+/* value_dim 0: of the probed tokens. */
+static banyan_status exchange(banyan_cache *c, const banyan_call *call, int32_t first,
+                              void *const *data, int32_t value_dim, int32_t rows)
 {
-    const banyan_part *part = banyan_cache_part(c, layer);
-    if (c->plan->merge->reduce)
-        return banyan_reduce_partials(c, banyan_plan_kind(c->plan, layer), data, value_dim,
-                                      rows);
-    size_t bytes = (size_t)rows * banyan_partial_floats(value_dim) * sizeof(float);
-    return banyan_exchange_run(part->exchange, c->plan->comm, data, bytes, combine, &value_dim,
-                               &c->stats.messages, &c->stats.bytes_sent);
+    const banyan_plan *plan = c->plan;
+    banyan_passage p = {
+        .data = data,
+        .item_bytes = (size_t)rows * banyan_partial_floats(value_dim) * sizeof(float),
+        .dtype = BANYAN_F32,
+        .combine = combine,
+        .ctx = &value_dim,
+        .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
+    if (!plan->merge->reduce)
+        return banyan_exchange_run(banyan_cache_part(c, call->layer)->exchange, plan->comm, &p,
+                                   &c->stats.messages, &c->stats.bytes_sent);
+    const banyan_status status =
+        banyan_reduce_partials(c, banyan_plan_kind(plan, call->layer), data, value_dim, rows);
+    return status ? banyan_fail_at(status, p.mark, BANYAN_MARKS) : status;
 }
 
 typedef struct finishing {
@@ -71,10 +79,11 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
                                  int32_t rows)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = exchange(c, call->layer, part->data, c->plan->spec.value_dim, rows);
+    banyan_status status = exchange(c, call, first, part->data, c->plan->spec.value_dim, rows);
     if (status == BANYAN_OK && call->mass)
-        status = exchange(c, call->layer, part->mass, 0, rows);
+        status = exchange(c, call, first, part->mass, 0, rows);
     if (status != BANYAN_OK) return status;
+    c->merges++;
 
     finishing f = {.c = c,
                    .call = call,

@@ -87,9 +87,9 @@ void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *
  * no room. */
 banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
                                    const banyan_merge *merge, banyan_schedule *out);
-/* What is sent for one row of a kind's layer, with the plan's merge; rank < 0: by all ranks. */
-void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                         banyan_traffic *out);
+/* What is sent for `rows` rows of a kind's layer, with the plan's merge; rank < 0: by all ranks. */
+void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
+                         int rank, banyan_traffic *out);
 /* Seconds that one row's merges take over all layers, by the cost model. */
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
                                         double *seconds);

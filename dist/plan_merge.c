@@ -5,11 +5,6 @@
  * there to compare with, and must be asked for. */
 #include "dist/plan.h"
 
-static size_t item_bytes(const banyan_plan *plan)
-{
-    return banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
-}
-
 banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
                                    const banyan_merge *merge, banyan_schedule *out)
 {
@@ -27,22 +22,24 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
 }
 
 static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
-                         const banyan_schedule *schedule, int rank, banyan_traffic *out)
+                         const banyan_schedule *schedule, int32_t rows, int rank,
+                         banyan_traffic *out)
 {
+    const size_t partial = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
     const banyan_topology *topology = banyan_comm_topology(plan->comm);
     int64_t floats[BANYAN_PASSES];
     if (merge->build) {
-        banyan_schedule_cost(schedule, topology, item_bytes(plan), rank, out);
+        banyan_schedule_cost(schedule, topology, partial * (size_t)rows, rank, out);
     } else {
-        banyan_pass_floats(plan, plan->spec.value_dim, 1, floats);
+        banyan_pass_floats(plan, plan->spec.value_dim, rows, floats);
         merge->reduce_cost(topology, floats, BANYAN_PASSES, rank, out);
     }
 }
 
-void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                         banyan_traffic *out)
+void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
+                         int rank, banyan_traffic *out)
 {
-    find_traffic(plan, plan->merge, &kind->schedule, rank, out);
+    find_traffic(plan, plan->merge, &kind->schedule, rows, rank, out);
 }
 
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
@@ -55,7 +52,7 @@ banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_me
         banyan_traffic traffic;
         const banyan_status status = banyan_kind_schedule(plan, kind, merge, &schedule);
         if (status) return status;
-        find_traffic(plan, merge, &schedule, -1, &traffic);
+        find_traffic(plan, merge, &schedule, 1, -1, &traffic);
         banyan_schedule_free(&schedule);
         sum += traffic.seconds * kind->layer_count;
     }
@@ -100,13 +97,8 @@ double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows)
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         banyan_traffic whole = {0}, last = {0};
-        const banyan_topology *topology = banyan_comm_topology(plan->comm);
-        if (panels)
-            banyan_schedule_cost(&kind->schedule, topology,
-                                 item_bytes(plan) * (size_t)plan->panel_rows, -1, &whole);
-        if (rest)
-            banyan_schedule_cost(&kind->schedule, topology, item_bytes(plan) * (size_t)rest, -1,
-                                 &last);
+        if (panels) banyan_kind_traffic(plan, kind, plan->panel_rows, -1, &whole);
+        if (rest) banyan_kind_traffic(plan, kind, rest, -1, &last);
         sum += (panels * whole.seconds + last.seconds) * kind->layer_count;
     }
     return sum;

@@ -168,7 +168,7 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
     const banyan_spec *s = &plan->spec;
     const int64_t extra = banyan_kind_extra_holders(plan, kind);
     banyan_traffic traffic;
-    banyan_kind_traffic(plan, kind, -1, &traffic);
+    banyan_kind_traffic(plan, kind, 1, -1, &traffic);
     fprintf(out, "  merging    extra holders %lld; a row: %s, messages %lld, rounds %d, %s\n",
             (long long)extra, bytes_text(a, traffic.bytes), (long long)traffic.messages,
             (int)traffic.rounds, seconds_text(b, traffic.seconds));

@@ -77,7 +77,7 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
             sum.kept_blocks +=
                 banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
         banyan_traffic traffic;
-        banyan_kind_traffic(plan, kind, rank, &traffic);
+        banyan_kind_traffic(plan, kind, 1, rank, &traffic);
         sum.messages += traffic.messages * kind->layer_count;
         sum.bytes_sent += traffic.bytes * kind->layer_count;
     }

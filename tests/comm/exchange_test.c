@@ -103,6 +103,15 @@ static size_t place_of(int layout, int item, size_t bytes)
     return (size_t)item * (bytes + 24) + 8;
 }
 
+static banyan_passage passage(void *const *data, size_t item_bytes, int64_t step)
+{
+    return (banyan_passage){.data = data,
+                            .item_bytes = item_bytes,
+                            .combine = combine,
+                            .ctx = &combines,
+                            .mark = {{"merge", step}}};
+}
+
 /* Runs the schedule with items of `bytes`; what this rank has in the end must be what the simulation
  * says, for the items in `wanted`, and nothing around the items may change. */
 static void check_run(banyan_exchange *x, const banyan_schedule *s, uint64_t seed, size_t bytes,
@@ -120,8 +129,8 @@ static void check_run(banyan_exchange *x, const banyan_schedule *s, uint64_t see
     simulate(s);
     banyan_traffic cost;
     int64_t messages = 1000, sent = 2000;
-    const banyan_status status =
-        banyan_exchange_run(x, comm, data, bytes, combine, &combines, &messages, &sent);
+    const banyan_passage p = passage(data, bytes, (int64_t)seed);
+    const banyan_status status = banyan_exchange_run(x, comm, &p, &messages, &sent);
     CHECK_MSG(status == BANYAN_OK, "%s", banyan_error_message());
     banyan_topology flat = {0};
     int32_t node[most_ranks] = {0};
@@ -149,15 +158,15 @@ static void check_schedule(banyan_schedule *s, uint64_t seed, uint32_t present, 
     uint64_t state = seed;
     const size_t most = 8 * (size_t)(1 + test_below(&state, most_words));
     banyan_schedule_sort(s);
-    CHECK(banyan_exchange_create(s, rank, most, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(s, rank, most, 99, &x) == BANYAN_OK);
     CHECK(banyan_exchange_bytes(x) > 0);
     for (int layout = 0; layout < 3; layout++)
         check_run(x, s, seed + (uint64_t)layout, layout == 1 ? 8 : most, layout, present,
                   wanted);
     if (rank == 0) {
         int64_t messages = 0, bytes = 0;
-        CHECK(banyan_exchange_run(x, comm, NULL, most + 1, combine, NULL, &messages, &bytes) ==
-              BANYAN_ERR_ARGUMENT);
+        const banyan_passage p = passage(NULL, most + 1, 0);
+        CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_ERR_ARGUMENT);
     }
     banyan_exchange_destroy(x);
 }
@@ -267,14 +276,14 @@ static void test_same_bits(const banyan_merge *merge)
     banyan_exchange *x = NULL;
     merge->build(banyan_comm_topology(comm), &item, 1, 1, &s);
     banyan_schedule_sort(&s);
-    CHECK(banyan_exchange_create(&s, rank, sizeof mine, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, rank, sizeof mine, 99, &x) == BANYAN_OK);
     for (int i = 0; i < 20; i++) {
         int64_t messages = 0, bytes = 0;
         void *data[] = {mine};
         mine[0] = (uint64_t)rank;
         mine[1] = ~(uint64_t)rank;
-        CHECK(banyan_exchange_run(x, comm, data, sizeof mine, combine, &combines, &messages,
-                                  &bytes) == BANYAN_OK);
+        const banyan_passage p = passage(data, sizeof mine, i);
+        CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
         CHECK(banyan_comm_allgather(comm, mine, sizeof mine, all) == BANYAN_OK);
         for (int r = 0; r < size; r++) CHECK(!memcmp(all[r], mine, sizeof mine));
     }
@@ -286,19 +295,20 @@ static void test_refusals(void)
 {
     banyan_schedule s = {0};
     banyan_exchange *x = NULL;
-    CHECK(banyan_exchange_create(&s, 0, 8, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_OK);
     int64_t messages = 3, bytes = 4;
-    CHECK(banyan_exchange_run(x, comm, NULL, 8, combine, NULL, &messages, &bytes) == BANYAN_OK);
+    const banyan_passage p = passage(NULL, 8, 0);
+    CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
     CHECK(messages == 3 && bytes == 4);
     banyan_exchange_destroy(x);
     banyan_exchange_destroy(NULL);
 
     banyan_schedule_add(&s, 1, 0, 1, 0, 1);
     banyan_schedule_add(&s, 0, 0, 1, 0, 1);
-    CHECK(banyan_exchange_create(&s, 0, 8, &x) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "not sorted"));
     s.failed = 1;
-    CHECK(banyan_exchange_create(&s, 0, 8, &x) == BANYAN_ERR_MEMORY);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_ERR_MEMORY);
     banyan_schedule_free(&s);
 }
 

@@ -152,30 +152,32 @@ static const int32_t first_ranks[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
 
 /* Seconds are exact: alpha inside 1, between 10; a byte 1/8 and 2: sums of powers of two. */
 static const banyan_link unit_links[2] = {{1, 0.125}, {10, 2}};
+/* A message of one item of 8 bytes, with its header, inside a node and between two. */
+enum { head = BANYAN_HEADER_BYTES, near = 1 + (head + 8) / 8, far = 10 + (head + 8) * 2 };
 
 static void test_direct_cost(void)
 {
     const banyan_item item = {first_ranks, 8, 0};
     banyan_traffic t = cost_of("direct", "node:2 rank:4", &item, 1, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 7);
-    CHECK_EQUAL(t.bytes, 56);
+    CHECK_EQUAL(t.bytes, 7 * (head + 8));
     CHECK_EQUAL(t.between_messages, 4);
-    CHECK_EQUAL(t.between_bytes, 32);
+    CHECK_EQUAL(t.between_bytes, 4 * (head + 8));
     CHECK_EQUAL(t.max_messages, 1);
-    CHECK_EQUAL(t.max_bytes, 8);
-    CHECK_EQUAL(t.seconds, 3 * (1 + 8 * 0.125) + 4 * (10 + 16)); /* home receives all */
+    CHECK_EQUAL(t.max_bytes, head + 8);
+    CHECK_EQUAL(t.seconds, 3 * near + 4 * far); /* home receives all */
 
     t = cost_of("direct", "node:2 rank:4", &item, 1, 1, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 14);
     CHECK_EQUAL(t.max_messages, 7);
-    CHECK_EQUAL(t.seconds, 2 * (3 * 2 + 4 * 26));
+    CHECK_EQUAL(t.seconds, 2 * (3 * near + 4 * far));
 
     t = cost_of("direct", "node:2 rank:4", &item, 1, 1, 8, 0, unit_links);
     CHECK_EQUAL(t.messages, 7);
     CHECK_EQUAL(t.between_messages, 4);
     t = cost_of("direct", "node:2 rank:4", &item, 1, 1, 8, 5, unit_links);
     CHECK_EQUAL(t.messages, 1);
-    CHECK_EQUAL(t.between_bytes, 8);
+    CHECK_EQUAL(t.between_bytes, head + 8);
 }
 
 static void test_tree_cost(void)
@@ -185,13 +187,13 @@ static void test_tree_cost(void)
     banyan_traffic t = cost_of("tree", "node:3 rank:4", &item, 1, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 11);
     CHECK_EQUAL(t.between_messages, 2);
-    CHECK_EQUAL(t.bytes, 88);
+    CHECK_EQUAL(t.bytes, 11 * (head + 8));
     CHECK_EQUAL(t.max_messages, 1);
-    CHECK_EQUAL(t.seconds, 2 * 2 + 2 * 26);
+    CHECK_EQUAL(t.seconds, 2 * near + 2 * far);
     t = cost_of("tree", "node:3 rank:4", &item, 1, 1, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 22);
     CHECK_EQUAL(t.between_messages, 4);
-    CHECK_EQUAL(t.seconds, 2 * (2 * 2 + 2 * 26));
+    CHECK_EQUAL(t.seconds, 2 * (2 * near + 2 * far));
 
     /* nodes - 1 messages in each direction, on any number of nodes with any number of ranks */
     for (int nodes = 1; nodes <= 5; nodes++)
@@ -214,10 +216,10 @@ static void test_butterfly_cost(void)
     CHECK_EQUAL(t.messages, 8 * 3);
     CHECK_EQUAL(t.max_messages, 3);
     CHECK_EQUAL(t.between_messages, 8);
-    CHECK_EQUAL(t.seconds, 2 + 2 + 26);
+    CHECK_EQUAL(t.seconds, 2 * near + far);
     t = cost_of("butterfly", "node:2 rank:4", &item, 1, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 7); /* a tree remains */
-    CHECK_EQUAL(t.seconds, 2 + 2 + 26);
+    CHECK_EQUAL(t.seconds, 2 * near + far);
 
     /* ranks dealt over nodes: still inside first */
     const int32_t node[] = {0, 1, 0, 1, 0, 1, 0, 1};
@@ -240,17 +242,17 @@ static void test_butterfly_cost(void)
         snprintf(machine, sizeof machine, "rank:%d", n);
         t = cost_of("butterfly", machine, &some, 1, 1, 8, -1, unit_links);
         CHECK_EQUAL(t.messages, k * (1 << k) + 2 * pairs);
-        CHECK_EQUAL(t.seconds, 2 * (k + 2 * (pairs > 0)));
+        CHECK_EQUAL(t.seconds, near * (k + 2 * (pairs > 0)));
         t = cost_of("butterfly", machine, &some, 1, 0, 8, -1, unit_links);
         CHECK_EQUAL(t.messages, n - 1);
-        CHECK_EQUAL(t.seconds, 2 * (k + (pairs > 0)));
+        CHECK_EQUAL(t.seconds, near * (k + (pairs > 0)));
     }
 
     /* 2 of 9 have it: 2, 4, then one more, from whom it is not far */
     const banyan_item pair = {first_ranks + 2, 2, 2};
     t = cost_of("butterfly", "rank:9", &pair, 1, 1, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 2 + 7);
-    CHECK_EQUAL(t.seconds, 2 * (1 + 3));
+    CHECK_EQUAL(t.seconds, near * (1 + 3));
     CHECK_EQUAL(t.max_messages, 4);
 
     /* everyone has an item of its own: log2 rounds, one message a rank in each */
@@ -258,8 +260,8 @@ static void test_butterfly_cost(void)
     for (int i = 0; i < 8; i++) own[i] = (banyan_item){first_ranks + i, 1, i};
     t = cost_of("butterfly", "rank:8", own, 8, 1, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 8 * 3);
-    CHECK_EQUAL(t.max_bytes, 7 * 8);
-    CHECK_EQUAL(t.seconds, 2 + 3 + 5); /* 1 + (1, 2, 4) * 8 / 8 */
+    CHECK_EQUAL(t.max_bytes, 3 * head + 7 * 8);
+    CHECK_EQUAL(t.seconds, 3 * near + 1 + 3); /* 1, 2 and 4 items */
 }
 
 static void test_gather_cost(void)
@@ -269,10 +271,10 @@ static void test_gather_cost(void)
     CHECK_EQUAL(t.messages, 3 * 7);
     CHECK_EQUAL(t.max_messages, 7);
     CHECK_EQUAL(t.between_messages, 3 * 4);
-    CHECK_EQUAL(t.seconds, 3 * 2 + 4 * 26);
+    CHECK_EQUAL(t.seconds, 3 * near + 4 * far);
     t = cost_of("gather", "node:2 rank:4", &item, 1, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 2);
-    CHECK_EQUAL(t.seconds, 2 * 2);
+    CHECK_EQUAL(t.seconds, 2 * near);
 }
 
 /* Items that take the same way travel together, whatever phase a shorter one could be in. */
@@ -282,10 +284,10 @@ static void test_packing(void)
         {first_ranks, 8, 0}, {first_ranks + 3, 5, 0}, {first_ranks, 5, 0}};
     banyan_traffic t = cost_of("tree", "node:2 rank:4", items, 3, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.between_messages, 1);
-    CHECK_EQUAL(t.between_bytes, 24);
+    CHECK_EQUAL(t.between_bytes, head + 24);
     t = cost_of("direct", "node:2 rank:4", items, 3, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 7);
-    CHECK_EQUAL(t.bytes, (7 + 5 + 4) * 8);
+    CHECK_EQUAL(t.bytes, 7 * head + (7 + 5 + 4) * 8);
 }
 
 int main(void)

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { DIM = 64, ITEM = (DIM + 2) * 4 };
+enum { DIM = 64, ITEM = (DIM + 2) * 4, HEADER = 64 };
 
 static const banyan_link slow = {1e-3, 1e-6}, fast = {1e-9, 1e-15};
 
@@ -46,9 +46,11 @@ static void test_two_ranks(void)
     banyan_comm *comm = machine("rank:2");
     CHECK(banyan_comm_links(comm, slow, fast) == BANYAN_OK);
     banyan_plan *plan = plan_on(comm, "spread", "direct");
-    CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + 4 * ITEM * 1e-6)));
-    CHECK(is_near(banyan_plan_merge_time(plan, 256), 3 * (1e-3 + 256 * 4 * ITEM * 1e-6)));
-    CHECK(is_near(banyan_plan_merge_time(plan, 600), 3 * (3 * 1e-3 + 600 * 4 * ITEM * 1e-6)));
+    CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + (HEADER + 4 * ITEM) * 1e-6)));
+    CHECK(is_near(banyan_plan_merge_time(plan, 256),
+                  3 * (1e-3 + (HEADER + 256 * 4 * ITEM) * 1e-6)));
+    CHECK(is_near(banyan_plan_merge_time(plan, 600),
+                  3 * (3 * 1e-3 + (3 * HEADER + 600 * 4 * ITEM) * 1e-6)));
     banyan_plan_destroy(plan);
     banyan_comm_destroy(comm);
 }
@@ -59,7 +61,7 @@ static void test_between(void)
     banyan_comm *comm = machine("node:2 rank:1"), *one = machine("rank:1");
     CHECK(banyan_comm_links(comm, fast, slow) == BANYAN_OK);
     banyan_plan *plan = plan_on(comm, "spread", "direct");
-    CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + 4 * ITEM * 1e-6)));
+    CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + (HEADER + 4 * ITEM) * 1e-6)));
     banyan_plan_destroy(plan);
     plan = plan_on(one, "spread", "direct");
     CHECK(banyan_plan_merge_time(plan, 1) == 0);
