@@ -12,6 +12,7 @@
 cluster=$1 banyan=$2 fault=$3
 . "$(dirname "$0")/../launch/expect.sh"
 limit=3 more=5
+export BANYAN_TEST_TIMEOUT=60
 [ "$fault" != unplugged ] || more=10
 
 sent() { "$cluster" bytes | awk '$1 == "h2" { print $5 }'; }
