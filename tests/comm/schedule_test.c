@@ -124,9 +124,8 @@ static void test_broken(void)
     static const int32_t some[] = {0, 2, 3, 4, 6}, two[] = {1, 5};
     const banyan_item items[] = {{some, 5, 3}, {two, 2, 1}};
     for (int i = 0; banyan_merge_row(i); i++)
-        for (int all = 0; all < 2; all++)
-            if (banyan_merge_row(i)->build)
-                break_step(banyan_merge_row(i), &topology, items, 2, all);
+        for (int all = 0; all < 2 && banyan_merge_row(i)->build; all++)
+            break_step(banyan_merge_row(i), &topology, items, 2, all);
     banyan_topology_free(&topology);
 }
 
