@@ -34,6 +34,8 @@ install(FILES ${PROJECT_BINARY_DIR}/banyan-config.cmake
 install(FILES ${PROJECT_BINARY_DIR}/banyan.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES banyan.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan FILES_MATCHING PATTERN "*.txtpb")
+install(FILES launch/banyan.sbatch launch/hostfile.example
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan)
 if(TARGET banyan_program)
   install(TARGETS banyan_program)
 endif()

@@ -24,10 +24,13 @@ expect 1 'no host "h2"; there are: h0 h1 head' "$cluster" with 2 "$cluster" exec
 expect 1 'started without -d' "$cluster" with 2 "$cluster" delay all 5
 expect 1 'started without -d' "$cluster" with 2 "$cluster" delay h0 5
 
-# Where a tool is missing, a reason and 77.
+# Where a tool is missing, or root may not make namespaces, a reason and 77.
 mkdir "$folder/bin"
 for tool in sh dirname basename id; do ln -s "$(command -v $tool)" "$folder/bin"; done
 expect 77 'skipped: no "ip" here' env PATH="$folder/bin" "$cluster" with 1 true
+[ "$(id -u)" != 0 ] || expect 77 'not permitted here: unshare: unshare failed: Operation not permitted' \
+  setpriv --bounding-set -sys_admin "$cluster" with 1 true
+expect 77 'skipped: no switch at /nowhere' env CLUSTER_SWITCH=/nowhere "$cluster" -d 5 with 1 true
 
 # still_there FILE: processes in the network namespaces that FILE lists.
 still_there() {
