@@ -42,7 +42,8 @@ static banyan_status map_records(banyan_cache *c)
 
     char *first = (char *)(((uintptr_t)c->map + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     /* Advice only: without huge pages everything still works. */
-    if (bytes / (size_t)regions >= huge_worth) (void)madvise(first, bytes, MADV_HUGEPAGE);
+    (void)madvise(first, bytes,
+                  bytes / (size_t)regions >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     for (int32_t i = 0; i < plan->spec.layers; i++) {
         for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
             banyan_kept *kept = &c->layer[i].kept[j];

@@ -59,7 +59,8 @@ add_library(banyan_launch STATIC ${generated_sources}
   launch/spec.c launch/textformat.cc
   launch/run/check.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/steps.c)
 target_sources(banyan_launch PRIVATE
-  launch/bench/ceilings.c launch/bench/measure.c launch/bench/peak_scalar.c launch/bench/rows.c)
+  launch/bench/ceilings.c launch/bench/measure.c launch/bench/peak_scalar.c launch/bench/ranks.c
+  launch/bench/rows.c launch/bench/sequence.c launch/bench/steady.c)
 set_source_files_properties(launch/data.c launch/run/oracle.c launch/bench/ceilings.c
                             PROPERTIES COMPILE_OPTIONS -O3)
 if(BANYAN_HAS_X86)

@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan bench: one rank's kernels against this machine's measured limits. */
+/* banyan bench: the kernels against this machine's measured limits. */
 #include "launch/bench/bench.h"
 
 #include <jansson.h>
 #include <omp.h>
 #include <regex.h>
+#include <stdlib.h>
 #include <string.h>
+
+typedef struct table {
+    bench b;
+    regex_t only;
+    ceilings c;
+    bool has_heading, any;
+    double fraction[64]; /* of each row with all threads; 0: not measured */
+} table;
 
 static bool is_available(const char *kernel)
 {
@@ -17,62 +26,78 @@ static bool is_available(const char *kernel)
     return false;
 }
 
-static const char heading[] = "                                            |        ceilings | "
-                              "at least                       | "
-                              "measured\n"
-                              "row                      kernel  threads    |  GB/s   GFLOP/s | "
-                              "MiB read   GFLOP         ms by     | "
-                              "median ms  +-%   GB/s  GFLOP/s  fraction  bar\n";
-
-static double read_rate(const bench_result *r)
+static bool is_wanted(table *t, const char *name)
 {
-    return r->memory_bound > 0 ? r->bytes / r->median : 0;
+    bool wanted = !regexec(&t->only, name, 0, NULL, 0);
+    t->any |= wanted;
+    return wanted;
 }
+
+/* ---- one row ------------------------------------------------------------------------------- */
+
+static const char heading[] =
+    "                                            |        ceilings | at least                  "
+    " "
+    "    | measured\n"
+    "row                      kernel  threads    |  GB/s   GFLOP/s | MiB read   GFLOP         "
+    "ms by     | median ms  +-%   GB/s  GFLOP/s  fraction  bar\n";
 
 static const char *bound_by(const bench_result *r)
 {
     return r->memory_bound > r->math_bound ? "memory" : "math";
 }
 
-static void print_result(const bench_row *row, const bench_result *r)
+static double bound(const bench_result *r)
 {
-    printf(
-        "%-24s %-10s %4d    | %5.1f  %8.0f | %8.1f %8.2f %9.3f %-6s | %9.3f %4.1f %6.1f %8.1f  "
-        "%8.2f %4.2f\n",
-        row->name, r->kernel, r->threads, r->at_most.read * 1e-9, r->at_most.flops * 1e-9,
-        r->memory_bound > 0 ? r->bytes / (1 << 20) : 0, r->flops * 1e-9, bench_bound(r) * 1e3,
-        bound_by(r), r->median * 1e3, r->spread * 100, read_rate(r) * 1e-9,
-        r->flops / r->median * 1e-9, bench_bound(r) / r->median, row->bar);
-    if (r->over_like > 0)
-        printf("%-24s %.3f x the time of its operations at the rate of \"%s\"\n", "",
-               r->over_like, row->like);
+    return r->memory_bound > r->math_bound ? r->memory_bound : r->math_bound;
+}
+
+/* Read bandwidth where it was measured: prefills do without. */
+static const char *gigabytes(char text[16], double bytes_a_second)
+{
+    if (bytes_a_second > 0)
+        snprintf(text, 16, "%.1f", bytes_a_second * 1e-9);
+    else
+        strcpy(text, "-");
+    return text;
+}
+
+static void print_result(table *t, const bench_row *row, const bench_result *r, double like)
+{
+    char ceiling[16], rate[16];
+    if (!t->has_heading) fputs(heading, stdout);
+    t->has_heading = true;
+    printf("%-24s %-10s %4d    | %5s  %8.0f | %8.1f %8.2f %9.3f %-6s | %9.3f %4.1f %6s %8.1f  "
+           "%8.2f %4.2f%s\n",
+           row->name, r->kernel, r->threads, gigabytes(ceiling, r->at_most.read),
+           r->at_most.flops * 1e-9, r->bytes / (1 << 20), r->flops * 1e-9, bound(r) * 1e3,
+           bound_by(r), r->seconds * 1e3, r->spread * 100,
+           gigabytes(rate, r->bytes / r->seconds), r->flops / r->seconds * 1e-9, r->fraction,
+           row->bar, r->fraction < row->bar ? " below" : "");
+    if (like > 0)
+        printf("%-24s %.3f x the time of its operations at the rate of \"%s\" (at most "
+               "%.2f)%s\n",
+               "", like, row->like, row->like_bar, like > row->like_bar ? " above" : "");
     fflush(stdout);
 }
 
-static void write_result(const bench_row *row, const bench_result *r, FILE *out)
+static void write_result(const table *t, const bench_row *row, const bench_result *r,
+                         double like)
 {
-    json_t *line = json_pack(
-        "{s:s,s:s,s:i,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}", "row",
-        row->name, "kernel", r->kernel, "threads", r->threads, "read_ceiling_gb_s",
-        r->at_most.read * 1e-9, "math_ceiling_gflop_s", r->at_most.flops * 1e-9, "math",
-        r->at_most.math->name, "bytes", r->bytes, "flops", r->flops, "bound_seconds",
-        bench_bound(r), "bound_by", bound_by(r), "median_seconds", r->median, "spread",
-        r->spread, "repetitions", r->repetitions, "gb_s", read_rate(r) * 1e-9, "gflop_s",
-        r->flops / r->median * 1e-9, "fraction", bench_bound(r) / r->median, "bar", row->bar);
-    if (r->over_like > 0) json_object_set_new(line, "over_like", json_real(r->over_like));
-    json_dumpf(line, out, JSON_COMPACT);
-    fputc('\n', out);
+    json_t *line =
+        json_pack("{s:s,s:s,s:i,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}",
+                  "row", row->name, "kernel", r->kernel, "threads", r->threads, "cpu_time",
+                  t->b.cpu_time, "read_ceiling_gb_s", r->at_most.read * 1e-9,
+                  "math_ceiling_gflop_s", r->at_most.flops * 1e-9, "math", r->math->name,
+                  "bytes", r->bytes, "flops", r->flops, "bound_seconds", bound(r), "bound_by",
+                  bound_by(r), "median_seconds", r->seconds, "spread", r->spread, "repetitions",
+                  r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9, "gflop_s",
+                  r->flops / r->seconds * 1e-9, "fraction", r->fraction, "bar", row->bar);
+    if (like > 0) json_object_set_new(line, "over_like", json_real(like));
+    json_dumpf(line, t->b.json, JSON_COMPACT);
+    fputc('\n', t->b.json);
     json_decref(line);
 }
-
-typedef struct bench_table {
-    const job *j;
-    const regex_t *only;
-    bool quick;
-    FILE *json;
-    int printed;
-    double rate[64]; /* of each row with all threads, operations a second; 0: not measured */
-} bench_table;
 
 static int row_index(const char *name)
 {
@@ -81,71 +106,116 @@ static int row_index(const char *name)
     return -1;
 }
 
-static int run_row(bench_table *t, int index, int threads)
+static int run_row(table *t, int index, int threads)
 {
     const bench_row *row = &bench_rows[index];
     bench_result r;
-    int code = bench_measure(t->j, row, threads, t->quick, &r);
+    int code = bench_measure(&t->b, &t->c, row, threads, &r);
     if (code) return code;
-    int like = row_index(row->like);
-    if (like >= 0) r.over_like = t->rate[like] * r.median / r.flops;
-    t->rate[index] = r.flops / r.median;
-    if (t->printed++ == 0) fputs(heading, stdout);
-    print_result(row, &r);
-    if (t->json) write_result(row, &r, t->json);
+    int other = row_index(row->like);
+    /* both as fractions of the same ceiling, each of which was measured beside its row */
+    double like = other >= 0 ? t->fraction[other] / r.fraction : 0;
+    t->fraction[index] = r.fraction;
+    print_result(t, row, &r, like);
+    if (t->b.json) write_result(t, row, &r, like);
     return EXIT_OK;
 }
 
-/* All rows that match: with one thread where asked, and with all. */
-static int run_rows(bench_table *t)
+/* ---- all of them --------------------------------------------------------------------------- */
+
+static void say_busy(const table *t)
 {
-    const Banyan__Execution *e = t->j->config->execution;
+    double load = 0;
+    int cores = omp_get_num_procs();
+    if (t->b.cpu_time)
+        printf("Seconds are CPU seconds of each thread, not of the clock on the wall.\n");
+    else if (getloadavg(&load, 1) == 1 && load > cores / 2.0)
+        printf("Load average %.1f on %d cores: others compute here, and it shows; --cpu-time "
+               "leaves out what waits for a core.\n",
+               load, cores);
+}
+
+/* With one thread where asked, and with all. */
+static int run_alone(table *t)
+{
+    const Banyan__Execution *e = t->b.j->config->execution;
     int most = e && e->has_threads && e->threads > 0 ? e->threads : omp_get_max_threads();
-    for (int i = 0; bench_rows[i].name; i++) {
+    int code = EXIT_OK;
+    say_busy(t);
+    for (int i = 0; !code && bench_rows[i].name; i++) {
         const bench_row *row = &bench_rows[i];
-        if (regexec(t->only, row->name, 0, NULL, 0) || !is_available(row->kernel)) continue;
-        int code = row->each_thread && most > 1 ? run_row(t, i, 1) : EXIT_OK;
+        if (!is_wanted(t, row->name) || !is_available(row->kernel)) continue;
+        if (row->each_thread && most > 1) code = run_row(t, i, 1);
         if (!code) code = run_row(t, i, most);
-        if (code) return code;
     }
-    if (t->printed) return EXIT_OK;
-    say_error(t->j, "--only \"%s\" matches no row", job_text(t->j, "only"));
-    return EXIT_USAGE;
+    ceilings_free(&t->c);
+    if (!code && is_wanted(t, steady_name)) code = steady_run(&t->b, most);
+    return code;
+}
+
+static int run_ranks(table *t)
+{
+    int code = EXIT_OK;
+    if (t->b.j->rank == 0) say_busy(t);
+    for (int i = 0; !code && ranks_names[i]; i++)
+        if (is_wanted(t, ranks_names[i])) code = ranks_run(&t->b, i);
+    return code;
+}
+
+static int run_all(table *t)
+{
+    const job *j = t->b.j;
+    const char *path = job_text(j, "json");
+    output_file *json = path ? output_open(j, path) : NULL;
+    if (path && !json) return EXIT_FAILED;
+    if (json) t->b.json = output_stream(json);
+    int code = j->ranks > 1 ? run_ranks(t) : run_alone(t);
+    if (!code && !t->any) {
+        say_error(j, "--only \"%s\" matches no row%s", job_text(j, "only"),
+                  j->ranks > 1 ? " that is for several ranks" : "");
+        code = EXIT_USAGE;
+    }
+    int written = output_close(json, j, code == EXIT_OK);
+    return written > code ? written : code;
 }
 
 static int run(job *j)
 {
-    const char *pattern = job_text(j, "only"), *path = job_text(j, "json");
-    regex_t only;
-    int wrong = regcomp(&only, pattern ? pattern : "", REG_EXTENDED | REG_NOSUB);
+    table t = {
+        .b = {.j = j, .quick = job_switch(j, "quick"), .cpu_time = job_switch(j, "cpu-time")}};
+    const char *pattern = job_text(j, "only");
+    int wrong = regcomp(&t.only, pattern ? pattern : "", REG_EXTENDED | REG_NOSUB);
     if (wrong) {
         char why[128];
-        regerror(wrong, &only, why, sizeof why);
+        regerror(wrong, &t.only, why, sizeof why);
         say_error(j, "--only \"%s\": %s", pattern, why);
         return EXIT_USAGE;
     }
-    output_file *json = path ? output_open(j, path) : NULL;
-    int code = path && !json ? EXIT_FAILED : EXIT_OK;
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
-    bench_table table = {.j = j, .only = &only, .quick = job_switch(j, "quick")};
-    if (json) table.json = output_stream(json);
-    if (!code) code = run_rows(&table);
-    int written = output_close(json, j, code == EXIT_OK);
-    regfree(&only);
-    return written > code ? written : code;
+    int code = run_all(&t);
+    regfree(&t.only);
+    return code;
 }
 
 static const flag flags[] = {
     {"only", "REGEX", NULL, "rows whose name matches, \"decode|s2\""},
     {"quick", NULL, NULL, "a 64th of the tokens and one repetition: is it working?"},
     {"threads", "N", "execution.threads", "at most, default: all cores"},
+    {"cpu-time", NULL, NULL,
+     "time by the CPU seconds of the threads: for a machine where others compute; a thread "
+     "that waits for another shows less"},
     {NULL, NULL, NULL, NULL}};
 
-const verb verb_bench = {.name = "bench",
-                         .doc = "Measures this machine's ceilings (reading memory, "
-                                "multiply-adds in registers), then the\n"
-                                "kernels. A row's bound is derived from the bytes that it must "
-                                "read and the operations\n"
-                                "that it must do; fraction is bound / median time.",
-                         .flags = flags,
-                         .run = run};
+const verb verb_bench = {
+    .name = "bench",
+    .doc = "Measures this machine's ceilings (reading memory, multiply-adds in registers), and "
+           "the kernels\n"
+           "in turns. A row's bound is derived from the bytes that it must read and the "
+           "operations that it\n"
+           "must do; fraction is the median of bound / time. A prefill's repetition is a "
+           "quarter of its calls.\n"
+           "Under mpirun: N ranks with one thread against one rank with N threads, nothing "
+           "else.",
+    .flags = flags,
+    .needs_comm = 1,
+    .run = run};

@@ -6,6 +6,18 @@
 
 #include "launch/launch.h"
 
+typedef struct bench {
+    const job *j;
+    bool quick;    /* a 64th of the tokens, one repetition */
+    bool cpu_time; /* the clock: below */
+    FILE *json;    /* or NULL */
+} bench;
+
+/* Seconds that passed; or, on a machine where others compute, what this process (the calling
+ * thread) had a core for, in seconds for each of its `threads` threads. */
+double bench_seconds(const bench *b, int threads);
+double bench_thread_seconds(const bench *b);
+
 /* ---- ceilings -------------------------------------------------------------------------------- */
 
 /* One kind of arithmetic: a loop that stays in registers. `rounds` runs of it return something that
@@ -20,15 +32,28 @@ typedef struct peak {
 } peak;
 extern const peak peak_scalar, peak_avx2, peak_avx512, peak_avx512_bf16;
 
+/* What is needed to measure them again and again. */
 typedef struct ceilings {
-    double read;      /* bytes a second, from memory far beyond the caches */
-    double flops;     /* operations a second, all threads together */
-    const peak *math; /* of this kind */
+    const bench *b;
+    int threads;
+    const peak *math; /* the arithmetic of the kernel and its cache format */
+    int64_t rounds;   /* of it, in one measurement */
+    uint64_t *words;  /* far more than the caches hold */
+    int64_t bytes;
 } ceilings;
-/* What `threads` threads can do at most, in the arithmetic of a kernel with a cache format. false:
- * out of memory. */
-bool ceilings_measure(int threads, bool quick, const char *kernel, banyan_dtype dtype,
-                      ceilings *out);
+
+/* What `threads` threads can do at most, all together. */
+typedef struct rates {
+    double read;  /* bytes a second from memory, 0: not measured */
+    double flops; /* operations a second */
+} rates;
+
+/* Sets up for a row; `c` is zero the first time, and kept from row to row. false: no memory. */
+bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kernel,
+                     banyan_dtype dtype);
+/* One measurement, some milliseconds. */
+rates ceilings_measure(const ceilings *c, bool reads);
+void ceilings_free(ceilings *c);
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 
@@ -39,27 +64,61 @@ typedef struct bench_row {
     const char *kernel, *use; /* NULL: the fastest; dense */
     int64_t tokens;
     int32_t rows;     /* decode rows at the end; 0: prefill of all tokens */
+    int32_t every;    /* prefill: time one call of so many, the others only append */
     bool each_thread; /* also with one thread */
     double bar;       /* the fraction of the bound that it should reach */
-    const char *like; /* NULL, or: the row whose rate it should keep up with */
+    const char *like; /* NULL, or: the row whose rate it should keep up with .. */
+    double like_bar;  /* .. and how much longer it may take than at that rate */
 } bench_row;
 extern const bench_row bench_rows[]; /* ends with a NULL name */
 
-/* What a row did, and the least that it can have taken. */
+/* What a row did in one repetition, and the least that it can have taken: medians. */
 typedef struct bench_result {
     const char *kernel;
     int threads, repetitions;
-    ceilings at_most;
+    const peak *math;
+    rates at_most;
     double bytes, flops;             /* that must be read, and done */
     double memory_bound, math_bound; /* seconds */
-    double median, spread;           /* seconds; half of the middle half, relative */
-    double over_like; /* median / time at the rate of row->like; 0: not measured */
+    double seconds, spread;          /* spread: half of the middle half, relative */
+    double fraction;                 /* of each repetition's bound / its time, the median */
 } bench_result;
-static inline double bench_bound(const bench_result *r)
-{
-    return r->memory_bound > r->math_bound ? r->memory_bound : r->math_bound;
-}
-int bench_measure(const job *j, const bench_row *row, int threads, bool quick,
+int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads,
                   bench_result *out);
+
+double bench_median(double *values, int count);       /* sorts them */
+double bench_spread(const double *sorted, int count); /* half of the middle half, relative */
+
+/* ---- what rows are made of ---------------------------------------------------------------------- */
+
+enum { SEQUENCE_CHUNK = 512 }; /* rows in one call of a prefill */
+
+/* A row's plan, cache and arrays. */
+typedef struct sequence {
+    const bench_row *row;
+    int64_t tokens;
+    banyan_comm *comm, *own_comm; /* own_comm: made here */
+    banyan_plan *plan;
+    banyan_cache *cache;
+    float *q, *k, *v, *out; /* SEQUENCE_CHUNK rows */
+} sequence;
+/* comm NULL: this process alone. On failure sequence_close frees what there is. */
+banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
+                            banyan_comm *comm, int threads);
+void sequence_close(sequence *s);
+banyan_status sequence_new_cache(sequence *s);
+/* The call for tokens at .. at+rows-1; a row may attend, append or both. */
+banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
+/* A new cache with the row's tokens in it. */
+banyan_status sequence_fill(sequence *s);
+
+/* ---- rows of another kind ------------------------------------------------------------------------ */
+
+/* 1000 decode steps: memory. */
+extern const char steady_name[];
+int steady_run(const bench *b, int threads);
+/* Under mpirun: N ranks with one thread against one rank with N threads. */
+extern const char *const ranks_names[]; /* ends with NULL */
+int ranks_run(const bench *b, int index);
 
 #endif

@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What this machine can do at most, measured in this process just before it is compared with: the
- * best of several repetitions, since anything that disturbs a ceiling lowers it. */
+/* What this machine can do at most, measured in this process, again before every repetition of a
+ * row: whatever disturbs one disturbs the other. The two loops do nothing else:
+ *
+ *     read     a pass over a buffer eight times the last cache, each thread over a part of its own
+ *     math     multiply-adds on registers, as many in flight as their latency wants
+ *
+ * Threads time themselves, and the slowest counts. */
 #include "launch/bench/bench.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 static const peak *const peaks[] = {
@@ -26,41 +32,54 @@ static const peak *peak_of(const char *kernel, banyan_dtype dtype)
     return best;
 }
 
+/* ---- clocks -------------------------------------------------------------------------------- */
+
+static double clock_seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double bench_seconds(const bench *b, int threads)
+{
+    return b->cpu_time ? clock_seconds(CLOCK_PROCESS_CPUTIME_ID) / threads : now_seconds();
+}
+
+double bench_thread_seconds(const bench *b)
+{
+    return b->cpu_time ? clock_seconds(CLOCK_THREAD_CPUTIME_ID) : now_seconds();
+}
+
+/* ---- arithmetic ---------------------------------------------------------------------------- */
+
 static volatile float kept_float; /* results go somewhere, so that loops are not dropped */
 static volatile uint64_t kept_word;
 
-/* Every thread times itself, and the slowest counts. */
-static double time_peak(const peak *p, int threads, int64_t rounds)
+static double time_math(const ceilings *c, int threads, int64_t rounds)
 {
     double slowest = 0;
     float sum = 0;
 #pragma omp parallel num_threads(threads) reduction(max : slowest) reduction(+ : sum)
     {
-        double start = now_seconds();
-        sum += p->loop(rounds);
-        slowest = now_seconds() - start;
+        double start = bench_thread_seconds(c->b);
+        sum += c->math->loop(rounds);
+        slowest = bench_thread_seconds(c->b) - start;
     }
     kept_float = sum;
     return slowest;
 }
 
-static double best_peak(const peak *p, int threads, int64_t rounds)
+/* So many rounds that one measurement takes some milliseconds. */
+static int64_t enough_rounds(const ceilings *c)
 {
-    double best = time_peak(p, threads, rounds);
-    for (int i = 0; i < 4; i++) {
-        double again = time_peak(p, threads, rounds);
-        best = again < best ? again : best;
-    }
-    return best;
+    double seconds = c->b->quick ? 0.5e-3 : 4e-3;
+    int64_t rounds = 1 << 8;
+    while (time_math(c, 1, rounds) < seconds) rounds *= 2;
+    return rounds;
 }
 
-static double measure_peak(const peak *p, int threads, double seconds)
-{
-    int64_t rounds = 1 << 10;
-    while (best_peak(p, 1, rounds) < seconds) rounds *= 2;
-    double best = best_peak(p, threads, rounds);
-    return p->flop_of_round * (double)rounds * threads / best;
-}
+/* ---- reading ------------------------------------------------------------------------------- */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
     !defined(__SANITIZE_ADDRESS__)
@@ -76,41 +95,73 @@ read_words(const uint64_t *restrict words, int64_t count)
     return total;
 }
 
-/* Each thread reads a part of its own, which it has also written first; the slowest counts. */
-static double measure_read(int threads, int64_t bytes)
+static int64_t words_of_thread(const ceilings *c)
 {
-    uint64_t *words =
-        mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (words == MAP_FAILED) return 0;
-    madvise(words, (size_t)bytes, MADV_HUGEPAGE);
-    int64_t part = bytes / 8 / threads / 512 * 512;
-    double best = 0;
-    for (int i = 0; i < 8; i++) {
-        double slowest = 0;
-        uint64_t sum = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(max : slowest)        \
-    reduction(+ : sum)
-        for (int t = 0; t < threads; t++) {
-            if (i == 0) memset(words + t * part, 1, (size_t)part * 8);
-            double start = now_seconds();
-            sum += read_words(words + t * part, part);
-            slowest = now_seconds() - start;
-        }
-        kept_word = sum;
-        double rate = (double)(part * 8 * threads) / slowest;
-        if (i > 0 && rate > best) best = rate;
-    }
-    munmap(words, (size_t)bytes);
-    return best;
+    return c->bytes / 8 / c->threads / 512 * 512;
 }
 
-bool ceilings_measure(int threads, bool quick, const char *kernel, banyan_dtype dtype,
-                      ceilings *out)
+/* Each thread reads what it wrote first. */
+static double time_read(const ceilings *c, bool writes)
 {
-    int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE), bytes = (int64_t)(quick ? 64 : 1024) << 20;
-    if (!quick && bytes < 8 * cache) bytes = 8 * cache;
-    out->math = peak_of(kernel, dtype);
-    out->read = measure_read(threads, bytes);
-    out->flops = measure_peak(out->math, threads, quick ? 0.005 : 0.1);
-    return out->read > 0;
+    const int64_t part = words_of_thread(c);
+    double slowest = 0;
+    uint64_t sum = 0;
+#pragma omp parallel for num_threads(c->threads) schedule(static) reduction(max : slowest)     \
+    reduction(+ : sum)
+    for (int t = 0; t < c->threads; t++) {
+        if (writes) memset(c->words + t * part, 1, (size_t)part * 8);
+        double start = bench_thread_seconds(c->b);
+        if (!writes) sum += read_words(c->words + t * part, part);
+        slowest = bench_thread_seconds(c->b) - start;
+    }
+    kept_word = sum;
+    return slowest;
+}
+
+static bool map_words(ceilings *c)
+{
+    int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE), bytes = (int64_t)(c->b->quick ? 16 : 256)
+                                                            << 20;
+    if (!c->b->quick && bytes < 8 * cache) bytes = 8 * cache;
+    void *p =
+        mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return false;
+    madvise(p, (size_t)bytes, MADV_HUGEPAGE);
+    c->words = p;
+    c->bytes = bytes;
+    time_read(c, true);
+    return true;
+}
+
+/* ---- both ---------------------------------------------------------------------------------- */
+
+bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kernel,
+                     banyan_dtype dtype)
+{
+    const peak *math = peak_of(kernel, dtype);
+    if (c->threads != threads) {
+        ceilings_free(c);
+        c->b = b;
+        c->threads = threads;
+        if (!map_words(c)) return false;
+    }
+    if (c->math == math) return true;
+    c->math = math;
+    c->rounds = enough_rounds(c);
+    return true;
+}
+
+rates ceilings_measure(const ceilings *c, bool reads)
+{
+    rates r = {0};
+    double flops = c->math->flop_of_round * (double)c->rounds * c->threads;
+    if (reads) r.read = (double)(words_of_thread(c) * 8 * c->threads) / time_read(c, false);
+    r.flops = flops / time_math(c, c->threads, c->rounds);
+    return r;
+}
+
+void ceilings_free(ceilings *c)
+{
+    if (c->words) munmap(c->words, (size_t)c->bytes);
+    *c = (ceilings){0};
 }

@@ -5,129 +5,38 @@
  *     flops   (query row, token) pairs that are visible x 2 (key_dim + value_dim)
  *     bound   max(bytes / read bandwidth, flops / arithmetic rate)
  *
- * both ceilings measured in this process with as many threads. Keys are the same random chunk over
- * and over: they cost what any keys cost. */
+ * Ceilings and repetitions take turns, and each repetition is compared with the ceilings of just
+ * before it:
+ *
+ *     ceilings 1 | repetition 1 | ceilings 2 | repetition 2 | ..      fraction = median of
+ *                                                                     bound i / seconds i
+ *
+ * A repetition of a decode row is one call. A prefill is timed call by call as the sequence grows,
+ * and its calls are dealt to four repetitions, 0 1 2 3 3 2 1 0 0 .., so that each of them has a
+ * quarter of the work at every length. What it reads stays in the caches, so arithmetic is its
+ * only bound. */
 #include "launch/bench/bench.h"
 
-#include "launch/data.h"
-
 #include <stdlib.h>
-#include <string.h>
 
-enum { most_repetitions = 64, chunk_rows = 512 };
+enum { most_repetitions = 64, parts = 4 };
 
-typedef struct bench_run {
-    const job *j;
-    const bench_row *row;
-    banyan_comm *comm;
-    banyan_plan *plan;
-    banyan_cache *cache;
-    int64_t tokens;
-    float *q, *k, *v, *out;
-    double seconds[most_repetitions];
-} bench_run;
+typedef struct repetition {
+    rates at_most; /* of a prefill's part: their last */
+    double bytes, flops, memory_bound, math_bound, seconds;
+} repetition;
 
-static float *make_array(int64_t rows, int32_t heads, int32_t dim, int what)
-{
-    size_t bytes = (size_t)rows * (size_t)heads * (size_t)dim * sizeof(float);
-    float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    for (int64_t i = 0; array && i < rows; i++)
-        for (int32_t h = 0; h < heads; h++)
-            data_row(array + (i * heads + h) * dim, 1, what, 0, i, h, dim);
-    return array;
-}
-
-static banyan_status prepare(bench_run *b, int threads)
-{
-    const bench_row *row = b->row;
-    banyan_spec s;
-    banyan_spec_init(&s);
-    banyan_rule rule = {.last_layer = -1, .last_head = -1, .use = row->use};
-    s.layers = 1;
-    s.heads = row->heads;
-    s.kv_heads = row->kv_heads;
-    s.key_dim = row->key_dim;
-    s.value_dim = row->value_dim;
-    s.cache_dtype = row->dtype;
-    s.kernel = row->kernel;
-    s.max_tokens = b->tokens;
-    s.max_rows = chunk_rows;
-    s.rollback_tokens = row->rows;
-    s.threads = threads;
-    s.rules = row->use ? &rule : NULL;
-    s.rule_count = row->use ? 1 : 0;
-    banyan_status status = banyan_comm_create("self", NULL, &b->comm);
-    if (!status) status = banyan_plan_create(&s, b->comm, &b->plan);
-    if (status) return status;
-    b->q = make_array(chunk_rows, s.heads, s.key_dim, DATA_Q);
-    b->k = make_array(chunk_rows, s.kv_heads, s.key_dim, DATA_K);
-    b->v = make_array(chunk_rows, s.kv_heads, s.value_dim, DATA_V);
-    b->out = make_array(chunk_rows, s.heads, s.value_dim, DATA_Q);
-    return b->q && b->k && b->v && b->out ? BANYAN_OK : BANYAN_ERR_MEMORY;
-}
-
-static void finish(bench_run *b)
-{
-    free(b->q);
-    free(b->k);
-    free(b->v);
-    free(b->out);
-    banyan_cache_destroy(b->cache);
-    banyan_plan_destroy(b->plan);
-    banyan_comm_destroy(b->comm);
-}
-
-/* A new cache with all tokens in it, attended to or not. */
-static banyan_status fill(bench_run *b, bool attends)
-{
-    banyan_cache_destroy(b->cache);
-    b->cache = NULL;
-    banyan_status status = banyan_cache_create(b->plan, NULL, &b->cache);
-    for (int64_t at = 0; !status && at < b->tokens; at += chunk_rows) {
-        int64_t rows = b->tokens - at < chunk_rows ? b->tokens - at : chunk_rows;
-        if (attends) progress(b->j, "%s: %lld tokens", b->row->name, (long long)at);
-        status = banyan_attend(b->cache, 0, at, (int32_t)rows, attends ? b->q : NULL, b->k,
-                               b->v, attends ? b->out : NULL, NULL);
-    }
-    return status;
-}
-
-static banyan_status once(bench_run *b, double *seconds)
-{
-    double start = now_seconds();
-    banyan_status status = b->row->rows == 0
-                               ? fill(b, true)
-                               : banyan_attend(b->cache, 0, b->tokens - b->row->rows,
-                                               b->row->rows, b->q, NULL, NULL, b->out, NULL);
-    *seconds = now_seconds() - start;
-    return status;
-}
-
-/* Visible (query row, token) pairs of one repetition, from the (row, block) pairs that the cache
- * counts: of its own block, a row sees the tokens up to itself. */
-static double visible_pairs(const bench_run *b, double pairs)
-{
-    double block = banyan_plan_spec(b->plan)->block_tokens, unseen = 0;
-    int64_t first = b->row->rows ? b->tokens - b->row->rows : 0;
-    for (int64_t t = first; t < b->tokens; t++)
-        unseen += block - 1 - (double)(t % (int64_t)block);
-    return pairs * block - unseen * b->row->heads;
-}
-
-static banyan_status derive(const bench_run *b, double pairs, bench_result *out)
-{
-    const banyan_spec *s = banyan_plan_spec(b->plan);
-    banyan_share share;
-    banyan_status status = banyan_plan_share(b->plan, 0, b->tokens, &share);
-    if (status) return status;
-    double width = s->key_dim + s->value_dim;
-    out->bytes = (double)share.read_blocks * s->block_tokens * width *
-                 (double)banyan_dtype_bytes(s->cache_dtype);
-    out->flops = visible_pairs(b, pairs) * 2 * width;
-    out->memory_bound = b->row->rows ? out->bytes / out->at_most.read : 0;
-    out->math_bound = out->flops / out->at_most.flops;
-    return BANYAN_OK;
-}
+typedef struct measuring {
+    const bench *b;
+    const ceilings *c;
+    sequence s;
+    int threads;
+    double bytes;  /* that a decode call reads */
+    int64_t pairs; /* (query row, block) pairs counted so far */
+    double enough; /* seconds of repetitions */
+    int repetitions;
+    repetition done[most_repetitions];
+} measuring;
 
 static int compare(const void *a, const void *b)
 {
@@ -135,56 +44,150 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Until a second has passed (decode) or three times (prefill); the first decode warms up. */
-static banyan_status repeat(bench_run *b, bool quick, bench_result *out)
+double bench_median(double *values, int count)
 {
-    int least = quick ? 1 : b->row->rows ? 7 : 3, count = 0;
-    double passed = 0, enough = quick ? 0 : b->row->rows ? 2 : 0;
+    qsort(values, (size_t)count, sizeof(double), compare);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+double bench_spread(const double *sorted, int count)
+{
+    return (sorted[count * 3 / 4] - sorted[count / 4]) / 2 / sorted[count / 2];
+}
+
+/* The operations of a call that has just been made: from the (row, block) pairs that the cache
+ * counts, less what rows do not see of their own blocks. */
+static double call_flops(measuring *m, int64_t at, int32_t rows)
+{
+    const banyan_spec *spec = banyan_plan_spec(m->s.plan);
+    const int32_t block = spec->block_tokens;
+    banyan_stats stats;
+    banyan_cache_stats(m->s.cache, &stats);
+    double unseen = 0, pairs = (double)(stats.pairs - m->pairs);
+    for (int64_t t = at; t < at + rows; t++) unseen += block - 1 - (double)(t % block);
+    m->pairs = stats.pairs;
+    return (pairs * block - unseen * spec->heads) * 2 * (spec->key_dim + spec->value_dim);
+}
+
+/* A call, timed, and its bound added to a repetition. */
+static banyan_status timed_call(measuring *m, int64_t at, int32_t rows, bool appends,
+                                repetition *to)
+{
+    to->at_most = ceilings_measure(m->c, !appends);
+    double start = bench_seconds(m->b, m->threads);
+    banyan_status status = sequence_call(&m->s, at, rows, appends, true);
+    to->seconds += bench_seconds(m->b, m->threads) - start;
+    double flops = call_flops(m, at, rows);
+    to->flops += flops;
+    to->math_bound += flops / to->at_most.flops;
+    if (!appends) to->bytes += m->bytes;
+    if (!appends) to->memory_bound += m->bytes / to->at_most.read;
+    return status;
+}
+
+static banyan_status decode(measuring *m)
+{
+    const bench_row *row = m->s.row;
+    const banyan_spec *spec = banyan_plan_spec(m->s.plan);
+    const int64_t at = m->s.tokens - row->rows;
+    const int least = m->b->quick ? 1 : 7;
+    banyan_share share;
+    banyan_status status = banyan_plan_share(m->s.plan, 0, m->s.tokens, &share);
+    if (status) return status;
+    m->bytes = (double)share.read_blocks * spec->block_tokens *
+               (spec->key_dim + spec->value_dim) *
+               (double)banyan_dtype_bytes(spec->cache_dtype);
+
+    status = sequence_fill(&m->s);
+    if (!status) status = sequence_call(&m->s, at, row->rows, false, true); /* warms up */
+    if (!status) call_flops(m, at, row->rows);
+    double start = now_seconds();
+    while (!status && m->repetitions < most_repetitions &&
+           (m->repetitions < least || now_seconds() - start < m->enough))
+        status = timed_call(m, at, row->rows, false, &m->done[m->repetitions++]);
+    return status;
+}
+
+/* One pass over the sequence fills four repetitions. */
+static banyan_status prefill_pass(measuring *m, double give_up)
+{
+    const int every = m->b->quick || !m->s.row->every ? 1 : m->s.row->every;
+    banyan_status status = sequence_new_cache(&m->s);
+    int64_t call = 0, timed = 0;
+    m->pairs = 0;
+    for (int64_t at = 0; !status && at < m->s.tokens; at += SEQUENCE_CHUNK, call++) {
+        int64_t left = m->s.tokens - at;
+        int32_t rows = (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK);
+        if (call % every != every - 1) {
+            status = sequence_call(&m->s, at, rows, true, false);
+            continue;
+        }
+        progress(m->b->j, "%s: %lld tokens", m->s.row->name, (long long)at);
+        int64_t part = timed / parts % 2 ? parts - 1 - timed % parts : timed % parts;
+        status = timed_call(m, at, rows, true, &m->done[m->repetitions + part]);
+        if (++timed >= parts && now_seconds() > give_up) break;
+    }
+    m->repetitions += timed < parts ? (int)timed : parts;
+    return status;
+}
+
+static banyan_status prefill(measuring *m)
+{
+    double start = now_seconds();
     banyan_status status = BANYAN_OK;
-    if (b->row->rows) status = once(b, &b->seconds[0]);
-    while (!status && count < most_repetitions && (count < least || passed < enough)) {
-        status = once(b, &b->seconds[count]);
-        passed += b->seconds[count++];
-        if (passed > 40) break;
-    }
-    if (status) return status;
-    qsort(b->seconds, (size_t)count, sizeof(double), compare);
-    out->repetitions = count;
-    out->median = b->seconds[count / 2];
-    out->spread = (b->seconds[count * 3 / 4] - b->seconds[count / 4]) / 2 / out->median;
-    return BANYAN_OK;
+    do status = prefill_pass(m, start + 10 * m->enough + 1);
+    while (!status && m->repetitions + parts <= most_repetitions &&
+           now_seconds() - start < m->enough);
+    return status;
 }
 
-static banyan_status measure(bench_run *b, int threads, bool quick, bench_result *out)
+static double median_of(const measuring *m, size_t offset, double *spread)
 {
-    banyan_stats before = {0}, after;
-    banyan_status status = prepare(b, threads);
-    if (!status && b->row->rows) status = fill(b, false);
-    if (status) return status;
-    out->threads = threads;
-    out->kernel = banyan_plan_spec(b->plan)->kernel;
-    if (!ceilings_measure(threads, quick, out->kernel, b->row->dtype, &out->at_most))
-        return BANYAN_ERR_MEMORY;
-    if (b->row->rows) {
-        double warm;
-        banyan_cache_stats(b->cache, &before);
-        status = once(b, &warm);
-        banyan_cache_stats(b->cache, &after);
-    }
-    if (!status) status = repeat(b, quick, out);
-    if (status) return status;
-    if (!b->row->rows) banyan_cache_stats(b->cache, &after); /* a fresh cache each time */
-    return derive(b, (double)(after.pairs - before.pairs), out);
+    double values[most_repetitions];
+    for (int i = 0; i < m->repetitions; i++)
+        values[i] = *(const double *)((const char *)&m->done[i] + offset);
+    double median = bench_median(values, m->repetitions);
+    if (spread) *spread = bench_spread(values, m->repetitions);
+    return median;
 }
 
-int bench_measure(const job *j, const bench_row *row, int threads, bool quick,
+static void summarise(measuring *m, bench_result *out)
+{
+    double fraction[most_repetitions];
+    for (int i = 0; i < m->repetitions; i++) {
+        const repetition *r = &m->done[i];
+        fraction[i] =
+            (r->memory_bound > r->math_bound ? r->memory_bound : r->math_bound) / r->seconds;
+    }
+#define MEDIAN(field) median_of(m, offsetof(repetition, field), NULL)
+    out->repetitions = m->repetitions;
+    out->at_most = (rates){.read = MEDIAN(at_most.read), .flops = MEDIAN(at_most.flops)};
+    out->bytes = MEDIAN(bytes);
+    out->flops = MEDIAN(flops);
+    out->memory_bound = MEDIAN(memory_bound);
+    out->math_bound = MEDIAN(math_bound);
+    out->seconds = median_of(m, offsetof(repetition, seconds), &out->spread);
+    out->fraction = bench_median(fraction, m->repetitions);
+#undef MEDIAN
+}
+
+int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads,
                   bench_result *out)
 {
-    *out = (bench_result){0};
-    bench_run b = {.j = j, .row = row, .tokens = quick ? row->tokens / 64 : row->tokens};
-    banyan_status status = measure(&b, threads, quick, out);
-    progress_end(j);
-    int code = status ? job_failed(j, status, row->name) : EXIT_OK;
-    finish(&b);
+    *out = (bench_result){.threads = threads};
+    measuring m = {.b = b, .c = c, .threads = threads, .enough = b->quick ? 0 : 0.8};
+    banyan_status status =
+        sequence_open(&m.s, row, b->quick ? row->tokens / 64 : row->tokens, NULL, threads);
+    if (!status) {
+        out->kernel = banyan_plan_spec(m.s.plan)->kernel;
+        if (!ceilings_choose(c, b, threads, out->kernel, row->dtype))
+            status = BANYAN_ERR_MEMORY;
+        out->math = c->math;
+    }
+    if (!status) status = row->rows ? decode(&m) : prefill(&m);
+    if (!status) summarise(&m, out);
+    progress_end(b->j);
+    int code = status ? job_failed(b->j, status, row->name) : EXIT_OK;
+    sequence_close(&m.s);
     return code;
 }

@@ -17,6 +17,13 @@ expect 0 "on every rank" "$mpirun" 3 "$banyan" run $shape --tokens 100 --out all
 printf 'shape { heads: 4 key_dim: 16 }\nrun { tokens: 90 }\n' > "$folder/a.txtpb"
 expect 0 "rows checked" "$mpirun" 2 "$banyan" run --config "$folder/a.txtpb"
 
+expect 0 "ranks: decode dense bf16" "$mpirun" 2 "$banyan" bench --quick --json "$folder/bench.json"
+grep -q "^ranks: prefill .* 2 ranks x 1 thread [0-9.]* ms, 1 rank x 2 threads [0-9.]* ms" \
+  "$folder/output" || fault "bench under mpirun lacks the prefill"
+[ "$(grep -c '"ranks":2,"together_seconds":' "$folder/bench.json")" = 2 ] || fault "bench --json of ranks"
+expect_once 2 '--only "s2" matches no row that is for several ranks' \
+  "$mpirun" 3 "$banyan" bench --quick --only s2
+
 expect_once 0 "banyan 0." "$mpirun" 3 "$banyan" --version
 expect_once 2 'no verb "rum"; did you mean "run"?' "$mpirun" 3 "$banyan" rum
 expect_once 2 'no flag "--token" in run; did you mean "--tokens"?' "$mpirun" 3 "$banyan" run --token 4

@@ -49,7 +49,17 @@ bits() { "$banyan" run --heads 4 --kv-heads 2 --key-dim 32 --tokens 500 --seed "
 [ "$(bits 3)" = "$(bits 3)" ] || fault "another run, other bits"
 [ "$(bits 3)" != "$(bits 4)" ] || fault "another seed, the same bits"
 
-# bench
-expect 0 "decode dense bf16" "$banyan" bench --quick --only "^decode dense bf16" --threads 1 --json "$folder/bench.json"
-grep -q '"row":"decode dense bf16",.*"fraction":' "$folder/bench.json" || fault "bench --json"
+# bench: a table with every row, JSON lines with the same; decode steps take no memory but their blocks
+expect 0 "decode 1000 steps" "$banyan" bench --quick --json "$folder/bench.json"
+for row in "decode dense bf16" "decode 8 rows bf16" "prefill s2 bf16" "prefill 192/128 bf16"; do
+  grep -q "^$row .* math \|^$row .* memory " "$folder/output" || fault "bench lacks \"$row\""
+  grep -q "\"row\":\"$row\",.*\"bound_by\":\"m.*\"fraction\":[0-9.e-]*,\"bar\":0" \
+    "$folder/bench.json" || fault "bench --json lacks \"$row\""
+done
+grep -q 'x the time of its operations at the rate of "prefill dense bf16" (at most 1.15)' \
+  "$folder/output" || fault "bench does not compare s2 with dense"
+grep -q '"heap_growth":0.0' "$folder/bench.json" || fault "decode steps took memory from the heap"
+grep -q "page ends), the heap by 0 bytes;" "$folder/output" || fault "decode steps took memory"
+expect 0 "CPU seconds of each thread" "$banyan" bench --quick --cpu-time --threads 1 --only "decode s2"
+[ "$(grep -c "^decode" "$folder/output")" = 1 ] || fault "--only or --threads let another row through"
 [ $faults = 0 ]

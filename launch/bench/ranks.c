@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What splitting a rank costs: under mpirun, N ranks with one thread each against rank 0 alone with N
+ * threads, on the same cores and the same work. They take turns, and each turn of one is compared
+ * with the next turn of the other. A rank that waits polls, and would take a core from the threads of
+ * rank 0, so for its turn the others sleep a little longer than the turn before took. */
+#include "launch/bench/bench.h"
+
+#include <jansson.h>
+#include <omp.h>
+#include <time.h>
+
+#define LLAMA .heads = 32, .kv_heads = 8, .key_dim = 128, .value_dim = 128, .dtype = BANYAN_BF16
+
+static const bench_row rows[] = {
+    {"ranks: decode dense bf16", LLAMA, .tokens = 128 * 1024, .rows = 1},
+    {"ranks: prefill dense bf16", LLAMA, .tokens = 8 * 1024}};
+const char *const ranks_names[] = {"ranks: decode dense bf16", "ranks: prefill dense bf16",
+                                   NULL};
+static const double bar = 1.10;
+
+enum { most_turns = 31 };
+
+typedef struct race {
+    const bench *b;
+    const bench_row *row;
+    sequence together, alone; /* alone: on rank 0 */
+    double together_seconds[most_turns], alone_seconds[most_turns], ratio[most_turns];
+} race;
+
+static banyan_status turn(const bench *b, sequence *s, int threads, double *seconds)
+{
+    banyan_status status = s->row->rows ? BANYAN_OK : sequence_new_cache(s);
+    double start = bench_seconds(b, threads);
+    if (s->row->rows)
+        status = sequence_call(s, s->tokens - s->row->rows, s->row->rows, false, true);
+    for (int64_t at = 0; !status && !s->row->rows && at < s->tokens; at += SEQUENCE_CHUNK) {
+        int64_t left = s->tokens - at;
+        status = sequence_call(s, at, (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK),
+                               true, true);
+    }
+    *seconds = bench_seconds(b, threads) - start;
+    return status;
+}
+
+static void sleep_for(double seconds)
+{
+    struct timespec t = {.tv_sec = (time_t)seconds};
+    t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+    nanosleep(&t, NULL);
+}
+
+/* Both, once. `expected`: how long rank 0 will take alone. The slowest rank's time counts. */
+static banyan_status turns(race *r, double expected, double *together, double *alone)
+{
+    const job *j = r->b->j;
+    *together = *alone = 0;
+    banyan_status status = banyan_comm_agree(j->comm, BANYAN_OK);
+    if (!status) status = turn(r->b, &r->together, 1, together);
+    if (!status) status = banyan_comm_allreduce(j->comm, together, 1, BANYAN_MAX);
+    if (status) return status;
+    if (j->rank == 0)
+        status = turn(r->b, &r->alone, j->ranks, alone);
+    else
+        sleep_for(1.2 * expected + 2e-3);
+    status = banyan_comm_agree(j->comm, status);
+    if (!status) status = banyan_comm_allreduce(j->comm, alone, 1, BANYAN_MAX);
+    return status;
+}
+
+static banyan_status prepare(race *r)
+{
+    const job *j = r->b->j;
+    int64_t tokens = r->b->quick ? r->row->tokens / 64 : r->row->tokens;
+    banyan_status status = sequence_open(&r->together, r->row, tokens, j->comm, 1);
+    if (!status && r->row->rows) status = sequence_fill(&r->together);
+    if (status) return status;
+    if (j->rank == 0) {
+        status = sequence_open(&r->alone, r->row, tokens, NULL, j->ranks);
+        if (!status && r->row->rows) status = sequence_fill(&r->alone);
+    }
+    return banyan_comm_agree(j->comm, status);
+}
+
+static banyan_status measure(race *r, int *count)
+{
+    const int most = r->b->quick ? 1 : r->row->rows ? most_turns : 3;
+    double warm, expected;
+    banyan_status status = prepare(r);
+    if (!status) status = turns(r, 0, &warm, &expected);
+    for (int i = 0; !status && i < most; i++) {
+        status = turns(r, expected, &r->together_seconds[i], &r->alone_seconds[i]);
+        expected = r->alone_seconds[i];
+        r->ratio[i] = r->together_seconds[i] / expected;
+        *count = i + 1;
+    }
+    return status;
+}
+
+static void print(race *r, int count)
+{
+    const int ranks = r->b->j->ranks;
+    double together = bench_median(r->together_seconds, count);
+    double alone = bench_median(r->alone_seconds, count), ratio = bench_median(r->ratio, count);
+    double spread = bench_spread(r->ratio, count);
+    printf("%-26s | %d ranks x 1 thread %.3f ms, 1 rank x %d threads %.3f ms: %.3f x as long "
+           "+-%.1f%% (at most %.2f)\n",
+           r->row->name, ranks, together * 1e3, ranks, alone * 1e3, ratio, spread * 100, bar);
+    if (!r->b->json) return;
+    json_t *line =
+        json_pack("{s:s,s:i,s:f,s:f,s:f,s:f,s:i,s:f}", "row", r->row->name, "ranks", ranks,
+                  "together_seconds", together, "alone_seconds", alone, "ratio", ratio,
+                  "spread", spread, "repetitions", count, "bar", bar);
+    json_dumpf(line, r->b->json, JSON_COMPACT);
+    fputc('\n', r->b->json);
+    json_decref(line);
+}
+
+int ranks_run(const bench *b, int index)
+{
+    const job *j = b->j;
+    race r = {.b = b, .row = &rows[index]};
+    int count = 0;
+    if (j->rank == 0 && omp_get_num_procs() < j->ranks)
+        say_warning(j,
+                    "rank 0 may use %d core%s for %d threads; if there are more, start "
+                    "mpirun with --bind-to none",
+                    omp_get_num_procs(), omp_get_num_procs() == 1 ? "" : "s", j->ranks);
+    banyan_status status = measure(&r, &count);
+    int code = status ? job_failed(j, status, r.row->name) : EXIT_OK;
+    if (!code && j->rank == 0) print(&r, count);
+    sequence_close(&r.alone);
+    sequence_close(&r.together);
+    return code;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a row measures with: a plan of one layer, a cache, and random rows. Every call appends the
+ * same random chunk of keys: they cost what any keys cost. */
+#include "launch/bench/bench.h"
+
+#include "launch/data.h"
+
+#include <stdlib.h>
+
+static float *make_array(int32_t heads, int32_t dim, int what)
+{
+    size_t bytes = (size_t)SEQUENCE_CHUNK * (size_t)heads * (size_t)dim * sizeof(float);
+    float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    for (int64_t i = 0; array && i < SEQUENCE_CHUNK; i++)
+        for (int32_t h = 0; h < heads; h++)
+            data_row(array + (i * heads + h) * dim, 1, what, 0, i, h, dim);
+    return array;
+}
+
+banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
+                            banyan_comm *comm, int threads)
+{
+    banyan_status status = BANYAN_OK;
+    *s = (sequence){.row = row, .tokens = tokens, .comm = comm};
+    if (!comm) status = banyan_comm_create("self", NULL, &s->own_comm);
+    if (status) return status;
+    if (!comm) s->comm = s->own_comm;
+
+    banyan_spec spec;
+    banyan_spec_init(&spec);
+    banyan_rule rule = {.last_layer = -1, .last_head = -1, .use = row->use};
+    spec.layers = 1;
+    spec.heads = row->heads;
+    spec.kv_heads = row->kv_heads;
+    spec.key_dim = row->key_dim;
+    spec.value_dim = row->value_dim;
+    spec.cache_dtype = row->dtype;
+    spec.kernel = row->kernel;
+    spec.max_tokens = tokens;
+    spec.max_rows = SEQUENCE_CHUNK;
+    spec.rollback_tokens = row->rows;
+    spec.threads = threads;
+    spec.rules = row->use ? &rule : NULL;
+    spec.rule_count = row->use ? 1 : 0;
+    status = banyan_plan_create(&spec, s->comm, &s->plan);
+    if (status) return status;
+    s->q = make_array(row->heads, row->key_dim, DATA_Q);
+    s->k = make_array(row->kv_heads, row->key_dim, DATA_K);
+    s->v = make_array(row->kv_heads, row->value_dim, DATA_V);
+    s->out = make_array(row->heads, row->value_dim, DATA_Q);
+    return banyan_comm_agree(s->comm,
+                             s->q && s->k && s->v && s->out ? BANYAN_OK : BANYAN_ERR_MEMORY);
+}
+
+void sequence_close(sequence *s)
+{
+    free(s->q);
+    free(s->k);
+    free(s->v);
+    free(s->out);
+    banyan_cache_destroy(s->cache);
+    banyan_plan_destroy(s->plan);
+    banyan_comm_destroy(s->own_comm);
+    *s = (sequence){0};
+}
+
+banyan_status sequence_new_cache(sequence *s)
+{
+    banyan_cache_destroy(s->cache);
+    s->cache = NULL;
+    return banyan_cache_create(s->plan, NULL, &s->cache);
+}
+
+banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
+{
+    return banyan_attend(s->cache, 0, at, rows, attends ? s->q : NULL, appends ? s->k : NULL,
+                         appends ? s->v : NULL, attends ? s->out : NULL, NULL);
+}
+
+banyan_status sequence_fill(sequence *s)
+{
+    banyan_status status = sequence_new_cache(s);
+    for (int64_t at = 0; !status && at < s->tokens; at += SEQUENCE_CHUNK) {
+        int64_t left = s->tokens - at;
+        status = sequence_call(s, at, (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK),
+                               true, false);
+    }
+    return status;
+}
