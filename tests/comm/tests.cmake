@@ -26,6 +26,8 @@ if(BANYAN_HAS_MPI)
     set_tests_properties(comm_fault_test_p3_${fault} PROPERTIES
       PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
   endforeach()
+  banyan_test_program(merge_bench comm/merge_bench.c) # no test: prints what merges cost here
+  target_link_libraries(merge_bench PRIVATE MPI::MPI_C)
   banyan_test_program(header_test comm/header_test.c)
   banyan_mpi_test(header_test 2)
   set_tests_properties(header_test_p2 PROPERTIES
