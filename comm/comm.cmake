@@ -4,5 +4,6 @@ target_sources(banyan PRIVATE
 banyan_rows(banyan comm merges merge)
 banyan_rows(banyan comm transports transport)
 if(BANYAN_HAS_MPI)
+  target_sources(banyan PRIVATE comm/transport_mpi_watch.c)
   target_link_libraries(banyan PRIVATE MPI::MPI_C)
 endif()

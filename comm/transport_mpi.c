@@ -12,9 +12,8 @@
  * After a failure some rank may never call MPI again, so everything that waits for all ranks
  * (MPI_Comm_free may, MPI_Finalize does) is left out; mpirun then ends the job as soon as one
  * process exits. `job` remembers this for all comms that were split from one. */
-#include "comm/comm.h"
+#include "comm/transport_mpi.h"
 
-#include <mpi.h>
 #include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -23,32 +22,9 @@
 extern const banyan_transport banyan_transport_mpi;
 
 enum {
-    tag = 0,
     eager_polls = 32, /* before the first yield: about 5 us */
     clock_polls = 64  /* yields between looks at the clock */
 };
-
-typedef struct mpi_job {
-    int users;
-    int finalise; /* we initialised MPI, so we finalise it */
-    int broken;
-} mpi_job;
-
-typedef struct posted {
-    int recv, peer;
-    size_t bytes;
-} posted;
-
-typedef struct mpi_state {
-    MPI_Comm comm;
-    mpi_job *job;
-    int count, capacity; /* of the round's messages, in the four arrays below */
-    int left;            /* of these, not through */
-    MPI_Request *request;
-    MPI_Status *status;
-    int *index;
-    posted *posted;
-} mpi_state;
 
 static banyan_status fail_mpi(mpi_state *state, const char *call, int error)
 {
@@ -146,6 +122,28 @@ static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
     return status;
 }
 
+/* MPI_Finalize waits for everyone and knows no time limit: do they all come to the end? */
+static int all_arrive(const banyan_comm *comm, mpi_state *state)
+{
+    MPI_Request all = MPI_REQUEST_NULL;
+    int done = 0, idle = 0;
+    double begin = 0;
+    if (MPI_Ibarrier(state->comm, &all)) return 0;
+    while (!MPI_Test(&all, &done, MPI_STATUS_IGNORE) && !done) {
+        if (++idle < eager_polls) continue;
+        sched_yield();
+        if (comm->timeout <= 0 || idle % clock_polls) continue;
+        const double now = MPI_Wtime();
+        if (begin <= 0) begin = now;
+        if (now - begin <= comm->timeout) continue;
+        banyan_log(BANYAN_LOG_WARN,
+                   "rank %d waited %g s for all ranks to end; MPI is left as it is",
+                   (int)comm->rank, comm->timeout);
+        return 0;
+    }
+    return done;
+}
+
 static void mpi_close(banyan_comm *comm)
 {
     mpi_state *state = comm->state;
@@ -153,10 +151,13 @@ static void mpi_close(banyan_comm *comm)
     int is_down = 0;
     MPI_Finalized(&is_down);
     job->broken |= comm->broken;
-    const int may_wait = !is_down && !job->broken;
+    const int is_last = job->users == 1;
+    int may_wait = !is_down && !job->broken;
+    if (may_wait && is_last && job->finalise) may_wait = all_arrive(comm, state);
     if (may_wait) MPI_Comm_free(&state->comm);
     free_state(state);
-    if (--job->users) return;
+    job->users--;
+    if (!is_last) return;
     if (may_wait && job->finalise) MPI_Finalize();
     free(job);
 }
@@ -247,8 +248,8 @@ static banyan_status mpi_start(banyan_comm *comm, int recv, int peer, void *data
     if (error) return fail_mpi(state, "describing a large message", error);
     const int count = is_big ? 1 : (int)bytes;
     MPI_Request *request = &state->request[state->count];
-    error = recv ? MPI_Irecv(data, count, type, peer, tag, state->comm, request)
-                 : MPI_Isend(data, count, type, peer, tag, state->comm, request);
+    error = recv ? MPI_Irecv(data, count, type, peer, tag_data, state->comm, request)
+                 : MPI_Isend(data, count, type, peer, tag_data, state->comm, request);
     if (is_big) MPI_Type_free(&type); /* when the transfer is done */
     if (error) return fail_mpi(state, recv ? "MPI_Irecv" : "MPI_Isend", error);
     state->posted[state->count++] = (posted){recv, peer, bytes};
@@ -275,39 +276,6 @@ static banyan_status check_done(const banyan_comm *comm, mpi_state *state,
                            message->peer, message->bytes, (int)comm->rank);
     return banyan_fail(BANYAN_ERR_COMM, "rank %d sent %lld bytes, but rank %d expected %zu",
                        message->peer, (long long)got, (int)comm->rank, message->bytes);
-}
-
-/* Lets go of what is still under way, and says whom it waited for. */
-static banyan_status give_up(const banyan_comm *comm, mpi_state *state)
-{
-    char names[256] = "";
-    size_t used = 0;
-    int missing = 0, receives = 0;
-    for (int i = 0; i < state->count; i++)
-        receives += state->request[i] != MPI_REQUEST_NULL && state->posted[i].recv;
-    for (int peer = 0; peer < comm->size; peer++) {
-        int waits = 0;
-        for (int i = 0; i < state->count && !waits; i++)
-            waits = state->request[i] != MPI_REQUEST_NULL && state->posted[i].peer == peer &&
-                    state->posted[i].recv == (receives > 0);
-        if (!waits) continue;
-        if (used < sizeof names - 16) /* a few names are enough */
-            used += (size_t)snprintf(names + used, sizeof names - used, "%s%d",
-                                     missing ? ", " : "", peer);
-        missing++;
-    }
-    for (int i = 0; i < state->count; i++) {
-        int done = 0;
-        if (state->request[i] == MPI_REQUEST_NULL) continue;
-        if (state->posted[i].recv) MPI_Cancel(&state->request[i]);
-        MPI_Test(&state->request[i], &done, MPI_STATUS_IGNORE);
-        if (!done) MPI_Request_free(&state->request[i]);
-    }
-    state->count = state->left = 0;
-    state->job->broken = 1;
-    return banyan_fail(BANYAN_ERR_COMM, "rank %d waited %g s: rank%s %s did not arrive%s",
-                       (int)comm->rank, comm->timeout, missing > 1 ? "s" : "", names,
-                       receives ? "" : " to receive");
 }
 
 /* One look: how many messages came through in *done, the first fault among them in *status. Not OK:
@@ -341,7 +309,8 @@ static banyan_status mpi_wait_all(banyan_comm *comm)
         if (comm->timeout <= 0 || idle % clock_polls) continue;
         const double now = MPI_Wtime();
         if (!begin) begin = now;
-        if (now - begin > comm->timeout) return status ? status : give_up(comm, state);
+        if (now - begin > comm->timeout)
+            return status ? status : banyan_mpi_give_up(comm, state);
     }
     state->count = 0;
     return status;

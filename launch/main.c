@@ -176,9 +176,11 @@ static int same_code(const job *j, int code)
         if (code < EXIT_FAILED) code = EXIT_FAILED;
     }
     double worst = code;
-    if (j->ranks > 1 && banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX))
-        return EXIT_FAILED;
-    return (int)worst;
+    if (j->ranks == 1) return code;
+    banyan_status status = banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX);
+    if (!status) return (int)worst;
+    if (!code) job_failed(j, status, "at the end"); /* else it has been said */
+    return EXIT_FAILED;
 }
 
 int main(int argc, char **argv)

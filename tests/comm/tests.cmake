@@ -28,6 +28,20 @@ if(BANYAN_HAS_MPI)
   endforeach()
   banyan_test_program(merge_bench comm/merge_bench.c) # no test: prints what merges cost here
   target_link_libraries(merge_bench PRIVATE MPI::MPI_C)
+  banyan_test_program(stall_test comm/stall_test.c)
+  foreach(merge direct tree butterfly gather allreduce)
+    banyan_mpi_test(stall_test 7 stopped ${merge})
+    set_tests_properties(stall_test_p7_stopped_${merge} PROPERTIES
+      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  endforeach()
+  banyan_mpi_test(stall_test 3 stopped tree)
+  banyan_mpi_test(stall_test 3 ended)
+  set_tests_properties(stall_test_p3_stopped_tree stall_test_p3_ended PROPERTIES
+    PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  banyan_mpi_test(stall_test 4 killed tree)
+  set_tests_properties(stall_test_p4_killed_tree PROPERTIES
+    PASS_REGULAR_EXPRESSION "process rank 2 .*exited on signal 9"
+    FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
   banyan_test_program(header_test comm/header_test.c)
   banyan_mpi_test(header_test 2)
   set_tests_properties(header_test_p2 PROPERTIES
