@@ -42,3 +42,6 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(calls_test_p3_absent PROPERTIES
     PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
 endif()
+# What a row sends, planned (alone) and counted (on 8 ranks).
+banyan_unit_test(traffic_test dist/traffic_test.c)
+banyan_mpi_test(traffic_test 8 counted)
