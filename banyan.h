@@ -96,6 +96,10 @@ BANYAN_API int banyan_list(banyan_table table, int index, const char **name, con
 BANYAN_API int banyan_list_param(const char *selector, int index, const char **name,
                                  const char **default_text, const char **doc);
 
+/* Bytes that this machine, or the control group that this process is in, can still give: what a
+ * plan's needs are compared with. -1 when it does not say. */
+BANYAN_API int64_t banyan_memory_free(void);
+
 /* ---- comm ---------------------------------------------------------------------------------- */
 
 /* transport  native

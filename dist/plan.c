@@ -144,12 +144,27 @@ static banyan_status find_kernel(banyan_plan *plan)
     return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
 }
 
+/* Counts of bytes are of 64 bits; with so few spare, everything in the plan may be added up. */
+static banyan_status check_size(const banyan_plan *plan)
+{
+    const banyan_spec *s = &plan->spec;
+    const double blocks = (double)banyan_blocks(s->max_tokens, s->block_tokens) * s->kv_heads;
+    const double bytes = blocks * s->layers * (double)plan->kernel->record_bytes(&plan->shape);
+    if (bytes < 0x1p60) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_CONFIG,
+                       "max_tokens is %lld: with %d layers of %d KV heads that is %.2g bytes; "
+                       "expected less than %.2g",
+                       (long long)s->max_tokens, (int)s->layers, (int)s->kv_heads, bytes,
+                       0x1p60);
+}
+
 /* Everything that a rank does alone. */
 static banyan_status decide(banyan_plan *plan, const banyan_spec *spec)
 {
     banyan_status status = banyan_spec_check(spec, plan->ranks);
     if (!status) status = banyan_plan_fill(plan, spec);
     if (!status) status = find_kernel(plan);
+    if (!status) status = check_size(plan);
     if (!status) status = banyan_plan_bind(plan);
     if (!status) status = banyan_plan_cover(plan);
     if (!status) status = banyan_plan_place(plan);

@@ -141,8 +141,7 @@ static int64_t group_free(const char *limit, const char *used, const char *stat,
     return most > now - files ? most - (now - files) : 0;
 }
 
-/* Bytes that this machine can still give; -1 when it does not say. */
-static int64_t machine_free(void)
+int64_t banyan_memory_free(void)
 {
     long long kib = -1;
     char line[128];
@@ -197,6 +196,6 @@ banyan_status banyan_plan_memory(const banyan_plan *plan)
         ranks++;
     }
     if (limit) return most > limit ? refuse(most, limit, " (memory_limit)") : BANYAN_OK;
-    const int64_t have = machine_free();
+    const int64_t have = banyan_memory_free();
     return have >= 0 && sum > have ? refuse(most, have / ranks, "") : BANYAN_OK;
 }

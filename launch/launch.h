@@ -84,6 +84,18 @@ FILE *output_stream(output_file *f);
 /* keep: under its name, else nothing remains. f may be NULL. EXIT_OK, or on every rank EXIT_FAILED */
 int output_close(output_file *f, const job *j, bool keep);
 
+/* Every rank passes its verdict and, where it failed, words: all get the first failing rank's
+ * verdict and, in `why`, its words. Collective. */
+banyan_status agree_words(banyan_comm *comm, banyan_status mine, char *why, size_t why_bytes);
+/* Is there room for `bytes` more on this rank, and for what the other ranks of its node ask for?
+ * MEMORY, with words, on all ranks when some node has none. Collective. */
+banyan_status agree_room(banyan_comm *comm, int64_t bytes, const char *what, char *why,
+                         size_t why_bytes);
+
+/* What gnuplot draws for a script that sets an svg terminal and no output. */
+typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
+plot_result plot_svg(const char *script, FILE *out);
+
 double now_seconds(void); /* monotonic */
 
 #endif

@@ -65,13 +65,24 @@ FILE *output_stream(output_file *f)
     return f->stream;
 }
 
+/* Why a write failed is forgotten by the time of closing; one byte more fails alike. */
+static int write_error(FILE *stream)
+{
+    clearerr(stream);
+    errno = 0;
+    if (fputc('\n', stream) != EOF) fflush(stream);
+    return errno;
+}
+
 int output_close(output_file *f, const job *j, bool keep)
 {
     if (!f) return EXIT_OK;
-    errno = 0;
     bool good = !ferror(f->stream);
-    good = !fclose(f->stream) && good;
-    int error = errno;
+    int error = good ? 0 : write_error(f->stream);
+    if (fclose(f->stream) && good) {
+        good = false;
+        error = errno;
+    }
     f->stream = NULL;
     if (good && keep && f->partial && rename(f->partial, f->path)) {
         good = false;

@@ -152,6 +152,17 @@ static int write_logits(task *t)
     return output_close(f, t->j, true); /* which asks whether all was written */
 }
 
+/* The same ids, with the positions where they stand. */
+static int write_json(const task *t)
+{
+    output_file *f = output_open(t->j, job_text(t->j, "json"));
+    if (!f) return EXIT_FAILED;
+    for (int64_t i = t->prompt; i < t->prompt + t->count; i++)
+        fprintf(output_stream(f), "{\"position\":%" PRId64 ",\"id\":%" PRIu32 "}\n", i,
+                t->ids[i]);
+    return output_close(f, t->j, true);
+}
+
 static int open_and_decode(task *t, banyan_spec *spec)
 {
     char why[1024];
@@ -174,6 +185,7 @@ static int open_and_decode(task *t, banyan_spec *spec)
     int code = check_ids(t, model_get_shape(m)->vocab);
     if (!code) code = decode(t, m);
     if (!code && t->logits) code = write_logits(t);
+    if (!code && job_text(t->j, "json")) code = write_json(t);
     model_close(m);
     return code;
 }
@@ -211,6 +223,7 @@ static const flag flags[] = {
     {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16"},
     {NULL, NULL, NULL, NULL}};
 

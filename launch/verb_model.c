@@ -3,8 +3,25 @@
 #include "launch/launch.h"
 #include "launch/model/model.h"
 
+#include <jansson.h>
+
 #define TAKE(part, field, otherwise)                                                           \
     ((part) && (part)->has_##field ? (part)->field : (otherwise))
+
+static int write_json(const job *j, const char *dir, const constructed_spec *s)
+{
+    const char *path = job_text(j, "json");
+    output_file *f = path ? output_open(j, path) : NULL;
+    if (!f) return path ? EXIT_FAILED : EXIT_OK;
+    json_t *line =
+        json_pack("{s:s,s:I,s:i,s:i,s:s,s:i}", "out", dir, "max_tokens",
+                  (json_int_t)s->max_tokens, "heads", s->heads, "kv_heads", s->kv_heads,
+                  "dtype", banyan_dtype_name(s->dtype), "shards", s->shards);
+    json_dumpf(line, output_stream(f), JSON_COMPACT);
+    fputc('\n', output_stream(f));
+    json_decref(line);
+    return output_close(f, j, true);
+}
 
 static int run(job *j)
 {
@@ -22,7 +39,7 @@ static int run(job *j)
                              TAKE(c, kv_heads, 2), dtypes[TAKE(c, dtype, BANYAN__DTYPE__BF16)],
                              TAKE(c, shards, 1)};
     banyan_status status = constructed_write(dir, &spec, why, sizeof why);
-    if (!status) return EXIT_OK;
+    if (!status) return write_json(j, dir, &spec);
     say_error(j, "%s", why);
     return status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
 }

@@ -27,6 +27,7 @@ static const flag flags[] = {
     {"context", "RULE", NULL, "what layer 0 reads; default \"sink_window sink=1 window=3\""},
     {"heads", "N", "constructed.heads", "query heads of the constructed model"},
     {"kv-heads", "N", "constructed.kv_heads", "its key/value heads"},
+    {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
     {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},
     {"csv", "FILE", "needle.csv", "the same as a table"},
@@ -121,8 +122,8 @@ static int write_text(const job *j, const setup *s, const char *path, bool csv)
     return output_close(f, j, true);
 }
 
-/* A picture that cannot be drawn is a warning: the numbers are there. */
-static void draw(const job *j, const setup *s, const char *path)
+/* On rank 0. A picture that cannot be drawn is a warning: the numbers are there. */
+static bool draw(const job *j, const setup *s, const char *path, FILE *out)
 {
     size_t cells = (size_t)s->wish.depths * (size_t)s->wish.lengths;
     double *value = malloc((cells + (size_t)s->wish.depths) * sizeof *value);
@@ -133,20 +134,29 @@ static void draw(const job *j, const setup *s, const char *path)
         if (!task)
             say_warning(j, "no heat map in %s: neither single nor multikey was asked", path);
         free(value);
-        return;
+        return false;
     }
     summary_heat(results_all(s->e.results), task, &s->wish, value, value + cells);
     char title[128];
     snprintf(title, sizeof title, "needle, %s, %d ranks", task, j->ranks);
     heat_map h = {title, s->wish.depths, s->wish.lengths, value, value + cells, s->wish.length};
-    int failed = heat_svg(&h, path);
-    if (failed == 1)
+    plot_result result = heat_svg(&h, out);
+    if (result == PLOT_NO_GNUPLOT)
         say_warning(j,
                     "gnuplot is not installed: no heat map in %s; the results hold its numbers",
                     path);
-    else if (failed)
-        say_warning(j, "gnuplot could not write the heat map %s", path);
+    else if (result == PLOT_FAILED)
+        say_warning(j, "gnuplot could not draw the heat map %s", path);
     free(value);
+    return result == PLOT_DRAWN;
+}
+
+static int write_svg(const job *j, const setup *s, const char *path)
+{
+    if (!path) return EXIT_OK;
+    output_file *f = output_open(j, path);
+    if (!f) return EXIT_FAILED;
+    return output_close(f, j, j->rank != 0 || draw(j, s, path, output_stream(f)));
 }
 
 static int finish(const job *j, setup *s)
@@ -163,11 +173,10 @@ static int finish(const job *j, setup *s)
         if (unequal)
             say_error(j, "%lld cells are not as predicted: see \"equal\" in %s",
                       (long long)summary_unequal(all, &s->wish), s->results);
-        if (n && n->svg) draw(j, s, n->svg);
-        if (fflush(stdout)) unequal = EXIT_FAILED;
     }
     int code = write_text(j, s, n ? n->csv : NULL, true);
     if (!code) code = write_text(j, s, job_text(j, "json"), false);
+    if (!code) code = write_svg(j, s, n ? n->svg : NULL);
     banyan_status status = banyan_comm_broadcast(j->comm, &unequal, sizeof unequal, 0);
     if (status) return job_failed(j, status, "results");
     return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;

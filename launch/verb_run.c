@@ -11,6 +11,8 @@
 #define TAKE(part, field, otherwise)                                                           \
     ((part) && (part)->has_##field ? (part)->field : (otherwise))
 
+enum { most_samples = 1 << 20 };
+
 /* What is asked for, checked: what the library would refuse only in the middle of the run. */
 static int ask(run_task *t)
 {
@@ -29,6 +31,11 @@ static int ask(run_task *t)
             "run: decode %d, rows %d, samples %d, at %lld: none may be negative, and rows "
             "not 0",
             t->decode, t->rows, t->samples, (long long)t->at);
+        return EXIT_USAGE;
+    }
+    if (t->samples > most_samples || t->decode > most_samples) {
+        say_error(j, "run: decode %d, samples %d: expected at most %d of each", t->decode,
+                  t->samples, most_samples);
         return EXIT_USAGE;
     }
     if (s->max_tokens < 0) {
@@ -94,6 +101,18 @@ static float *make_array(int64_t rows, int64_t heads, int64_t dim)
     return array;
 }
 
+static bool has_room(const run_task *t)
+{
+    const banyan_spec *s = t->spec;
+    char why[512], what[64];
+    int64_t row = (int64_t)(s->heads + s->kv_heads) * (s->key_dim + s->value_dim) + s->heads;
+    snprintf(what, sizeof what, "q, k, v and out of %d rows (cache.max_rows)", s->max_rows);
+    bool good = !agree_room(t->j->comm, s->max_rows * row * (int64_t)sizeof(float), what, why,
+                            sizeof why);
+    if (!good) say_error(t->j, "%s", why);
+    return good;
+}
+
 static banyan_status make_arrays(run_task *t)
 {
     const banyan_spec *s = t->spec;
@@ -128,6 +147,7 @@ static int run_all(run_task *t)
     banyan_status status = banyan_plan_create(&t->asked.spec, j->comm, &t->plan);
     if (status) return job_failed(j, status, NULL);
     t->spec = banyan_plan_spec(t->plan);
+    if (!has_room(t)) return EXIT_USAGE;
     status = banyan_comm_agree(j->comm, make_arrays(t));
     if (status) return job_failed(j, status, "arrays of q, k, v and out");
     int64_t resident_before = resident_bytes();
@@ -188,6 +208,7 @@ static const flag flags[] = {
      "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
     {"kernel", "NAME", "execution.kernel", "scalar, avx2, avx512; default: the fastest"},
     {"threads", "N", "execution.threads", "per rank"},
+    {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},
     {NULL, NULL, NULL, NULL}};
 

@@ -37,6 +37,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum {
     CODE = CONSTRUCTED_CODE,
@@ -317,14 +318,17 @@ banyan_status constructed_write(const char *dir, const constructed_spec *spec, c
         snprintf(why, why_bytes, "shards is %d; expected 1 .. %d", (int)spec->shards, count);
         return BANYAN_ERR_ARGUMENT;
     }
-    if (mkdir(dir, 0777) != 0 && errno != EEXIST) {
+    bool made = mkdir(dir, 0777) == 0;
+    if (!made && errno != EEXIST) {
         snprintf(why, why_bytes, "%s: %s", dir, strerror(errno));
         return BANYAN_ERR_ARGUMENT;
     }
-    if (!safetensors_write(dir, list, count, spec->dtype, spec->shards, why, why_bytes) ||
-        !write_config(dir, &d, why, why_bytes))
-        return BANYAN_ERR_MEMORY;
-    return BANYAN_OK;
+    if (safetensors_write(dir, list, count, spec->dtype, spec->shards, why, why_bytes)) {
+        if (write_config(dir, &d, why, why_bytes)) return BANYAN_OK;
+        safetensors_remove(dir, spec->shards);
+    }
+    if (made) rmdir(dir);
+    return BANYAN_ERR_MEMORY;
 }
 
 int constructed_recognise(const char *dir, constructed_spec *out)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening, closing and running a model: what model.h promises. */
+#include "launch/launch.h"
 #include "launch/model/llama.h"
 
 #include <cblas.h>
@@ -9,24 +10,9 @@
 #include <string.h>
 
 /* All ranks end with the words of the first one that failed. */
-typedef struct verdict {
-    int32_t status;
-    char why[WHY];
-} verdict;
-
 static banyan_status agree(model *m, banyan_status mine)
 {
-    verdict v = {(int32_t)mine, ""}, *all = calloc((size_t)m->ranks, sizeof *all);
-    if (!all) return BANYAN_ERR_MEMORY;
-    memcpy(v.why, m->why, WHY);
-    banyan_status status = banyan_comm_allgather(m->comm, &v, sizeof v, all);
-    for (int r = 0; !status && r < m->ranks; r++) {
-        if (!all[r].status) continue;
-        memcpy(m->why, all[r].why, WHY);
-        status = (banyan_status)all[r].status;
-    }
-    free(all);
-    return status;
+    return agree_words(m->comm, mine, m->why, WHY);
 }
 
 static banyan_status make_cache(model *m, const banyan_spec *spec)
@@ -47,9 +33,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
     }
     m->max_rows = banyan_plan_spec(m->plan)->max_rows;
     m->block_tokens = banyan_plan_spec(m->plan)->block_tokens;
-    status = workspace_make(m);
-    if (status) snprintf(m->why, WHY, "out of memory: rows of %d tokens", (int)m->max_rows);
-    return agree(m, status);
+    return workspace_make(m);
 }
 
 static void drop_cache(model *m)
@@ -61,15 +45,19 @@ static void drop_cache(model *m)
     m->plan = NULL;
 }
 
-static banyan_status load(model *m, const char *dir)
+/* The checkpoint's shape and files; *bytes: what this rank's share of the weights takes. */
+static banyan_status open_files(model *m, const char *dir, int64_t *bytes)
 {
     banyan_status status = model_shape_read(dir, &m->shape, m->why, WHY);
     if (status) return status;
     m->files = safetensors_open(dir, m->why, WHY);
-    if (!m->files) return BANYAN_ERR_CONFIG;
-    status = weights_load(m);
-    if (!status) status = rope_make(&m->rope, m->shape.head_dim, m->shape.rope_theta);
-    return status;
+    return m->files ? weights_measure(m, bytes) : BANYAN_ERR_CONFIG;
+}
+
+static banyan_status load(model *m)
+{
+    banyan_status status = weights_load(m);
+    return status ? status : rope_make(&m->rope, m->shape.head_dim, m->shape.rope_theta);
 }
 
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
@@ -84,7 +72,10 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     m->rank = banyan_comm_rank(comm);
     m->ranks = banyan_comm_size(comm);
     openblas_set_num_threads(1);
-    banyan_status status = agree(m, load(m, dir));
+    int64_t bytes = 0;
+    banyan_status status = agree(m, open_files(m, dir, &bytes));
+    if (!status) status = agree_room(comm, bytes, "the model's weights", m->why, WHY);
+    if (!status) status = agree(m, load(m));
     if (!status) status = make_cache(m, spec);
     if (!status) {
         *out = m;

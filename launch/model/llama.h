@@ -98,6 +98,8 @@ typedef struct chunk {
 int64_t cut_first(int64_t columns, int rank, int ranks);
 
 /* weights.c */
+/* Are all tensors there, in the shapes that the config implies? *bytes: this rank's share. */
+banyan_status weights_measure(model *m, int64_t *bytes);
 banyan_status weights_load(model *m);
 void weights_free(model *m);
 
@@ -140,7 +142,7 @@ banyan_status layers_run(model *m, const chunk *c, const uint32_t *ids, int32_t 
 banyan_status head_run(model *m, const float *x, int32_t rows, float *logits, uint32_t *greedy);
 
 /* workspace.c */
-banyan_status workspace_make(model *m);
+banyan_status workspace_make(model *m); /* collective */
 void workspace_free(workspace *w);
 
 #endif

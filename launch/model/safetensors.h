@@ -65,6 +65,8 @@ typedef struct tensor_source {
  * its name only when it is complete; what was there before goes. False: why. */
 bool safetensors_write(const char *dir, const tensor_source *sources, int count,
                        banyan_dtype dtype, int shards, char *why, size_t why_bytes);
+/* Take away what it wrote; when it fails, it does so itself. */
+void safetensors_remove(const char *dir, int shards);
 /* A small text file, likewise. */
 bool text_write(const char *dir, const char *name, const char *text, char *why,
                 size_t why_bytes);

@@ -186,6 +186,31 @@ static bool write_index(const char *dir, const tensor_source *list, int count, i
     return good;
 }
 
+static void shard_path(const char *dir, int shard, int shards, char *path, size_t bytes)
+{
+    if (shards == 1)
+        snprintf(path, bytes, "%s/model.safetensors", dir);
+    else
+        snprintf(path, bytes, "%s/model-%05d-of-%05d.safetensors", dir, shard + 1, shards);
+}
+
+static void remove_shards(const char *dir, int count, int shards)
+{
+    char path[4096];
+    for (int i = 0; i < count; i++) {
+        shard_path(dir, i, shards, path, sizeof path);
+        unlink(path);
+    }
+}
+
+void safetensors_remove(const char *dir, int shards)
+{
+    char path[4096];
+    remove_shards(dir, shards, shards);
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
+    unlink(path);
+}
+
 bool safetensors_write(const char *dir, const tensor_source *sources, int count,
                        banyan_dtype dtype, int shards, char *why, size_t why_bytes)
 {
@@ -198,17 +223,18 @@ bool safetensors_write(const char *dir, const tensor_source *sources, int count,
     for (int i = 0; i < shards; i++) {
         int first = shard_first(sources, count, i, shards);
         int end = shard_first(sources, count, i + 1, shards);
-        if (shards == 1)
-            snprintf(path, sizeof path, "%s/model.safetensors", dir);
-        else
-            snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", dir, i + 1,
-                     shards);
-        if (!write_file(path, sources + first, end - first, dtype, why, why_bytes))
+        shard_path(dir, i, shards, path, sizeof path);
+        if (!write_file(path, sources + first, end - first, dtype, why, why_bytes)) {
+            remove_shards(dir, i, shards);
             return false;
+        }
     }
     /* A reader prefers the one file: of the two forms, only the new one may stay. */
     snprintf(path, sizeof path, "%s/%s", dir,
              shards == 1 ? "model.safetensors.index.json" : "model.safetensors");
     unlink(path);
-    return shards == 1 || write_index(dir, sources, count, shards, dtype, why, why_bytes);
+    if (shards == 1 || write_index(dir, sources, count, shards, dtype, why, why_bytes))
+        return true;
+    safetensors_remove(dir, shards);
+    return false;
 }

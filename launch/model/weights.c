@@ -138,6 +138,49 @@ static banyan_status check_embedding(model *m)
     return bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
 }
 
+/* Rows that are this rank's of a matrix that is cut; 0 cols: a vector, which all have. */
+static banyan_status measure_one(model *m, const char *name, int64_t rows, int64_t cols,
+                                 int64_t *floats)
+{
+    if (!safetensors_matrix(m->files, name, rows, cols, m->why, WHY)) return BANYAN_ERR_CONFIG;
+    int64_t mine = cut_first(rows, m->rank + 1, m->ranks) - cut_first(rows, m->rank, m->ranks);
+    *floats += cols ? mine * cols : rows;
+    return BANYAN_OK;
+}
+
+banyan_status weights_measure(model *m, int64_t *bytes)
+{
+    const model_shape *s = &m->shape;
+    int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+    const struct {
+        const char *name;
+        int64_t rows, cols;
+    } parts[] = {{"input_layernorm", s->hidden, 0},
+                 {"post_attention_layernorm", s->hidden, 0},
+                 {"self_attn.q_proj", q, s->hidden},
+                 {"self_attn.k_proj", kv, s->hidden},
+                 {"self_attn.v_proj", kv, s->hidden},
+                 {"self_attn.o_proj", s->hidden, q},
+                 {"mlp.gate_proj", s->intermediate, s->hidden},
+                 {"mlp.up_proj", s->intermediate, s->hidden},
+                 {"mlp.down_proj", s->hidden, s->intermediate}};
+    int64_t floats = 0;
+    banyan_status status =
+        measure_one(m, "model.embed_tokens.weight", s->vocab, s->hidden, &floats);
+    if (s->tied == 0) floats = 0; /* embeddings stay in the map */
+    for (int32_t layer = 0; !status && layer < s->layers; layer++)
+        for (size_t i = 0; !status && i < sizeof parts / sizeof parts[0]; i++) {
+            char name[80];
+            status = measure_one(m, layer_name(name, sizeof name, layer, parts[i].name),
+                                 parts[i].rows, parts[i].cols, &floats);
+        }
+    if (!status) status = measure_one(m, "model.norm.weight", s->hidden, 0, &floats);
+    if (!status && !s->tied)
+        status = measure_one(m, "lm_head.weight", s->vocab, s->hidden, &floats);
+    *bytes = floats * (int64_t)sizeof(float);
+    return status;
+}
+
 banyan_status weights_load(model *m)
 {
     const char *head = m->shape.tied ? "model.embed_tokens.weight" : "lm_head.weight";

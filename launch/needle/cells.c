@@ -244,9 +244,11 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
     if (code) return code;
     predictor_init(&c->view, model_plan(e->m), &e->constructed);
-    if (!build(c, why, sizeof why)) {
+    bool built = build(c, why, sizeof why);
+    if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "a prompt of %lld tokens: %s", (long long)c->length, why);
+        if (built) prompt_free(&c->p);
         return EXIT_USAGE;
     }
     code = evaluation_prefill(e, &c->p, c->task ? c->task : "absent", &c->prefill);

@@ -282,9 +282,12 @@ int evaluate_graded(evaluation *e, int64_t length, int32_t trial)
     char why[NEEDLE_WHY];
     double prefill = 0;
     int64_t count = length - NEEDLE_QUESTION;
-    if (!build(e, count, needle_seed(e->wish->seed, length, trial, TASK_GRADED), key, &p, why,
-               sizeof why)) {
+    bool built = build(e, count, needle_seed(e->wish->seed, length, trial, TASK_GRADED), key,
+                       &p, why, sizeof why);
+    if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
+        progress_end(e->j);
         say_error(e->j, "graded split at %lld tokens: %s", (long long)length, why);
+        if (built) prompt_free(&p);
         code = EXIT_USAGE;
         goto done;
     }

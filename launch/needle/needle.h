@@ -13,6 +13,7 @@
 #ifndef BANYAN_NEEDLE_H
 #define BANYAN_NEEDLE_H
 
+#include "launch/launch.h"
 #include "launch/model/model.h"
 
 #include <jansson.h>
@@ -227,9 +228,8 @@ typedef struct heat_map {
 void heat_print(const heat_map *h, FILE *out, bool colour);
 double heat_mean(const heat_map *h);
 /* The SVG's gnuplot commands. */
-void heat_plot(const heat_map *h, const char *path, FILE *out);
-/* 0 fine, 1 no gnuplot, 2 it failed. */
-int heat_svg(const heat_map *h, const char *path);
+void heat_plot(const heat_map *h, FILE *out);
+plot_result heat_svg(const heat_map *h, FILE *out);
 void heat_colour(double value, int rgb[3]);
 const char *length_text(int64_t length, char *text, size_t bytes); /* 65536: "64K" */
 

@@ -78,15 +78,13 @@ static void plot_string(const char *text, FILE *out)
     fputc('\'', out);
 }
 
-void heat_plot(const heat_map *h, const char *path, FILE *out)
+void heat_plot(const heat_map *h, FILE *out)
 {
     char text[32];
     int wide = 170 + 90 * h->columns, high = 150 + 34 * h->rows;
     fprintf(out, "set terminal svg size %d,%d font 'sans-serif,13' background '#ffffff'\n",
             wide < 420 ? 420 : wide, high < 260 ? 260 : high);
-    fputs("set output ", out);
-    plot_string(path, out);
-    fputs("\nset title ", out);
+    fputs("set title ", out);
     char title[256];
     snprintf(title, sizeof title, "%s, mean %.3f", h->title, heat_mean(h));
     plot_string(title, out);
@@ -118,20 +116,14 @@ void heat_plot(const heat_map *h, const char *path, FILE *out)
     fputs("plot '-' using 1:2:3 with points pointtype 0 palette notitle\n0 0 1\ne\n", out);
 }
 
-int heat_svg(const heat_map *h, const char *path)
+plot_result heat_svg(const heat_map *h, FILE *out)
 {
-    if (system("command -v gnuplot > /dev/null 2>&1") != 0) return 1;
-    size_t bytes = strlen(path) + 16;
-    char *part = malloc(bytes);
-    if (!part) return 2;
-    snprintf(part, bytes, "%s.part", path);
-    FILE *pipe = popen("gnuplot > /dev/null 2>&1", "w");
-    int result = 2;
-    if (pipe) {
-        heat_plot(h, part, pipe);
-        result = pclose(pipe) == 0 && rename(part, path) == 0 ? 0 : 2;
-    }
-    if (result) remove(part);
-    free(part);
+    char *script = NULL;
+    size_t bytes = 0;
+    FILE *memory = open_memstream(&script, &bytes);
+    if (!memory) return PLOT_FAILED;
+    heat_plot(h, memory);
+    plot_result result = fclose(memory) == 0 ? plot_svg(script, out) : PLOT_FAILED;
+    free(script);
     return result;
 }

@@ -18,6 +18,8 @@ struct results {
     json_t *cells;  /* object: cell -> true */
     json_t *header; /* not yet written; NULL: it is */
     int64_t cut;
+    off_t good; /* bytes of whole lines */
+    bool is_new;
 };
 
 void results_close(results *r)
@@ -31,15 +33,31 @@ void results_close(results *r)
     free(r);
 }
 
+/* After a failure nothing of the line remains, and of a new file nothing at all. */
+static void drop_line(results *r)
+{
+    struct stat about;
+    bool regular = fstat(fileno(r->file), &about) == 0 && S_ISREG(about.st_mode);
+    fclose(r->file); /* which may write what is left in its buffer */
+    r->file = NULL;
+    bool empty = r->is_new && r->good == 0;
+    int left = regular ? empty ? unlink(r->path) : truncate(r->path, r->good) : 0;
+    (void)left; /* the next run cuts what is left */
+}
+
 static bool write_line(results *r, json_t *record, char *why, size_t why_bytes)
 {
     char *text =
         json_dumps(record, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
     bool ok = text && fputs(text, r->file) >= 0 && fputc('\n', r->file) != EOF &&
               fflush(r->file) == 0;
-    if (!ok)
+    if (ok) {
+        r->good += (off_t)strlen(text) + 1;
+    } else {
         snprintf(why, why_bytes, "cannot write %s: %s", r->path,
                  text ? strerror(errno) : "out of memory");
+        drop_line(r);
+    }
     free(text);
     return ok;
 }
@@ -110,6 +128,7 @@ static banyan_status read_lines(results *r, const json_t *header, int *lines, ch
             status = BANYAN_ERR_CONFIG;
         good += got;
     }
+    r->good = good;
     free(line);
     if (status == BANYAN_OK && (fseeko(r->file, good, SEEK_SET) != 0 ||
                                 (r->cut && ftruncate(fileno(r->file), good) != 0))) {
@@ -165,7 +184,10 @@ failed:
 
 static bool write_header(results *r, char *why, size_t why_bytes)
 {
-    if (!r->file) r->file = fopen(r->path, "w");
+    if (!r->file) {
+        r->is_new = true;
+        r->file = fopen(r->path, "w");
+    }
     if (!r->file) {
         snprintf(why, why_bytes, "cannot write results to %s: %s", r->path, strerror(errno));
         return false;
@@ -188,9 +210,10 @@ bool results_has(const results *r, const char *cell)
 bool results_add(results *r, json_t *record, char *why, size_t why_bytes)
 {
     const char *cell = json_string_value(json_object_get(record, "cell"));
-    bool ok = cell && (!r->header || write_header(r, why, why_bytes)) &&
+    snprintf(why, why_bytes, cell ? "%s: an earlier write failed" : "%s: out of memory",
+             r->path);
+    bool ok = cell && (r->header ? write_header(r, why, why_bytes) : r->file != NULL) &&
               write_line(r, record, why, why_bytes);
-    if (!cell) snprintf(why, why_bytes, "out of memory for a result");
     if (ok) {
         json_object_set_new(r->cells, cell, json_true());
         json_array_append(r->all, record);

@@ -107,8 +107,8 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     return spec;
 }
 
-/* On rank 0: write it unless it is there. */
-static bool provide(const char *dir, const constructed_spec *want, char *why, size_t why_bytes)
+/* On rank 0: write it unless it is there. An exit code. */
+static int provide(const char *dir, const constructed_spec *want, char *why, size_t why_bytes)
 {
     constructed_spec have;
     struct stat about;
@@ -117,12 +117,13 @@ static bool provide(const char *dir, const constructed_spec *want, char *why, si
     if (constructed_recognise(dir, &have)) {
         if (have.max_tokens == want->max_tokens && have.heads == want->heads &&
             have.kv_heads == want->kv_heads && have.dtype == want->dtype)
-            return true;
+            return EXIT_OK;
     } else if (stat(path, &about) == 0) {
         snprintf(why, why_bytes, "%s holds another checkpoint; name another --model-dir", dir);
-        return false;
+        return EXIT_USAGE;
     }
-    return constructed_write(dir, want, why, why_bytes) == BANYAN_OK;
+    banyan_status status = constructed_write(dir, want, why, why_bytes);
+    return !status ? EXIT_OK : status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
 }
 
 static int find_model(const job *j, setup *s)
@@ -130,7 +131,7 @@ static int find_model(const job *j, setup *s)
     const Banyan__Needle *n = j->config->needle;
     constructed_spec want = wanted_model(j, &s->wish);
     char why[NEEDLE_WHY] = "";
-    int32_t good = 1;
+    int32_t code = EXIT_OK;
     if (n && n->model) {
         snprintf(s->dir, sizeof s->dir, "%s", n->model);
     } else {
@@ -145,19 +146,19 @@ static int find_model(const job *j, setup *s)
         if (slash == s->results)
             memmove(s->dir + 1, s->dir, strlen(s->dir) + 1), s->dir[0] = '/';
         progress(j, "writing the constructed model to %s", s->dir);
-        if (j->rank == 0) good = provide(s->dir, &want, why, sizeof why);
+        if (j->rank == 0) code = provide(s->dir, &want, why, sizeof why);
         progress_end(j);
-        if (!good) say_error(j, "%s", why);
-        banyan_status status = banyan_comm_broadcast(j->comm, &good, sizeof good, 0);
+        if (code) say_error(j, "%s", why);
+        banyan_status status = banyan_comm_broadcast(j->comm, &code, sizeof code, 0);
         if (status) return job_failed(j, status, "writing the constructed model");
-        if (!good) return EXIT_USAGE;
+        if (code) return code;
     }
     s->e.dir = s->dir;
-    if (model_shape_read(s->dir, &s->e.shape, why, sizeof why) != BANYAN_OK) {
-        say_error(j, "%s", why);
-        return EXIT_USAGE;
-    }
-    return EXIT_OK;
+    banyan_status status = model_shape_read(s->dir, &s->e.shape, why, sizeof why);
+    status = agree_words(j->comm, status, why, sizeof why); /* each rank reads its own disk */
+    if (!status) return EXIT_OK;
+    say_error(j, "%s", why);
+    return status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
 }
 
 static bool read_foreign(const job *j, setup *s)
@@ -183,7 +184,9 @@ static bool read_foreign(const job *j, setup *s)
                       s->dir, file[i].flag);
             return false;
         }
-        if (!foreign_load(path, (uint32_t)s->e.shape.vocab, file[i].list, why, sizeof why)) {
+        bool good =
+            foreign_load(path, (uint32_t)s->e.shape.vocab, file[i].list, why, sizeof why);
+        if (agree_words(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
             say_error(j, "--%s: %s", file[i].flag, why);
             return false;
         }

@@ -23,15 +23,30 @@ expect 2 "shards is 99; expected 1 .. 21" "$banyan" model --out "$m" --shards 99
 expect 2 "67108864 tokens" "$banyan" model --out "$m" --tokens 64m
 expect 2 "No such file or directory" "$banyan" model --out "$folder/no/where"
 [ ! -e "$m" ] || fault "a refused model left files"
+expect 3 "cannot write \"/dev/full\"" "$banyan" model --out "$folder/n" --json /dev/full
+# A disk that is full: a small one of our own, where that is permitted.
+mkdir "$folder/disk"
+if mount -t tmpfs -o size=1m tmpfs "$folder/disk" 2> /dev/null; then
+  for flags in "" "--shards 3"; do
+    expect 3 "No space left" "$banyan" model --out "$folder/disk/m" --tokens 4k $flags
+    expect_no_file "$folder/disk/m"
+  done
+  head -c 2000000 /dev/zero > "$folder/disk/fill" 2> /dev/null
+  expect 3 "No space left" "$banyan" list --json "$folder/disk/list"
+  expect_no_file "$folder/disk/list"
+  umount "$folder/disk"
+fi
 expect 0 "" "$banyan" model --out "$m" --tokens 4k --heads 6 --kv-heads 3 --dtype fp16 --shards 2
 
 # BOS, a needle (key 700 701 702, value 900 901 902 903), words, the question: answer and dot, then
 # what follows the dot, which is asked for again.
 le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 702 9 > "$ids"
-ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" > "$folder/output" 2>&1 ||
+ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" \
+  --json "$folder/json" > "$folder/output" 2>&1 ||
   fault "generate failed"
 [ "$(tr '\n' ' ' < "$folder/output")" = "900 901 902 903 10 " ] || fault "another answer"
 [ "$(wc -c < "$folder/l")" = $((32768 * 4)) ] || fault "logits of another size"
+[ "$(head -1 "$folder/json")" = '{"position":23,"id":900}' ] || fault "generate --json"
 le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 703 9 > "$ids"
 expect_once 0 2 ranks generate --model "$m" --ids "$ids" --count 1
 
@@ -42,7 +57,14 @@ expect_once 2 "ids.u32: No such file" ranks generate --model "$m" --ids "$folder
 expect_once 2 "max_tokens 24" ranks generate --model "$m" --ids "$ids" --count 9 \
   --set cache.max_tokens=24
 expect_once 2 "config.json" ranks generate --model "$folder/none" --ids "$ids"
-expect_once 3 "/dev/full" ranks generate --model "$m" --ids "$ids" --logits /dev/full --count 1
+for flag in --logits --json; do
+  expect_once 3 'cannot write "/dev/full": No space left' \
+    ranks generate --model "$m" --ids "$ids" $flag /dev/full --count 1
+done
+expect_once 2 "a chunk of 16777216 rows (max_rows): needs" sh -c 'ulimit -v 8000000; exec "$@"' sh \
+  ${mpirun:+"$mpirun" 3} "$banyan" generate --model "$m" --ids "$ids" --count 1 --set cache.max_rows=16m
+expect_once 2 "expected all, as strict is set" ranks generate --model "$m" --ids "$ids" --count 1 --strict \
+  --use "s2 stride=16 local=4 step=1"
 expect_once 2 'did you mean "dense"' ranks generate --model "$m" --ids "$ids" --use dence
 : > "$ids"
 expect_once 2 "empty; a prompt has at least one token" ranks generate --model "$m" --ids "$ids"

@@ -54,6 +54,18 @@ expect 2 'did you mean "self"' "$banyan" run $shape --tokens 64 --set execution.
 expect 2 '"imaginary" serves "banyan plan" only' \
   "$banyan" run $shape --tokens 64 --set execution.transport=imaginary
 
+for verb in plan run generate needle; do expect 0 "--strict" "$banyan" $verb --help; done
+expect 2 'expected all, as strict is set' \
+  "$banyan" run $shape --tokens 64 --strict --use "s2 stride=16 local=4 step=1"
+
+# more memory than there is: said before any is taken (the shell's limit is there for the case that
+# it is not)
+expect 2 'with 65536 layers of 65536 KV heads that is 1.1e+25 bytes' "$banyan" plan --set shape.layers=65536 \
+  --set shape.heads=65536 --set shape.key_dim=576 --set cache.max_tokens=1024g --set cache.block_tokens=16
+expect 2 'q, k, v and out of 16777216 rows (cache.max_rows): needs 9220.0 GiB on this machine' sh -c \
+  'ulimit -v 8000000; exec "$@"' sh "$banyan" run --heads 64 --key-dim 576 --tokens 5 --max-rows 16m
+expect 2 'expected at most 1048576 of each' "$banyan" run $shape --tokens 64 --samples 1g
+
 # what a verb is asked
 expect 2 'run.at 65: expected 0..64 (run.tokens)' "$banyan" run $shape --tokens 64 --at 65
 expect 2 'expected 1..32 tokens in all (cache.max_tokens)' \
