@@ -164,7 +164,7 @@ typedef void (*product_function)(product *p);
     {                                                                                          \
         product_tile(p, R, G, PRODUCT_##kind);                                                 \
     }
-#ifdef VEC_GROUP_OF_4
+#if defined(__AVX512F__)
 #define PRODUCT_ROW(kind, R)                                                                   \
     PRODUCT_TILE(kind, R, 1) PRODUCT_TILE(kind, R, 2) PRODUCT_TILE(kind, R, 4)
 #define PRODUCT_NAMES(kind, R)                                                                 \

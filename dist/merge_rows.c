@@ -17,57 +17,24 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     banyan_partial_combine(out, lo, hi, value_dim, (int64_t)(bytes / row));
 }
 
-/* One merge of a panel: of its partials, or, with value_dim 0, of the probed tokens' m and l. */
-typedef struct merging {
-    int32_t value_dim;
-    banyan_passage passage;
-} merging;
-
-static void describe(const banyan_cache *c, const banyan_call *call, int32_t first,
-                     int32_t rows, int32_t value_dim, merging *out)
+/* value_dim 0: of the probed tokens. */
+static banyan_status exchange(banyan_cache *c, const banyan_call *call, int32_t first,
+                              void *const *data, int32_t value_dim, int32_t rows)
 {
-    const banyan_part *part = banyan_cache_part(c, call->layer);
-    out->value_dim = value_dim;
-    out->passage = (banyan_passage){
-        .data = value_dim ? part->data : part->mass,
+    const banyan_plan *plan = c->plan;
+    banyan_passage p = {
+        .data = data,
         .item_bytes = (size_t)rows * banyan_partial_floats(value_dim) * sizeof(float),
         .dtype = BANYAN_F32,
         .combine = combine,
-        .ctx = &out->value_dim,
+        .ctx = &value_dim,
         .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
-}
-
-static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
-                            const merging *m)
-{
-    const banyan_status status = banyan_reduce_partials(
-        c, banyan_plan_kind(c->plan, call->layer), m->passage.data, m->value_dim, rows);
-    return status ? banyan_fail_at(status, m->passage.mark, BANYAN_MARKS) : status;
-}
-
-banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                int32_t rows)
-{
-    merging m;
-    if (c->plan->merge->reduce) return BANYAN_OK;
-    describe(c, call, first, rows, c->plan->spec.value_dim, &m);
-    return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
-                                 &m.passage);
-}
-
-/* Partials have been started. */
-static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                           int32_t rows, int32_t value_dim)
-{
-    merging m;
-    banyan_exchange *x = banyan_cache_part(c, call->layer)->exchange;
-    banyan_status status = BANYAN_OK;
-    describe(c, call, first, rows, value_dim, &m);
-    if (c->plan->merge->reduce) return reduce(c, call, rows, &m);
-    if (!value_dim) status = banyan_exchange_start(x, c->plan->comm, &m.passage);
-    if (status) return status;
-    return banyan_exchange_finish(x, c->plan->comm, &m.passage, &c->stats.messages,
-                                  &c->stats.bytes_sent);
+    if (!plan->merge->reduce)
+        return banyan_exchange_run(banyan_cache_part(c, call->layer)->exchange, plan->comm, &p,
+                                   &c->stats.messages, &c->stats.bytes_sent);
+    const banyan_status status =
+        banyan_reduce_partials(c, banyan_plan_kind(plan, call->layer), data, value_dim, rows);
+    return status ? banyan_fail_at(status, p.mark, BANYAN_MARKS) : status;
 }
 
 typedef struct finishing {
@@ -112,8 +79,9 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
                                  int32_t rows)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = merge(c, call, first, rows, c->plan->spec.value_dim);
-    if (status == BANYAN_OK && call->mass) status = merge(c, call, first, rows, 0);
+    banyan_status status = exchange(c, call, first, part->data, c->plan->spec.value_dim, rows);
+    if (status == BANYAN_OK && call->mass)
+        status = exchange(c, call, first, part->mass, 0, rows);
     if (status != BANYAN_OK) return status;
     c->merges++;
 
