@@ -130,13 +130,13 @@ BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
 /* What a message costs between two ranks of one node, and of two nodes: the figures by which plans
  * choose and predict merges. Until they are set: 0.5 us and 16 GB/s inside, 2 us and 12.5 GB/s
  * between. All ranks set the same, before plans are made; a comm that is split off inherits them.
- * ARGUMENT for what is negative or not finite. */
+ * NULL leaves a link as it is; ARGUMENT for what is negative or not finite. */
 typedef struct banyan_link {
     double alpha; /* seconds to start a message */
     double beta;  /* seconds per byte */
 } banyan_link;
-BANYAN_API banyan_status banyan_comm_links(banyan_comm *comm, banyan_link inside,
-                                           banyan_link between);
+BANYAN_API banyan_status banyan_comm_links(banyan_comm *comm, const banyan_link *inside,
+                                           const banyan_link *between);
 
 /* Send and receive any number of messages; returns when all are done. The messages from one rank
  * to another are matched in the order in which both sides list them; sizes must agree, or the
@@ -269,6 +269,8 @@ typedef struct banyan_share {
 BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
                                            banyan_share *out);
 
+/* The merge that the plan takes: asked for, or the cheapest. */
+BANYAN_API const char *banyan_plan_merge_name(const banyan_plan *plan);
 /* Seconds that merging `rows` rows takes over all layers, by the cost model and the comm's links:
  * of the plan's merge. 0 when nothing is merged, infinity when it cannot be told. */
 BANYAN_API double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows);

@@ -166,20 +166,25 @@ void banyan_comm_timeout(banyan_comm *comm, double seconds)
     comm->timeout = seconds > 0 ? seconds : 0;
 }
 
-static int is_cost(banyan_link link)
+static banyan_status check_link(const banyan_link *link, const char *where)
 {
-    return link.alpha >= 0 && link.beta >= 0 && isfinite(link.alpha) && isfinite(link.beta);
+    if (!link ||
+        (link->alpha >= 0 && link->beta >= 0 && isfinite(link->alpha) && isfinite(link->beta)))
+        return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_ARGUMENT,
+                       "comm_links: %s nodes %g s and %g s/byte; expected finite numbers, 0 or "
+                       "more",
+                       where, link->alpha, link->beta);
 }
 
-banyan_status banyan_comm_links(banyan_comm *comm, banyan_link inside, banyan_link between)
+banyan_status banyan_comm_links(banyan_comm *comm, const banyan_link *inside,
+                                const banyan_link *between)
 {
-    if (!is_cost(inside) || !is_cost(between))
-        return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "comm_links: %g s and %g s/byte inside a node, %g and %g between; "
-                           "expected finite numbers, 0 or more",
-                           inside.alpha, inside.beta, between.alpha, between.beta);
-    comm->topology.inside = inside;
-    comm->topology.between = between;
+    banyan_status status = check_link(inside, "inside");
+    if (!status) status = check_link(between, "between");
+    if (status) return status;
+    if (inside) comm->topology.inside = *inside;
+    if (between) comm->topology.between = *between;
     return BANYAN_OK;
 }
 

@@ -21,6 +21,7 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
     return BANYAN_OK;
 }
 
+/* Of merging `rows` rows at once. */
 static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
                          const banyan_schedule *schedule, int32_t rows, int rank,
                          banyan_traffic *out)
@@ -87,6 +88,11 @@ banyan_status banyan_plan_merge(banyan_plan *plan)
         status =
             banyan_kind_schedule(plan, &plan->kind[k], plan->merge, &plan->kind[k].schedule);
     return status;
+}
+
+const char *banyan_plan_merge_name(const banyan_plan *plan)
+{
+    return plan ? plan->merge->name : "";
 }
 
 double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows)

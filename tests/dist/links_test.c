@@ -44,7 +44,7 @@ static int is_near(double a, double b)
 static void test_two_ranks(void)
 {
     banyan_comm *comm = machine("rank:2");
-    CHECK(banyan_comm_links(comm, slow, fast) == BANYAN_OK);
+    CHECK(banyan_comm_links(comm, &slow, &fast) == BANYAN_OK);
     banyan_plan *plan = plan_on(comm, "spread", "direct");
     CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + (HEADER + 4 * ITEM) * 1e-6)));
     CHECK(is_near(banyan_plan_merge_time(plan, 256),
@@ -59,7 +59,7 @@ static void test_two_ranks(void)
 static void test_between(void)
 {
     banyan_comm *comm = machine("node:2 rank:1"), *one = machine("rank:1");
-    CHECK(banyan_comm_links(comm, fast, slow) == BANYAN_OK);
+    CHECK(banyan_comm_links(comm, &fast, &slow) == BANYAN_OK);
     banyan_plan *plan = plan_on(comm, "spread", "direct");
     CHECK(is_near(banyan_plan_merge_time(plan, 1), 3 * (1e-3 + (HEADER + 4 * ITEM) * 1e-6)));
     banyan_plan_destroy(plan);
@@ -76,7 +76,7 @@ static void test_choice(void)
 {
     banyan_comm *comm = machine("node:2 rank:8");
     banyan_link dear = {1e-9, 1e-6};
-    CHECK(banyan_comm_links(comm, fast, dear) == BANYAN_OK);
+    CHECK(banyan_comm_links(comm, &fast, &dear) == BANYAN_OK);
     banyan_plan *chosen = plan_on(comm, "spread", NULL),
                 *direct = plan_on(comm, "spread", "direct");
     CHECK(banyan_plan_merge_time(chosen, 1) < banyan_plan_merge_time(direct, 1) / 7);
@@ -90,8 +90,9 @@ static void test_refusals(void)
     banyan_comm *comm = machine("rank:2");
     const banyan_link wrong[] = {{-1, 0}, {0, -1}, {NAN, 0}, {0, INFINITY}};
     for (int i = 0; i < 4; i++) {
-        CHECK(banyan_comm_links(comm, wrong[i], fast) == BANYAN_ERR_ARGUMENT);
-        CHECK(banyan_comm_links(comm, fast, wrong[i]) == BANYAN_ERR_ARGUMENT);
+        CHECK(banyan_comm_links(comm, &wrong[i], NULL) == BANYAN_ERR_ARGUMENT);
+        CHECK(banyan_comm_links(comm, &fast, &wrong[i]) == BANYAN_ERR_ARGUMENT);
+        CHECK(strstr(banyan_error_message(), "between nodes"));
         CHECK(strstr(banyan_error_message(), "expected finite numbers, 0 or more"));
     }
     banyan_comm_destroy(comm);
