@@ -91,3 +91,16 @@ void data_round_f16(float *x, int32_t count)
 {
     round_f16(x, count);
 }
+
+uint64_t data_hash_row(int32_t layer, int32_t head, int64_t token, const float *out,
+                       int32_t dim)
+{
+    uint64_t h = data_mix((uint64_t)layer << 32 ^ (uint64_t)head) ^ (uint64_t)token;
+    for (int32_t d = 0; d < dim; d++) {
+        uint32_t bits;
+        memcpy(&bits, &out[d], sizeof bits);
+        h = (h ^ bits) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    return data_mix(h);
+}

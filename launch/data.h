@@ -19,6 +19,10 @@ void data_row(float *out, uint64_t seed, int what, int32_t layer, int64_t token,
 void data_round_bf16(float *x, int32_t count);
 void data_round_f16(float *x, int32_t count);
 
+/* A hash of one output row's bits that depends on its place: rows may be added up in any order. */
+uint64_t data_hash_row(int32_t layer, int32_t head, int64_t token, const float *out,
+                       int32_t dim);
+
 /* 64 bits in, 64 mixed bits out. */
 uint64_t data_mix(uint64_t x);
 

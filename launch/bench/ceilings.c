@@ -118,11 +118,8 @@ static double time_read(const ceilings *c, bool writes)
     return slowest;
 }
 
-static bool map_words(ceilings *c)
+static bool map_words(ceilings *c, int64_t bytes)
 {
-    int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE), bytes = (int64_t)(c->b->quick ? 16 : 256)
-                                                            << 20;
-    if (!c->b->quick && bytes < 8 * cache) bytes = 8 * cache;
     void *p =
         mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return false;
@@ -143,7 +140,10 @@ bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kerne
         ceilings_free(c);
         c->b = b;
         c->threads = threads;
-        if (!map_words(c)) return false;
+        const int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        int64_t bytes = (int64_t)(b->quick ? 16 : 256) << 20;
+        if (!b->quick && bytes < 8 * cache) bytes = 8 * cache;
+        if (!map_words(c, bytes)) return false;
     }
     if (c->math == math) return true;
     c->math = math;
@@ -158,6 +158,19 @@ rates ceilings_measure(const ceilings *c, bool reads)
     if (reads) r.read = (double)(words_of_thread(c) * 8 * c->threads) / time_read(c, false);
     r.flops = flops / time_math(c, c->threads, c->rounds);
     return r;
+}
+
+double ceilings_read(int threads, int64_t bytes)
+{
+    const bench b = {.quick = true};
+    ceilings c = {.b = &b, .threads = threads};
+    double best = 0;
+    for (int i = 0; i < 5 && (c.words || map_words(&c, bytes)); i++) {
+        double rate = (double)(words_of_thread(&c) * 8 * threads) / time_read(&c, false);
+        best = rate > best ? rate : best;
+    }
+    ceilings_free(&c);
+    return best;
 }
 
 void ceilings_free(ceilings *c)

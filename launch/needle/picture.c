@@ -4,6 +4,8 @@
  * number; on disk it is an SVG that gnuplot draws. */
 #include "launch/needle/needle.h"
 
+#include "launch/launch.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -14,33 +14,42 @@ static double share(double error, double bound)
     return error <= bound ? error / bound : isnan(error) ? INFINITY : error / bound;
 }
 
-static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
+row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
+                        int64_t combines, const float *out, float lse, oracle_row *row)
 {
     const banyan_spec *s = t->spec;
-    oracle_compute(t, sample->layer, sample->head, sample->token, row);
+    row_error worst = {0};
+    oracle_compute(t, layer, head, token, row);
     bound b = {.key_dim = s->key_dim,
                .block_tokens = s->block_tokens,
                .tokens = row->tokens,
-               .combines = t->j->ranks,
+               .combines = combines,
                .score = row->size,
                .value = row->largest_value,
                .spread = row->spread,
                .rounds = bound_rounds(s->kernel, s->cache_dtype)};
-    run_figures *mine = &t->mine;
-    mine->checked++;
     if (row->tokens == 0) { /* everything that it reads is lost: zeros and -inf by contract */
         for (int32_t d = 0; d < s->value_dim; d++)
-            if (sample->out[d] != 0 || sample->lse != -INFINITY) mine->worst_share = INFINITY;
-        return;
+            if (out[d] != 0 || lse != -INFINITY) worst.share = INFINITY;
+        return worst;
     }
     for (int32_t d = 0; d < s->value_dim; d++) {
-        double error = fabs((double)sample->out[d] - row->out[d]);
-        mine->worst_error = fmax(mine->worst_error, error);
-        mine->worst_share =
-            fmax(mine->worst_share, share(error, bound_out(&b, row->out[d], BANYAN_F32)));
+        double error = fabs((double)out[d] - row->out[d]);
+        worst.error = fmax(worst.error, error);
+        worst.share = fmax(worst.share, share(error, bound_out(&b, row->out[d], BANYAN_F32)));
     }
-    double error = fabs((double)sample->lse - row->lse);
-    mine->worst_share = fmax(mine->worst_share, share(error, bound_lse(&b)));
+    double error = fabs((double)lse - row->lse);
+    worst.share = fmax(worst.share, share(error, bound_lse(&b)));
+    return worst;
+}
+
+static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
+{
+    row_error e = run_check_row(t, sample->layer, sample->head, sample->token, t->j->ranks,
+                                sample->out, sample->lse, row);
+    t->mine.checked++;
+    t->mine.worst_error = fmax(t->mine.worst_error, e.error);
+    t->mine.worst_share = fmax(t->mine.worst_share, e.share);
 }
 
 banyan_status run_check(run_task *t)

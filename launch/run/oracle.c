@@ -61,10 +61,19 @@ static float largest(const float *restrict v, int32_t dim)
     return most;
 }
 
+static void make_row(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
+                     int32_t dim, float *out)
+{
+    if (t->period)
+        data_row(out, t->seed, what, 0, token % t->period, head, dim);
+    else
+        data_row(out, t->seed, what, layer, token, head, dim);
+}
+
 static void cached_row(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
                        int32_t dim, float *out)
 {
-    data_row(out, t->seed, what, layer, token, head, dim);
+    make_row(t, what, layer, token, head, dim, out);
     if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
     if (t->spec->cache_dtype == BANYAN_F16) data_round_f16(out, dim);
 }
@@ -83,7 +92,7 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
     int32_t kv_head = head / (s->heads / s->kv_heads);
     float q[most_dim], k[most_dim], v[most_dim];
     double scaled[most_dim], m = -INFINITY, l = 0, squares = 0;
-    data_row(q, t->seed, DATA_Q, layer, token, head, s->key_dim);
+    make_row(t, DATA_Q, layer, token, head, s->key_dim, q);
     for (int32_t d = 0; d < s->key_dim; d++)
         scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
     memset(row->out, 0, (size_t)s->value_dim * sizeof *row->out);

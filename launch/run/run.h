@@ -41,7 +41,8 @@ typedef struct run_task {
     int64_t at, tokens;      /* append only below `at`, attend up to `tokens` */
     int32_t decode, rows;
     uint64_t seed;
-    bool all; /* outputs are on every rank */
+    int64_t period; /* 0, or: tokens repeat after as many, in all layers alike */
+    bool all;       /* outputs are on every rank */
     float *q, *k, *v, *out, *lse;
     run_sample *sample;
     int32_t samples;
@@ -64,6 +65,15 @@ typedef struct oracle_row {
 } oracle_row;
 void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *out);
+
+/* How far a row is from the oracle: the largest error of out, and the largest share that an error of
+ * out or lse is of its bound (1 is the limit; INFINITY for NaN). combines: of partials, at most.
+ * row: room to work in; it holds the oracle's values afterwards. */
+typedef struct row_error {
+    double error, share;
+} row_error;
+row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
+                        int64_t combines, const float *out, float lse, oracle_row *row);
 
 /* Compare this rank's samples with the oracle; fills mine. Not collective. */
 banyan_status run_check(run_task *t);

@@ -57,28 +57,15 @@ static bool is_here(const run_task *t, int32_t layer, int32_t head)
     return t->all || banyan_plan_home(t->plan, layer, head) == t->j->rank;
 }
 
-/* Order does not matter, so that ranks can add up their parts. */
-static uint64_t hash_row(const run_task *t, int32_t layer, int64_t token, int32_t i,
-                         int32_t head)
-{
-    const banyan_spec *s = t->spec;
-    const float *out = t->out + ((int64_t)i * s->heads + head) * s->value_dim;
-    uint64_t h = data_mix((uint64_t)layer << 32 ^ (uint64_t)head) ^ (uint64_t)token;
-    for (int32_t d = 0; d < s->value_dim; d++) {
-        uint32_t bits;
-        memcpy(&bits, &out[d], sizeof bits);
-        h = (h ^ bits) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 29;
-    }
-    return data_mix(h);
-}
-
 static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
 {
     const banyan_spec *s = t->spec;
     for (int32_t head = 0; head < s->heads; head++) {
         if (!is_here(t, layer, head)) continue;
-        for (int32_t i = 0; i < rows; i++) t->mine.bits += hash_row(t, layer, at + i, i, head);
+        for (int32_t i = 0; i < rows; i++)
+            t->mine.bits += data_hash_row(
+                layer, head, at + i, t->out + ((int64_t)i * s->heads + head) * s->value_dim,
+                s->value_dim);
     }
     for (int32_t n = 0; n < t->samples; n++) {
         run_sample *sample = &t->sample[n];
