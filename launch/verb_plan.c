@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan plan: the plan for a machine that need not exist. */
-#include "launch/launch.h"
+#include "launch/scale/scale.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -97,6 +97,38 @@ static int write_json(const job *j, const banyan_plan *plan, const banyan_comm *
     return written > code ? written : code;
 }
 
+/* What was measured, when --machine or --measure asks for it, into the config. This is one process: it
+ * measures reading and computing, and takes links from the file. */
+static int find_machine(const job *j, const banyan_spec *spec)
+{
+    const char *path = job_text(j, "machine");
+    if (!path && !job_switch(j, "measure")) return EXIT_OK;
+    job alone = *j;
+    banyan_status status = banyan_comm_create("self", NULL, &alone.comm);
+    if (status) return job_failed(j, status, NULL);
+    double seconds;
+    int code = path ? machine_read(&alone, path) : EXIT_OK;
+    if (!code && job_switch(j, "measure"))
+        code = machine_measure(&alone, spec, spec->threads > 0 ? spec->threads : 1, &seconds);
+    banyan_comm_destroy(alone.comm);
+    return code;
+}
+
+/* More ranks, or fewer? */
+static int advise(const job *j, const banyan_spec *spec, const banyan_plan *plan,
+                  const banyan_comm *comm)
+{
+    const Banyan__Machine *m = j->config->machine;
+    if (!m) return EXIT_OK;
+    fputc('\n', stdout);
+    machine_print(m, stdout);
+    banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* the plan itself has warned */
+    banyan_status status =
+        predict_advise(spec, m, comm, banyan_plan_spec(plan)->planned_tokens,
+                       !strcmp(banyan_plan_spec(plan)->balance, "prefill"), stdout);
+    return status ? job_failed(j, status, "advice") : EXIT_OK;
+}
+
 static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
 {
     banyan_comm *comm = NULL;
@@ -104,6 +136,11 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     banyan_status status = banyan_comm_create("imaginary", (void *)(uintptr_t)machine, &comm);
     if (status) return job_failed(j, status, "--topology");
     int code = EXIT_OK;
+    status = machine_links(j->config->machine, comm);
+    if (status) {
+        banyan_comm_destroy(comm);
+        return job_failed(j, status, "machine");
+    }
     const Banyan__Execution *e = j->config->execution;
     if (e && e->n_bandwidth && e->n_bandwidth != (size_t)banyan_comm_size(comm)) {
         say_error(j, "execution.bandwidth has %zu values; the machine has %d ranks",
@@ -114,6 +151,7 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     } else {
         banyan_plan_print(plan, stdout);
         code = write_json(j, plan, comm);
+        if (!code) code = advise(j, spec, plan, comm);
     }
     banyan_plan_destroy(plan);
     banyan_comm_destroy(comm);
@@ -130,7 +168,8 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     char *machine = machine_text(j);
-    int code = machine ? plan_on(j, &asked.spec, machine) : EXIT_USAGE;
+    int code = machine ? find_machine(j, &asked.spec) : EXIT_USAGE;
+    if (!code) code = plan_on(j, &asked.spec, machine);
     free(machine);
     spec_free(&asked);
     return code;
@@ -147,6 +186,8 @@ static const flag flags[] = {
      "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {"machine", "FILE", NULL, "predict by these figures, which \"scale --measure\" wrote"},
+    {"measure", NULL, NULL, "measure how fast one rank reads and computes here"},
     {NULL, NULL, NULL, NULL}};
 
 const verb verb_plan = {
@@ -155,6 +196,8 @@ const verb verb_plan = {
         "Prints the plan for any machine, also one that is only imagined: who keeps what, "
         "memory\n"
         "per rank, balance at the planned length and below it, messages and bytes per merge,\n"
-        "coverage. Needs no MPI. With --json, a line per rank and length.",
+        "coverage. With figures of a machine also how many ranks are fastest, and from which "
+        "context\n"
+        "on more are worth having. Needs no MPI. With --json, a line per rank and length.",
     .flags = flags,
     .run = run};

@@ -11,4 +11,6 @@ set_tests_properties(launch_words launch_verbs PROPERTIES LABELS smoke TIMEOUT 3
 if(BANYAN_HAS_MPI)
   add_test(NAME launch_ranks COMMAND ${scripts}/ranks.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME launch_scale COMMAND ${scripts}/scale.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
+  set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
 endif()

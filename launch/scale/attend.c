@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The methods that are plans of this library. Decoding: the cache is filled once, without attending,
+ * and a step is the last token's row through all layers. Prefill: a step is all chunks of a fresh
+ * cache, one after another as they come, without a barrier. */
+#include "launch/scale/scale.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool reads(const scale_case *c, int32_t kv_head)
+{
+    for (int32_t layer = 0; layer < c->spec->layers; layer++)
+        if (banyan_plan_owned(c->plan, layer, kv_head, c->rank)) return true;
+    return false;
+}
+
+/* Whose output counts: with results on all ranks, rank 0's. */
+static bool is_here(const scale_case *c, int32_t layer, int32_t head)
+{
+    if (c->spec->out[0] == 'a') return c->rank == 0;
+    return banyan_plan_home(c->plan, layer, head) == c->rank;
+}
+
+static banyan_status call(scale_case *c, int32_t layer, int64_t at, int32_t rows, bool appends,
+                          bool attends)
+{
+    const banyan_spec *s = c->spec;
+    const int64_t row = scale_row(at);
+    const float *k = appends ? c->k + row * s->kv_heads * s->key_dim : NULL;
+    const float *v = appends ? c->v + row * s->kv_heads * s->value_dim : NULL;
+    const float *q = c->q + (c->q_rows == 1 ? 0 : row * s->heads * s->key_dim);
+    return banyan_attend(c->cache, layer, at, rows, attends ? q : NULL, k, v,
+                         attends ? c->out : NULL, attends ? c->lse : NULL);
+}
+
+/* All tokens, chunk by chunk; `watched` steps look at what comes out. */
+static banyan_status chunks(scale_case *c, bool attends)
+{
+    banyan_status status = BANYAN_OK;
+    for (int64_t at = 0; !status && at < c->tokens; at += c->spec->max_rows) {
+        int64_t left = c->tokens - at;
+        int32_t rows = left < c->spec->max_rows ? (int32_t)left : c->spec->max_rows;
+        for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
+            status = call(c, layer, at, rows, true, attends);
+            if (!status && attends && c->watched)
+                scale_watch(c, layer, at, rows, c->out, c->lse, is_here);
+        }
+    }
+    return status;
+}
+
+static void close_case(scale_case *c)
+{
+    banyan_cache_destroy(c->cache);
+    banyan_plan_destroy(c->plan);
+}
+
+static banyan_status open_case(scale_case *c)
+{
+    banyan_spec s = scale_spec(c->t, c->line);
+    banyan_status status = banyan_plan_create(&s, c->comm, &c->plan);
+    if (status) return status;
+    c->spec = banyan_plan_spec(c->plan);
+    status = banyan_comm_agree(c->comm, scale_fill(c, reads));
+    if (status || c->t->prefill) return status;
+    banyan_share share;
+    status = banyan_plan_share(c->plan, c->rank, c->tokens - 1, &share);
+    if (status) return status;
+    c->kv_bytes = (double)share.read_blocks * c->spec->block_tokens *
+                  (double)((c->spec->key_dim + c->spec->value_dim) *
+                           (int64_t)banyan_dtype_bytes(c->spec->cache_dtype));
+    status = banyan_cache_create(c->plan, NULL, &c->cache);
+    return status ? status : banyan_comm_agree(c->comm, chunks(c, false));
+}
+
+static void count(const scale_case *c, scale_count *sum)
+{
+    banyan_stats stats;
+    *sum = c->ended;
+    if (!c->cache) return;
+    banyan_cache_stats(c->cache, &stats);
+    sum->messages += (double)stats.messages;
+    sum->bytes += (double)stats.bytes_sent;
+    sum->pairs += (double)stats.pairs;
+}
+
+static banyan_status prepare(scale_case *c)
+{
+    if (!c->t->prefill) return BANYAN_OK;
+    scale_count sum;
+    count(c, &sum);
+    c->ended = sum;
+    banyan_cache_destroy(c->cache);
+    c->cache = NULL;
+    return banyan_cache_create(c->plan, NULL, &c->cache);
+}
+
+static banyan_status step(scale_case *c, double *compute)
+{
+    banyan_stats before, after;
+    banyan_cache_stats(c->cache, &before);
+    banyan_status status = BANYAN_OK;
+    if (c->t->prefill)
+        status = chunks(c, true);
+    else
+        for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
+            status = call(c, layer, c->tokens - 1, 1, false, true);
+            if (!status && c->watched)
+                scale_watch(c, layer, c->tokens - 1, 1, c->out, c->lse, is_here);
+        }
+    banyan_cache_stats(c->cache, &after);
+    *compute += after.attend_seconds - before.attend_seconds + after.append_seconds -
+                before.append_seconds;
+    return status;
+}
+
+static banyan_status predict(scale_case *c, double *seconds)
+{
+    int32_t together = 0;
+    for (int32_t node = 0; node < banyan_comm_nodes(c->comm); node++) {
+        int32_t ranks = 0;
+        for (int32_t r = 0; r < c->line->ranks; r++)
+            ranks += banyan_comm_node(c->comm, r) == node;
+        together = ranks > together ? ranks : together;
+    }
+    *seconds = predict_step(c->plan, c->t->machine, c->line->ranks, together, c->tokens,
+                            c->t->prefill);
+    return BANYAN_OK;
+}
+
+const scale_way scale_attend = {.open = open_case,
+                                .prepare = prepare,
+                                .step = step,
+                                .count = count,
+                                .predict = predict,
+                                .close = close_case};

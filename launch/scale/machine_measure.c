@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Measuring a machine, in about half a second where there is a core for every thread:
+ *
+ *     links      messages to and fro between two ranks: alpha from the shortest, beta from the rise up
+ *                to the longest, half a round trip each; inside a node, and between two
+ *     reading    a plain loop over memory, and the kernel at the config's shape over contexts from one
+ *                block to several times the last cache
+ *     computing  the kernel on many rows
+ *
+ * Reading and computing twice: the first rank of each node alone, and all ranks at once. Medians. */
+#include "launch/scale/scale.h"
+
+#include "launch/bench/bench.h"
+#include "launch/data.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { most_points = 8, repeats = 5, most_trips = 64 };
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* ---- links ---- */
+
+/* Half the median round trip of `bytes` bytes, on the first of the pair. */
+static banyan_status trip(banyan_comm *comm, int peer, bool first, char *data, size_t bytes,
+                          double *seconds)
+{
+    double taken[most_trips];
+    const banyan_message message = {peer, data, bytes};
+    banyan_status status = BANYAN_OK;
+    for (int i = -8; i < most_trips && !status; i++) {
+        double start = now_seconds();
+        if (first) status = banyan_comm_exchange(comm, &message, 1, NULL, 0);
+        if (!status) status = banyan_comm_exchange(comm, NULL, 0, &message, 1);
+        if (!status && !first) status = banyan_comm_exchange(comm, &message, 1, NULL, 0);
+        if (i >= 0) taken[i] = (now_seconds() - start) / 2;
+    }
+    qsort(taken, most_trips, sizeof *taken, compare);
+    *seconds = taken[most_trips / 2];
+    return status;
+}
+
+/* Of ranks a and b; every rank gets it. */
+static banyan_status measure_link(const job *j, int a, int b, banyan_link *link)
+{
+    enum { shortest = 256, longest = 1 << 16 };
+    double pair[2] = {0};
+    banyan_status status = BANYAN_OK;
+    bool *waits = calloc((size_t)j->ranks, sizeof *waits);
+    char *data = calloc(1, longest);
+    if (!waits || !data) status = BANYAN_ERR_MEMORY;
+    for (int r = 0; r < j->ranks && waits; r++) waits[r] = r != a && r != b;
+    status = banyan_comm_agree(j->comm, status);
+    if (!status && (j->rank == a || j->rank == b)) {
+        const int peer = j->rank == a ? b : a;
+        status = trip(j->comm, peer, j->rank == a, data, shortest, &pair[0]);
+        if (!status) status = trip(j->comm, peer, j->rank == a, data, longest, &pair[1]);
+        if (!status && j->rank == a) status = quiet_release(j->comm, waits);
+    } else if (!status) {
+        status = quiet_wait(j->comm, a);
+    }
+    if (!status) status = banyan_comm_broadcast(j->comm, pair, sizeof pair, a);
+    free(waits);
+    free(data);
+    if (status) return status;
+    link->beta = fmax(0, (pair[1] - pair[0]) / (longest - shortest));
+    link->alpha = fmax(0, pair[0] - link->beta * shortest);
+    return BANYAN_OK;
+}
+
+static banyan_status measure_links(const job *j, Banyan__Machine *m)
+{
+    banyan_status status = BANYAN_OK;
+    banyan_link link;
+    int near = 0, far = 0; /* a rank on rank 0's node, or another */
+    for (int r = j->ranks - 1; r > 0; r--) {
+        if (banyan_comm_node(j->comm, r) == banyan_comm_node(j->comm, 0))
+            near = r;
+        else
+            far = r;
+    }
+    if (near) {
+        status = measure_link(j, 0, near, &link);
+        m->inside_alpha = link.alpha;
+        m->inside_beta = link.beta;
+        m->has_inside_alpha = m->has_inside_beta = !status;
+    }
+    if (far && !status) {
+        status = measure_link(j, 0, far, &link);
+        m->between_alpha = link.alpha;
+        m->between_beta = link.beta;
+        m->has_between_alpha = m->has_between_beta = !status;
+    }
+    return status;
+}
+
+/* ---- reading and computing ---- */
+
+/* One rank's figures, once alone and once beside others. */
+typedef struct figures {
+    double read, seconds[most_points], pair;
+} figures;
+
+typedef struct probe {
+    banyan_comm *self;
+    banyan_plan *plan;
+    banyan_cache *cache;
+    const banyan_spec *spec;
+    float *q, *k, *v, *out;
+    int64_t tokens;
+    int32_t rows; /* of a call */
+    int64_t point[most_points];
+    int32_t points;
+    double token_bytes, append, appended;
+} probe;
+
+static float *make_array(int64_t rows, int32_t heads, int32_t dim, int what)
+{
+    float *array = malloc((size_t)(rows * heads * dim) * sizeof *array);
+    for (int64_t i = 0; array && i < rows; i++)
+        for (int32_t h = 0; h < heads; h++)
+            data_row(array + (i * heads + h) * dim, 1, what, 0, i, h, dim);
+    return array;
+}
+
+/* Contexts: from a block on, each four times as long, up to `most` bytes. */
+static void choose_points(probe *p, double most)
+{
+    const int64_t block = p->spec->block_tokens;
+    int64_t tokens = (int64_t)(most / p->token_bytes) / block * block;
+    if (tokens < 2 * block) tokens = 2 * block;
+    p->tokens = tokens;
+    int32_t n = 0;
+    int64_t list[most_points];
+    for (; n < most_points - 1 && tokens > block; tokens = tokens / 4 / block * block)
+        list[n++] = tokens;
+    list[n++] = block;
+    for (int32_t i = 0; i < n; i++) p->point[i] = list[n - 1 - i];
+    p->points = n;
+}
+
+static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t threads,
+                                double most)
+{
+    banyan_spec s = *shape;
+    p->spec = &s;
+    p->token_bytes = (double)(s.kv_heads ? s.kv_heads : s.heads) *
+                     (double)((s.key_dim + (s.value_dim ? s.value_dim : s.key_dim)) *
+                              (int64_t)banyan_dtype_bytes(s.cache_dtype));
+    choose_points(p, most);
+    s.layers = 1;
+    s.rule_count = 0;
+    s.threads = threads;
+    s.max_tokens = s.planned_tokens = p->tokens;
+    s.max_rows = p->rows = p->tokens < 512 ? (int32_t)p->tokens : 512;
+    s.rollback_tokens = (int32_t)p->tokens;
+    s.placement = "line";
+    s.merge = NULL;
+    s.bandwidth = NULL;
+    s.lost_rank = -1;
+    s.memory_limit = INT64_MAX / 4;
+    banyan_status status = banyan_comm_create("self", NULL, &p->self);
+    if (!status) status = banyan_plan_create(&s, p->self, &p->plan);
+    if (status) return status;
+    p->spec = banyan_plan_spec(p->plan);
+    p->q = make_array(p->rows, p->spec->heads, p->spec->key_dim, DATA_Q);
+    p->k = make_array(p->rows, p->spec->kv_heads, p->spec->key_dim, DATA_K);
+    p->v = make_array(p->rows, p->spec->kv_heads, p->spec->value_dim, DATA_V);
+    p->out = make_array(p->rows, p->spec->heads, p->spec->value_dim, DATA_Q);
+    if (!p->q || !p->k || !p->v || !p->out) return BANYAN_ERR_MEMORY;
+    return banyan_cache_create(p->plan, NULL, &p->cache);
+}
+
+static void close_probe(probe *p)
+{
+    banyan_cache_destroy(p->cache);
+    banyan_plan_destroy(p->plan);
+    banyan_comm_destroy(p->self);
+    free(p->q);
+    free(p->k);
+    free(p->v);
+    free(p->out);
+}
+
+static banyan_status timed(probe *p, int64_t at, int32_t rows, double *seconds)
+{
+    double taken[repeats];
+    banyan_status status = banyan_attend(p->cache, 0, at, rows, p->q, NULL, NULL, p->out, NULL);
+    for (int i = 0; i < repeats && !status; i++) {
+        double start = now_seconds();
+        status = banyan_attend(p->cache, 0, at, rows, p->q, NULL, NULL, p->out, NULL);
+        taken[i] = now_seconds() - start;
+    }
+    qsort(taken, repeats, sizeof *taken, compare);
+    *seconds = taken[repeats / 2];
+    return status;
+}
+
+/* Many rows at the end of what is there: seconds of a (query row, block) pair. */
+static banyan_status time_pairs(probe *p, int64_t tokens, double *pair)
+{
+    const int32_t rows = tokens < 64 ? (int32_t)tokens : 64;
+    banyan_stats before, after;
+    double seconds;
+    banyan_cache_stats(p->cache, &before);
+    banyan_status status = timed(p, tokens - rows, rows, &seconds);
+    banyan_cache_stats(p->cache, &after);
+    *pair = seconds / ((double)(after.pairs - before.pairs) / (repeats + 1));
+    return status;
+}
+
+/* The cache is filled anew, and timed at each point on the way: looking for blocks in a longer one
+ * would be timed as well. */
+static banyan_status probe_once(probe *p, figures *f)
+{
+    banyan_status status = BANYAN_OK;
+    int64_t length = 0;
+    for (int32_t i = 0; i < p->points && !status; i++) {
+        for (int32_t rows; length < p->point[i] && !status; length += rows) {
+            const int64_t left = p->point[i] - length;
+            rows = left < p->rows ? (int32_t)left : p->rows;
+            status = banyan_attend(p->cache, 0, length, rows, NULL, p->k, p->v, NULL, NULL);
+        }
+        if (!status) status = timed(p, length - 1, 1, &f->seconds[i]);
+        if (!status && (length <= 2048 || f->pair <= 0))
+            status = time_pairs(p, length, &f->pair);
+    }
+    if (status) return status;
+    banyan_stats stats;
+    banyan_cache_stats(p->cache, &stats);
+    p->appended += (double)length * p->token_bytes;
+    p->append = stats.append_seconds / p->appended;
+    f->read = ceilings_read(p->spec->threads, (int64_t)((double)p->tokens * p->token_bytes));
+    return BANYAN_OK;
+}
+
+/* The slowest rank of those that took part counts. */
+static banyan_status slowest(const job *j, bool took_part, figures *f)
+{
+    double x[most_points + 2] = {took_part ? -f->read : -INFINITY, took_part ? f->pair : 0};
+    for (int i = 0; i < most_points; i++) x[2 + i] = took_part ? f->seconds[i] : 0;
+    banyan_status status = banyan_comm_allreduce(j->comm, x, most_points + 2, BANYAN_MAX);
+    f->read = -x[0];
+    f->pair = x[1];
+    memcpy(f->seconds, x + 2, sizeof f->seconds);
+    return status;
+}
+
+/* The first rank of each node measures, the others sleep. */
+static banyan_status probe_alone(const job *j, probe *p, figures *f)
+{
+    const int node = banyan_comm_node(j->comm, j->rank);
+    int leader = 0;
+    while (banyan_comm_node(j->comm, leader) != node) leader++;
+    bool *waits = calloc((size_t)j->ranks, sizeof *waits);
+    banyan_status status = banyan_comm_agree(j->comm, waits ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    for (int r = leader + 1; r < j->ranks && waits; r++)
+        waits[r] = banyan_comm_node(j->comm, r) == node;
+    if (!status && j->rank == leader) {
+        status = probe_once(p, f);
+        const banyan_status released = quiet_release(j->comm, waits);
+        if (!status) status = released;
+    } else if (!status) {
+        status = quiet_wait(j->comm, leader);
+    }
+    free(waits);
+    status = banyan_comm_agree(j->comm, status);
+    return status ? status : slowest(j, j->rank == leader, f);
+}
+
+static bool set_list(double **to, size_t *count, const double *from, int32_t n)
+{
+    *to = malloc((size_t)n * sizeof **to);
+    if (!*to) return false;
+    memcpy(*to, from, (size_t)n * sizeof **to);
+    *count = (size_t)n;
+    return true;
+}
+
+static bool set_measured(Banyan__Machine *m, const probe *p, const figures *alone,
+                         const figures *crowded)
+{
+    static const Banyan__Dtype dtype[] = {[BANYAN_F32] = BANYAN__DTYPE__FP32,
+                                          [BANYAN_BF16] = BANYAN__DTYPE__BF16,
+                                          [BANYAN_F16] = BANYAN__DTYPE__FP16};
+    Banyan__Measured *k = m->measured = malloc(sizeof *k);
+    if (!k) return false;
+    banyan__measured__init(k);
+    const banyan_spec *s = p->spec;
+    double bytes[most_points];
+    for (int32_t i = 0; i < p->points; i++) bytes[i] = (double)p->point[i] * p->token_bytes;
+    k->kernel = strdup(s->kernel);
+    k->dtype = dtype[s->cache_dtype];
+    k->group = s->heads / s->kv_heads;
+    k->key_dim = s->key_dim;
+    k->value_dim = s->value_dim;
+    k->pair = alone->pair;
+    k->pair_together = crowded->pair;
+    k->append = p->append;
+    k->has_dtype = k->has_group = k->has_key_dim = k->has_value_dim = k->has_pair =
+        k->has_pair_together = k->has_append = 1;
+    return k->kernel && set_list(&k->bytes, &k->n_bytes, bytes, p->points) &&
+           set_list(&k->seconds, &k->n_seconds, alone->seconds, p->points) &&
+           set_list(&k->seconds_together, &k->n_seconds_together, crowded->seconds, p->points);
+}
+
+static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int32_t threads,
+                                    Banyan__Machine *m)
+{
+    probe p = {0};
+    figures alone = {0}, crowded = {0};
+    int32_t together = 0;
+    for (int r = 0; r < j->ranks; r++) {
+        int32_t here = 0;
+        for (int i = 0; i < j->ranks; i++)
+            here += banyan_comm_node(j->comm, i) == banyan_comm_node(j->comm, r);
+        together = here > together ? here : together;
+    }
+    /* Far beyond the caches, and less where ranks share cores; the same on all. */
+    const double cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    double most = (double)((int64_t)192 << 20) / fmax(1, together * threads / cores);
+    banyan_status status = banyan_comm_allreduce(j->comm, &most, 1, BANYAN_MAX);
+    if (!status) status = banyan_comm_agree(j->comm, open_probe(&p, shape, threads, most));
+    if (!status) status = banyan_comm_agree(j->comm, probe_once(&p, &crowded));
+    if (!status) status = slowest(j, true, &crowded);
+    alone = crowded;
+    if (!status && j->ranks > 1) status = probe_alone(j, &p, &alone);
+    if (!status) status = banyan_comm_allreduce(j->comm, &p.append, 1, BANYAN_MAX);
+    m->threads = threads;
+    m->read = alone.read;
+    m->read_together = crowded.read;
+    m->together = together;
+    m->has_threads = m->has_read = m->has_read_together = m->has_together = 1;
+    if (!status && !set_measured(m, &p, &alone, &crowded)) status = BANYAN_ERR_MEMORY;
+    close_probe(&p);
+    return status;
+}
+
+/* Of links that this job does not have. */
+static void keep_links(const Banyan__Machine *from, Banyan__Machine *to)
+{
+    to->has_inside_alpha = from->has_inside_alpha;
+    to->has_inside_beta = from->has_inside_beta;
+    to->inside_alpha = from->inside_alpha;
+    to->inside_beta = from->inside_beta;
+    to->has_between_alpha = from->has_between_alpha;
+    to->has_between_beta = from->has_between_beta;
+    to->between_alpha = from->between_alpha;
+    to->between_beta = from->between_beta;
+}
+
+int machine_measure(const job *j, const banyan_spec *shape, int32_t threads, double *seconds)
+{
+    const double start = now_seconds();
+    Banyan__Machine *m = malloc(sizeof *m);
+    banyan_status status = banyan_comm_agree(j->comm, m ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (!status) {
+        banyan__machine__init(m);
+        Banyan__Machine *old = j->config->machine;
+        j->config->machine = m;
+        if (old) keep_links(old, m);
+        if (old) banyan__machine__free_unpacked(old, NULL);
+        status = measure_links(j, m);
+    } else {
+        free(m);
+    }
+    if (!status) status = measure_kernel(j, shape, threads, m);
+    *seconds = now_seconds() - start;
+    return status ? job_failed(j, status, "measuring the machine") : EXIT_OK;
+}

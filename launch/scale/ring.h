@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ring.h - what ring attention's files share: shards that travel, and partial results that add up. */
+#ifndef BANYAN_SCALE_RING_H
+#define BANYAN_SCALE_RING_H
+
+#include "launch/scale/scale.h"
+
+/* Whose tokens a shard holds: first .. first+count-1 of the context. */
+typedef struct ring_span {
+    int64_t first, count;
+} ring_span;
+
+/* Part `i` of `parts` equal ones, in whole blocks; may be empty. */
+ring_span ring_part(const scale_case *c, int64_t tokens, int32_t i, int32_t parts);
+
+/* out and lse of `vectors` heads so far, and another part of the same softmax:
+ *
+ *     M = max(a, b)   out = (out_a e^(a-M) + out_b e^(b-M)) / (e^(a-M) + e^(b-M))   lse = M + ln(..) */
+void ring_add(float *out, float *lse, const float *more, const float *more_lse, int64_t vectors,
+              int32_t dim);
+
+/* The messages that carry the first `tokens` tokens of a cache, all layers' heads of one layer.
+ * list: [kv_heads]. Returns their bytes in *bytes. */
+banyan_status ring_messages(const scale_case *c, banyan_cache *cache, int32_t layer,
+                            int64_t tokens, int peer, banyan_message *list, double *bytes);
+
+/* A cache of the ring's plan with `span` of the context in it, padded to `room` tokens, so that all
+ * caches of a ring have their records at the same places. */
+banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span span,
+                         int64_t room, banyan_cache **out);
+
+/* Only the filling; s: the spec of the cache's plan. */
+banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_spec *s,
+                        ring_span span, int64_t room);
+
+/* Wait for the exchange that was started on comm, and for `work`, which runs meanwhile: in the other
+ * thread when there is one and somebody to exchange with. work NULL: nothing to compute. Adds
+ * to *compute the seconds that it took. */
+typedef struct ring_work {
+    banyan_status (*run)(void *);
+    void *arg;
+    double seconds;
+} ring_work;
+banyan_status ring_overlap(banyan_comm *comm, bool started, scale_aside *aside,
+                           banyan_status (*run)(void *), void *arg, double *compute);
+
+/* Seconds of a hop: messages and bytes over the dearest link between neighbours. */
+double ring_hop(const scale_case *c, double messages, double bytes);
+
+#endif

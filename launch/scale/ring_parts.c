@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What rings are made of. What travels are the block records themselves, from one cache's memory into
+ * another's, so that a shard is packed once and computed on wherever it comes by: no copy in
+ * between, and the same kernel as everybody else's. */
+#include "launch/scale/ring.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+ring_span ring_part(const scale_case *c, int64_t tokens, int32_t i, int32_t parts)
+{
+    const int64_t block = c->t->asked.spec.block_tokens, blocks = (tokens + block - 1) / block;
+    int64_t first = blocks * i / parts * block, end = blocks * (i + 1) / parts * block;
+    if (end > tokens) end = tokens;
+    return (ring_span){first, end > first ? end - first : 0};
+}
+
+void ring_add(float *out, float *lse, const float *more, const float *more_lse, int64_t vectors,
+              int32_t dim)
+{
+    for (int64_t i = 0; i < vectors; i++, out += dim, more += dim) {
+        const float a = lse[i], b = more_lse[i], most = a > b ? a : b;
+        if (most == -INFINITY) continue;
+        const float x = expf(a - most), y = expf(b - most), sum = x + y;
+        const float keep = x / sum, take = y / sum;
+        for (int32_t d = 0; d < dim; d++) out[d] = out[d] * keep + more[d] * take;
+        lse[i] = most + logf(sum);
+    }
+}
+
+banyan_status ring_messages(const scale_case *c, banyan_cache *cache, int32_t layer,
+                            int64_t tokens, int peer, banyan_message *list, double *bytes)
+{
+    const banyan_spec *s = c->spec;
+    const int64_t block = s->block_tokens;
+    for (int32_t head = 0; head < s->kv_heads; head++) {
+        void *data;
+        size_t all;
+        banyan_status status = banyan_cache_memory(cache, layer, head, &data, &all);
+        if (status) return status;
+        const size_t blocks = (size_t)((tokens + block - 1) / block);
+        const size_t held = (size_t)((s->max_tokens + block - 1) / block);
+        list[head] = (banyan_message){peer, data, all / held * blocks};
+        *bytes += (double)list[head].bytes;
+    }
+    return BANYAN_OK;
+}
+
+banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_spec *s,
+                        ring_span span, int64_t room)
+{
+    banyan_status status = BANYAN_OK;
+    for (int64_t at = 0; !status && at < room; at += s->max_rows) {
+        int32_t rows = room - at < s->max_rows ? (int32_t)(room - at) : s->max_rows;
+        /* Behind the span stands whatever comes next in the arrays; nobody sees it. */
+        int64_t token = span.first + at, row = token < c->tokens ? scale_row(token) : 0;
+        for (int32_t layer = 0; !status && layer < s->layers; layer++)
+            status = banyan_attend(cache, layer, at, rows, NULL,
+                                   c->k + row * s->kv_heads * s->key_dim,
+                                   c->v + row * s->kv_heads * s->value_dim, NULL, NULL);
+    }
+    return status;
+}
+
+banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span span,
+                         int64_t room, banyan_cache **out)
+{
+    banyan_cache *cache = NULL;
+    banyan_status status = banyan_cache_create(plan, NULL, &cache);
+    if (!status) status = ring_fill(c, cache, banyan_plan_spec(plan), span, room);
+    if (status) {
+        banyan_cache_destroy(cache);
+        return status;
+    }
+    *out = cache;
+    return BANYAN_OK;
+}
+
+static banyan_status timed(void *arg)
+{
+    ring_work *w = arg;
+    double start = now_seconds();
+    banyan_status status = w->run(w->arg);
+    w->seconds = now_seconds() - start;
+    return status;
+}
+
+/* Look after the messages now and then, and leave the core to who computes. */
+static banyan_status tend(banyan_comm *comm, scale_aside *aside)
+{
+    const struct timespec nap = {0, 20000};
+    for (int done = 0; scale_aside_busy(aside);) {
+        banyan_status status = banyan_comm_exchange_test(comm, &done);
+        if (status || done) return status;
+        nanosleep(&nap, NULL);
+    }
+    return banyan_comm_exchange_wait(comm);
+}
+
+banyan_status ring_overlap(banyan_comm *comm, bool started, scale_aside *aside,
+                           banyan_status (*run)(void *), void *arg, double *compute)
+{
+    ring_work work = {.run = run, .arg = arg};
+    banyan_status status = BANYAN_OK, computed = BANYAN_OK;
+    if (run && started && aside) {
+        scale_aside_start(aside, timed, &work);
+        status = tend(comm, aside);
+        computed = scale_aside_wait(aside);
+    } else {
+        if (run) computed = timed(&work);
+        if (started) status = banyan_comm_exchange_wait(comm);
+    }
+    *compute += work.seconds;
+    return status ? status : computed;
+}
+
+double ring_hop(const scale_case *c, double messages, double bytes)
+{
+    const Banyan__Machine *m = c->t->machine;
+    double most = 0;
+    for (int32_t r = 0; r < c->line->ranks && c->line->ranks > 1; r++) {
+        bool inside =
+            banyan_comm_node(c->comm, r) == banyan_comm_node(c->comm, (r + 1) % c->line->ranks);
+        bool known = inside ? m->has_inside_alpha : m->has_between_alpha;
+        double alpha = inside ? m->inside_alpha : m->between_alpha;
+        double beta = inside ? m->inside_beta : m->between_beta;
+        most = fmax(most, known ? messages * alpha + bytes * beta : INFINITY);
+    }
+    return most;
+}
