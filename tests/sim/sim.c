@@ -63,7 +63,7 @@ static banyan_status make_plan(const scene *s, banyan_comm **comm, banyan_plan *
         snprintf(text, sizeof text, "node:%d rank:%d", (int)s->ranks / sim_per_node,
                  sim_per_node);
     banyan_status status = banyan_comm_create("imaginary", text, comm);
-    if (!status) status = banyan_comm_links(*comm, s->machine->inside, s->machine->between);
+    if (!status) status = banyan_comm_links(*comm, &s->machine->inside, &s->machine->between);
     return status ? status : banyan_plan_create(&spec, *comm, plan);
 }
 
