@@ -21,13 +21,16 @@ back() { put "$old" "$at"; }
 
 refused() {
   expect_once 2 "$1" "$mpirun" 3 "$banyan" generate --model "$m" --ids "$folder/ids" --count 1
+}
+refused_by_both() {
+  refused "$1"
   expect_once 2 "$1" "$mpirun" 3 "$banyan" needle --model "$m" --lengths 512 --depths 2 \
     --results "$folder/r.jsonl" --csv "$folder/r.csv" --json "$folder/r.json" --svg "$folder/r.svg"
   expect_no_file "$folder/r."
 }
 
 swap '[50331648,50333184]' '[50331640,50333176]'
-refused "tensors 'model.embed_tokens.weight' and 'model.layers.0.input_layernorm.weight' overlap"
+refused_by_both "tensors 'model.embed_tokens.weight' and 'model.layers.0.input_layernorm.weight' overlap"
 back
 swap '[50331648,50333184]' '[50331656,50333192]'
 refused "a hole of 8 bytes before tensor 'model.layers.0.input_layernorm.weight'"
@@ -40,13 +43,13 @@ swap "$last" ",999999999]}"
 refused "999999999), out of range: the file has"
 back
 swap '"dtype":"BF16","shape":[32768,768]' '"dtype":"XF16","shape":[32768,768]'
-refused "unknown dtype 'XF16'; BF16, F16 and F32 are read"
+refused_by_both "unknown dtype 'XF16'; BF16, F16 and F32 are read"
 back
 swap '"dtype":"BF16","shape":[32768,768]' '"dtype":"I16" ,"shape":[32768,768]'
 refused "'model.embed_tokens.weight' has dtype I16; BF16, F16 and F32 are read"
 back
 swap 'model.layers.1.self_attn.k_proj.weight' 'model.layers.1.self_attn.x_proj.weight'
-refused "model.layers.1.self_attn.k_proj.weight"
+refused_by_both "model.layers.1.self_attn.k_proj.weight"
 back
 swap '"shape":[512,768]' '"shape":[768,512]'
 refused "model.layers.0.self_attn.q_proj.weight"
@@ -55,7 +58,7 @@ back
 header=$(od -An -tu8 -N8 "$data" | tr -d ' ')
 length=$(od -An -to1 -N8 "$data" | sed 's/ /\\/g')
 put '\377\377\377\377\377\377\377\377' 0
-refused "says that its header has 18446744073709551615 bytes"
+refused_by_both "says that its header has 18446744073709551615 bytes"
 put '\0\0\0\5\0\0\0\0' 0
 refused "header is no valid JSON"
 put '\100\0\0\0\0\0\0\0' 0
@@ -68,7 +71,7 @@ put "$length" 0
 embedding=$((8 + header))
 for row in 3 32000; do
   put '\300\177' $((embedding + row * 1536 + 20))
-  refused "tensor 'model.embed_tokens.weight' holds a NaN or an infinity at [$row, 10]"
+  refused_by_both "tensor 'model.embed_tokens.weight' holds a NaN or an infinity at [$row, 10]"
   put '\200\277' $((embedding + row * 1536 + 20))
 done
 end=$(wc -c < "$data")
@@ -94,11 +97,11 @@ config 's/"silu"/"gelu"/' "gelu"
 config 's/{/[/' "config.json: line 2"
 
 truncate -s $((end - 1)) "$data"
-refused "truncated"
+refused_by_both "truncated"
 truncate -s 7 "$data"
 refused "shorter than 8 bytes"
 rm "$data"
-refused "holds neither model.safetensors nor model.safetensors.index.json"
+refused_by_both "holds neither model.safetensors nor model.safetensors.index.json"
 mkdir "$data"
 refused "not a file"
 rmdir "$data"
