@@ -33,7 +33,6 @@ uint64_t data_mix(uint64_t x)
 FOR_EACH_ISA
 static void fill(float *restrict out, uint32_t key, int32_t dim)
 {
-#pragma GCC ivdep
     for (int32_t d = 0; d < dim; d++) {
         uint32_t h = key + (uint32_t)d * 0x9e3779b9u;
         h = (h ^ (h >> 16)) * 0x85ebca6bu; /* the finaliser of MurmurHash3 (Appleby) */

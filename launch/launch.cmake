@@ -1,4 +1,4 @@
-# The `banyan` program. It needs what Debian calls libprotobuf-dev protobuf-compiler
+# The `banyan` program. It needs OpenMP and what Debian calls libprotobuf-dev protobuf-compiler
 # libprotobuf-c-dev protobuf-c-compiler libopenblas-dev libjansson-dev; BANYAN_PROGRAMS AUTO builds
 # the library alone where one of them is missing, and says so.
 if(BANYAN_PROGRAMS STREQUAL "OFF")
@@ -24,6 +24,9 @@ foreach(program protoc protoc-c)
     list(APPEND missing ${program})
   endif()
 endforeach()
+if(NOT OpenMP_C_FOUND)
+  list(APPEND missing OpenMP)
+endif()
 include(CheckLanguage)
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
@@ -79,10 +82,7 @@ if(BANYAN_HAS_X86)
 endif()
 target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})
 target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
-                      PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson)
-if(OpenMP_C_FOUND)
-  target_link_libraries(banyan_launch PUBLIC OpenMP::OpenMP_C)
-endif()
+                      PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson OpenMP::OpenMP_C)
 include(launch/model/model.cmake OPTIONAL)
 include(launch/needle/needle.cmake OPTIONAL)
 
