@@ -24,6 +24,21 @@ grep -q "^ranks: prefill .* 2 ranks x 1 thread [0-9.]* ms, 1 rank x 2 threads [0
 expect_once 2 '--only "s2" matches no row that is for several ranks' \
   "$mpirun" 3 "$banyan" bench --quick --only s2
 
+# At 256 MiB of keys and values a rank and more, memory is compared with them by run itself (within
+# 10 %); what is kept is what the plan says.
+large() {
+  expect 0 "6 rows checked" "$mpirun" 3 "$banyan" run --heads 32 --kv-heads 8 --key-dim 128 --decode 2 \
+    --samples 6 --threads 1 --json "$folder/run.json" "$@"
+  sed -n 's/.*"kept_bytes":\([0-9]*\),"planned_bytes":\([0-9]*\),.*/\1 \2/p' "$folder/run.json" > "$folder/bytes"
+  while read -r kept planned; do
+    [ "$kept" -ge 268435456 ] && [ "$kept" = "$planned" ] || fault "kept $kept of $planned bytes: $*"
+  done < "$folder/bytes"
+  [ "$(wc -l < "$folder/bytes")" = 3 ] || fault "three ranks report: $*"
+}
+large --tokens 210000 --at 210000
+large --tokens 840000 --at 840000 --use "s2 stride=4 local=16"
+large --tokens 430000 --at 430000 --use "sink_window sink=4 window=210000t" --max-rows 4096
+
 expect_once 0 "banyan 0." "$mpirun" 3 "$banyan" --version
 expect_once 2 'no verb "rum"; did you mean "run"?' "$mpirun" 3 "$banyan" rum
 expect_once 2 'no flag "--token" in run; did you mean "--tokens"?' "$mpirun" 3 "$banyan" run --token 4
