@@ -76,7 +76,7 @@ static void panel(const scale_task *t, int64_t base, bool efficiency, FILE *out)
             t->prefill ? "prefill" : "decode", base,
             t->mode == SCALE_WEAK || t->mode == SCALE_WEAK_WORK ? " on one rank" : "",
             efficiency ? "efficiency against one rank" : "median, ms");
-    fputs(efficiency ? "unset logscale y\nset yrange [0:*]\n"
+    fputs(efficiency ? "unset logscale y\nset yrange [0:1.1]\n"
                      : "set logscale y\nset yrange [*:*]\n",
           out);
     fputs("plot ", out);
@@ -106,13 +106,17 @@ void scale_plot(const scale_task *t, FILE *out)
         if (!known) base[rows++] = t->line[i].base;
     }
     if (!rows) return;
+    int32_t most = 1;
+    for (int32_t i = 0; i < t->lines; i++)
+        most = t->line[i].ranks > most ? t->line[i].ranks : most;
     fprintf(out, "set terminal svg size 960,%d font 'sans-serif,13' background '#ffffff'\n",
-            80 + 360 * rows);
+            80 + 380 * rows);
     fprintf(out, "set multiplot layout %d,2%s\n", rows,
             has_crowded(t) ? " title 'hollow points: more threads than cores'" : "");
-    fputs(
-        "set logscale x 2\nset xlabel 'ranks'\nset grid lc rgb '#E4E6EA'\nset key top right\n",
-        out);
+    fputs("set logscale x 2\nset xlabel 'ranks'\nset grid lc rgb '#E4E6EA'\nset key below "
+          "center horizontal\n",
+          out);
+    fprintf(out, "set xrange [0.9:%g]\n", 1.12 * most);
     for (int32_t i = 0; i < rows; i++) {
         panel(t, base[i], false, out);
         panel(t, base[i], true, out);
