@@ -54,9 +54,9 @@ bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kerne
 /* One measurement, some milliseconds. */
 rates ceilings_measure(const ceilings *c, bool reads);
 void ceilings_free(ceilings *c);
-/* Bytes a second that `threads` threads read from `bytes` of memory: the best of five times; 0: no
- * memory. */
-double ceilings_read(int threads, int64_t bytes);
+/* Bytes a second that `threads` threads read from `bytes` of memory: the best of five passes, and all
+ * of them together, waiting for a core included. 0: no memory. */
+double ceilings_read(int threads, int64_t bytes, double *sustained);
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 

@@ -160,15 +160,20 @@ rates ceilings_measure(const ceilings *c, bool reads)
     return r;
 }
 
-double ceilings_read(int threads, int64_t bytes)
+double ceilings_read(int threads, int64_t bytes, double *sustained)
 {
+    enum { passes = 5 };
     const bench b = {.quick = true};
     ceilings c = {.b = &b, .threads = threads};
     double best = 0;
-    for (int i = 0; i < 5 && (c.words || map_words(&c, bytes)); i++) {
-        double rate = (double)(words_of_thread(&c) * 8 * threads) / time_read(&c, false);
+    *sustained = 0;
+    if (!map_words(&c, bytes)) return 0;
+    const double pass = (double)(words_of_thread(&c) * 8 * threads), start = now_seconds();
+    for (int i = 0; i < passes; i++) {
+        double rate = pass / time_read(&c, false);
         best = rate > best ? rate : best;
     }
+    *sustained = passes * pass / (now_seconds() - start);
     ceilings_free(&c);
     return best;
 }

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { most_points = 8, repeats = 5, most_trips = 64 };
+enum { most_points = 12, repeats = 5, most_trips = 64 };
 
 static int compare(const void *a, const void *b)
 {
@@ -105,7 +105,8 @@ static banyan_status measure_links(const job *j, Banyan__Machine *m)
 
 /* One rank's figures, once alone and once beside others. */
 typedef struct figures {
-    double read, seconds[most_points], pair;
+    double read, sustained, seconds[most_points],
+        pair; /* read: bytes a second, best; all in all */
 } figures;
 
 typedef struct probe {
@@ -130,7 +131,7 @@ static float *make_array(int64_t rows, int32_t heads, int32_t dim, int what)
     return array;
 }
 
-/* Contexts: from a block on, each four times as long, up to `most` bytes. */
+/* Contexts: from a block on, each twice as long, up to `most` bytes. */
 static void choose_points(probe *p, double most)
 {
     const int64_t block = p->spec->block_tokens;
@@ -139,7 +140,7 @@ static void choose_points(probe *p, double most)
     p->tokens = tokens;
     int32_t n = 0;
     int64_t list[most_points];
-    for (; n < most_points - 1 && tokens > block; tokens = tokens / 4 / block * block)
+    for (; n < most_points - 1 && tokens > block; tokens = tokens / 2 / block * block)
         list[n++] = tokens;
     list[n++] = block;
     for (int32_t i = 0; i < n; i++) p->point[i] = list[n - 1 - i];
@@ -237,19 +238,23 @@ static banyan_status probe_once(probe *p, figures *f)
     banyan_cache_stats(p->cache, &stats);
     p->appended += (double)length * p->token_bytes;
     p->append = stats.append_seconds / p->appended;
-    f->read = ceilings_read(p->spec->threads, (int64_t)((double)p->tokens * p->token_bytes));
+    f->read = ceilings_read(p->spec->threads, (int64_t)((double)p->tokens * p->token_bytes),
+                            &f->sustained);
     return BANYAN_OK;
 }
 
 /* The slowest rank of those that took part counts. */
 static banyan_status slowest(const job *j, bool took_part, figures *f)
 {
-    double x[most_points + 2] = {took_part ? -f->read : -INFINITY, took_part ? f->pair : 0};
-    for (int i = 0; i < most_points; i++) x[2 + i] = took_part ? f->seconds[i] : 0;
-    banyan_status status = banyan_comm_allreduce(j->comm, x, most_points + 2, BANYAN_MAX);
+    double x[most_points + 3] = {took_part ? -f->read : -INFINITY,
+                                 took_part ? -f->sustained : -INFINITY,
+                                 took_part ? f->pair : 0};
+    for (int i = 0; i < most_points; i++) x[3 + i] = took_part ? f->seconds[i] : 0;
+    banyan_status status = banyan_comm_allreduce(j->comm, x, most_points + 3, BANYAN_MAX);
     f->read = -x[0];
-    f->pair = x[1];
-    memcpy(f->seconds, x + 2, sizeof f->seconds);
+    f->sustained = -x[1];
+    f->pair = x[2];
+    memcpy(f->seconds, x + 3, sizeof f->seconds);
     return status;
 }
 
@@ -335,7 +340,7 @@ static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int3
     if (!status) status = banyan_comm_allreduce(j->comm, &p.append, 1, BANYAN_MAX);
     m->threads = threads;
     m->read = alone.read;
-    m->read_together = crowded.read;
+    m->read_together = together > 1 ? crowded.sustained : crowded.read;
     m->together = together;
     m->has_threads = m->has_read = m->has_read_together = m->has_together = 1;
     if (!status && !set_measured(m, &p, &alone, &crowded)) status = BANYAN_ERR_MEMORY;
