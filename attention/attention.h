@@ -53,6 +53,25 @@ void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void
                            banyan_dtype out_dtype, int64_t out_stride, float *lse,
                            int64_t lse_stride);
 
+/* ---- fixed-point sums: partials added up the same in any order ------------------------------ */
+
+/* For at most this many blocks. */
+enum { BANYAN_FIXED_BLOCKS = 1 << 22 };
+/* Of one row; a multiple of 64, and sums are 64-byte aligned. See fixed.c for what is in them. */
+size_t banyan_fixed_bytes(int32_t value_dim);
+void banyan_fixed_clear(void *sums, int32_t value_dim, int64_t rows);
+/* One block's partial to the sum of one row: l and o, relative to exp(base). l = 0: nothing was seen;
+ * l or base NaN: so is the row. */
+void banyan_fixed_add(void *sum, double base, float l, const float *o, int32_t value_dim);
+/* out = lo + hi, row by row; out may be either input. The bits are those of hi + lo, and of all
+ * blocks added to one sum. */
+void banyan_fixed_combine(void *out, const void *lo, const void *hi, int32_t value_dim,
+                          int64_t rows);
+/* To ordinary partials, whose memory may begin where the sums' does. */
+void banyan_fixed_round(const void *sums, float *partials, int32_t value_dim, int64_t rows);
+/* What they say without values: sums of value_dim 0. */
+void banyan_fixed_strip(const void *sums, void *out, int32_t value_dim, int64_t rows);
+
 /* ---- selectors: which blocks a head reads, and which a KV head keeps ------------------------ */
 
 enum { BANYAN_MAX_PARAMS = 8, BANYAN_MAX_PERIOD = 4096 };
@@ -205,6 +224,9 @@ typedef struct banyan_tile {
     int64_t first_token, end_token; /* only these tokens count: 0, INT64_MAX is all */
     float *partial;                 /* [heads][rows][value_dim + 2], combined into */
     void *workspace;                /* workspace_bytes, 64-byte aligned; nothing kept in it */
+    /* NULL, or fixed-point sums [heads][rows]: each block's partials alone are added to them, and
+     * `partial` is not used. A block adds the same bits whatever else is in the list. */
+    void *sums;
 } banyan_tile;
 
 /* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in `supports`;

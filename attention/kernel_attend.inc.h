@@ -10,7 +10,10 @@
  * The tile starts from the empty partial and is combined with the caller's at the end, in the base
  * that it really has: its sums are relative to exp(|scale| max), an exact product of two floats,
  * while the m that is stored is that product rounded; the factor exp(|scale| max - m) makes m, l and
- * o agree to the last bits however large m is. */
+ * o agree to the last bits however large m is.
+ *
+ * For fixed-point sums a chunk is one block and starts from the empty partial: what came before it
+ * leaves no trace in its bits. */
 
 enum {
     WINDOW = 16, /* blocks of a window at most */
@@ -19,7 +22,8 @@ enum {
     DIRECT_ROWS = 2 * VEC_ROWS, /* with more rows than this, widening a block once is cheaper */
     FEW_STRIPS = 3,             /* with no more than this, memory is the limit */
     FEW_TOKENS = 64,
-    LEAD = 4 << 10 /* bytes: latency x bandwidth of one core (100 ns x 40 GB/s) */
+    LEAD = 4 << 10,     /* bytes: latency x bandwidth of one core (100 ns x 40 GB/s) */
+    LEAD_SUMS = 8 << 10 /* and what arrives while a block is added to fixed-point sums */
 };
 
 typedef struct window {
@@ -154,6 +158,26 @@ static void widen(const work *w, const char *record, char *image)
 }
 #endif
 
+/* The partials of the block that rows have just attended to, into fixed-point sums; the next block
+ * starts anew. What was asked for goes on arriving meanwhile. */
+static void add_block(work *w, int32_t first, int32_t rows)
+{
+    const banyan_tile *tile = w->tile;
+    const double scale = fabs((double)tile->scale);
+    const int32_t value_dim = w->stored.value_dim;
+    const size_t bytes = banyan_fixed_bytes(value_dim);
+    char *sum = (char *)tile->sums + (size_t)first * bytes;
+    for (int32_t row = first; row < first + rows; row++, sum += bytes) {
+        ahead_step(&w->ahead);
+        const double base = scale * (double)w->max[row];
+        const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
+        if (l != l || w->max[row] != -INFINITY)
+            fixed_add(sum, base, l, w->o + row * w->o_stride, value_dim, w->stored.columns);
+        w->max[row] = -INFINITY;
+        vec_store(w->sum + row * VEC_LANES, vec_set(0));
+    }
+}
+
 /* The blocks of `members` (bits of the window) for the rows of a strip. */
 static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
@@ -169,6 +193,9 @@ static void attend_strip(work *w, const window *x, uint32_t members, int32_t row
             chunk_add(&now, &w->stored, x->used[i], x->entry[i].record, &seen, token, count);
             if (now.columns == CHUNK) chunk_run(w, &now);
         }
+        if (!w->tile->sums) continue;
+        if (now.columns) chunk_run(w, &now);
+        add_block(w, row, rows);
     }
     if (now.columns) chunk_run(w, &now);
 }
@@ -199,21 +226,22 @@ static void attend_window(work *w, const window *x)
 static void plan_ahead(work *w, const window *x, int64_t left)
 {
     const layout *y = &w->used;
+    const size_t lead = w->tile->sums ? LEAD_SUMS : LEAD;
     const int32_t tile = VEC_GROUP * VEC_LANES, strips = strips_of(w->total);
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
     const int32_t lines = (int32_t)(w->stored.bytes / LINE),
-                  beats = strips * steps / PRODUCT_BEAT;
+                  beats = strips * steps / PRODUCT_BEAT + (w->tile->sums ? w->total : 0);
     ahead *a = &w->ahead;
     *a = (ahead){.entry = x->entry + x->count,
                  .count = left,
                  .budget = (size_t)x->count * w->stored.bytes,
                  .pace = (lines + beats - 1) / beats,
                  .is_near = strips == 1};
-    if (strips == 1 && x->count == 1 && w->stored.bytes > LEAD) {
-        a->at = (const char *)x->entry->record + LEAD;
+    if (strips == 1 && x->count == 1 && w->stored.bytes > lead) {
+        a->at = (const char *)x->entry->record + lead;
         a->end = (const char *)x->entry->record + w->stored.bytes;
-        a->budget = LEAD;
+        a->budget = lead;
     }
 }
 
@@ -289,5 +317,5 @@ static void attend(const banyan_tile *tile)
     work_lay(&w, &tile->shape, tile->heads, tile->rows, tile->workspace);
     work_begin(&w, tile);
     attend_list(&w);
-    for (int32_t row = 0; row < w.total; row++) finish_row(&w, row);
+    for (int32_t row = 0; row < w.total && !tile->sums; row++) finish_row(&w, row);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The AVX2 kernel: the shared bodies over 8 lanes. Compiled with -mavx2 -mfma -mf16c. */
 #include "attention/attention.h"
+#include "attention/fixed.h"
 #include "attention/vec_avx2.h"
 
 #include <cpuid.h>
@@ -12,6 +13,7 @@
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
+#include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
 
 static int usable(void)

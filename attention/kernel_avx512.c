@@ -2,6 +2,7 @@
 /* The AVX-512 kernel: the shared bodies over 16 lanes. Compiled with -mavx512f -mavx512bw -mavx512vl
  * -mavx512dq. bf16 caches go to kernel_avx512_dot.c where the processor has AVX512_BF16. */
 #include "attention/attention.h"
+#include "attention/fixed.h"
 #include "attention/kernel_avx512_dot.h"
 #include "attention/vec_avx512.h"
 
@@ -13,6 +14,7 @@
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
+#include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
 
 static int usable(void)

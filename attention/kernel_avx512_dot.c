@@ -3,6 +3,7 @@
  * instruction, summed in fp32. q is rounded to bf16 once a tile, and the weights as they are made;
  * l sums the weights before rounding. Compiled with -mavx512bf16 on top of kernel_avx512.c's. */
 #include "attention/kernel_avx512_dot.h"
+#include "attention/fixed.h"
 
 #define VEC_DOT
 #include "attention/vec_avx512.h"
@@ -14,6 +15,7 @@
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
+#include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
 
 size_t banyan_avx512_dot_workspace(const banyan_block_shape *shape, int32_t heads, int32_t rows)

@@ -40,6 +40,23 @@ typedef struct ahead {
     size_t budget;
 } ahead;
 
+/* What is asked for in a beat that no product takes. */
+VEC_INLINE void ahead_step(ahead *x)
+{
+    const size_t pace = (size_t)x->pace * LINE;
+    const char *stop = (size_t)(x->end - x->at) < pace ? x->end : x->at + pace;
+    for (; x->at < stop; x->at += LINE) {
+        if (x->is_near)
+            vec_prefetch_near(x->at);
+        else
+            vec_prefetch_far(x->at);
+    }
+    if (x->at == x->end) {
+        x->at = x->then_at, x->end = x->then_end;
+        x->then_at = x->then_end;
+    }
+}
+
 typedef struct product {
     const float *a;   /* 32-bit words, whatever they hold */
     int64_t a_stride; /* words between rows */

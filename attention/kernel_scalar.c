@@ -119,16 +119,16 @@ static float dot(const float *a, const float *b, int32_t count)
     return sum;
 }
 
+/* Combines the block into `partial`. */
 static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32_t head,
-                       int32_t row, const scratch *x)
+                       int32_t row, float *partial, const scratch *x)
 {
     int32_t tokens = tile->shape.block_tokens;
     int32_t key_dim = tile->shape.key_dim, value_dim = tile->shape.value_dim;
     int64_t index = (int64_t)head * tile->rows + row, first = entry->block * tokens;
     const banyan_edge *edge = entry->edge >= 0 ? &tile->edge[entry->edge] : NULL;
     const float *q = tile->q + index * key_dim;
-    float *o = tile->partial + index * (int64_t)banyan_partial_floats(value_dim);
-    float *m = o + value_dim, *l = m + 1, max = *m, l_block = 0;
+    float *o = partial, *m = o + value_dim, *l = m + 1, max = *m, l_block = 0;
 
     for (int32_t j = 0; j < tokens; j++) {
         x->score[j] = -INFINITY;
@@ -152,6 +152,26 @@ static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32
     *m = max;
 }
 
+static void attend_head(const banyan_tile *tile, const banyan_entry *entry, int32_t head,
+                        const scratch *x)
+{
+    const int32_t value_dim = tile->shape.value_dim;
+    const size_t floats = banyan_partial_floats(value_dim),
+                 bytes = banyan_fixed_bytes(value_dim);
+    for (int32_t row = 0; row < tile->rows; row++) {
+        const size_t index = (size_t)head * (size_t)tile->rows + (size_t)row;
+        float alone[BANYAN_MAX_DIM + 2];
+        if (!tile->sums) {
+            attend_row(tile, entry, head, row, tile->partial + index * floats, x);
+            continue;
+        }
+        banyan_partial_clear(alone, value_dim, 1);
+        attend_row(tile, entry, head, row, alone, x);
+        banyan_fixed_add((char *)tile->sums + index * bytes, (double)alone[value_dim],
+                         alone[value_dim + 1], alone, value_dim);
+    }
+}
+
 static void attend(const banyan_tile *tile)
 {
     const banyan_block_shape *shape = &tile->shape;
@@ -169,8 +189,7 @@ static void attend(const banyan_tile *tile)
         banyan_to_float(x.value, record + key_bytes(shape), shape->dtype,
                         tokens * shape->value_dim);
         for (int32_t head = 0; head < tile->heads; head++)
-            for (int32_t row = 0; row < tile->rows; row++)
-                if (entry->heads >> head & 1) attend_row(tile, entry, head, row, &x);
+            if (entry->heads >> head & 1) attend_head(tile, entry, head, &x);
     }
 }
 

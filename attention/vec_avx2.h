@@ -88,6 +88,21 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
 {
     return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)word)));
 }
+/* Doubles of 2^52 and more have their last bit at 1. */
+VEC_INLINE void vec_add_units(int64_t *sum, vec x, double factor)
+{
+    const __m256d large = _mm256_set1_pd(0x1.8p52), by = _mm256_set1_pd(factor);
+    __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+    __m256d hi = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    __m256i a = _mm256_castpd_si256(_mm256_add_pd(_mm256_mul_pd(lo, by), large));
+    __m256i b = _mm256_castpd_si256(_mm256_add_pd(_mm256_mul_pd(hi, by), large));
+    const __m256i zero = _mm256_castpd_si256(large);
+    __m256i *to = (__m256i *)sum;
+    a = _mm256_add_epi64(_mm256_loadu_si256(to), _mm256_sub_epi64(a, zero));
+    b = _mm256_add_epi64(_mm256_loadu_si256(to + 1), _mm256_sub_epi64(b, zero));
+    _mm256_storeu_si256(to, a);
+    _mm256_storeu_si256(to + 1, b);
+}
 
 /* Below 2^-151 everything rounds to 0, so that clamping there changes no result; the clamp also
  * turns -inf into a number, and lets NaN through. */
@@ -133,6 +148,21 @@ VEC_INLINE pairs pairs_load(const void *p)
 VEC_INLINE void pairs_store(void *p, pairs x)
 {
     _mm256_storeu_si256((__m256i *)p, x);
+}
+VEC_INLINE pairs pairs_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+VEC_INLINE pairs pairs_largest(pairs acc, vec x)
+{
+    return _mm256_max_epi32(acc, _mm256_castps_si256(x));
+}
+VEC_INLINE uint32_t pairs_highest(pairs x)
+{
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    half = _mm_max_epi32(half, _mm_unpackhi_epi64(half, half));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 1));
+    return (uint32_t)_mm_cvtsi128_si32(half);
 }
 VEC_INLINE vec pairs_even(pairs x)
 {

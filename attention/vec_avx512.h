@@ -89,6 +89,18 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
     return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32((int)word)));
 }
 
+/* sum += x * factor to the nearest integer, which is below 2^51 in size. */
+VEC_INLINE void vec_add_units(int64_t *sum, vec x, double factor)
+{
+    const __m512d by = _mm512_set1_pd(factor);
+    __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+    __m512d hi = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    __m512i a = _mm512_cvtpd_epi64(_mm512_mul_pd(lo, by));
+    __m512i b = _mm512_cvtpd_epi64(_mm512_mul_pd(hi, by));
+    _mm512_storeu_si512(sum, _mm512_add_epi64(_mm512_loadu_si512(sum), a));
+    _mm512_storeu_si512(sum + 8, _mm512_add_epi64(_mm512_loadu_si512(sum + 8), b));
+}
+
 /* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded; rest = x - n. vreduce and vscalef know -inf
  * (rest 0, result 0), NaN and denormal results. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
@@ -123,6 +135,19 @@ VEC_INLINE pairs pairs_load(const void *p)
 VEC_INLINE void pairs_store(void *p, pairs x)
 {
     _mm512_storeu_si512(p, x);
+}
+VEC_INLINE pairs pairs_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+/* The larger of the words, and the bits of x as a word, all of them without a sign. */
+VEC_INLINE pairs pairs_largest(pairs acc, vec x)
+{
+    return _mm512_max_epi32(acc, _mm512_castps_si512(x));
+}
+VEC_INLINE uint32_t pairs_highest(pairs x)
+{
+    return (uint32_t)_mm512_reduce_max_epi32(x);
 }
 VEC_INLINE vec pairs_even(pairs x)
 {

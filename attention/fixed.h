@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fixed.h - where a block's numbers go in a fixed-point sum: what fixed.c and the kernels share. The
+ * theory is in fixed.c.
+ *
+ * A row in 8-byte words, columns being value_dim rounded up to 16:
+ *
+ *     o: n, j | l: n, j | l bins [BINS] | plus [flags] minus [flags], padded to 8 | o bins
+ *     [BINS][columns]
+ *
+ * n + j numbers the highest bin of a sum; n = -inf: there is none. Flags: one bit for each value, and
+ * the bit after them for l. plus: NaN or +inf was added; minus: NaN or -inf. */
+#ifndef BANYAN_FIXED_H
+#define BANYAN_FIXED_H
+
+#include "attention/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    FIXED_BINS = 4,
+    FIXED_WIDTH = 16, /* W: bits between two bins */
+    FIXED_BITS = 41,  /* T: a term is below 2^T units of its bin */
+    FIXED_HEAD = 8    /* words before the flags */
+};
+
+typedef struct fixed_sum { /* the o, or the l, of a row */
+    double *n;
+    int64_t *j;
+    int64_t *bin; /* [FIXED_BINS][columns] */
+    int32_t columns;
+} fixed_sum;
+
+typedef struct fixed_row {
+    fixed_sum o, l;
+    uint64_t *plus, *minus; /* [flags] */
+    int32_t flags;
+} fixed_row;
+
+static inline int32_t fixed_columns(int32_t value_dim)
+{
+    return (value_dim + 15) / 16 * 16;
+}
+
+static inline fixed_row fixed_row_at(void *words, int32_t value_dim)
+{
+    int64_t *at = words;
+    const int32_t flags = value_dim / 64 + 1;
+    uint64_t *mark = (uint64_t *)words + FIXED_HEAD;
+    return (fixed_row){
+        .o = {(double *)words, at + 1, at + FIXED_HEAD + (2 * flags + 7) / 8 * 8,
+              fixed_columns(value_dim)},
+        .l = {(double *)words + 2, at + 3, at + 4, 1},
+        .plus = mark,
+        .minus = mark + flags,
+        .flags = flags,
+    };
+}
+
+/* A block's base point: exp(base) = 2^(W n) power. */
+typedef struct fixed_base {
+    double n, rest, power; /* 0 <= rest <= W, power = 2^rest */
+} fixed_base;
+
+static inline fixed_base fixed_base_of(double base)
+{
+    const double y = base * 1.4426950408889634;
+    const double n = floor(y / FIXED_WIDTH), rest = y - n * FIXED_WIDTH;
+    return (fixed_base){n, rest, exp2(rest)};
+}
+
+/* The bin n + j of a sum, which gets it if it can; NULL: it is too low to count. */
+int64_t *banyan_fixed_bin(fixed_sum *sum, double n, int64_t j);
+
+/* The bin for terms of which the largest has these bits (of its size, an fp32 that is finite and not
+ * 0), and in *factor what turns a term into units of that bin. */
+static inline int64_t *fixed_place(fixed_sum sum, const fixed_base *base, uint32_t largest_bits,
+                                   double *factor)
+{
+    const int field = (int)(largest_bits >> 23), exponent = (field ? field : 1) - 126;
+    const int j = (int)floor((exponent + base->rest) / FIXED_WIDTH) + 1;
+    const uint64_t power_bits = (uint64_t)(FIXED_BITS - FIXED_WIDTH * j + 1023) << 52;
+    double power;
+    memcpy(&power, &power_bits, sizeof power);
+    *factor = base->power * power;
+    if (*sum.j == j && !(*sum.n < base->n) && !(*sum.n > base->n)) return sum.bin;
+    return banyan_fixed_bin(&sum, base->n, j);
+}
+
+/* x in units, to the nearest integer: 2^52 x 1.5 has its last bit at 1. */
+static inline int64_t fixed_units(float x, double factor)
+{
+    const double shifted = (double)x * factor + 0x1.8p52, zero = 0x1.8p52;
+    int64_t bits, zero_bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    memcpy(&zero_bits, &zero, sizeof zero_bits);
+    return bits - zero_bits;
+}
+
+#endif
