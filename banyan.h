@@ -223,11 +223,13 @@ typedef struct banyan_spec {
     const char *device;      /* "cpu" */
     const char *home;        /* "first": a group on its largest holder; "dealt": spread */
     const char *out;         /* "home": out is written on a head's home; "all": on every rank */
-    int32_t threads;         /* 0: the cores of the node over its ranks, at least 1 */
-    int strict;              /* 1: a coverage hole is an error, not a warning */
-    int32_t lost_rank;       /* -1. Its blocks are left out of every result, for tests */
-    int32_t lost_layer;      /* -1: in every layer; else lost_rank is lost in this one only */
-    int64_t memory_limit;    /* bytes per rank; 0: what the machine has free */
+    int reproducible;     /* 1: the same bits for any ranks, placement, merge and threads, with
+                                the same kernel; up to 2^22 blocks */
+    int32_t threads;      /* 0: the cores of the node over its ranks, at least 1 */
+    int strict;           /* 1: a coverage hole is an error, not a warning */
+    int32_t lost_rank;    /* -1. Its blocks are left out of every result, for tests */
+    int32_t lost_layer;   /* -1: in every layer; else lost_rank is lost in this one only */
+    int64_t memory_limit; /* bytes per rank; 0: what the machine has free */
 } banyan_spec;
 
 BANYAN_API void banyan_spec_init(banyan_spec *spec);

@@ -57,7 +57,7 @@ void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void
 
 /* For at most this many blocks. */
 enum { BANYAN_FIXED_BLOCKS = 1 << 22 };
-/* Of one row; a multiple of 64, and sums are 64-byte aligned. See fixed.c for what is in them. */
+/* Of one row, a multiple of 64; they are at least 8-byte aligned. See fixed.c for what is in them. */
 size_t banyan_fixed_bytes(int32_t value_dim);
 void banyan_fixed_clear(void *sums, int32_t value_dim, int64_t rows);
 /* One block's partial to the sum of one row: l and o, relative to exp(base). l = 0: nothing was seen;

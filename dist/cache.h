@@ -40,9 +40,8 @@ typedef struct banyan_part {
     banyan_mine *mine;
     int32_t mine_count;
     banyan_exchange *exchange;
-    void **
-        data; /* [heads]: a query head's partials of a panel, [rows][value_dim + 2]; NULL: none */
-    void **mass; /* [heads]: likewise m and l of the probed tokens, [rows][2] */
+    void **data; /* [heads]: a query head's sums of a panel, [rows] (sums.c); NULL: none */
+    void **mass; /* [heads]: likewise of the probed tokens, without values */
 } banyan_part;
 
 typedef struct banyan_lane {
@@ -54,7 +53,7 @@ typedef struct banyan_lane {
 
 typedef struct banyan_worker {
     void *workspace; /* the kernel's */
-    float *probe;    /* partials of the probed tokens of one tile */
+    void *probe;     /* sums over the probed tokens of one tile */
     int64_t pairs;   /* (query row, block) pairs computed in this panel */
 } banyan_worker;
 
@@ -64,7 +63,7 @@ typedef struct banyan_sizes {
     int32_t workers, lanes, slots;
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
-    size_t item_bytes, mass_bytes, slot_floats, mass_floats;
+    size_t item_bytes, mass_bytes, slot_bytes, mass_slot_bytes;
 } banyan_sizes;
 
 struct banyan_cache {
@@ -74,9 +73,9 @@ struct banyan_cache {
     banyan_part *part;
     banyan_lane *lane;
     banyan_worker *worker;
-    float *slots;      /* [slots][tile_heads * tile_rows][value_dim + 2] */
-    float *mass_slots; /* [slots][tile_heads * tile_rows][2] */
-    int64_t *start;    /* [lanes + 1]: first entry of a lane's list, end to end */
+    char *slots;      /* [slots][tile_heads * tile_rows] sums */
+    char *mass_slots; /* likewise, without values */
+    int64_t *start;   /* [lanes + 1]: first entry of a lane's list, end to end */
     /* Of a merge that reduces; else NULL. */
     float *maxima;    /* [heads][panel_rows] */
     float *pass_room; /* twice the longest pass */
@@ -119,6 +118,18 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
 /* panel.c: partials of rows first .. first+rows-1 of the call, into part->data and part->mass. */
 void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
                           int32_t rows);
+
+/* sums.c: what a panel's rows add up to, and how. */
+void banyan_sum_clear(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
+void banyan_sum_combine(const banyan_plan *plan, void *out, const void *lo, const void *hi,
+                        int32_t value_dim, int64_t rows);
+/* A tile's sums [heads][rows] from nothing; sets tile->partial and tile->sums. */
+void banyan_sum_attend(const banyan_plan *plan, banyan_tile *tile, void *sums);
+/* Without values. */
+void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int64_t rows);
+/* The same as partials, in the same memory. */
+const float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim,
+                              int64_t rows);
 
 /* merge_rows.c: merge them across ranks, and write out, lse and mass where they are wanted. */
 banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,

@@ -20,5 +20,6 @@ target_sources(banyan PRIVATE
   dist/plan_share.c
   dist/plan_workspace.c
   dist/spec.c
+  dist/sums.c
   dist/threads.c)
 banyan_rows(banyan dist placements place)

@@ -94,6 +94,8 @@ int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, i
 /* Records that a rank keeps of it at `tokens` tokens. */
 int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                          int rank, int64_t tokens);
+/* Bytes that a row of a head adds up to: see sums.c. */
+size_t banyan_sum_bytes(const banyan_plan *plan, int32_t value_dim);
 /* Bytes that a cache takes besides its records on a rank. */
 int64_t banyan_plan_workspace(const banyan_plan *plan, int rank);
 

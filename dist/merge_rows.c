@@ -10,24 +10,30 @@
 
 #include <math.h>
 
+/* value_dim 0: of the probed tokens. */
+typedef struct merging {
+    const banyan_plan *plan;
+    int32_t value_dim;
+} merging;
+
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
-    int32_t value_dim = *(const int32_t *)ctx;
-    size_t row = banyan_partial_floats(value_dim) * sizeof(float);
-    banyan_partial_combine(out, lo, hi, value_dim, (int64_t)(bytes / row));
+    const merging *m = ctx;
+    const size_t row = banyan_sum_bytes(m->plan, m->value_dim);
+    banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, (int64_t)(bytes / row));
 }
 
-/* value_dim 0: of the probed tokens. */
 static banyan_status exchange(banyan_cache *c, const banyan_call *call, int32_t first,
                               void *const *data, int32_t value_dim, int32_t rows)
 {
     const banyan_plan *plan = c->plan;
+    merging m = {plan, value_dim};
     banyan_passage p = {
         .data = data,
-        .item_bytes = (size_t)rows * banyan_partial_floats(value_dim) * sizeof(float),
+        .item_bytes = (size_t)rows * banyan_sum_bytes(plan, value_dim),
         .dtype = BANYAN_F32,
         .combine = combine,
-        .ctx = &value_dim,
+        .ctx = &m,
         .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
     if (!plan->merge->reduce)
         return banyan_exchange_run(banyan_cache_part(c, call->layer)->exchange, plan->comm, &p,
@@ -59,7 +65,7 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const banyan_spec *spec = &plan->spec;
     if (spec->out[0] != 'a' && f->kind->home[h] != plan->rank) return;
 
-    const float *partial = f->part->data[h];
+    const float *partial = banyan_sum_round(plan, f->part->data[h], spec->value_dim, f->rows);
     int64_t at = (int64_t)f->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
     banyan_partial_finish(partial, spec->value_dim, f->rows,
@@ -67,7 +73,7 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
                           spec->out_dtype, (int64_t)spec->heads * spec->value_dim,
                           f->call->lse ? f->call->lse + at : NULL, spec->heads);
     if (!f->call->mass) return;
-    const float *probed = f->part->mass[h];
+    const float *probed = banyan_sum_round(plan, f->part->mass[h], 0, f->rows);
     for (int32_t r = 0; r < f->rows; r++) {
         const float *all =
             partial + r * banyan_partial_floats(spec->value_dim) + spec->value_dim;

@@ -13,7 +13,8 @@
  *       slot:    0          1    2     3  4       5          6                 run + tile
  *
  * The partials of a tile's runs are then combined in ascending order. Which thread did what never
- * shows in the bits; how many threads there are may. */
+ * shows in the bits; how many threads there are may, unless the spec asks for reproducible results
+ * (sums.c). */
 #include "dist/cache.h"
 
 #include <string.h>
@@ -23,11 +24,12 @@ typedef struct panel {
     const banyan_call *call;
     const banyan_kind *kind;
     const banyan_part *part;
-    int32_t first, rows;    /* of the call */
-    int64_t first_block;    /* own block of its first row */
-    int32_t pieces;         /* own blocks */
-    int64_t tiles, entries; /* entries: of all lists, when they are cut */
-    int32_t partial_floats, runs;
+    int32_t first, rows;          /* of the call */
+    int64_t first_block;          /* own block of its first row */
+    int32_t pieces;               /* own blocks */
+    int64_t tiles, entries;       /* entries: of all lists, when they are cut */
+    size_t sum_bytes, mass_bytes; /* of a row */
+    int32_t runs;
 } panel;
 
 /* Where tile `i` lies. */
@@ -96,12 +98,10 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     gather_q(p, t, lane->q);
 }
 
-/* The same entries once more, for the probed tokens alone: m and l of them into mass. */
-static void attend_probed(const panel *p, banyan_tile tile, banyan_worker *worker, float *mass)
+/* The same entries once more, for the probed tokens alone. */
+static void attend_probed(const panel *p, banyan_tile tile, banyan_worker *worker, void *mass)
 {
     const banyan_cache *c = p->c;
-    int32_t value_dim = tile.shape.value_dim;
-    int64_t vectors = (int64_t)tile.heads * tile.rows;
     while (tile.entries > 0 &&
            (tile.entry[0].block + 1) * tile.shape.block_tokens <= c->probe_first) {
         tile.entry++;
@@ -112,12 +112,8 @@ static void attend_probed(const panel *p, banyan_tile tile, banyan_worker *worke
         tile.entries--;
     tile.first_token = c->probe_first;
     tile.end_token = c->probe_end;
-    tile.partial = worker->probe;
-    banyan_partial_clear(tile.partial, value_dim, vectors);
-    if (tile.entries > 0) c->plan->kernel->attend(&tile);
-    for (int64_t i = 0; i < vectors; i++)
-        memcpy(mass + 2 * i, tile.partial + i * p->partial_floats + value_dim,
-               2 * sizeof *mass);
+    banyan_sum_attend(c->plan, &tile, worker->probe);
+    banyan_sum_strip(c->plan, mass, worker->probe, (int64_t)tile.heads * tile.rows);
 }
 
 /* Entries from .. to-1 of a lane's list into a slot. */
@@ -136,37 +132,34 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
                         .entries = to - from,
                         .edge = lane->edge,
                         .end_token = INT64_MAX,
-                        .partial = c->slots + (size_t)slot * c->sizes.slot_floats,
                         .workspace = c->worker[worker].workspace};
-    banyan_partial_clear(tile.partial, plan->spec.value_dim, (int64_t)t->heads * t->rows);
-    if (tile.entries > 0) plan->kernel->attend(&tile);
+    banyan_sum_attend(plan, &tile, c->slots + (size_t)slot * c->sizes.slot_bytes);
     int64_t pairs = 0;
     for (int64_t i = from; i < to; i++) pairs += __builtin_popcountll(lane->entry[i].heads);
     c->worker[worker].pairs += pairs * t->rows;
     if (p->call->mass)
         attend_probed(p, tile, &c->worker[worker],
-                      c->mass_slots + (size_t)slot * c->sizes.mass_floats);
+                      c->mass_slots + (size_t)slot * c->sizes.mass_slot_bytes);
 }
 
-/* A finished slot, [heads][rows], to its rows of the items; slot < 0: the empty partial. */
+/* A finished slot, [heads][rows], to its rows of the items; slot < 0: nothing was seen. */
 static void scatter(const panel *p, const place *t, int64_t slot)
 {
-    banyan_cache *c = p->c;
-    int32_t value_dim = c->plan->spec.value_dim, row = t->first - p->first;
-    const float *from = c->slots + (size_t)slot * c->sizes.slot_floats;
-    const float *mass = c->mass_slots + (size_t)slot * c->sizes.mass_floats;
-    size_t floats = (size_t)t->rows * (size_t)p->partial_floats;
+    const banyan_cache *c = p->c;
+    const size_t row = (size_t)(t->first - p->first), rows = (size_t)t->rows;
+    const char *from = c->slots + (size_t)slot * c->sizes.slot_bytes;
+    const char *mass = c->mass_slots + (size_t)slot * c->sizes.mass_slot_bytes;
     for (int32_t h = 0; h < t->heads; h++) {
-        float *item =
-            (float *)p->part->data[t->first_head + h] + (int64_t)row * p->partial_floats;
-        float *item_mass = (float *)p->part->mass[t->first_head + h] + 2 * row;
+        char *item = (char *)p->part->data[t->first_head + h] + row * p->sum_bytes;
+        char *item_mass = (char *)p->part->mass[t->first_head + h] + row * p->mass_bytes;
         if (slot < 0) {
-            banyan_partial_clear(item, value_dim, t->rows);
-            banyan_partial_clear(item_mass, 0, t->rows);
+            banyan_sum_clear(c->plan, item, c->plan->spec.value_dim, t->rows);
+            banyan_sum_clear(c->plan, item_mass, 0, t->rows);
         } else {
-            memcpy(item, from + h * floats, floats * sizeof *from);
+            const size_t first = (size_t)h * rows;
+            memcpy(item, from + first * p->sum_bytes, rows * p->sum_bytes);
             if (p->call->mass)
-                memcpy(item_mass, mass + 2 * h * t->rows, 2 * (size_t)t->rows * sizeof *mass);
+                memcpy(item_mass, mass + first * p->mass_bytes, rows * p->mass_bytes);
         }
     }
 }
@@ -225,13 +218,14 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
             total = r + i;
             continue;
         }
-        float *sum = c->slots + (size_t)total * c->sizes.slot_floats;
-        banyan_partial_combine(sum, sum, c->slots + (size_t)(r + i) * c->sizes.slot_floats,
-                               c->plan->spec.value_dim, vectors);
-        float *mass = c->mass_slots + (size_t)total * c->sizes.mass_floats;
+        char *sum = c->slots + (size_t)total * c->sizes.slot_bytes;
+        banyan_sum_combine(c->plan, sum, sum, c->slots + (size_t)(r + i) * c->sizes.slot_bytes,
+                           c->plan->spec.value_dim, vectors);
+        char *mass = c->mass_slots + (size_t)total * c->sizes.mass_slot_bytes;
         if (p->call->mass)
-            banyan_partial_combine(
-                mass, mass, c->mass_slots + (size_t)(r + i) * c->sizes.mass_floats, 0, vectors);
+            banyan_sum_combine(c->plan, mass, mass,
+                               c->mass_slots + (size_t)(r + i) * c->sizes.mass_slot_bytes, 0,
+                               vectors);
     }
     scatter(p, &t, total);
 }
@@ -246,7 +240,8 @@ void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t firs
                .first = first,
                .rows = rows,
                .first_block = (call->at + first) / plan->spec.block_tokens,
-               .partial_floats = (int32_t)banyan_partial_floats(plan->spec.value_dim),
+               .sum_bytes = banyan_sum_bytes(plan, plan->spec.value_dim),
+               .mass_bytes = banyan_sum_bytes(plan, 0),
                .runs = c->sizes.workers};
     int64_t last_block = (call->at + first + rows - 1) / plan->spec.block_tokens;
     p.pieces = (int32_t)(last_block - p.first_block + 1);

@@ -127,10 +127,12 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
                                        .key_dim = s->key_dim,
                                        .value_dim = s->value_dim,
                                        .dtype = s->cache_dtype};
-    /* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache. */
+    /* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache.
+     * Fixed-point sums are larger. */
     const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
+    const int64_t most = s->reproducible ? 64 : 256;
     plan->panel_rows =
-        (int32_t)(banyan_blocks(rows < 256 ? rows : 256, s->block_tokens) * s->block_tokens);
+        (int32_t)(banyan_blocks(rows < most ? rows : most, s->block_tokens) * s->block_tokens);
     plan->placement = banyan_placement_find(s->placement);
     return BANYAN_OK;
 }

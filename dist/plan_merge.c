@@ -26,11 +26,11 @@ static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
                          const banyan_schedule *schedule, int32_t rows, int rank,
                          banyan_traffic *out)
 {
-    const size_t partial = banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
+    const size_t row = banyan_sum_bytes(plan, plan->spec.value_dim);
     const banyan_topology *topology = banyan_comm_topology(plan->comm);
     int64_t floats[BANYAN_PASSES];
     if (merge->build) {
-        banyan_schedule_cost(schedule, topology, partial * (size_t)rows, rank, out);
+        banyan_schedule_cost(schedule, topology, row * (size_t)rows, rank, out);
     } else {
         banyan_pass_floats(plan, plan->spec.value_dim, rows, floats);
         merge->reduce_cost(topology, floats, BANYAN_PASSES, rank, out);

@@ -32,11 +32,6 @@ static const char *seconds_text(char text[32], double seconds)
     return text;
 }
 
-static size_t item_bytes(const banyan_plan *plan)
-{
-    return banyan_partial_floats(plan->spec.value_dim) * sizeof(float);
-}
-
 static void print_asked(const banyan_plan *plan, FILE *out)
 {
     const banyan_spec *s = &plan->spec;
@@ -51,6 +46,8 @@ static void print_asked(const banyan_plan *plan, FILE *out)
     fprintf(out, "calls      %d rows at most, back by %d tokens at most; %s\n",
             (int)s->max_rows, (int)s->rollback_tokens,
             s->evict ? "what nobody will read is evicted" : "nothing is evicted");
+    if (s->reproducible)
+        fprintf(out, "bits       the same for any ranks, placement, merge and threads\n");
     if (s->lost_rank >= 0) fprintf(out, "lost       rank %d, on purpose\n", (int)s->lost_rank);
 }
 
@@ -177,7 +174,8 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
                 bytes_text(a, traffic.between_bytes), (long long)traffic.between_messages);
 
     /* Per token and extra holder: the group's partials, or the keys and values. */
-    const int64_t partials = plan->group * (int64_t)item_bytes(plan);
+    const int64_t partials =
+        plan->group * (int64_t)banyan_sum_bytes(plan, plan->spec.value_dim);
     const int64_t keys =
         (s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
     if (extra && partials > keys)

@@ -3,7 +3,7 @@
  * memory, to count, and once with it: the formula and the allocation cannot drift apart.
  *
  *     block tables    capacity x sizeof(held) for each (layer, KV head held here)
- *     panel           items held or received here x panel_rows x (value_dim + 2 [+ 2: probe]) x 4
+ *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
  *     lanes           q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, partials of probed tokens
  *     slots           partials of a tile, or of a part of one
@@ -61,17 +61,19 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
 {
     const banyan_spec *spec = &plan->spec;
-    size_t partial = banyan_partial_floats(spec->value_dim);
+    const size_t row = banyan_sum_bytes(plan, spec->value_dim),
+                 mass = banyan_sum_bytes(plan, 0);
     banyan_sizes z = {0};
     z.tile_heads = plan->group < BANYAN_TILE_HEADS ? plan->group : BANYAN_TILE_HEADS;
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
     z.lanes = z.workers > 1 ? 2 * z.workers : 1;
     z.slots = z.lanes + z.workers - 1;
-    z.item_bytes = round_up((size_t)plan->panel_rows * partial * sizeof(float));
-    z.mass_bytes = round_up((size_t)plan->panel_rows * 2 * sizeof(float));
-    z.slot_floats = round_up((size_t)z.tile_heads * (size_t)z.tile_rows * partial);
-    z.mass_floats = round_up((size_t)z.tile_heads * (size_t)z.tile_rows * 2);
+    const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
+    z.item_bytes = round_up((size_t)plan->panel_rows * row);
+    z.mass_bytes = round_up((size_t)plan->panel_rows * mass);
+    z.slot_bytes = round_up(vectors * row);
+    z.mass_slot_bytes = round_up(vectors * mass);
     for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
     return z;
 }
@@ -135,8 +137,8 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     banyan_lane *lane = take(arena, z->lanes, sizeof *lane);
     banyan_worker *worker = take(arena, z->workers, sizeof *worker);
     int64_t *start = take(arena, z->lanes + 1, sizeof *start);
-    float *slots = take(arena, z->slots, z->slot_floats * sizeof(float));
-    float *mass_slots = take(arena, z->slots, z->mass_floats * sizeof(float));
+    char *slots = take(arena, z->slots, z->slot_bytes);
+    char *mass_slots = take(arena, z->slots, z->mass_slot_bytes);
     for (int32_t i = 0; i < z->lanes; i++) {
         banyan_lane l = {.q = take(arena, q, sizeof(float)),
                          .entry = take(arena, z->list, sizeof(banyan_entry)),
@@ -145,7 +147,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     }
     for (int32_t i = 0; i < z->workers; i++) {
         banyan_worker w = {.workspace = take(arena, 1, kernel),
-                           .probe = take(arena, 1, z->slot_floats * sizeof(float))};
+                           .probe = take(arena, 1, z->slot_bytes)};
         if (c) worker[i] = w;
     }
     if (!c) return;

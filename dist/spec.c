@@ -194,6 +194,24 @@ static banyan_status check_rules(const banyan_spec *s)
     return status;
 }
 
+/* Fixed-point sums hold so many blocks, and an all-reduce of floats does not add them. */
+static banyan_status check_reproducible(const banyan_spec *s)
+{
+    const int64_t most = (int64_t)BANYAN_FIXED_BLOCKS * s->block_tokens;
+    if (!s->reproducible) return BANYAN_OK;
+    if (s->max_tokens > most)
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "max_tokens is %lld: expected at most %lld with reproducible and "
+                           "blocks of %d tokens",
+                           (long long)s->max_tokens, (long long)most, (int)s->block_tokens);
+    if (s->merge && banyan_merge_find(s->merge)->reduce)
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "merge is \"%s\", which adds up floats: expected another one with "
+                           "reproducible",
+                           s->merge);
+    return BANYAN_OK;
+}
+
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
 {
     banyan_status status = check_shape(spec);
@@ -201,6 +219,7 @@ banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
     if (!status) status = check_names(spec);
     if (!status) status = check_bandwidth(spec, ranks);
     if (!status) status = check_rules(spec);
+    if (!status) status = check_reproducible(spec);
     if (!status) status = within("threads", spec->threads, 0, 4096);
     if (!status && (spec->lost_rank < -1 || spec->lost_rank >= ranks))
         status = banyan_fail(BANYAN_ERR_CONFIG,

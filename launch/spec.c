@@ -104,6 +104,7 @@ static banyan_status fill_execution(const Banyan__Execution *e, config_spec *out
     TAKE_TEXT(e, device, spec->device);
     TAKE_TEXT(e, home, spec->home);
     TAKE_TEXT(e, out, spec->out);
+    TAKE(e, reproducible, spec->reproducible);
     TAKE(e, threads, spec->threads);
     TAKE(e, strict, spec->strict);
     TAKE(e, lost_rank, spec->lost_rank);

@@ -207,6 +207,8 @@ static const flag flags[] = {
     {"merge", "NAME", "execution.merge",
      "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
     {"kernel", "NAME", "execution.kernel", "scalar, avx2, avx512; default: the fastest"},
+    {"reproducible", NULL, "execution.reproducible",
+     "the same bits for any ranks, placement, merge and threads"},
     {"threads", "N", "execution.threads", "per rank"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},
