@@ -25,10 +25,10 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
 {
     const banyan_spec *s = &plan->spec;
     const int64_t numbers[] = {
-        s->layers,      s->heads,          s->kv_heads, s->key_dim,          s->value_dim,
-        s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens,     s->rollback_tokens,
-        s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,        s->lost_rank,
-        s->lost_layer,  plan->panel_rows,  plan->ranks, s->reproducible != 0};
+        s->layers,      s->heads,          s->kv_heads, s->key_dim,      s->value_dim,
+        s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens, s->rollback_tokens,
+        s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,    s->lost_rank,
+        s->lost_layer,  plan->panel_rows,  plan->ranks};
     uint32_t scale;
     memcpy(&scale, &s->scale, sizeof scale);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add(hash, numbers[i]);
@@ -43,6 +43,7 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
     add_text(hash, s->home);
     add_text(hash, s->out);
     add_text(hash, plan->merge->name);
+    if (s->reproducible) add_text(hash, "reproducible");
 }
 
 static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind *kind)

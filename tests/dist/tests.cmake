@@ -19,7 +19,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend calls evict graded steady)
+foreach(name attend calls evict graded repro steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -30,6 +30,9 @@ foreach(ranks 2 3 4 5 7 8)
 endforeach()
 foreach(ranks 2 3 4 5 6 7 8)
   banyan_mpi_test(graded_test ${ranks})
+endforeach()
+foreach(ranks 2 3 4 7 8)
+  banyan_mpi_test(repro_test ${ranks})
 endforeach()
 foreach(ranks 2 3 7)
   banyan_mpi_test(evict_test ${ranks})
