@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The end of a panel: partials become results where they are wanted.
  *
- * What is merged is one item per query head, the partials of all the panel's rows. Each holder has
- * its own, the empty partial included, so the schedule needs no exceptions. A probe merges (m, l)
- * of the probed tokens along the same schedule: a partial of value_dim 0. Its share of the mass is
+ * What is merged is one item per query head: the partials of all the panel's rows, or fixed-point sums
+ * (sums.c). Each holder has its own, the empty one included, so the schedule needs no exceptions. A
+ * probe merges (m, l) of the probed tokens along the same schedule: a partial of value_dim 0. Its
+ * share of the mass is
  *
  *     sum over probed exp(s_i) / sum over all exp(s_i)  =  l_p exp(m_p - m) / l */
 #include "dist/cache.h"

@@ -19,6 +19,7 @@ typedef struct shape_case {
     const char *placement, *merge, *home, *where;
     int32_t threads;
     int loses;  /* rank 1 is lost */
+    int exact;  /* reproducible */
     int uneven; /* ranks of unequal bandwidth, planned for another length, by pairs */
 } shape_case;
 
@@ -68,6 +69,12 @@ static const shape_case cases[] = {
      .merge = "allreduce", .where = "all", .threads = 2, .loses = 1},
     {.name = "all-reduces at home", SHAPE(6, 3, 16, 16), SIZES(16, 200, 300),
      .placement = "spread", .merge = "allreduce", .home = "dealt"},
+    {.name = "reproducible", SHAPE(8, 2, 64, 64), SIZES(16, 400, 90), .rollback = 20,
+     .cache = BANYAN_BF16, .rules = {"*:4-7:s2 stride=4 local=2"}, .merge = "tree",
+     .threads = 2, .exact = 1},
+    {.name = "reproducible everywhere", SHAPE(6, 3, 40, 24), SIZES(32, 300, 70),
+     .out = BANYAN_F16, .rules = {"*:1-3:sink_window sink=1 window=50t"},
+     .placement = "spread", .merge = "butterfly", .where = "all", .exact = 1},
     {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
      .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
      .merge = "butterfly", .home = "dealt", .threads = 2, .uneven = 1},
@@ -98,6 +105,7 @@ static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_r
     spec->out = c->where ? c->where : "home";
     spec->threads = c->threads ? c->threads : 1;
     if (c->loses && ranks > 1) spec->lost_rank = 1;
+    spec->reproducible = c->exact;
     spec->rules = rules;
     if (c->uneven) {
         static const double bandwidth[8] = {1, 0.5, 2, 1, 1.5, 0.25, 1, 3};
