@@ -85,8 +85,9 @@ typedef struct banyan_traffic {
     int64_t between_messages, between_bytes; /* of these, from node to node */
     int64_t max_messages, max_bytes;         /* of the rank that sends most */
     int32_t rounds;                          /* in which anything moves */
-    /* Alpha-beta estimate: per round the slowest rank, which sends its messages one after another,
-     * and meanwhile receives its messages one after another. */
+    /* Alpha-beta estimate: in a round a rank sends its messages one after another, and meanwhile
+     * receives those to it, one after another, once all their senders have got so far. Then it begins
+     * its next round. The end of the last rank. */
     double seconds;
 } banyan_traffic;
 

@@ -1,43 +1,46 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Recursive doubling among an item's holders: in round k those at distance 2^k exchange what they
- * have and both fold it, the lower ranks' part first, so both have the same bits.
+/* Recursive doubling: in round k those at distance 2^k exchange what they have and both fold it, the
+ * lower ranks' part first, so both have the same bits.
  *
- *     holders:   0   1   2   3   4   5   6        7 = 4 + 3: three pairs and one alone
+ *     ranks:     0   1   2   3   4   5   6        7 = 4 + 3: three pairs and one alone
  *     before:    0<--1   2<--3   4<--5   |        the pairs become one
  *     round 0:   0<----->2       4<----->6        distance 1 in (01) (23) (45) (6)
  *     round 1:   0<------------->4
  *                        2<------------->6        distance 2
  *     after:     0-->1   2-->3   4-->5            the others of the pairs get the result
  *
- * With n holders there are log2 n rounds, and two more when n is no power of two (Thakur, Rabenseifner,
- * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005). Holders are
- * taken node by node, so that the first rounds stay inside.
+ * With P ranks there are log2 P rounds, and two more when P is no power of two (Thakur, Rabenseifner,
+ * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005). Ranks are taken node by
+ * node, so that the first rounds stay inside.
  *
- * `all`: the holders pass the result on by doubling as well: in every round each rank that has it
- * serves one that has not, h, 2h, 4h .. places further on. When every rank starts with an item of
- * its own, that is Bruck's all-gather: log2 P messages a rank, since items that take the same way
- * travel together.
+ * A step is left out while its sender has nothing of the item. So each item takes the rounds of one
+ * all-reduce at most, wherever its holders are, where a tree needs as many to gather and again to
+ * spread; and all items take the same way, so that a rank sends log2 P messages in all. An item with
+ * one holder is spread by doubling; one of each rank makes an all-gather.
  *
- * When only home wants the result, steps that do not lead there are left out: a binomial tree
- * remains, with the bits that the whole butterfly would give. */
+ * When only home wants the result, one of the two sides sends, from one holder to one holder: a
+ * binomial tree, with the bits that the whole butterfly gives. The side that receives is that which
+ * home would be on, by its number's bit of the round, so that items of different homes take different
+ * ways, two ranks exchanging in a round as in the butterfly. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 extern const banyan_merge banyan_merge_butterfly;
 
-/* One item's ranks: its holders node by node, then, when all ranks want the result, the others. */
+/* All ranks node by node, and one item on them. The first `pairs` groups are two ranks, the others
+ * one; there are 2^rounds. */
 typedef struct flock {
-    int32_t *rank; /* [ranks] */
-    int32_t holders;
-    int32_t pairs; /* the first `pairs` groups are two holders, the others one */
-    int32_t root;  /* place of home, or of the holder that sends to it */
+    int32_t *rank;  /* [ranks]: the rank at a place */
+    int32_t *place; /* [ranks]: and its reverse */
+    int32_t *
+        speaker; /* [groups]: of a run of groups that begins here, a place that has their part */
+    unsigned char *has; /* [ranks]: does the one at a place have anything? */
+    int32_t pairs, rounds;
 } flock;
 
-/* The phases of all items begin in the same rounds. */
-typedef struct phases {
-    int32_t before, rounds;
-} phases;
+enum { nobody = -1 };
 
 /* floor(log2 n) */
 static int32_t whole_rounds(int32_t n)
@@ -47,103 +50,110 @@ static int32_t whole_rounds(int32_t n)
     return k;
 }
 
-static void gather_flock(const banyan_topology *topology, const banyan_item *item, flock *out)
+static int32_t before(const flock *f)
 {
-    out->holders = 0;
-    for (int32_t n = 0; n < topology->nodes; n++)
-        for (int32_t h = 0; h < item->holders; h++)
-            if (topology->node[item->holder[h]] == n)
-                out->rank[out->holders++] = item->holder[h];
-    out->pairs = out->holders - (1 << whole_rounds(out->holders));
-    /* The root is home, or the first on home's node, or the first of all. */
-    out->root = 0;
-    for (int32_t i = out->holders - 1; i >= 0; i--)
-        if (topology->node[out->rank[i]] == topology->node[item->home]) out->root = i;
-    for (int32_t i = 0; i < out->holders; i++)
-        if (out->rank[i] == item->home) out->root = i;
+    return f->pairs > 0;
 }
 
-/* The place of the member of a group that takes part in the rounds: the root in its own. */
-static int32_t lead(const flock *f, int32_t group)
+static int32_t place_of(const flock *f, int32_t group)
 {
-    const int32_t first = group < f->pairs ? 2 * group : group + f->pairs;
-    return group < f->pairs && f->root == first + 1 ? f->root : first;
+    return group < f->pairs ? 2 * group : group + f->pairs;
 }
 
-static int32_t other(const flock *f, int32_t group)
+static int32_t group_of(const flock *f, int32_t place)
 {
-    return 4 * group + 1 - lead(f, group);
+    return place < 2 * f->pairs ? place / 2 : place - f->pairs;
 }
 
-static int32_t root_group(const flock *f)
+/* What is at place `from` also goes to place `to`, if it is anything. */
+static void add_step(const flock *f, int32_t round, int32_t from, int32_t to, int32_t item,
+                     banyan_schedule *out)
 {
-    return f->root < 2 * f->pairs ? f->root / 2 : f->root - f->pairs;
+    if (f->has[from])
+        banyan_schedule_add(out, round, f->rank[from], f->rank[to], item, f->has[to]);
 }
 
-static void add_doubling(const flock *f, const phases *at, int32_t item, int all,
-                         banyan_schedule *out)
+static void add_for_all(flock *f, int32_t item, int32_t holders, banyan_schedule *out)
 {
-    const int32_t rounds = whole_rounds(f->holders), home = root_group(f);
-    for (int32_t g = 0; g < f->pairs; g++)
-        banyan_schedule_add(out, 0, f->rank[other(f, g)], f->rank[lead(f, g)], item, 1);
-    for (int32_t k = 0; k < rounds; k++)
-        for (int32_t g = 0; g < 1 << rounds; g++) {
-            /* What group g has now reaches home when they differ in later rounds' bits only. */
-            const int is_wanted = all || ((g ^ home) & ((2 << k) - 1)) == 0;
-            if (is_wanted)
-                banyan_schedule_add(out, at->before + k, f->rank[lead(f, g ^ 1 << k)],
-                                    f->rank[lead(f, g)], item, 1);
-        }
-    for (int32_t g = 0; g < f->pairs && all; g++)
-        banyan_schedule_add(out, at->before + at->rounds, f->rank[lead(f, g)],
-                            f->rank[other(f, g)], item, 0);
-}
-
-/* The ranks that hold nothing, from the last holder's neighbour on, round the circle. */
-static void add_spread(const banyan_topology *topology, const banyan_item *item, flock *f,
-                       int32_t round, int32_t number, banyan_schedule *out)
-{
-    int32_t have = f->holders, count = f->holders;
-    const int32_t last = item->holder[item->holders - 1];
-    for (int32_t i = 1; i <= topology->ranks; i++) {
-        const int32_t rank = (last + i) % topology->ranks;
-        int holds = 0;
-        for (int32_t h = 0; h < item->holders; h++) holds |= item->holder[h] == rank;
-        if (!holds) f->rank[count++] = rank;
+    for (int32_t g = 0; g < f->pairs; g++) {
+        add_step(f, 0, 2 * g + 1, 2 * g, item, out);
+        f->has[2 * g] |= f->has[2 * g + 1];
     }
-    for (; have < count; have *= 2, round++)
-        for (int32_t i = 0; i < have && i + have < count; i++)
-            banyan_schedule_add(out, round, f->rank[i], f->rank[i + have], number, 0);
+    for (int32_t k = 0; k < f->rounds; k++)
+        for (int32_t g = 0; g < 1 << f->rounds; g++) {
+            if (g >> k & 1) continue;
+            const int32_t low = place_of(f, g), high = place_of(f, g | 1 << k);
+            add_step(f, before(f) + k, high, low, item, out);
+            add_step(f, before(f) + k, low, high, item, out);
+            f->has[low] = f->has[high] = f->has[low] | f->has[high];
+        }
+    for (int32_t g = 0; g < f->pairs; g++) {
+        const int is_its_own = holders == 1 && f->has[2 * g + 1];
+        f->has[2 * g + 1] = 0; /* replaced */
+        if (!is_its_own) add_step(f, before(f) + f->rounds, 2 * g, 2 * g + 1, item, out);
+    }
+}
+
+/* Two neighbouring parts become one, at the speaker of one of them. */
+static int32_t join(const flock *f, int32_t round, int32_t low, int32_t high, int at_high,
+                    int32_t item, banyan_schedule *out)
+{
+    if (low == nobody || high == nobody) return low == nobody ? high : low;
+    const int32_t from = at_high ? low : high, to = at_high ? high : low;
+    banyan_schedule_add(out, round, f->rank[from], f->rank[to], item, 1);
+    return to;
+}
+
+static void add_for_home(flock *f, int32_t item, int32_t home, banyan_schedule *out)
+{
+    const int32_t place = f->place[home], home_group = group_of(f, place);
+    for (int32_t g = 0; g < 1 << f->rounds; g++) {
+        const int32_t first = place_of(f, g), low = f->has[first] ? first : nobody;
+        const int32_t high = g < f->pairs && f->has[first + 1] ? first + 1 : nobody;
+        f->speaker[g] = join(f, 0, low, high, place == first + 1, item, out);
+    }
+    for (int32_t k = 0; k < f->rounds; k++)
+        for (int32_t g = 0; g < 1 << f->rounds; g += 2 << k)
+            f->speaker[g] = join(f, before(f) + k, f->speaker[g], f->speaker[g + (1 << k)],
+                                 home_group >> k & 1, item, out);
+    if (f->speaker[0] != place)
+        banyan_schedule_add(out, before(f) + f->rounds, f->rank[f->speaker[0]], home, item, 0);
 }
 
 static void butterfly_build(const banyan_topology *topology, const banyan_item *items,
                             int32_t count, int all, banyan_schedule *out)
 {
-    flock f = {.rank = malloc(((size_t)topology->ranks + 1) * sizeof *f.rank)};
-    if (!f.rank) {
+    const int32_t ranks = topology->ranks, rounds = whole_rounds(ranks);
+    int32_t *memory = malloc((size_t)ranks * (3 * sizeof *memory + 1));
+    if (!memory) {
         out->failed = 1;
         return;
     }
-    phases at = {0, 0};
+    flock f = {.rank = memory,
+               .place = memory + ranks,
+               .speaker = memory + 2 * (size_t)ranks,
+               .has = (unsigned char *)(memory + 3 * (size_t)ranks),
+               .pairs = ranks - (1 << rounds),
+               .rounds = rounds};
+    for (int32_t n = 0, p = 0; n < topology->nodes; n++)
+        for (int32_t r = 0; r < ranks; r++)
+            if (topology->node[r] == n) {
+                f.place[r] = p;
+                f.rank[p++] = r;
+            }
     for (int32_t i = 0; i < count; i++) {
-        const int32_t rounds = whole_rounds(items[i].holders);
-        if (rounds > at.rounds) at.rounds = rounds;
-        if (items[i].holders != 1 << rounds) at.before = 1;
-    }
-    const int32_t end = at.before + at.rounds + (all ? at.before : 0);
-    for (int32_t i = 0; i < count; i++) {
-        gather_flock(topology, &items[i], &f);
-        add_doubling(&f, &at, i, all, out);
+        memset(f.has, 0, (size_t)ranks);
+        for (int32_t h = 0; h < items[i].holders; h++) f.has[f.place[items[i].holder[h]]] = 1;
         if (all)
-            add_spread(topology, &items[i], &f, end, i, out);
-        else if (f.rank[f.root] != items[i].home)
-            banyan_schedule_add(out, end, f.rank[f.root], items[i].home, i, 0);
+            add_for_all(&f, i, items[i].holders, out);
+        else
+            add_for_home(&f, i, items[i].home, out);
     }
-    free(f.rank);
+    free(memory);
 }
 
 const banyan_merge banyan_merge_butterfly = {
     .name = "butterfly",
-    .doc = "recursive doubling among the holders: log2 rounds, the result on all of them",
+    .doc = "recursive doubling: log2 rounds, the result on all that want it",
     .build = butterfly_build,
 };

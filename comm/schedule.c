@@ -55,10 +55,12 @@ void banyan_schedule_free(banyan_schedule *s)
 
 /* ---- cost ---------------------------------------------------------------------------------- */
 
-/* One rank's part of the traffic, and its two clocks of the current round. */
+/* One rank's part of the traffic, and its clock: when it was through with the rounds before, and of the
+ * current round, when all that it receives could begin, how long it sends and receives, and when the
+ * last message to it has been sent. */
 typedef struct rank_load {
     int64_t messages, bytes;
-    double sends, receives;
+    double ready, begin, sends, receives, last;
 } rank_load;
 
 /* The steps from `begin` that are one message: same round, src and dst. */
@@ -72,15 +74,23 @@ static int32_t message_end(const banyan_schedule *s, int32_t begin)
     return end;
 }
 
-/* The slowest rank of the round that ends; its clocks start anew. */
-static double end_round(rank_load *load, int32_t ranks)
+static void add_message(rank_load *from, rank_load *to, int64_t bytes, double seconds)
 {
-    double slowest = 0;
-    for (int32_t r = 0; r < ranks; r++) {
-        slowest = fmax(slowest, fmax(load[r].sends, load[r].receives));
-        load[r].sends = load[r].receives = 0;
+    from->messages++;
+    from->bytes += bytes;
+    from->sends += seconds;
+    to->receives += seconds;
+    to->begin = fmax(to->begin, from->ready);
+    to->last = fmax(to->last, from->ready + from->sends);
+}
+
+/* A rank goes on when all that it sends and receives is through, whatever others still do. */
+static void end_round(rank_load *load, int32_t ranks)
+{
+    for (rank_load *r = load; r < load + ranks; r++) {
+        r->ready = fmax(r->last, fmax(r->ready, r->begin) + fmax(r->sends, r->receives));
+        r->begin = r->sends = r->receives = 0;
     }
-    return slowest;
 }
 
 void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,
@@ -99,10 +109,7 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
         const int is_between = topology->node[step->src] != topology->node[step->dst];
         const banyan_link *link = is_between ? &topology->between : &topology->inside;
         const double seconds = link->alpha + link->beta * (double)bytes;
-        load[step->src].messages++;
-        load[step->src].bytes += bytes;
-        load[step->src].sends += seconds;
-        load[step->dst].receives += seconds;
+        add_message(&load[step->src], &load[step->dst], bytes, seconds);
         if (rank < 0 || rank == step->src) {
             out->messages++;
             out->bytes += bytes;
@@ -110,13 +117,14 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
             out->between_bytes += is_between ? bytes : 0;
         }
         if (end == s->count || s->step[end].round != step->round) {
-            out->seconds += end_round(load, topology->ranks);
+            end_round(load, topology->ranks);
             out->rounds++;
         }
     }
     for (int32_t r = 0; r < topology->ranks; r++) {
         if (load[r].messages > out->max_messages) out->max_messages = load[r].messages;
         if (load[r].bytes > out->max_bytes) out->max_bytes = load[r].bytes;
+        out->seconds = fmax(out->seconds, load[r].ready);
     }
     free(load);
 }

@@ -195,6 +195,12 @@ static void test_tree_cost(void)
     CHECK_EQUAL(t.between_messages, 4);
     CHECK_EQUAL(t.seconds, 2 * (2 * near + 2 * far));
 
+    /* Ranks that skip rounds wait for nobody: 4 and 8 exchange in the third, 0 .. 3 in the first two. */
+    const banyan_item apart[] = {{first_ranks, 4, 0}, {(const int32_t[]){4, 8}, 2, 4}};
+    t = cost_of("tree", "node:3 rank:4", apart, 2, 0, 8, -1, unit_links);
+    CHECK_EQUAL(t.rounds, 3);
+    CHECK_EQUAL(t.seconds, far);
+
     /* nodes - 1 messages in each direction, on any number of nodes with any number of ranks */
     for (int nodes = 1; nodes <= 5; nodes++)
         for (int ranks = 1; ranks <= 2; ranks++) {
@@ -248,12 +254,24 @@ static void test_butterfly_cost(void)
         CHECK_EQUAL(t.seconds, near * (k + (pairs > 0)));
     }
 
-    /* 2 of 9 have it: 2, 4, then one more, from whom it is not far */
+    /* 2 of 9 have it, 2 and 3: groups (0 1) 2 3 4 .. 8. To 0 and 4; 0 2 meet 3 4; to 5 .. 8; to 1. */
     const banyan_item pair = {first_ranks + 2, 2, 2};
     t = cost_of("butterfly", "rank:9", &pair, 1, 1, 8, -1, unit_links);
-    CHECK_EQUAL(t.messages, 2 + 7);
+    CHECK_EQUAL(t.messages, 2 + 4 + 4 + 1);
     CHECK_EQUAL(t.seconds, near * (1 + 3));
-    CHECK_EQUAL(t.max_messages, 4);
+    CHECK_EQUAL(t.max_messages, 3);
+
+    /* a line: however many holders an item has, log2 rounds for all of them together */
+    const banyan_item line[] = {
+        {first_ranks, 5, 0}, {first_ranks + 4, 3, 5}, {first_ranks + 6, 2, 7}};
+    t = cost_of("butterfly", "node:2 rank:4", line, 3, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.rounds, 3);
+    CHECK_EQUAL(t.max_messages, 3);
+
+    /* the second of a pair has the only part: it goes to the first, and does not come back */
+    const banyan_item sole = {first_ranks + 1, 1, 1};
+    t = cost_of("butterfly", "rank:3", &sole, 1, 1, 8, -1, unit_links);
+    CHECK_EQUAL(t.messages, 2);
 
     /* everyone has an item of its own: log2 rounds, one message a rank in each */
     banyan_item own[8];
