@@ -54,11 +54,11 @@ int machine_write(const job *j, const char *path)
     FILE *out = output_stream(file);
     fputs("# Figures of a machine, measured by \"banyan scale --measure\".\nmachine {\n", out);
     if (m->has_inside_alpha)
-        fprintf(out, "  inside_alpha: %.9g\n  inside_beta: %.9g\n", m->inside_alpha,
-                m->inside_beta);
+        fprintf(out, "  inside_alpha: %.9g\n  inside_beta: %.9g\n  inside_bulk: %.9g\n",
+                m->inside_alpha, m->inside_beta, m->inside_bulk);
     if (m->has_between_alpha)
-        fprintf(out, "  between_alpha: %.9g\n  between_beta: %.9g\n", m->between_alpha,
-                m->between_beta);
+        fprintf(out, "  between_alpha: %.9g\n  between_beta: %.9g\n  between_bulk: %.9g\n",
+                m->between_alpha, m->between_beta, m->between_bulk);
     fprintf(out, "  threads: %d\n  read: %.9g\n  read_together: %.9g\n  together: %d\n",
             m->threads, m->read, m->read_together, m->together);
     if (m->measured) write_measured(out, m->measured);

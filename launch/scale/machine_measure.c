@@ -3,6 +3,7 @@
  *
  *     links      messages to and fro between two ranks: alpha from the shortest, beta from the rise up
  *                to the longest, half a round trip each; inside a node, and between two
+ *                and long messages apart, which move otherwise
  *     reading    a plain loop over memory, and the kernel at the config's shape over contexts from one
  *                block to several times the last cache
  *     computing  the kernel on many rows
@@ -47,14 +48,37 @@ static banyan_status trip(banyan_comm *comm, int peer, bool first, char *data, s
     return status;
 }
 
-/* Of ranks a and b; every rank gets it. */
-static banyan_status measure_link(const job *j, int a, int b, banyan_link *link)
+/* Seconds for `bytes` bytes, both ways at once or to the other and back, half of it. */
+static banyan_status bulk(banyan_comm *comm, int peer, bool first, char *data, size_t bytes,
+                          bool both_ways, double *seconds)
 {
-    enum { shortest = 256, longest = 1 << 16 };
-    double pair[2] = {0};
+    enum { trips = 3 };
+    double taken[trips];
+    const banyan_message out = {peer, data, bytes}, in = {peer, data + bytes, bytes};
+    banyan_status status = BANYAN_OK;
+    for (int i = -1; i < trips && !status; i++) {
+        double start = now_seconds();
+        status = banyan_comm_exchange(comm, &out, both_ways || first, &in, both_ways || !first);
+        if (!status && !both_ways)
+            status = banyan_comm_exchange(comm, &out, !first, &in, first);
+        if (i >= 0) taken[i] = (now_seconds() - start) / (both_ways ? 1 : 2);
+    }
+    qsort(taken, trips, sizeof *taken, compare);
+    *seconds = taken[trips / 2];
+    return status;
+}
+
+/* Of ranks a and b; every rank gets it. */
+static banyan_status measure_link(const job *j, int a, int b, banyan_link *link,
+                                  double *bulk_beta)
+{
+    enum { shortest = 256, longest = 1 << 16, long_inside = 8 << 20, long_between = 2 << 20 };
+    const bool inside = banyan_comm_node(j->comm, a) == banyan_comm_node(j->comm, b);
+    const size_t lengthy = inside ? long_inside : long_between;
+    double pair[3] = {0};
     banyan_status status = BANYAN_OK;
     bool *waits = calloc((size_t)j->ranks, sizeof *waits);
-    char *data = calloc(1, longest);
+    char *data = calloc(2, lengthy);
     if (!waits || !data) status = BANYAN_ERR_MEMORY;
     for (int r = 0; r < j->ranks && waits; r++) waits[r] = r != a && r != b;
     status = banyan_comm_agree(j->comm, status);
@@ -62,6 +86,8 @@ static banyan_status measure_link(const job *j, int a, int b, banyan_link *link)
         const int peer = j->rank == a ? b : a;
         status = trip(j->comm, peer, j->rank == a, data, shortest, &pair[0]);
         if (!status) status = trip(j->comm, peer, j->rank == a, data, longest, &pair[1]);
+        if (!status)
+            status = bulk(j->comm, peer, j->rank == a, data, lengthy, inside, &pair[2]);
         if (!status && j->rank == a) status = quiet_release(j->comm, waits);
     } else if (!status) {
         status = quiet_wait(j->comm, a);
@@ -72,6 +98,7 @@ static banyan_status measure_link(const job *j, int a, int b, banyan_link *link)
     if (status) return status;
     link->beta = fmax(0, (pair[1] - pair[0]) / (longest - shortest));
     link->alpha = fmax(0, pair[0] - link->beta * shortest);
+    *bulk_beta = pair[2] / (double)lengthy;
     return BANYAN_OK;
 }
 
@@ -87,16 +114,16 @@ static banyan_status measure_links(const job *j, Banyan__Machine *m)
             far = r;
     }
     if (near) {
-        status = measure_link(j, 0, near, &link);
+        status = measure_link(j, 0, near, &link, &m->inside_bulk);
         m->inside_alpha = link.alpha;
         m->inside_beta = link.beta;
-        m->has_inside_alpha = m->has_inside_beta = !status;
+        m->has_inside_alpha = m->has_inside_beta = m->has_inside_bulk = !status;
     }
     if (far && !status) {
-        status = measure_link(j, 0, far, &link);
+        status = measure_link(j, 0, far, &link, &m->between_bulk);
         m->between_alpha = link.alpha;
         m->between_beta = link.beta;
-        m->has_between_alpha = m->has_between_beta = !status;
+        m->has_between_alpha = m->has_between_beta = m->has_between_bulk = !status;
     }
     return status;
 }
@@ -353,6 +380,10 @@ static void keep_links(const Banyan__Machine *from, Banyan__Machine *to)
 {
     to->has_inside_alpha = from->has_inside_alpha;
     to->has_inside_beta = from->has_inside_beta;
+    to->has_inside_bulk = from->has_inside_bulk;
+    to->has_between_bulk = from->has_between_bulk;
+    to->inside_bulk = from->inside_bulk;
+    to->between_bulk = from->between_bulk;
     to->inside_alpha = from->inside_alpha;
     to->inside_beta = from->inside_beta;
     to->has_between_alpha = from->has_between_alpha;

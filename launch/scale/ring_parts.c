@@ -125,6 +125,8 @@ double ring_hop(const scale_case *c, double messages, double bytes)
         bool known = inside ? m->has_inside_alpha : m->has_between_alpha;
         double alpha = inside ? m->inside_alpha : m->between_alpha;
         double beta = inside ? m->inside_beta : m->between_beta;
+        double lengthy = inside ? m->inside_bulk : m->between_bulk;
+        if (bytes / messages > 1 << 18 && lengthy > 0) beta = lengthy;
         most = fmax(most, known ? messages * alpha + bytes * beta : INFINITY);
     }
     return most;
