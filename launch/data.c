@@ -8,17 +8,11 @@
  * The loop has no branch, table or 64-bit multiply, so a compiler turns it into vector code. */
 #include "launch/data.h"
 
+#include "launch/isa.h"
+
 #include <string.h>
 
 /* With several versions of a function, the loader takes the best that the processor runs. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
-    !defined(__SANITIZE_ADDRESS__)
-#define FOR_EACH_ISA                                                                           \
-    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_ISA
-#endif
-
 static const float deviation_inverse = 1 / 147.80054f; /* sqrt(4 * 65535 / 12) */
 
 /* SplitMix64's finaliser (Steele, Lea, Flood 2014). */
@@ -30,7 +24,7 @@ uint64_t data_mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-FOR_EACH_ISA
+EACH_ISA
 static void fill(float *restrict out, uint32_t key, int32_t dim)
 {
     for (int32_t d = 0; d < dim; d++) {
@@ -52,7 +46,7 @@ void data_row(float *out, uint64_t seed, int what, int32_t layer, int64_t token,
     fill(out, (uint32_t)(key >> 32) ^ (uint32_t)key, dim);
 }
 
-FOR_EACH_ISA
+EACH_ISA
 static void round_bf16(float *restrict x, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {
@@ -70,7 +64,7 @@ void data_round_bf16(float *x, int32_t count)
 
 /* fp16 has 10 fraction bits down to 2^-14, and below that steps of 2^-24: there, adding a number
  * whose last bit is worth 2^-24 rounds for us. */
-FOR_EACH_ISA
+EACH_ISA
 static void round_f16(float *restrict x, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {

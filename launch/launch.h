@@ -13,6 +13,8 @@
 
 #include <stdbool.h>
 
+struct json_t;
+
 /* Exit codes: what a script can tell apart. Ranks may return different ones; all of them end with
  * the largest. */
 enum {
@@ -95,6 +97,19 @@ banyan_status agree_room(banyan_comm *comm, int64_t bytes, const char *what, cha
 /* What gnuplot draws for a script that sets an svg terminal and no output. */
 typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 plot_result plot_svg(const char *script, FILE *out);
+
+/* One line of JSON; takes `line` (of jansson; NULL, out of memory, writes nothing). */
+void output_line(FILE *out, struct json_t *line);
+
+/* The token ids in a file, 32-bit little endian, at least one, with `room` free places behind them;
+ * for free(). NULL: why. */
+uint32_t *ids_read(const char *path, int64_t room, int64_t *count, char *why, size_t why_bytes);
+/* Are all of them below `vocab`? */
+bool ids_check(const uint32_t *ids, int64_t count, int32_t vocab, const char *path, char *why,
+               size_t why_bytes);
+
+void numbers_sort(double *values, int count);     /* ascending */
+double numbers_median(double *values, int count); /* sorts them; count > 0 */
 
 double now_seconds(void); /* monotonic */
 

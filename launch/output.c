@@ -4,6 +4,7 @@
 #include "launch/launch.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -93,4 +94,12 @@ int output_close(output_file *f, const job *j, bool keep)
         say_error(j, "cannot write \"%s\": %s", f->path, strerror(error ? error : EIO));
     output_free(f);
     return agreed(j, good || !keep) ? EXIT_OK : EXIT_FAILED;
+}
+
+void output_line(FILE *out, json_t *line)
+{
+    if (!line) return;
+    json_dumpf(line, out, JSON_COMPACT);
+    fputc('\n', out);
+    json_decref(line);
 }

@@ -94,9 +94,7 @@ static void write_result(const table *t, const bench_row *row, const bench_resul
                   r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9, "gflop_s",
                   r->flops / r->seconds * 1e-9, "fraction", r->fraction, "bar", row->bar);
     if (like > 0) json_object_set_new(line, "over_like", json_real(like));
-    json_dumpf(line, t->b.json, JSON_COMPACT);
-    fputc('\n', t->b.json);
-    json_decref(line);
+    output_line(t->b.json, line);
 }
 
 static int row_index(const char *name)

@@ -3,7 +3,6 @@
 #include "launch/launch.h"
 #include "launch/model/model.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,48 +37,13 @@ static int ask(task *t)
     return EXIT_OK;
 }
 
-/* The prompt, with `room` ids after it; reported when it cannot be had. */
-static uint32_t *read_ids(const task *t, int64_t *prompt)
-{
-    unsigned char four[4];
-    size_t got = 4;
-    int64_t n = 0, capacity = 0;
-    uint32_t *ids = NULL;
-    FILE *f = fopen(t->ids_path, "rb");
-    while (f && (got = fread(four, 1, 4, f)) == 4) {
-        if (n + t->count >= capacity) {
-            capacity = 2 * capacity + t->count + 1024;
-            uint32_t *grown = realloc(ids, (size_t)capacity * sizeof *ids);
-            if (!grown) break;
-            ids = grown;
-        }
-        ids[n++] = four[0] | (uint32_t)four[1] << 8 | (uint32_t)four[2] << 16 |
-                   (uint32_t)four[3] << 24;
-    }
-    if (!f || ferror(f))
-        say_error(t->j, "%s: %s", t->ids_path, strerror(errno));
-    else if (got == 4)
-        say_error(t->j, "%s: out of memory after %" PRId64 " ids", t->ids_path, n);
-    else if (got != 0)
-        say_error(t->j, "%s: %zu bytes after the last id; ids have 4 bytes each", t->ids_path,
-                  got);
-    else if (n == 0)
-        say_error(t->j, "%s: empty; a prompt has at least one token", t->ids_path);
-    bool good = f && !ferror(f) && got == 0 && n > 0;
-    if (f) fclose(f);
-    if (good) {
-        *prompt = n;
-        return ids;
-    }
-    free(ids);
-    return NULL;
-}
-
 /* Rank 0 reads, all get it. */
 static int share_ids(task *t)
 {
     int64_t prompt = 0;
-    if (t->j->rank == 0) t->ids = read_ids(t, &prompt);
+    char why[1024];
+    if (t->j->rank == 0) t->ids = ids_read(t->ids_path, t->count, &prompt, why, sizeof why);
+    if (t->j->rank == 0 && !t->ids) say_error(t->j, "%s", why);
     banyan_status status = banyan_comm_broadcast(t->j->comm, &prompt, sizeof prompt, 0);
     if (status) return job_failed(t->j, status, "sharing the prompt");
     if (prompt == 0) return EXIT_USAGE;
@@ -94,10 +58,9 @@ static int share_ids(task *t)
 
 static int check_ids(task *t, int32_t vocab)
 {
-    for (int64_t i = 0; i < t->prompt; i++) {
-        if (t->ids[i] < (uint32_t)vocab) continue;
-        say_error(t->j, "%s: id %" PRIu32 " at position %" PRId64 "; the vocabulary has %d ids",
-                  t->ids_path, t->ids[i], i, (int)vocab);
+    char why[1024];
+    if (!ids_check(t->ids, t->prompt, vocab, t->ids_path, why, sizeof why)) {
+        say_error(t->j, "%s", why);
         return EXIT_USAGE;
     }
     if (!job_text(t->j, "logits")) return EXIT_OK;

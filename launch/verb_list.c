@@ -34,9 +34,7 @@ static void print_table(int t, FILE *json)
         if (!json) continue;
         json_t *line = json_pack("{s:s,s:s,s:s,s:b}", "table", tables[t].title, "name", name,
                                  "doc", doc, "available", available);
-        json_dumpf(line, json, JSON_COMPACT);
-        fputc('\n', json);
-        json_decref(line);
+        output_line(json, line);
     }
     putchar('\n');
 }

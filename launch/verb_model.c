@@ -17,9 +17,7 @@ static int write_json(const job *j, const char *dir, const constructed_spec *s)
         json_pack("{s:s,s:I,s:i,s:i,s:s,s:i}", "out", dir, "max_tokens",
                   (json_int_t)s->max_tokens, "heads", s->heads, "kv_heads", s->kv_heads,
                   "dtype", banyan_dtype_name(s->dtype), "shards", s->shards);
-    json_dumpf(line, output_stream(f), JSON_COMPACT);
-    fputc('\n', output_stream(f));
-    json_decref(line);
+    output_line(output_stream(f), line);
     return output_close(f, j, true);
 }
 

@@ -43,13 +43,6 @@ static char *machine_text(const job *j)
     return text;
 }
 
-static void write_line(json_t *line, FILE *out)
-{
-    json_dumpf(line, out, JSON_COMPACT);
-    fputc('\n', out);
-    json_decref(line);
-}
-
 /* Most and mean over the ranks of what is kept at `tokens`, a line of JSON per rank on the way. */
 static banyan_status write_length(const banyan_plan *plan, const banyan_comm *comm,
                                   int64_t tokens, FILE *out)
@@ -63,21 +56,20 @@ static banyan_status write_length(const banyan_plan *plan, const banyan_comm *co
         double kept = (double)s.kept_blocks;
         sum += kept;
         most = kept > most ? kept : most;
-        write_line(json_pack("{s:I,s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "tokens",
-                             (json_int_t)tokens, "rank", r, "node", banyan_comm_node(comm, r),
-                             "kept_blocks", (json_int_t)s.kept_blocks, "kept_bytes",
-                             (json_int_t)s.kept_bytes, "read_blocks", (json_int_t)s.read_blocks,
-                             "pairs", (json_int_t)s.pairs, "capacity_bytes",
-                             (json_int_t)s.capacity_bytes, "workspace_bytes",
-                             (json_int_t)s.workspace_bytes, "messages", (json_int_t)s.messages,
-                             "bytes_sent", (json_int_t)s.bytes_sent),
-                   out);
+        output_line(out,
+                    json_pack("{s:I,s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "tokens",
+                              (json_int_t)tokens, "rank", r, "node", banyan_comm_node(comm, r),
+                              "kept_blocks", (json_int_t)s.kept_blocks, "kept_bytes",
+                              (json_int_t)s.kept_bytes, "read_blocks",
+                              (json_int_t)s.read_blocks, "pairs", (json_int_t)s.pairs,
+                              "capacity_bytes", (json_int_t)s.capacity_bytes, "workspace_bytes",
+                              (json_int_t)s.workspace_bytes, "messages", (json_int_t)s.messages,
+                              "bytes_sent", (json_int_t)s.bytes_sent));
     }
     double mean = sum / ranks;
-    write_line(json_pack("{s:I,s:i,s:f,s:f,s:f}", "tokens", (json_int_t)tokens, "ranks", ranks,
-                         "mean_kept_blocks", mean, "most_kept_blocks", most, "imbalance",
-                         mean > 0 ? most / mean : 1),
-               out);
+    output_line(out, json_pack("{s:I,s:i,s:f,s:f,s:f}", "tokens", (json_int_t)tokens, "ranks",
+                               ranks, "mean_kept_blocks", mean, "most_kept_blocks", most,
+                               "imbalance", mean > 0 ? most / mean : 1));
     return BANYAN_OK;
 }
 

@@ -89,7 +89,6 @@ typedef struct bench_result {
 int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads,
                   bench_result *out);
 
-double bench_median(double *values, int count);       /* sorts them */
 double bench_spread(const double *sorted, int count); /* half of the middle half, relative */
 
 /* ---- what rows are made of ---------------------------------------------------------------------- */

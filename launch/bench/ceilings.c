@@ -8,6 +8,8 @@
  * Threads time themselves, and the slowest counts. */
 #include "launch/bench/bench.h"
 
+#include "launch/isa.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,12 +83,8 @@ static int64_t enough_rounds(const ceilings *c)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
-    !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#endif
-static uint64_t
-read_words(const uint64_t *restrict words, int64_t count)
+EACH_ISA
+static uint64_t read_words(const uint64_t *restrict words, int64_t count)
 {
     uint64_t sum[64] = {0}, total = 0; /* eight cache lines in flight by the code alone */
     for (int64_t i = 0; i + 64 <= count; i += 64)

@@ -38,18 +38,6 @@ typedef struct measuring {
     repetition done[most_repetitions];
 } measuring;
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-double bench_median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof(double), compare);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
-}
-
 double bench_spread(const double *sorted, int count)
 {
     return (sorted[count * 3 / 4] - sorted[count / 4]) / 2 / sorted[count / 2];
@@ -146,7 +134,7 @@ static double median_of(const measuring *m, size_t offset, double *spread)
     double values[most_repetitions];
     for (int i = 0; i < m->repetitions; i++)
         values[i] = *(const double *)((const char *)&m->done[i] + offset);
-    double median = bench_median(values, m->repetitions);
+    double median = numbers_median(values, m->repetitions);
     if (spread) *spread = bench_spread(values, m->repetitions);
     return median;
 }
@@ -167,7 +155,7 @@ static void summarise(measuring *m, bench_result *out)
     out->memory_bound = MEDIAN(memory_bound);
     out->math_bound = MEDIAN(math_bound);
     out->seconds = median_of(m, offsetof(repetition, seconds), &out->spread);
-    out->fraction = bench_median(fraction, m->repetitions);
+    out->fraction = numbers_median(fraction, m->repetitions);
 #undef MEDIAN
 }
 

@@ -99,8 +99,9 @@ static banyan_status measure(race *r, int *count)
 static void print(race *r, int count)
 {
     const int ranks = r->b->j->ranks;
-    double together = bench_median(r->together_seconds, count);
-    double alone = bench_median(r->alone_seconds, count), ratio = bench_median(r->ratio, count);
+    double together = numbers_median(r->together_seconds, count);
+    double alone = numbers_median(r->alone_seconds, count),
+           ratio = numbers_median(r->ratio, count);
     double spread = bench_spread(r->ratio, count);
     printf("%-26s | %d ranks x 1 thread %.3f ms, 1 rank x %d threads %.3f ms: %.3f x as long "
            "+-%.1f%% (at most %.2f)\n",
@@ -110,9 +111,7 @@ static void print(race *r, int count)
         json_pack("{s:s,s:i,s:f,s:f,s:f,s:f,s:i,s:f}", "row", r->row->name, "ranks", ranks,
                   "together_seconds", together, "alone_seconds", alone, "ratio", ratio,
                   "spread", spread, "repetitions", count, "bar", bar);
-    json_dumpf(line, r->b->json, JSON_COMPACT);
-    fputc('\n', r->b->json);
-    json_decref(line);
+    output_line(r->b->json, line);
 }
 
 int ranks_run(const bench *b, int index)

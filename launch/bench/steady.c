@@ -94,9 +94,7 @@ static void print(const bench *b, const growth *g)
         json_pack("{s:s,s:s,s:i,s:f,s:f,s:f,s:f}", "row", steady_name, "kernel", g->kernel,
                   "threads", g->threads, "resident_growth", g->resident, "resident_bar",
                   g->most, "heap_growth", g->heap, "step_seconds", g->step_seconds);
-    json_dumpf(line, b->json, JSON_COMPACT);
-    fputc('\n', b->json);
-    json_decref(line);
+    output_line(b->json, line);
 }
 
 int steady_run(const bench *b, int threads)

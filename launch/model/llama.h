@@ -17,14 +17,6 @@
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
 
-/* Loops over rows of fp32, compiled for several processors, the right one taken at run time. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
-    !defined(__SANITIZE_ADDRESS__)
-#define VECTOR __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#else
-#define VECTOR
-#endif
-
 /* A matrix of which this rank has `count` columns from `first`. */
 typedef struct linear {
     int64_t columns, in; /* of the whole */

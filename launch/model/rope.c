@@ -12,6 +12,7 @@
  *     e^{i (p + j) w} = e^{i p w} e^{i j w}      j < 64, the second factor from a fixed table
  *
  * whose error, a few 2^-53, vanishes in the rounding to fp32. */
+#include "launch/isa.h"
 #include "launch/model/llama.h"
 
 #include <math.h>
@@ -41,7 +42,8 @@ void rope_free(rope *r)
     *r = (rope){0};
 }
 
-VECTOR static void turn_row(const double *base, const double *step, int32_t pairs, float *turn)
+EACH_ISA static void turn_row(const double *base, const double *step, int32_t pairs,
+                              float *turn)
 {
     for (int32_t i = 0; i < pairs; i++) {
         double c = base[i], s = base[pairs + i], dc = step[i], ds = step[pairs + i];
@@ -65,8 +67,8 @@ void rope_table(const rope *r, int64_t at, int32_t rows, float *turn)
     }
 }
 
-VECTOR void rope_turn(float *restrict x, int32_t heads, int32_t pairs,
-                      const float *restrict turn)
+EACH_ISA void rope_turn(float *restrict x, int32_t heads, int32_t pairs,
+                        const float *restrict turn)
 {
     for (int32_t h = 0; h < heads; h++, x += 2 * pairs)
         for (int32_t i = 0; i < pairs; i++) {

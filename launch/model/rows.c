@@ -2,6 +2,7 @@
 /* Element-wise work on rows of activations: every rank does all of it, so it is kept to one pass
  * over memory. Sums run in 16 lanes, folded at the end: compilers may not reorder a sum of floats
  * by themselves. */
+#include "launch/isa.h"
 #include "launch/model/llama.h"
 
 #include <math.h>
@@ -30,16 +31,16 @@ static inline __attribute__((always_inline)) void norm_row(const float *restrict
     for (int64_t i = 0; i < width; i++) h[i] = x[i] * inverse * weight[i];
 }
 
-VECTOR void rows_norm(const float *restrict x, int64_t rows, int64_t width,
-                      const float *restrict weight, double eps, float *restrict h)
+EACH_ISA void rows_norm(const float *restrict x, int64_t rows, int64_t width,
+                        const float *restrict weight, double eps, float *restrict h)
 {
     for (int64_t row = 0; row < rows; row++)
         norm_row(x + row * width, width, weight, eps, h + row * width);
 }
 
-VECTOR void rows_add_norm(float *restrict x, const piece *restrict pieces, int count,
-                          int64_t rows, int64_t width, const float *restrict weight, double eps,
-                          float *restrict h)
+EACH_ISA void rows_add_norm(float *restrict x, const piece *restrict pieces, int count,
+                            int64_t rows, int64_t width, const float *restrict weight,
+                            double eps, float *restrict h)
 {
     for (int64_t row = 0; row < rows; row++, x += width, h += width) {
         for (int p = 0; p < count; p++) {

@@ -6,6 +6,7 @@
  * repairs both; only inf and NaN need their exponent set. All three loops are branch-free, and the
  * test for values that are not finite is folded in: an exponent field of all ones. */
 #include "launch/model/safetensors.h"
+#include "launch/isa.h"
 #include "launch/model/llama.h"
 
 #include <inttypes.h>
@@ -27,7 +28,7 @@ static uint32_t to_bits(float f)
     return u;
 }
 
-VECTOR static void from_bf16(const unsigned char *in, int64_t count, float *out)
+EACH_ISA static void from_bf16(const unsigned char *in, int64_t count, float *out)
 {
     for (int64_t i = 0; i < count; i++) {
         uint16_t x;
@@ -36,7 +37,7 @@ VECTOR static void from_bf16(const unsigned char *in, int64_t count, float *out)
     }
 }
 
-VECTOR static void from_f16(const unsigned char *in, int64_t count, float *out)
+EACH_ISA static void from_f16(const unsigned char *in, int64_t count, float *out)
 {
     for (int64_t i = 0; i < count; i++) {
         uint16_t x;
@@ -47,7 +48,7 @@ VECTOR static void from_f16(const unsigned char *in, int64_t count, float *out)
     }
 }
 
-VECTOR static uint32_t any_bad(const float *x, int64_t count)
+EACH_ISA static uint32_t any_bad(const float *x, int64_t count)
 {
     uint32_t bad = 0;
     for (int64_t i = 0; i < count; i++) {

@@ -8,19 +8,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 const char *outcome_name(outcome o)
 {
     static const char *const name[] = {"none", "found", "wrong"};
     return name[o];
-}
-
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 void reply_free(reply *r)
@@ -45,10 +37,10 @@ banyan_status question_ask(model *m, const question *q, reply *out)
                              .first_token = q->answer_first,
                              .token_count = q->mass_count,
                              .mass = out->mass};
-        double start = seconds_now();
+        double start = now_seconds();
         status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
                                out->got, out->mass ? &probe : NULL, NULL, NULL);
-        out->seconds = seconds_now() - start;
+        out->seconds = now_seconds() - start;
     }
     if (status != BANYAN_OK) {
         reply_free(out);

@@ -4,56 +4,20 @@
  * its ids, so nothing here needs a tokeniser. */
 #include "launch/needle/evaluate.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool read_ids(FILE *f, const char *path, id_list *out, char *why, size_t why_bytes)
+bool foreign_load(const char *path, int32_t vocab, id_list *out, char *why, size_t why_bytes)
 {
-    if (fseeko(f, 0, SEEK_END) != 0) {
-        snprintf(why, why_bytes, "cannot read %s: %s", path, strerror(errno));
+    id_list list = {0};
+    list.ids = ids_read(path, 0, &list.count, why, why_bytes);
+    if (!list.ids) return false;
+    if (!ids_check(list.ids, list.count, vocab, path, why, why_bytes)) {
+        free(list.ids);
         return false;
     }
-    off_t bytes = ftello(f);
-    rewind(f);
-    if (bytes <= 0 || bytes % 4) {
-        snprintf(why, why_bytes,
-                 "%s has %lld bytes; token ids are 4 bytes each, and at least one is needed",
-                 path, (long long)bytes);
-        return false;
-    }
-    out->count = bytes / 4;
-    out->ids = malloc((size_t)bytes);
-    if (!out->ids || fread(out->ids, 4, (size_t)out->count, f) != (size_t)out->count) {
-        snprintf(why, why_bytes, "cannot read %lld ids of %s", (long long)out->count, path);
-        return false;
-    }
+    *out = list;
     return true;
-}
-
-bool foreign_load(const char *path, uint32_t vocab, id_list *out, char *why, size_t why_bytes)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        snprintf(why, why_bytes, "cannot read %s: %s", path, strerror(errno));
-        return false;
-    }
-    bool ok = read_ids(f, path, out, why, why_bytes);
-    fclose(f);
-    for (int64_t i = 0; ok && i < out->count; i++) {
-        const unsigned char *b = (const unsigned char *)&out->ids[i];
-        uint32_t id = b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
-        out->ids[i] = id;
-        if (id < vocab) continue;
-        snprintf(why, why_bytes, "%s: id %u at %lld is beyond the vocabulary of %u", path, id,
-                 (long long)i, vocab);
-        ok = false;
-    }
-    if (!ok) {
-        free(out->ids);
-        *out = (id_list){0};
-    }
-    return ok;
 }
 
 void foreign_free(foreign_ids *f)

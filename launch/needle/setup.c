@@ -184,8 +184,7 @@ static bool read_foreign(const job *j, setup *s)
                       s->dir, file[i].flag);
             return false;
         }
-        bool good =
-            foreign_load(path, (uint32_t)s->e.shape.vocab, file[i].list, why, sizeof why);
+        bool good = foreign_load(path, s->e.shape.vocab, file[i].list, why, sizeof why);
         if (agree_words(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
             say_error(j, "--%s: %s", file[i].flag, why);
             return false;

@@ -329,8 +329,6 @@ void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *ou
                     line, "head_predicted",
                     heads_of(records, task_name[t], w, heads, "predicted_saw", i));
             }
-            json_dumpf(line, out, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
-            fputc('\n', out);
-            json_decref(line);
+            output_line(out, line);
         }
 }

@@ -8,23 +8,16 @@
 #include "launch/run/run.h"
 
 #include "launch/data.h"
+#include "launch/isa.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                         \
-    !defined(__SANITIZE_ADDRESS__)
-#define FOR_EACH_ISA                                                                           \
-    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_ISA
-#endif
-
 enum { lanes = 8, most_dim = 576 };
 
 /* The sum and the sum of magnitudes, in `lanes` partial sums that vector code can hold. */
-FOR_EACH_ISA
+EACH_ISA
 static void dot(const double *restrict q, const float *restrict k, int32_t dim, double *sum,
                 double *size)
 {
@@ -44,13 +37,13 @@ static void dot(const double *restrict q, const float *restrict k, int32_t dim, 
     for (int32_t i = 0; i < lanes; i++) *sum += part[i], *size += magnitude[i];
 }
 
-FOR_EACH_ISA
+EACH_ISA
 static void add(double *restrict o, double weight, const float *restrict v, int32_t dim)
 {
     for (int32_t d = 0; d < dim; d++) o[d] += weight * (double)v[d];
 }
 
-FOR_EACH_ISA
+EACH_ISA
 static float largest(const float *restrict v, int32_t dim)
 {
     float most = 0;

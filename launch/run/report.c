@@ -20,12 +20,6 @@ typedef struct summary {
     bool same_bits, memory_fits;
 } summary;
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static bool fits(const run_figures *f)
 {
     if (f->kept_bytes < least_rss || f->rss_growth <= 0) return true;
@@ -47,8 +41,7 @@ static summary summarise(const run_task *t, const run_figures *all)
     }
     if (t->all) s.bits = all[0].bits;
     if (t->decode > 0) {
-        qsort(t->step_seconds, (size_t)t->decode, sizeof(double), compare);
-        s.median = t->step_seconds[t->decode / 2];
+        s.median = numbers_median(t->step_seconds, t->decode);
         s.fastest = t->step_seconds[0];
         s.slowest = t->step_seconds[t->decode - 1];
     }
@@ -118,9 +111,7 @@ static void write_json(const run_task *t, const run_figures *all, const summary 
             f->prefill_seconds, "messages", (json_int_t)f->messages, "bytes_sent",
             (json_int_t)f->bytes_sent, "checked", (json_int_t)f->checked, "error_over_bound",
             isfinite(f->worst_share) ? f->worst_share : 1e300);
-        json_dumpf(line, out, JSON_COMPACT);
-        fputc('\n', out);
-        json_decref(line);
+        output_line(out, line);
     }
     char bits[17];
     snprintf(bits, sizeof bits, "%016" PRIx64, s->bits);
@@ -133,9 +124,7 @@ static void write_json(const run_task *t, const run_figures *all, const summary 
                   "worst_error", isfinite(s->worst_error) ? s->worst_error : 1e300,
                   "error_over_bound", isfinite(s->worst_share) ? s->worst_share : 1e300, "bits",
                   bits, "same_bits", s->same_bits, "memory_fits", s->memory_fits);
-    json_dumpf(line, out, JSON_COMPACT);
-    fputc('\n', out);
-    json_decref(line);
+    output_line(out, line);
 }
 
 static int judge(const run_task *t, const summary *s)

@@ -92,7 +92,5 @@ void scale_write_json(const scale_task *t, const scale_line *l, FILE *out)
     } else {
         json_object_set_new(line, "why", json_string(l->why));
     }
-    json_dumpf(line, out, JSON_COMPACT);
-    fputc('\n', out);
-    json_decref(line);
+    output_line(out, line);
 }

@@ -21,12 +21,6 @@
 
 enum { most_points = 12, repeats = 5, most_trips = 64 };
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* ---- links ---- */
 
 /* Half the median round trip of `bytes` bytes, on the first of the pair. */
@@ -43,7 +37,7 @@ static banyan_status trip(banyan_comm *comm, int peer, bool first, char *data, s
         if (!status && !first) status = banyan_comm_exchange(comm, &message, 1, NULL, 0);
         if (i >= 0) taken[i] = (now_seconds() - start) / 2;
     }
-    qsort(taken, most_trips, sizeof *taken, compare);
+    numbers_sort(taken, most_trips);
     *seconds = taken[most_trips / 2];
     return status;
 }
@@ -63,7 +57,7 @@ static banyan_status bulk(banyan_comm *comm, int peer, bool first, char *data, s
             status = banyan_comm_exchange(comm, &out, !first, &in, first);
         if (i >= 0) taken[i] = (now_seconds() - start) / (both_ways ? 1 : 2);
     }
-    qsort(taken, trips, sizeof *taken, compare);
+    numbers_sort(taken, trips);
     *seconds = taken[trips / 2];
     return status;
 }
@@ -226,7 +220,7 @@ static banyan_status timed(probe *p, int64_t at, int32_t rows, double *seconds)
         status = banyan_attend(p->cache, 0, at, rows, p->q, NULL, NULL, p->out, NULL);
         taken[i] = now_seconds() - start;
     }
-    qsort(taken, repeats, sizeof *taken, compare);
+    numbers_sort(taken, repeats);
     *seconds = taken[repeats / 2];
     return status;
 }

@@ -19,23 +19,11 @@ typedef struct samples {
     int32_t count;
 } samples;
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Nearest rank, of sorted values. */
 static double percentile(const double *sorted, int32_t count, double share)
 {
     int32_t at = (int32_t)ceil(share * count) - 1;
     return sorted[at < 0 ? 0 : at];
-}
-
-static double median(double *values, int32_t count)
-{
-    qsort(values, (size_t)count, sizeof *values, compare);
-    return values[count / 2];
 }
 
 /* Ranks begin together. `stop` is rank 0's word. */
@@ -97,11 +85,11 @@ static void summarise(samples *s, scale_line *line)
     const int32_t n = s->count;
     double *other = s->sum;
     line->steps = n;
-    line->compute_mean = median(s->sum, n) / line->ranks;
+    line->compute_mean = numbers_median(s->sum, n) / line->ranks;
     for (int32_t i = 0; i < n; i++) other[i] = s->seconds[i] - s->most[i];
-    line->communication = median(other, n);
-    line->compute_most = median(s->most, n);
-    line->median = median(s->seconds, n);
+    line->communication = numbers_median(other, n);
+    line->compute_most = numbers_median(s->most, n);
+    line->median = numbers_median(s->seconds, n);
     line->p95 = percentile(s->seconds, n, 0.95);
     line->p99 = percentile(s->seconds, n, 0.99);
     line->spread = (s->seconds[n * 3 / 4] - s->seconds[n / 4]) / 2 / line->median;

@@ -5,6 +5,12 @@ faults=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 
+# sh "$limited" COMMAND..: with 8 GB of address space, for what must not even ask for more. (With
+# AddressSanitizer a program cannot live in that.)
+limited=$folder/limited
+(ulimit -v 8000000; "$banyan" --version) > /dev/null 2>&1 && echo 'ulimit -v 8000000' > "$limited"
+echo 'exec "$@"' >> "$limited"
+
 fault() {
   faults=$((faults + 1))
   echo "failed: $1"

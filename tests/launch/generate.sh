@@ -61,17 +61,17 @@ for flag in --logits --json; do
   expect_once 3 'cannot write "/dev/full": No space left' \
     ranks generate --model "$m" --ids "$ids" $flag /dev/full --count 1
 done
-expect_once 2 "a chunk of 16777216 rows (max_rows): needs" sh -c 'ulimit -v 8000000; exec "$@"' sh \
+expect_once 2 "a chunk of 16777216 rows (max_rows): needs" sh "$limited" \
   ${mpirun:+"$mpirun" 3} "$banyan" generate --model "$m" --ids "$ids" --count 1 --set cache.max_rows=16m
 expect_once 2 "expected all, as strict is set" ranks generate --model "$m" --ids "$ids" --count 1 --strict \
   --use "s2 stride=16 local=4 step=1"
 expect_once 2 'did you mean "dense"' ranks generate --model "$m" --ids "$ids" --use dence
 : > "$ids"
-expect_once 2 "empty; a prompt has at least one token" ranks generate --model "$m" --ids "$ids"
+expect_once 2 "empty; expected at least one token id" ranks generate --model "$m" --ids "$ids"
 le 0 5 > "$ids" && printf x >> "$ids"
 expect_once 2 "1 bytes after the last id" ranks generate --model "$m" --ids "$ids"
 le 0 5 40000 > "$ids"
-expect_once 2 "id 40000 at position 2; the vocabulary has 32768 ids" \
+expect_once 2 "id 40000 at position 2 is beyond the vocabulary of 32768" \
   ranks generate --model "$m" --ids "$ids"
 
 le 0 5 > "$ids"

@@ -54,7 +54,7 @@ expect_once 2 'bandwidth has 3 values; this job has 2 ranks' \
 expect_once 3 'cannot write "/dev/full": No space left' \
   "$mpirun" 2 "$banyan" run $shape --tokens 64 --json /dev/full
 expect_once 2 'q, k, v and out of 16777216 rows (cache.max_rows): needs' \
-  sh -c 'ulimit -v 8000000; exec "$@"' sh "$mpirun" 3 "$banyan" run --heads 64 --key-dim 576 --tokens 5 --max-rows 16m
+  sh "$limited" "$mpirun" 3 "$banyan" run --heads 64 --key-dim 576 --tokens 5 --max-rows 16m
 expect_once 2 'expected all, as strict is set' \
   "$mpirun" 3 "$banyan" run $shape --tokens 64 --strict --use "s2 stride=16 local=4 step=1"
 expect_once 0 'warning: layer 0: heads cover 2 of 16 residues, 87.5 % of the far context is invisible' \
