@@ -22,8 +22,9 @@ enum {
     DIRECT_ROWS = 2 * VEC_ROWS, /* with more rows than this, widening a block once is cheaper */
     FEW_STRIPS = 3,             /* with no more than this, memory is the limit */
     FEW_TOKENS = 64,
-    LEAD = 4 << 10,     /* bytes: latency x bandwidth of one core (100 ns x 40 GB/s) */
-    LEAD_SUMS = 8 << 10 /* and what arrives while a block is added to fixed-point sums */
+    LEAD = 4 << 10,        /* bytes: latency x bandwidth of one core (100 ns x 40 GB/s) */
+    LEAD_FLOATS = 2 << 10, /* fp32 needs no work: the loop's own loads are in flight as well */
+    LEAD_SUMS = 8 << 10    /* and what arrives while a block is added to fixed-point sums */
 };
 
 typedef struct window {
@@ -222,11 +223,13 @@ static void attend_window(work *w, const window *x)
 
 /* What to ask for during window x, of which `left` entries follow. Many rows need the next window,
  * in the level 2 cache. A single strip goes through memory from front to back, faster than memory
- * can follow: it asks for what lies LEAD bytes ahead of it. */
+ * can follow: it asks for what lies some kilobytes ahead of it. */
 static void plan_ahead(work *w, const window *x, int64_t left)
 {
     const layout *y = &w->used;
-    const size_t lead = w->tile->sums ? LEAD_SUMS : LEAD;
+    const size_t lead = w->tile->sums                   ? LEAD_SUMS
+                        : w->stored.dtype == BANYAN_F32 ? LEAD_FLOATS
+                                                        : LEAD;
     const int32_t tile = VEC_GROUP * VEC_LANES, strips = strips_of(w->total);
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
