@@ -200,8 +200,8 @@ static const flag flags[] = {
     {"quick", NULL, NULL, "a 64th of the tokens and one repetition: is it working?"},
     {"threads", "N", "execution.threads", "at most, default: all cores"},
     {"cpu-time", NULL, NULL,
-     "time by the CPU seconds of the threads: for a machine where others compute; a thread "
-     "that waits for another shows less"},
+     "time by the CPU seconds of the threads, for a machine where others compute (with "
+     "OMP_WAIT_POLICY=passive, or threads that wait count too)"},
     {NULL, NULL, NULL, NULL}};
 
 const verb verb_bench = {
