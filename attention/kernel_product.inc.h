@@ -181,7 +181,7 @@ typedef void (*product_function)(product *p);
     {                                                                                          \
         product_tile(p, R, G, PRODUCT_##kind);                                                 \
     }
-#if defined(__AVX512F__)
+#ifdef VEC_GROUP_OF_4
 #define PRODUCT_ROW(kind, R)                                                                   \
     PRODUCT_TILE(kind, R, 1) PRODUCT_TILE(kind, R, 2) PRODUCT_TILE(kind, R, 4)
 #define PRODUCT_NAMES(kind, R)                                                                 \

@@ -15,6 +15,7 @@
 /* A register tile is VEC_ROWS x VEC_GROUP accumulators, 24 of 32 registers: 4 loads and 6 broadcasts
  * feed 24 multiply-adds. A panel is the columns that lie together in a record. */
 enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_PANEL = 64 };
+#define VEC_GROUP_OF_4
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
 typedef __m512 vec;

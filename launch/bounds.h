@@ -53,7 +53,8 @@ typedef struct bound {
 static inline int bound_rounds(const char *kernel, banyan_dtype cache_dtype)
 {
     if (cache_dtype != BANYAN_BF16) return 0;
-    return !kernel || (strcmp(kernel, "scalar") != 0 && strcmp(kernel, "avx2") != 0);
+    return !kernel || (strcmp(kernel, "scalar") != 0 && strcmp(kernel, "avx2") != 0 &&
+                       strcmp(kernel, "neon") != 0);
 }
 
 #define BOUND_U 0x1p-24   /* unit roundoff of fp32 */

@@ -73,11 +73,12 @@ static void print_result(table *t, const bench_row *row, const bench_result *r, 
            r->at_most.flops * 1e-9, r->bytes / (1 << 20), r->flops * 1e-9, bound(r) * 1e3,
            bound_by(r), r->seconds * 1e3, r->spread * 100,
            gigabytes(rate, r->bytes / r->seconds), r->flops / r->seconds * 1e-9, r->fraction,
-           row->bar, r->fraction < row->bar ? " below" : "");
+           row->bar, !t->b.quick && r->fraction < row->bar ? " below" : "");
     if (like > 0)
         printf("%-24s %.3f x the time of its operations at the rate of \"%s\" (at most "
                "%.2f)%s\n",
-               "", like, row->like, row->like_bar, like > row->like_bar ? " above" : "");
+               "", like, row->like, row->like_bar,
+               !t->b.quick && like > row->like_bar ? " above" : "");
     fflush(stdout);
 }
 

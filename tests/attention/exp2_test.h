@@ -5,5 +5,6 @@
 
 void exp2_avx2(float *x, int count);
 void exp2_avx512(float *x, int count);
+void exp2_neon(float *x, int count);
 
 #endif

@@ -191,21 +191,21 @@ static void nan_alone(const banyan_kernel *kernel, banyan_dtype dtype)
     free(record[1]);
 }
 
-/* An argument is the seed of one trial to repeat. */
+/* kernels_test [KERNEL|all [FIRST [LAST]]]: which kernel, and which trials, by seed. */
 int main(int argc, char **argv)
 {
+    const char *only = argc > 1 && strcmp(argv[1], "all") ? argv[1] : NULL;
+    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    uint64_t last = argc > 3 ? strtoull(argv[3], NULL, 10) : argc > 2 ? first : 150;
     int usable = 0;
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
-        if (!kernel->usable()) continue;
+        if (!kernel->usable() || (only && strcmp(only, kernel->name) != 0)) continue;
         usable++;
         for (int dtype = BANYAN_F32; dtype <= BANYAN_F16; dtype++)
             nan_alone(kernel, (banyan_dtype)dtype);
-        if (argc > 1)
-            trial_with_seed(kernel, strtoull(argv[1], NULL, 10));
-        else
-            for (uint64_t seed = 1; seed <= 150; seed++) trial_with_seed(kernel, seed);
+        for (uint64_t seed = first; seed <= last; seed++) trial_with_seed(kernel, seed);
     }
-    CHECK(usable > 0);
+    CHECK_MSG(usable > 0, "no kernel%s%s can run here", only ? " " : "", only ? only : "");
     return test_end();
 }

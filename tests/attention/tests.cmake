@@ -14,4 +14,25 @@ if(BANYAN_HAS_X86)
                               COMPILE_OPTIONS "${banyan_avx2}")
   set_source_files_properties(attention/exp2_avx512.c PROPERTIES
                               COMPILE_OPTIONS "${banyan_avx512}")
+  target_compile_definitions(exp2_test PRIVATE EXP2_X86=1)
+elseif(BANYAN_HAS_NEON)
+  banyan_unit_test(exp2_test attention/exp2_test.c attention/exp2_neon.c)
+  target_compile_definitions(exp2_test PRIVATE EXP2_NEON=1)
+endif()
+
+# The kernel that this machine cannot run, under qemu; needs a cross compiler, or is skipped.
+if(NOT BANYAN_HAS_NEON AND NOT BANYAN_ASAN)
+  add_test(NAME kernels_neon COMMAND ${CMAKE_CURRENT_LIST_DIR}/neon.sh ${PROJECT_SOURCE_DIR}
+                                     ${PROJECT_BINARY_DIR}/aarch64 ${CMAKE_GENERATOR})
+  set_tests_properties(kernels_neon PROPERTIES LABELS cross SKIP_RETURN_CODE 77 TIMEOUT 300)
+endif()
+
+# What a bound on the results does not show: reads past the end of an array. Valgrind 3.19 knows no
+# AVX-512 and tells programs so: scalar and avx2 run.
+find_program(BANYAN_valgrind valgrind)
+mark_as_advanced(BANYAN_valgrind)
+if(BANYAN_valgrind AND NOT BANYAN_ASAN)
+  add_test(NAME kernels_valgrind COMMAND ${BANYAN_valgrind} -q --error-exitcode=9
+                                         $<TARGET_FILE:kernels_test> all 1 40)
+  set_tests_properties(kernels_valgrind PROPERTIES LABELS memory TIMEOUT 300)
 endif()
