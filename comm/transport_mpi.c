@@ -300,7 +300,7 @@ static banyan_status mpi_wait_all(banyan_comm *comm)
     mpi_state *state = comm->state;
     banyan_status status = BANYAN_OK;
     double begin = 0;
-    for (int idle = 0; state->left > 0;) {
+    for (int64_t idle = 0; state->left > 0;) {
         int done = 0;
         const banyan_status failed = look(comm, state, &done, &status);
         if (failed) return failed;
