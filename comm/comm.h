@@ -164,6 +164,15 @@ typedef struct banyan_passage {
  * nothing. After an ERR_COMM the message ends with the marks and the round. */
 banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
                                   const banyan_passage *p, int64_t *messages, int64_t *bytes);
+/* The same in two parts, so that a rank can go on computing while its first messages are under way:
+ * start posts this rank's first round, finish does everything else. Only the items that are sent in
+ * that round must be there at start, all others at finish; nothing else may use the comm in between. */
+banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
+                                    const banyan_passage *p);
+banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
+                                     const banyan_passage *p, int64_t *messages,
+                                     int64_t *bytes);
+int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item);
 /* ---- transports: how bytes move ---------------------------------------------------------------- */
 
 /* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */

@@ -173,18 +173,22 @@ static void run_fold(const passing *run, const fold *f)
     if (sum != own) memcpy(own, sum, run->p->item_bytes);
 }
 
-static banyan_status run_round(const passing *run, const round_part *part)
+static banyan_status post_round(const passing *run, const round_part *part)
 {
     const message *m = run->x->message + part->first_message;
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0; i < part->recvs && !status; i++)
         status = start_receive(run, &m[part->sends + i]);
     for (int32_t i = 0; i < part->sends && !status; i++) status = start_send(run, part, &m[i]);
-    if (!status) status = check_headers(run, part, banyan_comm_wait(run->comm));
-    if (status) return status;
-    for (int32_t i = 0; i < part->folds; i++)
+    return status;
+}
+
+static banyan_status end_round(const passing *run, const round_part *part)
+{
+    const banyan_status status = check_headers(run, part, banyan_comm_wait(run->comm));
+    for (int32_t i = 0; i < part->folds && !status; i++)
         run_fold(run, &run->x->fold[part->first_fold + i]);
-    return BANYAN_OK;
+    return status;
 }
 
 static banyan_status fail_in_round(const passing *run, const round_part *part,
@@ -198,20 +202,47 @@ static banyan_status fail_in_round(const passing *run, const round_part *part,
     return banyan_fail_at(status, mark, BANYAN_MARKS + 1);
 }
 
-banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
-                                  const banyan_passage *p, int64_t *messages, int64_t *bytes)
+banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
+                                    const banyan_passage *p)
 {
     if (p->item_bytes > x->max_item_bytes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
                            p->item_bytes, x->max_item_bytes);
     const passing run = {x, comm, p};
+    const banyan_status status = x->rounds ? post_round(&run, x->round) : BANYAN_OK;
+    return status ? fail_in_round(&run, x->round, status) : status;
+}
+
+banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
+                                     const banyan_passage *p, int64_t *messages, int64_t *bytes)
+{
+    const passing run = {x, comm, p};
     for (int32_t r = 0; r < x->rounds; r++) {
         const round_part *part = &x->round[r];
-        const banyan_status status = run_round(&run, part);
+        banyan_status status = r ? post_round(&run, part) : BANYAN_OK;
+        if (!status) status = end_round(&run, part);
         if (status) return fail_in_round(&run, part, status);
         *messages += part->sends;
         for (int32_t i = 0; i < part->sends; i++)
             *bytes += (int64_t)message_bytes(&run, &x->message[part->first_message + i]);
     }
     return BANYAN_OK;
+}
+
+banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
+                                  const banyan_passage *p, int64_t *messages, int64_t *bytes)
+{
+    const banyan_status status = banyan_exchange_start(x, comm, p);
+    return status ? status : banyan_exchange_finish(x, comm, p, messages, bytes);
+}
+
+int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item)
+{
+    const round_part *part = x->round;
+    for (int32_t m = 0; x->rounds && m < part->sends; m++) {
+        const message *one = &x->message[part->first_message + m];
+        for (int32_t i = 0; i < one->items; i++)
+            if (x->item[one->first_item + i] == item) return 1;
+    }
+    return 0;
 }

@@ -78,17 +78,30 @@ static banyan_status check(const banyan_cache *cache, const banyan_call *call)
     return call->k ? check_append(cache, call) : check_attend_only(cache, call);
 }
 
+/* Partials that other ranks wait for come first: they are under way while the rest is computed. */
+static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call, int32_t first,
+                                  int32_t rows)
+{
+    const banyan_part *part = banyan_cache_part(cache, call->layer);
+    const double start = banyan_seconds();
+    banyan_panel_compute(cache, call, first, rows, 0, part->early);
+    const double early = banyan_seconds();
+    banyan_status status = banyan_panel_send(cache, call, first, rows);
+    const double sent = banyan_seconds();
+    if (!status) banyan_panel_compute(cache, call, first, rows, part->early, part->mine_count);
+    const double computed = banyan_seconds();
+    if (!status) status = banyan_panel_merge(cache, call, first, rows);
+    cache->stats.attend_seconds += early - start + computed - sent;
+    cache->stats.merge_seconds += sent - early + banyan_seconds() - computed;
+    return status;
+}
+
 static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
     for (int32_t first = 0; first < call->rows; first += most) {
         int32_t rows = call->rows - first < most ? call->rows - first : most;
-        double start = banyan_seconds();
-        banyan_panel_compute(cache, call, first, rows);
-        double computed = banyan_seconds();
-        cache->stats.attend_seconds += computed - start;
-        banyan_status status = banyan_panel_merge(cache, call, first, rows);
-        cache->stats.merge_seconds += banyan_seconds() - computed;
+        banyan_status status = attend_panel(cache, call, first, rows);
         if (status != BANYAN_OK) {
             cache->plan->comm->broken =
                 1; /* others may wait for ever for what we did not send */

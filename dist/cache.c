@@ -54,6 +54,24 @@ static banyan_status map_records(banyan_cache *c)
     return BANYAN_OK;
 }
 
+/* Is any of the group's partials sent in this rank's first round? */
+static int is_early(const banyan_plan *plan, const banyan_part *part, int32_t kv_head)
+{
+    for (int32_t h = 0; h < plan->group; h++)
+        if (banyan_exchange_sends_first(part->exchange, kv_head * plan->group + h)) return 1;
+    return 0;
+}
+
+static void order_heads(const banyan_plan *plan, banyan_part *part)
+{
+    int32_t count = 0;
+    for (int32_t j = 0; j < part->mine_count; j++)
+        if (is_early(plan, part, part->mine[j].kv_head)) part->order[count++] = j;
+    part->early = count;
+    for (int32_t j = 0; j < part->mine_count; j++)
+        if (!is_early(plan, part, part->mine[j].kv_head)) part->order[count++] = j;
+}
+
 static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
 {
     const banyan_plan *plan = c->plan;
@@ -63,6 +81,7 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
                                    plan->hash, &c->part[k].exchange);
         if (status != BANYAN_OK) return status;
         *bytes += banyan_exchange_bytes(c->part[k].exchange);
+        order_heads(plan, &c->part[k]);
     }
     return BANYAN_OK;
 }

@@ -39,6 +39,8 @@ typedef struct banyan_mine {
 typedef struct banyan_part {
     banyan_mine *mine;
     int32_t mine_count;
+    int32_t *order; /* [mine_count]: the first `early` have partials that are sent at once */
+    int32_t early;
     banyan_exchange *exchange;
     void **data; /* [heads]: a query head's sums of a panel, [rows] (sums.c); NULL: none */
     void **mass; /* [heads]: likewise of the probed tokens, without values */
@@ -115,9 +117,10 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
 /* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
 
-/* panel.c: partials of rows first .. first+rows-1 of the call, into part->data and part->mass. */
-void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
-                          int32_t rows);
+/* panel.c: partials of rows first .. first+rows-1 of the call, into part->data and part->mass: of
+ * the KV heads part->order[from .. to-1]. */
+void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows,
+                          int32_t from, int32_t to);
 
 /* sums.c: what a panel's rows add up to, and how. */
 void banyan_sum_clear(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
@@ -131,7 +134,10 @@ void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int6
 const float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim,
                               int64_t rows);
 
-/* merge_rows.c: merge them across ranks, and write out, lse and mass where they are wanted. */
+/* merge_rows.c: send what is sent at once; then merge all of them across ranks, and write out, lse
+ * and mass where they are wanted. */
+banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
+                                int32_t rows);
 banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
                                  int32_t rows);
 

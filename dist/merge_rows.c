@@ -11,10 +11,11 @@
 
 #include <math.h>
 
-/* value_dim 0: of the probed tokens. */
+/* One merge of a panel: of its sums, or, with value_dim 0, of the probed tokens'. */
 typedef struct merging {
     const banyan_plan *plan;
     int32_t value_dim;
+    banyan_passage passage;
 } merging;
 
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
@@ -24,24 +25,52 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, (int64_t)(bytes / row));
 }
 
-static banyan_status exchange(banyan_cache *c, const banyan_call *call, int32_t first,
-                              void *const *data, int32_t value_dim, int32_t rows)
+static void describe(const banyan_cache *c, const banyan_call *call, int32_t first,
+                     int32_t rows, int32_t value_dim, merging *out)
 {
-    const banyan_plan *plan = c->plan;
-    merging m = {plan, value_dim};
-    banyan_passage p = {
-        .data = data,
-        .item_bytes = (size_t)rows * banyan_sum_bytes(plan, value_dim),
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    out->plan = c->plan;
+    out->value_dim = value_dim;
+    out->passage = (banyan_passage){
+        .data = value_dim ? part->data : part->mass,
+        .item_bytes = (size_t)rows * banyan_sum_bytes(c->plan, value_dim),
         .dtype = BANYAN_F32,
         .combine = combine,
-        .ctx = &m,
+        .ctx = out,
         .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
-    if (!plan->merge->reduce)
-        return banyan_exchange_run(banyan_cache_part(c, call->layer)->exchange, plan->comm, &p,
-                                   &c->stats.messages, &c->stats.bytes_sent);
-    const banyan_status status =
-        banyan_reduce_partials(c, banyan_plan_kind(plan, call->layer), data, value_dim, rows);
-    return status ? banyan_fail_at(status, p.mark, BANYAN_MARKS) : status;
+}
+
+static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
+                            const merging *m)
+{
+    const banyan_status status = banyan_reduce_partials(
+        c, banyan_plan_kind(c->plan, call->layer), m->passage.data, m->value_dim, rows);
+    return status ? banyan_fail_at(status, m->passage.mark, BANYAN_MARKS) : status;
+}
+
+banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
+                                int32_t rows)
+{
+    merging m;
+    if (c->plan->merge->reduce) return BANYAN_OK;
+    describe(c, call, first, rows, c->plan->spec.value_dim, &m);
+    return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
+                                 &m.passage);
+}
+
+/* Partials have been started. */
+static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                           int32_t rows, int32_t value_dim)
+{
+    merging m;
+    banyan_exchange *x = banyan_cache_part(c, call->layer)->exchange;
+    banyan_status status = BANYAN_OK;
+    describe(c, call, first, rows, value_dim, &m);
+    if (c->plan->merge->reduce) return reduce(c, call, rows, &m);
+    if (!value_dim) status = banyan_exchange_start(x, c->plan->comm, &m.passage);
+    if (status) return status;
+    return banyan_exchange_finish(x, c->plan->comm, &m.passage, &c->stats.messages,
+                                  &c->stats.bytes_sent);
 }
 
 typedef struct finishing {
@@ -86,9 +115,8 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
                                  int32_t rows)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = exchange(c, call, first, part->data, c->plan->spec.value_dim, rows);
-    if (status == BANYAN_OK && call->mass)
-        status = exchange(c, call, first, part->mass, 0, rows);
+    banyan_status status = merge(c, call, first, rows, c->plan->spec.value_dim);
+    if (status == BANYAN_OK && call->mass) status = merge(c, call, first, rows, 0);
     if (status != BANYAN_OK) return status;
     c->merges++;
 

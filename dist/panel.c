@@ -12,6 +12,9 @@
  *       run:    |0         |1         |2         |3         |4          |      one per thread
  *       slot:    0          1    2     3  4       5          6                 run + tile
  *
+ * KV heads whose partials are sent at once come in a panel of their own, before the others: their
+ * messages travel while those are computed.
+ *
  * The partials of a tile's runs are then combined in ascending order. Which thread did what never
  * shows in the bits; how many threads there are may, unless the spec asks for reproducible results
  * (sums.c). */
@@ -27,6 +30,7 @@ typedef struct panel {
     int32_t first, rows;          /* of the call */
     int64_t first_block;          /* own block of its first row */
     int32_t pieces;               /* own blocks */
+    const int32_t *order;         /* KV heads held here, those of this panel */
     int64_t tiles, entries;       /* entries: of all lists, when they are cut */
     size_t sum_bytes, mass_bytes; /* of a row */
     int32_t runs;
@@ -46,7 +50,7 @@ static place tile_place(const panel *p, int64_t i)
 {
     const banyan_plan *plan = p->c->plan;
     int64_t piece = i % p->pieces, rest = i / p->pieces;
-    int32_t subgroup = (int32_t)(rest % plan->subgroups), j = (int32_t)(rest / plan->subgroups);
+    int32_t subgroup = (int32_t)(rest % plan->subgroups), j = p->order[rest / plan->subgroups];
     int32_t kv_head = p->part->mine[j].kv_head, before = subgroup * BANYAN_TILE_HEADS;
     int64_t begin = (p->first_block + piece) * plan->spec.block_tokens;
     int64_t end = begin + plan->spec.block_tokens, from = p->call->at + p->first;
@@ -230,8 +234,10 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
     scatter(p, &t, total);
 }
 
-void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows)
+void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows,
+                          int32_t from, int32_t to)
 {
+    if (from == to) return;
     const banyan_plan *plan = c->plan;
     panel p = {.c = c,
                .call = call,
@@ -243,9 +249,10 @@ void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t firs
                .sum_bytes = banyan_sum_bytes(plan, plan->spec.value_dim),
                .mass_bytes = banyan_sum_bytes(plan, 0),
                .runs = c->sizes.workers};
+    p.order = p.part->order + from;
     int64_t last_block = (call->at + first + rows - 1) / plan->spec.block_tokens;
     p.pieces = (int32_t)(last_block - p.first_block + 1);
-    p.tiles = (int64_t)p.part->mine_count * plan->subgroups * p.pieces;
+    p.tiles = (int64_t)(to - from) * plan->subgroups * p.pieces;
 
     if (p.runs == 1 || p.tiles > c->sizes.lanes) {
         banyan_each(c->sizes.workers, p.tiles, whole_tile, &p);

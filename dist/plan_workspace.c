@@ -85,11 +85,12 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
 {
     const banyan_spec *spec = &plan->spec;
     banyan_mine *mine = take(arena, spec->kv_heads, sizeof *mine);
+    int32_t *order = take(arena, spec->kv_heads, sizeof *order);
     void **items = take(arena, spec->heads, sizeof *items);
     void **masses = take(arena, spec->heads, sizeof *masses);
     if (!part) return;
 
-    *part = (banyan_part){.mine = mine, .data = items, .mass = masses};
+    *part = (banyan_part){.mine = mine, .order = order, .data = items, .mass = masses};
     for (int32_t g = 0; g < spec->kv_heads; g++) {
         int32_t index = banyan_holder_index(&kind->head[g].placed, rank);
         if (index >= 0) mine[part->mine_count++] = (banyan_mine){.kv_head = g, .index = index};
