@@ -160,8 +160,9 @@ static void widen(const work *w, const char *record, char *image)
 #endif
 
 /* The partials of the block that rows have just attended to, into fixed-point sums; the next block
- * starts anew. What was asked for goes on arriving meanwhile. */
-static void add_block(work *w, int32_t first, int32_t rows)
+ * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_strip
+ * are for those who do without. */
+__attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t rows)
 {
     const banyan_tile *tile = w->tile;
     const double scale = fabs((double)tile->scale);
@@ -182,6 +183,7 @@ static void add_block(work *w, int32_t first, int32_t rows)
 /* The blocks of `members` (bits of the window) for the rows of a strip. */
 static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
+    const int sums = w->tile->sums != NULL;
     chunk now;
     now.row = row, now.rows = rows, now.pieces = now.columns = 0;
     for (int32_t i = 0; i < x->count; i++) {
@@ -192,11 +194,9 @@ static void attend_strip(work *w, const window *x, uint32_t members, int32_t row
             count = seen.end - token;
             if (count > CHUNK - now.columns) count = CHUNK - now.columns;
             chunk_add(&now, &w->stored, x->used[i], x->entry[i].record, &seen, token, count);
-            if (now.columns == CHUNK) chunk_run(w, &now);
+            if (now.columns == CHUNK || (sums && token + count == seen.end)) chunk_run(w, &now);
         }
-        if (!w->tile->sums) continue;
-        if (now.columns) chunk_run(w, &now);
-        add_block(w, row, rows);
+        if (sums) add_block(w, row, rows);
     }
     if (now.columns) chunk_run(w, &now);
 }
