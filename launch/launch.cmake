@@ -84,8 +84,8 @@ endif()
 target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})
 target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
                       PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson OpenMP::OpenMP_C)
-include(launch/model/model.cmake OPTIONAL)
-include(launch/needle/needle.cmake OPTIONAL)
+include(launch/model/model.cmake)
+include(launch/needle/needle.cmake)
 
 add_executable(banyan_program launch/main.c)
 banyan_rows(banyan_program launch verbs verb)
