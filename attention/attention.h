@@ -229,10 +229,13 @@ typedef struct banyan_tile {
     void *sums;
 } banyan_tile;
 
+#include "attention/device.h"
+
 /* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in `supports`;
  * everything else must be there. Records are 64-byte aligned.
  * Masking is exact: a token that a row does not see has no influence on it, even if its key or
- * value is NaN or inf; a token that was never written is never seen. */
+ * value is NaN or inf; a token that was never written is never seen.
+ * A row with `device` works on a device's memory: it has no pack, workspace_bytes and attend. */
 typedef struct banyan_kernel {
     const char *name, *doc;
     int (*usable)(void); /* by this processor */
@@ -246,6 +249,7 @@ typedef struct banyan_kernel {
                  banyan_dtype in_dtype);
     size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
     void (*attend)(const banyan_tile *tile);
+    const banyan_device *device; /* NULL: the CPU */
 } banyan_kernel;
 
 const banyan_kernel *banyan_kernel_row(int index); /* NULL past the end; not all are usable */

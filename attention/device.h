@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* device.h - kernels whose records, rows and results lie in a device's memory.
+ *
+ * A CPU kernel attends to one tile at a time. A device is given everything that a call computes in one
+ * batch, since it takes thousands of tiles to fill it, and lists as spans, since a million tokens of
+ * entries one by one would cost more to write down than to compute:
+ *
+ *     table   of one KV head: which blocks are held, ascending, and in which record
+ *     span    an arithmetic progression of places in a table
+ *     strip   query heads with one pattern x rows of one own block: they read the same spans
+ *     batch   all strips of a call
+ *
+ * A queue is one stream of work on a device, with the memory that its calls need. Calls return as
+ * soon as their work is queued; what they read from the host is copied before they return. Functions
+ * return NULL, or what went wrong in words (valid until this thread's next call).
+ *
+ * Masking is exact but for this: a value (not a key) that is NaN or inf reaches all rows that read
+ * its block through a masked span. Included by attention.h only. */
+#ifndef BANYAN_ATTENTION_DEVICE_H
+#define BANYAN_ATTENTION_DEVICE_H
+
+/* In device memory: one held block. */
+typedef struct banyan_slot {
+    int32_t block;   /* its number in the sequence */
+    uint32_t record; /* its record lies at records + record * record_bytes */
+} banyan_slot;
+
+typedef struct banyan_table_of_blocks {
+    const void *records;     /* device */
+    const banyan_slot *slot; /* device, ascending by block */
+} banyan_table_of_blocks;
+
+/* Places first, first + step, .. (count of them) of a table. masked: the row at token t sees token s of
+ * these blocks iff s <= t, first_token <= s < end_token, and, with an edge, s < sink_end or
+ * s > t - window. Otherwise every row sees all of their tokens. */
+typedef struct banyan_span {
+    int32_t first, count, step;
+    int32_t masked;
+} banyan_span;
+
+typedef struct banyan_strip {
+    int32_t table;             /* index into the batch's tables */
+    int32_t first_head;        /* query head of the model that bit 0 of .. */
+    uint64_t heads;            /* .. these stands for */
+    int32_t first_row, rows;   /* of the batch; at most block_tokens, all of one own block */
+    int32_t first_span, spans; /* in the order in which they are read; blocks ascend or not */
+    int64_t blocks;            /* in all of its spans */
+    int32_t edge;              /* index into the batch's edges, or -1 */
+} banyan_strip;
+
+/* Everything that one call computes on one rank. Arrays of strips, spans, edges, tables and pointers
+ * are in host memory; what they point to is the device's. */
+typedef struct banyan_batch {
+    banyan_block_shape shape;
+    float scale;
+    int32_t heads; /* query heads of the model */
+    int64_t at;    /* token of row 0 */
+    int32_t rows;
+    int64_t first_token, end_token; /* 0, INT64_MAX: all. Blocks out of it are in no span */
+    const void *q;                  /* [rows][heads][key_dim] of in_dtype */
+    banyan_dtype in_dtype, out_dtype;
+    const banyan_table_of_blocks *table;
+    const banyan_strip *strip;
+    const banyan_span *span;
+    const banyan_edge *edge;
+    int32_t tables, strips, spans, edges;
+    /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an empty
+     * list gives the empty partial); NULL: its result is final, and goes to out and lse at once */
+    float *const *partial; /* [heads] */
+    void *out;             /* [rows][heads][value_dim] of out_dtype */
+    float *lse;            /* [rows][heads], or NULL */
+} banyan_batch;
+
+/* Rows of one KV head that go to one record: tokens first .. first + rows - 1 of the block are rows
+ * row .. of the call. What the block holds behind them is forgotten: it becomes zeros. */
+typedef struct banyan_packing {
+    void *record; /* device */
+    int32_t kv_head, row, first, rows;
+    int32_t fresh;
+} banyan_packing;
+
+/* The most that calls on a queue will ask for. */
+typedef struct banyan_device_limits {
+    banyan_block_shape shape;
+    int32_t heads, kv_heads, rows;
+    int64_t tables, strips, spans, packings; /* of one call */
+    int32_t captured; /* calls that may be captured in graphs and replayed */
+} banyan_device_limits;
+
+typedef struct banyan_queue banyan_queue;
+
+/* The device half of a row of attention/kernels.def. */
+typedef struct banyan_device {
+    const char *name; /* as in spec.device: "cuda" */
+    /* NULL, or why there is none, in words ("no CUDA driver", ..). */
+    const char *(*missing)(void);
+    const char *(*memory_free)(int64_t *bytes); /* of the thread's current device */
+    /* stream: a cudaStream_t, or NULL: one of its own. Bytes that it takes are what queue_bytes says. */
+    const char *(*open)(const banyan_device_limits *limits, void *stream, banyan_queue **out);
+    void (*close)(banyan_queue *queue);
+    void (*queue_bytes)(const banyan_device_limits *limits, size_t *device, size_t *host);
+    void *(*stream)(const banyan_queue *queue); /* the cudaStream_t */
+
+    /* Memory of the device; of the host that the device copies fast (page-locked where it can be). */
+    const char *(*allocate)(banyan_queue *queue, size_t bytes, void **out);
+    void (*release)(banyan_queue *queue, void *memory);
+    const char *(*allocate_host)(banyan_queue *queue, size_t bytes, void **out);
+    void (*release_host)(banyan_queue *queue, void *memory);
+    /* Queued. Host memory comes from allocate_host, and stays as it is until the queue got there. */
+    const char *(*copy)(banyan_queue *queue, void *to, const void *from, size_t bytes);
+    const char *(*clear)(banyan_queue *queue, void *memory, size_t bytes); /* to zero bytes */
+    const char *(*wait)(banyan_queue *queue);      /* until all that was queued is done */
+    int (*is_captured)(const banyan_queue *queue); /* do its calls go to a graph just now? */
+
+    /* k [rows][kv_heads][key_dim], v [rows][kv_heads][value_dim] of in_dtype, on the device. */
+    const char *(*pack)(banyan_queue *queue, const banyan_block_shape *shape, int32_t kv_heads,
+                        const void *k, const void *v, banyan_dtype in_dtype,
+                        const banyan_packing *packing, int64_t count);
+    const char *(*attend)(banyan_queue *queue, const banyan_batch *batch);
+    /* out = lo + hi, row by row; out may be either input: as banyan_partial_combine. */
+    const char *(*combine)(banyan_queue *queue, float *out, const float *lo, const float *hi,
+                           int32_t value_dim, int64_t rows);
+    /* Partials [rows][value_dim + 2] of each query head whose partial[h] is not NULL, to rows of out and
+     * lse (or NULL): as banyan_partial_finish. */
+    const char *(*finish)(banyan_queue *queue, float *const *partial, int32_t heads,
+                          int32_t value_dim, int64_t rows, void *out, banyan_dtype out_dtype,
+                          float *lse);
+    /* mass [rows][heads], of heads whose partial[h] is not NULL: the share of partial[h]
+     * ([rows][value_dim + 2]) that probed[h] has. Layout of probed[h] as of partial[h]. */
+    const char *(*share)(banyan_queue *queue, float *const *partial, float *const *probed,
+                         int32_t heads, int32_t value_dim, int64_t rows, float *mass);
+    /* *flag becomes 1 + place of the first byte in which `got` (device) is not `expected` (host; read
+     * before it returns); flag: page-locked host memory. It stays as it is when they are equal. */
+    const char *(*check)(banyan_queue *queue, const void *got, const void *expected,
+                         size_t bytes, int32_t *flag);
+} banyan_device;
+
+#endif
