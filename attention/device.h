@@ -30,9 +30,14 @@ typedef struct banyan_table_of_blocks {
     const banyan_slot *slot; /* device, ascending by block */
 } banyan_table_of_blocks;
 
-/* Places first, first + step, .. (count of them) of a table. masked: the row at token t sees token s of
- * these blocks iff s <= t, first_token <= s < end_token, and, with an edge, s < sink_end or
- * s > t - window. Otherwise every row sees all of their tokens. */
+/* Places first, first + step, .. (count of them) of a table. What the row at token t sees of them:
+ *
+ *     masked 0   all of their tokens
+ *            1   token s iff s <= t and first_token <= s < end_token
+ *            2   likewise, and only where s < sink_end or s > t - window, by the strip's edge
+ *
+ * (A block may be cut by the range of tokens, or be a row's own, in a strip that has an edge, and
+ * yet not be cut by that edge: an own block which is also an S2 head's remote one.) */
 typedef struct banyan_span {
     int32_t first, count, step;
     int32_t masked;
