@@ -129,24 +129,71 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
 banyan_status banyan_schedule_replay(const banyan_schedule *s, const banyan_topology *topology,
                                      const banyan_item *items, int32_t count, int all);
 
-/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. `plan`
- * is a number that all ranks' exchanges must share: each message carries it. */
-typedef struct banyan_exchange banyan_exchange;
-banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
-                                     uint64_t plan, banyan_exchange **out);
-void banyan_exchange_destroy(banyan_exchange *x);
-size_t banyan_exchange_bytes(const banyan_exchange *x); /* memory that it holds */
-/* What banyan_exchange_bytes of it would be, without making it: any rank of any schedule. Plans
- * use it to say what a cache takes. */
-size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes);
-
-/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. */
-typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
-                                  size_t bytes);
+/* ---- messages ---------------------------------------------------------------------------------- */
 
 /* Every message begins with a header: version, plan, dtype, counts, round and marks. One that is not
  * what the receiver expects is ERR_COMM, naming both ranks and both values. */
 enum { BANYAN_HEADER_BYTES = 64 };
+
+/* What a device found in place of a header. */
+typedef struct banyan_fault {
+    int32_t is_set, unused[15];
+    unsigned char got[BANYAN_HEADER_BYTES], expected[BANYAN_HEADER_BYTES];
+} banyan_fault;
+
+/* ---- memory: where items and messages lie ---------------------------------------------------- */
+
+/* The memory of a device, as the joiner describes it; NULL in its place is the host's. All calls queue
+ * work on one stream and return; what they read from the host is read before they return, but for
+ * `copy`. They return NULL, or what went wrong in words.
+ *
+ * How messages in it move is the transport's to say. One with a `device` half takes them as they are:
+ * a merge is then queued as a whole, no call waits, and it can be captured in a graph. For any other,
+ * is_staged, they pass through host memory:
+ *
+ *     items -- copy --> send buffer, host -- transport --> receive buffer, host -- copy --> device
+ *
+ * and every round waits for the device before it sends. */
+typedef struct banyan_memory {
+    void *ctx; /* the first argument of them all */
+    int is_staged;
+    /* on_host: of the host, page-locked where that can be had, so that the device copies it fast */
+    const char *(*allocate)(void *ctx, int on_host, size_t bytes, void **out);
+    void (*release)(void *ctx, int on_host, void *memory);
+    /* from and to are this memory, or of allocate(on_host), and stay until the stream got there */
+    const char *(*copy)(void *ctx, void *to, const void *from, size_t bytes);
+    /* Bytes of any host memory, BANYAN_HEADER_BYTES at most, to this memory. */
+    const char *(*put)(void *ctx, void *to, const void *from, size_t bytes);
+    /* When BANYAN_HEADER_BYTES of this memory are not what is `expected` (any host memory), and
+     * fault->is_set is 0, fills in the fault (of allocate(on_host)), is_set last. */
+    const char *(*compare)(void *ctx, const void *got, const void *expected,
+                           banyan_fault *fault);
+    const char *(*wait)(void *ctx); /* until all that was queued is done */
+    int (*is_captured)(void *ctx);  /* does what is queued go to a graph just now? */
+    void *(*stream)(void *ctx);     /* what the transport's device half takes */
+} banyan_memory;
+
+/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. `plan`
+ * is a number that all ranks' exchanges must share: each message carries it. memory: where the items
+ * lie, and the buffers with them; outlives the exchange. */
+typedef struct banyan_exchange banyan_exchange;
+banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
+                                     uint64_t plan, const banyan_memory *memory,
+                                     banyan_exchange **out);
+void banyan_exchange_destroy(banyan_exchange *x);
+size_t banyan_exchange_bytes(const banyan_exchange *x); /* host memory that it holds */
+size_t banyan_exchange_device_bytes(const banyan_exchange *x);
+/* What banyan_exchange_bytes of it would be, without making it: any rank of any schedule. Plans
+ * use it to say what a cache takes. */
+size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes);
+/* The same with a banyan_memory. */
+void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
+                                    int is_staged, size_t *host, size_t *device);
+
+/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. With a banyan_memory it
+ * queues that, for one or more items that lie one behind the other; if it cannot, ctx remembers. */
+typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
+                                  size_t bytes);
 
 /* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither holds
  * nor gets), item_bytes each (<= max_item_bytes). */
@@ -173,12 +220,33 @@ banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
                                      const banyan_passage *p, int64_t *messages,
                                      int64_t *bytes);
 int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item);
+/* With a banyan_memory whose messages are not staged, run, start and finish only queue: start puts the
+ * first round together, finish sends it. A header that is not as expected is seen by the device when
+ * it gets there, and reported, with all its words, by the next start, or by this, once the stream has
+ * been waited for. In a graph, headers (marks included) are those of the call that was captured. The
+ * names of marks live as long as the exchange. */
+banyan_status banyan_exchange_look(const banyan_exchange *x, banyan_comm *comm);
+
 /* ---- transports: how bytes move ---------------------------------------------------------------- */
+
+/* The half of a transport that moves device memory, apart from host memory: a comm has both. Calls
+ * queue work on a stream of the device (cudaStream_t) and return; `poll` and `wait` say what has
+ * gone wrong since. All ranks queue the same rounds in the same order. */
+typedef struct banyan_device_moves {
+    /* As the transport's own start; flush queues all that was started, as one round. */
+    banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
+    banyan_status (*flush)(banyan_comm *comm, void *stream);
+    /* values of all ranks become their sum or maximum, on all ranks */
+    banyan_status (*allreduce)(banyan_comm *comm, float *values, int64_t count, banyan_op op,
+                               void *stream);
+    banyan_status (*poll)(banyan_comm *comm); /* does not wait; may be called while capturing */
+    /* Until all that was queued on the stream is done, or the time limit is over. */
+    banyan_status (*wait)(banyan_comm *comm, void *stream);
+} banyan_device_moves;
 
 /* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */
 typedef struct banyan_transport {
     const char *name, *doc;
-    int device;       /* does it take device pointers? */
     int is_imaginary; /* its ranks are only described: they agree with whatever this one says */
     /* Fills comm->rank, comm->size, comm->state, comm->topology. */
     banyan_status (*open)(banyan_comm *comm, void *native);
@@ -195,6 +263,7 @@ typedef struct banyan_transport {
     /* optional */
     banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
     banyan_status (*allgather)(banyan_comm *comm, const void *mine, size_t bytes, void *all);
+    const banyan_device_moves *device; /* NULL: it takes host memory only */
 } banyan_transport;
 
 struct banyan_comm {
@@ -213,6 +282,14 @@ struct banyan_comm {
 banyan_status banyan_comm_start(banyan_comm *comm, int recv, int peer, void *data,
                                 size_t bytes);
 banyan_status banyan_comm_wait(banyan_comm *comm);
+/* Those of its device half likewise; UNSUPPORTED where there is none. */
+banyan_status banyan_comm_device_start(banyan_comm *comm, int recv, int peer, void *data,
+                                       size_t bytes);
+banyan_status banyan_comm_device_flush(banyan_comm *comm, void *stream);
+banyan_status banyan_comm_device_allreduce(banyan_comm *comm, float *values, int64_t count,
+                                           banyan_op op, void *stream);
+banyan_status banyan_comm_device_wait(banyan_comm *comm, void *stream);
+banyan_status banyan_comm_device_poll(banyan_comm *comm); /* OK without a device half */
 
 const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
 static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)

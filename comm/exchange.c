@@ -13,6 +13,7 @@
 #include "comm/exchange.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* While the schedule is followed: the lowest rank in each rank's value of each item. */
 typedef struct follower {
@@ -151,6 +152,7 @@ static void add_round(banyan_exchange *x, const follower *f, int32_t begin, int3
 typedef struct load {
     int32_t items, messages; /* of the largest round */
     int32_t total;           /* items */
+    int32_t all;             /* messages of all rounds */
 } load;
 
 /* The sizes of everything, from the schedule: ranks and items that it names, its longest round,
@@ -165,6 +167,7 @@ static void count_item(load *all, load *round, int32_t *last_peer, int32_t peer)
 {
     round->items++;
     round->messages += peer != *last_peer;
+    all->all += peer != *last_peer;
     *last_peer = peer;
     all->total++;
     all->items = larger(all->items, round->items);
@@ -215,6 +218,23 @@ size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_it
            buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
 }
 
+/* A fault for each message, so that what a receive's has is its own; sends' stay unused. */
+static size_t fault_bytes(int32_t messages)
+{
+    return (size_t)(messages + 1) * sizeof(banyan_fault);
+}
+
+void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
+                                    int is_staged, size_t *host, size_t *device)
+{
+    const extent size = measure(s, rank);
+    const size_t sends = buffer_bytes(size.sends.messages, size.sends.items, max_item_bytes);
+    const size_t recvs = buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
+    *host = fixed_bytes(&size, s->rounds) +
+            (is_staged ? sends + recvs : fault_bytes(size.sends.all + size.recvs.all));
+    *device = recvs + (is_staged ? 0 : sends);
+}
+
 static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
 {
     const size_t sends = (size_t)size->sends.total, recvs = (size_t)size->recvs.total;
@@ -244,6 +264,38 @@ static char *new_buffer(banyan_exchange *x, int32_t messages, int32_t items)
     return aligned_alloc(64, bytes);
 }
 
+static banyan_status take_buffers(banyan_exchange *x)
+{
+    x->send_buffer = new_buffer(x, x->send_messages, x->send_items);
+    x->recv_buffer = new_buffer(x, x->recv_messages, x->recv_items);
+    return x->send_buffer && x->recv_buffer ? BANYAN_OK : BANYAN_ERR_MEMORY;
+}
+
+static const char *take(banyan_exchange *x, int on_host, size_t bytes, void *out)
+{
+    size_t *held = on_host ? &x->held_bytes : &x->device_bytes;
+    void *memory = NULL;
+    const char *failed = x->memory->allocate(x->memory->ctx, on_host, bytes, &memory);
+    if (failed) return failed;
+    *held += bytes;
+    memcpy(out, &memory, sizeof memory); /* whatever it points to */
+    return NULL;
+}
+
+static banyan_status take_device_buffers(banyan_exchange *x)
+{
+    const size_t sends = buffer_bytes(x->send_messages, x->send_items, x->max_item_bytes);
+    const size_t recvs = buffer_bytes(x->recv_messages, x->recv_items, x->max_item_bytes);
+    const size_t faults = fault_bytes(x->messages);
+    const int is_staged = x->memory->is_staged;
+    const char *failed = take(x, is_staged, sends, &x->send_buffer);
+    if (!failed) failed = take(x, 0, recvs, &x->recv_buffer);
+    if (!failed)
+        failed = is_staged ? take(x, 1, recvs, &x->arrivals) : take(x, 1, faults, &x->fault);
+    if (!failed && x->fault) memset(x->fault, 0, faults);
+    return banyan_device_status(failed);
+}
+
 static int is_sorted(const banyan_schedule *s)
 {
     for (int32_t i = 1; i < s->count; i++) {
@@ -258,7 +310,8 @@ static int is_sorted(const banyan_schedule *s)
 }
 
 banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
-                                     uint64_t plan, banyan_exchange **out)
+                                     uint64_t plan, const banyan_memory *memory,
+                                     banyan_exchange **out)
 {
     if (s->failed) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for a schedule");
     if (!is_sorted(s))
@@ -272,23 +325,29 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
         for (end = begin; end < s->count && s->step[end].round == s->step[begin].round;) end++;
         add_round(x, &f, begin, end);
     }
-    if (is_made) {
-        x->max_item_bytes = max_item_bytes;
-        x->plan = plan;
-        x->send_buffer = new_buffer(x, x->send_messages, x->send_items);
-        x->recv_buffer = new_buffer(x, x->recv_messages, x->recv_items);
-        is_made = x->send_buffer && x->recv_buffer;
-    }
     free(f.lowest);
     free(f.sent);
     free(f.arrived);
-    if (!is_made) {
+    banyan_status status = is_made ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    if (is_made) {
+        x->max_item_bytes = max_item_bytes;
+        x->plan = plan;
+        x->memory = memory;
+        status = memory ? take_device_buffers(x) : take_buffers(x);
+    }
+    if (status) {
         banyan_exchange_destroy(x);
+        if (status != BANYAN_ERR_MEMORY) return status;
         return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the messages of rank %d",
                            rank);
     }
     *out = x;
     return BANYAN_OK;
+}
+
+static void release(const banyan_memory *memory, int on_host, void *buffer)
+{
+    if (buffer) memory->release(memory->ctx, on_host, buffer);
 }
 
 void banyan_exchange_destroy(banyan_exchange *x)
@@ -299,12 +358,24 @@ void banyan_exchange_destroy(banyan_exchange *x)
     free(x->item);
     free(x->fold);
     free(x->source);
-    free(x->send_buffer);
-    free(x->recv_buffer);
+    if (x->memory) {
+        release(x->memory, x->memory->is_staged, x->send_buffer);
+        release(x->memory, 0, x->recv_buffer);
+        release(x->memory, 1, x->arrivals);
+        release(x->memory, 1, x->fault);
+    } else {
+        free(x->send_buffer);
+        free(x->recv_buffer);
+    }
     free(x);
 }
 
 size_t banyan_exchange_bytes(const banyan_exchange *x)
 {
     return x->held_bytes;
+}
+
+size_t banyan_exchange_device_bytes(const banyan_exchange *x)
+{
+    return x->device_bytes;
 }

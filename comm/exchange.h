@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* exchange.h - a schedule as one rank runs it: what exchange.c makes, and exchange_run.c runs.
- * Private to these two. */
+/* exchange.h - a schedule as one rank runs it: what exchange.c makes, and exchange_run.c (in host
+ * memory) and exchange_device.c (in a device's) run. Private to the exchange*.c. */
 #ifndef BANYAN_COMM_EXCHANGE_H
 #define BANYAN_COMM_EXCHANGE_H
 
@@ -29,7 +29,7 @@ typedef struct round_part {
 } round_part;
 
 struct banyan_exchange {
-    size_t max_item_bytes, held_bytes;
+    size_t max_item_bytes, held_bytes, device_bytes;
     uint64_t plan;
     int32_t rounds, messages, items, folds, sources; /* used in the arrays below */
     round_part *round;
@@ -39,7 +39,82 @@ struct banyan_exchange {
     source *source;
     int32_t send_items, recv_items; /* the largest round's */
     int32_t send_messages, recv_messages;
-    char *send_buffer, *recv_buffer;
+    char *send_buffer,
+        *recv_buffer; /* where the items lie; staged: send_buffer is the host's */
+    /* With a memory only. */
+    const banyan_memory *memory;
+    char *arrivals;      /* staged: the receive buffer in host memory */
+    banyan_fault *fault; /* else [messages]; a receive's own */
+    const char *mark_name[BANYAN_MARKS];
 };
+
+enum { header_magic = 0x62616e79, header_version = 1 };
+
+typedef struct header {
+    uint32_t magic, version;
+    uint64_t plan;
+    uint64_t item_bytes;
+    int64_t mark[BANYAN_MARKS];
+    int32_t round, items;
+    int32_t dtype, sequence; /* which of several sequences: one in this version */
+} header;
+
+_Static_assert(sizeof(header) == BANYAN_HEADER_BYTES, "a header is one cache line");
+
+/* One call of run. */
+typedef struct passing {
+    banyan_exchange *x;
+    banyan_comm *comm;
+    const banyan_passage *p;
+} passing;
+
+/* Where a message lies in the round's buffer, and its items after the header. */
+static inline char *message_at(const passing *run, char *buffer, const message *m)
+{
+    return buffer + (size_t)m->before * BANYAN_HEADER_BYTES +
+           (size_t)m->offset * run->p->item_bytes;
+}
+
+static inline char *item_at(const passing *run, char *buffer, const message *m, int32_t index)
+{
+    return message_at(run, buffer, m) + BANYAN_HEADER_BYTES +
+           (size_t)index * run->p->item_bytes;
+}
+
+static inline size_t message_bytes(const passing *run, const message *m)
+{
+    return BANYAN_HEADER_BYTES + (size_t)m->items * run->p->item_bytes;
+}
+
+static inline header header_of(const passing *run, const round_part *part, const message *m)
+{
+    header h = {.magic = header_magic,
+                .version = header_version,
+                .plan = run->x->plan,
+                .item_bytes = run->p->item_bytes,
+                .round = part->number,
+                .items = m->items,
+                .dtype = (int32_t)run->p->dtype};
+    for (int i = 0; i < BANYAN_MARKS; i++) h.mark[i] = run->p->mark[i].value;
+    return h;
+}
+
+/* exchange_header.c: is what `peer` sent what this rank expects? Else ERR_COMM, with both values. */
+banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
+                                    const header *mine, const char *const *mark_name);
+/* The same for what the host received in a round. After a failed transfer, those headers that are
+ * there at all tell more than a wrong size does. */
+banyan_status banyan_headers_check(const passing *run, const round_part *part, char *buffer,
+                                   banyan_status transfer);
+
+/* exchange_run.c: an item's fold, or, in a device's memory, those of `count` items that lie one behind
+ * the other everywhere. */
+banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t count);
+
+/* exchange_device.c: one round with a memory. */
+banyan_status banyan_device_post(const passing *run, const round_part *part);
+banyan_status banyan_device_end(const passing *run, const round_part *part);
+/* What a banyan_memory's function returned, as a status. */
+banyan_status banyan_device_status(const char *failed);
 
 #endif

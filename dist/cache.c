@@ -78,7 +78,7 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_status status =
             banyan_exchange_create(&plan->kind[k].schedule, plan->rank, c->sizes.item_bytes,
-                                   plan->hash, &c->part[k].exchange);
+                                   plan->hash, NULL, &c->part[k].exchange);
         if (status != BANYAN_OK) return status;
         *bytes += banyan_exchange_bytes(c->part[k].exchange);
         order_heads(plan, &c->part[k]);

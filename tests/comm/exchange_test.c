@@ -175,7 +175,7 @@ static void check_schedule(banyan_schedule *s, uint64_t seed, uint32_t present, 
     uint64_t state = seed;
     const size_t most = 8 * (size_t)(1 + test_below(&state, most_words));
     banyan_schedule_sort(s);
-    CHECK(banyan_exchange_create(s, rank, most, 99, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(s, rank, most, 99, NULL, &x) == BANYAN_OK);
     CHECK(banyan_exchange_bytes(x) > 0);
     for (int layout = 0; layout < 3; layout++)
         check_run(x, s, seed + (uint64_t)layout, layout == 1 ? 8 : most, layout, present,
@@ -293,7 +293,7 @@ static void test_same_bits(const banyan_merge *merge)
     banyan_exchange *x = NULL;
     merge->build(banyan_comm_topology(comm), &item, 1, 1, &s);
     banyan_schedule_sort(&s);
-    CHECK(banyan_exchange_create(&s, rank, sizeof mine, 99, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, rank, sizeof mine, 99, NULL, &x) == BANYAN_OK);
     for (int i = 0; i < 20; i++) {
         int64_t messages = 0, bytes = 0;
         void *data[] = {mine};
@@ -312,7 +312,7 @@ static void test_refusals(void)
 {
     banyan_schedule s = {0};
     banyan_exchange *x = NULL;
-    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, NULL, &x) == BANYAN_OK);
     int64_t messages = 3, bytes = 4;
     const banyan_passage p = passage(NULL, 8, 0);
     CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
@@ -322,10 +322,10 @@ static void test_refusals(void)
 
     banyan_schedule_add(&s, 1, 0, 1, 0, 1);
     banyan_schedule_add(&s, 0, 0, 1, 0, 1);
-    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, NULL, &x) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "not sorted"));
     s.failed = 1;
-    CHECK(banyan_exchange_create(&s, 0, 8, 99, &x) == BANYAN_ERR_MEMORY);
+    CHECK(banyan_exchange_create(&s, 0, 8, 99, NULL, &x) == BANYAN_ERR_MEMORY);
     banyan_schedule_free(&s);
 }
 

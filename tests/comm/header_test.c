@@ -43,7 +43,7 @@ static banyan_status pass(banyan_comm *comm, const belief *b)
         .mark = {{"merge", b->merge}, {"layer", b->layer}, {"token", b->token}}};
     for (int32_t i = 0; i < b->items; i++) banyan_schedule_add(&s, b->round, 1, 0, i, 1);
     banyan_schedule_sort(&s);
-    CHECK(banyan_exchange_create(&s, rank, b->item_bytes, b->plan, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, rank, b->item_bytes, b->plan, NULL, &x) == BANYAN_OK);
     const banyan_status status = banyan_exchange_run(x, comm, &p, &messages, &bytes);
     banyan_exchange_destroy(x);
     banyan_schedule_free(&s);

@@ -69,7 +69,7 @@ static int make_exchange(int method, const char *merge, int all)
     banyan_merge_find(merge)->build(&comm->topology, items, heads, all, &s);
     banyan_schedule_sort(&s);
     const banyan_status status = banyan_exchange_create(
-        &s, comm->rank, (size_t)(value_dim + 2) * sizeof(float), 1, &exchange[method]);
+        &s, comm->rank, (size_t)(value_dim + 2) * sizeof(float), 1, NULL, &exchange[method]);
     banyan_schedule_free(&s);
     return status == BANYAN_OK;
 }

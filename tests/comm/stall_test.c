@@ -83,7 +83,7 @@ static void test_merges(const banyan_merge *row, int sign)
     for (int i = 0; i < items; i++) item[i] = (banyan_item){everyone, size, 0};
     if (row->build) row->build(&comm->topology, item, items, 1, &s);
     banyan_schedule_sort(&s);
-    CHECK(banyan_exchange_create(&s, rank, sizeof value[0], 1, &x) == BANYAN_OK);
+    CHECK(banyan_exchange_create(&s, rank, sizeof value[0], 1, NULL, &x) == BANYAN_OK);
     banyan_status status = BANYAN_OK;
     double begin = 0;
     for (int n = 0; n < 2 * when && !status; n++) {

@@ -78,7 +78,7 @@ static banyan_status scheduled_prepare(scene *s)
     const banyan_status status = prepare_items(s);
     if (status) return status;
     return banyan_exchange_create(&s->plan->kind[0].schedule, s->rank, bytes, s->plan->hash,
-                                  &s->exchange);
+                                  NULL, &s->exchange);
 }
 
 static banyan_status scheduled_layer(scene *s)
