@@ -94,6 +94,11 @@ typedef struct banyan_device_limits {
 
 typedef struct banyan_queue banyan_queue;
 
+typedef struct banyan_device_fault {
+    int32_t is_set, unused[15];
+    unsigned char got[64], expected[64];
+} banyan_device_fault;
+
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
@@ -134,10 +139,14 @@ typedef struct banyan_device {
      * ([rows][value_dim + 2]) that probed[h] has. Layout of probed[h] as of partial[h]. */
     const char *(*share)(banyan_queue *queue, float *const *partial, float *const *probed,
                          int32_t heads, int32_t value_dim, int64_t rows, float *mass);
-    /* *flag becomes 1 + place of the first byte in which `got` (device) is not `expected` (host; read
-     * before it returns); flag: page-locked host memory. It stays as it is when they are equal. */
-    const char *(*check)(banyan_queue *queue, const void *got, const void *expected,
-                         size_t bytes, int32_t *flag);
+    /* Messages between ranks begin with a header. put: `bytes` (at most 64) of any host memory, read
+     * before it returns, to the device. */
+    const char *(*put)(banyan_queue *queue, void *to, const void *from, size_t bytes);
+    /* 64 bytes on the device against 64 of any host memory, which are read before it returns. When they
+     * differ and fault->is_set is 0, both are written down in the fault (memory of allocate_host), and
+     * then is_set becomes 1. */
+    const char *(*compare)(banyan_queue *queue, const void *got, const void *expected,
+                           banyan_device_fault *fault);
 } banyan_device;
 
 #endif
