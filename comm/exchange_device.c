@@ -159,14 +159,14 @@ static banyan_status receive_staged(const passing *run, const round_part *part)
                                              (size_t)(end - run->x->arrivals)));
 }
 
-/* Do the values of b's sources lie behind those of a's, and the results too? */
+/* Do the values of b's sources lie behind those of a's, and the results too? a and b follow each other,
+ * and so do their places in a message that brings both, since all that it brings is folded. */
 static int is_behind(const passing *run, const fold *a, const fold *b)
 {
     const source *s = run->x->source + a->first_source, *t = run->x->source + b->first_source;
     if (a->sources != b->sources) return 0;
     for (int32_t i = 0; i < a->sources; i++)
-        if (s[i].message != t[i].message || (s[i].message >= 0 && t[i].index != s[i].index + 1))
-            return 0;
+        if (s[i].message != t[i].message) return 0;
     return run->p->data[b->item] == (char *)run->p->data[a->item] + run->p->item_bytes;
 }
 

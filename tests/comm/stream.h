@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* stream.h - a device without a device, for tests of what is queued: a stream is a thread that does
+ * what was queued, in order, some time later. What forgets to wait, or reuses memory too early, meets
+ * wrong numbers.
+ * Device memory is of the heap. */
+#ifndef BANYAN_TESTS_STREAM_H
+#define BANYAN_TESTS_STREAM_H
+
+#include "comm/comm.h"
+#include "tests/comm/local.h"
+
+typedef struct stream stream;
+
+stream *stream_open(uint64_t seed); /* of the delays */
+void stream_close(stream *s);       /* after all of it is done */
+/* fn(arg) later, with a copy of the `bytes` of arg. */
+void stream_push(stream *s, void (*fn)(void *arg), const void *arg, size_t bytes);
+void stream_wait(stream *s);
+/* While set, its calls go to no graph, but its memory says that they do. */
+void stream_set_captured(stream *s, int is_captured);
+
+/* Its memory, for exchanges: ctx is the stream. */
+banyan_memory stream_memory(stream *s, int is_staged);
+/* For ranks that are threads, each with a stream of its own. */
+extern const local_device stream_device;
+
+#endif
