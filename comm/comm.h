@@ -92,7 +92,8 @@ typedef struct banyan_traffic {
 } banyan_traffic;
 
 /* One pass of a merge that reduces: an all-reduce of `floats` values, the same number on every rank.
- * give writes this rank's; take reads what all of them came to. */
+ * give writes this rank's; take reads what all of them came to. In a banyan_memory they queue that, and
+ * ctx remembers when they cannot. */
 typedef struct banyan_pass {
     banyan_op op;
     int64_t floats;
@@ -100,18 +101,25 @@ typedef struct banyan_pass {
     void (*take)(void *ctx, const float *values);
 } banyan_pass;
 
+/* Where passes work; floats: of the longest pass. */
+typedef struct banyan_pass_room {
+    float *values;                      /* host: 2 x floats; in a memory: 1 x floats of it */
+    const struct banyan_memory *memory; /* NULL: the host's */
+    float *staged; /* of a memory that is_staged: 2 x floats of allocate(on_host) */
+} banyan_pass_room;
+
 /* One row of comm/merges.def: build, or else both of the others.
  * build: the steps, all items together. Only an item's holders and its home (with `all`, every rank
  * in the end) take part.
- * reduce: the passes in order, over all ranks, which all have the result; room: 2 x floats of the
- * longest pass. Adds to messages and bytes what this rank sent, which is what reduce_cost says for
- * it. A plan takes such a merge only when it is asked for. */
+ * reduce: the passes in order, over all ranks, which all have the result. Adds to messages and bytes
+ * what this rank sent, which is what reduce_cost says for it (a device's transport may do it in a way
+ * of its own; then, what it would have been). A plan takes such a merge only when it is asked for. */
 typedef struct banyan_merge {
     const char *name, *doc;
     void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
                   int all, banyan_schedule *out);
     banyan_status (*reduce)(banyan_comm *comm, const banyan_pass *pass, int passes, void *ctx,
-                            float *room, int64_t *messages, int64_t *bytes);
+                            const banyan_pass_room *room, int64_t *messages, int64_t *bytes);
     void (*reduce_cost)(const banyan_topology *topology, const int64_t *floats, int passes,
                         int rank, banyan_traffic *out);
 } banyan_merge;
@@ -290,6 +298,11 @@ banyan_status banyan_comm_device_allreduce(banyan_comm *comm, float *values, int
                                            banyan_op op, void *stream);
 banyan_status banyan_comm_device_wait(banyan_comm *comm, void *stream);
 banyan_status banyan_comm_device_poll(banyan_comm *comm); /* OK without a device half */
+/* What a banyan_memory's function returned, as a status: OK or ERR_DEVICE. */
+banyan_status banyan_device_status(const char *failed);
+/* UNSUPPORTED while a staged memory's stream is being captured in a graph. */
+banyan_status banyan_device_refuse_capture(const banyan_comm *comm,
+                                           const banyan_memory *memory);
 
 const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
 static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)

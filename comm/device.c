@@ -53,3 +53,17 @@ banyan_status banyan_comm_device_wait(banyan_comm *comm, void *stream)
     const banyan_status status = check(comm);
     return status ? status : note(comm, comm->transport->device->wait(comm, stream));
 }
+
+banyan_status banyan_device_status(const char *failed)
+{
+    return failed ? banyan_fail(BANYAN_ERR_DEVICE, "%s", failed) : BANYAN_OK;
+}
+
+banyan_status banyan_device_refuse_capture(const banyan_comm *comm, const banyan_memory *memory)
+{
+    if (!memory->is_captured(memory->ctx)) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                       "transport \"%s\" moves host memory, so that a merge waits for the "
+                       "device: it cannot be captured in a graph",
+                       comm->transport->name);
+}

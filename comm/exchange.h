@@ -114,7 +114,5 @@ banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t co
 /* exchange_device.c: one round with a memory. */
 banyan_status banyan_device_post(const passing *run, const round_part *part);
 banyan_status banyan_device_end(const passing *run, const round_part *part);
-/* What a banyan_memory's function returned, as a status. */
-banyan_status banyan_device_status(const char *failed);
 
 #endif

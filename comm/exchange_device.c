@@ -16,11 +16,6 @@
 
 #include <string.h>
 
-banyan_status banyan_device_status(const char *failed)
-{
-    return failed ? banyan_fail(BANYAN_ERR_DEVICE, "%s", failed) : BANYAN_OK;
-}
-
 /* ---- faults -------------------------------------------------------------------------------- */
 
 static banyan_status report(banyan_comm *comm, int peer, const banyan_fault *fault,
@@ -101,12 +96,7 @@ static banyan_status post_staged(const passing *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const message *m = run->x->message + part->first_message;
-    banyan_status status = BANYAN_OK;
-    if (memory->is_captured(memory->ctx))
-        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                           "transport \"%s\" moves host memory, so that a merge waits for the "
-                           "device: it cannot be captured in a graph",
-                           run->comm->transport->name);
+    banyan_status status = banyan_device_refuse_capture(run->comm, memory);
     for (int32_t i = 0; i < part->sends && !status; i++) status = copy_items(run, &m[i]);
     /* Also until the last round's messages are out of the buffer to which this one's come. */
     if (!status) status = banyan_device_status(memory->wait(memory->ctx));

@@ -15,17 +15,62 @@
 
 extern const banyan_merge banyan_merge_allreduce;
 
-static banyan_status allreduce_reduce(banyan_comm *comm, const banyan_pass *pass, int passes,
-                                      void *ctx, float *room, int64_t *messages, int64_t *bytes)
+/* On the device the transport reduces as it likes; counted is what reduce.c would have sent. */
+static banyan_status reduce_queued(banyan_comm *comm, const banyan_pass *pass,
+                                   const banyan_pass_room *room, int64_t *messages,
+                                   int64_t *bytes)
 {
-    for (int i = 0; i < passes; i++) {
-        pass[i].give(ctx, room);
-        const banyan_status status = banyan_reduce_floats(
-            comm, room, pass[i].floats, pass[i].op, room + pass[i].floats, messages, bytes);
-        if (status) return status;
-        pass[i].take(ctx, room);
+    reduce_round round[reduce_most_rounds];
+    const banyan_memory *memory = room->memory;
+    const int rounds = banyan_reduce_lay_out(comm->size, comm->rank, pass->floats, round);
+    for (int i = 0; i < rounds; i++) {
+        *messages += round[i].send_count > 0;
+        *bytes += round[i].send_count * (int64_t)sizeof(float);
     }
-    return BANYAN_OK;
+    return banyan_comm_device_allreduce(comm, room->values, pass->floats, pass->op,
+                                        memory->stream(memory->ctx));
+}
+
+static banyan_status reduce_staged(banyan_comm *comm, const banyan_pass *pass,
+                                   const banyan_pass_room *room, int64_t *messages,
+                                   int64_t *bytes)
+{
+    const banyan_memory *memory = room->memory;
+    const size_t count = (size_t)pass->floats * sizeof(float);
+    banyan_status status = banyan_device_refuse_capture(comm, memory);
+    if (status) return status;
+    status = banyan_device_status(memory->copy(memory->ctx, room->staged, room->values, count));
+    if (!status) status = banyan_device_status(memory->wait(memory->ctx));
+    if (!status)
+        status = banyan_reduce_floats(comm, room->staged, pass->floats, pass->op,
+                                      room->staged + pass->floats, messages, bytes);
+    return status ? status
+                  : banyan_device_status(
+                        memory->copy(memory->ctx, room->values, room->staged, count));
+}
+
+static banyan_status reduce_pass(banyan_comm *comm, const banyan_pass *pass,
+                                 const banyan_pass_room *room, int64_t *messages,
+                                 int64_t *bytes)
+{
+    if (!room->memory)
+        return banyan_reduce_floats(comm, room->values, pass->floats, pass->op,
+                                    room->values + pass->floats, messages, bytes);
+    return room->memory->is_staged ? reduce_staged(comm, pass, room, messages, bytes)
+                                   : reduce_queued(comm, pass, room, messages, bytes);
+}
+
+static banyan_status allreduce_reduce(banyan_comm *comm, const banyan_pass *pass, int passes,
+                                      void *ctx, const banyan_pass_room *room,
+                                      int64_t *messages, int64_t *bytes)
+{
+    banyan_status status = room->memory ? banyan_comm_device_poll(comm) : BANYAN_OK;
+    for (int i = 0; i < passes && !status; i++) {
+        pass[i].give(ctx, room->values);
+        status = reduce_pass(comm, &pass[i], room, messages, bytes);
+        if (!status) pass[i].take(ctx, room->values);
+    }
+    return status;
 }
 
 /* The rounds of all ranks: seconds of each, the slowest rank's. */

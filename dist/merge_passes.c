@@ -124,6 +124,7 @@ banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
         {BANYAN_SUM, floats[1], give_numerators, take_numerators},
         {BANYAN_SUM, floats[2], give_denominators, take_denominators},
     };
-    return plan->merge->reduce(plan->comm, pass, BANYAN_PASSES, &p, c->pass_room,
-                               &c->stats.messages, &c->stats.bytes_sent);
+    const banyan_pass_room room = {.values = c->pass_room};
+    return plan->merge->reduce(plan->comm, pass, BANYAN_PASSES, &p, &room, &c->stats.messages,
+                               &c->stats.bytes_sent);
 }

@@ -180,6 +180,87 @@ static void test_together(banyan_comm **comm)
     banyan_schedule_free(&s);
 }
 
+/* ---- passes -------------------------------------------------------------------------------- */
+
+enum { most_floats = 600 };
+
+typedef struct passes_trial {
+    int way, passes;
+    int64_t floats;
+    float result[ways][most_ranks][most_floats];
+    int64_t messages[ways][most_ranks], bytes[ways][most_ranks];
+} passes_trial;
+
+/* What give and take's ctx is: this rank's values, from pass to pass. */
+typedef struct giver {
+    stream *stream;
+    float *own;
+    int64_t floats;
+} giver;
+
+static void move(const giver *g, void *to, const void *from)
+{
+    const size_t bytes = (size_t)g->floats * sizeof(float);
+    const banyan_memory there = stream_memory(g->stream, 0);
+    if (g->stream)
+        there.copy(there.ctx, to, from, bytes);
+    else
+        memcpy(to, from, bytes);
+}
+
+static void give(void *ctx, float *values)
+{
+    const giver *g = ctx;
+    move(g, values, g->own);
+}
+
+static void take(void *ctx, const float *values)
+{
+    const giver *g = ctx;
+    move(g, g->own, values);
+}
+
+/* Sums of whole numbers are the same in any order. */
+static void run_passes(banyan_comm *comm, void *arg)
+{
+    passes_trial *t = arg;
+    const int rank = banyan_comm_rank(comm);
+    stream *s = t->way == on_host ? NULL : stream_open((uint64_t)rank);
+    float own[most_floats], values[2 * most_floats], staging[2 * most_floats];
+    const banyan_memory there = stream_memory(s, t->way == staged);
+    const banyan_pass_room room = {values, s ? &there : NULL, staging};
+    giver g = {s, own, t->floats};
+    const banyan_pass pass[2] = {{BANYAN_SUM, t->floats, give, take},
+                                 {BANYAN_MAX, t->floats, give, take}};
+    for (int64_t i = 0; i < t->floats; i++) own[i] = (float)((i * 31 + rank * 17) % 23);
+    const banyan_status status =
+        banyan_merge_find("allreduce")
+            ->reduce(comm, pass, 2, &g, &room, &t->messages[t->way][rank],
+                     &t->bytes[t->way][rank]);
+    CHECK_MSG(!status, "%s", banyan_error_message());
+    if (s) stream_wait(s);
+    memcpy(t->result[t->way][rank], own, (size_t)t->floats * sizeof *own);
+    if (s) stream_close(s);
+}
+
+static void test_passes(banyan_comm **comm, int32_t ranks, int64_t floats)
+{
+    passes_trial *t = calloc(1, sizeof *t);
+    t->floats = floats;
+    for (t->way = 0; t->way < ways; t->way++) local_run(comm, ranks, run_passes, t);
+    for (int way = 0; way < ways; way++)
+        for (int32_t r = 0; r < ranks; r++) {
+            for (int64_t i = 0; i < floats; i++) {
+                float sum = 0;
+                for (int32_t q = 0; q < ranks; q++) sum += (float)((i * 31 + q * 17) % 23);
+                CHECK(t->result[way][r][i] == sum);
+            }
+            CHECK(t->messages[way][r] == t->messages[0][r]);
+            CHECK(t->bytes[way][r] == t->bytes[0][r]);
+        }
+    free(t);
+}
+
 /* ---- faults -------------------------------------------------------------------------------- */
 
 typedef struct fault_case {
@@ -331,6 +412,8 @@ int main(void)
         for (uint64_t seed = 0; seed < 12; seed++) test_random_steps(comm, sizes[i], seed);
         for (uint64_t seed = 0; seed < 6; seed++) test_merges(comm, sizes[i], seed);
         if (sizes[i] == 2) test_together(comm);
+        test_passes(comm, sizes[i], 1);
+        test_passes(comm, sizes[i], most_floats);
         if (sizes[i] == 7) local_run(comm, 7, check_split, NULL);
         for (int32_t r = 0; r < sizes[i]; r++) banyan_comm_destroy(comm[r]);
     }

@@ -50,12 +50,13 @@ static int call(int method, int64_t number)
                               .combine = combine,
                               .mark = {{"call", number}}};
     const banyan_pass pass = {BANYAN_SUM, floats, give, take};
+    const banyan_pass_room where = {.values = room};
     if (method == 0)
         return MPI_Allreduce(MPI_IN_PLACE, values, (int)floats, MPI_FLOAT, MPI_SUM,
                              MPI_COMM_WORLD);
     if (method == methods - 1)
         return (int)banyan_merge_find("allreduce")
-            ->reduce(comm, &pass, 1, &floats, room, &messages, &bytes);
+            ->reduce(comm, &pass, 1, &floats, &where, &messages, &bytes);
     return (int)banyan_exchange_run(exchange[method], comm, &p, &messages, &bytes);
 }
 

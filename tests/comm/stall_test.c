@@ -54,8 +54,9 @@ static banyan_status merge(const banyan_merge *row, banyan_exchange *x, int64_t 
                               .combine = add,
                               .mark = {{"merge", number}}};
     const banyan_pass pass = {BANYAN_SUM, items * floats, give, take};
+    const banyan_pass_room where = {.values = room};
     if (row->build) return banyan_exchange_run(x, comm, &p, &messages, &bytes);
-    const banyan_status status = row->reduce(comm, &pass, 1, value, room, &messages, &bytes);
+    const banyan_status status = row->reduce(comm, &pass, 1, value, &where, &messages, &bytes);
     return status ? banyan_fail_at(status, p.mark, 1) : status;
 }
 

@@ -162,8 +162,9 @@ static banyan_status reduced_layer(scene *s)
     banyan_pass pass[BANYAN_PASSES];
     lay_out(s, pass);
     compute(s);
-    const banyan_status status = s->plan->merge->reduce(s->comm, pass, BANYAN_PASSES, s,
-                                                        s->room, &s->messages, &s->sent);
+    const banyan_pass_room room = {.values = s->room};
+    const banyan_status status =
+        s->plan->merge->reduce(s->comm, pass, BANYAN_PASSES, s, &room, &s->messages, &s->sent);
     check_items(s, 1);
     return status;
 }
