@@ -66,7 +66,7 @@ target_sources(banyan_launch PRIVATE
   launch/bench/ceilings.c launch/bench/measure.c launch/bench/peak_scalar.c launch/bench/ranks.c
   launch/bench/rows.c launch/bench/sequence.c launch/bench/steady.c)
 target_sources(banyan_launch PRIVATE
-  launch/scale/aside.c launch/scale/attend.c launch/scale/case.c launch/scale/cases.c
+  launch/scale/aside.c launch/scale/attend.c launch/scale/case.c launch/scale/cases.c launch/scale/hosts.c
   launch/scale/json.c launch/scale/machine.c launch/scale/machine_measure.c launch/scale/measure.c
   launch/scale/methods.c launch/scale/plot.c launch/scale/predict.c launch/scale/quiet.c
   launch/scale/ring.c launch/scale/ring_parts.c launch/scale/ring_prefill.c launch/scale/table.c)

@@ -116,7 +116,7 @@ static int advise(const job *j, const banyan_spec *spec, const banyan_plan *plan
     machine_print(m, stdout);
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* the plan itself has warned */
     banyan_status status =
-        predict_advise(spec, m, comm, banyan_plan_spec(plan)->planned_tokens,
+        predict_advise(spec, m, comm, false, banyan_plan_spec(plan)->planned_tokens,
                        !strcmp(banyan_plan_spec(plan)->balance, "prefill"), stdout);
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }

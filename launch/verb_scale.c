@@ -83,24 +83,12 @@ static int ask(scale_task *t)
 
 /* ---- the job's ranks ---- */
 
-/* A kernel's boot has a number of its own: ranks that share it share its cores. */
-static uint64_t machine_number(void)
-{
-    char text[64] = "";
-    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
-    if (!f || !fgets(text, sizeof text, f)) gethostname(text, sizeof text - 1);
-    if (f) fclose(f);
-    uint64_t h = 0;
-    for (const char *c = text; *c; c++) h = data_mix(h ^ (unsigned char)*c);
-    return h;
-}
-
 /* The same number of threads on all ranks of all cases: as many as there is room for when all work. */
 static banyan_status find_ranks(scale_task *t)
 {
     const job *j = t->j;
     cpu_set_t own;
-    scale_rank mine = {.machine = machine_number(),
+    scale_rank mine = {.machine = hosts_number(),
                        .cores = (int32_t)sysconf(_SC_NPROCESSORS_ONLN),
                        .node = banyan_comm_node(j->comm, j->rank)};
     t->all = calloc((size_t)j->ranks, sizeof *t->all);
@@ -272,8 +260,10 @@ static int advise(const scale_task *t)
     banyan_spec s = t->asked.spec;
     if (t->prefill) s.balance = "prefill";
     fputc('\n', stdout);
-    banyan_status status = predict_advise(&s, t->machine, j->comm, t->line[t->lines - 1].tokens,
-                                          t->prefill, stdout);
+    bool one_machine = true;
+    for (int r = 1; r < j->ranks; r++) one_machine &= t->all[r].machine == t->all[0].machine;
+    banyan_status status = predict_advise(&s, t->machine, j->comm, one_machine,
+                                          t->line[t->lines - 1].tokens, t->prefill, stdout);
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 

@@ -116,15 +116,8 @@ static banyan_status step(scale_case *c, double *compute)
 
 static banyan_status predict(scale_case *c, double *seconds)
 {
-    int32_t together = 0;
-    for (int32_t node = 0; node < banyan_comm_nodes(c->comm); node++) {
-        int32_t ranks = 0;
-        for (int32_t r = 0; r < c->line->ranks; r++)
-            ranks += banyan_comm_node(c->comm, r) == node;
-        together = ranks > together ? ranks : together;
-    }
-    *seconds = predict_step(c->plan, c->t->machine, c->line->ranks, together, c->tokens,
-                            c->t->prefill);
+    *seconds = predict_step(c->plan, c->t->machine, c->line->ranks,
+                            scale_together(c->t, c->line), c->tokens, c->t->prefill);
     return BANYAN_OK;
 }
 

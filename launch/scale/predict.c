@@ -5,7 +5,7 @@
  *     decode    layers x t(bytes of a layer)      t(): measured at some sizes, linear in between
  *     prefill   pairs x seconds of a pair + bytes appended x seconds of a byte, chunk by chunk
  *
- * Ranks of a node share its memory: figures of one rank alone and of all at once are measured, and
+ * Ranks of a machine share its memory: figures of one rank alone and of all at once are measured, and
  * what lies between is taken on the line through both. */
 #include "launch/scale/scale.h"
 
@@ -125,7 +125,7 @@ typedef struct advice {
     const banyan_spec *spec;
     const Banyan__Machine *machine;
     const banyan_comm *comm;
-    bool prefill;
+    bool prefill, one_machine;
     int32_t count[40], counts; /* of ranks, ascending */
 } advice;
 
@@ -166,6 +166,7 @@ static banyan_status seconds_on(const advice *a, int32_t ranks, int64_t tokens, 
         text ? banyan_comm_create("imaginary", text, &comm) : BANYAN_ERR_MEMORY;
     if (!status) status = machine_links(a->machine, comm);
     if (!status) status = banyan_plan_create(&s, comm, &plan);
+    if (a->one_machine) fullest = ranks;
     if (!status) *seconds = predict_step(plan, a->machine, ranks, fullest, tokens, a->prefill);
     banyan_plan_destroy(plan);
     banyan_comm_destroy(comm);
@@ -241,9 +242,14 @@ static banyan_status print_now(const advice *a, int64_t tokens, FILE *out)
 }
 
 banyan_status predict_advise(const banyan_spec *spec, const Banyan__Machine *m,
-                             const banyan_comm *comm, int64_t tokens, bool prefill, FILE *out)
+                             const banyan_comm *comm, bool one_machine, int64_t tokens,
+                             bool prefill, FILE *out)
 {
-    advice a = {.spec = spec, .machine = m, .comm = comm, .prefill = prefill};
+    advice a = {.spec = spec,
+                .machine = m,
+                .comm = comm,
+                .prefill = prefill,
+                .one_machine = one_machine};
     const int32_t ranks = banyan_comm_size(comm);
     for (int32_t n = 1; n < ranks; n *= 2) a.count[a.counts++] = n;
     a.count[a.counts++] = ranks;

@@ -270,7 +270,7 @@ static banyan_status predict_ring_q(scale_case *c, double *seconds)
 {
     const double bytes = (double)c->spec->heads * (c->spec->value_dim + 1) * sizeof(float);
     const double read =
-        predict_read(c->t->machine, c->spec, shard_bytes(c), c->line->ranks / c->line->nodes);
+        predict_read(c->t->machine, c->spec, shard_bytes(c), scale_together(c->t, c->line));
     *seconds = c->spec->layers * (read + ring_hop(c, 1, bytes) * (c->line->ranks - 1));
     return BANYAN_OK;
 }

@@ -360,7 +360,7 @@ static banyan_status predict(scale_case *c, double *seconds)
     const double bytes =
         2 * (double)longest(c) * s->kv_heads *
         (double)((s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype));
-    const double work = predict_pairs(m, s, pairs, ranks / c->line->nodes) / ranks;
+    const double work = predict_pairs(m, s, pairs, scale_together(c->t, c->line)) / ranks;
     const double hop = ranks > 1 ? ring_hop(c, 2 * s->kv_heads, bytes) : 0;
     *seconds = s->layers * (fmax(work, hop) * (ranks - 1) + work) +
                s->layers * predict_append(m, s, bytes);

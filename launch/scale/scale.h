@@ -97,6 +97,10 @@ typedef struct scale_line {
 /* Fills t->line from the config. EXIT_OK, or said. */
 int scale_cases(scale_task *t);
 bool scale_takes_part(const scale_task *t, const scale_line *line, int rank);
+static inline int32_t scale_together(const scale_task *t, const scale_line *line)
+{
+    return line->busy / t->asked.spec.threads; /* ranks on the fullest machine */
+}
 
 /* ---- one case ---- */
 
@@ -174,6 +178,11 @@ banyan_status quiet_release(banyan_comm *comm, const bool *waits);
 
 /* ---- machine and prediction ---- */
 
+/* The same for ranks that share one kernel, whatever their nodes are called: of this rank, and of all
+ * (the caller frees; collective). */
+uint64_t hosts_number(void);
+banyan_status hosts_find(banyan_comm *comm, uint64_t **numbers);
+
 /* Measures links, reading and the kernel at the config's shape into config->machine, collective over
  * the job. */
 int machine_measure(const job *j, const banyan_spec *shape, int32_t threads, double *seconds);
@@ -186,7 +195,7 @@ banyan_status machine_links(const Banyan__Machine *m, banyan_comm *comm);
 void machine_print(const Banyan__Machine *m, FILE *out);
 
 /* Seconds of one step by a plan: the slowest rank's computing and the merge. together: ranks on the
- * fullest node. INFINITY: not known. */
+ * fullest machine. INFINITY: not known. */
 double predict_step(const banyan_plan *plan, const Banyan__Machine *m, int32_t ranks,
                     int32_t together, int64_t tokens, bool prefill);
 /* Seconds in which one rank computes a decoded row over `bytes` bytes of keys and values. */
@@ -197,9 +206,11 @@ double predict_pairs(const Banyan__Machine *m, const banyan_spec *s, double pair
                      int32_t together);
 double predict_append(const Banyan__Machine *m, const banyan_spec *s, double bytes);
 /* Which of the first 1, 2, 4, .. ranks of a machine are fastest at `tokens`, and from which context on
- * more are worth having; for people. comm may be imaginary. Not collective. */
+ * more are worth having; for people. comm may be imaginary; one_machine: its nodes are all on one.
+ * Not collective. */
 banyan_status predict_advise(const banyan_spec *spec, const Banyan__Machine *m,
-                             const banyan_comm *comm, int64_t tokens, bool prefill, FILE *out);
+                             const banyan_comm *comm, bool one_machine, int64_t tokens,
+                             bool prefill, FILE *out);
 
 /* ---- output ---- */
 
