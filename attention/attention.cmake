@@ -16,3 +16,6 @@ if(BANYAN_HAS_X86)
   set_source_files_properties(attention/kernel_avx512_dot.c PROPERTIES
                               COMPILE_OPTIONS "${banyan_avx512};-mavx512bf16")
 endif()
+if(BANYAN_HAS_CUDA)
+  include(attention/cuda/objects.cmake)
+endif()

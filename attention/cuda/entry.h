@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* entry.h - the CUDA kernels as C sees them: the functions of a banyan_device (attention/device.h says
+ * what each does), of which rows of kernels.def are put together. */
+#ifndef BANYAN_ATTENTION_CUDA_ENTRY_H
+#define BANYAN_ATTENTION_CUDA_ENTRY_H
+
+#include "attention/attention.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+const char *banyan_cuda_missing(void);
+const char *banyan_cuda_memory_free(int64_t *bytes);
+const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
+                             banyan_queue **out);
+void banyan_cuda_close(banyan_queue *queue);
+void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host);
+void *banyan_cuda_stream(const banyan_queue *queue);
+
+const char *banyan_cuda_allocate(banyan_queue *queue, size_t bytes, void **out);
+void banyan_cuda_release(banyan_queue *queue, void *memory);
+const char *banyan_cuda_allocate_host(banyan_queue *queue, size_t bytes, void **out);
+void banyan_cuda_release_host(banyan_queue *queue, void *memory);
+const char *banyan_cuda_copy(banyan_queue *queue, void *to, const void *from, size_t bytes);
+const char *banyan_cuda_clear(banyan_queue *queue, void *memory, size_t bytes);
+const char *banyan_cuda_wait(banyan_queue *queue);
+int banyan_cuda_is_captured(const banyan_queue *queue);
+const char *banyan_cuda_check(banyan_queue *queue, const void *got, const void *expected,
+                              size_t bytes, int32_t *flag);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

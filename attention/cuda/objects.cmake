@@ -1,0 +1,33 @@
+# The CUDA kernels. They are C++ without its library: programs that link libbanyan need a C linker and
+# the CUDA runtime, which is linked statically.
+#
+#   portable   every GPU from compute capability 8.0 on: code for 8.0, and PTX for later ones
+#   hopper     warpgroup instructions, which run on 9.0 only
+set(banyan_cuda_portable attention/cuda/memory.cu attention/cuda/queue.cu)
+set(banyan_cuda_hopper)
+
+set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_80,code=compute_80)
+set(banyan_cuda_code_hopper -gencode=arch=compute_90a,code=sm_90a)
+# A kernel that spills registers, or whose warpgroup instructions were put in series, is not built.
+set(banyan_cuda_flags -Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics
+                      -Xptxas=-warn-spills,-Werror)
+
+# Objects go into libbanyan as files: as $<TARGET_OBJECTS:..> they would make CUDA a language of
+# whatever links libbanyan, here and in other projects.
+foreach(part portable hopper)
+  if(NOT banyan_cuda_${part})
+    continue()
+  endif()
+  set(target banyan_cuda_${part})
+  add_library(${target} OBJECT ${banyan_cuda_${part}})
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES OFF POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE ${banyan_cuda_code_${part}} ${banyan_cuda_flags})
+  add_dependencies(banyan ${target})
+  foreach(source IN LISTS banyan_cuda_${part})
+    set(object ${PROJECT_BINARY_DIR}/CMakeFiles/${target}.dir/${source}.o)
+    set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+    target_sources(banyan PRIVATE ${object})
+  endforeach()
+endforeach()
+target_link_libraries(banyan PRIVATE CUDA::cudart_static)

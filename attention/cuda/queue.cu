@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A stream of work, and how the arguments of its calls reach the device.
+ *
+ *     call:   host arrays -> [stage 0] [stage 1] .. [stage 7] -> one copy -> arguments -> kernels
+ *                             page-locked, one after the other                (device)
+ *
+ * The host writes a stage and goes on; a stage may be written again when its copy is done, which is
+ * long ago unless eight calls are on their way. On the device one place is enough, since the stream
+ * puts a copy behind the kernels that read the one before it.
+ *
+ * In a graph both sides are read again with every replay. A captured call therefore takes bytes of its
+ * own from memory that was set aside at open (no memory can be had while a graph is being captured)
+ * and that the queue keeps until it is closed: it cannot know when the graph is gone. */
+#include "attention/cuda/queue.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static thread_local char words[512];
+
+const char *cuda_words(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    return words;
+}
+
+const char *cuda_failed(cudaError_t error, const char *doing)
+{
+    if (error == cudaSuccess) return NULL;
+    cudaGetLastError(); /* reported here; the next call starts clean */
+    return cuda_words("%s: %s (%s)", doing, cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+/* ---- is there a device ----------------------------------------------------------------------- */
+
+const char *banyan_cuda_missing(void)
+{
+    int count = 0, device = 0, major = 0, minor = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess) cudaGetLastError();
+    if (error == cudaErrorInsufficientDriver)
+        return cuda_words("no CUDA device: there is no driver, or it is older than CUDA %d.%d",
+                          CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+        return "no CUDA device: the driver has none to offer";
+    if (error == cudaSuccess) error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (error != cudaSuccess) return cuda_failed(error, "no CUDA device");
+    if (major < 8)
+        return cuda_words("no CUDA device: compute capability %d.%d, and 8.0 is needed", major,
+                          minor);
+    return NULL;
+}
+
+const char *banyan_cuda_memory_free(int64_t *bytes)
+{
+    size_t free_bytes = 0, total = 0;
+    const cudaError_t error = cudaMemGetInfo(&free_bytes, &total);
+    *bytes = (int64_t)free_bytes;
+    return cuda_failed(error, "asking for free device memory");
+}
+
+/* Of the current device; where there is none (a plan may be made anywhere), those of an H100 SXM. */
+static int multiprocessors(void)
+{
+    int count = 0, device = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess && count > 0) return count;
+    cudaGetLastError();
+    return 132;
+}
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
+ * or finish and share with their pointers. */
+static size_t stage_bytes(const banyan_device_limits *limits, int processors)
+{
+    const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
+    const size_t vectors = heads * (size_t)limits->rows;
+    const size_t works = vectors / CUDA_WORK_ROWS + strips + (size_t)processors * CUDA_PARTS;
+    const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
+                          strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
+                          (size_t)limits->spans * sizeof(banyan_span) +
+                          heads * sizeof(float *) + works * CUDA_WORK_BYTES;
+    const size_t pack = (size_t)limits->packings * sizeof(banyan_packing);
+    const size_t pointers = 2 * heads * sizeof(float *);
+    const size_t rounding = 16 * 16; /* arrays of a call begin at multiples of 16 */
+    return round_up(larger(larger(attend, pack), pointers)) + rounding;
+}
+
+static size_t scratch_bytes(const banyan_device_limits *limits, int processors)
+{
+    return (size_t)processors * CUDA_PARTS * CUDA_PART_ROWS *
+           banyan_partial_floats(limits->shape.value_dim) * sizeof(float);
+}
+
+void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host)
+{
+    const int processors = multiprocessors();
+    const size_t stage = stage_bytes(limits, processors);
+    const size_t captured = (size_t)limits->captured * stage;
+    *device =
+        scratch_bytes(limits, processors) + CUDA_COUNTERS * sizeof(int) + stage + captured;
+    *host = CUDA_STAGES * stage + captured;
+}
+
+/* ---- open and close -------------------------------------------------------------------------- */
+
+void banyan_cuda_close(banyan_queue *queue)
+{
+    if (!queue) return;
+    if (queue->stream) cudaStreamSynchronize(queue->stream);
+    for (int i = 0; i < CUDA_STAGES; i++) {
+        banyan_cuda_release_host(queue, queue->stage[i].bytes);
+        if (queue->stage[i].copied) cudaEventDestroy(queue->stage[i].copied);
+    }
+    banyan_cuda_release_host(queue, queue->captured_host);
+    banyan_cuda_release(queue, queue->captured_arguments);
+    banyan_cuda_release(queue, queue->arguments);
+    banyan_cuda_release(queue, queue->counter);
+    banyan_cuda_release(queue, queue->scratch);
+    if (queue->owns_stream) cudaStreamDestroy(queue->stream);
+    free(queue);
+}
+
+static const char *take_stages(banyan_queue *queue)
+{
+    const size_t bytes = queue->stage_bytes;
+    const char *failed = banyan_cuda_allocate(queue, bytes, (void **)&queue->arguments);
+    for (int i = 0; !failed && i < CUDA_STAGES; i++) {
+        failed = banyan_cuda_allocate_host(queue, bytes, (void **)&queue->stage[i].bytes);
+        if (!failed)
+            failed = cuda_failed(
+                cudaEventCreateWithFlags(&queue->stage[i].copied, cudaEventDisableTiming),
+                "making an event");
+    }
+    queue->captured_bytes = (size_t)queue->limits.captured * bytes;
+    if (!failed && queue->captured_bytes)
+        failed = banyan_cuda_allocate(queue, queue->captured_bytes,
+                                      (void **)&queue->captured_arguments);
+    if (!failed && queue->captured_bytes)
+        failed = banyan_cuda_allocate_host(queue, queue->captured_bytes,
+                                           (void **)&queue->captured_host);
+    return failed;
+}
+
+static const char *take_memory(banyan_queue *queue)
+{
+    queue->scratch_bytes = scratch_bytes(&queue->limits, queue->multiprocessors);
+    queue->stage_bytes = stage_bytes(&queue->limits, queue->multiprocessors);
+    const char *failed = banyan_cuda_allocate(queue, queue->scratch_bytes, &queue->scratch);
+    if (!failed)
+        failed =
+            banyan_cuda_allocate(queue, CUDA_COUNTERS * sizeof(int), (void **)&queue->counter);
+    if (!failed) failed = take_stages(queue);
+    if (!failed) failed = banyan_cuda_clear(queue, queue->counter, CUDA_COUNTERS * sizeof(int));
+    return failed;
+}
+
+const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
+                             banyan_queue **out)
+{
+    const char *failed = banyan_cuda_missing();
+    if (failed) return failed;
+    banyan_queue *queue = (banyan_queue *)calloc(1, sizeof(banyan_queue));
+    if (!queue) return "out of memory";
+    queue->limits = *limits;
+    queue->stream = (cudaStream_t)stream;
+    queue->multiprocessors = multiprocessors();
+    queue->is_mapped = true; /* until memory cannot be page-locked */
+    if (!stream) {
+        failed = cuda_failed(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking),
+                             "making a stream");
+        queue->owns_stream = !failed;
+    }
+    if (!failed) failed = take_memory(queue);
+    if (failed)
+        banyan_cuda_close(queue);
+    else
+        *out = queue;
+    return failed;
+}
+
+void *banyan_cuda_stream(const banyan_queue *queue)
+{
+    return queue->stream;
+}
+
+/* ---- arguments ------------------------------------------------------------------------------- */
+
+int banyan_cuda_is_captured(const banyan_queue *queue)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(queue->stream, &status) != cudaSuccess) cudaGetLastError();
+    return status != cudaStreamCaptureStatusNone;
+}
+
+/* Where the bytes of a call go: *host to be filled, and copied to *device. */
+static const char *take_stage(banyan_queue *queue, size_t bytes, char **host, char **device,
+                              cuda_stage_host **stage)
+{
+    *stage = NULL;
+    if (banyan_cuda_is_captured(queue)) {
+        if (bytes > queue->captured_bytes - queue->captured_used)
+            return cuda_words(
+                "a graph's call needs %zu bytes for its arguments, and %zu are left of those "
+                "set aside for %d captured calls",
+                bytes, queue->captured_bytes - queue->captured_used,
+                (int)queue->limits.captured);
+        *host = queue->captured_host + queue->captured_used;
+        *device = queue->captured_arguments + queue->captured_used;
+        queue->captured_used += bytes;
+        return NULL;
+    }
+    cuda_stage_host *const next = &queue->stage[queue->next_stage];
+    if (bytes > queue->stage_bytes)
+        return cuda_words("a call's arguments are %zu bytes; its queue was opened for %zu",
+                          bytes, queue->stage_bytes);
+    if (next->in_flight) {
+        const char *failed = cuda_failed(cudaEventSynchronize(next->copied),
+                                         "waiting for an earlier call's arguments");
+        if (failed) return failed;
+        next->in_flight = false;
+    }
+    queue->next_stage = (queue->next_stage + 1) % CUDA_STAGES;
+    *stage = next;
+    *host = next->bytes;
+    *device = queue->arguments;
+    return NULL;
+}
+
+const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count)
+{
+    size_t bytes = 0, at = 0;
+    char *host = NULL, *device = NULL;
+    cuda_stage_host *stage;
+    for (int i = 0; i < count; i++) bytes += round_up(array[i].bytes);
+    const char *failed = take_stage(queue, bytes, &host, &device, &stage);
+    if (failed) return failed;
+    for (int i = 0; i < count; i++) {
+        if (array[i].bytes) memcpy(host + at, array[i].host, array[i].bytes);
+        array[i].device = device + at;
+        at += round_up(array[i].bytes);
+    }
+    if (!bytes) return NULL;
+    failed =
+        cuda_failed(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, queue->stream),
+                    "copying a call's arguments to the device");
+    if (failed || !stage) return failed;
+    stage->in_flight = true;
+    return cuda_failed(cudaEventRecord(stage->copied, queue->stream), "recording an event");
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* queue.h - what the CUDA kernels share on the host: a stream with the memory that calls on it need,
+ * the arguments of a call brought to the device, and errors as words. */
+#ifndef BANYAN_ATTENTION_CUDA_QUEUE_H
+#define BANYAN_ATTENTION_CUDA_QUEUE_H
+
+#include "attention/attention.h"
+#include "attention/cuda/entry.h"
+
+#include <cuda_runtime.h>
+
+enum {
+    CUDA_STAGES = 8, /* calls whose arguments may be on their way at once */
+    CUDA_PARTS = 8, /* of a split list: parts per multiprocessor that scratch has room for .. */
+    CUDA_PART_ROWS = 64,  /* .. each of so many partials */
+    CUDA_WORK_ROWS = 64,  /* a kernel's list of its work: for so many query vectors .. */
+    CUDA_WORK_BYTES = 64, /* .. and for every strip and every part, it may be so large */
+    CUDA_COUNTERS = 64
+};
+
+/* Arguments of one call. Page-locked, so that the copy to the device does not wait for the device. */
+struct cuda_stage_host {
+    char *bytes;
+    cudaEvent_t copied; /* then the bytes may be written again */
+    bool in_flight;
+};
+
+struct banyan_queue {
+    banyan_device_limits limits;
+    cudaStream_t stream;
+    bool owns_stream;
+    int multiprocessors;
+    bool is_mapped; /* the device reads and writes host memory of allocate_host in place */
+
+    void *
+        scratch; /* device: what a call keeps between its kernels; of calls on this stream only */
+    size_t scratch_bytes;
+    int *counter; /* device: CUDA_COUNTERS numbers that are 0 between kernels */
+
+    size_t stage_bytes; /* of one call's arguments, at most */
+    cuda_stage_host stage[CUDA_STAGES];
+    int next_stage;
+    char *
+        arguments; /* device: one call's. The stream puts the next call's copy behind its kernels */
+
+    /* Calls in graphs: a replay reads host and device bytes again, so that they are never reused. */
+    char *captured_host, *captured_arguments;
+    size_t captured_bytes, captured_used;
+};
+
+extern "C" {
+
+/* NULL for cudaSuccess; else this thread's text: what was being done, and CUDA's error. */
+const char *cuda_failed(cudaError_t error, const char *doing);
+/* This thread's text; printf's arguments. */
+const char *cuda_words(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A host array of a call. cuda_stage sets `device` to where the kernels queued next will find it, until
+ * the queue's next cuda_stage; 16-byte aligned. An array of 0 bytes gets an address that nobody reads. */
+struct cuda_array {
+    const void *host;
+    size_t bytes;
+    void *device;
+};
+const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count);
+
+} /* extern "C" */
+
+#endif
