@@ -46,4 +46,67 @@ RECORD_FN uint32_t record16_at(uint32_t token, uint32_t d)
     return d / 64 * RECORD_PANEL_BYTES + record_swizzle(token, d % 64 * 2);
 }
 
+/* ---- e4m3 ------------------------------------------------------------------------------------
+ *
+ *     K tile, 64 x key_dim | V tile, value_dim x 64 | K scales, 64 fp32 | V scales, 64 fp32
+ *
+ * A number is its byte times the scale of its token: scale = max |row| / 448, 0 for a row of zeros;
+ * NaN for one that holds a NaN or an inf. Both tiles are such that ldmatrix, which knows 16-bit
+ * numbers only, hands out bytes in an order that suits m16n8k16 once they are converted to fp16: of a
+ * 16-byte chunk of row n, lane 4 n + c gets bytes 4 c .. 4 c + 3. Called b0 = (0, 1), b1 = (2, 3), they
+ * stand for rows 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 of the instruction's b.
+ *
+ * K: a row is a token. The 16 dims of a chunk are then in the order "column of a 2 c + e + 8 h is dim
+ * 4 c + 2 h + e", and q is loaded in that order. As the 16-bit panels, dim 128 has rows of 128 bytes with
+ * chunk c at c ^ (r % 8); dim 64 has rows of 64 bytes with chunk c at c ^ (r / 2 % 4). (So the
+ * hardware's 128- and 64-byte swizzles have it, and eight rows of one chunk touch all banks.)
+ *
+ * V: a row is a dim, 64 bytes, swizzled as K of dim 64: transposed, as fp8 matrix instructions must
+ * have it. The order of tokens in a chunk is that in which a score fragment leaves a thread with them:
+ *
+ *     byte of the chunk   0  1  2  3 | 4  5  6  7 | 8  9 10 11 | 12 13 14 15
+ *     token of the 16     0  1  8  9 | 2  3 10 11 | 4  5 12 13 |  6  7 14 15
+ *
+ * Thread c has the scores of tokens 2 c, 2 c + 1 (of one 16 x 8 fragment) and 2 c + 8, 2 c + 9 (of the
+ * next): as columns of a they meet the bytes of the same tokens. The a fragments of fp8
+ * instructions (m16n8k32, wgmma), four bytes per thread, want the same. */
+
+RECORD_FN uint32_t record8_tile_bytes(uint32_t dim)
+{
+    return RECORD_TOKENS * dim;
+}
+/* Rows of 64 bytes, the four chunks permuted. */
+RECORD_FN uint32_t record8_swizzle(uint32_t row, uint32_t byte)
+{
+    return row * 64 + (byte ^ ((row & 6) << 3));
+}
+/* Of number `d` of token `token` in K, from the beginning of its tile. dim: 64 or 128. */
+RECORD_FN uint32_t record8_k_at(uint32_t dim, uint32_t token, uint32_t d)
+{
+    return dim == 128 ? record_swizzle(token, d) : record8_swizzle(token, d);
+}
+/* Likewise in V, for any dim. */
+RECORD_FN uint32_t record8_v_at(uint32_t token, uint32_t d)
+{
+    const uint32_t place = (token & 6) << 1 | (token & 8) >> 2 | (token & 1);
+    return record8_swizzle(d, (token & 48) | place);
+}
+/* The other parts, from the beginning of the record. */
+RECORD_FN uint32_t record8_v_tile(uint32_t key_dim)
+{
+    return record8_tile_bytes(key_dim);
+}
+RECORD_FN uint32_t record8_k_scales(uint32_t key_dim, uint32_t value_dim) /* [64] fp32 */
+{
+    return record8_tile_bytes(key_dim) + record8_tile_bytes(value_dim);
+}
+RECORD_FN uint32_t record8_v_scales(uint32_t key_dim, uint32_t value_dim)
+{
+    return record8_k_scales(key_dim, value_dim) + RECORD_TOKENS * 4;
+}
+RECORD_FN uint32_t record8_bytes(uint32_t key_dim, uint32_t value_dim)
+{
+    return record8_v_scales(key_dim, value_dim) + RECORD_TOKENS * 4;
+}
+
 #endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Records of the CUDA kernels: every number has a place of its own inside its tile, the parts of a
+ * record do not overlap, and the orders that the kernels count on hold. */
+#include "attention/cuda/record.h"
+#include "tests/test.h"
+
+enum { MOST = 64 * 128 * 2 };
+
+/* Places as a mask of bytes; each byte is taken once. */
+static void take(unsigned char *taken, uint32_t bytes, uint32_t at, uint32_t count)
+{
+    for (uint32_t i = at; i < at + count; i++) {
+        CHECK_MSG(i < bytes && !taken[i], "byte %u of %u is out of it or taken", i, bytes);
+        if (i < MOST) taken[i] = 1;
+    }
+}
+
+static void test_16(uint32_t dim)
+{
+    unsigned char taken[MOST] = {0};
+    const uint32_t bytes = record16_tile_bytes(dim);
+    CHECK(bytes == 64 * dim * 2 && bytes % 1024 == 0);
+    for (uint32_t token = 0; token < RECORD_TOKENS; token++)
+        for (uint32_t d = 0; d < dim; d++) take(taken, bytes, record16_at(token, d), 2);
+}
+
+static void test_8(uint32_t dim)
+{
+    unsigned char taken[2][MOST] = {{0}};
+    const uint32_t bytes = record8_tile_bytes(dim);
+    CHECK(bytes == 64 * dim && bytes % 1024 == 0);
+    for (uint32_t token = 0; token < RECORD_TOKENS; token++) {
+        for (uint32_t d = 0; d < dim; d++) {
+            take(taken[0], bytes, record8_k_at(dim, token, d), 1);
+            take(taken[1], bytes, record8_v_at(token, d), 1);
+        }
+    }
+    CHECK(record8_v_tile(dim) == bytes);
+    CHECK(record8_k_scales(dim, dim) == 2 * bytes);
+    CHECK(record8_v_scales(dim, dim) == 2 * bytes + 256);
+    CHECK(record8_bytes(dim, dim) == 2 * 64 * dim + 512 && record8_bytes(dim, dim) % 64 == 0);
+}
+
+/* Which bytes a lane gets of the eight rows whose 16-byte chunks begin at at(row): those of row lane / 4
+ * from 4 (lane % 4) on. As b of m16n8k16 they must be the numbers that a's columns stand for. */
+static void test_fragments(uint32_t dim)
+{
+    for (uint32_t lane = 0; lane < 32; lane++) {
+        const uint32_t n = lane / 4, c = lane % 4;
+        for (uint32_t chunk = 0; chunk < dim / 16; chunk++)
+            for (uint32_t e = 0; e < 4; e++)
+                CHECK(record8_k_at(dim, 8 + n, 16 * chunk + 4 * c + e) ==
+                      record8_k_at(dim, 8 + n, 16 * chunk) / 16 * 16 + 4 * c + e);
+        for (uint32_t chunk = 0; chunk < 4; chunk++) {
+            for (uint32_t e = 0; e < 4; e++) {
+                const uint32_t token = 16 * chunk + 2 * c + e % 2 + e / 2 * 8;
+                CHECK(record8_v_at(token, 24 + n) ==
+                      record8_v_at(16 * chunk, 24 + n) / 16 * 16 + 4 * c + e);
+            }
+        }
+    }
+}
+
+/* ldmatrix and stores of 16 bytes go through in one pass when eight rows lie in different banks. */
+static void test_banks(void)
+{
+    for (uint32_t chunk = 0; chunk < 8; chunk++) {
+        unsigned panel = 0, k128 = 0, k64 = 0, v = 0;
+        for (uint32_t row = 0; row < 8; row++) {
+            panel |= 1u << (record16_at(row, chunk * 8) / 16 % 8);
+            k128 |= 1u << (record8_k_at(128, row, chunk * 16) / 16 % 8);
+            k64 |= 1u << (record8_k_at(64, row, chunk % 4 * 16) / 16 % 8);
+            v |= 1u << (record8_v_at(chunk % 4 * 16, row) / 16 % 8);
+        }
+        CHECK(panel == 0xff && k128 == 0xff && k64 == 0xff && v == 0xff);
+    }
+}
+
+int main(void)
+{
+    for (uint32_t dim = 64; dim <= 128; dim += 64) {
+        test_16(dim);
+        test_8(dim);
+        test_fragments(dim);
+    }
+    test_banks();
+    return test_end();
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The split of tiles over workers: every block once, in order, within the room that was promised;
+ * slots that a combine can walk in order; and runs as short as any contiguous split has. */
+#include "attention/cuda/split.h"
+#include "tests/test.h"
+
+enum { MOST_TILES = 600, MOST_WORKERS = 300 };
+
+typedef struct result {
+    cuda_item item[MOST_TILES + MOST_WORKERS];
+    int32_t first_item[MOST_WORKERS + 2];
+    cuda_cut cut[MOST_WORKERS];
+    cuda_split split;
+} result;
+
+/* What is behind the last element that was promised stays as it was. */
+static void run(const int32_t *blocks, int32_t tiles, int32_t workers, cuda_split_costs costs,
+                result *r)
+{
+    memset(r, 0x5a, sizeof(*r));
+    r->split.item = r->item;
+    r->split.first_item = r->first_item;
+    r->split.cut = r->cut;
+    banyan_cuda_split(blocks, tiles, workers, costs, &r->split);
+    CHECK(r->split.items <= cuda_split_items(tiles, workers));
+    CHECK(r->split.slots <= cuda_split_slots(tiles, workers));
+    CHECK(r->split.cuts <= cuda_split_cuts(tiles, workers));
+    CHECK(r->split.workers <= workers);
+    CHECK(r->first_item[r->split.workers + 1] == 0x5a5a5a5a);
+    CHECK(r->item[r->split.items].tile == 0x5a5a5a5a);
+}
+
+/* Lists are covered from end to end, and cuts tell where the partials are. */
+static void check_cover(const int32_t *blocks, int32_t tiles, const result *r)
+{
+    int32_t item = 0, slot = 0, cut = 0;
+    for (int32_t tile = 0; tile < tiles; tile++) {
+        int32_t done = 0, first = item;
+        do {
+            CHECK(item < r->split.items && r->item[item].tile == tile);
+            if (item >= r->split.items) return;
+            CHECK(r->item[item].first == done);
+            CHECK(r->item[item].count > 0 || blocks[tile] == 0);
+            done += r->item[item++].count;
+        } while (done < blocks[tile]);
+        CHECK(done == blocks[tile]);
+        if (item - first == 1) {
+            CHECK(r->item[first].slot == -1);
+            continue;
+        }
+        CHECK(cut < r->split.cuts && r->cut[cut].tile == tile && r->cut[cut].slot == slot &&
+              r->cut[cut].slots == item - first);
+        for (int32_t i = first; i < item; i++) CHECK(r->item[i].slot == slot++);
+        cut++;
+    }
+    CHECK(item == r->split.items && slot == r->split.slots && cut == r->split.cuts);
+}
+
+/* Workers have runs of items, none empty, none longer than said; returns the longest. */
+static int64_t check_runs(const result *r, int32_t start)
+{
+    int64_t longest = 0;
+    CHECK(r->first_item[0] == 0 && r->first_item[r->split.workers] == r->split.items);
+    for (int32_t w = 0; w < r->split.workers; w++) {
+        CHECK(r->first_item[w] < r->first_item[w + 1]);
+        int64_t cost = 0;
+        for (int32_t i = r->first_item[w]; i < r->first_item[w + 1]; i++)
+            cost += (int64_t)start + r->item[i].count;
+        if (cost > longest) longest = cost;
+    }
+    CHECK(longest == r->split.longest);
+    return longest;
+}
+
+/* Workers needed when none does more than `length`. Filling them one by one is best (split.c says why); here
+ * block by block, with other code. */
+static int32_t fewest(const int32_t *blocks, int32_t tiles, int64_t length, int32_t start)
+{
+    int32_t tile = 0, done = 0, workers = 0;
+    while (tile < tiles) { /* the furthest place from the furthest place */
+        int64_t room = length;
+        int moved = 0;
+        while (tile < tiles && room >= start + (blocks[tile] > done)) {
+            room -= start;
+            while (done < blocks[tile] && room > 0) room--, done++;
+            moved = 1;
+            if (done < blocks[tile]) break;
+            tile++;
+            done = 0;
+        }
+        if (!moved) return 1 << 30;
+        workers++;
+    }
+    return workers;
+}
+
+static void check_all(const int32_t *blocks, int32_t tiles, int32_t workers,
+                      cuda_split_costs costs)
+{
+    static result r;
+    run(blocks, tiles, workers, costs, &r);
+    check_cover(blocks, tiles, &r);
+    const int64_t longest = check_runs(&r, costs.start);
+    int64_t total = 0, least = costs.start + costs.least;
+    for (int32_t i = 0; i < tiles; i++) total += (int64_t)costs.start + blocks[i];
+    /* No split is better than an equal share of everything, or than one whose runs are shorter by 1. */
+    const int64_t allowed = r.split.cuts ? 0 : costs.cut;
+    const int64_t shorter = longest - allowed - 1;
+    if (shorter >= least) CHECK(fewest(blocks, tiles, shorter, costs.start) > workers);
+    const int64_t bound = (total + workers - 1) / workers + 2 * costs.start + 1;
+    CHECK_MSG(longest <= (bound > least ? bound : least) + allowed, "%lld, but %lld / %d",
+              (long long)longest, (long long)total, workers);
+    /* Within one block of equal, when starting costs nothing. */
+    if (costs.start == 0 && r.split.cuts && total >= (int64_t)least * workers)
+        CHECK(longest * workers < total + workers);
+}
+
+static void test_drawn(void)
+{
+    uint64_t random = 7;
+    int32_t blocks[MOST_TILES];
+    for (int trial = 0; trial < 4000; trial++) {
+        const int32_t tiles = (int32_t)test_below(&random, trial % 10 ? 20 : MOST_TILES);
+        const int32_t workers = 1 + (int32_t)test_below(&random, MOST_WORKERS);
+        const int64_t size = 1 + test_below(&random, trial % 3 ? 40 : 20000);
+        for (int32_t i = 0; i < tiles; i++)
+            blocks[i] = test_below(&random, 5) ? (int32_t)test_below(&random, size) : 0;
+        const cuda_split_costs costs = {(int32_t)test_below(&random, 4),
+                                        (int32_t)test_below(&random, 12),
+                                        1 + (int32_t)test_below(&random, 6)};
+        check_all(blocks, tiles, workers, costs);
+    }
+}
+
+static void test_edges(void)
+{
+    static result r;
+    const cuda_split_costs costs = {2, 8, 4};
+    run(NULL, 0, 132, costs, &r); /* nothing at all */
+    CHECK(r.split.items == 0 && r.split.workers == 0 && r.split.cuts == 0);
+
+    const int32_t empty[] = {0, 0, 0};
+    check_all(empty, 3, 132, costs);
+    run(empty, 3, 132, costs, &r);
+    CHECK(r.split.items == 3 && r.split.slots == 0);
+
+    const int32_t one[] = {1};
+    run(one, 1, 132, costs, &r); /* not more workers than blocks */
+    CHECK(r.split.workers == 1 && r.split.items == 1 && r.item[0].slot == -1);
+
+    const int32_t small[] = {9, 9, 9, 9}; /* whole tiles, no combine */
+    run(small, 4, 132, costs, &r);
+    CHECK(r.split.cuts == 0 && r.split.workers == 4);
+
+    const int32_t large[] = {262144, 262144, 262144, 262144, 262144, 262144, 262144, 262144};
+    run(large, 8, 132, costs, &r); /* 16 Mi tokens, 8 KV heads */
+    CHECK(r.split.workers == 132 && r.split.cuts == 8);
+    CHECK(r.split.longest <= 8 * 262144 / 132 + 6);
+
+    const int32_t huge[] = {INT32_MAX, INT32_MAX, 0, INT32_MAX};
+    check_all(huge, 4, 1, costs); /* sums over 32 bits; huge[3] goes last */
+}
+
+int main(void)
+{
+    test_drawn();
+    test_edges();
+    return test_end();
+}
