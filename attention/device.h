@@ -53,6 +53,25 @@ typedef struct banyan_strip {
     int32_t edge;              /* index into the batch's edges, or -1 */
 } banyan_strip;
 
+/* Spans of one strip, as they are built: the caller gives span, capacity and room. */
+typedef struct banyan_span_list {
+    banyan_span *span;
+    int64_t count, capacity;
+    int64_t blocks;   /* in all of them */
+    int has_edge;     /* a span is cut by .. */
+    banyan_edge edge; /* .. this */
+} banyan_span_list;
+
+/* What rows first_row..last_row (one own block) of a pattern's heads read of the blocks held, as places in
+ * `held`; of tokens first_token .. end_token-1 only, and no block without any. Takes O(log held) for
+ * each run of a selection, and one step for each held block of a strided one. 0 when out->capacity is
+ * too small; banyan_spans_bound is enough. */
+int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                       const banyan_held *held, int64_t held_count, int64_t first_token,
+                       int64_t end_token, banyan_span_list *out);
+/* The most spans of a strip, when at most `held_count` of the first `blocks` blocks are held. */
+int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count);
+
 /* Everything that one call computes on one rank. Arrays of strips, spans, edges, tables and pointers
  * are in host memory; what they point to is the device's. */
 typedef struct banyan_batch {
