@@ -253,10 +253,13 @@ typedef struct banyan_kernel {
 } banyan_kernel;
 
 const banyan_kernel *banyan_kernel_row(int index); /* NULL past the end; not all are usable */
-/* By name, or NULL: the fastest that is usable and supports the shape. The environment variable
- * BANYAN_KERNEL, when set, stands in for a NULL name. NULL when there is none; why says so. */
-const banyan_kernel *banyan_kernel_find(const char *name, const banyan_block_shape *shape,
-                                        char *why, size_t why_bytes);
+const char *banyan_kernel_device(const banyan_kernel *kernel); /* its name, or "cpu" */
+/* Of a device (NULL: "cpu"), by name, or NULL: the fastest that is usable and supports the shape. The
+ * environment variable BANYAN_KERNEL, when set, stands in for a NULL name. anywhere: also one that
+ * cannot run here, for plans of other machines. NULL when there is none; why says so. */
+const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const char *name,
+                                        const banyan_block_shape *shape, char *why,
+                                        size_t why_bytes);
 
 #ifdef __cplusplus
 }

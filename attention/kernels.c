@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of kernels, and the choice of one: by name, by the environment, or the last row (they
- * are sorted by speed) that this processor can run and that supports the shape. */
+/* The table of kernels, and the choice of one for a device: by name, by the environment, or the last row
+ * (they are sorted by speed) that can run here and that supports the shape. */
 #include "attention/attention.h"
 
 #include <stdarg.h>
@@ -45,6 +45,8 @@ static const char *const names[] = {
     NULL};
 #undef BANYAN_ROW
 
+static const char *const cpu = "cpu";
+
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 
 static const banyan_kernel *refuse(char *why, size_t why_bytes, const char *format, ...)
@@ -63,9 +65,33 @@ const banyan_kernel *banyan_kernel_row(int index)
     return index >= 0 && index < ROWS ? table[index] : NULL;
 }
 
-static const banyan_kernel *named(const char *name, const char *source,
-                                  const banyan_block_shape *shape, char *why, size_t why_bytes)
+const char *banyan_kernel_device(const banyan_kernel *kernel)
 {
+    return kernel->device ? kernel->device->name : cpu;
+}
+
+/* One of the wanted ones: of the device, and, where it is to run here, usable. */
+typedef struct wanted {
+    const char *device;
+    int anywhere;
+    const banyan_block_shape *shape;
+} wanted;
+
+static int is_built(const banyan_kernel *kernel)
+{
+    return kernel->attend || kernel->device;
+}
+
+static int fits(const banyan_kernel *kernel, const wanted *w)
+{
+    return is_built(kernel) && strcmp(banyan_kernel_device(kernel), w->device) == 0 &&
+           (w->anywhere || kernel->usable()) && (!w->shape || kernel->supports(w->shape));
+}
+
+static const banyan_kernel *named(const char *name, const char *source, const wanted *w,
+                                  char *why, size_t why_bytes)
+{
+    const banyan_block_shape *shape = w->shape;
     const banyan_kernel *kernel = NULL;
     for (int i = 0; i < ROWS; i++)
         if (strcmp(names[i], name) == 0) kernel = table[i];
@@ -76,11 +102,14 @@ static const banyan_kernel *named(const char *name, const char *source,
                       source, name, near ? ", did you mean \"" : "", near ? near : "",
                       near ? "\"?" : "");
     }
-    if (!kernel->attend)
+    if (!is_built(kernel))
         return refuse(why, why_bytes, "%s: kernel \"%s\" is not in this build", source, name);
-    if (!kernel->usable())
-        return refuse(why, why_bytes, "%s: kernel \"%s\" (%s) cannot run on this processor",
-                      source, name, kernel->doc);
+    if (strcmp(banyan_kernel_device(kernel), w->device) != 0)
+        return refuse(why, why_bytes, "%s: kernel \"%s\" is for device %s, not %s", source,
+                      name, banyan_kernel_device(kernel), w->device);
+    if (!w->anywhere && !kernel->usable())
+        return refuse(why, why_bytes, "%s: kernel \"%s\" (%s) cannot run on this %s", source,
+                      name, kernel->doc, kernel->device ? "device" : "processor");
     if (shape && !kernel->supports(shape))
         return refuse(why, why_bytes,
                       "%s: kernel \"%s\" does not support %s blocks of %d tokens with key_dim "
@@ -90,14 +119,22 @@ static const banyan_kernel *named(const char *name, const char *source,
     return kernel;
 }
 
-const banyan_kernel *banyan_kernel_find(const char *name, const banyan_block_shape *shape,
-                                        char *why, size_t why_bytes)
+const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const char *name,
+                                        const banyan_block_shape *shape, char *why,
+                                        size_t why_bytes)
 {
+    const wanted w = {device ? device : cpu, anywhere, shape};
     const char *forced = name ? NULL : getenv("BANYAN_KERNEL");
 
-    if (name) return named(name, "kernel", shape, why, why_bytes);
-    if (forced && *forced) return named(forced, "BANYAN_KERNEL", shape, why, why_bytes);
+    if (name) return named(name, "kernel", &w, why, why_bytes);
+    if (forced && *forced) return named(forced, "BANYAN_KERNEL", &w, why, why_bytes);
     for (int i = ROWS - 1; i >= 0; i--)
-        if (table[i]->usable() && (!shape || table[i]->supports(shape))) return table[i];
-    return refuse(why, why_bytes, "no kernel of this build can run on this processor");
+        if (fits(table[i], &w)) return table[i];
+    if (!shape || strcmp(w.device, cpu) == 0)
+        return refuse(why, why_bytes, "no kernel of this build can run on this processor");
+    return refuse(why, why_bytes,
+                  "no kernel of device %s supports %s blocks of %d tokens with key_dim %d and "
+                  "value_dim %d",
+                  w.device, banyan_dtype_name(shape->dtype), shape->block_tokens,
+                  shape->key_dim, shape->value_dim);
 }

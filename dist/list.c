@@ -40,16 +40,21 @@ static const char *missing(const char *needs)
 {
     if (strcmp(needs, "X86") == 0) return "not in this build: needs an x86-64 processor";
     if (strcmp(needs, "MPI") == 0) return "not in this build: needs MPI";
+    if (strcmp(needs, "CUDA") == 0) return "not in this build: needs CUDA";
     return "not in this build";
 }
 
-/* A kernel that was left out has a row without `attend`; one that is here may not be usable. */
+/* A kernel that was left out has a row and nothing in it; one that is here may not be usable. */
 static const char *why_no_kernel(const row *r)
 {
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
-        if (strcmp(kernel->name, r->name) != 0 || !kernel->attend) continue;
-        return kernel->usable() ? NULL : "this processor cannot run it";
+        if (strcmp(kernel->name, r->name) != 0 || (!kernel->attend && !kernel->device))
+            continue;
+        if (kernel->usable()) return NULL;
+        const char *reason = kernel->device ? kernel->device->missing() : NULL;
+        if (reason) return reason;
+        return kernel->device ? "this device cannot run it" : "this processor cannot run it";
     }
     return missing(r->needs);
 }

@@ -139,13 +139,6 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
 
 /* ---- making --------------------------------------------------------------------------------- */
 
-static banyan_status find_kernel(banyan_plan *plan)
-{
-    char why[512];
-    plan->kernel = banyan_kernel_find(plan->spec.kernel, &plan->shape, why, sizeof why);
-    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
-}
-
 /* Counts of bytes are of 64 bits; with so few spare, everything in the plan may be added up. */
 static banyan_status check_size(const banyan_plan *plan)
 {
@@ -165,26 +158,13 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *spec)
 {
     banyan_status status = banyan_spec_check(spec, plan->ranks);
     if (!status) status = banyan_plan_fill(plan, spec);
-    if (!status) status = find_kernel(plan);
+    if (!status) status = banyan_plan_kernel(plan);
     if (!status) status = check_size(plan);
     if (!status) status = banyan_plan_bind(plan);
     if (!status) status = banyan_plan_cover(plan);
     if (!status) status = banyan_plan_place(plan);
     if (!status) status = banyan_plan_merge(plan);
     return status;
-}
-
-/* Kernels are listed slowest first: all ranks take the slowest that any of them chose. */
-static banyan_status agree_on_kernel(banyan_plan *plan)
-{
-    double slowness = 0;
-    for (int i = 0; banyan_kernel_row(i) != plan->kernel; i++) slowness -= 1;
-    banyan_status status = banyan_comm_allreduce(plan->comm, &slowness, 1, BANYAN_MAX);
-    if (status) return status;
-    char why[512];
-    const banyan_kernel *common = banyan_kernel_row((int)-slowness);
-    plan->kernel = banyan_kernel_find(common->name, &plan->shape, why, sizeof why);
-    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_UNSUPPORTED, "%s", why);
 }
 
 static banyan_status compare(banyan_plan *plan, uint64_t *all)
@@ -212,7 +192,7 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
     plan->hash = banyan_plan_digest(plan);
     if (!alone) status = compare(plan, hashes);
     if (status) return status;
-    if (!alone) status = agree_on_kernel(plan);
+    if (!alone) status = banyan_plan_agree_on_kernel(plan);
     if (!status) {
         plan->spec.kernel = plan->kernel->name; /* of static life */
         plan->record_bytes = plan->kernel->record_bytes(&plan->shape);

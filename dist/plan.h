@@ -4,6 +4,7 @@
  * In the order in which banyan_plan_create calls them:
  *
  *   spec_check    is what was asked for possible?         a filled-in copy of the spec
+ *   plan_kernel   which kernel of the device
  *   plan_bind     rules -> patterns, classes, retention   kinds of layers
  *   plan_cover    which far blocks does nobody read?      warnings
  *   plan_place    weights -> holders, cuts, homes, items
@@ -21,6 +22,8 @@ char *banyan_plan_text(banyan_plan *plan, const char *text); /* a copy; NULL sta
 
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks);
 banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec); /* plan->spec */
+banyan_status banyan_plan_kernel(banyan_plan *plan);
+banyan_status banyan_plan_agree_on_kernel(banyan_plan *plan); /* collective */
 banyan_status banyan_plan_bind(banyan_plan *plan);
 banyan_status banyan_plan_cover(banyan_plan *plan);
 banyan_status banyan_plan_place(banyan_plan *plan);

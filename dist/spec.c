@@ -105,10 +105,18 @@ static banyan_status check_cache(const banyan_spec *s)
 
 enum { MAX_NAMES = 64 };
 
+/* Is there a kernel for it? */
+static int is_built(const char *device)
+{
+    for (int i = 0; banyan_kernel_row(i); i++)
+        if (strcmp(banyan_kernel_device(banyan_kernel_row(i)), device) == 0) return 1;
+    return 0;
+}
+
 static banyan_status check_names(const banyan_spec *s)
 {
     static const char *const balances[] = {"decode", "prefill", NULL};
-    static const char *const devices[] = {"cpu", NULL};
+    static const char *const devices[] = {"cpu", "cuda", NULL};
     static const char *const homes[] = {"first", "dealt", NULL};
     static const char *const outs[] = {"home", "all", NULL};
     const char *placements[MAX_NAMES + 1] = {NULL}, *merges[MAX_NAMES + 1] = {NULL};
@@ -120,10 +128,11 @@ static banyan_status check_names(const banyan_spec *s)
     banyan_status status = one_of("placement", s->placement, placements);
     if (!status) status = one_of("balance", s->balance, balances);
     if (!status && s->merge) status = one_of("merge", s->merge, merges);
-    if (!status && s->device && strcmp(s->device, "cuda") == 0)
-        status = banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                             "device is \"cuda\", which is not in this build: expected cpu");
     if (!status) status = one_of("device", s->device, devices);
+    if (!status && !is_built(s->device))
+        status = banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                             "device is \"%s\", which is not in this build: expected cpu",
+                             s->device);
     if (!status) status = one_of("home", s->home, homes);
     if (!status) status = one_of("out", s->out, outs);
     return status;
@@ -199,6 +208,12 @@ static banyan_status check_reproducible(const banyan_spec *s)
 {
     const int64_t most = (int64_t)BANYAN_FIXED_BLOCKS * s->block_tokens;
     if (!s->reproducible) return BANYAN_OK;
+    if (strcmp(s->device, "cpu") != 0)
+        return banyan_fail(
+            BANYAN_ERR_UNSUPPORTED,
+            "reproducible is set and device is \"%s\": fixed-point sums are added "
+            "up on the CPU only, expected device cpu",
+            s->device);
     if (s->max_tokens > most)
         return banyan_fail(BANYAN_ERR_CONFIG,
                            "max_tokens is %lld: expected at most %lld with reproducible and "

@@ -274,7 +274,7 @@ int main(void)
 {
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
-        if (!kernel->usable()) continue;
+        if (kernel->device || !kernel->usable()) continue;
         for (uint64_t seed = 1; seed <= 24; seed++) test_counting(kernel, seed);
         for (uint64_t seed = 1; seed <= 8; seed++) test_addresses(kernel, seed);
         for (int dtype = BANYAN_F32; dtype <= BANYAN_F16 && strcmp(kernel->name, "scalar");

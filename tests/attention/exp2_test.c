@@ -84,7 +84,8 @@ static void test_special(const char *name, void (*exp2_of)(float *, int))
 static void test_exp2(const char *kernel, void (*exp2_of)(float *, int))
 {
     char why[256];
-    if (!banyan_kernel_find(kernel, NULL, why, sizeof(why))) return; /* another processor */
+    if (!banyan_kernel_find(NULL, 0, kernel, NULL, why, sizeof(why)))
+        return; /* another processor */
     test_range(kernel, exp2_of);
     test_exact(kernel, exp2_of);
     test_special(kernel, exp2_of);

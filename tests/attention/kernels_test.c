@@ -200,7 +200,8 @@ int main(int argc, char **argv)
     int usable = 0;
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
-        if (!kernel->usable() || (only && strcmp(only, kernel->name) != 0)) continue;
+        if (kernel->device || !kernel->usable() || (only && strcmp(only, kernel->name) != 0))
+            continue;
         usable++;
         for (int dtype = BANYAN_F32; dtype <= BANYAN_F16; dtype++)
             nan_alone(kernel, (banyan_dtype)dtype);

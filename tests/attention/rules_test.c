@@ -118,31 +118,39 @@ static void test_kernel_names(void)
     unsetenv("BANYAN_KERNEL");
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
+        const char *device = banyan_kernel_device(kernel);
         CHECK(*kernel->name && *kernel->doc);
-        const banyan_kernel *found = banyan_kernel_find(kernel->name, &shape, why, sizeof(why));
+        const banyan_kernel *found =
+            banyan_kernel_find(device, 0, kernel->name, &shape, why, sizeof(why));
         if (kernel->usable() && kernel->supports(&shape)) {
             CHECK(found == kernel);
-            fastest = i;
+            if (!kernel->device) fastest = i;
         } else {
             CHECK_MSG(!found && strstr(why, kernel->name), "%s", why);
         }
     }
+    CHECK(!banyan_kernel_find("cuda", 0, "scalar", &shape, why, sizeof(why)));
+    CHECK_MSG(strstr(why, "kernel \"scalar\" is for device cpu, not cuda"), "%s", why);
+    CHECK(!banyan_kernel_find("gpu", 1, NULL, &shape, why, sizeof(why)));
+    CHECK_MSG(strstr(why, "no kernel of device gpu supports bf16 blocks of"), "%s", why);
     CHECK(!strcmp(banyan_kernel_row(0)->name, "scalar") && !banyan_kernel_row(-1));
-    CHECK(banyan_kernel_find(NULL, &shape, why, sizeof(why)) == banyan_kernel_row(fastest));
-    CHECK(!banyan_kernel_find("scaler", &shape, why, sizeof(why)));
+    CHECK(banyan_kernel_find(NULL, 0, NULL, &shape, why, sizeof(why)) ==
+          banyan_kernel_row(fastest));
+    CHECK(!banyan_kernel_find(NULL, 0, "scaler", &shape, why, sizeof(why)));
     CHECK_MSG(!strcmp(why, "kernel: unknown kernel \"scaler\", did you mean \"scalar\"? "
                            "(see \"banyan list\")"),
               "%s", why);
 
     setenv("BANYAN_KERNEL", "scalar", 1);
-    CHECK(banyan_kernel_find(NULL, &shape, why, sizeof(why)) == banyan_kernel_row(0));
+    CHECK(banyan_kernel_find(NULL, 0, NULL, &shape, why, sizeof(why)) == banyan_kernel_row(0));
     setenv("BANYAN_KERNEL", "fast", 1);
-    CHECK(!banyan_kernel_find(NULL, &shape, why, sizeof(why)));
+    CHECK(!banyan_kernel_find(NULL, 0, NULL, &shape, why, sizeof(why)));
     CHECK_MSG(!strcmp(why, "BANYAN_KERNEL: unknown kernel \"fast\" (see \"banyan list\")"),
               "%s", why);
-    CHECK(banyan_kernel_find("scalar", &shape, why, sizeof(why)) == banyan_kernel_row(0));
+    CHECK(banyan_kernel_find(NULL, 0, "scalar", &shape, why, sizeof(why)) ==
+          banyan_kernel_row(0));
     setenv("BANYAN_KERNEL", "", 1);
-    CHECK(banyan_kernel_find(NULL, &shape, NULL, 0) == banyan_kernel_row(fastest));
+    CHECK(banyan_kernel_find(NULL, 0, NULL, &shape, NULL, 0) == banyan_kernel_row(fastest));
 }
 
 int main(void)

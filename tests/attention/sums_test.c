@@ -125,7 +125,7 @@ int main(int argc, char **argv)
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);
         const uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-        if (!kernel->usable()) continue;
+        if (kernel->device || !kernel->usable()) continue;
         for (uint64_t s = seed; s <= (argc > 1 ? seed : 60); s++) {
             uint64_t random = s;
             trial t = {.seed = s, .kernel = kernel};

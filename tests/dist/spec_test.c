@@ -65,7 +65,7 @@ static void test_names(void)
     BAD(merge, "tre", "did you mean \"tree\"?");
     BAD(home, "firts", "home is \"firts\": expected first or dealt; did you mean \"first\"?");
     BAD(out, "everywhere", "out is \"everywhere\": expected home or all");
-    BAD(device, "gpu", "device is \"gpu\": expected cpu");
+    BAD(device, "gpu", "device is \"gpu\": expected cpu or cuda");
     BAD(kernel, "scalr", "\"scalr\"");
     BAD(kernel, "scalr", "\"scalar\"");
     banyan_spec spec = small_spec();

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which kernel works on this plan's blocks, on the device that was asked for. All ranks take the same
+ * one. For an imaginary cluster it need not run here. */
+#include "dist/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int is_imaginary(const banyan_plan *plan)
+{
+    return plan->comm->transport->is_imaginary;
+}
+
+/* "32, 64": the values that at least one kernel of the device supports. */
+typedef struct supported {
+    char text[128];
+    size_t used;
+} supported;
+
+static void add_word(supported *s, const char *word)
+{
+    const int n = snprintf(s->text + s->used, sizeof s->text - s->used, "%s%s",
+                           s->used ? ", " : "", word);
+    if (n > 0 && (size_t)n < sizeof s->text - s->used) s->used += (size_t)n;
+}
+
+static int is_supported(const char *device, const banyan_block_shape *shape)
+{
+    char why[512];
+    return banyan_kernel_find(device, 1, NULL, shape, why, sizeof why) != NULL;
+}
+
+/* Dims go in steps that every kernel has in common. */
+static void find_dims(const char *device, banyan_block_shape shape, supported *dims)
+{
+    enum { STEP = 16 };
+    for (shape.key_dim = STEP; shape.key_dim <= BANYAN_MAX_DIM; shape.key_dim += STEP)
+        for (shape.value_dim = STEP; shape.value_dim <= BANYAN_MAX_DIM;
+             shape.value_dim += STEP) {
+            char pair[32];
+            if (!is_supported(device, &shape)) continue;
+            snprintf(pair, sizeof pair, "(%d, %d)", (int)shape.key_dim, (int)shape.value_dim);
+            add_word(dims, pair);
+        }
+}
+
+/* What was given, and what there is: of each thing, what goes with some value of the others. */
+static banyan_status refuse_shape(const char *device, const banyan_block_shape *given)
+{
+    supported blocks = {0}, dtypes = {0}, dims = {0};
+    int dtype_known[BANYAN_F16 + 1] = {0};
+    for (int32_t block = 16; block <= 256; block *= 2) {
+        int block_known = 0;
+        for (int dtype = BANYAN_F32; dtype <= BANYAN_F16; dtype++) {
+            const banyan_block_shape shape = {block, 0, 0, (banyan_dtype)dtype};
+            supported here = {0};
+            char number[16];
+            find_dims(device, shape, &here);
+            if (!here.used) continue;
+            dims = here;
+            snprintf(number, sizeof number, "%d", (int)block);
+            if (!block_known++) add_word(&blocks, number);
+            if (!dtype_known[dtype]++)
+                add_word(&dtypes, banyan_dtype_name((banyan_dtype)dtype));
+        }
+    }
+    return banyan_fail(BANYAN_ERR_CONFIG,
+                       "device \"%s\" has no kernel for block_tokens %d, key_dim %d, value_dim "
+                       "%d, cache_dtype %s: expected block_tokens %s, (key_dim, value_dim) %s, "
+                       "cache_dtype %s",
+                       device, (int)given->block_tokens, (int)given->key_dim,
+                       (int)given->value_dim, banyan_dtype_name(given->dtype),
+                       blocks.used ? blocks.text : "of none", dims.used ? dims.text : "of none",
+                       dtypes.used ? dtypes.text : "of none");
+}
+
+/* A driver, and something that it drives. */
+static banyan_status check_device(const char *device)
+{
+    for (int i = 0; banyan_kernel_row(i); i++) {
+        const banyan_device *row = banyan_kernel_row(i)->device;
+        if (!row || strcmp(row->name, device) != 0) continue;
+        const char *why = row->missing();
+        return why ? banyan_fail(BANYAN_ERR_DEVICE, "device is \"%s\": %s", device, why)
+                   : BANYAN_OK;
+    }
+    return BANYAN_OK;
+}
+
+banyan_status banyan_plan_kernel(banyan_plan *plan)
+{
+    const char *device = plan->spec.device;
+    const int is_cpu = strcmp(device, "cpu") == 0;
+    const int anywhere = !is_cpu && is_imaginary(plan);
+    char why[512];
+    if (!anywhere) {
+        const banyan_status status = check_device(device);
+        if (status) return status;
+    }
+    if (!is_cpu && !is_supported(device, &plan->shape))
+        return refuse_shape(device, &plan->shape);
+    plan->kernel =
+        banyan_kernel_find(device, anywhere, plan->spec.kernel, &plan->shape, why, sizeof why);
+    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
+}
+
+/* Kernels are listed slowest first: all ranks take the slowest that any of them chose. */
+banyan_status banyan_plan_agree_on_kernel(banyan_plan *plan)
+{
+    double slowness = 0;
+    for (int i = 0; banyan_kernel_row(i) != plan->kernel; i++) slowness -= 1;
+    banyan_status status = banyan_comm_allreduce(plan->comm, &slowness, 1, BANYAN_MAX);
+    if (status) return status;
+    char why[512];
+    const banyan_kernel *common = banyan_kernel_row((int)-slowness);
+    plan->kernel =
+        banyan_kernel_find(plan->spec.device, 0, common->name, &plan->shape, why, sizeof why);
+    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_UNSUPPORTED, "%s", why);
+}
