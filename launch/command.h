@@ -25,6 +25,10 @@ bool command_parse(job *j, char **words);
 /* Apply --set and flags with a field to j->config, in the order given. false: reported. */
 bool command_apply(const job *j, char **words);
 
+/* Device and transport of the verb, as the config says: j->device and j->comm. Collective; EXIT_OK, or
+ * reported. */
+int choose_place(job *j);
+
 /* Read a text config on rank 0 and give every rank the same message. path NULL: an empty config.
  * EXIT_OK, or a reported failure, the same on every rank. */
 int config_load(const job *j, const char *path, Banyan__Config **out);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a verb asks of its job: flags by name, errors said once, progress. */
 #include "launch/command.h"
+#include "launch/device.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -72,13 +73,24 @@ static int exit_code(banyan_status status)
 int job_failed(const job *j, banyan_status status, const char *what)
 {
     const char *colon = what && *what ? ": " : "";
+    const char *words = j->device->why[0] ? j->device->why : banyan_error_message();
     if (!what) what = "";
     if (status == BANYAN_ERR_COMM && j->ranks > 1)
-        fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon,
-                banyan_error_message());
+        fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon, words);
     else
-        say_error(j, "%s%s%s", what, colon, banyan_error_message());
+        say_error(j, "%s%s%s", what, colon, words);
     return exit_code(status);
+}
+
+/* The library's own agreement knows the library's words; a device's travel apart. */
+banyan_status job_agree(const job *j, banyan_status mine)
+{
+    device *d = j->device;
+    if (!d->row->is_apart) return banyan_comm_agree(j->comm, mine);
+    if (mine && !d->why[0])
+        snprintf(d->why, sizeof d->why, "%s",
+                 mine == BANYAN_ERR_MEMORY ? "out of memory" : banyan_error_message());
+    return agree_words(j->comm, mine, d->why, sizeof d->why);
 }
 
 /* Open MPI gives each rank a pseudo-terminal as stdout and a pipe as stderr, whatever mpirun itself

@@ -58,8 +58,8 @@ set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
 
 # Everything but main: tests link it too.
 add_library(banyan_launch STATIC ${generated_sources}
-  launch/agree.c launch/blas.c launch/command.c launch/config.c launch/data.c launch/help.c
-  launch/ids.c launch/job.c launch/numbers.c launch/output.c launch/plot.c launch/set.c
+  launch/agree.c launch/blas.c launch/choose.c launch/command.c launch/config.c launch/data.c
+  launch/device.c launch/help.c launch/ids.c launch/job.c launch/numbers.c launch/output.c launch/plot.c launch/set.c
   launch/spec.c launch/textformat.cc
   launch/run/check.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/steps.c)
 target_sources(banyan_launch PRIVATE
@@ -84,6 +84,13 @@ endif()
 target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})
 target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
                       PkgConfig::pc_libprotobuf-c PkgConfig::pc_openblas PkgConfig::pc_jansson OpenMP::OpenMP_C)
+# The GPU as the programs' device. libcuda is never linked: without a driver the program says so.
+if(BANYAN_HAS_CUDA)
+  target_sources(banyan_launch PRIVATE launch/cuda.c launch/cuda_blas.c)
+  target_link_libraries(banyan_launch PUBLIC CUDA::cublas CUDA::cudart_static)
+else()
+  target_sources(banyan_launch PRIVATE launch/cuda_none.c)
+endif()
 include(launch/model/model.cmake)
 include(launch/needle/needle.cmake)
 

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 
 struct json_t;
+struct device;
 
 /* Exit codes: what a script can tell apart. Ranks may return different ones; all of them end with
  * the largest. */
@@ -38,7 +39,8 @@ typedef struct job {
     Banyan__Config *config;
     banyan_comm *comm; /* NULL for verbs that need none */
     int rank, ranks;
-    char **value; /* [flags of the verb, then the common ones], NULL: not given */
+    struct device *device; /* never NULL: the CPU, or what execution.device asks for */
+    char **value;          /* [flags of the verb, then the common ones], NULL: not given */
 } job;
 
 typedef struct verb {
@@ -59,6 +61,10 @@ void say_warning(const job *j, const char *format, ...) __attribute__((format(pr
  * knows of: what set-up calls return, or banyan_comm_agree after calls that do not agree. (Each
  * rank speaks for itself when communication failed.) */
 int job_failed(const job *j, banyan_status status, const char *what);
+
+/* Every rank passes its own status; if any is not OK, all return an error, for job_failed, which then
+ * has the words of the first rank that failed: of the device, or of the library. Collective. */
+banyan_status job_agree(const job *j, banyan_status mine);
 
 /* Does a person watch descriptor `fd`? false on other ranks than 0. */
 bool job_on_terminal(const job *j, int fd);

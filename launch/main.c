@@ -6,8 +6,10 @@
  *     comm          made first, so that every later failure can be agreed on
  *     command line  compared across ranks by hash, then parsed by each: equal words, equal errors
  *     config        read by rank 0, which broadcasts the bytes or the error
+ *     place         device and transport, agreed on
  *     verb          returns a code; the largest over all ranks is everybody's */
 #include "launch/command.h"
+#include "launch/device.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -73,39 +75,6 @@ static const verb_entry *find_verb(const job *j, const char *name)
     return NULL;
 }
 
-/* The verb's own comm: the one that the launcher gave, unless the config names another. */
-static int choose_comm(job *j)
-{
-    const Banyan__Execution *e = j->config->execution;
-    if (e && e->n_bandwidth && e->n_bandwidth != (size_t)j->ranks) {
-        say_error(j, "execution.bandwidth has %zu values; this job has %d ranks",
-                  e->n_bandwidth, j->ranks);
-        return EXIT_USAGE;
-    }
-    if (e && e->has_timeout && !(e->timeout >= 0)) {
-        say_error(j, "execution.timeout %g: expected seconds, or 0 for no limit", e->timeout);
-        return EXIT_USAGE;
-    }
-    if (e && e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
-    if (!e || !e->transport) return EXIT_OK;
-    if (!strcmp(e->transport, "self") && j->ranks > 1) {
-        say_error(j, "execution.transport: \"self\" is one rank; this job has %d", j->ranks);
-        return EXIT_USAGE;
-    }
-    if (j->ranks > 1 && !strcmp(e->transport, "mpi")) return EXIT_OK;
-    if (!strcmp(e->transport, "imaginary")) {
-        say_error(j, "execution.transport: \"imaginary\" serves \"banyan plan\" only");
-        return EXIT_USAGE;
-    }
-    banyan_comm *other;
-    banyan_status status = banyan_comm_create(e->transport, NULL, &other);
-    if (status) return job_failed(j, status, "execution.transport");
-    banyan_comm_destroy(j->comm);
-    j->comm = other;
-    if (e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
-    return EXIT_OK;
-}
-
 static int run_verb(job *j, const verb_entry *entry, char **words)
 {
     j->verb = entry->verb;
@@ -122,7 +91,7 @@ static int run_verb(job *j, const verb_entry *entry, char **words)
     if (code) return code;
     if (!command_apply(j, words)) return EXIT_USAGE;
     if (j->verb->needs_comm) {
-        code = choose_comm(j);
+        code = choose_place(j);
         return code ? code : j->verb->run(j);
     }
     banyan_comm *comm = j->comm;
@@ -187,7 +156,7 @@ int main(int argc, char **argv)
 {
     (void)argc;
     blas_choose(argv);
-    job j = {0};
+    job j = {.device = &device_cpu};
     banyan_status status = banyan_comm_create(NULL, NULL, &j.comm);
     if (status) {
         fprintf(stderr, "banyan: %s\n", banyan_error_message());
@@ -201,5 +170,6 @@ int main(int argc, char **argv)
     if (j.config) banyan__config__free_unpacked(j.config, NULL);
     free(j.value);
     banyan_comm_destroy(j.comm);
+    device_close(j.device);
     return code;
 }

@@ -199,6 +199,7 @@ static int run(job *j)
 static const flag flags[] = {
     {"only", "REGEX", NULL, "rows whose name matches, \"decode|s2\""},
     {"quick", NULL, NULL, "a 64th of the tokens and one repetition: is it working?"},
+    {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"threads", "N", "execution.threads", "at most, default: all cores"},
     {"cpu-time", NULL, NULL,
      "time by the CPU seconds of the threads, for a machine where others compute (with "

@@ -186,6 +186,7 @@ static const flag flags[] = {
     {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16"},
     {NULL, NULL, NULL, NULL}};

@@ -27,6 +27,7 @@ static const flag flags[] = {
     {"context", "RULE", NULL, "what layer 0 reads; default \"sink_window sink=1 window=3\""},
     {"heads", "N", "constructed.heads", "query heads of the constructed model"},
     {"kv-heads", "N", "constructed.kv_heads", "its key/value heads"},
+    {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
     {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},

@@ -176,6 +176,7 @@ static const flag flags[] = {
     {"placement", "NAME", "execution.placement", "line, spread, heads"},
     {"merge", "NAME", "execution.merge",
      "direct, tree, butterfly, gather, allreduce; default: the cheapest"},
+    {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {"machine", "FILE", NULL, "predict by these figures, which \"scale --measure\" wrote"},

@@ -336,7 +336,9 @@ static const flag flags[] = {
     {"use", "RULE", "rule[0].use", "what the first rule's heads read"},
     {"merge", "NAME", "execution.merge", "of method line and heads; default: the cheapest"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},
-    {"kernel", "NAME", "execution.kernel", "scalar, avx2, avx512; default: the fastest"},
+    {"kernel", "NAME", "execution.kernel",
+     "of those that `banyan list` names; default: the fastest"},
+    {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"threads", "N", "execution.threads",
      "per rank, default: cores over all ranks of a machine"},
     {NULL, NULL, NULL, NULL}};

@@ -4,7 +4,7 @@ foreach(name set_test data_test)
 endforeach()
 
 set(scripts ${CMAKE_CURRENT_LIST_DIR})
-add_test(NAME launch_words COMMAND ${scripts}/words.sh $<TARGET_FILE:banyan_program>)
+add_test(NAME launch_words COMMAND ${scripts}/words.sh $<TARGET_FILE:banyan_program> ${BANYAN_HAS_CUDA})
 add_test(NAME launch_verbs COMMAND ${scripts}/verbs.sh $<TARGET_FILE:banyan_program>
                                    ${PROJECT_SOURCE_DIR}/configs)
 set_tests_properties(launch_words launch_verbs PROPERTIES LABELS smoke TIMEOUT 300)

@@ -46,6 +46,8 @@ expect_once 2 'cannot read config "/nowhere/b.txtpb"' "$mpirun" 3 "$banyan" run 
 printf 'shape { heads: 4\n key_dimm: 16 }\n' > "$folder/b.txtpb"
 expect_once 2 'b.txtpb:2:10: no field "key_dimm"' "$mpirun" 3 "$banyan" run --config "$folder/b.txtpb"
 expect_once 2 'did you mean "dense"' "$mpirun" 3 "$banyan" run $shape --tokens 64 --use dence
+[ -e /dev/nvidia0 ] || expect_once 2 'banyan: device cuda: ' "$mpirun" 3 "$banyan" run $shape --tokens 64 --device cuda
+expect_once 2 'expected cpu or cuda' "$mpirun" 3 "$banyan" run $shape --tokens 64 --device gpu
 expect_once 2 '"plan" runs in one process' "$mpirun" 2 "$banyan" plan --ranks 4
 expect_once 2 '"self" is one rank; this job has 2' \
   "$mpirun" 2 "$banyan" run $shape --tokens 64 --set execution.transport=self

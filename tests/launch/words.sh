@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# words.sh BANYAN: what bad input gets: exit code 2, the value, what was expected, the nearest name, and
+# words.sh BANYAN [CUDA]: what bad input gets: exit code 2, the value, what was expected, the nearest name, and
 # no partial output.
 banyan=$1
 . "$(dirname "$0")/expect.sh"
@@ -80,6 +80,21 @@ expect 2 'stands for --ranks and --nodes' "$banyan" plan --ranks 2 --topology "r
 expect 2 'node:x' "$banyan" plan --topology "node:x"
 expect 2 '--only "(": ' "$banyan" bench --only "("
 expect 2 '--only "nothing" matches no row' "$banyan" bench --only nothing
+
+# devices that are none, or not here: said before anything is done, and nothing is written
+expect 2 'execution.device "cuba": expected cpu or cuda (did you mean "cuda"?)' \
+  "$banyan" run $shape --tokens 64 --device cuba
+none="this build has none; configure with -DBANYAN_CUDA=ON"
+[ -z "$2" ] || none="no CUDA device: "
+if [ -z "$2" ] || [ ! -e /dev/nvidia0 ]; then
+  expect_once 2 "banyan: device cuda: $none" "$banyan" run $shape --tokens 64 --device cuda --json "$folder/x.json"
+  expect_once 2 "banyan: device cuda: $none" "$banyan" scale --device cuda --json "$folder/x.json"
+  expect_once 2 "banyan: device cuda: $none" "$banyan" bench --set execution.device=cuda --json "$folder/x.json"
+  expect_once 2 "banyan: device cuda: $none" "$banyan" needle --device cuda --results "$folder/x.jsonl"
+  expect_once 2 "banyan: device cuda: $none" "$banyan" generate --device cuda --model nowhere --ids nothing
+  expect_no_file "$folder/x.json"
+  expect_no_file "$folder/constructed"
+fi
 
 # a hole in the coverage: a warning, and with --strict a refusal
 hole="--set shape.heads=8 --set shape.kv_heads=8 --set shape.key_dim=64 --set cache.max_tokens=64k"

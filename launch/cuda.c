@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* CUDA as a device of the programs: one GPU, one stream.
+ *
+ * Products take activations from the host and give them back there: the arithmetic between matrices
+ * (norms, RoPE, SwiGLU) is the host's in this version, so each product is a copy in, cuBLAS, and a copy
+ * out, through two buffers that grow to what the largest product needs.
+ *
+ * Page-locked memory is what a GPU copies fast; where none is to be had, plain memory serves. */
+#include "launch/cuda.h"
+
+#include "launch/device.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct cuda {
+    int index;
+    cudaStream_t stream;
+    cudaEvent_t mark[2];
+    void *blas;      /* made with the first product */
+    void *buffer[2]; /* of products: in, out */
+    size_t room[2];  /* their bytes */
+} cuda;
+
+/* A call's result in words. */
+static const char *words(cudaError_t error)
+{
+    return error == cudaSuccess ? NULL : cudaGetErrorString(error);
+}
+
+static const char *missing(void)
+{
+    static char text[256];
+    int devices = 0;
+    const cudaError_t error = cudaGetDeviceCount(&devices);
+    if (error == cudaSuccess && devices > 0) return NULL;
+    snprintf(text, sizeof text, "no CUDA device: %s",
+             error == cudaSuccess ? "the driver sees none" : cudaGetErrorString(error));
+    return text;
+}
+
+static int count(void)
+{
+    int devices = 0;
+    return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
+}
+
+static void close_cuda(void *own)
+{
+    cuda *c = own;
+    if (c->blas) cuda_blas_close(c->blas);
+    for (int i = 0; i < 2; i++) {
+        cudaFree(c->buffer[i]);
+        if (c->mark[i]) cudaEventDestroy(c->mark[i]);
+    }
+    if (c->stream) cudaStreamDestroy(c->stream);
+    free(c);
+}
+
+/* cudaSetDevice holds for this thread, and so for every later call of the program and of the
+ * library, which it makes from this thread only. */
+static const char *open_cuda(int index, void **own)
+{
+    cuda *c = calloc(1, sizeof *c);
+    if (!c) return "out of memory";
+    c->index = index;
+    cudaError_t error = cudaSetDevice(index);
+    if (!error) error = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    for (int i = 0; i < 2 && !error; i++) error = cudaEventCreate(&c->mark[i]);
+    if (error) {
+        close_cuda(c);
+        return words(error);
+    }
+    *own = c;
+    return NULL;
+}
+
+static void *stream(void *own)
+{
+    return ((cuda *)own)->stream;
+}
+
+static void describe(void *own, char *text, size_t size)
+{
+    struct cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, ((cuda *)own)->index))
+        snprintf(text, size, "a CUDA device");
+    else
+        snprintf(text, size, "%s, %d SMs, %.1f GiB", p.name, p.multiProcessorCount,
+                 (double)p.totalGlobalMem / 0x1p30);
+}
+
+static const char *memory_free(void *own, int64_t *bytes)
+{
+    (void)own;
+    size_t available = 0, total;
+    const cudaError_t error = cudaMemGetInfo(&available, &total);
+    *bytes = (int64_t)available;
+    return words(error);
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static const char *allocate(void *own, size_t bytes, void **out)
+{
+    (void)own;
+    return words(cudaMalloc(out, bytes));
+}
+
+static void release(void *own, void *memory)
+{
+    (void)own;
+    cudaFree(memory);
+}
+
+/* What precedes the memory, so that release_host knows what it is. */
+typedef struct header {
+    _Alignas(64) bool is_locked;
+} header;
+
+static void *allocate_host(size_t bytes)
+{
+    void *memory = NULL;
+    const bool is_locked = cudaMallocHost(&memory, bytes + sizeof(header)) == cudaSuccess;
+    if (!is_locked) {
+        cudaGetLastError(); /* it is not an error of what comes next */
+        memory = aligned_alloc(64, (bytes + sizeof(header) + 63) / 64 * 64);
+    }
+    if (!memory) return NULL;
+    header *h = memory;
+    h->is_locked = is_locked;
+    return h + 1;
+}
+
+static void release_host(void *memory)
+{
+    header *h = (header *)memory - 1;
+    if (h->is_locked)
+        cudaFreeHost(h);
+    else
+        free(h);
+}
+
+static const char *copy(void *own, void *to, const void *from, size_t bytes)
+{
+    return words(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((cuda *)own)->stream));
+}
+
+static const char *fill(void *own, void *memory, int byte, size_t bytes)
+{
+    return words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->stream));
+}
+
+static const char *wait_all(void *own)
+{
+    return words(cudaStreamSynchronize(((cuda *)own)->stream));
+}
+
+/* ---- products ------------------------------------------------------------------------------ */
+
+static const char *make_blas(cuda *c)
+{
+    return c->blas ? NULL : cuda_blas_open(c->stream, &c->blas);
+}
+
+static const char *make_buffer(cuda *c, int which, size_t bytes)
+{
+    if (bytes <= c->room[which]) return NULL;
+    cudaFree(c->buffer[which]); /* waits for who reads it */
+    c->buffer[which] = NULL;
+    c->room[which] = 0;
+    const cudaError_t error = cudaMalloc(&c->buffer[which], bytes);
+    if (!error) c->room[which] = bytes;
+    return words(error);
+}
+
+static const char *product(void *own, const float *weight, int64_t columns, int64_t width,
+                           const float *in, int32_t rows, float *out)
+{
+    cuda *c = own;
+    const size_t in_bytes = (size_t)(rows * width) * sizeof *in;
+    const size_t out_bytes = (size_t)(rows * columns) * sizeof *out;
+    const char *why = make_blas(c);
+    if (!why) why = make_buffer(c, 0, in_bytes);
+    if (!why) why = make_buffer(c, 1, out_bytes);
+    if (!why) why = copy(c, c->buffer[0], in, in_bytes);
+    if (!why)
+        why = cuda_blas_product(c->blas, weight, columns, width, c->buffer[0], rows,
+                                c->buffer[1]);
+    if (!why) why = copy(c, out, c->buffer[1], out_bytes);
+    return why ? why : wait_all(c);
+}
+
+static const char *product_bf16(void *own, int32_t n, const void *a, const void *b, void *to)
+{
+    cuda *c = own;
+    const char *why = make_blas(c);
+    return why ? why : cuda_blas_product_bf16(c->blas, n, a, b, to);
+}
+
+/* ---- clocks and graphs --------------------------------------------------------------------- */
+
+static const char *mark(void *own, int which)
+{
+    cuda *c = own;
+    return words(cudaEventRecord(c->mark[which], c->stream));
+}
+
+static const char *elapsed(void *own, double *seconds)
+{
+    cuda *c = own;
+    float milliseconds = 0;
+    cudaError_t error = cudaEventSynchronize(c->mark[1]);
+    if (!error) error = cudaEventElapsedTime(&milliseconds, c->mark[0], c->mark[1]);
+    *seconds = milliseconds * 1e-3;
+    return words(error);
+}
+
+static const char *capture(void *own)
+{
+    return words(
+        cudaStreamBeginCapture(((cuda *)own)->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+static const char *captured(void *own, void **graph)
+{
+    cudaGraph_t recorded = NULL;
+    cudaGraphExec_t ready = NULL;
+    cudaError_t error = cudaStreamEndCapture(((cuda *)own)->stream, &recorded);
+    if (!error) error = cudaGraphInstantiate(&ready, recorded, 0);
+    if (recorded) cudaGraphDestroy(recorded);
+    if (!error) *graph = ready;
+    return words(error);
+}
+
+static const char *replay(void *own, void *graph)
+{
+    return words(cudaGraphLaunch(graph, ((cuda *)own)->stream));
+}
+
+static void drop(void *own, void *graph)
+{
+    (void)own;
+    if (graph) cudaGraphExecDestroy(graph);
+}
+
+const device_row device_row_cuda = {.name = "cuda",
+                                    .is_apart = true,
+                                    .missing = missing,
+                                    .count = count,
+                                    .open = open_cuda,
+                                    .close = close_cuda,
+                                    .stream = stream,
+                                    .describe = describe,
+                                    .memory_free = memory_free,
+                                    .allocate = allocate,
+                                    .release = release,
+                                    .allocate_host = allocate_host,
+                                    .release_host = release_host,
+                                    .copy = copy,
+                                    .fill = fill,
+                                    .wait = wait_all,
+                                    .product = product,
+                                    .product_bf16 = product_bf16,
+                                    .mark = mark,
+                                    .elapsed = elapsed,
+                                    .capture = capture,
+                                    .captured = captured,
+                                    .replay = replay,
+                                    .drop = drop};

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CPU as a device, and arrays that lie on two sides. */
+#include "launch/device.h"
+
+#include <cblas.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the CPU ------------------------------------------------------------------------------- */
+
+static const char *none_missing(void)
+{
+    return NULL;
+}
+
+static int one(void)
+{
+    return 1;
+}
+
+static const char *cpu_product(void *own, const float *weight, int64_t count, int64_t width,
+                               const float *in, int32_t rows, float *out)
+{
+    (void)own;
+    if (rows == 1)
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (blasint)count, (blasint)width, 1, weight,
+                    (blasint)width, in, 1, 0, out, 1);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, (blasint)count,
+                    (blasint)width, 1, in, (blasint)width, weight, (blasint)width, 0, out,
+                    (blasint)count);
+    return NULL;
+}
+
+/* The rest is asked only of devices that are apart. */
+const device_row device_row_cpu = {
+    .name = "cpu", .missing = none_missing, .count = one, .product = cpu_product};
+
+device device_cpu = {.row = &device_row_cpu};
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static const device_row *const rows[] = {&device_row_cpu, &device_row_cuda};
+enum { row_count = sizeof rows / sizeof rows[0] };
+
+const device_row *device_find(const char *name, char *why, size_t why_bytes)
+{
+    const char *names[row_count + 1] = {NULL};
+    if (!name) return &device_row_cpu;
+    for (int i = 0; i < row_count; i++) {
+        names[i] = rows[i]->name;
+        if (strcmp(name, rows[i]->name)) continue;
+        const char *missing = rows[i]->missing();
+        if (!missing) return rows[i];
+        snprintf(why, why_bytes, "device %s: %s", name, missing);
+        return NULL;
+    }
+    const char *near = banyan_nearest(name, names);
+    snprintf(why, why_bytes, "execution.device \"%s\": expected cpu or cuda%s%s%s", name,
+             near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+    return NULL;
+}
+
+banyan_status device_open(const device_row *row, int index, device **out, char *why,
+                          size_t why_bytes)
+{
+    if (!row->is_apart) {
+        *out = &device_cpu;
+        return BANYAN_OK;
+    }
+    device *d = calloc(1, sizeof *d);
+    if (!d) {
+        snprintf(why, why_bytes, "out of memory");
+        return BANYAN_ERR_MEMORY;
+    }
+    d->row = row;
+    const char *words = row->open(index, &d->own);
+    if (!words) {
+        *out = d;
+        return BANYAN_OK;
+    }
+    snprintf(why, why_bytes, "device %s %d: %s", row->name, index, words);
+    free(d);
+    return BANYAN_ERR_DEVICE;
+}
+
+void device_close(device *d)
+{
+    if (!d || d == &device_cpu) return;
+    d->row->close(d->own);
+    free(d);
+}
+
+banyan_status device_said(device *d, const char *words)
+{
+    if (!words) return BANYAN_OK;
+    snprintf(d->why, sizeof d->why, "device %s: %s", d->row->name, words);
+    return BANYAN_ERR_DEVICE;
+}
+
+banyan_status device_wait(device *d)
+{
+    return d->row->is_apart ? device_said(d, d->row->wait(d->own)) : BANYAN_OK;
+}
+
+/* ---- arrays -------------------------------------------------------------------------------- */
+
+banyan_status device_array_make(device *d, size_t bytes, device_array *out)
+{
+    const bool is_apart = d->row->is_apart;
+    const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
+    *out = (device_array){.bytes = bytes};
+    out->host = is_apart ? d->row->allocate_host(whole) : aligned_alloc(64, whole);
+    if (!out->host) return BANYAN_ERR_MEMORY;
+    memset(out->host, 0xff, whole);
+    out->there = out->host;
+    if (!is_apart) return BANYAN_OK;
+    out->there = NULL;
+    banyan_status status = device_said(d, d->row->allocate(d->own, whole, &out->there));
+    return status ? status : device_said(d, d->row->fill(d->own, out->there, 0xff, whole));
+}
+
+void device_array_free(device *d, device_array *a)
+{
+    if (d->row->is_apart) {
+        if (a->there) d->row->release(d->own, a->there);
+        if (a->host) d->row->release_host(a->host);
+    } else {
+        free(a->host);
+    }
+    *a = (device_array){0};
+}
+
+banyan_status device_send(device *d, const device_array *a, size_t bytes)
+{
+    if (!d->row->is_apart) return BANYAN_OK;
+    return device_said(d, d->row->copy(d->own, a->there, a->host, bytes));
+}
+
+banyan_status device_fetch(device *d, const device_array *a, size_t bytes)
+{
+    if (!d->row->is_apart) return BANYAN_OK;
+    banyan_status status = device_said(d, d->row->copy(d->own, a->host, a->there, bytes));
+    return status ? status : device_wait(d);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* device.h - the processor whose memory banyan_attend works on, as the programs see it.
+ *
+ * Two rows: the CPU, whose memory is the host's, so that nothing is ever copied, and CUDA, in a build
+ * without CUDA a row that says so. Programs fill and read arrays on the host, and hand `there` to the
+ * library:
+ *
+ *     fill a->host,  device_send,  banyan_attend(.., a->there, ..),  device_fetch,  read a->host
+ *
+ * On the CPU `there` is `host`, and sending, fetching and waiting return at once. cuda_runtime_api.h
+ * and cublas_v2.h appear in launch/cuda*.c only. */
+#ifndef BANYAN_DEVICE_H
+#define BANYAN_DEVICE_H
+
+#include "banyan.h"
+
+#include <stdbool.h>
+
+/* One kind of device. Functions return NULL, or what went wrong in words (valid until the next call).
+ * own: what `open` made. Work is done in the order in which it was asked for; only wait, elapsed and
+ * product (whose in and out are host memory) wait for it. */
+typedef struct device_row {
+    const char *name;             /* as in execution.device */
+    bool is_apart;                /* has a memory of its own */
+    const char *(*missing)(void); /* NULL, or why there is none here, in words */
+    int (*count)(void);           /* devices of this machine */
+    const char *(*open)(int index, void **own);
+    void (*close)(void *own);
+    void *(*stream)(void *own);                           /* for banyan_cache_create */
+    void (*describe)(void *own, char *text, size_t size); /* its name, for people */
+    const char *(*memory_free)(void *own, int64_t *bytes);
+
+    const char *(*allocate)(void *own, size_t bytes, void **out);
+    void (*release)(void *own, void *memory);
+    void *(*allocate_host)(size_t bytes); /* NULL: no memory. What the device copies fast */
+    void (*release_host)(void *memory);
+    const char *(*copy)(void *own, void *to, const void *from, size_t bytes); /* any to any */
+    const char *(*fill)(void *own, void *memory, int byte, size_t bytes);
+    const char *(*wait)(void *own);
+
+    /* out [rows][count] = in [rows][width] weight^T; weight [count][width] lies on the device, in and
+     * out on the host. fp32 throughout. */
+    const char *(*product)(void *own, const float *weight, int64_t count, int64_t width,
+                           const float *in, int32_t rows, float *out);
+    /* c [n][n] = a b, bf16 with sums in fp32; all on the device. For measuring. */
+    const char *(*product_bf16)(void *own, int32_t n, const void *a, const void *b, void *c);
+
+    /* Clocks on the device: `mark` 0 or 1 is passed when all work before it is done. */
+    const char *(*mark)(void *own, int which);
+    const char *(*elapsed)(void *own,
+                           double *seconds); /* from mark 0 to mark 1; waits for it */
+    /* What is asked for between the two goes to *graph instead of being done; replay does it. */
+    const char *(*capture)(void *own);
+    const char *(*captured)(void *own, void **graph);
+    const char *(*replay)(void *own, void *graph);
+    void (*drop)(void *own, void *graph);
+} device_row;
+
+extern const device_row device_row_cpu, device_row_cuda;
+
+/* A device that was opened. */
+typedef struct device {
+    const device_row *row;
+    void *own;
+    char why[512]; /* what a call that returned ERR_DEVICE said; "" when none did */
+} device;
+
+/* The CPU: always there. */
+extern device device_cpu;
+
+/* The row of a name; NULL, and why in words, when the name is none or this machine has no such
+ * device. name NULL: the CPU. */
+const device_row *device_find(const char *name, char *why, size_t why_bytes);
+/* Opens device `index` of the machine. ERR_DEVICE with words, or MEMORY. */
+banyan_status device_open(const device_row *row, int index, device **out, char *why,
+                          size_t why_bytes);
+/* NULL and the CPU are accepted. */
+void device_close(device *d);
+
+static inline void *device_stream(device *d)
+{
+    return d->row->is_apart ? d->row->stream(d->own) : NULL;
+}
+
+/* Turns words into ERR_DEVICE and keeps them in d->why; NULL is OK. */
+banyan_status device_said(device *d, const char *words);
+/* Until all that was asked of the device is done. */
+banyan_status device_wait(device *d);
+
+/* An array of the host, and the same on the device. */
+typedef struct device_array {
+    void *host;
+    void *there; /* host itself, where the device's memory is the host's */
+    size_t bytes;
+} device_array;
+
+/* NaN everywhere, on both sides: what is read without having been made shows. MEMORY or ERR_DEVICE;
+ * what was made is for device_array_free in any case. */
+banyan_status device_array_make(device *d, size_t bytes, device_array *out);
+void device_array_free(device *d, device_array *a);
+/* Host to device; the host may write again after the next wait or fetch. */
+banyan_status device_send(device *d, const device_array *a, size_t bytes);
+/* Device to host, when all work before is done; returns when it is there. */
+banyan_status device_fetch(device *d, const device_array *a, size_t bytes);
+
+#endif
