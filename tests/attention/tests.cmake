@@ -10,6 +10,7 @@ banyan_unit_test(rules_test attention/rules_test.c)
 banyan_unit_test(record_test attention/record_test.c)
 banyan_unit_test(split_test attention/split_test.c)
 banyan_unit_test(spans_test attention/spans_test.c)
+banyan_unit_test(tiles_test attention/tiles_test.c)
 
 if(BANYAN_HAS_X86)
   banyan_unit_test(exp2_test attention/exp2_test.c attention/exp2_avx2.c attention/exp2_avx512.c)
