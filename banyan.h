@@ -106,6 +106,10 @@ BANYAN_API int64_t banyan_memory_free(void);
  * "self"       NULL                one rank
  * "mpi"        an MPI_Comm *, or NULL: MPI_COMM_WORLD, which is then initialised (if it is not)
  *              and finalised with the comm. The communicator is duplicated.
+ * "nccl"       as "mpi" (without it: a process that MPI did not launch is one rank), and an NCCL
+ *              communicator of the same ranks for what lies in the memory of CUDA devices. The
+ *              calling thread's current device; each rank has its own. Graphs that have captured
+ *              its messages are destroyed before the comm, which is destroyed by all ranks
  * "imaginary"  "node:8 rank:4" (const char *): 32 ranks of which this process is rank 0; serves
  *              plans only, moving bytes is UNSUPPORTED (its ranks agree with this one)
  * NULL         "mpi" when the process was started by an MPI launcher, else "self"

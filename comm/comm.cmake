@@ -8,3 +8,8 @@ if(BANYAN_HAS_MPI)
   target_sources(banyan PRIVATE comm/transport_mpi_watch.c)
   target_link_libraries(banyan PRIVATE MPI::MPI_C)
 endif()
+if(BANYAN_HAS_NCCL)
+  set_source_files_properties(comm/transport_nccl.c PROPERTIES INCLUDE_DIRECTORIES
+                              "${BANYAN_NCCL_INCLUDE};${CUDAToolkit_INCLUDE_DIRS}")
+  target_link_libraries(banyan PRIVATE ${BANYAN_NCCL_LIBRARY} CUDA::cudart_static)
+endif()

@@ -271,6 +271,9 @@ typedef struct banyan_transport {
     /* optional */
     banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
     banyan_status (*allgather)(banyan_comm *comm, const void *mine, size_t bytes, void *all);
+    /* optional. The time limit of something else is over, which all ranks take part in: tells all of
+     * them that this one is there, listens for a moment, and writes what it heard, in words. */
+    void (*signs)(banyan_comm *comm, char *text, size_t bytes);
     const banyan_device_moves *device; /* NULL: it takes host memory only */
 } banyan_transport;
 

@@ -339,4 +339,5 @@ const banyan_transport banyan_transport_mpi = {
     .wait_all = mpi_wait_all,
     .test = mpi_test,
     .split = mpi_split,
+    .signs = banyan_mpi_signs,
 };

@@ -34,5 +34,7 @@ typedef struct mpi_state {
 
 /* The time limit is over: lets go of what is under way, and says who is missing. */
 banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state);
+/* The transport's signs. */
+void banyan_mpi_signs(banyan_comm *comm, char *text, size_t bytes);
 
 #endif

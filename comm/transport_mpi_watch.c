@@ -138,3 +138,23 @@ banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state)
                        (int)comm->rank, comm->timeout, names.count > 1 ? "s" : "", names.text,
                        receives ? "" : " to receive", more);
 }
+
+void banyan_mpi_signs(banyan_comm *comm, char *text, size_t bytes)
+{
+    words silent = {"", 0};
+    mpi_state *state = comm->state;
+    int32_t *heard = malloc((size_t)comm->size * sizeof *heard);
+    *text = 0;
+    state->job->broken = 1;
+    if (!heard) return;
+    for (int r = 0; r < comm->size; r++) heard[r] = unknown;
+    heard[comm->rank] = nobody;
+    exchange_signs(comm, state, heard);
+    for (int r = 0; r < comm->size; r++)
+        if (heard[r] == unknown) add_rank(&silent, r);
+    free(heard);
+    if (silent.count)
+        snprintf(text, bytes, "no sign of rank%s %s", silent.count > 1 ? "s" : "", silent.text);
+    else
+        snprintf(text, bytes, "all ranks are there");
+}

@@ -41,6 +41,7 @@ static const char *missing(const char *needs)
     if (strcmp(needs, "X86") == 0) return "not in this build: needs an x86-64 processor";
     if (strcmp(needs, "MPI") == 0) return "not in this build: needs MPI";
     if (strcmp(needs, "CUDA") == 0) return "not in this build: needs CUDA";
+    if (strcmp(needs, "NCCL") == 0) return "not in this build: needs CUDA and NCCL";
     return "not in this build";
 }
 

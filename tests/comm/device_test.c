@@ -339,19 +339,18 @@ static void test_refusals(void)
     const banyan_passage p = {.data = data, .item_bytes = 8, .combine = combine};
     banyan_schedule_add(&s, 0, 0, 1, 0, 1);
     stream *later = stream_open(1);
-    banyan_memory there = stream_memory(later, 1);
+    const banyan_memory there = stream_memory(later, 1);
     CHECK(local_create(1, NULL, NULL, &comm) == BANYAN_OK);
     CHECK(banyan_exchange_create(&s, 0, 8, 7, &there, &x) == BANYAN_OK);
-    stream_set_captured(later, 1);
+    stream_begin_capture(later);
     CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_ERR_UNSUPPORTED);
     CHECK(strstr(banyan_error_message(),
                  "transport \"local\" moves host memory, so that a merge "
                  "waits for the device: it cannot be captured"));
-    there.is_staged = 0;
+    stream_forget(stream_end_capture(later));
     CHECK(banyan_comm_device_flush(comm, later) == BANYAN_ERR_UNSUPPORTED);
     CHECK(!strcmp(banyan_error_message(),
                   "transport \"local\" takes host memory, but a device's was given"));
-    there.is_staged = 1;
     banyan_exchange_destroy(x);
     banyan_schedule_free(&s);
     banyan_comm_destroy(comm);

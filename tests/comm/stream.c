@@ -8,6 +8,7 @@
 typedef struct work {
     void (*fn)(void *arg);
     struct work *next;
+    size_t bytes;
     max_align_t arg[];
 } work;
 
@@ -16,8 +17,13 @@ struct stream {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     work *first, *last;
-    int is_busy, is_ending, is_captured;
+    int is_busy, is_ending;
+    stream_graph *graph; /* while it is captured */
     uint64_t seed;
+};
+
+struct stream_graph {
+    work *first, *last;
 };
 
 /* Mostly at once, now and then late. */
@@ -72,19 +78,33 @@ void stream_close(stream *s)
     free(s);
 }
 
-void stream_push(stream *s, void (*fn)(void *arg), const void *arg, size_t bytes)
+static work *new_work(void (*fn)(void *arg), const void *arg, size_t bytes)
 {
     work *w = malloc(sizeof *w + bytes);
     if (!w) abort();
-    w->fn = fn;
-    w->next = NULL;
+    *w = (work){.fn = fn, .bytes = bytes};
     memcpy(w->arg, arg, bytes);
-    pthread_mutex_lock(&s->lock);
-    if (s->first)
-        s->last->next = w;
+    return w;
+}
+
+static void append(work **first, work **last, work *w)
+{
+    if (*first)
+        (*last)->next = w;
     else
-        s->first = w;
-    s->last = w;
+        *first = w;
+    *last = w;
+}
+
+void stream_push(stream *s, void (*fn)(void *arg), const void *arg, size_t bytes)
+{
+    work *w = new_work(fn, arg, bytes);
+    if (s->graph) {
+        append(&s->graph->first, &s->graph->last, w);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    append(&s->first, &s->last, w);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
 }
@@ -96,9 +116,39 @@ void stream_wait(stream *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-void stream_set_captured(stream *s, int is_captured)
+int stream_is_idle(stream *s)
 {
-    s->is_captured = is_captured;
+    pthread_mutex_lock(&s->lock);
+    const int is_idle = !s->first && !s->is_busy;
+    pthread_mutex_unlock(&s->lock);
+    return is_idle;
+}
+
+void stream_begin_capture(stream *s)
+{
+    s->graph = calloc(1, sizeof *s->graph);
+    if (!s->graph) abort();
+}
+
+stream_graph *stream_end_capture(stream *s)
+{
+    stream_graph *graph = s->graph;
+    s->graph = NULL;
+    return graph;
+}
+
+void stream_replay(stream *s, const stream_graph *graph)
+{
+    for (const work *w = graph->first; w; w = w->next) stream_push(s, w->fn, w->arg, w->bytes);
+}
+
+void stream_forget(stream_graph *graph)
+{
+    for (work *w = graph->first, *next; w; w = next) {
+        next = w->next;
+        free(w);
+    }
+    free(graph);
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -192,7 +242,7 @@ static const char *wait(void *ctx)
 
 static int is_captured(void *ctx)
 {
-    return ((stream *)ctx)->is_captured;
+    return ((stream *)ctx)->graph != NULL;
 }
 
 static void *stream_of(void *ctx)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* stream.h - a device without a device, for tests of what is queued: a stream is a thread that does
  * what was queued, in order, some time later. What forgets to wait, or reuses memory too early, meets
- * wrong numbers.
- * Device memory is of the heap. */
+ * wrong numbers. Device memory is of the heap. */
 #ifndef BANYAN_TESTS_STREAM_H
 #define BANYAN_TESTS_STREAM_H
 
@@ -16,8 +15,13 @@ void stream_close(stream *s);       /* after all of it is done */
 /* fn(arg) later, with a copy of the `bytes` of arg. */
 void stream_push(stream *s, void (*fn)(void *arg), const void *arg, size_t bytes);
 void stream_wait(stream *s);
-/* While set, its calls go to no graph, but its memory says that they do. */
-void stream_set_captured(stream *s, int is_captured);
+int stream_is_idle(stream *s);
+/* Between begin and end, what is queued goes to a graph, which replays it as often as it is asked to. */
+typedef struct stream_graph stream_graph;
+void stream_begin_capture(stream *s);
+stream_graph *stream_end_capture(stream *s);
+void stream_replay(stream *s, const stream_graph *graph);
+void stream_forget(stream_graph *graph);
 
 /* Its memory, for exchanges: ctx is the stream. */
 banyan_memory stream_memory(stream *s, int is_staged);

@@ -50,3 +50,19 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(header_test_p2 PROPERTIES
     PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
 endif()
+
+# The nccl transport over an NCCL and a CUDA runtime that are none: on machines without GPUs.
+if(BANYAN_HAS_MPI)
+  banyan_test_program(nccl_test comm/nccl_test.c comm/nccl_runtime.c comm/stream.c emu/nccl/nccl.c
+                      ${PROJECT_SOURCE_DIR}/comm/transport_nccl.c)
+  target_include_directories(nccl_test BEFORE PRIVATE emu/nccl comm/runtime)
+  target_link_libraries(nccl_test PRIVATE MPI::MPI_C Threads::Threads)
+  foreach(ranks 1 2 3 4 7)
+    banyan_mpi_test(nccl_test ${ranks} ${ranks})
+  endforeach()
+  foreach(fault missing late error)
+    banyan_mpi_test(nccl_test 3 ${fault})
+    set_tests_properties(nccl_test_p3_${fault} PROPERTIES
+      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  endforeach()
+endif()
