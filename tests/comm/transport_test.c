@@ -153,10 +153,13 @@ static void test_large_machine(void)
 
 int main(void)
 {
+    banyan_comm *whole = NULL; /* under mpirun it keeps MPI until the end */
+    CHECK(banyan_comm_create(NULL, NULL, &whole) == BANYAN_OK);
     for (int i = 0; banyan_transport_row(i); i++) check_row(banyan_transport_row(i));
     CHECK(banyan_transport_row(1) && !banyan_transport_row(-1));
     test_refusals();
     test_default();
     test_large_machine();
+    banyan_comm_destroy(whole);
     return test_end();
 }
