@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* emulator.h - what a test may ask of the emulated device beyond CUDA's own functions; C and C++. The
+ * same can be set from outside: see README.md here. All of it is for all threads of the process. */
+#ifndef BANYAN_TESTS_EMU_EMULATOR_H
+#define BANYAN_TESTS_EMU_EMULATOR_H
+
+#include "cuda_runtime_api.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* When asynchronous operations happen, and in which order threads, blocks and streams go on. */
+enum emulator_mode {
+    EMULATOR_EAGER, /* at issue; threads and blocks ascending; a stream's work at the call */
+    EMULATOR_LAZY, /* as late as the rules allow; blocks descending; a stream's work when waited for */
+    EMULATOR_RANDOM /* either, and in any order, by a seed */
+};
+/* For work that is queued or begun from now on. The default is EMULATOR_LAZY. */
+void emulator_set_mode(enum emulator_mode mode, uint32_t seed);
+enum emulator_mode emulator_get_mode(void);
+
+/* Devices that there are (1; 0: cudaErrorNoDevice). Each has its compute capability (90, 80, ..: 90),
+ * its multiprocessors (132; few make small tests) and its bytes of memory (80 GiB). */
+void emulator_set_devices(int count);
+void emulator_set_capability(int capability);
+void emulator_set_multiprocessors(int count);
+void emulator_set_memory(size_t bytes);
+/* 0: device memory may be touched by the host as well (debuggers). */
+void emulator_set_guard(int on);
+
+/* run(argument) in stream order, as device work that may touch device memory, once for each replay where
+ * the stream is being captured. Then release(argument), unless NULL, when it cannot run again. */
+cudaError_t emulator_enqueue(cudaStream_t stream, void (*run)(void *argument), void *argument,
+                             void (*release)(void *argument));
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* settings.h - what emulator.h and the environment set. */
+#ifndef BANYAN_TESTS_EMU_SETTINGS_H
+#define BANYAN_TESTS_EMU_SETTINGS_H
+
+#include "emulator.h"
+
+#include <atomic>
+
+namespace emu
+{
+
+struct settings {
+    std::atomic<int> mode, devices, capability, multiprocessors, guard;
+    std::atomic<size_t> memory;
+    std::atomic<uint64_t> seed; /* the next kernel's, or the next choice's */
+};
+settings &get_settings();
+uint64_t next_seed(); /* mixed: its bits may be used as they are */
+int shared_limit();   /* bytes of shared memory that a block may have */
+
+} // namespace emu
+#endif

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Streams. In the eager mode work is done at the call; in the lazy mode when somebody waits for it, so that
+ * host memory that is written again too early, or read too early, gives wrong numbers; in the random
+ * mode some of it is done at some calls.
+ *
+ * The legacy default stream (NULL) waits for the blocking streams, and they for it; streams made with
+ * cudaStreamNonBlocking do neither. Each thread of the host has streams of its own as far as these
+ * rules go: threads stand for ranks, and ranks share no device's default stream. */
+#include "stream.h"
+#include "memory.h"
+#include "settings.h"
+
+#include <algorithm>
+
+namespace emu
+{
+
+namespace
+{
+struct own_lines {
+    std::shared_ptr<line> legacy = std::make_shared<line>();
+    std::vector<std::shared_ptr<line>> made;
+};
+} // namespace
+
+static thread_local own_lines own;
+static thread_local std::vector<std::shared_ptr<capture>> capturing;
+static thread_local cudaError_t last_error = cudaSuccess;
+
+cudaError_t failed(cudaError_t error)
+{
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
+static bool is_legacy(cudaStream_t stream)
+{
+    return !stream || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
+}
+
+std::shared_ptr<line> share_line(cudaStream_t stream)
+{
+    return is_legacy(stream) ? own.legacy : stream->line;
+}
+
+line &line_of(cudaStream_t stream)
+{
+    return *share_line(stream);
+}
+
+void run_until(line &l, uint64_t count)
+{
+    std::lock_guard<std::recursive_mutex> lock(l.mutex);
+    if (l.is_running) return; /* from its own work: what is before it is done */
+    while (l.done < count && !l.waiting.empty()) {
+        const work w = l.waiting.front();
+        l.waiting.pop_front();
+        l.is_running = true;
+        (*w)();
+        l.is_running = false;
+        l.done++;
+    }
+}
+
+static void run_blocking_lines()
+{
+    for (const auto &l : std::vector<std::shared_ptr<line>>(own.made))
+        if (l->is_blocking) run_until(*l, l->queued);
+}
+
+void run_all_lines()
+{
+    run_until(*own.legacy, own.legacy->queued);
+    for (const auto &l : std::vector<std::shared_ptr<line>>(own.made)) run_until(*l, l->queued);
+}
+
+cudaError_t refuse_in_capture()
+{
+    cudaError_t error = cudaSuccess;
+    for (const auto &c : capturing)
+        if (!c->relaxed) {
+            c->invalid = true;
+            error = cudaErrorStreamCaptureUnsupported;
+        }
+    return failed(error);
+}
+
+/* How much of a line is done at once. */
+static void begin_some(line &l)
+{
+    const settings &s = get_settings();
+    if (s.mode == EMULATOR_EAGER) run_until(l, l.queued);
+    if (s.mode == EMULATOR_RANDOM) {
+        const uint64_t random = next_seed();
+        if (random & 1) run_until(l, l.queued - (random >> 1) % 4);
+    }
+}
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, bool is_host)
+{
+    line &l = line_of(stream);
+    work w;
+    if (is_host)
+        w = std::make_shared<const std::function<void()>>(std::move(what));
+    else
+        w = std::make_shared<const std::function<void()>>([what = std::move(what)] {
+            memory_open();
+            what();
+            memory_close();
+        });
+    if (l.captured) {
+        if (l.captured->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+        l.captured->works.push_back(w);
+        return cudaSuccess;
+    }
+    if (is_legacy(stream)) {
+        const cudaError_t error = refuse_in_capture();
+        if (error != cudaSuccess) return error;
+        run_blocking_lines();
+    } else if (l.is_blocking) {
+        run_until(*own.legacy, own.legacy->queued);
+    }
+    {
+        std::lock_guard<std::recursive_mutex> lock(l.mutex);
+        l.waiting.push_back(w);
+        l.queued++;
+    }
+    begin_some(l);
+    return cudaSuccess;
+}
+
+} // namespace emu
+
+using namespace emu;
+
+cudaError_t cudaGetLastError(void)
+{
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return last_error;
+}
+
+/* ---- streams ----------------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    if (flags & ~(unsigned)cudaStreamNonBlocking) return failed(cudaErrorInvalidValue);
+    const auto l = std::make_shared<line>();
+    l->is_blocking = !(flags & cudaStreamNonBlocking);
+    own.made.push_back(l);
+    *stream = new CUstream_st{l};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream)
+{
+    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int)
+{
+    return cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    if (is_legacy(stream)) return failed(cudaErrorInvalidResourceHandle);
+    run_until(*stream->line, stream->line->queued);
+    own.made.erase(std::remove(own.made.begin(), own.made.end(), stream->line), own.made.end());
+    delete stream;
+    return cudaSuccess;
+}
+
+/* Waiting for a stream that is being captured spoils the capture. */
+static cudaError_t refuse_captured(line &l)
+{
+    if (!l.captured) return cudaSuccess;
+    l.captured->invalid = true;
+    return failed(cudaErrorStreamCaptureUnsupported);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    line &l = line_of(stream);
+    const cudaError_t error = refuse_captured(l);
+    if (error != cudaSuccess) return error;
+    if (is_legacy(stream)) run_blocking_lines();
+    run_until(l, l.queued);
+    return cudaSuccess;
+}
+
+/* A stream that is only asked goes on, or who polls would wait for ever. */
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    line &l = line_of(stream);
+    const cudaError_t error = refuse_captured(l);
+    if (error != cudaSuccess) return error;
+    if (l.done == l.queued) return cudaSuccess;
+    run_until(l, l.done + 1);
+    return l.done == l.queued ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    const cudaError_t error = refuse_in_capture();
+    if (error == cudaSuccess) run_all_lines();
+    return error;
+}
+
+cudaError_t cudaStreamGetDevice(cudaStream_t, int *device)
+{
+    return cudaGetDevice(device);
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument)
+{
+    return enqueue(
+        stream, [=] { function(argument); }, true);
+}
+
+cudaError_t emulator_enqueue(cudaStream_t stream, void (*run)(void *argument), void *argument,
+                             void (*release)(void *argument))
+{
+    const std::shared_ptr<void> owner(argument, [release](void *p) {
+        if (release) release(p);
+    });
+    return enqueue(stream, [run, owner] { run(owner.get()); });
+}
+
+/* ---- capture and graphs -------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
+{
+    if (is_legacy(stream)) return failed(cudaErrorStreamCaptureUnsupported);
+    line &l = *stream->line;
+    if (l.captured) return failed(cudaErrorIllegalState);
+    l.captured = std::make_shared<capture>();
+    l.captured->relaxed = mode == cudaStreamCaptureModeRelaxed;
+    capturing.push_back(l.captured);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    line &l = line_of(stream);
+    const std::shared_ptr<capture> c = l.captured;
+    *graph = nullptr;
+    if (!c) return failed(cudaErrorIllegalState);
+    for (const auto &other : own.made) /* also those that joined it by an event */
+        if (other->captured == c) other->captured = nullptr;
+    l.captured = nullptr;
+    capturing.erase(std::remove(capturing.begin(), capturing.end(), c), capturing.end());
+    if (c->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    *graph = new CUgraph_st{c->works};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
+{
+    const line &l = line_of(stream);
+    *status = !l.captured           ? cudaStreamCaptureStatusNone
+              : l.captured->invalid ? cudaStreamCaptureStatusInvalidated
+                                    : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    if (!graph) return failed(cudaErrorInvalidValue);
+    *exec = new CUgraphExec_st{graph->works};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t)
+{
+    return exec ? cudaSuccess : failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    if (!exec) return failed(cudaErrorInvalidValue);
+    const std::vector<work> works = exec->works;
+    return enqueue(
+        stream,
+        [works] {
+            for (const work &w : works) (*w)();
+        },
+        true);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* stream.h - streams, events and graphs: work in order. */
+#ifndef BANYAN_TESTS_EMU_STREAM_H
+#define BANYAN_TESTS_EMU_STREAM_H
+
+#include "emulator.h"
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace emu
+{
+
+typedef std::shared_ptr<const std::function<void()>> work; /* may run more than once */
+
+struct capture {
+    std::vector<work> works;
+    bool invalid = false;
+    bool relaxed = false; /* the thread may go on with unsafe calls */
+};
+
+/* Work of one stream. Who runs it holds the mutex; it is often not the thread that queued it. */
+struct line {
+    std::recursive_mutex mutex;
+    std::deque<work> waiting;
+    uint64_t queued = 0, done = 0;
+    bool is_blocking = true; /* in order with the legacy default stream */
+    bool is_running = false;
+    std::shared_ptr<capture> captured;
+};
+
+line &line_of(cudaStream_t stream);
+std::shared_ptr<line> share_line(cudaStream_t stream);
+void run_until(line &l, uint64_t count); /* until so many of those queued are done */
+void run_all_lines();                    /* of this thread */
+/* Queued, or recorded; in the eager mode, run. is_host: it may not touch device memory. */
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, bool is_host = false);
+/* An error if this thread is capturing, which this call spoils. */
+cudaError_t refuse_in_capture();
+cudaError_t failed(cudaError_t error); /* remembers it for cudaGetLastError */
+
+} // namespace emu
+
+struct CUstream_st {
+    std::shared_ptr<emu::line> line;
+};
+struct CUevent_st {
+    std::mutex mutex;
+    std::shared_ptr<emu::line> line; /* where it was recorded; NULL: never */
+    uint64_t count = 0;              /* of that line's work that is before it */
+    std::shared_ptr<emu::capture> captured;
+    std::chrono::steady_clock::time_point time;
+};
+struct CUgraph_st {
+    std::vector<emu::work> works;
+};
+struct CUgraphExec_st {
+    std::vector<emu::work> works;
+};
+
+#endif

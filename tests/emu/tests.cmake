@@ -1,0 +1,7 @@
+# The emulator's own tests.
+if(NOT BANYAN_HAS_EMULATOR)
+  return()
+endif()
+foreach(name pipeline warp wgmma)
+  banyan_emulated_test(emu_${name}_test emu/${name}_test.cu)
+endforeach()
