@@ -92,13 +92,10 @@ static bool choose_samples(run_task *t)
     return true;
 }
 
-/* NaN everywhere: what is read without having been made shows. Touched before memory is measured. */
-static float *make_array(int64_t rows, int64_t heads, int64_t dim)
+static banyan_status make_array(run_task *t, int64_t heads, int64_t dim, device_array *out)
 {
-    size_t bytes = (size_t)(rows * heads * dim) * sizeof(float);
-    float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (array) memset(array, 0xff, bytes);
-    return array;
+    int64_t floats = t->spec->max_rows * heads * dim;
+    return device_array_make(t->j->device, (size_t)floats * sizeof(float), out);
 }
 
 static bool has_room(const run_task *t)
@@ -117,14 +114,14 @@ static banyan_status make_arrays(run_task *t)
 {
     const banyan_spec *s = t->spec;
     t->all = !strcmp(s->out, "all");
-    t->q = make_array(s->max_rows, s->heads, s->key_dim);
-    t->k = make_array(s->max_rows, s->kv_heads, s->key_dim);
-    t->v = make_array(s->max_rows, s->kv_heads, s->value_dim);
-    t->out = make_array(s->max_rows, s->heads, s->value_dim);
-    t->lse = make_array(s->max_rows, s->heads, 1);
+    banyan_status status = make_array(t, s->heads, s->key_dim, &t->q);
+    if (!status) status = make_array(t, s->kv_heads, s->key_dim, &t->k);
+    if (!status) status = make_array(t, s->kv_heads, s->value_dim, &t->v);
+    if (!status) status = make_array(t, s->heads, s->value_dim, &t->out);
+    if (!status) status = make_array(t, s->heads, 1, &t->lse);
+    if (status) return status;
     t->step_seconds = calloc((size_t)t->decode + 1, sizeof *t->step_seconds);
-    bool good = t->q && t->k && t->v && t->out && t->lse && t->step_seconds;
-    return good && choose_samples(t) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    return t->step_seconds && choose_samples(t) ? BANYAN_OK : BANYAN_ERR_MEMORY;
 }
 
 static void take_figures(run_task *t, int64_t resident_before)
@@ -148,15 +145,15 @@ static int run_all(run_task *t)
     if (status) return job_failed(j, status, NULL);
     t->spec = banyan_plan_spec(t->plan);
     if (!has_room(t)) return EXIT_USAGE;
-    status = banyan_comm_agree(j->comm, make_arrays(t));
+    status = job_agree(j, make_arrays(t));
     if (status) return job_failed(j, status, "arrays of q, k, v and out");
     int64_t resident_before = resident_bytes();
-    status = banyan_cache_create(t->plan, NULL, &t->cache);
+    status = banyan_cache_create(t->plan, device_stream(j->device), &t->cache);
     if (status) return job_failed(j, status, NULL);
     status = run_steps(t);
     if (!status) take_figures(t, resident_before);
     if (!status) status = run_check(t);
-    if (status != BANYAN_ERR_COMM) status = banyan_comm_agree(j->comm, status);
+    if (status != BANYAN_ERR_COMM) status = job_agree(j, status);
     if (status) return job_failed(j, status, t->step);
     return run_report(t);
 }
@@ -177,11 +174,9 @@ static int run(job *j)
     for (int32_t n = 0; t.sample && n < t.samples; n++) free(t.sample[n].out);
     free(t.sample);
     free(t.step_seconds);
-    free(t.q);
-    free(t.k);
-    free(t.v);
-    free(t.out);
-    free(t.lse);
+    device_array *array[] = {&t.q, &t.k, &t.v, &t.out, &t.lse};
+    for (size_t i = 0; i < sizeof array / sizeof *array; i++)
+        device_array_free(j->device, array[i]);
     spec_free(&t.asked);
     return code;
 }

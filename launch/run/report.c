@@ -20,8 +20,10 @@ typedef struct summary {
     bool same_bits, memory_fits;
 } summary;
 
-static bool fits(const run_figures *f)
+/* What a device holds is not resident. */
+static bool fits(const run_task *t, const run_figures *f)
 {
+    if (t->j->device->row->is_apart) return true;
     if (f->kept_bytes < least_rss || f->rss_growth <= 0) return true;
     double grown = f->rss_growth - (double)f->workspace_bytes;
     return fabs(grown - (double)f->kept_bytes) <= 0.1 * (double)f->kept_bytes;
@@ -35,7 +37,7 @@ static summary summarise(const run_task *t, const run_figures *all)
         s.worst_error = fmax(s.worst_error, all[r].worst_error);
         s.worst_share = fmax(s.worst_share, all[r].worst_share);
         s.prefill_seconds = fmax(s.prefill_seconds, all[r].prefill_seconds);
-        s.memory_fits = s.memory_fits && fits(&all[r]);
+        s.memory_fits = s.memory_fits && fits(t, &all[r]);
         if (!t->all) s.bits += all[r].bits;
         if (t->all && all[r].bits != all[0].bits) s.same_bits = false;
     }
@@ -81,8 +83,18 @@ static void print_ranks(const run_task *t, const run_figures *all)
     printf("\nKV of all ranks  %.3f GiB, workspace %.3f GiB\n", kept / gib, workspace / gib);
 }
 
+static void print_device(const device *d)
+{
+    char text[128];
+    if (!d->row->is_apart) return;
+    d->row->describe(d->own, text, sizeof text);
+    printf("device           %s: %s; times are without copies to and from it\n", d->row->name,
+           text);
+}
+
 static void print_summary(const run_task *t, const summary *s)
 {
+    print_device(t->j->device);
     if (t->at > 0) printf("append           %" PRId64 " tokens\n", t->at);
     if (t->tokens > t->at)
         printf("prefill          %" PRId64 " rows in %.3f s, %.0f tokens/s\n",

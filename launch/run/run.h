@@ -4,6 +4,7 @@
 #ifndef BANYAN_RUN_H
 #define BANYAN_RUN_H
 
+#include "launch/device.h"
 #include "launch/launch.h"
 
 /* q has this deviation, k and v 1, so that scores have it, too: some tokens matter, none alone does.
@@ -25,7 +26,7 @@ typedef struct run_figures {
     double append_seconds, append_bytes; /* keys and values in the cache's format */
     double append_cpu;      /* seconds that this rank's threads worked, when cores are shared */
     double prefill_seconds; /* calls that attend, before the decode steps */
-    double rss_growth;      /* bytes since before the cache was made */
+    double rss_growth;      /* bytes since before the cache was made, on the host */
     double worst_error;     /* |out - oracle| */
     double worst_share;     /* error / bound, of out and lse */
     int64_t checked, kept_bytes, planned_bytes, workspace_bytes, messages, bytes_sent;
@@ -43,7 +44,7 @@ typedef struct run_task {
     uint64_t seed;
     int64_t period; /* 0, or: tokens repeat after as many, in all layers alike */
     bool all;       /* outputs are on every rank */
-    float *q, *k, *v, *out, *lse;
+    device_array q, k, v, out, lse; /* fp32 */
     run_sample *sample;
     int32_t samples;
     double *step_seconds; /* [decode] */

@@ -13,6 +13,7 @@
 static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, int32_t rows)
 {
     const banyan_spec *s = t->spec;
+    float *k = t->k.host, *v = t->v.host;
     int64_t block = -1;
     bool mine = false;
     for (int32_t i = 0; i < rows; i++) {
@@ -22,9 +23,8 @@ static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, i
         }
         if (!mine) continue;
         int64_t slot = (int64_t)i * s->kv_heads + head;
-        data_row(t->k + slot * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
-        data_row(t->v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head,
-                 s->value_dim);
+        data_row(k + slot * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
+        data_row(v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head, s->value_dim);
     }
 }
 
@@ -32,7 +32,7 @@ static void make_q_head(run_task *t, int32_t layer, int32_t head, int64_t at, in
 {
     const banyan_spec *s = t->spec;
     for (int32_t i = 0; i < rows; i++) {
-        float *q = t->q + ((int64_t)i * s->heads + head) * s->key_dim;
+        float *q = (float *)t->q.host + ((int64_t)i * s->heads + head) * s->key_dim;
         data_row(q, t->seed, DATA_Q, layer, at + i, head, s->key_dim);
         for (int32_t d = 0; d < s->key_dim; d++) q[d] *= RUN_Q_DEVIATION;
     }
@@ -60,12 +60,13 @@ static bool is_here(const run_task *t, int32_t layer, int32_t head)
 static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
 {
     const banyan_spec *s = t->spec;
+    const float *out = t->out.host, *lse = t->lse.host;
     for (int32_t head = 0; head < s->heads; head++) {
         if (!is_here(t, layer, head)) continue;
         for (int32_t i = 0; i < rows; i++)
-            t->mine.bits += data_hash_row(
-                layer, head, at + i, t->out + ((int64_t)i * s->heads + head) * s->value_dim,
-                s->value_dim);
+            t->mine.bits += data_hash_row(layer, head, at + i,
+                                          out + ((int64_t)i * s->heads + head) * s->value_dim,
+                                          s->value_dim);
     }
     for (int32_t n = 0; n < t->samples; n++) {
         run_sample *sample = &t->sample[n];
@@ -73,8 +74,8 @@ static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
             continue;
         if (!is_here(t, layer, sample->head) || sample->checker != t->j->rank) continue;
         int64_t slot = (sample->token - at) * s->heads + sample->head;
-        memcpy(sample->out, t->out + slot * s->value_dim, (size_t)s->value_dim * sizeof(float));
-        sample->lse = t->lse[slot];
+        memcpy(sample->out, out + slot * s->value_dim, (size_t)s->value_dim * sizeof(float));
+        sample->lse = lse[slot];
         sample->taken = true;
     }
 }
@@ -87,23 +88,58 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static size_t bytes_of(int64_t rows, int64_t heads, int64_t dim)
+{
+    return (size_t)(rows * heads * dim) * sizeof(float);
+}
+
+/* What was made goes to the device; nothing of it is timed. */
+static banyan_status send_rows(run_task *t, int32_t rows, bool attends)
+{
+    const banyan_spec *s = t->spec;
+    device *d = t->j->device;
+    banyan_status status = device_send(d, &t->k, bytes_of(rows, s->kv_heads, s->key_dim));
+    if (!status) status = device_send(d, &t->v, bytes_of(rows, s->kv_heads, s->value_dim));
+    if (!status && attends)
+        status = device_send(d, &t->q, bytes_of(rows, s->heads, s->key_dim));
+    return status ? status : device_wait(d);
+}
+
+static banyan_status fetch_rows(run_task *t, int32_t rows)
+{
+    const banyan_spec *s = t->spec;
+    device *d = t->j->device;
+    banyan_status status = device_fetch(d, &t->out, bytes_of(rows, s->heads, s->value_dim));
+    return status ? status : device_fetch(d, &t->lse, bytes_of(rows, s->heads, 1));
+}
+
+/* One layer over rows whose data are made; returns when it is done. */
+static banyan_status attend(run_task *t, int32_t layer, int64_t at, int32_t rows, bool attends,
+                            double *seconds)
+{
+    double start = now_seconds(), start_cpu = cpu_seconds();
+    banyan_status status =
+        banyan_attend(t->cache, layer, at, rows, attends ? t->q.there : NULL, t->k.there,
+                      t->v.there, attends ? t->out.there : NULL, attends ? t->lse.there : NULL);
+    if (!status) status = device_wait(t->j->device);
+    *seconds += now_seconds() - start;
+    if (!attends) t->mine.append_cpu += cpu_seconds() - start_cpu;
+    return status;
+}
+
 /* Every layer over the same rows. Returns the time in *seconds, without the making of data. */
 static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, double *seconds)
 {
     for (int32_t layer = 0; layer < t->spec->layers; layer++) {
         make_rows(t, layer, at, rows, attends);
-        if (attends &&
+        banyan_status status = send_rows(t, rows, attends);
+        if (!status && attends &&
             t->j->ranks > 1) { /* ranks begin together: making data is not waited for */
             double nothing = 0;
-            banyan_status status = banyan_comm_allreduce(t->j->comm, &nothing, 1, BANYAN_MAX);
-            if (status) return status;
+            status = banyan_comm_allreduce(t->j->comm, &nothing, 1, BANYAN_MAX);
         }
-        double start = now_seconds(), start_cpu = cpu_seconds();
-        banyan_status status =
-            banyan_attend(t->cache, layer, at, rows, attends ? t->q : NULL, t->k, t->v,
-                          attends ? t->out : NULL, attends ? t->lse : NULL);
-        *seconds += now_seconds() - start;
-        if (!attends) t->mine.append_cpu += cpu_seconds() - start_cpu;
+        if (!status) status = attend(t, layer, at, rows, attends, seconds);
+        if (!status && attends) status = fetch_rows(t, rows);
         if (status) return status;
         if (attends) take_rows(t, layer, at, rows);
     }
