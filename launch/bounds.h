@@ -13,11 +13,14 @@
  * 2 exp(-L^2/2); L = 6 makes that 3e-8, and since an error is spread over [-u, u], really far less.
  *
  * 1. Scores. A dot product, the scale, a change of base: e_s = A gamma(D + 4). A kernel that rounds
- *    q to bf16 adds e_q = A 2^-8.
+ *    q to the cache's format adds e_q = A r, with r = 2^-8 for bf16 and 2^-11 for fp16.
  * 2. Weights. The argument s - m lies in [-2A, 0]; its rounding and the reduction inside exp cost
  *    4A u, exp itself 8u. So a weight is off by the factor exp(e), e = e_s + e_q + 4A u + 8u. The
- *    maximum m is common to o and l and cancels. A kernel that rounds weights to bf16 for the
- *    product with v adds e_p = 2^-8.
+ *    maximum m is common to o and l and cancels. A kernel that rounds weights to that format for
+ *    the product with v adds e_p = r. fp16 has no exponents below 2^-14: a weight there, taken
+ *    relative to the largest so far, is off by up to 2^-25, n of them by gamma(n) / u 2^-25. Since
+ *    l >= 1 / S (the largest of the pi_i is 1 / l, and S no less), that is e_p += S gamma(n) / 2
+ *    of V.
  * 3. Sums. n tokens, and per block and per combine two products and a sum: gamma(c), with
  *    c = n + 3 (blocks + combines), relative to the partial sums. Those of l are below l. Those of
  *    o / l are below V for any data, and below R = min(V, L V S + |out|) when values are drawn
@@ -45,21 +48,27 @@ typedef struct bound {
     double score;     /* A */
     double value;     /* V */
     double spread;    /* S, or 1 for data that are not random */
-    int rounds;       /* does the kernel round q and the weights to bf16? */
+    double rounds; /* r: unit roundoff of the format that the kernel rounds q and weights to */
 } bound;
 
-/* Kernels compute from what is in the cache in fp32, but for the bf16 dot products of avx512. A NULL
- * kernel is one that is not known. */
-static inline int bound_rounds(const char *kernel, banyan_dtype cache_dtype)
+#define BOUND_BF16 0x1p-8 /* unit roundoff of bf16 */
+#define BOUND_F16 0x1p-11 /* and of fp16 */
+
+/* Kernels compute from what is in the cache in fp32, but for the bf16 dot products of avx512, and the
+ * kernels of GPUs, whose matrix instructions take both sides in the cache's format. A NULL kernel is
+ * one that is not known. */
+static inline double bound_rounds(const char *kernel, banyan_dtype cache_dtype)
 {
-    if (cache_dtype != BANYAN_BF16) return 0;
-    return !kernel || (strcmp(kernel, "scalar") != 0 && strcmp(kernel, "avx2") != 0 &&
-                       strcmp(kernel, "neon") != 0);
+    if (cache_dtype == BANYAN_F32) return 0;
+    if (kernel &&
+        (!strcmp(kernel, "scalar") || !strcmp(kernel, "avx2") || !strcmp(kernel, "neon")))
+        return 0;
+    if (cache_dtype == BANYAN_BF16) return BOUND_BF16;
+    return kernel && !strcmp(kernel, "avx512") ? 0 : BOUND_F16;
 }
 
-#define BOUND_U 0x1p-24   /* unit roundoff of fp32 */
-#define BOUND_BF16 0x1p-8 /* and of bf16 */
-#define BOUND_LAMBDA 6.0  /* L */
+#define BOUND_U 0x1p-24  /* unit roundoff of fp32 */
+#define BOUND_LAMBDA 6.0 /* L */
 
 static inline double bound_gamma(double operations)
 {
@@ -70,7 +79,7 @@ static inline double bound_gamma(double operations)
 static inline double bound_weights(const bound *b)
 {
     double e = b->score * (bound_gamma(b->key_dim + 4) + 4 * BOUND_U) + 8 * BOUND_U;
-    return expm1(e + (b->rounds ? b->score * BOUND_BF16 : 0)) + (double)b->tokens * 0x1p-100;
+    return expm1(e + b->score * b->rounds) + (double)b->tokens * 0x1p-100;
 }
 
 static inline double bound_sums(const bound *b)
@@ -79,27 +88,33 @@ static inline double bound_sums(const bound *b)
     return bound_gamma((double)b->tokens + 3 * (blocks + (double)b->combines));
 }
 
+/* e_p: what rounding the weights themselves costs. */
+static inline double bound_rounded(const bound *b)
+{
+    double under = b->rounds == BOUND_F16 ? b->spread * bound_gamma((double)b->tokens) / 2 : 0;
+    return b->rounds + under;
+}
+
 /* out: the exact result, one component. */
 static inline double bound_out(const bound *b, double out, banyan_dtype out_dtype)
 {
     double weights = bound_weights(b), sums = bound_sums(b);
-    double rounded = b->rounds ? BOUND_BF16 : 0;
+    double rounded = b->rounds, under = bound_rounded(b) - b->rounds;
     double walk = BOUND_LAMBDA * b->value * b->spread + fabs(out);
     double reach = walk < b->value ? walk : b->value;
     double store = out_dtype == BANYAN_F32    ? 0
                    : out_dtype == BANYAN_BF16 ? BOUND_BF16 * fabs(out)
                                               : 0x1p-11 * fabs(out) + 0x1p-25;
-    double first_order =
-        reach * (2 * weights + rounded + sums) + fabs(out) * (rounded + sums + 2 * BOUND_U);
-    return first_order * (1 + weights + rounded + sums) + store * 1.01 + 0x1p-120;
+    double first_order = reach * (2 * weights + rounded + sums) + b->value * under +
+                         fabs(out) * (rounded + sums + 2 * BOUND_U);
+    return first_order * (1 + weights + rounded + under + sums) + store * 1.01 + 0x1p-120;
 }
 
 static inline double bound_lse(const bound *b)
 {
     double range = b->score + log((double)b->tokens + 1) + 1;
     double rescales = 16 * BOUND_U * (log((double)b->tokens + 1) + (double)b->combines);
-    return bound_weights(b) + (b->rounds ? BOUND_BF16 : 0) + bound_sums(b) +
-           4 * BOUND_U * range + rescales;
+    return bound_weights(b) + bound_rounded(b) + bound_sums(b) + 4 * BOUND_U * range + rescales;
 }
 
 #endif
