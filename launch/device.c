@@ -106,19 +106,19 @@ banyan_status device_wait(device *d)
 
 /* ---- arrays -------------------------------------------------------------------------------- */
 
-banyan_status device_array_make(device *d, size_t bytes, device_array *out)
+banyan_status device_array_make(device *d, size_t bytes, int byte, device_array *out)
 {
     const bool is_apart = d->row->is_apart;
     const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
     *out = (device_array){.bytes = bytes};
     out->host = is_apart ? d->row->allocate_host(whole) : aligned_alloc(64, whole);
     if (!out->host) return BANYAN_ERR_MEMORY;
-    memset(out->host, 0xff, whole);
+    memset(out->host, byte, whole);
     out->there = out->host;
     if (!is_apart) return BANYAN_OK;
     out->there = NULL;
     banyan_status status = device_said(d, d->row->allocate(d->own, whole, &out->there));
-    return status ? status : device_said(d, d->row->fill(d->own, out->there, 0xff, whole));
+    return status ? status : device_said(d, d->row->fill(d->own, out->there, byte, whole));
 }
 
 void device_array_free(device *d, device_array *a)

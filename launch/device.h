@@ -94,9 +94,10 @@ typedef struct device_array {
     size_t bytes;
 } device_array;
 
-/* NaN everywhere, on both sides: what is read without having been made shows. MEMORY or ERR_DEVICE;
- * what was made is for device_array_free in any case. */
-banyan_status device_array_make(device *d, size_t bytes, device_array *out);
+/* Every byte is `byte` on both sides: DEVICE_NAN shows what is read without having been made. MEMORY or
+ * ERR_DEVICE; what was made is for device_array_free in any case. */
+enum { DEVICE_NAN = 0xff };
+banyan_status device_array_make(device *d, size_t bytes, int byte, device_array *out);
 void device_array_free(device *d, device_array *a);
 /* Host to device; the host may write again after the next wait or fetch. */
 banyan_status device_send(device *d, const device_array *a, size_t bytes);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan generate: greedy decoding of a checkpoint, from token ids to token ids. */
+#include "launch/device.h"
 #include "launch/launch.h"
 #include "launch/model/model.h"
 
@@ -74,9 +75,11 @@ static int check_ids(task *t, int32_t vocab)
 /* What model_forward returned, on every rank: the worst of all. */
 static int failed(const task *t, const model *m, banyan_status status)
 {
-    if (status != BANYAN_ERR_COMM) status = banyan_comm_agree(t->j->comm, status);
+    device *d = t->j->device;
+    if (status && d->row->is_apart) snprintf(d->why, sizeof d->why, "%s", model_message(m));
+    if (status != BANYAN_ERR_COMM) status = job_agree(t->j, status);
     if (!status) return EXIT_OK;
-    say_error(t->j, "%s", model_message(m));
+    say_error(t->j, "%s", d->why[0] ? d->why : model_message(m));
     return status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
 }
 
@@ -139,7 +142,8 @@ static int open_and_decode(task *t, banyan_spec *spec)
         return EXIT_USAGE;
     }
     if (spec->max_tokens == 0) spec->max_tokens = tokens;
-    banyan_status status = model_open(t->dir, spec, t->j->comm, &m, why, sizeof why);
+    banyan_status status =
+        model_open(t->dir, spec, t->j->comm, t->j->device, &m, why, sizeof why);
     if (status) {
         say_error(t->j, "%s", why);
         return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED

@@ -95,7 +95,7 @@ static bool choose_samples(run_task *t)
 static banyan_status make_array(run_task *t, int64_t heads, int64_t dim, device_array *out)
 {
     int64_t floats = t->spec->max_rows * heads * dim;
-    return device_array_make(t->j->device, (size_t)floats * sizeof(float), out);
+    return device_array_make(t->j->device, (size_t)floats * sizeof(float), DEVICE_NAN, out);
 }
 
 static bool has_room(const run_task *t)

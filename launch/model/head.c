@@ -23,11 +23,12 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
                                choice *best)
 {
     workspace *w = &m->work;
-    linear_run(m, &m->head, h, rows, w->logits);
+    banyan_status status = linear_run(m, &m->head, h, rows, w->logits);
+    if (status) return status;
     for (int32_t row = 0; row < rows; row++)
         best[row] = choose(w->logits + row * m->head.count, m->head.count, m->head.first);
     if (!logits) return BANYAN_OK;
-    banyan_status status = exchange_cut(m, m->head.columns, rows, w->logits, w->pieces);
+    status = exchange_cut(m, m->head.columns, rows, w->logits, w->pieces);
     for (int r = 0; !status && r < m->ranks; r++)
         rows_copy(logits + w->pieces[r].first, m->head.columns, w->pieces[r].data,
                   w->pieces[r].stride, rows, w->pieces[r].count);

@@ -35,26 +35,73 @@ static banyan_status gather_probe(model *m, int32_t layer, int32_t attended, int
     return status;
 }
 
+static size_t bytes_of(int64_t rows, int64_t width)
+{
+    return (size_t)(rows * width) * sizeof(float);
+}
+
+/* q, k and v, as the host has them now, to the device. */
+static banyan_status send_heads(model *m, const chunk *c)
+{
+    device_array *on = m->work.on;
+    int64_t kv_width = (int64_t)m->shape.kv_heads * m->shape.head_dim;
+    int64_t width = (int64_t)m->shape.heads * m->shape.head_dim;
+    banyan_status status = device_send(m->device, &on[ON_K], bytes_of(c->rows, kv_width));
+    if (!status) status = device_send(m->device, &on[ON_V], bytes_of(c->rows, kv_width));
+    if (!status && c->wanted > 0)
+        status = device_send(m->device, &on[ON_Q], bytes_of(c->wanted, width));
+    return device_result(m, status);
+}
+
+static banyan_status fetch_heads(model *m, int32_t rows, bool with_mass)
+{
+    device_array *on = m->work.on;
+    int32_t heads = m->shape.heads;
+    int64_t width = (int64_t)heads * m->shape.head_dim;
+    banyan_status status = device_fetch(m->device, &on[ON_OUT], bytes_of(rows, width));
+    if (!status) status = device_fetch(m->device, &on[ON_LSE], bytes_of(rows, heads));
+    if (!status && with_mass)
+        status = device_fetch(m->device, &on[ON_MASS], bytes_of(rows, heads));
+    return device_result(m, status);
+}
+
+/* The calls of one layer: rows that only append, then those that attend. */
+static banyan_status call(model *m, int32_t layer, const chunk *c, const model_probe *probe)
+{
+    device_array *on = m->work.on;
+    int32_t skip = c->rows - c->wanted;
+    int64_t kv = skip * (int64_t)m->shape.kv_heads * m->shape.head_dim;
+    const float *k = on[ON_K].there, *v = on[ON_V].there;
+    bool with_mass = probe && probe->mass;
+    banyan_status status = send_heads(m, c);
+    if (!status && skip > 0)
+        status = banyan_attend(m->cache, layer, c->at, skip, NULL, k, v, NULL, NULL);
+    /* the host writes k and v again when this returns */
+    if (status || c->wanted == 0)
+        return status ? status : device_result(m, device_wait(m->device));
+    if (with_mass)
+        status = banyan_cache_probe(m->cache, probe->first_token, probe->token_count,
+                                    on[ON_MASS].there);
+    if (!status)
+        status = banyan_attend(m->cache, layer, c->at + skip, c->wanted, on[ON_Q].there, k + kv,
+                               v + kv, on[ON_OUT].there, on[ON_LSE].there);
+    return status ? status : fetch_heads(m, c->wanted, with_mass);
+}
+
 /* q, k, v of a chunk to the ranks that hold the heads; attend; outputs of all heads in work.wide. */
 static banyan_status attend(model *m, int32_t layer, const chunk *c, const float *h,
                             int32_t rows, const model_probe *probe)
 {
     workspace *w = &m->work;
-    int64_t kv_width = (int64_t)m->shape.kv_heads * m->shape.head_dim;
     int32_t skip = c->rows - c->wanted;
-    linear_run(m, &m->layer[layer].q, h + (int64_t)skip * m->shape.hidden, c->wanted, w->cut);
-    linear_run(m, &m->layer[layer].kv, h, c->rows, w->cut_kv);
-    banyan_status status = exchange_heads(m, layer, c);
-    if (!status && skip > 0)
-        status = banyan_attend(m->cache, layer, c->at, skip, NULL, w->k, w->v, NULL, NULL);
-    if (status || c->wanted == 0) return status;
     bool probed = probe && probe->layer == layer;
-    if (probed && probe->mass)
-        status = banyan_cache_probe(m->cache, probe->first_token, probe->token_count, w->mass);
-    if (!status)
-        status = banyan_attend(m->cache, layer, c->at + skip, c->wanted, w->q,
-                               w->k + skip * kv_width, w->v + skip * kv_width, w->out, w->lse);
-    if (!status) status = exchange_out(m, layer, c->wanted, w->wide);
+    banyan_status status = linear_run(m, &m->layer[layer].q,
+                                      h + (int64_t)skip * m->shape.hidden, c->wanted, w->cut);
+    if (!status) status = linear_run(m, &m->layer[layer].kv, h, c->rows, w->cut_kv);
+    if (!status) status = exchange_heads(m, layer, c);
+    if (!status) status = call(m, layer, c, probed ? probe : NULL);
+    if (status || c->wanted == 0) return status;
+    status = exchange_out(m, layer, c->wanted, w->wide);
     if (!status && probed) status = gather_probe(m, layer, c->wanted, rows, probe);
     return status;
 }
@@ -65,17 +112,18 @@ static banyan_status feed_forward(model *m, const llama_layer *l, int32_t rows, 
 {
     workspace *w = &m->work;
     int64_t width = m->shape.intermediate;
-    linear_run_many(m, l->gate_up.weight, 2 * l->gate_up.count, l->gate_up.in, w->h, rows,
-                    w->cut);
+    banyan_status status = linear_run_many(m, l->gate_up.weight, 2 * l->gate_up.count,
+                                           l->gate_up.in, w->h, rows, w->cut);
+    if (status) return status;
     float *mine = w->out; /* free by now */
     rows_silu(w->cut, rows, l->gate_up.count, mine);
-    banyan_status status = exchange_cut(m, width, rows, mine, w->pieces);
+    status = exchange_cut(m, width, rows, mine, w->pieces);
     if (status) return status;
     for (int r = 0; r < m->ranks; r++)
         rows_copy(w->wide + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
                   rows, w->pieces[r].count);
-    linear_run(m, &l->down, w->wide, rows, w->cut);
-    status = exchange_cut(m, m->shape.hidden, rows, w->cut, w->pieces);
+    status = linear_run(m, &l->down, w->wide, rows, w->cut);
+    if (!status) status = exchange_cut(m, m->shape.hidden, rows, w->cut, w->pieces);
     if (status) return status;
     rows_add_norm(x, w->pieces, m->ranks, rows, m->shape.hidden, next_norm, m->shape.rms_eps,
                   w->h);
@@ -100,8 +148,8 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
         banyan_status status = attend(m, layer, &c, w->h, rows, probe);
         if (status || c.wanted == 0) return status;
         x = w->x + (c.rows - c.wanted) * width;
-        linear_run(m, &l->o, w->wide, c.wanted, w->cut);
-        status = exchange_cut(m, width, c.wanted, w->cut, w->pieces);
+        status = linear_run(m, &l->o, w->wide, c.wanted, w->cut);
+        if (!status) status = exchange_cut(m, width, c.wanted, w->cut, w->pieces);
         if (status) return status;
         rows_add_norm(x, w->pieces, m->ranks, c.wanted, width, l->post_norm, m->shape.rms_eps,
                       w->h);

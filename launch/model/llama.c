@@ -26,7 +26,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
     s.in_dtype = s.out_dtype = BANYAN_F32;
     s.out = "home";
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
-    if (!status) status = banyan_cache_create(m->plan, NULL, &m->cache);
+    if (!status) status = banyan_cache_create(m->plan, device_stream(m->device), &m->cache);
     if (status) {
         snprintf(m->why, WHY, "%s", banyan_error_message());
         return status;
@@ -38,7 +38,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
 
 static void drop_cache(model *m)
 {
-    workspace_free(&m->work);
+    workspace_free(m);
     banyan_cache_destroy(m->cache);
     banyan_plan_destroy(m->plan);
     m->cache = NULL;
@@ -61,7 +61,7 @@ static banyan_status load(model *m)
 }
 
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
-                         model **out, char *why, size_t why_bytes)
+                         device *device, model **out, char *why, size_t why_bytes)
 {
     model *m = calloc(1, sizeof *m);
     if (!m) {
@@ -69,6 +69,7 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
         return BANYAN_ERR_MEMORY;
     }
     m->comm = comm;
+    m->device = device;
     m->rank = banyan_comm_rank(comm);
     m->ranks = banyan_comm_size(comm);
     openblas_set_num_threads(1);

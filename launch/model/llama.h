@@ -14,6 +14,7 @@
 #ifndef BANYAN_LLAMA_H
 #define BANYAN_LLAMA_H
 
+#include "launch/device.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
 
@@ -21,7 +22,7 @@
 typedef struct linear {
     int64_t columns, in; /* of the whole */
     int64_t first, count;
-    float *weight; /* [count][in] */
+    float *weight; /* [count][in], on the model's device */
 } linear;
 
 typedef struct llama_layer {
@@ -44,15 +45,19 @@ typedef struct piece {
     int64_t first, count, stride;
 } piece;
 
+/* What attend reads and writes. */
+enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
+
 /* Working memory, for max_rows rows. */
 typedef struct workspace {
-    float *x, *h;        /* [rows][hidden] */
-    float *cut, *cut_kv; /* [rows][mine]: what a matrix gave */
-    float *q, *k, *v;    /* [rows][heads or kv_heads][head_dim], as attend reads them */
-    float *out;          /* [rows][heads][head_dim], as attend writes it */
-    float *wide;         /* [rows][the wider of heads head_dim and intermediate]: gathered */
-    float *turn;         /* [rows][2][pairs]: cos, sin */
-    float *lse, *mass;   /* [rows][heads] */
+    float *x, *h;            /* [rows][hidden] */
+    float *cut, *cut_kv;     /* [rows][mine]: what a matrix gave */
+    float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */
+    float *out;              /* [rows][heads][head_dim], as attend writes it */
+    device_array on[ON_ALL]; /* these and lse, mass, which are their host sides */
+    float *wide;       /* [rows][the wider of heads head_dim and intermediate]: gathered */
+    float *turn;       /* [rows][2][pairs]: cos, sin */
+    float *lse, *mass; /* [rows][heads] */
     float *send, *recv;
     float *logits;  /* [HEAD_ROWS][mine of vocab] */
     int32_t *owner; /* [kv_heads][blocks of a chunk]: rank that keeps the block */
@@ -65,6 +70,7 @@ enum { ROPE_STEPS = 64, HEAD_ROWS = 32, WHY = 1024 };
 struct model {
     model_shape shape;
     banyan_comm *comm;
+    device *device;
     int rank, ranks;
     safetensors *files;
     const tensor *embedding; /* [vocab][hidden], read from the map */
@@ -96,9 +102,15 @@ banyan_status weights_load(model *m);
 void weights_free(model *m);
 
 /* linear.c: out[rows][count] = in[rows][in] weight^T; counts the work. */
-void linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out);
-void linear_run_many(model *m, const float *weight, int64_t count, int64_t width,
-                     const float *in, int32_t rows, float *out);
+banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out);
+banyan_status linear_run_many(model *m, const float *weight, int64_t count, int64_t width,
+                              const float *in, int32_t rows, float *out);
+/* A device call's result, its words kept in m->why. */
+banyan_status device_result(model *m, banyan_status status);
+/* `floats` of a matrix, which malloc's family gave, to the device: takes *weight, which is then the
+ * device's (the same, on the CPU). */
+banyan_status linear_keep(model *m, float **weight, int64_t floats);
+void linear_drop(model *m, float *weight);
 
 /* rope.c */
 banyan_status rope_make(rope *r, int32_t head_dim, double theta);
@@ -135,6 +147,6 @@ banyan_status head_run(model *m, const float *x, int32_t rows, float *logits, ui
 
 /* workspace.c */
 banyan_status workspace_make(model *m); /* collective */
-void workspace_free(workspace *w);
+void workspace_free(model *m);
 
 #endif

@@ -13,6 +13,7 @@
 #include "banyan.h"
 
 typedef struct model model;
+struct device;
 
 typedef struct model_shape {
     int32_t layers, heads, kv_heads, head_dim, hidden, intermediate, vocab;
@@ -26,9 +27,12 @@ banyan_status model_shape_read(const char *dir, model_shape *out, char *why, siz
 
 /* Open a checkpoint on every rank of comm: weights are mapped, and each rank touches only its part.
  * `spec` gives rules, cache and execution; the shape is filled in from the checkpoint. Makes the
- * plan and the cache. Collective; the error is banyan_error_message() or `why`, same on every rank. */
+ * plan and the cache. Collective; the error is banyan_error_message() or `why`, same on every rank.
+ * device: of launch/device.h, the one that spec->device names; it outlives the model. Matrices lie
+ * and are multiplied there; norms, rotary embedding and SwiGLU are the host's in this version, so that
+ * activations are copied to and fro. */
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
-                         model **out, char *why, size_t why_bytes);
+                         struct device *device, model **out, char *why, size_t why_bytes);
 void model_close(model *m);
 /* The same weights with an empty cache: destroys the cache and the plan and makes them anew from
  * `spec` (another length, other rules; nothing in it may point into the old plan). On failure the

@@ -62,12 +62,18 @@ static banyan_status make_linear(model *m, int64_t columns, int64_t in, int copi
     return no_memory(m, "a rank's share of a matrix", floats);
 }
 
+/* When all is loaded: to where it is multiplied. */
+static banyan_status keep_linear(model *m, banyan_status loaded, int copies, linear *l)
+{
+    return loaded ? loaded : linear_keep(m, &l->weight, copies * l->count * l->in);
+}
+
 static banyan_status load_linear(model *m, const char *name, int64_t columns, int64_t in,
                                  linear *l)
 {
     banyan_status status = make_linear(m, columns, in, 1, l);
-    if (status) return status;
-    return load_rows(m, name, columns, in, l->first, l->count, l->weight);
+    if (!status) status = load_rows(m, name, columns, in, l->first, l->count, l->weight);
+    return keep_linear(m, status, 1, l);
 }
 
 /* Columns k_0, v_0, k_1, v_1, ..: each part of a KV head that lies in this rank's cut. */
@@ -84,7 +90,7 @@ static banyan_status load_kv(model *m, int32_t layer, linear *l)
         status = load_rows(m, part % 2 ? value : key, each, in, part / 2 * dim + at % dim,
                            next - at, l->weight + (at - l->first) * in);
     }
-    return status;
+    return keep_linear(m, status, 1, l);
 }
 
 static banyan_status load_gate_up(model *m, int32_t layer, linear *l)
@@ -98,7 +104,7 @@ static banyan_status load_gate_up(model *m, int32_t layer, linear *l)
     if (!status)
         status = load_rows(m, layer_name(name, sizeof name, layer, "mlp.up_proj"), columns, in,
                            l->first, l->count, l->weight + l->count * in);
-    return status;
+    return keep_linear(m, status, 2, l);
 }
 
 static banyan_status load_layer(model *m, int32_t layer)
@@ -200,13 +206,13 @@ void weights_free(model *m)
         llama_layer *l = &m->layer[layer];
         free(l->input_norm);
         free(l->post_norm);
-        free(l->q.weight);
-        free(l->kv.weight);
-        free(l->o.weight);
-        free(l->gate_up.weight);
-        free(l->down.weight);
+        linear_drop(m, l->q.weight);
+        linear_drop(m, l->kv.weight);
+        linear_drop(m, l->o.weight);
+        linear_drop(m, l->gate_up.weight);
+        linear_drop(m, l->down.weight);
     }
     free(m->layer);
     free(m->final_norm);
-    free(m->head.weight);
+    linear_drop(m, m->head.weight);
 }

@@ -32,6 +32,18 @@ static banyan_status make_lists(model *m)
     return w->owner && w->sends && w->recvs && w->pieces ? BANYAN_OK : BANYAN_ERR_MEMORY;
 }
 
+static banyan_status make_moved(model *m, const int64_t floats[ON_ALL])
+{
+    workspace *w = &m->work;
+    float **const host[ON_ALL] = {&w->q, &w->k, &w->v, &w->out, &w->lse, &w->mass};
+    banyan_status status = BANYAN_OK;
+    for (int i = 0; i < ON_ALL && !status; i++) {
+        status = device_array_make(m->device, (size_t)floats[i] * sizeof(float), 0, &w->on[i]);
+        *host[i] = w->on[i].host;
+    }
+    return device_result(m, status);
+}
+
 banyan_status workspace_make(model *m)
 {
     workspace *w = &m->work;
@@ -40,6 +52,8 @@ banyan_status workspace_make(model *m)
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim, sum = 0;
     int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, s->intermediate);
     int64_t cut = larger(larger(l->q.count, l->o.count), 2 * l->gate_up.count);
+    const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
+                                   rows * wide, rows * s->heads, rows * s->heads};
     const struct {
         float **to;
         int64_t count;
@@ -47,14 +61,8 @@ banyan_status workspace_make(model *m)
                   {&w->h, rows * s->hidden},
                   {&w->cut, rows * cut},
                   {&w->cut_kv, rows * l->kv.count},
-                  {&w->q, rows * q},
-                  {&w->k, rows * kv},
-                  {&w->v, rows * kv},
-                  {&w->out, rows * wide},
                   {&w->wide, rows * wide},
                   {&w->turn, rows * s->head_dim},
-                  {&w->lse, rows * s->heads},
-                  {&w->mass, rows * s->heads},
                   {&w->send, exchange_floats(m, 1)},
                   {&w->recv, exchange_floats(m, 0)},
                   {&w->logits, HEAD_ROWS * m->head.count}};
@@ -62,20 +70,24 @@ banyan_status workspace_make(model *m)
     char what[64];
     snprintf(what, sizeof what, "a chunk of %d rows (max_rows)", (int)m->max_rows);
     for (int i = 0; i < count; i++) sum += arrays[i].count;
+    for (int i = 0; i < ON_ALL; i++) sum += moved[i];
     banyan_status status = agree_room(m->comm, sum * (int64_t)sizeof(float), what, m->why, WHY);
     if (status) return status;
     status = make_lists(m);
     for (int i = 0; !status && i < count; i++)
         if (!(*arrays[i].to = floats(arrays[i].count))) status = BANYAN_ERR_MEMORY;
-    if (status) snprintf(m->why, WHY, "out of memory for %s", what);
+    if (!status) status = make_moved(m, moved);
+    if (status == BANYAN_ERR_MEMORY) snprintf(m->why, WHY, "out of memory for %s", what);
     return agree_words(m->comm, status, m->why, WHY);
 }
 
-void workspace_free(workspace *w)
+void workspace_free(model *m)
 {
-    float *all[] = {w->x,    w->h,    w->cut, w->cut_kv, w->q,    w->k,    w->v,     w->out,
-                    w->wide, w->turn, w->lse, w->mass,   w->send, w->recv, w->logits};
+    workspace *w = &m->work;
+    float *all[] = {w->x,    w->h,    w->cut,  w->cut_kv, w->wide,
+                    w->turn, w->send, w->recv, w->logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    for (int i = 0; i < ON_ALL; i++) device_array_free(m->device, &w->on[i]);
     free(w->owner);
     free(w->sends);
     free(w->recvs);

@@ -88,8 +88,9 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     spec.max_tokens = length + NEEDLE_ANSWERS;
     if (e->wish->foreign) spec.max_tokens = length + e->wish->foreign->answer.count;
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
-    banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
-                                : model_open(e->dir, &spec, e->j->comm, &e->m, why, sizeof why);
+    banyan_status status =
+        e->m ? model_reset(e->m, &spec, why, sizeof why)
+             : model_open(e->dir, &spec, e->j->comm, e->j->device, &e->m, why, sizeof why);
     if (!status) return EXIT_OK;
     progress_end(e->j);
     if (!why[0]) return job_failed(e->j, status, e->dir);

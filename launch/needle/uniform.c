@@ -9,6 +9,8 @@
  * cache with the last layer's heads, rules and placement, on these ranks. */
 #include "launch/needle/evaluate.h"
 
+#include "launch/device.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,8 +61,11 @@ static banyan_spec one_layer(const evaluation *e, int64_t length, banyan_rule *r
 }
 
 static banyan_status append_all(const evaluation *e, banyan_cache *cache, int64_t length,
-                                int32_t max_rows, int32_t classes, float *k, float *v)
+                                int32_t max_rows, int32_t classes, const device_array *keys,
+                                const device_array *values)
 {
+    device *d = e->j->device;
+    float *k = keys->host, *v = values->host;
     int32_t heads = e->shape.kv_heads, dim = e->shape.head_dim;
     uint64_t random = e->wish->seed;
     for (int64_t i = 0; i < (int64_t)max_rows * heads * dim; i++)
@@ -74,7 +79,12 @@ static banyan_status append_all(const evaluation *e, banyan_cache *cache, int64_
             for (int32_t h = 1; h < heads; h++)
                 memcpy(to + (int64_t)h * dim, to, (size_t)dim * sizeof *to);
         }
-        banyan_status status = banyan_attend(cache, 0, at, rows, NULL, k, v, NULL, NULL);
+        banyan_status status = device_send(d, keys, keys->bytes);
+        if (!status) status = device_send(d, values, values->bytes);
+        if (!status)
+            status =
+                banyan_attend(cache, 0, at, rows, NULL, keys->there, values->there, NULL, NULL);
+        if (!status) status = device_wait(d);
         if (status) return status;
         progress(e->j, "uniform head, %lld tokens: %lld", (long long)length, (long long)at);
     }
@@ -117,38 +127,67 @@ static void compare(const evaluation *e, const banyan_plan *plan, int64_t length
     }
 }
 
+/* What the call of the last row reads and writes. */
+typedef struct arrays {
+    device_array k, v, q, out, lse;
+    int64_t *count; /* [classes] */
+} arrays;
+
+static banyan_status make_arrays(const evaluation *e, int32_t rows, int32_t classes, arrays *a)
+{
+    device *d = e->j->device;
+    int32_t heads = e->shape.heads, dim = e->shape.head_dim;
+    size_t kv = (size_t)rows * (size_t)e->shape.kv_heads * (size_t)dim * sizeof(float);
+    size_t row = (size_t)heads * (size_t)dim * sizeof(float);
+    banyan_status status = device_array_make(d, kv, DEVICE_NAN, &a->k);
+    if (!status) status = device_array_make(d, kv, DEVICE_NAN, &a->v);
+    if (!status) status = device_array_make(d, row, 0, &a->q);
+    if (!status) status = device_array_make(d, row, 0, &a->out);
+    if (!status) status = device_array_make(d, (size_t)heads * sizeof(float), 0, &a->lse);
+    if (!status) a->count = malloc((size_t)classes * sizeof *a->count);
+    return status ? status : a->count ? BANYAN_OK : BANYAN_ERR_MEMORY;
+}
+
+static void free_arrays(const evaluation *e, arrays *a)
+{
+    device_array *all[] = {&a->k, &a->v, &a->q, &a->out, &a->lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device_array_free(e->j->device, all[i]);
+    free(a->count);
+}
+
+static banyan_status attend_last(const evaluation *e, banyan_cache *cache, int64_t length,
+                                 const arrays *a)
+{
+    device *d = e->j->device;
+    banyan_status status = banyan_attend(cache, 0, length - 1, 1, a->q.there, NULL, NULL,
+                                         a->out.there, a->lse.there);
+    if (!status) status = device_fetch(d, &a->out, a->out.bytes);
+    return status ? status : device_fetch(d, &a->lse, a->lse.bytes);
+}
+
 static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache, int64_t length,
                    double worst[2], double seconds[2])
 {
-    int32_t heads = e->shape.heads, dim = e->shape.head_dim, classes = classes_of(dim);
+    int32_t classes = classes_of(e->shape.head_dim);
     int32_t rows = banyan_plan_spec(plan)->max_rows;
-    size_t kv = (size_t)rows * (size_t)e->shape.kv_heads * (size_t)dim;
-    float *k = malloc(kv * sizeof *k), *v = malloc(kv * sizeof *v);
-    float *q = calloc((size_t)heads * (size_t)dim * 2, sizeof *q), *lse = NULL;
-    int64_t *count = malloc((size_t)classes * sizeof *count);
-    lse = calloc((size_t)heads, sizeof *lse);
-    bool room = k && v && q && count && lse;
-    int code = evaluation_agree(e, room ? BANYAN_OK : BANYAN_ERR_MEMORY, "uniform head");
+    arrays a = {0};
+    int code = evaluation_agree(e, make_arrays(e, rows, classes, &a), "uniform head");
     if (!code) {
-        float *out = q + (size_t)heads * (size_t)dim;
         double start = now_seconds();
-        banyan_status status = append_all(e, cache, length, rows, classes, k, v);
+        banyan_status status = append_all(e, cache, length, rows, classes, &a.k, &a.v);
         seconds[0] = now_seconds() - start;
         start = now_seconds();
-        if (!status) status = banyan_attend(cache, 0, length - 1, 1, q, NULL, NULL, out, lse);
+        if (!status) status = attend_last(e, cache, length, &a);
         seconds[1] = now_seconds() - start;
         code = evaluation_agree(e, status, "uniform head");
-        if (!code) {
-            compare(e, plan, length, classes, out, lse, count, worst);
-            code = evaluation_agree(e, banyan_comm_allreduce(e->j->comm, worst, 2, BANYAN_MAX),
-                                    "uniform head");
-        }
     }
-    free(k);
-    free(v);
-    free(q);
-    free(lse);
-    free(count);
+    if (!code) {
+        compare(e, plan, length, classes, a.out.host, a.lse.host, a.count, worst);
+        code = evaluation_agree(e, banyan_comm_allreduce(e->j->comm, worst, 2, BANYAN_MAX),
+                                "uniform head");
+    }
+    free_arrays(e, &a);
     return code;
 }
 
@@ -186,7 +225,7 @@ int evaluate_uniform(evaluation *e, int64_t length)
     banyan_plan *plan = NULL;
     banyan_cache *cache = NULL;
     banyan_status status = banyan_plan_create(&spec, e->j->comm, &plan);
-    if (!status) status = banyan_cache_create(plan, NULL, &cache);
+    if (!status) status = banyan_cache_create(plan, device_stream(e->j->device), &cache);
     double worst[2] = {0}, seconds[2] = {0};
     code = status ? job_failed(e->j, status, "uniform head") : EXIT_OK;
     if (!code) code = measure(e, plan, cache, length, worst, seconds);
