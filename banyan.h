@@ -49,7 +49,10 @@ typedef enum banyan_status {
     BANYAN_ERR_PEER = -7         /* another rank failed; this one did not */
 } banyan_status;
 
-typedef enum banyan_dtype { BANYAN_F32, BANYAN_BF16, BANYAN_F16 } banyan_dtype;
+/* BANYAN_E4M3 is a format of cached keys and values alone, of kernels that have it: a sign, 4 bits of
+ * exponent and 3 of fraction, up to 448, without infinities. Each cached row has a factor of its own,
+ * so that its largest number becomes 448. */
+typedef enum banyan_dtype { BANYAN_F32, BANYAN_BF16, BANYAN_F16, BANYAN_E4M3 } banyan_dtype;
 
 typedef struct banyan_comm banyan_comm;
 typedef struct banyan_plan banyan_plan;
@@ -60,7 +63,7 @@ typedef struct banyan_cache banyan_cache;
 BANYAN_API const char *banyan_version(void);
 BANYAN_API const char *banyan_status_name(banyan_status status);
 BANYAN_API const char *banyan_error_message(void); /* this thread's last error; never NULL */
-BANYAN_API const char *banyan_dtype_name(banyan_dtype dtype); /* "fp32", "bf16", "fp16" */
+BANYAN_API const char *banyan_dtype_name(banyan_dtype dtype); /* "fp32", "bf16", .. */
 BANYAN_API size_t banyan_dtype_bytes(banyan_dtype dtype);
 
 /* The one of `names` (ends with NULL) that is nearest to `word` by edit distance, for "did you

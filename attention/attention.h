@@ -25,6 +25,8 @@ float banyan_bf16_to_float(uint16_t x);
 uint16_t banyan_bf16_from_float(float x); /* round to nearest even; NaN stays NaN */
 float banyan_f16_to_float(uint16_t x);
 uint16_t banyan_f16_from_float(float x);
+float banyan_e4m3_to_float(uint8_t x);
+uint8_t banyan_e4m3_from_float(float x); /* what is larger than 448 becomes 448 */
 /* `count` consecutive values to and from fp32. */
 void banyan_to_float(float *out, const void *in, banyan_dtype dtype, int64_t count);
 void banyan_from_float(void *out, banyan_dtype dtype, const float *in, int64_t count);

@@ -75,6 +75,7 @@ static void pack_run(const layout *y, char *record, int32_t token, const source 
         pack_keys(y, record, token, k, BANYAN_BF16);
         beyond = pack_values(y, record, token, v, BANYAN_BF16);
         break;
+    case BANYAN_E4M3: break; /* not supported */
     }
     if (beyond) trailer_of(y, record)->not_finite = 1;
 }

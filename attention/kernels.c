@@ -130,7 +130,7 @@ const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const 
     if (forced && *forced) return named(forced, "BANYAN_KERNEL", &w, why, why_bytes);
     for (int i = ROWS - 1; i >= 0; i--)
         if (fits(table[i], &w)) return table[i];
-    if (!shape || strcmp(w.device, cpu) == 0)
+    if (!shape)
         return refuse(why, why_bytes, "no kernel of this build can run on this processor");
     return refuse(why, why_bytes,
                   "no kernel of device %s supports %s blocks of %d tokens with key_dim %d and "

@@ -48,10 +48,10 @@ static void find_dims(const char *device, banyan_block_shape shape, supported *d
 static banyan_status refuse_shape(const char *device, const banyan_block_shape *given)
 {
     supported blocks = {0}, dtypes = {0}, dims = {0};
-    int dtype_known[BANYAN_F16 + 1] = {0};
+    int dtype_known[BANYAN_E4M3 + 1] = {0};
     for (int32_t block = 16; block <= 256; block *= 2) {
         int block_known = 0;
-        for (int dtype = BANYAN_F32; dtype <= BANYAN_F16; dtype++) {
+        for (int dtype = BANYAN_F32; dtype <= BANYAN_E4M3; dtype++) {
             const banyan_block_shape shape = {block, 0, 0, (banyan_dtype)dtype};
             supported here = {0};
             char number[16];

@@ -97,7 +97,7 @@ static banyan_status check_cache(const banyan_spec *s)
                              "block_tokens is %d: expected 16, 32, 64, 128 or 256",
                              (int)s->block_tokens);
     if (!status) status = at_least("rollback_tokens", s->rollback_tokens, 0);
-    if (!status) status = within("cache_dtype", s->cache_dtype, BANYAN_F32, BANYAN_F16);
+    if (!status) status = within("cache_dtype", s->cache_dtype, BANYAN_F32, BANYAN_E4M3);
     if (!status) status = within("in_dtype", s->in_dtype, BANYAN_F32, BANYAN_F16);
     if (!status) status = within("out_dtype", s->out_dtype, BANYAN_F32, BANYAN_F16);
     return status;

@@ -10,6 +10,7 @@
 
 #include "launch/isa.h"
 
+#include <math.h>
 #include <string.h>
 
 /* With several versions of a function, the loader takes the best that the processor runs. */
@@ -83,6 +84,25 @@ static void round_f16(float *restrict x, int32_t count)
 void data_round_f16(float *x, int32_t count)
 {
     round_f16(x, count);
+}
+
+/* e4m3 has 3 fraction bits down to 2^-6, and below that steps of 2^-9. */
+void data_round_e4m3(float *x, int32_t count)
+{
+    float largest = 0;
+    for (int32_t i = 0; i < count; i++) largest = fmaxf(largest, fabsf(x[i]));
+    const float factor = largest / 448;
+    for (int32_t i = 0; factor > 0 && i < count; i++) {
+        const float scaled = x[i] / factor, step = 0x1.8p14f;
+        float small = scaled + step, normal;
+        uint32_t bits;
+        memcpy(&bits, &scaled, sizeof bits);
+        bits = (bits + 0x7ffff + (bits >> 20 & 1)) & 0xfff00000u;
+        memcpy(&normal, &bits, sizeof normal);
+        if (normal > 448) normal = 448; /* where the factor was rounded down */
+        if (normal < -448) normal = -448;
+        x[i] = factor * (fabsf(scaled) < 0x1p-6f ? small - step : normal);
+    }
 }
 
 uint64_t data_hash_row(int32_t layer, int32_t head, int64_t token, const float *out,

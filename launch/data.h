@@ -18,6 +18,8 @@ void data_row(float *out, uint64_t seed, int what, int32_t layer, int64_t token,
  * the library's conversions, so that the oracle does not share their faults. */
 void data_round_bf16(float *x, int32_t count);
 void data_round_f16(float *x, int32_t count);
+/* A whole row, with a factor that makes its largest number 448: as BANYAN_E4M3 keeps it. */
+void data_round_e4m3(float *x, int32_t count);
 
 /* A hash of one output row's bits that depends on its place: rows may be added up in any order. */
 uint64_t data_hash_row(int32_t layer, int32_t head, int64_t token, const float *out,

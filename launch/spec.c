@@ -90,7 +90,8 @@ static void fill_cache(const Banyan__Cache *cache, banyan_spec *spec)
     switch (cache->dtype) {
     case BANYAN__DTYPE__FP32: spec->cache_dtype = BANYAN_F32; break;
     case BANYAN__DTYPE__BF16: spec->cache_dtype = BANYAN_BF16; break;
-    default: spec->cache_dtype = BANYAN_F16; break;
+    case BANYAN__DTYPE__FP16: spec->cache_dtype = BANYAN_F16; break;
+    default: spec->cache_dtype = BANYAN_E4M3; break;
     }
 }
 

@@ -192,7 +192,7 @@ static const flag flags[] = {
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
-    {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16"},
+    {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16, FP8"},
     {NULL, NULL, NULL, NULL}};
 
 const verb verb_generate = {

@@ -23,9 +23,9 @@ static int write_json(const job *j, const char *dir, const constructed_spec *s)
 
 static int run(job *j)
 {
-    static const banyan_dtype dtypes[] = {[BANYAN__DTYPE__FP32] = BANYAN_F32,
-                                          [BANYAN__DTYPE__BF16] = BANYAN_BF16,
-                                          [BANYAN__DTYPE__FP16] = BANYAN_F16};
+    static const banyan_dtype dtypes[] = {[BANYAN__CONSTRUCTED__DTYPE__FP32] = BANYAN_F32,
+                                          [BANYAN__CONSTRUCTED__DTYPE__BF16] = BANYAN_BF16,
+                                          [BANYAN__CONSTRUCTED__DTYPE__FP16] = BANYAN_F16};
     const Banyan__Constructed *c = j->config->constructed;
     const char *dir = job_text(j, "out");
     char why[1024] = "";
@@ -33,9 +33,9 @@ static int run(job *j)
         say_error(j, "model: --out DIR is needed: where the checkpoint is written");
         return EXIT_USAGE;
     }
-    constructed_spec spec = {TAKE(c, max_tokens, INT64_C(1) << 20), TAKE(c, heads, 8),
-                             TAKE(c, kv_heads, 2), dtypes[TAKE(c, dtype, BANYAN__DTYPE__BF16)],
-                             TAKE(c, shards, 1)};
+    constructed_spec spec = {
+        TAKE(c, max_tokens, INT64_C(1) << 20), TAKE(c, heads, 8), TAKE(c, kv_heads, 2),
+        dtypes[TAKE(c, dtype, BANYAN__CONSTRUCTED__DTYPE__BF16)], TAKE(c, shards, 1)};
     banyan_status status = constructed_write(dir, &spec, why, sizeof why);
     if (!status) return write_json(j, dir, &spec);
     say_error(j, "%s", why);

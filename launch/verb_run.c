@@ -195,7 +195,7 @@ static const flag flags[] = {
     {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
     {"max-tokens", "N", "cache.max_tokens", "longest sequence, default: what the run needs"},
     {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
-    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16"},
+    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {"placement", "NAME", "execution.placement", "line, spread, heads"},

@@ -332,7 +332,7 @@ static const flag flags[] = {
     {"key-dim", "N", "shape.key_dim", "width of a key"},
     {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
     {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
-    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16"},
+    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
     {"use", "RULE", "rule[0].use", "what the first rule's heads read"},
     {"merge", "NAME", "execution.merge", "of method line and heads; default: the cheapest"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},

@@ -101,9 +101,9 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     if (c && c->has_kv_heads) spec.kv_heads = c->kv_heads;
     if (c && c->has_shards) spec.shards = c->shards;
     if (c && c->has_dtype)
-        spec.dtype = c->dtype == BANYAN__DTYPE__FP32   ? BANYAN_F32
-                     : c->dtype == BANYAN__DTYPE__FP16 ? BANYAN_F16
-                                                       : BANYAN_BF16;
+        spec.dtype = c->dtype == BANYAN__CONSTRUCTED__DTYPE__FP32   ? BANYAN_F32
+                     : c->dtype == BANYAN__CONSTRUCTED__DTYPE__FP16 ? BANYAN_F16
+                                                                    : BANYAN_BF16;
     return spec;
 }
 

@@ -69,6 +69,7 @@ static void cached_row(const run_task *t, int what, int32_t layer, int64_t token
     make_row(t, what, layer, token, head, dim, out);
     if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
     if (t->spec->cache_dtype == BANYAN_F16) data_round_f16(out, dim);
+    if (t->spec->cache_dtype == BANYAN_E4M3) data_round_e4m3(out, dim);
 }
 
 static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t block)

@@ -318,7 +318,8 @@ static bool set_measured(Banyan__Machine *m, const probe *p, const figures *alon
 {
     static const Banyan__Dtype dtype[] = {[BANYAN_F32] = BANYAN__DTYPE__FP32,
                                           [BANYAN_BF16] = BANYAN__DTYPE__BF16,
-                                          [BANYAN_F16] = BANYAN__DTYPE__FP16};
+                                          [BANYAN_F16] = BANYAN__DTYPE__FP16,
+                                          [BANYAN_E4M3] = BANYAN__DTYPE__FP8};
     Banyan__Measured *k = m->measured = malloc(sizeof *k);
     if (!k) return false;
     banyan__measured__init(k);

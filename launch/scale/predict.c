@@ -19,7 +19,8 @@ static bool is_of(const Banyan__Machine *m, const banyan_spec *s)
     const Banyan__Measured *k = m ? m->measured : NULL;
     static const int dtype[] = {[BANYAN_F32] = BANYAN__DTYPE__FP32,
                                 [BANYAN_BF16] = BANYAN__DTYPE__BF16,
-                                [BANYAN_F16] = BANYAN__DTYPE__FP16};
+                                [BANYAN_F16] = BANYAN__DTYPE__FP16,
+                                [BANYAN_E4M3] = BANYAN__DTYPE__FP8};
     return k && k->kernel && (!s->kernel || !strcmp(k->kernel, s->kernel)) &&
            (int)k->dtype == dtype[s->cache_dtype] && k->group == s->heads / s->kv_heads &&
            k->key_dim == s->key_dim && k->value_dim == s->value_dim && k->n_bytes > 1 &&

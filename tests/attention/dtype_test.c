@@ -83,6 +83,50 @@ static void test_rounding(const format *f)
     CHECK(from_float(f, 0x1p-149f) == 0 && from_float(f, -0.0f) == 0x8000);
 }
 
+/* e4m3: all 256, and the same places between neighbours; beyond the largest it saturates. */
+static double meaning_e4m3(uint8_t x)
+{
+    int exponent = x >> 3 & 15, fraction = x & 7;
+    double sign = x & 0x80 ? -1 : 1, steps = ldexp(fraction, -3);
+    if (exponent == 15 && fraction == 7) return NAN;
+    return sign * (exponent ? ldexp(1 + steps, exponent - 7) : ldexp(steps, -6));
+}
+
+static void test_e4m3(void)
+{
+    enum { LARGEST = 0x7e, NOT_A_NUMBER = 0x7f };
+    for (int x = 0; x < 256; x++) {
+        float value = banyan_e4m3_to_float((uint8_t)x);
+        CHECK_MSG(same(value, meaning_e4m3((uint8_t)x)), "fp8 %02x is %g", x, value);
+        CHECK_MSG(banyan_e4m3_from_float(value) == x || (x & 0x7f) == NOT_A_NUMBER,
+                  "fp8 %02x came back as %02x", x, banyan_e4m3_from_float(value));
+    }
+    for (uint8_t x = 0; x < LARGEST; x++) {
+        uint8_t even = x % 2 ? (uint8_t)(x + 1) : x;
+        float middle = (float)((meaning_e4m3(x) + meaning_e4m3((uint8_t)(x + 1))) / 2);
+        CHECK_MSG(banyan_e4m3_from_float(middle) == even, "fp8 middle of %02x", x);
+        CHECK(banyan_e4m3_from_float(nextafterf(middle, 0)) == x);
+        CHECK(banyan_e4m3_from_float(nextafterf(middle, INFINITY)) == x + 1);
+        CHECK(banyan_e4m3_from_float(-middle) == (even | 0x80));
+    }
+    static const float large[] = {448, 464, 465, 512, 1e30f, INFINITY};
+    for (int i = 0; i < 6; i++) {
+        CHECK(banyan_e4m3_from_float(large[i]) == LARGEST);
+        CHECK(banyan_e4m3_from_float(-large[i]) == (LARGEST | 0x80));
+    }
+    CHECK((banyan_e4m3_from_float(NAN) & 0x7f) == NOT_A_NUMBER);
+    CHECK(banyan_e4m3_from_float(0x1p-149f) == 0 && banyan_e4m3_from_float(-0.0f) == 0x80);
+
+    float in[3] = {1.3f, -500, 0.001f}, out[3];
+    uint8_t bytes[3];
+    banyan_from_float(bytes, BANYAN_E4M3, in, 3);
+    banyan_to_float(out, bytes, BANYAN_E4M3, 3);
+    CHECK(bytes[0] == banyan_e4m3_from_float(1.3f) && out[0] == 1.25f && out[1] == -448);
+    CHECK(out[2] == 0x1p-9f * (0.001f > 0x1p-10f));
+    CHECK(!strcmp(banyan_dtype_name(BANYAN_E4M3), "fp8") &&
+          banyan_dtype_bytes(BANYAN_E4M3) == 1);
+}
+
 static void test_arrays(void)
 {
     float in[5] = {1, -2.5f, 1e-7f, 65504, 0.1f}, out[5];
@@ -113,6 +157,7 @@ int main(void)
         test_values(&formats[i]);
         test_rounding(&formats[i]);
     }
+    test_e4m3();
     test_arrays();
     return test_end();
 }

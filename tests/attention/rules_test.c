@@ -141,6 +141,16 @@ static void test_kernel_names(void)
                            "(see \"banyan list\")"),
               "%s", why);
 
+    const banyan_block_shape bytes = {64, 128, 128, BANYAN_E4M3};
+    CHECK(!banyan_kernel_find(NULL, 0, NULL, &bytes, why, sizeof(why)));
+    CHECK_MSG(!strcmp(why, "no kernel of device cpu supports fp8 blocks of 64 tokens with "
+                           "key_dim 128 and value_dim 128"),
+              "%s", why);
+    CHECK(!banyan_kernel_find(NULL, 0, "scalar", &bytes, why, sizeof(why)));
+    CHECK_MSG(!strcmp(why, "kernel: kernel \"scalar\" does not support fp8 blocks of 64 tokens "
+                           "with key_dim 128 and value_dim 128"),
+              "%s", why);
+
     setenv("BANYAN_KERNEL", "scalar", 1);
     CHECK(banyan_kernel_find(NULL, 0, NULL, &shape, why, sizeof(why)) == banyan_kernel_row(0));
     setenv("BANYAN_KERNEL", "fast", 1);

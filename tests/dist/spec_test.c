@@ -49,7 +49,7 @@ static void test_cache(void)
     BAD(block_tokens, 8, "block_tokens is 8: expected 16, 32");
     BAD(block_tokens, 512, "block_tokens is 512: expected 16, 32");
     BAD(rollback_tokens, -1, "rollback_tokens is -1: expected at least 0");
-    BAD(cache_dtype, (banyan_dtype)7, "cache_dtype is 7: expected 0..2");
+    BAD(cache_dtype, (banyan_dtype)7, "cache_dtype is 7: expected 0..3");
     BAD(in_dtype, (banyan_dtype)3, "in_dtype is 3: expected 0..2");
     BAD(out_dtype, (banyan_dtype)3, "out_dtype is 3: expected 0..2");
     BAD(memory_limit, -1, "memory_limit is -1: expected at least 0");

@@ -64,10 +64,36 @@ static void check_rounding(void)
     CHECK_MSG(bad == 0, "%d values are rounded otherwise", bad);
 }
 
+/* Rows of one large number and one of every size below it, against the library's format. */
+static void check_row_rounding(void)
+{
+    uint64_t random = 5;
+    for (int trial = 0; trial < 2000; trial++) {
+        float row[16], largest = 0, factor;
+        for (int i = 0; i < 16; i++) {
+            row[i] = (float)ldexp(test_normal(&random), -(int)test_below(&random, 20));
+            largest = fmaxf(largest, fabsf(row[i]));
+        }
+        if (trial % 10 == 0) memset(row, 0, sizeof row), largest = 0;
+        float expect[16];
+        factor = largest / 448;
+        for (int i = 0; i < 16; i++)
+            expect[i] =
+                factor > 0
+                    ? factor * banyan_e4m3_to_float(banyan_e4m3_from_float(row[i] / factor))
+                    : 0;
+        data_round_e4m3(row, 16);
+        for (int i = 0; i < 16; i++)
+            CHECK_MSG(row[i] == expect[i], "trial %d: %a, expected %a", trial, row[i],
+                      expect[i]);
+    }
+}
+
 int main(void)
 {
     check_moments();
     check_distinct();
     check_rounding();
+    check_row_rounding();
     return test_end();
 }

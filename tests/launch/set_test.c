@@ -66,7 +66,7 @@ static void check_words(Banyan__Config *c)
     expect_words(c, "run.seed", "-1", "is not an unsigned integer");
     expect_words(c, "shape.scale", "big", "scale: \"big\" is not a number");
     expect_words(c, "cache.evict", "maybe", "evict: \"maybe\" is not true or false");
-    expect_words(c, "cache.dtype", "fp8", "dtype: \"fp8\" is not one of FP32, BF16, FP16");
+    expect_words(c, "cache.dtype", "fp4", "dtype: \"fp4\" is not one of FP32, BF16, FP16, FP8");
     expect_words(c, "needle.length", "4k,x", "length: \"x\" is not a 64-bit integer");
     expect_words(c, "cache", "1", "\"cache\" has fields; name one, as in cache.max_tokens");
     expect_words(c, "cache.dtype.x", "1", "\"dtype\" has no fields of its own");
@@ -104,8 +104,8 @@ static void check_text(void)
     expect_text_error("shape {\n  head: 8\n}\n",
                       "2:7: no field \"head\" in Shape; did you mean \"heads\"?");
     expect_text_error("shape { heads: eight }", "1:16: expected integer");
-    expect_text_error("cache { dtype: FP8 }",
-                      "unknown enumeration value of \"FP8\" for field \"dtype\"");
+    expect_text_error("cache { dtype: FP4 }",
+                      "unknown enumeration value of \"FP4\" for field \"dtype\"");
     expect_text_error("shape {\n", "2:1: ");
     expect_text_error("shape { heads: 1 heads: 2 }", "1:");
 }
