@@ -29,6 +29,9 @@ int banyan_cuda_is_captured(const banyan_queue *queue);
 const char *banyan_cuda_check(banyan_queue *queue, const void *got, const void *expected,
                               size_t bytes, int32_t *flag);
 
+/* attend of any strips, by instructions that every GPU from compute capability 8.0 on has. */
+const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch);
+
 #ifdef __cplusplus
 }
 #endif

@@ -92,13 +92,25 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Lists of work that an attend makes up: at most so many. */
+static size_t works_of(const banyan_device_limits *limits, int processors)
+{
+    const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
+    return vectors / CUDA_WORK_ROWS + (size_t)limits->strips + (size_t)processors * CUDA_PARTS;
+}
+
+/* What is made up on the way there does not all go to the device. */
+static size_t room_bytes(const banyan_device_limits *limits, int processors)
+{
+    return 3 * works_of(limits, processors) * CUDA_WORK_BYTES;
+}
+
 /* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
  * or finish and share with their pointers. */
 static size_t stage_bytes(const banyan_device_limits *limits, int processors)
 {
     const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
-    const size_t vectors = heads * (size_t)limits->rows;
-    const size_t works = vectors / CUDA_WORK_ROWS + strips + (size_t)processors * CUDA_PARTS;
+    const size_t works = works_of(limits, processors);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
                           strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
                           (size_t)limits->spans * sizeof(banyan_span) +
@@ -122,7 +134,7 @@ void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device,
     const size_t captured = (size_t)limits->captured * stage;
     *device =
         scratch_bytes(limits, processors) + CUDA_COUNTERS * sizeof(int) + stage + captured;
-    *host = CUDA_STAGES * stage + captured;
+    *host = CUDA_STAGES * stage + captured + room_bytes(limits, processors);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -140,6 +152,7 @@ void banyan_cuda_close(banyan_queue *queue)
     banyan_cuda_release(queue, queue->arguments);
     banyan_cuda_release(queue, queue->counter);
     banyan_cuda_release(queue, queue->scratch);
+    free(queue->room);
     if (queue->owns_stream) cudaStreamDestroy(queue->stream);
     free(queue);
 }
@@ -169,6 +182,9 @@ static const char *take_memory(banyan_queue *queue)
 {
     queue->scratch_bytes = scratch_bytes(&queue->limits, queue->multiprocessors);
     queue->stage_bytes = stage_bytes(&queue->limits, queue->multiprocessors);
+    queue->room_bytes = room_bytes(&queue->limits, queue->multiprocessors);
+    queue->room = (char *)malloc(queue->room_bytes);
+    if (!queue->room) return "out of memory";
     const char *failed = banyan_cuda_allocate(queue, queue->scratch_bytes, &queue->scratch);
     if (!failed)
         failed =

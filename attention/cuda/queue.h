@@ -37,6 +37,8 @@ struct banyan_queue {
     size_t scratch_bytes;
     int *counter; /* device: CUDA_COUNTERS numbers that are 0 between kernels */
 
+    char *room; /* host: where a call's arguments are made up */
+    size_t room_bytes;
     size_t stage_bytes; /* of one call's arguments, at most */
     cuda_stage_host stage[CUDA_STAGES];
     int next_stage;

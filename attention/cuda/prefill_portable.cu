@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The portable prefill (compute capability 8.0 and later): FlashAttention-2's way (arXiv 2307.08691)
+ * over lists of blocks. Eight warps of 16 query vectors each go through a tile's blocks together; each
+ * warp has all of its vectors' scores, so that the maximum and the sum of a row never leave a quad of
+ * lanes. Records come with cp.async, one block ahead; they are in the order in which ldmatrix reads
+ * them without bank conflicts.
+ *
+ * Scores are kept times log2(e): s2 = scale log2(e) q.k, p = 2^(s2 - m2), and m = m2 ln 2 in the end. A
+ * row's maximum and sum are in fp32; p is rounded to the number format of the values for the second
+ * product.
+ *
+ * e4m3: a key's scale multiplies its scores. A value's scale multiplies p, which must then be rounded to
+ * fp16 and neither overflow nor lose its bits: it is divided by the largest scale g seen so far, to
+ * which `o` is relative as well, out = g o / l. p scale / g <= 1, and what underflows (below 2^-25) is
+ * less than 2^-25 of the largest value read. */
+#include "attention/cuda/launch.h"
+#include "attention/cuda/portable_tile.h"
+#include "attention/cuda/portable_work.h"
+
+enum { WARPS = PORTABLE_VECTORS / 16, THREADS = 32 * WARPS, STAGES = 2 };
+
+struct portable_params {
+    const void *q;
+    const banyan_table_of_blocks *table;
+    const banyan_span *span;
+    const portable_tile *tile;
+    const cuda_item *item;
+    const int32_t *first_item;
+    float *scratch; /* [slots][PORTABLE_VECTORS][DIM + 2] */
+    cuda_results results;
+    int64_t at, first_token, end_token;
+    banyan_dtype in_dtype;
+    float factor; /* scale log2(e) */
+};
+
+/* A place in a tile's list: the same in all threads. */
+struct list_place {
+    int32_t span, index; /* of the list; within the span */
+};
+
+static __device__ __forceinline__ void place_skip(list_place &place, const banyan_span *span,
+                                                  int32_t spans, int32_t count)
+{
+    place.index += count;
+    while (place.span < spans && place.index >= span[place.span].count) {
+        place.index -= span[place.span].count;
+        place.span++;
+    }
+}
+
+/* What one warp knows of its vectors. */
+template <int DIM> struct warp_rows {
+    uint32_t q[DIM / 16][4];
+    float o[DIM / 8][4];
+    float m[2], l[2], g;
+    int64_t token[2]; /* of the rows of this lane's two vectors; -1: there is no such vector */
+};
+
+template <typename B, int DIM>
+static __device__ __forceinline__ void load_rows(const portable_params &p,
+                                                 const portable_tile &tile, int warp, int lane,
+                                                 warp_rows<DIM> &rows)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int v = 16 * warp + lane / 4 + 8 * half;
+        const bool is_there = v < tile.vectors;
+        const int index = tile.first_vector + (is_there ? v : 0);
+        const int row = tile.first_row + index % tile.rows;
+        const int head = tile.first_head + nth_head(tile.heads, index / tile.rows);
+        const int64_t from = ((int64_t)row * p.results.heads + head) * DIM;
+        rows.token[half] = is_there ? p.at + row : -1;
+#pragma unroll
+        for (int k = 0; k < DIM / 16; k++)
+#pragma unroll
+            for (int upper = 0; upper < 2; upper++) {
+                const int64_t d = from + B::column(k, lane, upper);
+                const float x = is_there ? load_number(p.q, d, p.in_dtype) : 0;
+                const float y = is_there ? load_number(p.q, d + 1, p.in_dtype) : 0;
+                rows.q[k][2 * upper + half] = pack2(x, y, typename B::number());
+            }
+        rows.m[half] = -INFINITY;
+        rows.l[half] = 0;
+    }
+    rows.g = 0;
+#pragma unroll
+    for (int d = 0; d < DIM / 8; d++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) rows.o[d][e] = 0;
+}
+
+static __device__ __forceinline__ int32_t within_block(int64_t token, int64_t first)
+{
+    const int64_t x = token - first;
+    return x < -1 ? -1 : x > TILE_KEYS ? TILE_KEYS : (int32_t)x;
+}
+
+/* Scores of tokens that a row does not see become -inf, whatever they were. */
+template <int DIM>
+static __device__ __forceinline__ void
+mask(float (&s)[TILE_PARTS][4], const portable_params &p, const portable_tile &tile,
+     const warp_rows<DIM> &rows, int32_t block, int32_t masked, int lane)
+{
+    const int64_t first = (int64_t)block * TILE_KEYS;
+    const int32_t from = within_block(p.first_token, first);
+    const int32_t end = within_block(p.end_token, first);
+    const int32_t sinks = masked > 1 ? within_block(tile.sink_end, first) : TILE_KEYS;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int32_t last = within_block(rows.token[half], first);
+        /* The window's first token; an endless window must not overflow. */
+        const int64_t back = rows.token[half] - tile.window;
+        const int32_t window =
+            masked > 1 && tile.window <= rows.token[half] ? within_block(back, first) : -1;
+#pragma unroll
+        for (int t = 0; t < TILE_PARTS; t++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int32_t key = 8 * t + 2 * (lane & 3) + e;
+                const bool seen =
+                    key <= last && key >= from && key < end && (key < sinks || key > window);
+                if (!seen) s[t][2 * half + e] = -INFINITY;
+            }
+    }
+}
+
+/* Scores become p; l and o follow the maximum. */
+template <int DIM>
+static __device__ __forceinline__ void soften(float (&s)[TILE_PARTS][4], warp_rows<DIM> &rows,
+                                              float growth)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most = rows.m[half];
+#pragma unroll
+        for (int t = 0; t < TILE_PARTS; t++)
+            most = fmaxf(most, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+        const float base = most == -INFINITY ? 0 : most; /* nothing seen: 2^-inf is 0 */
+        const float before = exp2_fast(rows.m[half] - base);
+        float sum = 0;
+#pragma unroll
+        for (int t = 0; t < TILE_PARTS; t++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float &x = s[t][2 * half + e];
+                x = exp2_fast(x - base);
+                sum += x;
+            }
+        rows.m[half] = most;
+        rows.l[half] = rows.l[half] * before + sum;
+#pragma unroll
+        for (int d = 0; d < DIM / 8; d++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) rows.o[d][2 * half + e] *= before * growth;
+    }
+}
+
+/* One block, in shared memory at `stage`. */
+template <typename B, int DIM>
+static __device__ __forceinline__ void
+attend_block(const portable_params &p, const portable_tile &tile, warp_rows<DIM> &rows,
+             uint32_t stage, int32_t block, int32_t masked, int lane)
+{
+    float s[TILE_PARTS][4];
+#pragma unroll
+    for (int t = 0; t < TILE_PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[t][e] = 0;
+    B::scores(s, rows.q, stage, lane);
+    B::scale_keys(s, stage, lane);
+#pragma unroll
+    for (int t = 0; t < TILE_PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[t][e] *= p.factor;
+    if (masked) mask(s, p, tile, rows, block, masked, lane);
+
+    const float scale = fmaxf(rows.g, B::largest_scale(stage, lane));
+    soften(s, rows, scale > 0 ? rows.g / scale : 1);
+    rows.g = scale;
+    B::scale_values(s, scale > 0 ? 1 / scale : 0, stage, lane);
+    uint32_t a[TILE_KEYS / 16][4];
+#pragma unroll
+    for (int k = 0; k < TILE_KEYS / 16; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float *const two = &s[2 * k + i / 2][i % 2 * 2];
+            a[k][i] = pack2(two[0], two[1], typename B::number());
+        }
+    B::values(rows.o, a, stage, lane);
+}
+
+template <int DIM>
+static __device__ __forceinline__ void store_rows(const portable_params &p,
+                                                  const portable_tile &tile, int32_t slot,
+                                                  warp_rows<DIM> &rows, int warp, int lane)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float l = rows.l[half];
+        l += __shfl_xor_sync(0xffffffffu, l, 1);
+        l += __shfl_xor_sync(0xffffffffu, l, 2);
+        const int v = 16 * warp + lane / 4 + 8 * half;
+        if (v >= tile.vectors) continue;
+        const float m = rows.m[half] * 0.69314718f, scale = l == 0 ? 0 : 1 / l;
+        const int index = tile.first_vector + v, row = tile.first_row + index % tile.rows;
+        const int head = tile.first_head + nth_head(tile.heads, index / tile.rows);
+        float *const part =
+            slot < 0 ? NULL : p.scratch + ((int64_t)slot * PORTABLE_VECTORS + v) * (DIM + 2);
+#pragma unroll
+        for (int d = 0; d < DIM / 8; d++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int at = 8 * d + 2 * (lane & 3) + e;
+                const float o = rows.o[d][2 * half + e] * rows.g;
+                if (part)
+                    part[at] = o;
+                else
+                    result_number<DIM>(p.results, head, row, at, o, scale);
+            }
+        if (lane % 4) continue;
+        if (part) {
+            part[DIM] = m;
+            part[DIM + 1] = l;
+        } else {
+            result_sums<DIM>(p.results, head, row, m, l);
+        }
+    }
+}
+
+/* All threads bring a record to a stage, 16 bytes at a time. */
+template <typename B>
+static __device__ __forceinline__ void load_record(const banyan_table_of_blocks &table,
+                                                   const banyan_slot &slot, uint32_t stage)
+{
+    const char *const from = (const char *)table.records + (int64_t)slot.record * B::BYTES;
+    for (int at = 16 * (int)threadIdx.x; at < B::BYTES; at += 16 * THREADS)
+        async_copy16(stage + (uint32_t)at, from + at);
+}
+
+template <typename B, int DIM>
+static __device__ __forceinline__ void attend_item(const portable_params &p,
+                                                   const cuda_item &item, uint32_t stages)
+{
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const portable_tile tile = p.tile[item.tile];
+    const banyan_table_of_blocks table = p.table[tile.table];
+    const banyan_span *const span = p.span + tile.first_span;
+    warp_rows<DIM> rows;
+    load_rows<B, DIM>(p, tile, warp, lane, rows);
+
+    list_place place = {0, 0};
+    banyan_slot slot = {0, 0}, next = {0, 0};
+    int32_t masked = 0, next_masked = 0;
+    place_skip(place, span, tile.spans, item.first);
+    for (int32_t i = 0; i <= item.count; i++) {
+        if (i < item.count) {
+            const banyan_span s = span[place.span];
+            next = table.slot[s.first + (int64_t)place.index * s.step];
+            next_masked = s.masked;
+            load_record<B>(table, next, stages + (uint32_t)(i % STAGES) * B::BYTES);
+            place_skip(place, span, tile.spans, 1);
+        }
+        async_commit();
+        if (i > 0) {
+            async_wait<1>();
+            __syncthreads();
+            attend_block<B, DIM>(p, tile, rows,
+                                 stages + (uint32_t)((i - 1) % STAGES) * B::BYTES, slot.block,
+                                 masked, lane);
+            __syncthreads(); /* before the stage is written again */
+        }
+        slot = next;
+        masked = next_masked;
+    }
+    store_rows<DIM>(p, tile, item.slot, rows, warp, lane);
+}
+
+template <typename B, int DIM>
+__global__ void __launch_bounds__(THREADS, 1)
+    prefill_portable(const __grid_constant__ portable_params p)
+{
+    const uint32_t stages = shared_address(dynamic_shared());
+    const int32_t end = p.first_item[blockIdx.x + 1];
+    for (int32_t i = p.first_item[blockIdx.x]; i < end; i++)
+        attend_item<B, DIM>(p, p.item[i], stages);
+}
+
+template <typename B, int DIM>
+static cudaError_t start(banyan_queue *queue, const portable_params &p, int32_t workers)
+{
+    const cuda_shape shape = {dim3((unsigned)workers), dim3(THREADS), (size_t)STAGES * B::BYTES,
+                              queue->stream, false};
+    return cuda_launch(shape, prefill_portable<B, DIM>, p);
+}
+
+typedef cudaError_t (*start_fn)(banyan_queue *, const portable_params &, int32_t);
+
+static start_fn start_of(const banyan_block_shape *shape)
+{
+    const bool wide = shape->key_dim == 128;
+    if (shape->dtype == BANYAN_BF16)
+        return wide ? start<block16<__nv_bfloat16, 128>, 128>
+                    : start<block16<__nv_bfloat16, 64>, 64>;
+    if (shape->dtype == BANYAN_F16)
+        return wide ? start<block16<__half, 128>, 128> : start<block16<__half, 64>, 64>;
+    return wide ? start<block8<128>, 128> : start<block8<64>, 64>;
+}
+
+const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
+{
+    portable_work work;
+    const char *failed = portable_plan(queue, batch, &work);
+    if (failed) return failed;
+    const cuda_split *split = &work.split;
+    enum { TABLE, SPAN, TILE, ITEM, FIRST, PARTIAL, COMBINED, ARRAYS };
+    cuda_array array[ARRAYS] = {};
+    array[TABLE] = {batch->table, (size_t)batch->tables * sizeof *batch->table};
+    array[SPAN] = {batch->span, (size_t)batch->spans * sizeof *batch->span};
+    array[TILE] = {work.tile, (size_t)work.tiles * sizeof *work.tile};
+    array[ITEM] = {split->item, (size_t)split->items * sizeof *split->item};
+    array[FIRST] = {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t)};
+    array[PARTIAL] = {batch->partial, (size_t)batch->heads * sizeof *batch->partial};
+    array[COMBINED] = {work.combined, (size_t)split->cuts * sizeof *work.combined};
+    failed = cuda_stage(queue, array, ARRAYS);
+    if (failed || split->workers == 0) return failed;
+
+    const portable_params p = {batch->q,
+                               (const banyan_table_of_blocks *)array[TABLE].device,
+                               (const banyan_span *)array[SPAN].device,
+                               (const portable_tile *)array[TILE].device,
+                               (const cuda_item *)array[ITEM].device,
+                               (const int32_t *)array[FIRST].device,
+                               (float *)queue->scratch,
+                               {(float *const *)array[PARTIAL].device, batch->out, batch->lse,
+                                batch->heads, batch->out_dtype},
+                               batch->at,
+                               batch->first_token,
+                               batch->end_token,
+                               batch->in_dtype,
+                               batch->scale * 1.44269504f};
+    failed = cuda_failed(start_of(&batch->shape)(queue, p, split->workers), "prefill");
+    if (failed) return failed;
+    return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, split->cuts,
+                        PORTABLE_VECTORS, work.most_parts, p.scratch, batch->shape.value_dim,
+                        p.results);
+}
