@@ -227,7 +227,7 @@ typedef struct banyan_spec {
     const double *bandwidth; /* [ranks] relative speed of each rank, or NULL: equal */
     const char *merge;       /* NULL: the cheapest by the cost model */
     const char *kernel;      /* NULL: the fastest that this machine can run */
-    const char *device;      /* "cpu" */
+    const char *device;      /* "cpu", or "cuda": see banyan_cache_create */
     const char *home;        /* "first": a group on its largest holder; "dealt": spread */
     const char *out;         /* "home": out is written on a head's home; "all": on every rank */
     int reproducible;     /* 1: the same bits for any ranks, placement, merge and threads, with
@@ -272,6 +272,7 @@ typedef struct banyan_share {
     int64_t pairs;           /* (query head, block) pairs that one decoded row computes */
     int64_t capacity_bytes;  /* bytes of records set aside for max_tokens */
     int64_t workspace_bytes; /* everything else that cache_create takes */
+    int64_t device_bytes;    /* of these two, what lies in device memory: 0 on the CPU */
     int64_t messages;        /* messages sent for one decoded row */
     int64_t bytes_sent;      /* and their bytes */
 } banyan_share;
@@ -287,19 +288,30 @@ BANYAN_API double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows);
 /* ---- cache and attention ------------------------------------------------------------------- */
 
 typedef struct banyan_stats {
-    int64_t tokens;         /* longest layer */
-    int64_t blocks;         /* block records held now */
-    int64_t bytes;          /* and their bytes */
-    int64_t evicted_blocks; /* since creation */
-    int64_t capacity_bytes, workspace_bytes;
+    int64_t tokens;                                        /* longest layer */
+    int64_t blocks;                                        /* block records held now */
+    int64_t bytes;                                         /* and their bytes */
+    int64_t evicted_blocks;                                /* since creation */
+    int64_t capacity_bytes, workspace_bytes, device_bytes; /* as in banyan_share */
     int64_t messages;   /* partials sent to other ranks since creation: messages */
     int64_t bytes_sent; /* and their bytes */
     int64_t pairs;      /* (query row, block) pairs computed since creation */
+    /* with a device: the host's time, mostly of queueing */
     double append_seconds, attend_seconds, merge_seconds;
 } banyan_stats;
 
 /* An empty cache for one sequence, on this rank. Memory is set aside here and touched as tokens
- * arrive. Collective. The plan outlives it. */
+ * arrive. Collective. The plan outlives it.
+ *
+ * With device "cuda" it lies on the thread's current device (all of it is taken here), and so must q, k,
+ * v, out, lse and a probe's mass. banyan_attend is ordered on `stream` (a cudaStream_t; NULL: one of
+ * the cache's own) and returns once its work is queued: they stay as they are until the stream got there.
+ * With a transport that moves host memory ("mpi"), a call whose partials are merged with other ranks'
+ * waits for the stream in between.
+ *
+ * A call may be captured in a graph, and replayed as long as no other call was made on the cache, when
+ * it waits for nothing (above) and neither begins a block nor gives one up: attending only, or
+ * appending within a block. Others are UNSUPPORTED there. As many calls as the plan has layers. */
 BANYAN_API banyan_status banyan_cache_create(const banyan_plan *plan, void *stream,
                                              banyan_cache **out);
 BANYAN_API void banyan_cache_destroy(banyan_cache *cache);
@@ -309,7 +321,8 @@ BANYAN_API void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
  * kernel's format, in the order in which the blocks were appended (as long as none was evicted and
  * nothing rolled back). A cache of an equal plan that was filled by the same calls holds the
  * same blocks at the same places, so that these bytes may be copied from one to the other, also
- * across ranks with the same kernel. *bytes 0: nothing is held. Valid until the next attend. */
+ * across ranks with the same kernel. *bytes 0: nothing is held. Valid until the next attend. Device
+ * memory with device "cuda". */
 BANYAN_API banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer,
                                              int32_t kv_head, void **data, size_t *bytes);
 

@@ -10,25 +10,21 @@
  * The floor only rises, so each block is judged once: `settled` marks how far that has come. A
  * block that is half forgotten keeps stale rows behind `at`; no row sees them, since rows see only
  * tokens up to their own, and by then those are written anew. */
-#include "dist/cache.h"
+#include "dist/device_cache.h"
 
 #include <string.h>
 
 static void *record_take(banyan_kept *kept, size_t record_bytes)
 {
-    if (kept->free) {
-        void *record = kept->free;
-        memcpy(&kept->free, record, sizeof kept->free);
-        return record;
-    }
+    if (kept->spare) return kept->held[kept->capacity - kept->spare--].record;
     if (kept->touched == kept->capacity) return NULL;
     return kept->records + (size_t)kept->touched++ * record_bytes;
 }
 
+/* The block is no longer among the held ones, so that there is room for its record behind them. */
 static void record_give(banyan_kept *kept, void *record)
 {
-    memcpy(record, &kept->free, sizeof kept->free);
-    kept->free = record;
+    kept->held[kept->capacity - ++kept->spare].record = record;
 }
 
 /* The first held block that is not below `block`. */
@@ -48,32 +44,49 @@ static int64_t held_find(const banyan_kept *kept, int64_t block)
 /* Blocks with no token below `at` go. */
 static void forget(banyan_kept *kept, int64_t at, int32_t block_tokens)
 {
-    while (kept->count > 0 && kept->held[kept->count - 1].block * block_tokens >= at)
-        record_give(kept, kept->held[--kept->count].record);
+    while (kept->count > 0 && kept->held[kept->count - 1].block * block_tokens >= at) {
+        void *record = kept->held[--kept->count].record;
+        record_give(kept, record);
+    }
 }
 
-/* Blocks that no row at or after `row` reads go; returns how many. */
-static int64_t evict(banyan_kept *kept, const banyan_retention *retention, int64_t row,
-                     int32_t block_tokens)
+enum { AT_ONCE = 64 };
+
+/* Blocks that no row at or after `row` reads go, so many at once at most; returns how many. *place
+ * becomes the first place that has another block then. */
+static int64_t evict_some(banyan_kept *kept, const banyan_retention *retention, int64_t row,
+                          int32_t block_tokens, int64_t *place)
 {
-    int64_t i = held_find(kept, kept->settled), to = i;
-    for (; i < kept->count; i++) {
+    void *record[AT_ONCE];
+    int64_t i = held_find(kept, kept->settled), to = i, gone = 0;
+    for (; i < kept->count && gone < AT_ONCE; i++) {
         banyan_held h = kept->held[i];
         int64_t last = h.block * block_tokens + block_tokens - 1;
         if (row <= last || row - last <= retention->reach) break;
-        if (banyan_retention_keeps(retention, h.block, row, block_tokens))
+        if (banyan_retention_keeps(retention, h.block, row, block_tokens)) {
             kept->held[to++] = h;
-        else
-            record_give(kept, h.record);
+        } else {
+            if (!gone && to < *place) *place = to;
+            record[gone++] = h.record;
+        }
         kept->settled = h.block + 1;
     }
-    int64_t gone = i - to;
-    if (gone > 0) {
-        memmove(kept->held + to, kept->held + i,
-                (size_t)(kept->count - i) * sizeof *kept->held);
-        kept->count -= gone;
-    }
+    if (gone == 0) return 0;
+    memmove(kept->held + to, kept->held + i, (size_t)(kept->count - i) * sizeof *kept->held);
+    kept->count -= gone;
+    for (int64_t r = 0; r < gone; r++) record_give(kept, record[r]);
     return gone;
+}
+
+static int64_t evict(banyan_kept *kept, const banyan_retention *retention, int64_t row,
+                     int32_t block_tokens, int64_t *place)
+{
+    int64_t all = 0, gone;
+    do {
+        gone = evict_some(kept, retention, row, block_tokens, place);
+        all += gone;
+    } while (gone == AT_ONCE);
+    return all;
 }
 
 static int is_mine(const banyan_head_plan *head, int32_t index, int64_t block)
@@ -138,6 +151,19 @@ static void write_block(void *arg, int64_t i, int32_t worker)
                        spec->in_dtype);
 }
 
+banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call)
+{
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    const int32_t tokens = c->plan->spec.block_tokens;
+    const int64_t end = call->at + call->rows;
+    writing w = {.c = c, .call = call, .part = part, .first_block = call->at / tokens};
+    w.blocks = (end - 1) / tokens - w.first_block + 1;
+    /* A decoded row is written before other threads have woken. */
+    int32_t threads = call->rows < tokens ? 1 : c->sizes.workers;
+    banyan_each(threads, part->mine_count * w.blocks, write_block, &w);
+    return BANYAN_OK;
+}
+
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 {
     const banyan_plan *plan = c->plan;
@@ -153,18 +179,15 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
         const banyan_head_plan *head = &kind->head[mine->kv_head];
         banyan_kept *kept = &layer->kept[j];
         forget(kept, call->at, tokens);
+        int64_t place = kept->count;
         if (plan->spec.evict && floor > 0)
-            c->stats.evicted_blocks += evict(kept, &head->retention, floor, tokens);
+            c->stats.evicted_blocks += evict(kept, &head->retention, floor, tokens, &place);
         banyan_status status = make_room(kept, head, mine, call->at, end, plan);
         if (status != BANYAN_OK) return status;
+        if (c->device) banyan_device_note(c->device, call->layer, j, place);
     }
     layer->length = end;
     if (end > layer->longest) layer->longest = end;
 
-    writing w = {.c = c, .call = call, .part = part, .first_block = call->at / tokens};
-    w.blocks = (end - 1) / tokens - w.first_block + 1;
-    /* A decoded row is written before other threads have woken. */
-    int32_t threads = call->rows < tokens ? 1 : c->sizes.workers;
-    banyan_each(threads, part->mine_count * w.blocks, write_block, &w);
-    return BANYAN_OK;
+    return c->way->write(c, call);
 }

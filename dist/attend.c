@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The one verb. Append what is given, then attend in panels: compute this rank's partials, merge
  * them, write results. Decode is a call of one row, prefill one of many; nothing else differs. */
-#include "dist/cache.h"
+#include "dist/device_cache.h"
 
 static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *call)
 {
@@ -75,7 +75,8 @@ static banyan_status check(const banyan_cache *cache, const banyan_call *call)
     if (call->at < 0)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "at %lld: expected 0 or more",
                            (long long)call->at);
-    return call->k ? check_append(cache, call) : check_attend_only(cache, call);
+    status = call->k ? check_append(cache, call) : check_attend_only(cache, call);
+    return status || !cache->device ? status : banyan_device_check(cache, call);
 }
 
 /* Partials that other ranks wait for come first: they are under way while the rest is computed. */
@@ -84,13 +85,14 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call, 
 {
     const banyan_part *part = banyan_cache_part(cache, call->layer);
     const double start = banyan_seconds();
-    banyan_panel_compute(cache, call, first, rows, 0, part->early);
+    banyan_status status = cache->way->compute(cache, call, first, rows, 0, part->early);
     const double early = banyan_seconds();
-    banyan_status status = banyan_panel_send(cache, call, first, rows);
+    if (!status) status = cache->way->send(cache, call, first, rows);
     const double sent = banyan_seconds();
-    if (!status) banyan_panel_compute(cache, call, first, rows, part->early, part->mine_count);
+    if (!status)
+        status = cache->way->compute(cache, call, first, rows, part->early, part->mine_count);
     const double computed = banyan_seconds();
-    if (!status) status = banyan_panel_merge(cache, call, first, rows);
+    if (!status) status = cache->way->merge(cache, call, first, rows);
     cache->stats.attend_seconds += early - start + computed - sent;
     cache->stats.merge_seconds += sent - early + banyan_seconds() - computed;
     return status;
@@ -99,6 +101,7 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call, 
 static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
+    if (call->mass && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
     for (int32_t first = 0; first < call->rows; first += most) {
         int32_t rows = call->rows - first < most ? call->rows - first : most;
         banyan_status status = attend_panel(cache, call, first, rows);

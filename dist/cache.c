@@ -2,7 +2,8 @@
 /* Making and unmaking a cache. Records are one mapping, reserved here and backed by memory as
  * blocks arrive: slots are handed out in order, and given back slots are used again first, so what
  * is resident is the most blocks that were ever held at once. */
-#include "dist/cache.h"
+#include "dist/device_cache.h"
+#include "dist/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,6 @@ static banyan_status map_records(banyan_cache *c)
             records += c->layer[i].kept[j].capacity;
     }
     size_t bytes = (size_t)records * plan->record_bytes;
-    c->stats.capacity_bytes = (int64_t)bytes;
     if (bytes == 0) return BANYAN_OK;
     banyan_status status = map_memory(bytes + HUGE_PAGE, &c->map);
     if (status != BANYAN_OK) return status;
@@ -76,11 +76,12 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
 {
     const banyan_plan *plan = c->plan;
     for (int32_t k = 0; k < plan->kinds; k++) {
-        banyan_status status =
-            banyan_exchange_create(&plan->kind[k].schedule, plan->rank, c->sizes.item_bytes,
-                                   plan->hash, NULL, &c->part[k].exchange);
+        banyan_status status = banyan_exchange_create(
+            &plan->kind[k].schedule, plan->rank, c->sizes.item_bytes, plan->hash,
+            c->device ? &c->device->memory : NULL, &c->part[k].exchange);
         if (status != BANYAN_OK) return status;
-        *bytes += banyan_exchange_bytes(c->part[k].exchange);
+        *bytes += banyan_exchange_bytes(c->part[k].exchange) +
+                  banyan_exchange_device_bytes(c->part[k].exchange);
         order_heads(plan, &c->part[k]);
     }
     return BANYAN_OK;
@@ -94,7 +95,7 @@ static void touch(void *arg, int64_t i, int32_t worker)
 }
 
 /* On failure the caller destroys what there is. */
-static banyan_status fill(banyan_cache *c)
+static banyan_status fill(banyan_cache *c, void *stream)
 {
     const banyan_plan *plan = c->plan;
     banyan_arena arena = {0};
@@ -108,7 +109,8 @@ static banyan_status fill(banyan_cache *c)
     banyan_cache_layout(plan, plan->rank, &arena, c);
 
     size_t bytes = sizeof *c + arena.used;
-    status = make_exchanges(c, &bytes);
+    if (c->device) status = banyan_device_open(c, stream, &bytes);
+    if (!status) status = make_exchanges(c, &bytes);
     if (status != BANYAN_OK) return status;
     int64_t planned = banyan_plan_workspace(plan, plan->rank);
     if ((int64_t)bytes > planned)
@@ -116,9 +118,27 @@ static banyan_status fill(banyan_cache *c)
                            "cache: takes %lld bytes of workspace, but the plan said %lld",
                            (long long)bytes, (long long)planned);
     c->stats.workspace_bytes = (int64_t)bytes;
+    c->stats.device_bytes = banyan_plan_device_bytes(plan, plan->rank);
+    c->stats.capacity_bytes = banyan_plan_capacity_bytes(plan, plan->rank);
+    if (c->device) return BANYAN_OK;
     /* The first parallel region makes the threads, which attend must not. */
     banyan_each(c->sizes.workers, c->sizes.workers, touch, c);
     return map_records(c);
+}
+
+/* On the CPU or on the plan's device. */
+static banyan_status make(banyan_cache *c, void *stream)
+{
+    const int on_device = c->plan->kernel->device != NULL;
+    c->way = on_device ? &banyan_device_way : &banyan_host_way;
+    if (stream && !on_device)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "cache: a stream was given, but the device is %s",
+                           c->plan->spec.device);
+    if (on_device && !(c->device = calloc(1, sizeof *c->device)))
+        return banyan_fail(BANYAN_ERR_MEMORY, "cache: no memory for %zu bytes",
+                           sizeof *c->device);
+    return fill(c, stream);
 }
 
 banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_cache **out)
@@ -131,10 +151,7 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
         status = banyan_fail(BANYAN_ERR_MEMORY, "cache: no memory for %zu bytes", sizeof *c);
     } else {
         c->plan = plan;
-        status = stream ? banyan_fail(BANYAN_ERR_ARGUMENT,
-                                      "cache: a stream was given, but the device is %s",
-                                      plan->spec.device)
-                        : fill(c);
+        status = make(c, stream);
     }
     status = banyan_comm_agree(plan->comm, status);
     if (status != BANYAN_OK) {
@@ -150,6 +167,8 @@ void banyan_cache_destroy(banyan_cache *cache)
     if (!cache) return;
     for (int32_t k = 0; cache->part && k < cache->plan->kinds; k++)
         banyan_exchange_destroy(cache->part[k].exchange);
+    banyan_device_close(cache);
+    free(cache->device);
     if (cache->map) munmap(cache->map, cache->map_bytes);
     if (cache->arena) munmap(cache->arena, cache->arena_bytes);
     free(cache);

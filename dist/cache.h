@@ -15,13 +15,16 @@
 
 #include "dist/dist.h"
 
+/* A call that is probed goes in panels of at most so many rows: its partials need room twice. */
+enum { BANYAN_PROBE_ROWS = 256 };
+
 /* The blocks of one KV head of one layer that this rank keeps. */
 typedef struct banyan_kept {
     banyan_held *held; /* [capacity]: the first `count`, ascending by block */
     int64_t count, capacity;
-    char *records;   /* [capacity][record_bytes] */
+    char *records;   /* [capacity][record_bytes], on the plan's device */
     int64_t touched; /* records that were ever used: the first ones */
-    void *free;      /* records given back: a list threaded through their first bytes */
+    int64_t spare;   /* records given back: those of held[capacity - spare ..] */
     int64_t settled; /* blocks below it are judged: what is still held of them stays for good */
 } banyan_kept;
 
@@ -68,8 +71,27 @@ typedef struct banyan_sizes {
     size_t item_bytes, mass_bytes, slot_bytes, mass_slot_bytes;
 } banyan_sizes;
 
+typedef struct banyan_call banyan_call;
+
+/* The four steps of a call that depend on where records lie: rows .. of the call are a panel. */
+typedef struct banyan_way {
+    /* The call's k and v to the records of its blocks. */
+    banyan_status (*write)(banyan_cache *c, const banyan_call *call);
+    /* Partials of rows first .. first+rows-1 of the call: of the KV heads part->order[from .. to-1]. */
+    banyan_status (*compute)(banyan_cache *c, const banyan_call *call, int32_t first,
+                             int32_t rows, int32_t from, int32_t to);
+    /* Sends what is sent at once. */
+    banyan_status (*send)(banyan_cache *c, const banyan_call *call, int32_t first,
+                          int32_t rows);
+    /* Merges all of them across ranks, and writes out, lse and mass where they are wanted. */
+    banyan_status (*merge)(banyan_cache *c, const banyan_call *call, int32_t first,
+                           int32_t rows);
+} banyan_way;
+
 struct banyan_cache {
     const banyan_plan *plan;
+    const banyan_way *way;
+    struct banyan_device_cache *device; /* device_cache.h; NULL on the CPU */
     banyan_sizes sizes;
     banyan_layer *layer;
     banyan_part *part;
@@ -94,14 +116,14 @@ struct banyan_cache {
 };
 
 /* One call of banyan_attend, checked. */
-typedef struct banyan_call {
+struct banyan_call {
     int32_t layer;
     int64_t at;
     int32_t rows;
     const void *q, *k, *v;
     void *out;
     float *lse, *mass;
-} banyan_call;
+};
 
 /* A bump allocator. With base NULL it only counts. */
 typedef struct banyan_arena {
@@ -110,17 +132,27 @@ typedef struct banyan_arena {
 } banyan_arena;
 
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank);
+/* `count` things at the arena's end, 64-byte aligned. */
+void *banyan_arena_take(banyan_arena *arena, int64_t count, size_t bytes);
 /* Lays out a cache's arena; c NULL: only counts. */
 void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
                          banyan_cache *c);
 
+/* Does an item lie on `rank` at some time: is it held or wanted there? */
+int banyan_item_is_here(const banyan_plan *plan, const banyan_item *item, int rank);
+
 /* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
 
-/* panel.c: partials of rows first .. first+rows-1 of the call, into part->data and part->mass: of
- * the KV heads part->order[from .. to-1]. */
-void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows,
-                          int32_t from, int32_t to);
+/* On the CPU, append.c, panel.c and merge_rows.c; on a device, device_append.c and device_attend.c. */
+extern const banyan_way banyan_host_way, banyan_device_way;
+banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
+banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
+                                   int32_t rows, int32_t from, int32_t to);
+banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
+                                int32_t rows);
+banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t rows);
 
 /* sums.c: what a panel's rows add up to, and how. */
 void banyan_sum_clear(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
@@ -134,14 +166,7 @@ void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int6
 const float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim,
                               int64_t rows);
 
-/* merge_rows.c: send what is sent at once; then merge all of them across ranks, and write out, lse
- * and mass where they are wanted. */
-banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                int32_t rows);
-banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                                 int32_t rows);
-
-/* merge_passes.c: the same for a merge that reduces; data [heads] on every rank. */
+/* merge_passes.c: for a merge that reduces; data [heads] on every rank. */
 banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
                                      void *const *data, int32_t value_dim, int32_t rows);
 
@@ -151,6 +176,13 @@ typedef void (*banyan_body)(void *arg, int64_t i, int32_t worker);
 void banyan_each(int32_t threads, int64_t count, banyan_body body, void *arg);
 
 double banyan_seconds(void); /* monotonic */
+
+/* A lost rank's blocks are left out of every result: it finds nothing to read. */
+static inline int banyan_is_lost(const banyan_plan *plan, int32_t layer)
+{
+    const banyan_spec *spec = &plan->spec;
+    return spec->lost_rank == plan->rank && (spec->lost_layer < 0 || spec->lost_layer == layer);
+}
 
 static inline const banyan_part *banyan_cache_part(const banyan_cache *c, int32_t layer)
 {

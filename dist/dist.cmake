@@ -3,6 +3,11 @@ target_sources(banyan PRIVATE
   dist/attend.c
   dist/cache.c
   dist/deal.c
+  dist/device_append.c
+  dist/device_attend.c
+  dist/device_layout.c
+  dist/device_merge.c
+  dist/device_open.c
   dist/list.c
   dist/merge_passes.c
   dist/merge_rows.c

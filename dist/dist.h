@@ -98,6 +98,8 @@ int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32
 size_t banyan_sum_bytes(const banyan_plan *plan, int32_t value_dim);
 /* Bytes that a cache takes besides its records on a rank. */
 int64_t banyan_plan_workspace(const banyan_plan *plan, int rank);
+/* Of the records and all else, those in device memory: 0 on the CPU. */
+int64_t banyan_plan_device_bytes(const banyan_plan *plan, int rank);
 
 static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32_t layer)
 {

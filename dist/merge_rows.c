@@ -131,3 +131,8 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
     banyan_each(numbers < 1 << 16 ? 1 : c->sizes.workers, c->plan->spec.heads, finish_head, &f);
     return BANYAN_OK;
 }
+
+const banyan_way banyan_host_way = {.write = banyan_host_write,
+                                    .compute = banyan_panel_compute,
+                                    .send = banyan_panel_send,
+                                    .merge = banyan_panel_merge};

@@ -83,19 +83,12 @@ static void gather_q(const panel *p, const place *t, float *q)
     }
 }
 
-/* A lost rank's blocks are left out of every result: it finds nothing to read. */
-static int is_lost(const banyan_plan *plan, int32_t layer)
-{
-    const banyan_spec *spec = &plan->spec;
-    return spec->lost_rank == plan->rank && (spec->lost_layer < 0 || spec->lost_layer == layer);
-}
-
 /* A tile's q and block list into a lane. */
 static void prepare(const panel *p, const place *t, banyan_lane *lane)
 {
     const banyan_plan *plan = p->c->plan;
     const int32_t *classes = t->head->subgroup_first + t->subgroup;
-    int64_t held = is_lost(plan, p->call->layer) ? 0 : t->kept->count;
+    int64_t held = banyan_is_lost(plan, p->call->layer) ? 0 : t->kept->count;
     lane->entries =
         banyan_list_build(t->head->classes + classes[0], classes[1] - classes[0], t->at,
                           t->at + t->rows - 1, t->kept->held, held, lane->entry, lane->edge);
@@ -234,10 +227,10 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
     scatter(p, &t, total);
 }
 
-void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows,
-                          int32_t from, int32_t to)
+banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
+                                   int32_t rows, int32_t from, int32_t to)
 {
-    if (from == to) return;
+    if (from == to) return BANYAN_OK;
     const banyan_plan *plan = c->plan;
     panel p = {.c = c,
                .call = call,
@@ -270,4 +263,5 @@ void banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t firs
         c->stats.pairs += c->worker[i].pairs;
         c->worker[i].pairs = 0;
     }
+    return BANYAN_OK;
 }

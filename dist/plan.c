@@ -99,6 +99,22 @@ static int32_t own_cores(const banyan_comm *comm)
     return count > neighbours ? count / neighbours : 1;
 }
 
+/* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache. Fixed-point sums
+ * are larger. A device is given all rows of a call, as long as their partials take no more than
+ * 256 MiB. */
+static int32_t panel_rows(const banyan_spec *s)
+{
+    const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
+    int64_t most = s->reproducible ? 64 : 256;
+    if (strcmp(s->device, "cpu") != 0) {
+        const int64_t row = s->heads * (int64_t)banyan_partial_floats(s->value_dim) * 4;
+        most = (INT64_C(256) << 20) / row / s->block_tokens * s->block_tokens;
+        if (most < s->block_tokens) most = s->block_tokens;
+    }
+    return (int32_t)(banyan_blocks(rows < most ? rows : most, s->block_tokens) *
+                     s->block_tokens);
+}
+
 banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
 {
     banyan_spec *s = &plan->spec;
@@ -127,12 +143,7 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
                                        .key_dim = s->key_dim,
                                        .value_dim = s->value_dim,
                                        .dtype = s->cache_dtype};
-    /* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache.
-     * Fixed-point sums are larger. */
-    const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
-    const int64_t most = s->reproducible ? 64 : 256;
-    plan->panel_rows =
-        (int32_t)(banyan_blocks(rows < most ? rows : most, s->block_tokens) * s->block_tokens);
+    plan->panel_rows = panel_rows(s);
     plan->placement = banyan_placement_find(s->placement);
     return BANYAN_OK;
 }

@@ -162,12 +162,14 @@ int64_t banyan_memory_free(void)
     return least;
 }
 
+/* Of the host's memory. */
 static int64_t need_of(const banyan_plan *plan, int rank)
 {
-    return banyan_plan_capacity_bytes(plan, rank) + banyan_plan_workspace(plan, rank);
+    return banyan_plan_capacity_bytes(plan, rank) + banyan_plan_workspace(plan, rank) -
+           banyan_plan_device_bytes(plan, rank);
 }
 
-static banyan_status refuse(int64_t need, int64_t have, const char *note)
+banyan_status banyan_memory_refuse(int64_t need, int64_t have, const char *note)
 {
     const double mib = 1024.0 * 1024, gib = 1024 * mib;
     const int large = (double)need >= gib / 10;
@@ -176,8 +178,9 @@ static banyan_status refuse(int64_t need, int64_t have, const char *note)
                        (double)need / unit, large ? "GiB" : "MiB", (double)have / unit, note);
 }
 
-/* memory_limit counts for every rank, also of an imaginary cluster; what is free, for the ranks of
- * this node together. */
+/* memory_limit counts for every rank, also of an imaginary cluster, and for a device's memory where there
+ * is one; what is free, for the ranks of this node together. What a device has free is looked at
+ * when a cache is made there (device_open.c). */
 banyan_status banyan_plan_memory(const banyan_plan *plan)
 {
     const banyan_topology *t = banyan_comm_topology(plan->comm);
@@ -186,16 +189,23 @@ banyan_status banyan_plan_memory(const banyan_plan *plan)
     const int64_t limit = plan->spec.memory_limit;
     if (imaginary && !limit) return BANYAN_OK;
 
-    int64_t most = 0, sum = 0;
+    int64_t most = 0, sum = 0, on_device = 0;
     int32_t ranks = 0;
     for (int32_t r = 0; r < plan->ranks; r++) {
         if (!imaginary && t->node[r] != node) continue;
         const int64_t need = need_of(plan, r);
+        const int64_t device = banyan_plan_device_bytes(plan, r);
         if (need > most) most = need;
+        if (device > on_device) on_device = device;
         sum += need;
         ranks++;
     }
-    if (limit) return most > limit ? refuse(most, limit, " (memory_limit)") : BANYAN_OK;
+    if (limit && plan->kernel->device)
+        return on_device > limit
+                   ? banyan_memory_refuse(on_device, limit, " on the device (memory_limit)")
+                   : BANYAN_OK;
+    if (limit)
+        return most > limit ? banyan_memory_refuse(most, limit, " (memory_limit)") : BANYAN_OK;
     const int64_t have = banyan_memory_free();
-    return have >= 0 && sum > have ? refuse(most, have / ranks, "") : BANYAN_OK;
+    return have >= 0 && sum > have ? banyan_memory_refuse(most, have / ranks, "") : BANYAN_OK;
 }

@@ -88,7 +88,9 @@ static void print_merge(const banyan_plan *plan, FILE *out)
             : plan->spec.home[0] == 'd'
                 ? "on the head's home: query heads dealt over holders"
                 : "on the head's home: the largest holder of its group");
-    fprintf(out, "kernel     %s\n", plan->kernel->name);
+    fprintf(out, "kernel     %s", plan->kernel->name);
+    if (plan->kernel->device) fprintf(out, ", on device %s", plan->spec.device);
+    fputc('\n', out);
 }
 
 static void print_rules(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
@@ -227,6 +229,23 @@ static void print_rank(const banyan_plan *plan, int rank, FILE *out)
             bytes_text(sent, share.bytes_sent));
 }
 
+/* What the rank that takes most takes, of either memory. */
+static void print_device(const banyan_plan *plan, FILE *out)
+{
+    char device[32], host[32];
+    int64_t most_device = 0, most_host = 0;
+    if (!plan->kernel->device) return;
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        const int64_t on_device = banyan_plan_device_bytes(plan, r);
+        const int64_t all =
+            banyan_plan_capacity_bytes(plan, r) + banyan_plan_workspace(plan, r);
+        if (on_device > most_device) most_device = on_device;
+        if (all - on_device > most_host) most_host = all - on_device;
+    }
+    fprintf(out, "  a rank takes at most %s of its device's memory, %s of the host's\n",
+            bytes_text(device, most_device), bytes_text(host, most_host));
+}
+
 static void print_ranks(const banyan_plan *plan, int64_t *blocks, FILE *out)
 {
     fprintf(out, "\nall layers at %lld tokens\n", (long long)plan->spec.planned_tokens);
@@ -282,6 +301,7 @@ void banyan_plan_print(const banyan_plan *plan, FILE *out)
         print_kind(plan, &plan->kind[k], blocks, out);
     }
     print_ranks(plan, blocks, out);
+    print_device(plan, out);
     print_warnings(plan->warnings, out);
     free(blocks);
 }

@@ -84,6 +84,7 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
     sum.kept_bytes = sum.kept_blocks * (int64_t)plan->record_bytes;
     sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
     sum.workspace_bytes = banyan_plan_workspace(plan, rank);
+    sum.device_bytes = banyan_plan_device_bytes(plan, rank);
     return sum;
 }
 

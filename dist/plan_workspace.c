@@ -12,7 +12,7 @@
  *
  * With one thread there is one lane and one slot. With T threads a panel of few tiles is cut into T
  * equal runs of blocks (panel.c), for at most 2T tiles: hence 2T lanes, and 3T - 1 slots. */
-#include "dist/cache.h"
+#include "dist/device_cache.h"
 #include "dist/plan.h"
 
 static size_t round_up(size_t bytes)
@@ -20,14 +20,19 @@ static size_t round_up(size_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
-static void *take(banyan_arena *arena, int64_t count, size_t bytes)
+void *banyan_arena_take(banyan_arena *arena, int64_t count, size_t bytes)
 {
     size_t at = arena->used;
     arena->used += round_up((size_t)count * bytes);
     return arena->base ? arena->base + at : NULL;
 }
 
-static int is_here(const banyan_plan *plan, const banyan_item *item, int rank)
+static void *take(banyan_arena *arena, int64_t count, size_t bytes)
+{
+    return banyan_arena_take(arena, count, bytes);
+}
+
+int banyan_item_is_here(const banyan_plan *plan, const banyan_item *item, int rank)
 {
     if (plan->spec.out[0] == 'a' || plan->merge->reduce || item->home == rank) return 1;
     for (int32_t i = 0; i < item->holders; i++)
@@ -54,7 +59,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         }
     }
     int64_t items = 0;
-    for (int32_t h = 0; h < plan->spec.heads; h++) items += is_here(plan, &kind->item[h], rank);
+    for (int32_t h = 0; h < plan->spec.heads; h++)
+        items += banyan_item_is_here(plan, &kind->item[h], rank);
     if (items > out->items) out->items = items;
 }
 
@@ -96,7 +102,7 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
         if (index >= 0) mine[part->mine_count++] = (banyan_mine){.kv_head = g, .index = index};
     }
     for (int32_t h = 0; h < spec->heads; h++) {
-        if (!is_here(plan, &kind->item[h], rank)) continue;
+        if (!data || !banyan_item_is_here(plan, &kind->item[h], rank)) continue;
         items[h] = data;
         masses[h] = mass;
         data += z->item_bytes;
@@ -166,14 +172,19 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
     banyan_part *part = take(arena, plan->kinds, sizeof *part);
     banyan_layer *layer = take(arena, plan->spec.layers, sizeof *layer);
     /* One panel is under way at a time: all kinds share its memory. */
-    char *data = take(arena, z.items, z.item_bytes);
-    char *mass = take(arena, z.items, z.mass_bytes);
+    const int on_device = plan->kernel->device != NULL;
+    char *data = on_device ? NULL : take(arena, z.items, z.item_bytes);
+    char *mass = on_device ? NULL : take(arena, z.items, z.mass_bytes);
     for (int32_t k = 0; k < plan->kinds; k++)
         lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
     for (int32_t i = 0; i < plan->spec.layers; i++)
         lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
-    lay_passes(plan, arena, c);
-    lay_scratch(plan, arena, &z, c);
+    if (on_device) {
+        banyan_device_lay(plan, rank, arena, c ? c->device : NULL);
+    } else {
+        lay_passes(plan, arena, c);
+        lay_scratch(plan, arena, &z, c);
+    }
     if (!c) return;
     c->sizes = z;
     c->part = part;
@@ -185,8 +196,18 @@ int64_t banyan_plan_workspace(const banyan_plan *plan, int rank)
     banyan_arena arena = {0};
     banyan_cache_layout(plan, rank, &arena, NULL);
     size_t bytes = sizeof(banyan_cache) + arena.used;
+    if (plan->kernel->device) {
+        const banyan_device_need need = banyan_device_needs(plan, rank);
+        return (int64_t)(bytes + sizeof(banyan_device_cache)) + need.host + need.device;
+    }
     size_t item_bytes = banyan_sizes_of(plan, rank).item_bytes;
     for (int32_t k = 0; k < plan->kinds; k++)
         bytes += banyan_exchange_measure(&plan->kind[k].schedule, rank, item_bytes);
     return (int64_t)bytes;
+}
+
+int64_t banyan_plan_device_bytes(const banyan_plan *plan, int rank)
+{
+    if (!plan->kernel->device) return 0;
+    return banyan_plan_capacity_bytes(plan, rank) + banyan_device_needs(plan, rank).device;
 }

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Appending on a device: the tables follow the held blocks, and the call's rows are packed, all KV heads
+ * and blocks in one go.
+ *
+ * Few places of a table change in a call, and only those are copied: from the ring, where they stay until
+ * the device has them. When the ring is full, the device has: it is waited for, once in thousands
+ * of calls. A graph copies again when it is replayed, and by then the ring has other things in it: calls
+ * that change a table are not captured. */
+#include "dist/device_cache.h"
+
+#include <string.h>
+
+void banyan_device_note(banyan_device_cache *d, int32_t layer, int32_t index, int64_t place)
+{
+    banyan_mirror *mirror = &d->mirror[layer][index];
+    if (place < mirror->changed) mirror->changed = place;
+}
+
+/* ---- capturing ----------------------------------------------------------------------------- */
+
+/* Would appending at .. end-1 take or give up a record? */
+static int changes_blocks(const banyan_kept *kept, const banyan_head_plan *head,
+                          const banyan_spec *spec, int64_t at, int64_t end)
+{
+    const int64_t tokens = spec->block_tokens, floor = at - spec->rollback_tokens;
+    if (at % tokens == 0 || at / tokens != (end - 1) / tokens) return 1;
+    if (kept->count && kept->held[kept->count - 1].block * tokens >= at) return 1;
+    for (int64_t i = kept->count - 1; spec->evict && i >= 0; i--) {
+        if (kept->held[i].block < kept->settled) break;
+        if (!banyan_retention_keeps(&head->retention, kept->held[i].block, floor,
+                                    spec->block_tokens))
+            return 1;
+    }
+    return 0;
+}
+
+banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call)
+{
+    const banyan_device_cache *d = c->device;
+    const banyan_plan *plan = c->plan;
+    const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    if (!d->device->is_captured(d->queue)) return BANYAN_OK;
+    const uint8_t *role = d->role[kind - plan->kind];
+    for (int32_t h = 0; call->q && d->memory.is_staged && h < plan->spec.heads; h++)
+        if (role[h] & BANYAN_ITEM_MOVES)
+            return banyan_fail(
+                BANYAN_ERR_UNSUPPORTED,
+                "layer %d is merged by transport \"%s\", which moves host memory "
+                "and waits for the device: it cannot be captured in a graph",
+                (int)call->layer, plan->comm->transport->name);
+    for (int32_t j = 0; call->k && j < part->mine_count; j++)
+        if (changes_blocks(&c->layer[call->layer].kept[j], &kind->head[part->mine[j].kv_head],
+                           &plan->spec, call->at, call->at + call->rows))
+            return banyan_fail(
+                BANYAN_ERR_UNSUPPORTED,
+                "rows %lld..%lld of layer %d begin a block or give one up: such a "
+                "call cannot be captured in a graph, one within a block can",
+                (long long)call->at, (long long)call->at + call->rows - 1, (int)call->layer);
+    return BANYAN_OK;
+}
+
+/* ---- tables -------------------------------------------------------------------------------- */
+
+/* `count` slots that nobody reads until the queue gets to their copy. */
+static banyan_status take_ring(banyan_device_cache *d, int64_t count, banyan_slot **out)
+{
+    if (d->ring_used + count > d->ring_slots) {
+        const banyan_status status = banyan_device_said(d->device->wait(d->queue));
+        if (status) return status;
+        d->ring_used = 0;
+    }
+    *out = d->ring + d->ring_used;
+    d->ring_used += count;
+    return BANYAN_OK;
+}
+
+static banyan_slot slot_of(const banyan_kept *kept, int64_t place, size_t record_bytes)
+{
+    const banyan_held *held = &kept->held[place];
+    const size_t offset = (size_t)((const char *)held->record - kept->records);
+    return (banyan_slot){(int32_t)held->block, (uint32_t)(offset / record_bytes)};
+}
+
+static int is_current(const banyan_mirror *mirror, int64_t place, banyan_slot slot)
+{
+    return place < mirror->count && mirror->copy[place].block == slot.block &&
+           mirror->copy[place].record == slot.record;
+}
+
+/* Copies the places that are not on the device as they are held. */
+static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan_kept *kept)
+{
+    banyan_device_cache *d = c->device;
+    const size_t bytes = c->plan->record_bytes;
+    int64_t first = mirror->changed, end = kept->count;
+    while (first < end && is_current(mirror, first, slot_of(kept, first, bytes))) first++;
+    while (first < end && is_current(mirror, end - 1, slot_of(kept, end - 1, bytes))) end--;
+    mirror->changed = kept->count;
+    if (first == end) return BANYAN_OK;
+
+    banyan_slot *ring;
+    const banyan_status status = take_ring(d, end - first, &ring);
+    if (status) return status;
+    for (int64_t i = first; i < end; i++)
+        mirror->copy[i] = ring[i - first] = slot_of(kept, i, bytes);
+    if (end > mirror->count) mirror->count = end;
+    return banyan_device_said(d->device->copy(d->queue, mirror->slot + first, ring,
+                                              (size_t)(end - first) * sizeof *ring));
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+/* The call's rows of one KV head: a packing for each block of theirs that is held. They are the
+ * last ones. */
+static int64_t add_packings(const banyan_cache *c, const banyan_call *call,
+                            const banyan_kept *kept, int32_t kv_head, banyan_packing *out)
+{
+    const int64_t tokens = c->plan->spec.block_tokens, call_end = call->at + call->rows;
+    int64_t count = 0;
+    for (int64_t i = kept->count - 1; i >= 0; i--) {
+        const int64_t begin = kept->held[i].block * tokens, end = begin + tokens;
+        if (end <= call->at) break;
+        const int64_t from = begin < call->at ? call->at : begin;
+        const int64_t to = end > call_end ? call_end : end;
+        out[count++] = (banyan_packing){.record = kept->held[i].record,
+                                        .kv_head = kv_head,
+                                        .row = (int32_t)(from - call->at),
+                                        .first = (int32_t)(from - begin),
+                                        .rows = (int32_t)(to - from),
+                                        .fresh = from == begin};
+    }
+    return count;
+}
+
+banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
+{
+    banyan_device_cache *d = c->device;
+    const banyan_plan *plan = c->plan;
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    int64_t count = 0;
+    for (int32_t j = 0; j < part->mine_count; j++) {
+        const banyan_kept *kept = &c->layer[call->layer].kept[j];
+        const banyan_status status = follow(c, &d->mirror[call->layer][j], kept);
+        if (status) return status;
+        count += add_packings(c, call, kept, part->mine[j].kv_head, d->packing + count);
+    }
+    if (!count) return BANYAN_OK;
+    return banyan_device_said(d->device->pack(d->queue, &plan->shape, plan->spec.kv_heads,
+                                              call->k, call->v, plan->spec.in_dtype, d->packing,
+                                              count));
+}

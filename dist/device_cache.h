@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* device_cache.h - what a cache has on a device, and beside it on the host.
+ *
+ *     device   records [blocks]   tables [blocks]   items [heads][rows]   the queue's, the exchanges'
+ *     host     held blocks (cache.h), a copy of the tables, a ring for what changed in them,
+ *              and one batch under construction
+ *
+ * The host decides everything and the device follows in the order of its queue, later: what the host
+ * writes for it stays as it is until the queue got there. Arrays of a call are copied by the queue
+ * before its functions return; changed places of tables go through the ring. */
+#ifndef BANYAN_DIST_DEVICE_CACHE_H
+#define BANYAN_DIST_DEVICE_CACHE_H
+
+#include "dist/cache.h"
+
+/* A table on the device, and what is in it once the queue got there. */
+typedef struct banyan_mirror {
+    banyan_slot *slot; /* device */
+    banyan_slot *copy; /* [capacity] */
+    int64_t count;     /* places that were ever written */
+    int64_t changed;   /* the first place that may differ from `held` */
+} banyan_mirror;
+
+/* Where a query head's partials go on this rank. */
+enum {
+    BANYAN_ITEM_HERE = 1, /* held or wanted here */
+    BANYAN_ITEM_MOVES = 2 /* and merged with other ranks' */
+};
+
+typedef struct banyan_device_cache {
+    const banyan_device *device;
+    banyan_queue *queue;
+    banyan_memory memory; /* the same, as exchanges see it */
+    const char *failed;   /* why a combine could not be queued */
+
+    char *records, *items, *probed; /* device */
+    banyan_slot *tables;            /* device */
+    banyan_mirror **mirror;         /* [layers][KV heads held here] */
+    banyan_slot *ring;              /* [ring_slots], of allocate_host */
+    int64_t ring_slots, ring_used;
+
+    uint8_t **role; /* [kinds][heads] */
+    /* A batch. */
+    banyan_table_of_blocks *table; /* [KV heads] */
+    banyan_strip *strip;
+    banyan_edge *edge; /* one for each strip at most */
+    banyan_span *span;
+    banyan_packing *packing;
+    float **partial, **probe; /* [heads] */
+    int64_t max_strips, max_spans;
+} banyan_device_cache;
+
+/* device_layout.c: how much of everything a rank needs. Bytes are those besides records and arena. */
+typedef struct banyan_device_need {
+    banyan_device_limits limits;
+    int64_t slots, ring_slots;
+    int64_t items_bytes, probed_bytes; /* of device memory */
+    int64_t device, host;
+    int64_t exchanges; /* of both */
+} banyan_device_need;
+banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank);
+void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
+                       banyan_device_cache *d);
+/* Takes the memory and places records and tables; c is laid out. Adds what it took, but for records
+ * and exchanges. close waits for the device; exchanges are gone then. */
+banyan_status banyan_device_open(banyan_cache *c, void *stream, size_t *bytes);
+void banyan_device_close(banyan_cache *c);
+
+/* May this call be made just now? (Is it captured in a graph, and can it be?) */
+banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call);
+/* device_append.c: held places from `place` on of a KV head of a layer have changed. */
+void banyan_device_note(banyan_device_cache *d, int32_t layer, int32_t index, int64_t place);
+banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call);
+/* device_attend.c */
+banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call, int32_t first,
+                                    int32_t rows, int32_t from, int32_t to);
+/* device_merge.c: where the items of a panel lie, in part->data and part->mass. */
+void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows);
+banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t rows);
+banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                                  int32_t rows);
+
+/* What a device's function returned, as a status. */
+static inline banyan_status banyan_device_said(const char *failed)
+{
+    return failed ? banyan_fail(BANYAN_ERR_DEVICE, "%s", failed) : BANYAN_OK;
+}
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a cache on a device takes: laid out in the plan's arithmetic, so that it can be said beforehand and
+ * for ranks that are not here, then taken at once.
+ *
+ * A batch is all strips of a panel, but no more than MOST strips and spans: a panel of very many
+ * goes as several. Spans of one strip are bounded by its pattern (attention/spans.c). */
+#include "dist/device_cache.h"
+#include "dist/plan.h"
+
+enum { MOST = 1 << 16, LEAST_RING = 1 << 13 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t largest(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+static int32_t probe_rows(const banyan_plan *plan)
+{
+    return (int32_t)least(plan->panel_rows, BANYAN_PROBE_ROWS);
+}
+
+/* Own blocks of the rows of a call, at most. */
+static int64_t pieces(const banyan_plan *plan, int64_t rows)
+{
+    return banyan_blocks(rows - 1, plan->spec.block_tokens) + 1;
+}
+
+static uint8_t role_of(const banyan_plan *plan, const banyan_item *item, int rank)
+{
+    if (!banyan_item_is_here(plan, item, rank)) return 0;
+    const int moves = item->holders > 1 || (plan->spec.out[0] == 'a' && plan->ranks > 1);
+    return (uint8_t)(BANYAN_ITEM_HERE | (moves ? BANYAN_ITEM_MOVES : 0));
+}
+
+/* Strips and spans of a KV head: of one own block, and the spans of the largest strip. */
+static void fit_head(const banyan_plan *plan, const banyan_head_plan *head, int64_t capacity,
+                     int64_t *strips, int64_t *spans, int64_t *longest)
+{
+    const int64_t blocks = banyan_blocks(plan->spec.max_tokens, plan->spec.block_tokens);
+    for (int32_t i = 0; i < head->class_count; i++) {
+        const int64_t bound = banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
+        *strips += 1;
+        *spans += bound;
+        *longest = largest(*longest, bound);
+    }
+}
+
+static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                     banyan_device_need *need, int64_t *longest)
+{
+    int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
+    const int64_t own = pieces(plan, plan->panel_rows);
+    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
+        fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
+        need->slots += capacity * kind->layer_count;
+        need->ring_slots = largest(need->ring_slots, capacity);
+        heads++;
+    }
+    for (int32_t h = 0; h < plan->spec.heads; h++) {
+        const int role = role_of(plan, &kind->item[h], rank);
+        here += role != 0;
+        moving += (role & BANYAN_ITEM_MOVES) != 0;
+    }
+    banyan_device_limits *most = &need->limits;
+    const int64_t row = (int64_t)banyan_sum_bytes(plan, plan->spec.value_dim);
+    const int64_t probed = here * probe_rows(plan) * row;
+    most->tables = largest(most->tables, heads);
+    most->strips = largest(most->strips, least(strips * own, MOST));
+    most->spans = largest(most->spans, least(spans * own, MOST));
+    most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows));
+    need->probed_bytes = largest(need->probed_bytes, probed);
+    need->items_bytes =
+        largest(need->items_bytes, largest(moving * plan->panel_rows * row, probed));
+}
+
+banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
+{
+    const banyan_spec *spec = &plan->spec;
+    banyan_device_need need = {
+        .limits = {.shape = plan->shape,
+                   .heads = spec->heads,
+                   .kv_heads = spec->kv_heads,
+                   .rows = (int32_t)least(plan->panel_rows, spec->max_rows),
+                   .captured = spec->layers}};
+    int64_t longest = 0;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        fit_kind(plan, &plan->kind[k], rank, &need, &longest);
+    need.limits.spans = largest(need.limits.spans, longest);
+    need.ring_slots = largest(need.ring_slots, LEAST_RING);
+
+    size_t device, host;
+    plan->kernel->device->queue_bytes(&need.limits, &device, &host);
+    need.device =
+        (int64_t)(device + round_up((size_t)need.slots * sizeof(banyan_slot)) +
+                  round_up((size_t)need.items_bytes) + round_up((size_t)need.probed_bytes));
+    need.host = (int64_t)(host + (size_t)need.ring_slots * sizeof(banyan_slot));
+    const size_t item = (size_t)plan->panel_rows * banyan_sum_bytes(plan, spec->value_dim);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        banyan_exchange_measure_device(&plan->kind[k].schedule, rank, item,
+                                       !plan->comm->transport->device, &host, &device);
+        need.host += (int64_t)host;
+        need.device += (int64_t)device;
+        need.exchanges += (int64_t)(host + device);
+    }
+    return need;
+}
+
+static void lay_mirrors(const banyan_plan *plan, int rank, banyan_arena *arena,
+                        banyan_device_cache *d)
+{
+    banyan_mirror **layer = banyan_arena_take(arena, plan->spec.layers, sizeof *layer);
+    if (d) d->mirror = layer;
+    for (int32_t i = 0; i < plan->spec.layers; i++) {
+        const banyan_kind *kind = banyan_plan_kind(plan, i);
+        banyan_mirror *mirror = banyan_arena_take(arena, plan->spec.kv_heads, sizeof *mirror);
+        if (d) layer[i] = mirror;
+        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+            if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
+            const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+            banyan_slot *copy = banyan_arena_take(arena, capacity, sizeof *copy);
+            if (d) *mirror++ = (banyan_mirror){.copy = copy};
+        }
+    }
+}
+
+static void lay_roles(const banyan_plan *plan, int rank, banyan_arena *arena,
+                      banyan_device_cache *d)
+{
+    uint8_t **role = banyan_arena_take(arena, plan->kinds, sizeof *role);
+    if (d) d->role = role;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        uint8_t *of_kind = banyan_arena_take(arena, plan->spec.heads, sizeof *of_kind);
+        if (!d) continue;
+        role[k] = of_kind;
+        for (int32_t h = 0; h < plan->spec.heads; h++)
+            of_kind[h] = role_of(plan, &plan->kind[k].item[h], rank);
+    }
+}
+
+void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
+                       banyan_device_cache *d)
+{
+    const banyan_device_limits most = banyan_device_needs(plan, rank).limits;
+    lay_mirrors(plan, rank, arena, d);
+    lay_roles(plan, rank, arena, d);
+    banyan_device_cache batch = {
+        .table = banyan_arena_take(arena, most.tables, sizeof *batch.table),
+        .strip = banyan_arena_take(arena, most.strips, sizeof *batch.strip),
+        .edge = banyan_arena_take(arena, most.strips, sizeof *batch.edge),
+        .span = banyan_arena_take(arena, most.spans, sizeof *batch.span),
+        .packing = banyan_arena_take(arena, most.packings, sizeof *batch.packing),
+        .partial = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.partial),
+        .probe = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.probe)};
+    if (!d) return;
+    d->table = batch.table;
+    d->strip = batch.strip;
+    d->edge = batch.edge;
+    d->span = batch.span;
+    d->packing = batch.packing;
+    d->partial = batch.partial;
+    d->probe = batch.probe;
+    d->max_strips = most.strips;
+    d->max_spans = most.spans;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The end of a panel on a device: what lies in items becomes results where they are wanted. Exchanges
+ * move items of device memory, staged on the host where the transport knows no other (comm/), and fold
+ * them there. A probe's partials go along the same schedule, as large as the others: probing is for
+ * looking, and a partial without values would need kernels of its own. */
+#include "dist/device_cache.h"
+
+static const uint8_t *roles(const banyan_cache *c, int32_t layer)
+{
+    return c->device->role[c->plan->kind_of_layer[layer]];
+}
+
+static size_t item_bytes(const banyan_cache *c, int32_t rows)
+{
+    return (size_t)rows * banyan_sum_bytes(c->plan, c->plan->spec.value_dim);
+}
+
+/* One behind the other, by query heads, so that exchanges move and fold many at once. */
+void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
+{
+    const banyan_device_cache *d = c->device;
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    const uint8_t *role = roles(c, call->layer),
+                  wanted = call->mass ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
+    const size_t bytes = item_bytes(c, rows);
+    size_t at = 0;
+    for (int32_t h = 0; h < c->plan->spec.heads; h++) {
+        const int is_item = (role[h] & wanted) != 0;
+        part->data[h] = is_item ? d->items + at : NULL;
+        part->mass[h] = is_item && call->mass ? d->probed + at : NULL;
+        if (is_item) at += bytes;
+    }
+}
+
+/* ---- merging ------------------------------------------------------------------------------- */
+
+static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+{
+    banyan_cache *c = ctx;
+    banyan_device_cache *d = c->device;
+    const char *failed = d->device->combine(d->queue, out, lo, hi, c->plan->spec.value_dim,
+                                            (int64_t)(bytes / item_bytes(c, 1)));
+    if (failed && !d->failed) d->failed = failed;
+}
+
+static banyan_passage passage(banyan_cache *c, const banyan_call *call, int32_t first,
+                              int32_t rows, void *const *data)
+{
+    return (banyan_passage){
+        .data = data,
+        .item_bytes = item_bytes(c, rows),
+        .dtype = BANYAN_F32,
+        .combine = combine,
+        .ctx = c,
+        .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
+}
+
+banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t rows)
+{
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    banyan_device_place(c, call, rows);
+    const banyan_passage p = passage(c, call, first, rows, part->data);
+    return banyan_exchange_start(part->exchange, c->plan->comm, &p);
+}
+
+/* Partials have been started. */
+static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                           int32_t rows, void *const *data)
+{
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    const banyan_passage p = passage(c, call, first, rows, data);
+    banyan_status status = BANYAN_OK;
+    if (data == part->mass) status = banyan_exchange_start(part->exchange, c->plan->comm, &p);
+    if (!status)
+        status = banyan_exchange_finish(part->exchange, c->plan->comm, &p, &c->stats.messages,
+                                        &c->stats.bytes_sent);
+    if (!status) status = banyan_device_said(c->device->failed);
+    return status;
+}
+
+/* ---- results ------------------------------------------------------------------------------- */
+
+/* Of the items those that end here; returns how many. */
+static int32_t take_results(banyan_cache *c, const banyan_call *call)
+{
+    const banyan_device_cache *d = c->device;
+    const banyan_plan *plan = c->plan;
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
+    const int everywhere = plan->spec.out[0] == 'a';
+    int32_t count = 0;
+    for (int32_t h = 0; h < plan->spec.heads; h++) {
+        const int wanted = part->data[h] && (everywhere || kind->home[h] == plan->rank);
+        d->partial[h] = wanted ? part->data[h] : NULL;
+        d->probe[h] = wanted ? part->mass[h] : NULL;
+        count += wanted;
+    }
+    return count;
+}
+
+static banyan_status finish(banyan_cache *c, const banyan_call *call, int32_t first,
+                            int32_t rows)
+{
+    const banyan_device_cache *d = c->device;
+    const banyan_spec *spec = &c->plan->spec;
+    const size_t row = (size_t)first * (size_t)spec->heads;
+    const size_t out = row * (size_t)spec->value_dim * banyan_dtype_bytes(spec->out_dtype);
+    if (!take_results(c, call)) return BANYAN_OK;
+    const banyan_status status = banyan_device_said(d->device->finish(
+        d->queue, d->partial, spec->heads, spec->value_dim, rows, (char *)call->out + out,
+        spec->out_dtype, call->lse ? call->lse + row : NULL));
+    if (status || !call->mass) return status;
+    return banyan_device_said(d->device->share(d->queue, d->partial, d->probe, spec->heads,
+                                               spec->value_dim, rows, call->mass + row));
+}
+
+banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,
+                                  int32_t rows)
+{
+    const banyan_part *part = banyan_cache_part(c, call->layer);
+    banyan_status status = merge(c, call, first, rows, part->data);
+    if (!status && call->mass) status = merge(c, call, first, rows, part->mass);
+    if (status) return status;
+    c->merges++;
+    return finish(c, call, first, rows);
+}

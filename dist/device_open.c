@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A cache's memory on a device: taken, given back, and shown to exchanges, which know no devices. */
+#include "dist/device_cache.h"
+#include "dist/plan.h"
+
+#include <string.h>
+
+_Static_assert(sizeof(banyan_fault) == sizeof(banyan_device_fault) &&
+                   offsetof(banyan_fault, got) == offsetof(banyan_device_fault, got),
+               "comm/ and attention/ mean the same fault");
+
+/* ---- banyan_memory ------------------------------------------------------------------------- */
+
+static const char *allocate(void *ctx, int on_host, size_t bytes, void **out)
+{
+    const banyan_device_cache *d = ctx;
+    return on_host ? d->device->allocate_host(d->queue, bytes, out)
+                   : d->device->allocate(d->queue, bytes, out);
+}
+
+static void release(void *ctx, int on_host, void *memory)
+{
+    const banyan_device_cache *d = ctx;
+    if (on_host)
+        d->device->release_host(d->queue, memory);
+    else
+        d->device->release(d->queue, memory);
+}
+
+static const char *copy(void *ctx, void *to, const void *from, size_t bytes)
+{
+    const banyan_device_cache *d = ctx;
+    return d->device->copy(d->queue, to, from, bytes);
+}
+
+static const char *put(void *ctx, void *to, const void *from, size_t bytes)
+{
+    const banyan_device_cache *d = ctx;
+    return d->device->put(d->queue, to, from, bytes);
+}
+
+static const char *compare(void *ctx, const void *got, const void *expected,
+                           banyan_fault *fault)
+{
+    const banyan_device_cache *d = ctx;
+    void *same = fault;
+    return d->device->compare(d->queue, got, expected, same);
+}
+
+static const char *wait(void *ctx)
+{
+    const banyan_device_cache *d = ctx;
+    return d->device->wait(d->queue);
+}
+
+static int is_captured(void *ctx)
+{
+    const banyan_device_cache *d = ctx;
+    return d->device->is_captured(d->queue);
+}
+
+static void *stream(void *ctx)
+{
+    const banyan_device_cache *d = ctx;
+    return d->device->stream(d->queue);
+}
+
+/* ---- taking and giving back ------------------------------------------------------------------ */
+
+static banyan_status check_free(const banyan_plan *plan, const banyan_device *device)
+{
+    int64_t have;
+    const banyan_status status = banyan_device_said(device->memory_free(&have));
+    const int64_t need = banyan_plan_device_bytes(plan, plan->rank);
+    if (status || need <= have) return status;
+    return banyan_memory_refuse(need, have, " on the device");
+}
+
+static banyan_status take(banyan_device_cache *d, int64_t bytes, void *out)
+{
+    void *memory = NULL;
+    if (bytes == 0) return BANYAN_OK;
+    const banyan_status status =
+        banyan_device_said(d->device->allocate(d->queue, (size_t)bytes, &memory));
+    if (!status) memcpy(out, &memory, sizeof memory); /* whatever it points to */
+    return status;
+}
+
+static void place(banyan_cache *c)
+{
+    banyan_device_cache *d = c->device;
+    char *record = d->records;
+    banyan_slot *slot = d->tables;
+    for (int32_t i = 0; i < c->plan->spec.layers; i++)
+        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
+            banyan_kept *kept = &c->layer[i].kept[j];
+            kept->records = record;
+            d->mirror[i][j].slot = slot;
+            record += (size_t)kept->capacity * c->plan->record_bytes;
+            slot += kept->capacity;
+        }
+}
+
+banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes)
+{
+    const banyan_plan *plan = c->plan;
+    const banyan_device *device = plan->kernel->device;
+    banyan_device_cache *d = c->device;
+    const banyan_device_need need = banyan_device_needs(plan, plan->rank);
+    const int64_t records = banyan_plan_capacity_bytes(plan, plan->rank);
+    banyan_status status = check_free(plan, device);
+    if (!status) status = banyan_device_said(device->open(&need.limits, on_stream, &d->queue));
+    if (status) return status;
+    d->device = device;
+    d->memory = (banyan_memory){.ctx = d,
+                                .is_staged = !plan->comm->transport->device,
+                                .allocate = allocate,
+                                .release = release,
+                                .copy = copy,
+                                .put = put,
+                                .compare = compare,
+                                .wait = wait,
+                                .is_captured = is_captured,
+                                .stream = stream};
+    d->ring_slots = need.ring_slots;
+    status = take(d, records, &d->records);
+    if (!status) status = take(d, need.slots * (int64_t)sizeof *d->tables, &d->tables);
+    if (!status) status = take(d, need.items_bytes, &d->items);
+    if (!status) status = take(d, need.probed_bytes, &d->probed);
+    void *ring = NULL;
+    if (!status)
+        status = banyan_device_said(
+            device->allocate_host(d->queue, (size_t)need.ring_slots * sizeof *d->ring, &ring));
+    d->ring = ring;
+    if (status) return status;
+    place(c);
+    *bytes += sizeof *d + (size_t)(need.device + need.host - need.exchanges);
+    return BANYAN_OK;
+}
+
+void banyan_device_close(banyan_cache *c)
+{
+    banyan_device_cache *d = c->device;
+    if (!d || !d->queue) return;
+    (void)d->device->wait(d->queue);
+    if (d->records) d->device->release(d->queue, d->records);
+    if (d->tables) d->device->release(d->queue, d->tables);
+    if (d->items) d->device->release(d->queue, d->items);
+    if (d->probed) d->device->release(d->queue, d->probed);
+    if (d->ring) d->device->release_host(d->queue, d->ring);
+    d->device->close(d->queue);
+    d->queue = NULL;
+}
