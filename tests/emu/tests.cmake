@@ -2,6 +2,6 @@
 if(NOT BANYAN_HAS_EMULATOR)
   return()
 endif()
-foreach(name pipeline warp wgmma)
+foreach(name fault number pipeline runtime warp wgmma)
   banyan_emulated_test(emu_${name}_test emu/${name}_test.cu)
 endforeach()
