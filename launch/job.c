@@ -83,14 +83,19 @@ int job_failed(const job *j, banyan_status status, const char *what)
 }
 
 /* The library's own agreement knows the library's words; a device's travel apart. */
-banyan_status job_agree(const job *j, banyan_status mine)
+banyan_status job_agree_on(const job *j, banyan_comm *comm, banyan_status mine)
 {
     device *d = j->device;
-    if (!d->row->is_apart) return banyan_comm_agree(j->comm, mine);
+    if (!d->row->is_apart) return banyan_comm_agree(comm, mine);
     if (mine && !d->why[0])
         snprintf(d->why, sizeof d->why, "%s",
                  mine == BANYAN_ERR_MEMORY ? "out of memory" : banyan_error_message());
-    return agree_words(j->comm, mine, d->why, sizeof d->why);
+    return agree_words(comm, mine, d->why, sizeof d->why);
+}
+
+banyan_status job_agree(const job *j, banyan_status mine)
+{
+    return job_agree_on(j, j->comm, mine);
 }
 
 /* Open MPI gives each rank a pseudo-terminal as stdout and a pipe as stderr, whatever mpirun itself

@@ -65,6 +65,8 @@ int job_failed(const job *j, banyan_status status, const char *what);
 /* Every rank passes its own status; if any is not OK, all return an error, for job_failed, which then
  * has the words of the first rank that failed: of the device, or of the library. Collective. */
 banyan_status job_agree(const job *j, banyan_status mine);
+/* .. of a comm of fewer ranks. */
+banyan_status job_agree_on(const job *j, banyan_comm *comm, banyan_status mine);
 
 /* Does a person watch descriptor `fd`? false on other ranks than 0. */
 bool job_on_terminal(const job *j, int fd);

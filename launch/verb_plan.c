@@ -95,6 +95,13 @@ static int find_machine(const job *j, const banyan_spec *spec)
 {
     const char *path = job_text(j, "machine");
     if (!path && !job_switch(j, "measure")) return EXIT_OK;
+    if (job_switch(j, "measure") && spec->device && strcmp(spec->device, "cpu")) {
+        say_error(j,
+                  "plan --measure measures the CPU; device is %s (\"banyan scale --measure\" "
+                  "measures that)",
+                  spec->device);
+        return EXIT_USAGE;
+    }
     job alone = *j;
     banyan_status status = banyan_comm_create("self", NULL, &alone.comm);
     if (status) return job_failed(j, status, NULL);

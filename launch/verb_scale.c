@@ -134,6 +134,7 @@ static banyan_status measure_one(const scale_task *t, scale_line *line)
     const bool part = scale_takes_part(t, line, j->rank);
     banyan_comm *comm = NULL;
     bool *waits = calloc((size_t)j->ranks, sizeof *waits);
+    j->device->why[0] = 0; /* of another case, which had no memory */
     banyan_status status = banyan_comm_agree(j->comm, waits ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (!status) status = banyan_comm_split(j->comm, part ? 0 : -1, j->rank, &comm);
     if (status) {
@@ -143,7 +144,9 @@ static banyan_status measure_one(const scale_task *t, scale_line *line)
     for (int r = 0; r < j->ranks; r++) waits[r] = !scale_takes_part(t, line, r);
     if (part) {
         status = scale_measure(t, line, comm);
-        if (status) snprintf(line->why, sizeof line->why, "%s", banyan_error_message());
+        if (status)
+            snprintf(line->why, sizeof line->why, "%s",
+                     j->device->why[0] ? j->device->why : banyan_error_message());
         if (j->rank == 0) {
             const banyan_status released = quiet_release(j->comm, waits);
             if (!status) status = released;

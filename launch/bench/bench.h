@@ -4,6 +4,7 @@
 #ifndef BANYAN_BENCH_H
 #define BANYAN_BENCH_H
 
+#include "launch/device.h"
 #include "launch/launch.h"
 
 typedef struct bench {
@@ -57,6 +58,11 @@ void ceilings_free(ceilings *c);
 /* Bytes a second that `threads` threads read from `bytes` of memory: the best of five passes, and all
  * of them together, waiting for a core included. 0: no memory. */
 double ceilings_read(int threads, int64_t bytes, double *sustained);
+
+/* Of a device: bytes a second that a copy within its memory reads and writes, together; operations a
+ * second of a product of bf16 matrices [n][n]. */
+banyan_status ceilings_copy(device *d, int64_t bytes, double *rate);
+banyan_status ceilings_matrix(device *d, int32_t n, double *rate);
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 

@@ -26,11 +26,27 @@ static banyan_status call(scale_case *c, int32_t layer, int64_t at, int32_t rows
 {
     const banyan_spec *s = c->spec;
     const int64_t row = scale_row(at);
-    const float *k = appends ? c->k + row * s->kv_heads * s->key_dim : NULL;
-    const float *v = appends ? c->v + row * s->kv_heads * s->value_dim : NULL;
-    const float *q = c->q + (c->q_rows == 1 ? 0 : row * s->heads * s->key_dim);
-    return banyan_attend(c->cache, layer, at, rows, attends ? q : NULL, k, v,
-                         attends ? c->out : NULL, attends ? c->lse : NULL);
+    const float *q = c->on[SCALE_Q].there, *k = c->on[SCALE_K].there, *v = c->on[SCALE_V].there;
+    if (c->q_rows > 1) q += row * s->heads * s->key_dim;
+    k += row * s->kv_heads * s->key_dim;
+    v += row * s->kv_heads * s->value_dim;
+    return banyan_attend(c->cache, layer, at, rows, attends ? q : NULL, appends ? k : NULL,
+                         appends ? v : NULL, attends ? c->on[SCALE_OUT].there : NULL,
+                         attends ? c->on[SCALE_LSE].there : NULL);
+}
+
+/* What the last call gave, once it is done; only watched steps look. */
+static banyan_status watch(scale_case *c, int32_t layer, int64_t at, int32_t rows)
+{
+    const banyan_spec *s = c->spec;
+    device *d = c->t->j->device;
+    const size_t outs = (size_t)rows * (size_t)s->heads;
+    if (!c->watched) return BANYAN_OK;
+    banyan_status status =
+        device_fetch(d, &c->on[SCALE_OUT], outs * (size_t)s->value_dim * sizeof(float));
+    if (!status) status = device_fetch(d, &c->on[SCALE_LSE], outs * sizeof(float));
+    if (!status) scale_watch(c, layer, at, rows, c->out, c->lse, is_here);
+    return status;
 }
 
 /* All tokens, chunk by chunk; `watched` steps look at what comes out. */
@@ -42,11 +58,16 @@ static banyan_status chunks(scale_case *c, bool attends)
         int32_t rows = left < c->spec->max_rows ? (int32_t)left : c->spec->max_rows;
         for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
             status = call(c, layer, at, rows, true, attends);
-            if (!status && attends && c->watched)
-                scale_watch(c, layer, at, rows, c->out, c->lse, is_here);
+            if (!status && attends) status = watch(c, layer, at, rows);
         }
     }
     return status;
+}
+
+static banyan_status filled(scale_case *c)
+{
+    banyan_status status = chunks(c, false);
+    return status ? status : device_wait(c->t->j->device);
 }
 
 static void close_case(scale_case *c)
@@ -61,7 +82,7 @@ static banyan_status open_case(scale_case *c)
     banyan_status status = banyan_plan_create(&s, c->comm, &c->plan);
     if (status) return status;
     c->spec = banyan_plan_spec(c->plan);
-    status = banyan_comm_agree(c->comm, scale_fill(c, reads));
+    status = job_agree_on(c->t->j, c->comm, scale_fill(c, reads));
     if (status || c->t->prefill) return status;
     banyan_share share;
     status = banyan_plan_share(c->plan, c->rank, c->tokens - 1, &share);
@@ -69,8 +90,8 @@ static banyan_status open_case(scale_case *c)
     c->kv_bytes = (double)share.read_blocks * c->spec->block_tokens *
                   (double)((c->spec->key_dim + c->spec->value_dim) *
                            (int64_t)banyan_dtype_bytes(c->spec->cache_dtype));
-    status = banyan_cache_create(c->plan, NULL, &c->cache);
-    return status ? status : banyan_comm_agree(c->comm, chunks(c, false));
+    status = banyan_cache_create(c->plan, device_stream(c->t->j->device), &c->cache);
+    return status ? status : job_agree_on(c->t->j, c->comm, filled(c));
 }
 
 static void count(const scale_case *c, scale_count *sum)
@@ -92,11 +113,14 @@ static banyan_status prepare(scale_case *c)
     c->ended = sum;
     banyan_cache_destroy(c->cache);
     c->cache = NULL;
-    return banyan_cache_create(c->plan, NULL, &c->cache);
+    return banyan_cache_create(c->plan, device_stream(c->t->j->device), &c->cache);
 }
 
+/* On a device a call returns before it is done, so that computing and merging are not told apart there:
+ * what is called computing is then all of this rank's step. */
 static banyan_status step(scale_case *c, double *compute)
 {
+    const double start = now_seconds();
     banyan_stats before, after;
     banyan_cache_stats(c->cache, &before);
     banyan_status status = BANYAN_OK;
@@ -105,12 +129,15 @@ static banyan_status step(scale_case *c, double *compute)
     else
         for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
             status = call(c, layer, c->tokens - 1, 1, false, true);
-            if (!status && c->watched)
-                scale_watch(c, layer, c->tokens - 1, 1, c->out, c->lse, is_here);
+            if (!status) status = watch(c, layer, c->tokens - 1, 1);
         }
+    if (!status) status = device_wait(c->t->j->device);
     banyan_cache_stats(c->cache, &after);
-    *compute += after.attend_seconds - before.attend_seconds + after.append_seconds -
-                before.append_seconds;
+    if (c->t->j->device->row->is_apart)
+        *compute += now_seconds() - start;
+    else
+        *compute += after.attend_seconds - before.attend_seconds + after.append_seconds -
+                    before.append_seconds;
     return status;
 }
 

@@ -22,15 +22,6 @@ banyan_spec scale_spec(const scale_task *t, const scale_line *line)
     return s;
 }
 
-/* NaN everywhere: what is read without having been made shows. */
-static float *make_array(int64_t rows, int64_t heads, int64_t dim)
-{
-    size_t bytes = (size_t)(rows * heads * dim) * sizeof(float);
-    float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (array) memset(array, 0xff, bytes);
-    return array;
-}
-
 typedef struct making {
     scale_case *c;
     int64_t rows;
@@ -83,22 +74,32 @@ banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_
     const int64_t distinct = c->tokens < SCALE_PERIOD ? c->tokens : SCALE_PERIOD;
     making m = {.c = c, .rows = distinct + s->max_rows, .reads = reads};
     c->q_rows = c->t->prefill ? (int32_t)m.rows : 1;
-    c->k = make_array(m.rows, s->kv_heads, s->key_dim);
-    c->v = make_array(m.rows, s->kv_heads, s->value_dim);
-    c->q = make_array(c->q_rows, s->heads, s->key_dim);
     const int64_t out_rows = c->t->prefill ? s->max_rows : 1;
-    c->out = make_array(out_rows, s->heads, s->value_dim);
-    c->lse = make_array(out_rows, s->heads, 1);
-    if (!c->k || !c->v || !c->q || !c->out || !c->lse || !choose_samples(c)) {
+    const int64_t floats[SCALE_ARRAYS] = {
+        (int64_t)c->q_rows * s->heads * s->key_dim, m.rows * s->kv_heads * s->key_dim,
+        m.rows * s->kv_heads * s->value_dim, out_rows * s->heads * s->value_dim,
+        out_rows * s->heads};
+    float **const host[SCALE_ARRAYS] = {&c->q, &c->k, &c->v, &c->out, &c->lse};
+    device *d = c->t->j->device;
+    banyan_status status = BANYAN_OK;
+    for (int i = 0; i < SCALE_ARRAYS && !status; i++) {
+        size_t bytes = (size_t)floats[i] * sizeof(float);
+        status = device_array_make(d, bytes, DEVICE_NAN, &c->on[i]);
+        *host[i] = c->on[i].host;
+    }
+    if (!status && !choose_samples(c)) status = BANYAN_ERR_MEMORY;
+    if (status) {
         c->samples = c->sample ? c->samples : 0;
-        return BANYAN_ERR_MEMORY;
+        return status;
     }
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (int32_t head = 0; head < s->kv_heads; head++)
         if (reads(c, head)) make_head(&m, head);
     c->oracle = (run_task){
         .j = c->t->j, .plan = c->plan, .spec = s, .seed = c->t->seed, .period = SCALE_PERIOD};
-    return BANYAN_OK;
+    for (int i = SCALE_Q; i <= SCALE_V && !status; i++)
+        status = device_send(d, &c->on[i], c->on[i].bytes);
+    return status ? status : device_wait(d);
 }
 
 void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const float *out,

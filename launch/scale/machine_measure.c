@@ -135,7 +135,8 @@ typedef struct probe {
     banyan_plan *plan;
     banyan_cache *cache;
     const banyan_spec *spec;
-    float *q, *k, *v, *out;
+    device *d;
+    device_array q, k, v, out;
     int64_t tokens;
     int32_t rows; /* of a call */
     int64_t point[most_points];
@@ -144,13 +145,15 @@ typedef struct probe {
     double token_bytes, append, appended;
 } probe;
 
-static float *make_array(int64_t rows, int32_t heads, int32_t dim, int what)
+static banyan_status make_array(const probe *p, int32_t heads, int32_t dim, int what,
+                                device_array *out)
 {
-    float *array = malloc((size_t)(rows * heads * dim) * sizeof *array);
-    for (int64_t i = 0; array && i < rows; i++)
+    const size_t bytes = (size_t)p->rows * (size_t)heads * (size_t)dim * sizeof(float);
+    banyan_status status = device_array_make(p->d, bytes, DEVICE_NAN, out);
+    for (int64_t i = 0; !status && i < p->rows; i++)
         for (int32_t h = 0; h < heads; h++)
-            data_row(array + (i * heads + h) * dim, 1, what, 0, i, h, dim);
-    return array;
+            data_row((float *)out->host + (i * heads + h) * dim, 1, what, 0, i, h, dim);
+    return status ? status : device_send(p->d, out, bytes);
 }
 
 /* Contexts: from a block on, each twice as long, up to `most` bytes. */
@@ -193,12 +196,11 @@ static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t thre
     if (!status) status = banyan_plan_create(&s, p->self, &p->plan);
     if (status) return status;
     p->spec = banyan_plan_spec(p->plan);
-    p->q = make_array(p->rows, p->spec->heads, p->spec->key_dim, DATA_Q);
-    p->k = make_array(p->rows, p->spec->kv_heads, p->spec->key_dim, DATA_K);
-    p->v = make_array(p->rows, p->spec->kv_heads, p->spec->value_dim, DATA_V);
-    p->out = make_array(p->rows, p->spec->heads, p->spec->value_dim, DATA_Q);
-    if (!p->q || !p->k || !p->v || !p->out) return BANYAN_ERR_MEMORY;
-    return banyan_cache_create(p->plan, NULL, &p->cache);
+    status = make_array(p, p->spec->heads, p->spec->key_dim, DATA_Q, &p->q);
+    if (!status) status = make_array(p, p->spec->kv_heads, p->spec->key_dim, DATA_K, &p->k);
+    if (!status) status = make_array(p, p->spec->kv_heads, p->spec->value_dim, DATA_V, &p->v);
+    if (!status) status = make_array(p, p->spec->heads, p->spec->value_dim, DATA_Q, &p->out);
+    return status ? status : banyan_cache_create(p->plan, device_stream(p->d), &p->cache);
 }
 
 static void close_probe(probe *p)
@@ -206,26 +208,33 @@ static void close_probe(probe *p)
     banyan_cache_destroy(p->cache);
     banyan_plan_destroy(p->plan);
     banyan_comm_destroy(p->self);
-    free(p->q);
-    free(p->k);
-    free(p->v);
-    free(p->out);
+    device_array_free(p->d, &p->q);
+    device_array_free(p->d, &p->k);
+    device_array_free(p->d, &p->v);
+    device_array_free(p->d, &p->out);
 }
 
 /* Alone, the median; beside others the mean: a rank that shares cores is put aside now and then, for
  * longer than a call takes, and the median would not see it. */
+/* Returns when it is done. */
+static banyan_status attend(probe *p, int64_t at, int32_t rows)
+{
+    banyan_status status =
+        banyan_attend(p->cache, 0, at, rows, p->q.there, NULL, NULL, p->out.there, NULL);
+    return status ? status : device_wait(p->d);
+}
+
 static banyan_status timed(probe *p, int64_t at, int32_t rows, double *seconds)
 {
-    double taken[repeats], sum = 0;
-    banyan_status status = banyan_attend(p->cache, 0, at, rows, p->q, NULL, NULL, p->out, NULL);
+    double taken[repeats];
+    banyan_status status = attend(p, at, rows);
     for (int i = 0; i < repeats && !status; i++) {
         double start = now_seconds();
-        status = banyan_attend(p->cache, 0, at, rows, p->q, NULL, NULL, p->out, NULL);
+        status = attend(p, at, rows);
         taken[i] = now_seconds() - start;
-        sum += taken[i];
     }
     numbers_sort(taken, repeats);
-    *seconds = p->is_crowded ? sum / repeats : taken[repeats / 2];
+    *seconds = taken[repeats / 2];
     return status;
 }
 
@@ -252,7 +261,8 @@ static banyan_status probe_once(probe *p, figures *f)
         for (int32_t rows; length < p->point[i] && !status; length += rows) {
             const int64_t left = p->point[i] - length;
             rows = left < p->rows ? (int32_t)left : p->rows;
-            status = banyan_attend(p->cache, 0, length, rows, NULL, p->k, p->v, NULL, NULL);
+            status = banyan_attend(p->cache, 0, length, rows, NULL, p->k.there, p->v.there,
+                                   NULL, NULL);
         }
         if (!status) status = timed(p, length - 1, 1, &f->seconds[i]);
         if (!status && (length <= 2048 || f->pair <= 0))
@@ -263,9 +273,14 @@ static banyan_status probe_once(probe *p, figures *f)
     banyan_cache_stats(p->cache, &stats);
     p->appended += (double)length * p->token_bytes;
     p->append = stats.append_seconds / p->appended;
-    f->read = ceilings_read(p->spec->threads, (int64_t)((double)p->tokens * p->token_bytes),
-                            &f->sustained);
-    return BANYAN_OK;
+    const int64_t bytes = (int64_t)((double)p->tokens * p->token_bytes);
+    if (p->d->row->is_apart) {
+        status = ceilings_copy(p->d, bytes, &f->read);
+        f->sustained = f->read;
+    } else {
+        f->read = ceilings_read(p->spec->threads, bytes, &f->sustained);
+    }
+    return status;
 }
 
 /* The slowest rank of those that took part counts. */
@@ -344,7 +359,7 @@ static bool set_measured(Banyan__Machine *m, const probe *p, const figures *alon
 static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int32_t threads,
                                     Banyan__Machine *m)
 {
-    probe p = {0};
+    probe p = {.d = j->device};
     figures alone = {0}, crowded = {0};
     uint64_t *machine = NULL;
     int32_t together = 0;
@@ -359,9 +374,9 @@ static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int3
     const double cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
     double most = (double)((int64_t)192 << 20) / fmax(1, together * threads / cores);
     status = banyan_comm_allreduce(j->comm, &most, 1, BANYAN_MAX);
-    if (!status) status = banyan_comm_agree(j->comm, open_probe(&p, shape, threads, most));
+    if (!status) status = job_agree(j, open_probe(&p, shape, threads, most));
     p.is_crowded = together > 1;
-    if (!status) status = banyan_comm_agree(j->comm, probe_once(&p, &crowded));
+    if (!status) status = job_agree(j, probe_once(&p, &crowded));
     p.is_crowded = false;
     if (!status) status = slowest(j, true, &crowded);
     alone = crowded;

@@ -218,11 +218,7 @@ banyan_status scale_measure(const scale_task *t, scale_line *line, banyan_comm *
     }
     for (int32_t n = 0; c.sample && n < c.samples; n++) free(c.sample[n].out);
     free(c.sample);
-    free(c.q);
-    free(c.k);
-    free(c.v);
-    free(c.out);
-    free(c.lse);
+    for (int i = 0; i < SCALE_ARRAYS; i++) device_array_free(t->j->device, &c.on[i]);
     free(s.seconds);
     return status;
 }

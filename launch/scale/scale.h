@@ -36,6 +36,7 @@ typedef struct scale_method {
     const char *placement, *merge, *out; /* of the plan; NULL: as the config says */
     const scale_way *decode, *prefill;   /* prefill NULL: it has none */
     bool dense_only;                     /* knows no patterns */
+    bool cpu_only; /* moves keys and values itself, in the host's memory */
 } scale_method;
 extern const scale_method scale_methods[]; /* ends with a NULL name */
 /* NULL: said why. `why` may be NULL: then nothing is said. */
@@ -75,7 +76,7 @@ typedef struct scale_line {
         per_node;         /* per_node: that many ranks of each node; 0: the first ranks */
     int64_t base, tokens; /* as --tokens says, and what this case holds */
     bool measured;
-    char why[320]; /* when it was not */
+    char why[512]; /* when it was not */
 
     int32_t steps, threads;
     double median, p95, p99, spread; /* seconds; spread: half of the middle half, relative */
@@ -120,6 +121,8 @@ typedef struct scale_sample {
     float lse, *out;
 } scale_sample;
 
+enum { SCALE_Q, SCALE_K, SCALE_V, SCALE_OUT, SCALE_LSE, SCALE_ARRAYS };
+
 typedef struct scale_case {
     const scale_task *t;
     const scale_line *line;
@@ -130,6 +133,7 @@ typedef struct scale_case {
     banyan_plan *plan;
     const banyan_spec *spec;
     banyan_cache *cache;
+    device_array on[SCALE_ARRAYS]; /* what attend reads and writes, and its host side: */
     float *q, *k, *v, *out,
         *lse; /* k, v: [period + max_rows][kv_heads][dim]; q, out: see fill */
     int32_t q_rows;
@@ -145,7 +149,7 @@ typedef struct scale_case {
 
 /* The spec of a case: the config's, with the method's placement, merge and out. */
 banyan_spec scale_spec(const scale_task *t, const scale_line *line);
-/* Arrays and their data; a rank makes what of k, v, q it reads. Needs c->plan. */
+/* Arrays and their data, on the device too; a rank makes what of k, v, q it reads. Needs c->plan. */
 banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_t kv_head));
 static inline int64_t scale_row(int64_t token)
 {
