@@ -31,6 +31,8 @@ const char *banyan_cuda_check(banyan_queue *queue, const void *got, const void *
 
 /* attend of any strips, by instructions that every GPU from compute capability 8.0 on has. */
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch);
+/* By warpgroup instructions, on sm_90: 16-bit caches, key_dim = value_dim = 64 or 128. */
+const char *banyan_cuda_prefill_hopper(banyan_queue *queue, const banyan_batch *batch);
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,7 @@
 #   hopper     warpgroup instructions, which run on 9.0 only
 set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/memory.cu attention/cuda/portable_work.cu
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu)
-set(banyan_cuda_hopper)
+set(banyan_cuda_hopper attention/cuda/prefill_hopper.cu)
 
 set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_80,code=compute_80)
 set(banyan_cuda_code_hopper -gencode=arch=compute_90a,code=sm_90a)

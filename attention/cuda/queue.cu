@@ -12,6 +12,7 @@
  * own from memory that was set aside at open (no memory can be had while a graph is being captured)
  * and that the queue keeps until it is closed: it cannot know when the graph is gone. */
 #include "attention/cuda/queue.h"
+#include "attention/cuda/tiles.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -99,10 +100,24 @@ static size_t works_of(const banyan_device_limits *limits, int processors)
     return vectors / CUDA_WORK_ROWS + (size_t)limits->strips + (size_t)processors * CUDA_PARTS;
 }
 
+/* The plan of a Hopper prefill with the list for its combine; *device: what of it goes there. */
+static size_t tiles_bytes(const banyan_device_limits *limits, int processors, size_t *device)
+{
+    const int64_t vectors = (int64_t)limits->heads * limits->rows;
+    const cuda_tiles_limits most = {vectors / CUDA_SUBTILE + limits->strips, limits->strips,
+                                    limits->spans, limits->tables, processors};
+    const size_t combined = (size_t)processors * CUDA_SUBTILES * CUDA_WORK_BYTES;
+    const size_t bytes = banyan_cuda_tiles_bytes(&most, device);
+    *device += combined;
+    return bytes + combined;
+}
+
 /* What is made up on the way there does not all go to the device. */
 static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
-    return 3 * works_of(limits, processors) * CUDA_WORK_BYTES;
+    size_t device;
+    return larger(3 * works_of(limits, processors) * CUDA_WORK_BYTES,
+                  tiles_bytes(limits, processors, &device));
 }
 
 /* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
@@ -111,10 +126,12 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
 {
     const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
     const size_t works = works_of(limits, processors);
+    const size_t lists = strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
+                         (size_t)limits->spans * sizeof(banyan_span) + works * CUDA_WORK_BYTES;
+    size_t tiles;
+    tiles_bytes(limits, processors, &tiles);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
-                          strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
-                          (size_t)limits->spans * sizeof(banyan_span) +
-                          heads * sizeof(float *) + works * CUDA_WORK_BYTES;
+                          heads * sizeof(float *) + larger(lists, tiles);
     const size_t pack = (size_t)limits->packings * sizeof(banyan_packing);
     const size_t pointers = 2 * heads * sizeof(float *);
     const size_t rounding = 16 * 16; /* arrays of a call begin at multiples of 16 */

@@ -40,3 +40,8 @@ if(BANYAN_valgrind AND NOT BANYAN_ASAN)
                                          $<TARGET_FILE:kernels_test> all 1 40)
   set_tests_properties(kernels_valgrind PROPERTIES LABELS memory TIMEOUT 300)
 endif()
+
+# The CUDA kernels, on the emulator.
+if(BANYAN_HAS_EMULATOR)
+  banyan_emulated_test(cuda_prefill_test attention/cuda_prefill_test.cc attention/cuda_trial.cc)
+endif()

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* hopper.h - the parts of the Hopper prefill that its files share: what lies where in shared memory, and
+ * which barrier says what.
+ *
+ *     thread block      warpgroup 0: warp 0 loads K and V, warps 1-3 load q of the next item
+ *                       warpgroups 1, 2: the two subtiles of an item
+ *
+ *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64 dims), of
+ *                       each block 64 rows of 128 bytes, as they lie in the records
+ *     V [stage]         the V tiles of both records, one after the other: MN-major
+ *     q [2]             of this item and the next: for each subtile 64 rows, panel by panel
+ *     work [2]          the items themselves
+ *     step [stage]      which blocks are in a stage of K
+ *
+ *     k_full, v_full    the loading thread and its bytes: a stage may be read
+ *     k_empty, v_empty  every warp of both subtiles: a stage may be written
+ *     work_full         the loading thread: an item is known
+ *     q_full            warps 1-3: its q is there
+ *     q_empty           every warp of both subtiles: done with item and q */
+#ifndef BANYAN_ATTENTION_CUDA_HOPPER_H
+#define BANYAN_ATTENTION_CUDA_HOPPER_H
+
+#include "attention/cuda/ptx.h"
+#include "attention/cuda/record.h"
+#include "attention/cuda/result.h"
+#include "attention/cuda/tiles.h"
+
+enum {
+    HOPPER_THREADS = 384,
+    HOPPER_Q_THREADS = 96,
+    HOPPER_WARPS = 8, /* of both subtiles */
+    HOPPER_Q = 2,     /* items whose q is there at a time */
+    HOPPER_TURN = 1   /* named barriers: the subtile whose turn it is to start its products */
+};
+
+struct hopper_step {
+    int32_t block[CUDA_STEP], how; /* how: of the first block, of the second << CUDA_HOW_BITS */
+};
+
+struct hopper_params {
+    const void *q;
+    cuda_results results;
+    float *scratch; /* [slots][CUDA_SUBTILES][CUDA_SUBTILE][DIM + 2] */
+    const banyan_table_of_blocks *table;
+    const cuda_work *work;
+    const int32_t *first_item;
+    const cuda_span *span;
+    int *taken; /* runs so far; 0 before and after the kernel */
+    int64_t at, first_token, end_token;
+    int32_t runs;
+    banyan_dtype in_dtype;
+    float sign, factor; /* scale log2(e) = sign factor */
+};
+
+/* key_dim = value_dim = DIM. Bytes from the beginning of shared memory. */
+template <int DIM> struct hopper_layout {
+    static const int STAGES = DIM == 64 ? 4 : 2;
+    static const int TILE =
+        DIM / 64 * RECORD_PANEL_BYTES; /* K or V of a record; q of a subtile */
+    static const int STAGE = CUDA_STEP * TILE, PANEL = CUDA_STEP * RECORD_PANEL_BYTES;
+    static const int K = 0, V = STAGES * STAGE, Q = 2 * STAGES * STAGE;
+    static const int Q_BYTES = CUDA_SUBTILES * TILE;
+    static const int WORK = Q + HOPPER_Q * Q_BYTES, WORK_BYTES = 128;
+    static const int STEP = WORK + HOPPER_Q * WORK_BYTES, STEP_BYTES = 16;
+    static const int K_FULL = STEP + STAGES * STEP_BYTES, K_EMPTY = K_FULL + 8 * STAGES;
+    static const int V_FULL = K_EMPTY + 8 * STAGES, V_EMPTY = V_FULL + 8 * STAGES;
+    static const int WORK_FULL = V_EMPTY + 8 * STAGES, Q_FULL = WORK_FULL + 8 * HOPPER_Q;
+    static const int Q_EMPTY = Q_FULL + 8 * HOPPER_Q, BYTES = Q_EMPTY + 8 * HOPPER_Q;
+    static_assert(sizeof(cuda_work) <= WORK_BYTES && sizeof(hopper_step) <= STEP_BYTES, "room");
+    static_assert(BYTES <= 227 << 10, "shared memory of an SM");
+};
+
+/* A place in a ring, and how often it has gone round (its last bit). */
+template <int PLACES> struct hopper_ring {
+    int place, parity;
+};
+template <int PLACES> PTX_FN void ring_next(hopper_ring<PLACES> &ring)
+{
+    if (++ring.place == PLACES) {
+        ring.place = 0;
+        ring.parity ^= 1;
+    }
+}
+
+/* Vector `index` of a subtile is row *row of query head *head. */
+PTX_FN void hopper_vector(const cuda_subtile &subtile, int index, int32_t *row, int32_t *head)
+{
+    const int vector = subtile.first_vector + index, rows = subtile.rows;
+    *row = subtile.first_row + vector % rows;
+    *head = subtile.first_head + nth_head(subtile.heads, vector / rows);
+}
+
+#endif

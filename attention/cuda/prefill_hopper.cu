@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Prefill on Hopper. A thread block stays on its multiprocessor and takes one item after the other
+ * (tiles.h); one of its warpgroups loads (hopper_load.h), two compute, 64 vectors each:
+ *
+ *     S = q K^T     wgmma, both from shared memory: 64 x 128 scores in registers
+ *     P = 2^(S c - m c), masked where the list says so                      (hopper_softmax.h)
+ *     O = decay O + P V     wgmma, P from the registers in which S came
+ *
+ * Registers of a computing thread: 64 of S, 32 of P, DIM / 2 of O. */
+#include "attention/cuda/combine.h"
+#include "attention/cuda/hopper_load.h"
+#include "attention/cuda/hopper_softmax.h"
+#include "attention/cuda/hopper_store.h"
+#include "attention/cuda/launch.h"
+#include "attention/cuda/wgmma.h"
+
+/* s = q k^T: a subtile with a stage of K. */
+template <typename T, int DIM>
+PTX_FN void product_scores(float (&s)[64], uint32_t q, uint32_t k)
+{
+#pragma unroll
+    for (int panel = 0; panel < DIM / 64; panel++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            wgmma_ss<128, T>(
+                s, wgmma_descriptor(q + panel * RECORD_PANEL_BYTES + 32 * c, 16, 1024),
+                wgmma_descriptor(k + panel * hopper_layout<DIM>::PANEL + 32 * c, 16, 1024),
+                panel + c > 0);
+}
+
+/* o += p v: weights with a stage of V, 16 keys at a time. */
+template <typename T, int DIM>
+PTX_FN void product_values(float (&o)[DIM / 2], const uint32_t (&p)[8][4], uint32_t v)
+{
+#pragma unroll
+    for (int c = 0; c < 8; c++)
+        wgmma_rs<DIM, T>(o, p[c],
+                         wgmma_descriptor(v + c / 4 * hopper_layout<DIM>::TILE + c % 4 * 2048,
+                                          RECORD_PANEL_BYTES, 1024),
+                         1);
+}
+
+/* What a computing warpgroup knows. */
+template <int DIM> struct hopper_turn {
+    unsigned char *shared;
+    uint32_t address;
+    int subtile;
+    hopper_ring<hopper_layout<DIM>::STAGES> ring; /* the next step */
+};
+
+/* This warp is done with a stage, or with an item. */
+PTX_FN void release(uint32_t barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+
+/* Scores are there: the weights of a step from them, and its stage of K free. */
+template <typename T, int DIM>
+PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
+                       const hopper_turn<DIM> &turn, int stage, const int64_t (&row)[2],
+                       float (&m)[2], float (&l)[2], float (&decay)[2])
+{
+    typedef hopper_layout<DIM> at;
+    const hopper_step step =
+        *(const hopper_step *)(turn.shared + at::STEP + stage * at::STEP_BYTES);
+    release(turn.address + at::K_EMPTY + 8 * stage);
+    if (step.how) mask_step(s, params, subtile, turn.subtile, row, step);
+    soften<T>(s, m, l, decay, params.factor);
+}
+
+/* The next `steps` steps, of which the other subtile goes through the first `both` as well. */
+template <typename T, int DIM>
+PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtile, int steps,
+                         int both, uint32_t q, hopper_turn<DIM> &turn, const int64_t (&row)[2],
+                         float (&o)[DIM / 2], float (&m)[2], float (&l)[2])
+{
+    typedef hopper_layout<DIM> at;
+    const uint32_t shared = turn.address;
+    hopper_ring<at::STAGES> k = turn.ring, &v = turn.ring;
+    float s[64], decay[2];
+    uint32_t p[8][4];
+    if (steps == 0) return;
+    barrier_wait(shared + at::K_FULL + 8 * k.place, k.parity);
+    wgmma_fence();
+    product_scores<T, DIM>(s, q, shared + at::K + k.place * at::STAGE);
+    wgmma_commit();
+    wgmma_wait<0>();
+    weigh_step<T>(s, params, subtile, turn, k.place, row, m, l, decay);
+#pragma unroll
+    for (int j = 0; j < DIM / 2; j++) o[j] *= decay[j / 2 % 2];
+    pack_weights<T>(p, s);
+    for (int i = 1; i < steps; i++, ring_next(v)) {
+        ring_next(k);
+        barrier_wait(shared + at::K_FULL + 8 * k.place, k.parity);
+        if (i < both) named_sync<256>(HOPPER_TURN + turn.subtile);
+        wgmma_fence();
+        product_scores<T, DIM>(s, q, shared + at::K + k.place * at::STAGE);
+        wgmma_commit();
+        barrier_wait(shared + at::V_FULL + 8 * v.place, v.parity);
+        wgmma_fence();
+        product_values<T, DIM>(o, p, shared + at::V + v.place * at::STAGE);
+        wgmma_commit();
+        if (i < both) named_arrive<256>(HOPPER_TURN + 1 - turn.subtile);
+        wgmma_wait<1>();
+        weigh_step<T>(s, params, subtile, turn, k.place, row, m, l, decay);
+        wgmma_wait<0>();
+        release(shared + at::V_EMPTY + 8 * v.place);
+#pragma unroll
+        for (int j = 0; j < DIM / 2; j++) o[j] *= decay[j / 2 % 2];
+        pack_weights<T>(p, s);
+    }
+    barrier_wait(shared + at::V_FULL + 8 * v.place, v.parity);
+    wgmma_fence();
+    product_values<T, DIM>(o, p, shared + at::V + v.place * at::STAGE);
+    wgmma_commit();
+    wgmma_wait<0>();
+    release(shared + at::V_EMPTY + 8 * v.place);
+    ring_next(v);
+}
+
+/* Steps of the other subtile alone. */
+template <int DIM> PTX_FN void skip_steps(int steps, hopper_turn<DIM> &turn)
+{
+    typedef hopper_layout<DIM> at;
+    for (int i = 0; i < steps; i++, ring_next(turn.ring)) {
+        const int stage = 8 * turn.ring.place;
+        barrier_wait(turn.address + at::K_FULL + stage, turn.ring.parity);
+        release(turn.address + at::K_EMPTY + stage);
+        barrier_wait(turn.address + at::V_FULL + stage, turn.ring.parity);
+        release(turn.address + at::V_EMPTY + stage);
+    }
+}
+
+template <typename T, int DIM>
+PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int index)
+{
+    typedef hopper_layout<DIM> at;
+    hopper_turn<DIM> turn = {shared, shared_address(shared), index, {0, 0}};
+    for (hopper_ring<HOPPER_Q> item = {0, 0};; ring_next(item)) {
+        const cuda_work &work =
+            *(const cuda_work *)(shared + at::WORK + item.place * at::WORK_BYTES);
+        const uint32_t q = turn.address + at::Q + item.place * at::Q_BYTES + index * at::TILE;
+        float o[DIM / 2], m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
+        int64_t row[2];
+#pragma unroll
+        for (int i = 0; i < DIM / 2; i++) o[i] = 0;
+        barrier_wait(turn.address + at::Q_FULL + 8 * item.place, item.parity);
+        if (work.spans < 0) return;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const cuda_subtile &subtile = work.subtile[index];
+            const int vector = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;
+            const int known = subtile.first_vector + vector;
+            row[r] =
+                params.at + subtile.first_row + (subtile.vectors ? known % subtile.rows : 0);
+        }
+        /* first what both read, and what the first subtile reads, which the second skips */
+        const int both = work.steps[0];
+        for (int part = 0; part < 2; part++) {
+            const int mine = part == 0 ? both + (index == 0 ? work.steps[1] : 0)
+                                       : (index == 1 ? work.steps[2] : 0);
+            attend_steps<T, DIM>(params, work.subtile[index], mine, part == 0 ? both : 0, q,
+                                 turn, row, o, m, l);
+            skip_steps(part == index ? 0 : work.steps[1 + part], turn);
+        }
+        store_rows<T, DIM>(params, work, index, o, m, l);
+        release(turn.address + at::Q_EMPTY + 8 * item.place);
+    }
+}
+
+template <int DIM> PTX_FN void make_barriers(uint32_t shared)
+{
+    typedef hopper_layout<DIM> at;
+    for (int i = 0; i < at::STAGES; i++) {
+        barrier_init(shared + at::K_FULL + 8 * i, 1);
+        barrier_init(shared + at::V_FULL + 8 * i, 1);
+        barrier_init(shared + at::K_EMPTY + 8 * i, HOPPER_WARPS);
+        barrier_init(shared + at::V_EMPTY + 8 * i, HOPPER_WARPS);
+    }
+    for (int i = 0; i < HOPPER_Q; i++) {
+        barrier_init(shared + at::WORK_FULL + 8 * i, 1);
+        barrier_init(shared + at::Q_FULL + 8 * i, HOPPER_Q_THREADS);
+        barrier_init(shared + at::Q_EMPTY + 8 * i, HOPPER_WARPS);
+    }
+    barrier_init_done();
+}
+
+template <typename T, int DIM>
+__global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params params)
+{
+    unsigned char *const shared = dynamic_shared();
+    if (threadIdx.x == 0) make_barriers<DIM>(shared_address(shared));
+    __syncthreads();
+    const int warpgroup = threadIdx.x / 128;
+    if (warpgroup == 0) {
+        registers_fewer<40>();
+        if (threadIdx.x < 32)
+            load_items<DIM>(params, shared);
+        else
+            load_qs<T, DIM>(params, shared);
+    } else {
+        registers_more<232>();
+        if (warpgroup == 2) named_arrive<256>(HOPPER_TURN); /* the first subtile begins */
+        attend_items<T, DIM>(params, shared, warpgroup - 1);
+    }
+}
+
+/* ---- host ------------------------------------------------------------------------------------ */
+
+template <typename T, int DIM>
+static cudaError_t start(const banyan_queue *queue, const hopper_params &params)
+{
+    const int blocks =
+        params.runs < queue->multiprocessors ? params.runs : queue->multiprocessors;
+    const cuda_shape shape = {dim3(blocks), dim3(HOPPER_THREADS), hopper_layout<DIM>::BYTES,
+                              queue->stream, false};
+    return cuda_launch(shape, prefill<T, DIM>, params);
+}
+
+/* Two for each tile that was cut, one for a tile of one subtile. Returns how many. */
+static int32_t list_combined(const cuda_tiles &tiles, cuda_combined *out, int32_t *most_parts)
+{
+    int32_t count = 0;
+    *most_parts = 0;
+    for (int32_t i = 0; i < tiles.cuts; i++) {
+        const cuda_cut &cut = tiles.cut[i];
+        if (cut.slots > *most_parts) *most_parts = cut.slots;
+        for (int j = 0; j < CUDA_SUBTILES; j++) {
+            const cuda_subtile &from = tiles.work[cut.tile].subtile[j];
+            if (!from.vectors) continue;
+            cuda_combined &to = out[count++];
+            to.heads = from.heads;
+            to.part = ((int64_t)cut.slot * CUDA_SUBTILES + j) * CUDA_SUBTILE;
+            to.stride = CUDA_SUBTILES * CUDA_SUBTILE;
+            to.parts = cut.slots;
+            to.first_head = from.first_head;
+            to.first_row = from.first_row;
+            to.rows = from.rows;
+            to.first_vector = from.first_vector;
+            to.vectors = from.vectors;
+        }
+    }
+    return count;
+}
+
+/* The plan of a call, in the queue's room. */
+static const char *plan(const banyan_queue *queue, const banyan_batch *batch, cuda_tiles *tiles,
+                        cuda_combined **combined, int32_t *combines, int32_t *most_parts)
+{
+    const cuda_tiles_limits limits = {banyan_cuda_subtiles(batch->strip, batch->strips),
+                                      batch->strips, batch->spans, batch->tables,
+                                      queue->multiprocessors};
+    const size_t most = (size_t)limits.workers * CUDA_SUBTILES * sizeof **combined;
+    size_t device_bytes, bytes = banyan_cuda_tiles_bytes(&limits, &device_bytes);
+    if (bytes + most > queue->room_bytes)
+        return cuda_words("planning a call of %d strips takes %zu bytes; its queue has %zu",
+                          (int)batch->strips, bytes + most, queue->room_bytes);
+    banyan_cuda_tiles(batch, &limits, queue->room, tiles);
+    *combined = (cuda_combined *)(queue->room + bytes);
+    *combines = list_combined(*tiles, *combined, most_parts);
+    bytes = (size_t)tiles->slots * CUDA_SUBTILES * CUDA_SUBTILE *
+            banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
+    if (bytes > queue->scratch_bytes)
+        return cuda_words("%d partials of tiles need %zu bytes of scratch, and there are %zu",
+                          (int)tiles->slots, bytes, queue->scratch_bytes);
+    return NULL;
+}
+
+static hopper_params params_of(const banyan_queue *queue, const banyan_batch *batch)
+{
+    hopper_params params = {};
+    params.q = batch->q;
+    params.results.out = batch->out;
+    params.results.lse = batch->lse;
+    params.results.heads = batch->heads;
+    params.results.out_dtype = batch->out_dtype;
+    params.scratch = (float *)queue->scratch;
+    params.taken = queue->counter;
+    params.at = batch->at;
+    params.first_token = batch->first_token;
+    params.end_token = batch->end_token;
+    params.in_dtype = batch->in_dtype;
+    params.sign =
+        batch->scale < 0 ? -1.0f : 1.0f; /* the largest score is that of the largest q.k */
+    params.factor = params.sign * batch->scale * 1.44269504088896341f;
+    return params;
+}
+
+/* attention/device.h: attend, for 16-bit caches with key_dim = value_dim = 64 or 128, on sm_90. */
+extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
+                                                  const banyan_batch *batch)
+{
+    enum { WORK, FIRST_ITEM, SPAN, TABLE, PARTIAL, COMBINED, ARRAYS };
+    cuda_tiles tiles;
+    cuda_combined *combined = NULL;
+    int32_t combines = 0, most_parts = 0;
+    const char *failed = plan(queue, batch, &tiles, &combined, &combines, &most_parts);
+    if (failed || tiles.runs == 0) return failed;
+    cuda_array array[ARRAYS] = {
+        {tiles.work, (size_t)tiles.items * sizeof *tiles.work, NULL},
+        {tiles.first_item, (size_t)(tiles.runs + 1) * sizeof *tiles.first_item, NULL},
+        {tiles.span, (size_t)tiles.spans * sizeof *tiles.span, NULL},
+        {batch->table, (size_t)batch->tables * sizeof *batch->table, NULL},
+        {batch->partial, (size_t)batch->heads * sizeof *batch->partial, NULL},
+        {combined, (size_t)combines * sizeof *combined, NULL}};
+    failed = cuda_stage(queue, array, ARRAYS);
+    if (failed) return failed;
+    hopper_params params = params_of(queue, batch);
+    params.runs = tiles.runs;
+    params.work = (const cuda_work *)array[WORK].device;
+    params.first_item = (const int32_t *)array[FIRST_ITEM].device;
+    params.span = (const cuda_span *)array[SPAN].device;
+    params.table = (const banyan_table_of_blocks *)array[TABLE].device;
+    params.results.partial = (float *const *)array[PARTIAL].device;
+    const bool is_half = batch->shape.dtype == BANYAN_F16, is_64 = batch->shape.key_dim == 64;
+    const auto way = is_half ? (is_64 ? start<__half, 64> : start<__half, 128>)
+                             : (is_64 ? start<__nv_bfloat16, 64> : start<__nv_bfloat16, 128>);
+    failed = cuda_failed(way(queue, params), "starting the Hopper prefill");
+    if (failed) return failed;
+    return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, combines,
+                        CUDA_SUBTILE, most_parts, (const float *)queue->scratch,
+                        batch->shape.value_dim, params.results);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuda_trial.h - one random batch for the prefill kernels, and its run on the (emulated) device. */
+#ifndef BANYAN_CUDA_TRIAL_H
+#define BANYAN_CUDA_TRIAL_H
+
+#include "attention/attention.h"
+#include "tests/test.h"
+
+enum { MOST_BLOCKS = 40, MOST_HEADS = 16, MOST_STRIPS = 64, MOST_ROWS = 200, FILL = 0x5a };
+
+/* What the data look like: normal; scores of +-200; all scores equal; some scores -inf; numbers that fp32
+ * cannot normalise; one key that is NaN. */
+enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, ONE_NAN, KINDS };
+
+/* How a strip sees a block: one more than banyan_span.masked; 0: not at all. */
+typedef unsigned char trial_list[MOST_BLOCKS];
+
+typedef struct trial {
+    int64_t seed;
+    banyan_block_shape shape;
+    int kind, multiprocessors;
+    int32_t dim, heads, kv_heads, group, rows, blocks;
+    int64_t base, tokens; /* absolute token of the oracle's token 0; how many it knows */
+    int wants_partial[MOST_HEADS];
+    int held[MOST_HEADS][MOST_BLOCKS]; /* of a KV head: does it hold this block? */
+    trial_list list[MOST_STRIPS];
+    banyan_strip strip[MOST_STRIPS];
+    banyan_edge edge[MOST_STRIPS];
+    banyan_span span[MOST_STRIPS * MOST_BLOCKS];
+    banyan_batch batch;
+    float *q, *k, *v; /* [rows][heads][dim], [tokens][kv_heads][dim] */
+    char *got_out;
+    float *got_lse, *got_partial; /* [heads][rows][dim + 2] */
+} trial;
+
+void trial_draw(trial *t, int seed, uint64_t *random);
+/* Returns how many lists were cut. */
+int trial_run(trial *t);
+void trial_free(trial *t);
+/* Does the row of a head read a token? Both relative to base. An oracle_reads_fn. */
+int trial_reads(void *t, int head, int64_t row, int64_t token);
+
+#endif
