@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fake_device.c - the rows "cuda" and "hopper" of the kernels, without CUDA: a queue is a thread that does
+ * what was queued some time later (tests/comm/stream.h), and blocks are those of the scalar kernel. What
+ * dist/ forgets to keep until the queue got there, meets wrong numbers.
+ *
+ * Spans are taken at their word: what is not masked is seen by rows whatever their token. */
+#include "tests/dist/fake_device.h"
+#include "tests/test.h"
+
+extern const banyan_kernel banyan_kernel_scalar, banyan_kernel_cuda, banyan_kernel_hopper;
+
+int64_t fake_memory_free = INT64_C(1) << 40;
+
+/* What a call keeps, for as long as the queue: a graph may come back to it. */
+typedef struct kept {
+    struct kept *next;
+    max_align_t bytes[];
+} kept;
+
+struct banyan_queue {
+    kept *kept;
+    banyan_device_limits limits;
+    stream *stream;
+    int owns_stream;
+};
+
+static const char *missing(void)
+{
+    return NULL;
+}
+
+static const char *memory_free(int64_t *bytes)
+{
+    *bytes = fake_memory_free;
+    return NULL;
+}
+
+static const char *open_queue(const banyan_device_limits *limits, void *given,
+                              banyan_queue **out)
+{
+    banyan_queue *q = calloc(1, sizeof *q);
+    q->limits = *limits;
+    q->stream = given ? given : stream_open(4711);
+    q->owns_stream = !given;
+    *out = q;
+    return NULL;
+}
+
+static void close_queue(banyan_queue *q)
+{
+    stream_wait(q->stream);
+    if (q->owns_stream) stream_close(q->stream);
+    for (kept *k = q->kept, *next; k; k = next) {
+        next = k->next;
+        free(k);
+    }
+    free(q);
+}
+
+static void queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host)
+{
+    *device = *host = sizeof(banyan_queue) + (size_t)limits->strips;
+}
+
+static void *stream_of(const banyan_queue *q)
+{
+    return q->stream;
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static const char *allocate(banyan_queue *q, size_t bytes, void **out)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    return m.allocate(m.ctx, 0, bytes, out);
+}
+
+static void release(banyan_queue *q, void *memory)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    m.release(m.ctx, 0, memory);
+}
+
+static const char *copy(banyan_queue *q, void *to, const void *from, size_t bytes)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    return m.copy(m.ctx, to, from, bytes);
+}
+
+static const char *put(banyan_queue *q, void *to, const void *from, size_t bytes)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    return m.put(m.ctx, to, from, bytes);
+}
+
+static const char *compare(banyan_queue *q, const void *got, const void *expected,
+                           banyan_device_fault *fault)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    return m.compare(m.ctx, got, expected, (banyan_fault *)(void *)fault);
+}
+
+static const char *wait_queue(banyan_queue *q)
+{
+    stream_wait(q->stream);
+    return NULL;
+}
+
+static int is_captured(const banyan_queue *q)
+{
+    const banyan_memory m = stream_memory(q->stream, 0);
+    return m.is_captured(m.ctx);
+}
+
+/* An argument's host array, as it is now. */
+static void *keep(banyan_queue *q, const void *array, int64_t count, size_t bytes)
+{
+    kept *k = calloc(1, sizeof *k + (size_t)(count + 1) * bytes);
+    if (!k) abort();
+    k->next = q->kept;
+    q->kept = k;
+    if (count) memcpy(k->bytes, array, (size_t)count * bytes);
+    return k->bytes;
+}
+
+/* ---- pack ---------------------------------------------------------------------------------- */
+
+typedef struct packing {
+    banyan_block_shape shape;
+    int32_t kv_heads;
+    const char *k, *v;
+    banyan_dtype dtype;
+    banyan_packing *one;
+    int64_t count;
+} packing;
+
+static void do_pack(void *arg)
+{
+    packing *p = arg;
+    const size_t bytes = banyan_dtype_bytes(p->dtype);
+    const int64_t k_row = (int64_t)p->kv_heads * p->shape.key_dim;
+    const int64_t v_row = (int64_t)p->kv_heads * p->shape.value_dim;
+    for (int64_t i = 0; i < p->count; i++) {
+        const banyan_packing *one = &p->one[i];
+        const int64_t k = one->row * k_row + (int64_t)one->kv_head * p->shape.key_dim;
+        const int64_t v = one->row * v_row + (int64_t)one->kv_head * p->shape.value_dim;
+        banyan_kernel_scalar.pack(&p->shape, one->record, one->fresh, one->first, one->rows,
+                                  p->k + (size_t)k * bytes, k_row, p->v + (size_t)v * bytes,
+                                  v_row, p->dtype);
+    }
+}
+
+static const char *pack(banyan_queue *q, const banyan_block_shape *shape, int32_t kv_heads,
+                        const void *k, const void *v, banyan_dtype in_dtype,
+                        const banyan_packing *one, int64_t count)
+{
+    if (count > q->limits.packings) return "more packings than planned";
+    const packing p = {*shape, kv_heads, k, v, in_dtype, keep(q, one, count, sizeof *one),
+                       count};
+    stream_push(q->stream, do_pack, &p, sizeof p);
+    return NULL;
+}
+
+/* ---- attend -------------------------------------------------------------------------------- */
+
+/* Entries of a strip's spans that are masked, or those that are not. */
+static int64_t list_of(const banyan_batch *b, const banyan_strip *s, int masked,
+                       banyan_entry *out)
+{
+    const banyan_table_of_blocks *t = &b->table[s->table];
+    const size_t record = banyan_kernel_scalar.record_bytes(&b->shape);
+    int64_t count = 0;
+    for (int32_t i = 0; i < s->spans; i++) {
+        const banyan_span *span = &b->span[s->first_span + i];
+        if ((span->masked != 0) != masked) continue;
+        for (int32_t n = 0; n < span->count; n++) {
+            const banyan_slot *slot = &t->slot[span->first + n * span->step];
+            out[count++] = (banyan_entry){(const char *)t->records + slot->record * record,
+                                          slot->block, 1, span->masked == 2 ? 0 : -1};
+        }
+    }
+    return count;
+}
+
+static void attend_head(const banyan_batch *b, const banyan_strip *s, int32_t head)
+{
+    const banyan_block_shape *shape = &b->shape;
+    const size_t in = banyan_dtype_bytes(b->in_dtype), out = banyan_dtype_bytes(b->out_dtype);
+    const size_t floats = banyan_partial_floats(shape->value_dim);
+    float *q = calloc((size_t)s->rows * (size_t)shape->key_dim, sizeof *q);
+    float *partial = calloc((size_t)s->rows * floats, sizeof *partial);
+    banyan_entry *entry = calloc((size_t)s->blocks + 1, sizeof *entry);
+    void *work = aligned_alloc(
+        64, banyan_kernel_scalar.workspace_bytes(shape, 1, s->rows) / 64 * 64 + 64);
+    for (int32_t r = 0; r < s->rows; r++) {
+        const int64_t at = (int64_t)(s->first_row + r) * b->heads + head;
+        banyan_to_float(q + r * shape->key_dim,
+                        (const char *)b->q + (size_t)(at * shape->key_dim) * in, b->in_dtype,
+                        shape->key_dim);
+    }
+    banyan_partial_clear(partial, shape->value_dim, s->rows);
+    for (int masked = 0; masked < 2; masked++) {
+        banyan_tile tile = {.shape = *shape,
+                            .scale = b->scale,
+                            .heads = 1,
+                            .rows = s->rows,
+                            .at = masked ? b->at + s->first_row : INT64_C(1) << 40,
+                            .q = q,
+                            .entry = entry,
+                            .entries = list_of(b, s, masked, entry),
+                            .edge = s->edge < 0 ? NULL : &b->edge[s->edge],
+                            .first_token = masked ? b->first_token : 0,
+                            .end_token = masked ? b->end_token : INT64_MAX,
+                            .partial = partial,
+                            .workspace = work};
+        if (tile.entries) banyan_kernel_scalar.attend(&tile);
+    }
+    const int64_t row = (int64_t)s->first_row * b->heads + head;
+    if (b->partial[head])
+        memcpy(b->partial[head] + (size_t)s->first_row * floats, partial,
+               (size_t)s->rows * floats * sizeof *partial);
+    else
+        banyan_partial_finish(partial, shape->value_dim, s->rows,
+                              (char *)b->out + (size_t)(row * shape->value_dim) * out,
+                              b->out_dtype, (int64_t)b->heads * shape->value_dim,
+                              b->lse ? b->lse + row : NULL, b->heads);
+    free(q), free(partial), free(entry), free(work);
+}
+
+static void do_attend(void *arg)
+{
+    const banyan_batch *b = arg;
+    for (int32_t i = 0; i < b->strips; i++)
+        for (int bit = 0; bit < 64; bit++)
+            if (b->strip[i].heads >> bit & 1)
+                attend_head(b, &b->strip[i], b->strip[i].first_head + bit);
+}
+
+static const char *attend(banyan_queue *q, const banyan_batch *given)
+{
+    banyan_batch b = *given;
+    const banyan_device_limits *most = &q->limits;
+    if (b.strips > most->strips || b.spans > most->spans || b.tables > most->tables ||
+        b.rows > most->rows)
+        return "more than was planned";
+    b.table = keep(q, b.table, b.tables, sizeof *b.table);
+    b.strip = keep(q, b.strip, b.strips, sizeof *b.strip);
+    b.span = keep(q, b.span, b.spans, sizeof *b.span);
+    b.edge = keep(q, b.edge, b.edges, sizeof *b.edge);
+    b.partial = keep(q, b.partial, b.heads, sizeof *b.partial);
+    stream_push(q->stream, do_attend, &b, sizeof b);
+    return NULL;
+}
+
+/* ---- partials ------------------------------------------------------------------------------ */
+
+typedef struct combining {
+    float *out;
+    const float *lo, *hi;
+    int32_t value_dim;
+    int64_t rows;
+} combining;
+
+static void do_combine(void *arg)
+{
+    const combining *c = arg;
+    banyan_partial_combine(c->out, c->lo, c->hi, c->value_dim, c->rows);
+}
+
+static const char *combine(banyan_queue *q, float *out, const float *lo, const float *hi,
+                           int32_t value_dim, int64_t rows)
+{
+    const combining c = {out, lo, hi, value_dim, rows};
+    stream_push(q->stream, do_combine, &c, sizeof c);
+    return NULL;
+}
+
+typedef struct finishing {
+    float **partial, **probed;
+    int32_t heads, value_dim;
+    int64_t rows;
+    char *out;
+    banyan_dtype dtype;
+    float *lse, *mass;
+} finishing;
+
+static void do_finish(void *arg)
+{
+    finishing *f = arg;
+    const size_t floats = banyan_partial_floats(f->value_dim);
+    for (int32_t h = 0; h < f->heads; h++) {
+        if (!f->partial[h]) continue;
+        const size_t at = (size_t)h * (size_t)f->value_dim * banyan_dtype_bytes(f->dtype);
+        if (!f->mass)
+            banyan_partial_finish(f->partial[h], f->value_dim, f->rows, f->out + at, f->dtype,
+                                  (int64_t)f->heads * f->value_dim, f->lse ? f->lse + h : NULL,
+                                  f->heads);
+        for (int64_t r = 0; f->mass && r < f->rows; r++) {
+            const float *all = f->partial[h] + (size_t)r * floats + f->value_dim;
+            const float *part = f->probed[h] + (size_t)r * floats + f->value_dim;
+            f->mass[r * f->heads + h] =
+                part[1] > 0 ? part[1] / all[1] * expf(part[0] - all[0]) : 0;
+        }
+    }
+}
+
+static const char *finish(banyan_queue *q, float *const *partial, int32_t heads,
+                          int32_t value_dim, int64_t rows, void *out, banyan_dtype out_dtype,
+                          float *lse)
+{
+    const finishing f = {keep(q, partial, heads, sizeof *partial),
+                         NULL,
+                         heads,
+                         value_dim,
+                         rows,
+                         out,
+                         out_dtype,
+                         lse,
+                         NULL};
+    stream_push(q->stream, do_finish, &f, sizeof f);
+    return NULL;
+}
+
+static const char *share(banyan_queue *q, float *const *partial, float *const *probed,
+                         int32_t heads, int32_t value_dim, int64_t rows, float *mass)
+{
+    const finishing f = {keep(q, partial, heads, sizeof *partial),
+                         keep(q, probed, heads, sizeof *probed),
+                         heads,
+                         value_dim,
+                         rows,
+                         NULL,
+                         BANYAN_F32,
+                         NULL,
+                         mass};
+    stream_push(q->stream, do_finish, &f, sizeof f);
+    return NULL;
+}
+
+static const banyan_device device = {.name = "cuda",
+                                     .missing = missing,
+                                     .memory_free = memory_free,
+                                     .open = open_queue,
+                                     .close = close_queue,
+                                     .queue_bytes = queue_bytes,
+                                     .stream = stream_of,
+                                     .allocate = allocate,
+                                     .release = release,
+                                     .allocate_host = allocate,
+                                     .release_host = release,
+                                     .copy = copy,
+                                     .wait = wait_queue,
+                                     .is_captured = is_captured,
+                                     .pack = pack,
+                                     .attend = attend,
+                                     .combine = combine,
+                                     .finish = finish,
+                                     .share = share,
+                                     .put = put,
+                                     .compare = compare};
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static int usable(void)
+{
+    return 1;
+}
+
+static int unusable(void)
+{
+    return 0;
+}
+
+/* So that something is not: formats, and odd pairs of dims. */
+static int supports(const banyan_block_shape *shape)
+{
+    return shape->dtype <= BANYAN_BF16 && shape->block_tokens <= 64 &&
+           (shape->key_dim == shape->value_dim ||
+            (shape->key_dim == 48 && shape->value_dim == 32)) &&
+           shape->key_dim <= 64;
+}
+
+static size_t record_bytes(const banyan_block_shape *shape)
+{
+    return banyan_kernel_scalar.record_bytes(shape);
+}
+
+const banyan_kernel banyan_kernel_cuda = {.name = "cuda",
+                                          .doc = "none at all",
+                                          .usable = usable,
+                                          .supports = supports,
+                                          .record_bytes = record_bytes,
+                                          .device = &device};
+const banyan_kernel banyan_kernel_hopper = {.name = "hopper",
+                                            .doc = "none at all",
+                                            .usable = unusable,
+                                            .supports = supports,
+                                            .record_bytes = record_bytes,
+                                            .device = &device};
