@@ -82,6 +82,8 @@ function(banyan_emulated_program name)
 endfunction()
 
 function(banyan_emulated_test name)
+  set_property(GLOBAL APPEND PROPERTY banyan_emulated_tests ${name})
+  set_property(GLOBAL PROPERTY banyan_emulated_test_${name} ${ARGN})
   banyan_emulated_program(${name} ${ARGN})
   foreach(mode eager lazy random)
     add_test(NAME ${name}_${mode} COMMAND ${name})
