@@ -29,6 +29,20 @@ int banyan_cuda_is_captured(const banyan_queue *queue);
 const char *banyan_cuda_check(banyan_queue *queue, const void *got, const void *expected,
                               size_t bytes, int32_t *flag);
 
+/* pack.cu */
+const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shape,
+                             int32_t kv_heads, const void *k, const void *v,
+                             banyan_dtype in_dtype, const banyan_packing *packing,
+                             int64_t count);
+/* partials.cu */
+const char *banyan_cuda_combine(banyan_queue *queue, float *out, const float *lo,
+                                const float *hi, int32_t value_dim, int64_t rows);
+const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, int32_t heads,
+                               int32_t value_dim, int64_t rows, void *out,
+                               banyan_dtype out_dtype, float *lse);
+const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float *const *probed,
+                              int32_t heads, int32_t value_dim, int64_t rows, float *mass);
+
 /* attend of any strips, by instructions that every GPU from compute capability 8.0 on has. */
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch);
 /* By warpgroup instructions, on sm_90: 16-bit caches, key_dim = value_dim = 64 or 128. */
