@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan bench: the kernels against this machine's measured limits. */
-#include "launch/bench/bench.h"
+#include "launch/bench/device.h"
 
 #include <jansson.h>
 #include <omp.h>
@@ -161,6 +161,20 @@ static int run_ranks(table *t)
     return code;
 }
 
+static bool is_wanted_row(void *table_of, const char *name)
+{
+    return is_wanted(table_of, name);
+}
+
+static int run_rows(table *t)
+{
+    const job *j = t->b.j;
+    if (!j->device->row->is_apart) return j->ranks > 1 ? run_ranks(t) : run_alone(t);
+    if (j->ranks == 1) return device_run(&t->b, is_wanted_row, t);
+    say_error(j, "bench measures one device; start it without mpirun");
+    return EXIT_USAGE;
+}
+
 static int run_all(table *t)
 {
     const job *j = t->b.j;
@@ -168,7 +182,7 @@ static int run_all(table *t)
     output_file *json = path ? output_open(j, path) : NULL;
     if (path && !json) return EXIT_FAILED;
     if (json) t->b.json = output_stream(json);
-    int code = j->ranks > 1 ? run_ranks(t) : run_alone(t);
+    int code = run_rows(t);
     if (!code && !t->any) {
         say_error(j, "--only \"%s\" matches no row%s", job_text(j, "only"),
                   j->ranks > 1 ? " that is for several ranks" : "");
@@ -208,14 +222,17 @@ static const flag flags[] = {
 
 const verb verb_bench = {
     .name = "bench",
-    .doc = "Measures this machine's ceilings (reading memory, multiply-adds in registers), and "
-           "the kernels\n"
-           "in turns. A row's bound is derived from the bytes that it must read and the "
-           "operations that it\n"
-           "must do; fraction is the median of bound / time. A prefill's repetition is a "
-           "quarter of its calls.\n"
-           "Under mpirun: N ranks with one thread against one rank with N threads, nothing "
-           "else.",
+    .doc =
+        "Measures this machine's ceilings (reading memory, multiply-adds in registers), and "
+        "the kernels\n"
+        "in turns. A row's bound is derived from the bytes that it must read and the "
+        "operations that it\n"
+        "must do; fraction is the median of bound / time. A prefill's repetition is a "
+        "quarter of its calls.\n"
+        "Under mpirun: N ranks with one thread against one rank with N threads, nothing "
+        "else.\n"
+        "With --device cuda: other rows, against the rate of copies in the GPU's memory and of "
+        "cuBLAS.",
     .flags = flags,
     .needs_comm = 1,
     .run = run};
