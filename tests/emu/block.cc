@@ -86,18 +86,45 @@ void wake(fiber &f)
     append_ready(f.index);
 }
 
+/* A block in which copies are slow finds other faults than one in which they are fast. */
+static void draw_habits(block &b)
+{
+    static const uint32_t progress[] = {4, 32, 512, UINT32_MAX}, issue[] = {2, 8, UINT32_MAX};
+    b.progress_odds = progress[random_below(4)];
+    b.issue_odds = issue[random_below(3)];
+    b.turn = decltype(b.turn)(random_below(b.kinds_of_turn));
+    b.starved = random_below(2) ? random_below(b.count / WARP + 1) : UINT32_MAX;
+}
+
+bool happens_at_issue()
+{
+    const block &b = *self_block;
+    if (b.mode == EMULATOR_RANDOM) return random_below(b.issue_odds) == 0;
+    return b.mode == EMULATOR_EAGER;
+}
+
+/* Brings a fiber of the random mode's choice to the front of those that can run. */
+static void choose(block &b)
+{
+    uint32_t &first = b.ready[b.ready_first];
+    const uint32_t tries = 4;
+    if (b.turn == b.newest)
+        std::swap(first, b.ready[(b.ready_first + b.ready_count - 1) % MOST_THREADS]);
+    for (uint32_t i = 0; i < tries && (i == 0 ? b.turn == b.any : first / WARP == b.starved);
+         i++)
+        std::swap(first, b.ready[(b.ready_first + random_below(b.ready_count)) % MOST_THREADS]);
+}
+
 /* The next fiber to run. When all wait, operations under way are made to happen, until one can. */
 static fiber &next_ready()
 {
     block &b = *self_block;
-    if (b.mode == EMULATOR_RANDOM && !b.copies.empty() && random_below(8) == 0)
+    if (b.mode == EMULATOR_RANDOM && !b.copies.empty() && random_below(b.progress_odds) == 0)
         copies_progress(b, true);
     while (!b.ready_count)
         if (!copies_progress(b, false)) fault_blocked();
-    uint32_t &first = b.ready[b.ready_first];
-    if (b.mode == EMULATOR_RANDOM && b.ready_count > 1)
-        std::swap(first, b.ready[(b.ready_first + random_below(b.ready_count)) % MOST_THREADS]);
-    const uint32_t index = first;
+    if (b.mode == EMULATOR_RANDOM) choose(b);
+    const uint32_t index = b.ready[b.ready_first];
     b.ready_first = (b.ready_first + 1) % MOST_THREADS;
     b.ready_count--;
     return b.fibers[index];
@@ -171,6 +198,7 @@ static void run_block(block &b)
     shared_reset(b);
     named_reset(b);
     mbarrier_reset(b);
+    if (b.mode == EMULATOR_RANDOM) draw_habits(b);
     prepare_threads(b);
     fiber &first = next_ready();
     become(first);

@@ -87,6 +87,11 @@ struct block {
     const std::function<void()> *body;
     emulator_mode mode;
     uint64_t random; /* state of the generator */
+    /* In the random mode, drawn for each block: in how many hand-overs, and in how many issues, a copy
+     * or product happens once; who goes next; and a warp that goes last. */
+    uint32_t progress_odds, issue_odds;
+    enum { any, oldest, newest, kinds_of_turn } turn;
+    uint32_t starved;
     std::vector<fiber> fibers;
     std::vector<uint32_t> ready; /* ring of those that can run: next, waiting */
     uint32_t ready_first, ready_count;
@@ -121,6 +126,7 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, bool overlaps, emula
 void wait_for(waiting waits, uint32_t what, uint32_t mask, site at); /* returns when woken */
 void wake(fiber &f);
 uint32_t random_below(uint32_t n);
+bool happens_at_issue();
 [[noreturn]] void fault(site at, const char *format, ...) __attribute__((format(printf, 2, 3)));
 [[noreturn]] void fault_blocked();           /* fault.cc: who waits for what */
 void fault_kernel(char *text, size_t bytes); /* for a signal: which block and thread runs */

@@ -10,6 +10,7 @@
 #include "block.h"
 #include "attention/cuda/ptx.h"
 #include "memory.h"
+#include "settings.h"
 
 #include <string.h>
 
@@ -66,7 +67,7 @@ static void issue(const copy &c)
     void *const to =
         c.kind == copy::bulk_store ? c.global : b.shared + (c.shared - SHARED_BASE);
     memset(to, 0xff, (size_t)c.bytes); /* NaN in each of our types */
-    if (b.mode == EMULATOR_EAGER || (b.mode == EMULATOR_RANDOM && random_below(3) == 0))
+    if (happens_at_issue())
         happen(c);
     else
         b.copies.push_back(c);
@@ -96,6 +97,11 @@ static void check_global(const void *p, int bytes, const char *doing, site at)
               p);
 }
 
+static void needs_hopper(const char *what, site at)
+{
+    if (get_settings().capability < 90) fault(at, "%s needs compute capability 9.0", what);
+}
+
 } // namespace emu
 
 using namespace emu;
@@ -104,6 +110,7 @@ void emu_bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier, c
                    int line)
 {
     const site at = {file, line};
+    needs_hopper("bulk_load", at);
     if (bytes <= 0 || bytes % 16) fault(at, "bulk_load: %d bytes are no multiple of 16", bytes);
     shared_at(to, bytes, 16, "bulk_load", at);
     shared_at(barrier, 8, 8, "bulk_load", at);
@@ -116,6 +123,7 @@ void emu_bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier, c
 void emu_bulk_store(void *to, uint32_t from, int bytes, const char *file, int line)
 {
     const site at = {file, line};
+    needs_hopper("bulk_store", at);
     if (bytes <= 0 || bytes % 16)
         fault(at, "bulk_store: %d bytes are no multiple of 16", bytes);
     shared_async_read(from, bytes, "bulk_store", at);

@@ -223,8 +223,7 @@ static void issue_all(fiber *first)
             p.d[t][i] = __uint_as_float(poison(t, i));
         }
     b.products.push_back(p);
-    if (b.mode == EMULATOR_EAGER || (b.mode == EMULATOR_RANDOM && random_below(2)))
-        happen(b, b.products.back());
+    if (happens_at_issue()) happen(b, b.products.back());
 }
 
 static void wait_all(fiber *first)
