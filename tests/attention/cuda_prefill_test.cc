@@ -45,7 +45,8 @@ static void check_row(const trial *t, const double *expect, double expect_lse, c
     for (int d = 0; d < t->dim; d++) {
         const double limit =
             bound_out(b, expect[d], t->batch.out_dtype) + weight_error(t, b, expect[d]);
-        const int right = is_nan ? isnan(got[d]) : fabs(got[d] - expect[d]) <= limit;
+        const int right =
+            is_nan || isnan(expect[d]) ? isnan(got[d]) : fabs(got[d] - expect[d]) <= limit;
         CHECK_MSG(right, "trial %d row %d head %d: out[%d] %.9g, not %.9g +- %.2g",
                   (int)t->seed, row, head, d, got[d], expect[d], limit);
         if (!right) return;
@@ -85,6 +86,7 @@ static void check_trial(const trial *t, uint64_t *random)
         /* the first and the last of all, and any */
         const int row = i == 0 ? 0 : i == 1 ? t->rows - 1 : (int)test_below(random, t->rows);
         const int head = i == 0 ? 0 : i == 1 ? t->heads - 1 : (int)test_below(random, t->heads);
+        if (trial_may_leak(t, head, t->batch.at - t->base + row)) continue;
         const float *q = t->q + ((int64_t)row * t->heads + head) * t->dim;
         double expect_lse;
         bound b = {};
@@ -120,7 +122,7 @@ static void check_untouched(const trial *t)
 
 int main(int argc, char **argv)
 {
-    const int first = argc > 1 ? atoi(argv[1]) : 1, count = argc > 2 ? atoi(argv[2]) : 24;
+    const int first = argc > 1 ? atoi(argv[1]) : 1, count = argc > 2 ? atoi(argv[2]) : 60;
     int cuts = 0;
     for (int seed = first; seed < first + count; seed++) {
         uint64_t random = (uint64_t)seed;
@@ -131,6 +133,6 @@ int main(int argc, char **argv)
         check_untouched(&t);
         trial_free(&t);
     }
-    CHECK(cuts > 0 || count < 24);
+    CHECK(cuts > 0 || count < 60);
     return test_end();
 }

@@ -60,6 +60,13 @@ int trial_reads(void *ctx, int head, int64_t row, int64_t token)
     return how == 2 || at < edge->sink_end || token > row - edge->window;
 }
 
+int trial_may_leak(const trial *t, int head, int64_t row)
+{
+    const trial_list *list = &t->list[strip_of(t, head, row) - t->strip];
+    return t->kind == NAN_VALUE && (*list)[t->nan_token / BLOCK] > 1 &&
+           !trial_reads((void *)t, head, row, t->nan_token);
+}
+
 /* ---- drawing ----------------------------------------------------------------------------------- */
 
 static void draw_shape(trial *t, uint64_t *random)
@@ -194,7 +201,10 @@ static void draw_data(trial *t, uint64_t *random)
         for (int64_t i = 0; i < t->tokens * t->kv_heads; i++)
             if (is_negative(t, i / t->kv_heads)) t->k[i * t->dim] = -INFINITY;
     }
-    if (t->kind == ONE_NAN) t->k[test_below(random, keys)] = NAN;
+    const int64_t any = test_below(random, keys);
+    t->nan_token = any / per_token;
+    if (t->kind == NAN_KEY) t->k[any] = NAN;
+    if (t->kind == NAN_VALUE) t->v[any] = NAN;
     oracle_round(t->q, queries, t->shape.dtype);
     oracle_round(t->q, queries, t->batch.in_dtype);
     oracle_round(t->k, keys, t->shape.dtype);

@@ -9,8 +9,8 @@
 enum { MOST_BLOCKS = 40, MOST_HEADS = 16, MOST_STRIPS = 64, MOST_ROWS = 200, FILL = 0x5a };
 
 /* What the data look like: normal; scores of +-200; all scores equal; some scores -inf; numbers that fp32
- * cannot normalise; one key that is NaN. */
-enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, ONE_NAN, KINDS };
+ * cannot normalise; one key that is NaN; one value that is. */
+enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, NAN_KEY, NAN_VALUE, KINDS };
 
 /* How a strip sees a block: one more than banyan_span.masked; 0: not at all. */
 typedef unsigned char trial_list[MOST_BLOCKS];
@@ -28,6 +28,7 @@ typedef struct trial {
     banyan_edge edge[MOST_STRIPS];
     banyan_span span[MOST_STRIPS * MOST_BLOCKS];
     banyan_batch batch;
+    int64_t nan_token;
     float *q, *k, *v; /* [rows][heads][dim], [tokens][kv_heads][dim] */
     char *got_out;
     float *got_lse, *got_partial; /* [heads][rows][dim + 2] */
@@ -39,5 +40,7 @@ int trial_run(trial *t);
 void trial_free(trial *t);
 /* Does the row of a head read a token? Both relative to base. An oracle_reads_fn. */
 int trial_reads(void *t, int head, int64_t row, int64_t token);
+/* Through a mask it may not look through: what attention/device.h says of values that are NaN. */
+int trial_may_leak(const trial *t, int head, int64_t row);
 
 #endif
