@@ -11,6 +11,7 @@ extern "C" {
 #endif
 
 const char *banyan_cuda_missing(void);
+int banyan_cuda_capability(void); /* of the current device: 80, 90, ..; 0 where there is none */
 const char *banyan_cuda_memory_free(int64_t *bytes);
 const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
                              banyan_queue **out);

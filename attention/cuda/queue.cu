@@ -39,9 +39,29 @@ const char *cuda_failed(cudaError_t error, const char *doing)
 
 /* ---- is there a device ----------------------------------------------------------------------- */
 
+static cudaError_t ask_capability(int *capability)
+{
+    int device = 0, major = 0, minor = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    *capability = 10 * major + minor;
+    return error;
+}
+
+int banyan_cuda_capability(void)
+{
+    int capability = 0;
+    if (ask_capability(&capability) == cudaSuccess) return capability;
+    cudaGetLastError();
+    return 0;
+}
+
 const char *banyan_cuda_missing(void)
 {
-    int count = 0, device = 0, major = 0, minor = 0;
+    int count = 0, capability = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) cudaGetLastError();
     if (error == cudaErrorInsufficientDriver)
@@ -49,15 +69,11 @@ const char *banyan_cuda_missing(void)
                           CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
         return "no CUDA device: the driver has none to offer";
-    if (error == cudaSuccess) error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (error == cudaSuccess) error = ask_capability(&capability);
     if (error != cudaSuccess) return cuda_failed(error, "no CUDA device");
-    if (major < 8)
-        return cuda_words("no CUDA device: compute capability %d.%d, and 8.0 is needed", major,
-                          minor);
+    if (capability < 80)
+        return cuda_words("no CUDA device: compute capability %d.%d, and 8.0 is needed",
+                          capability / 10, capability % 10);
     return NULL;
 }
 
