@@ -8,6 +8,7 @@ extern "C" {
 }
 
 #include "emulator.h"
+#include <cuda_runtime_api.h>
 
 #include <math.h>
 
