@@ -48,17 +48,38 @@ line &line_of(cudaStream_t stream)
     return *share_line(stream);
 }
 
+/* The next piece of the line's work, for this thread to run; NULL when another one is at it. *is_over:
+ * there is nothing to do, or this thread is at it: what is before its own work is done. */
+static work take_work(line &l, uint64_t count, bool *is_over)
+{
+    std::lock_guard<std::mutex> lock(l.mutex);
+    *is_over = l.done >= count;
+    if (l.is_running) {
+        *is_over = *is_over || l.runner == std::this_thread::get_id();
+        return NULL;
+    }
+    if (l.waiting.empty()) *is_over = true;
+    if (*is_over) return NULL;
+    const work w = l.waiting.front();
+    l.waiting.pop_front();
+    l.is_running = true;
+    l.runner = std::this_thread::get_id();
+    return w;
+}
+
+/* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's. */
 void run_until(line &l, uint64_t count)
 {
-    std::lock_guard<std::recursive_mutex> lock(l.mutex);
-    if (l.is_running) return; /* from its own work: what is before it is done */
-    while (l.done < count && !l.waiting.empty()) {
-        const work w = l.waiting.front();
-        l.waiting.pop_front();
-        l.is_running = true;
-        (*w)();
-        l.is_running = false;
-        l.done++;
+    for (bool is_over = false; !is_over;) {
+        const work w = take_work(l, count, &is_over);
+        if (w) {
+            (*w)();
+            std::lock_guard<std::mutex> lock(l.mutex);
+            l.is_running = false;
+            l.done++;
+        } else if (!is_over) {
+            std::this_thread::yield();
+        }
     }
 }
 
@@ -121,7 +142,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, bool is_hos
         run_until(*own.legacy, own.legacy->queued);
     }
     {
-        std::lock_guard<std::recursive_mutex> lock(l.mutex);
+        std::lock_guard<std::mutex> lock(l.mutex);
         l.waiting.push_back(w);
         l.queued++;
     }

@@ -5,11 +5,13 @@
 
 #include "emulator.h"
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 namespace emu
@@ -23,11 +25,12 @@ struct capture {
     bool relaxed = false; /* the thread may go on with unsafe calls */
 };
 
-/* Work of one stream. Who runs it holds the mutex; it is often not the thread that queued it. */
+/* Work of one stream. One thread at a time runs it, often not the one that queued it. */
 struct line {
-    std::recursive_mutex mutex;
+    std::mutex mutex; /* of what follows */
     std::deque<work> waiting;
-    uint64_t queued = 0, done = 0;
+    std::atomic<uint64_t> queued{0}, done{0};
+    std::thread::id runner;  /* while it is_running */
     bool is_blocking = true; /* in order with the legacy default stream */
     bool is_running = false;
     std::shared_ptr<capture> captured;
