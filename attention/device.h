@@ -158,6 +158,16 @@ typedef struct banyan_device {
      * ([rows][value_dim + 2]) that probed[h] has. Layout of probed[h] as of partial[h]. */
     const char *(*share)(banyan_queue *queue, float *const *partial, float *const *probed,
                          int32_t heads, int32_t value_dim, int64_t rows, float *mass);
+    /* The passes of an all-reduce of partials (Tree Attention's), of [rows][value_dim + 2] each:
+     *   0  values [heads][rows] become m; what they come to are the maxima
+     *   1  values [heads][rows][value_dim] become o exp(m - maxima), and back: o
+     *   2  values [heads][rows] become l exp(m - maxima), and back: l, and m = maxima
+     * give: partial[h] NULL counts as the empty partial; take (not of pass 0): NULL takes nothing. */
+    const char *(*give)(banyan_queue *queue, int pass, float *const *partial, int32_t heads,
+                        int32_t value_dim, int64_t rows, const float *maxima, float *values);
+    const char *(*take)(banyan_queue *queue, int pass, float *const *partial, int32_t heads,
+                        int32_t value_dim, int64_t rows, const float *maxima,
+                        const float *values);
     /* Messages between ranks begin with a header. put: `bytes` (at most 64) of any host memory, read
      * before it returns, to the device. */
     const char *(*put)(banyan_queue *queue, void *to, const void *from, size_t bytes);

@@ -27,8 +27,17 @@ const char *banyan_cuda_copy(banyan_queue *queue, void *to, const void *from, si
 const char *banyan_cuda_clear(banyan_queue *queue, void *memory, size_t bytes);
 const char *banyan_cuda_wait(banyan_queue *queue);
 int banyan_cuda_is_captured(const banyan_queue *queue);
-const char *banyan_cuda_check(banyan_queue *queue, const void *got, const void *expected,
-                              size_t bytes, int32_t *flag);
+/* message.cu */
+const char *banyan_cuda_put(banyan_queue *queue, void *to, const void *from, size_t bytes);
+const char *banyan_cuda_compare(banyan_queue *queue, const void *got, const void *expected,
+                                banyan_device_fault *fault);
+/* passes.cu */
+const char *banyan_cuda_give(banyan_queue *queue, int pass, float *const *partial,
+                             int32_t heads, int32_t value_dim, int64_t rows,
+                             const float *maxima, float *values);
+const char *banyan_cuda_take(banyan_queue *queue, int pass, float *const *partial,
+                             int32_t heads, int32_t value_dim, int64_t rows,
+                             const float *maxima, const float *values);
 
 /* pack.cu */
 const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shape,

@@ -11,6 +11,10 @@
 
 #include "comm/comm.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What a device does for its messages. All return NULL, or what went wrong. An event stands for all that
  * was queued on a stream so far. */
 typedef struct local_device {
@@ -31,4 +35,7 @@ banyan_status local_create(int32_t ranks, const int32_t *node, const local_devic
 void local_run(banyan_comm **comm, int32_t ranks, void (*body)(banyan_comm *comm, void *arg),
                void *arg);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

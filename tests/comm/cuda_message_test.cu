@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What CUDA does for messages: headers that are put and compared, partials as arrays for all-reduces,
+ * and whole exchanges between ranks that are threads, queued and staged, against those of the host. */
+#include "attention/attention.h"
+#include "attention/cuda/launch.h"
+#include "attention/cuda/ptx.h"
+#include "tests/comm/cuda_memory.h"
+#include "tests/comm/local_cuda.h"
+#include "tests/test.h"
+
+#include <math.h>
+
+#define CHECK_DONE(call)                                                                       \
+    do {                                                                                       \
+        const char *failed_ = (call);                                                          \
+        CHECK_MSG(!failed_, "%s", failed_);                                                    \
+    } while (0)
+
+enum { heads = 5, rows = 3, dim = 64, items = 6, item_words = 24, most_ranks = 4 };
+
+static banyan_queue *open_queue()
+{
+    banyan_device_limits limits = {};
+    limits.shape.block_tokens = 64;
+    limits.shape.key_dim = limits.shape.value_dim = dim;
+    limits.heads = limits.kv_heads = heads;
+    limits.rows = rows;
+    limits.tables = limits.strips = limits.spans = limits.packings = 8;
+    banyan_queue *queue = NULL;
+    CHECK_DONE(banyan_cuda_open(&limits, NULL, &queue));
+    return queue;
+}
+
+static void *new_host(banyan_queue *queue, size_t bytes)
+{
+    void *memory = NULL;
+    CHECK_DONE(banyan_cuda_allocate_host(queue, bytes, &memory));
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+static void *new_device(banyan_queue *queue, size_t bytes)
+{
+    void *memory = NULL;
+    CHECK_DONE(banyan_cuda_allocate(queue, bytes, &memory));
+    return memory;
+}
+
+/* ---- headers ------------------------------------------------------------------------------- */
+
+static void test_headers()
+{
+    banyan_queue *queue = open_queue();
+    unsigned char header[64], other[64];
+    char *device = (char *)new_device(queue, 128);
+    unsigned char *back = (unsigned char *)new_host(queue, 128);
+    banyan_device_fault *fault = (banyan_device_fault *)new_host(queue, sizeof *fault);
+    for (int i = 0; i < 64; i++) header[i] = (unsigned char)(3 * i + 1);
+    memcpy(other, header, sizeof other);
+    other[37] ^= 4;
+    CHECK_DONE(banyan_cuda_clear(queue, device, 128));
+    CHECK_DONE(banyan_cuda_put(queue, device, header, 64));
+    CHECK_DONE(banyan_cuda_put(queue, device + 64, header, 11));
+    CHECK_DONE(banyan_cuda_compare(queue, device, header, fault));
+    CHECK_DONE(banyan_cuda_copy(queue, back, device, 128));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(!memcmp(back, header, 64) && !memcmp(back + 64, header, 11) && !back[64 + 11]);
+    CHECK(!fault->is_set);
+
+    CHECK_DONE(banyan_cuda_compare(queue, device, other, fault));
+    memset(other, 0, sizeof other); /* it was read */
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(fault->is_set == 1 && !memcmp(fault->got, header, 64));
+    CHECK(fault->expected[37] == (header[37] ^ 4) && fault->expected[36] == header[36]);
+    CHECK_DONE(banyan_cuda_compare(queue, device, other, fault)); /* the first one stays */
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(fault->expected[36] == header[36]);
+    CHECK(banyan_cuda_put(queue, device, header, 65) != NULL);
+    banyan_cuda_release_host(queue, fault);
+    banyan_cuda_release_host(queue, back);
+    banyan_cuda_release(queue, device);
+    banyan_cuda_close(queue);
+}
+
+/* ---- passes -------------------------------------------------------------------------------- */
+
+/* Two expf, each within an ulp (the host's and the device's), and a rounded product on each side. */
+static const double pass_bound = 3 * 0x1p-23;
+
+static int is_near(float got, double expected)
+{
+    if (isnan(expected)) return isnan(got);
+    return fabs(got - expected) <= pass_bound * fabs(expected);
+}
+
+static void test_passes(int value_dim)
+{
+    banyan_queue *queue = open_queue();
+    const int width = value_dim + 2, vectors = heads * rows,
+              numbers = vectors * (value_dim + 2);
+    const size_t bytes = (size_t)numbers * sizeof(float);
+    float *host = (float *)new_host(queue, bytes), *back = (float *)new_host(queue, bytes),
+          *device = (float *)new_device(queue, bytes), *partial[heads];
+    float *maxima = (float *)new_host(queue, vectors * sizeof(float)),
+          *m = (float *)new_device(queue, vectors * sizeof(float)),
+          *values = (float *)new_device(queue, bytes);
+    uint64_t seed = 4;
+    for (int i = 0; i < numbers; i++) host[i] = test_normal(&seed);
+    for (int r = 0; r < rows; r++) host[width * rows + r * width + value_dim] = -INFINITY;
+    host[2 * width * rows + value_dim] = NAN;
+    for (int h = 0; h < heads; h++) partial[h] = h == 3 ? NULL : device + h * rows * width;
+    for (int v = 0; v < vectors; v++) {
+        const float own = host[v * width + value_dim];
+        maxima[v] = v % 2 ? own : own + 1.5f; /* this rank's, or another's */
+        if (v / rows == 1) maxima[v] = 2;
+        if (v == 4) maxima[v] = -INFINITY; /* nobody saw anything */
+    }
+    CHECK_DONE(banyan_cuda_copy(queue, device, host, bytes));
+    CHECK_DONE(banyan_cuda_copy(queue, m, maxima, vectors * sizeof(float)));
+    for (int pass = 0; pass < 3; pass++) {
+        const int n = pass == 1 ? value_dim : 1;
+        CHECK_DONE(banyan_cuda_give(queue, pass, partial, heads, value_dim, rows, m, values));
+        CHECK_DONE(banyan_cuda_copy(queue, back, values, (size_t)vectors * n * sizeof(float)));
+        CHECK_DONE(banyan_cuda_wait(queue));
+        for (int i = 0; i < vectors * n; i++) {
+            const int v = i / n, d = i % n;
+            const float own = host[v * width + value_dim];
+            const double factor = own == -INFINITY ? 0 : exp((double)own - maxima[v]);
+            double expected = pass == 0   ? own
+                              : pass == 1 ? host[v * width + d] * factor
+                                          : host[v * width + value_dim + 1] * factor;
+            if (v / rows == 3) expected = pass ? 0 : -INFINITY;
+            if (pass == 0)
+                CHECK(back[i] == (float)expected || (isnan(back[i]) && isnan(expected)));
+            else
+                CHECK_MSG(is_near(back[i], expected), "pass %d, value %d: %g, expected %g",
+                          pass, i, (double)back[i], expected);
+        }
+    }
+    /* What comes back: values that tell where they belong. */
+    for (int pass = 1; pass < 3; pass++) {
+        const int n = pass == 1 ? value_dim : 1;
+        for (int i = 0; i < vectors * n; i++) back[i] = (float)(1000 * pass + i);
+        CHECK_DONE(banyan_cuda_copy(queue, values, back, (size_t)vectors * n * sizeof(float)));
+        CHECK_DONE(banyan_cuda_take(queue, pass, partial, heads, value_dim, rows, m, values));
+        CHECK_DONE(banyan_cuda_wait(queue));
+    }
+    CHECK_DONE(banyan_cuda_copy(queue, back, device, bytes));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    for (int v = 0; v < vectors; v++) {
+        const float *now = back + v * width, *was = host + v * width;
+        if (v / rows == 3) {
+            CHECK(!memcmp(now, was, (size_t)width * sizeof *now));
+            continue;
+        }
+        for (int d = 0; d < value_dim; d++) CHECK(now[d] == (float)(1000 + v * value_dim + d));
+        CHECK(!memcmp(&now[value_dim], &maxima[v], sizeof(float)));
+        CHECK(now[value_dim + 1] == (float)(2000 + v));
+    }
+    banyan_cuda_release_host(queue, host);
+    banyan_cuda_release_host(queue, back);
+    banyan_cuda_release_host(queue, maxima);
+    banyan_cuda_release(queue, device);
+    banyan_cuda_release(queue, m);
+    banyan_cuda_release(queue, values);
+    banyan_cuda_close(queue);
+}
+
+/* ---- exchanges ----------------------------------------------------------------------------- */
+
+static inline __host__ __device__ uint32_t mix(uint32_t lo, uint32_t hi)
+{
+    lo *= 0x9e3779b9u;
+    return (lo << 13 | lo >> 19) ^ (hi + 0x94d049bbu) * 0xbf58476du;
+}
+
+static __global__ void mix_kernel(uint32_t *out, const uint32_t *lo, const uint32_t *hi,
+                                  int count)
+{
+    for (int i = (int)threadIdx.x; i < count; i += 32) out[i] = mix(lo[i], hi[i]);
+}
+
+/* ctx: the queue, or NULL: on the host. */
+static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+{
+    uint32_t *const o = (uint32_t *)out;
+    const uint32_t *const a = (const uint32_t *)lo, *const b = (const uint32_t *)hi;
+    const int count = (int)(bytes / sizeof *o);
+    if (!ctx) {
+        for (int i = 0; i < count; i++) o[i] = mix(a[i], b[i]);
+        return;
+    }
+    const cuda_shape shape = {dim3(1), dim3(32), 0,
+                              (cudaStream_t)banyan_cuda_stream((banyan_queue *)ctx), false};
+    CHECK(cuda_launch(shape, mix_kernel, o, a, b, count) == cudaSuccess);
+}
+
+typedef struct trial {
+    const banyan_schedule *s;
+    int way; /* 0: on the host, 1: queued, 2: staged */
+    uint32_t result[3][most_ranks][items][item_words];
+} trial;
+
+static void run_rank(banyan_comm *comm, void *arg)
+{
+    trial *const t = (trial *)arg;
+    const int rank = banyan_comm_rank(comm);
+    banyan_queue *queue = open_queue();
+    const banyan_memory memory = cuda_memory(queue, t->way == 2);
+    const size_t bytes = sizeof t->result[0][0];
+    uint32_t *start = (uint32_t *)new_host(queue, bytes);
+    char *place = t->way ? (char *)new_device(queue, bytes) : (char *)start;
+    banyan_passage p = {};
+    banyan_exchange *x = NULL;
+    void *data[items];
+    int64_t messages = 0, sent = 0;
+    uint64_t seed = (uint64_t)rank + 1;
+    for (int i = 0; i < items * item_words; i++) start[i] = (uint32_t)test_random(&seed);
+    for (int i = 0; i < items; i++) data[i] = place + (size_t)i * item_words * sizeof *start;
+    if (t->way) CHECK_DONE(banyan_cuda_copy(queue, place, start, bytes));
+    p.data = data;
+    p.item_bytes = item_words * sizeof *start;
+    p.combine = combine;
+    p.ctx = t->way ? queue : NULL;
+    CHECK(!banyan_exchange_create(t->s, rank, p.item_bytes, 7, t->way ? &memory : NULL, &x));
+    for (int i = 0; i < 3; i++) {
+        p.mark[0].name = "merge";
+        p.mark[0].value = i;
+        const banyan_status status = banyan_exchange_run(x, comm, &p, &messages, &sent);
+        CHECK_MSG(!status, "%s", banyan_error_message());
+    }
+    if (t->way) CHECK_DONE(banyan_cuda_copy(queue, start, place, bytes));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(t->way == 0 || banyan_exchange_look(x, comm) == BANYAN_OK);
+    memcpy(t->result[t->way][rank], start, bytes);
+    banyan_exchange_destroy(x);
+    if (t->way) banyan_cuda_release(queue, place);
+    banyan_cuda_release_host(queue, start);
+    banyan_cuda_close(queue);
+}
+
+static void test_exchanges(int32_t ranks, const banyan_merge *merge, int all)
+{
+    banyan_comm *comm[most_ranks];
+    int32_t everyone[most_ranks];
+    banyan_item item[items];
+    banyan_schedule s = {};
+    trial *const t = (trial *)calloc(1, sizeof *t);
+    CHECK(local_create(ranks, NULL, &local_cuda, comm) == BANYAN_OK);
+    for (int32_t r = 0; r < ranks; r++) everyone[r] = r;
+    for (int i = 0; i < items; i++) {
+        item[i].holder = everyone;
+        item[i].holders = ranks;
+        item[i].home = i % ranks;
+    }
+    merge->build(banyan_comm_topology(comm[0]), item, items, all, &s);
+    banyan_schedule_sort(&s);
+    t->s = &s;
+    for (t->way = 0; t->way < 3; t->way++) local_run(comm, ranks, run_rank, t);
+    for (int way = 1; way < 3; way++)
+        for (int32_t r = 0; r < ranks; r++)
+            CHECK_MSG(!memcmp(t->result[way][r], t->result[0][r], sizeof t->result[0][r]),
+                      "%s, %s, rank %d of %d", merge->name, way == 1 ? "queued" : "staged",
+                      (int)r, (int)ranks);
+    for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
+    banyan_schedule_free(&s);
+    free(t);
+}
+
+int main()
+{
+    test_headers();
+    test_passes(dim);
+    test_passes(0);
+    for (int i = 0; banyan_merge_row(i); i++)
+        for (int32_t ranks = 3; banyan_merge_row(i)->build && ranks <= most_ranks; ranks++)
+            test_exchanges(ranks, banyan_merge_row(i), ranks % 2);
+    return test_end();
+}
