@@ -148,6 +148,10 @@ static int run_alone(table *t)
         if (!code) code = run_row(t, i, most);
     }
     ceilings_free(&t->c);
+    if (!code && is_wanted(t, reproducible_name)) {
+        if (most > 1) code = reproducible_run(&t->b, 1);
+        if (!code) code = reproducible_run(&t->b, most);
+    }
     if (!code && is_wanted(t, steady_name)) code = steady_run(&t->b, most);
     return code;
 }

@@ -75,6 +75,7 @@ typedef struct bench_row {
     int32_t rows;     /* decode rows at the end; 0: prefill of all tokens */
     int32_t every;    /* prefill: time one call of so many, the others only append */
     bool each_thread; /* also with one thread */
+    bool reproducible;
     double bar;       /* the fraction of the bound that it should reach */
     const char *like; /* NULL, or: the row whose rate it should keep up with .. */
     double like_bar;  /* .. and how much longer it may take than at that rate */
@@ -125,6 +126,9 @@ banyan_status sequence_fill(sequence *s);
 /* 1000 decode steps: memory. */
 extern const char steady_name[];
 int steady_run(const bench *b, int threads);
+/* Decode with fixed-point sums against decode without: time. */
+extern const char reproducible_name[];
+int reproducible_run(const bench *b, int threads);
 /* Under mpirun: N ranks with one thread against one rank with N threads. */
 extern const char *const ranks_names[]; /* ends with NULL */
 int ranks_run(const bench *b, int index);

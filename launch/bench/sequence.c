@@ -40,6 +40,7 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     spec.max_rows = SEQUENCE_CHUNK;
     spec.rollback_tokens = row->rows;
     spec.threads = threads;
+    spec.reproducible = row->reproducible;
     spec.rules = row->use ? &rule : NULL;
     spec.rule_count = row->use ? 1 : 0;
     status = banyan_plan_create(&spec, s->comm, &s->plan);
