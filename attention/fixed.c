@@ -5,7 +5,7 @@
  * and threads share a head, and how they merge. Here the unit is the partial of one block alone,
  * whose bits depend on nothing but the block and the row, and what is added are integers.
  *
- * Bins. Write a block's base point as exp(m) = 2^(W n) 2^r with n whole and 0 <= r <= W, and let
+ * Bins. Write a block's base point as exp(m) = 2^(W n) 2^r with n whole and 0 <= r < W, and let
  * 2^(e-1) <= max |o| < 2^e. All of the block's o go to bin n + j, j = floor((e + r) / W) + 1, in
  * units of 2^(W (n + j) - T): as integers
  *
@@ -22,12 +22,12 @@
  * messages is needed to agree on a maximum. Two sums are added bin by bin in the same way.
  *
  * Range: N blocks sum to at most N 2^T <= 2^63 for N <= 2^22 and T = 41.
- * Error, relative to the block's largest |o| (its l): of a term 1/2 unit, 2^(W-T) = 2^-25; 2^r, the
- * product and m log2(e) in double 2^-50, and |m| 2^-52 (m itself is a float: it has an error of |m|
- * 2^-24 already). What is forgotten is below 2^(W+1 - W BINS) = 2^-47 of the largest block, times
- * N: below 2^-25 in all. So fixed-point costs 2^-24 of l, and of sum_b pi_b max |o_b / l_b| <= V in
- * out, once, whatever the number of blocks: less than the terms for sums in launch/bounds.h, which
- * are at least 6 x 2^-24 of either, and in place of the combines there.
+ * Error, relative to the block's largest |o| (its l): of a term 1/2 unit, 2^(W-T) = 2^-25; of 2^r
+ * 2^-38; of the product and of m log2(e) in double 2^-51, and |m| 2^-52 (m itself is a float: it has
+ * an error of |m| 2^-24 already). What is forgotten is below 2^(W+1 - W BINS) = 2^-47 of the largest
+ * block, times N: below 2^-25 in all. So fixed-point costs 2^-24 of l, and of sum_b pi_b max |o_b /
+ * l_b| <= V in out, once, whatever the number of blocks: less than the terms for sums in
+ * launch/bounds.h, which are at least 6 x 2^-24 of either, and in place of the combines there.
  *
  * NaN and inf are no integers. They set flags, which stay set whatever is added, in or out of range;
  * a row with a NaN in l is NaN.
@@ -78,16 +78,9 @@ static void add_bins(int64_t *to, const int64_t *a, const int64_t *b, double gap
     }
 }
 
-/* How many bins `sum`'s top lies above n + j. The difference of the n comes first: they are exact,
- * and may be large. */
-static double bins_above(const fixed_sum *sum, double n, int64_t j)
-{
-    return (*sum->n - n) + (double)(*sum->j - j);
-}
-
 int64_t *banyan_fixed_bin(fixed_sum *sum, double n, int64_t j)
 {
-    double above = bins_above(sum, n, j);
+    double above = fixed_above(sum, n, j);
     if (above < 0) {
         add_bins(sum->bin, NULL, sum->bin, -above, sum->columns);
         *sum->n = n, *sum->j = j;
@@ -150,7 +143,7 @@ void banyan_fixed_add(void *sum, double base, float l, const float *o, int32_t v
 
 static void combine_sums(fixed_sum *out, const fixed_sum *x, const fixed_sum *y)
 {
-    double above = bins_above(x, *y->n, *y->j);
+    double above = fixed_above(x, *y->n, *y->j);
     if (*y->n == -INFINITY) above = INFINITY; /* of no bins */
     const fixed_sum *high = above >= 0 ? x : y, *low = above >= 0 ? y : x;
     double n = *high->n;

@@ -59,31 +59,63 @@ static inline fixed_row fixed_row_at(void *words, int32_t value_dim)
 
 /* A block's base point: exp(base) = 2^(W n) power. */
 typedef struct fixed_base {
-    double n, rest, power; /* 0 <= rest <= W, power = 2^rest */
+    double n, power; /* power = 2^rest, 0 <= rest < W */
+    int whole;       /* of rest */
 } fixed_base;
+
+/* 2^x, 0 <= x <= W, within 2^-38 of itself, and the same bits wherever it is compiled; a call of
+ * exp2 would cost a decoded row more than its sums do. 2^x = 2^k 2^f with k the nearest integer;
+ * 2^f = 1 + f g(f), and g, of degree 7, meets (2^f - 1) / f at the Chebyshev nodes of [-1/2, 1/2]. */
+static inline double fixed_power(double x)
+{
+    const double shifted = x + 0x1.8p52; /* has its last bit at 1 */
+    const double f = x - (shifted - 0x1.8p52), f2 = f * f;
+    const double low = (0x1.62e42fef9cc69p-1 + 0x1.ebfbdff82a734p-3 * f) +
+                       (0x1.c6b08da70cce3p-5 + 0x1.3b2ab70ad2565p-7 * f) * f2;
+    const double high = (0x1.5d877598350dep-10 + 0x1.4308c7183d6a2p-13 * f) +
+                        (0x1.00c0e4e15189cp-16 + 0x1.63b2d7971923fp-20 * f) * f2;
+    uint64_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 1023) << 52; /* k is in the low bits */
+    double whole;
+    memcpy(&whole, &bits, sizeof whole);
+    return whole * (1 + f * (low + high * (f2 * f2)));
+}
 
 static inline fixed_base fixed_base_of(double base)
 {
     const double y = base * 1.4426950408889634;
     const double n = floor(y / FIXED_WIDTH), rest = y - n * FIXED_WIDTH;
-    return (fixed_base){n, rest, exp2(rest)};
+    return (fixed_base){n, fixed_power(rest), (int)rest};
+}
+
+/* How many bins `sum`'s top lies above n + j. The difference of the n comes first: they are exact,
+ * and may be large. */
+static inline double fixed_above(const fixed_sum *sum, double n, int64_t j)
+{
+    return (*sum->n - n) + (double)(*sum->j - j);
 }
 
 /* The bin n + j of a sum, which gets it if it can; NULL: it is too low to count. */
 int64_t *banyan_fixed_bin(fixed_sum *sum, double n, int64_t j);
 
 /* The bin for terms of which the largest has these bits (of its size, an fp32 that is finite and not
- * 0), and in *factor what turns a term into units of that bin. */
+ * 0), and in *factor what turns a term into units of that bin. Most often the sum has that bin. */
 static inline int64_t *fixed_place(fixed_sum sum, const fixed_base *base, uint32_t largest_bits,
                                    double *factor)
 {
+    enum {
+        FAR = 256
+    }; /* a multiple of W beyond all exponents: what is divided is not negative */
     const int field = (int)(largest_bits >> 23), exponent = (field ? field : 1) - 126;
-    const int j = (int)floor((exponent + base->rest) / FIXED_WIDTH) + 1;
+    const int j = (exponent + base->whole + FAR) / FIXED_WIDTH - FAR / FIXED_WIDTH + 1;
     const uint64_t power_bits = (uint64_t)(FIXED_BITS - FIXED_WIDTH * j + 1023) << 52;
+    const double above = fixed_above(&sum, base->n, j);
     double power;
     memcpy(&power, &power_bits, sizeof power);
     *factor = base->power * power;
-    if (*sum.j == j && !(*sum.n < base->n) && !(*sum.n > base->n)) return sum.bin;
+    if (above == 0 && base->n <= *sum.n) return sum.bin;
+    if (above == 1 && base->n <= *sum.n) return sum.bin + sum.columns;
     return banyan_fixed_bin(&sum, base->n, j);
 }
 

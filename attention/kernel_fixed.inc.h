@@ -30,5 +30,5 @@ static void fixed_add(void *sum, double base, float l, const float *o, int32_t v
     if (bin) *bin += fixed_units(l, factor);
     bin = largest ? fixed_place(row.o, &at, largest, &factor) : NULL;
     for (int32_t d = 0; bin && d < columns; d += VEC_LANES)
-        vec_add_units(bin + d, vec_load(o + d), factor);
+        vec_add_units(bin + d, o + d, factor);
 }

@@ -89,11 +89,11 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
     return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)word)));
 }
 /* Doubles of 2^52 and more have their last bit at 1. */
-VEC_INLINE void vec_add_units(int64_t *sum, vec x, double factor)
+VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 {
     const __m256d large = _mm256_set1_pd(0x1.8p52), by = _mm256_set1_pd(factor);
-    __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
-    __m256d hi = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    __m256d lo = _mm256_cvtps_pd(_mm_loadu_ps(x));
+    __m256d hi = _mm256_cvtps_pd(_mm_loadu_ps(x + 4));
     __m256i a = _mm256_castpd_si256(_mm256_add_pd(_mm256_mul_pd(lo, by), large));
     __m256i b = _mm256_castpd_si256(_mm256_add_pd(_mm256_mul_pd(hi, by), large));
     const __m256i zero = _mm256_castpd_si256(large);

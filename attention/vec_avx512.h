@@ -90,12 +90,12 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
     return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32((int)word)));
 }
 
-/* sum += x * factor to the nearest integer, which is below 2^51 in size. */
-VEC_INLINE void vec_add_units(int64_t *sum, vec x, double factor)
+/* sum += x * factor for VEC_LANES of them, to the nearest integer, which is below 2^51 in size. */
+VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 {
     const __m512d by = _mm512_set1_pd(factor);
-    __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
-    __m512d hi = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    __m512d lo = _mm512_cvtps_pd(_mm256_loadu_ps(x));
+    __m512d hi = _mm512_cvtps_pd(_mm256_loadu_ps(x + 8));
     __m512i a = _mm512_cvtpd_epi64(_mm512_mul_pd(lo, by));
     __m512i b = _mm512_cvtpd_epi64(_mm512_mul_pd(hi, by));
     _mm512_storeu_si512(sum, _mm512_add_epi64(_mm512_loadu_si512(sum), a));

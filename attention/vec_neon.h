@@ -84,8 +84,9 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(word)));
 }
 /* Doubles of 2^52 and more have their last bit at 1. */
-VEC_INLINE void vec_add_units(int64_t *sum, vec x, double factor)
+VEC_INLINE void vec_add_units(int64_t *sum, const float *from, double factor)
 {
+    const vec x = vld1q_f32(from);
     const float64x2_t large = vdupq_n_f64(0x1.8p52), by = vdupq_n_f64(factor);
     float64x2_t lo = vmulq_f64(vcvt_f64_f32(vget_low_f32(x)), by);
     float64x2_t hi = vmulq_f64(vcvt_high_f64_f32(x), by);
