@@ -234,7 +234,7 @@ static void plan_ahead(work *w, const window *x, int64_t left)
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
     const int32_t lines = (int32_t)(w->stored.bytes / LINE),
-                  beats = strips * steps / PRODUCT_BEAT + (w->tile->sums ? w->total : 0);
+                  beats = strips * steps / PRODUCT_BEAT + w->total * (w->tile->sums ? 2 : 1);
     ahead *a = &w->ahead;
     *a = (ahead){.entry = x->entry + x->count,
                  .count = left,

@@ -255,9 +255,11 @@ static void chunk_run(work *w, chunk *x)
     float alpha[VEC_ROWS];
     chunk_scores(w, x);
     chunk_mask(w, x);
-    for (int32_t r = 0; r < x->rows; r++)
+    for (int32_t r = 0; r < x->rows; r++) {
+        ahead_step(&w->ahead); /* memory does not rest either */
         alpha[r] = softmax_row(w->score + r * SCORE_STRIDE, x->columns, w->c,
                                &w->max[x->row + r], w->sum + (x->row + r) * VEC_LANES);
+    }
     chunk_values(w, x, w->tile->sums ? NULL : alpha); /* the chunk is all there is of a block */
     for (int32_t i = 0; i < x->pieces; i++)
         if (x->piece[i].exact) chunk_values_exact(w, x, &x->piece[i]);
