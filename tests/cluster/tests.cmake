@@ -76,6 +76,12 @@ banyan_cluster_command(cluster_jobs_4x2 cluster ${cluster} with 4
 banyan_cluster_command(cluster_jobs_slow_links cluster ${cluster} -d 500 -r 100mbit with 4
                        ${cluster_dir}/jobs.sh ${cluster} ${program} 1 run needle)
 
+# Reproducible results have one hash on any number of hosts.
+foreach(hosts 1 2 4)
+  banyan_cluster_command(cluster_one_hash_${hosts} cluster ${cluster} with ${hosts}
+                         ${cluster_dir}/../launch/one_hash.sh ${program} "${cluster} mpirun" some 1 2)
+endforeach()
+
 # Ranks and links that fail while all decode.
 foreach(fault killed stopped cut unplugged)
   set(label cluster)

@@ -13,6 +13,13 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_scale COMMAND ${scripts}/scale.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  # One hash: some combinations, and all of them (2 to 3 minutes).
+  add_test(NAME one_hash COMMAND ${scripts}/one_hash.sh $<TARGET_FILE:banyan_program> ${test_mpirun}
+                                 some 2 3 5 8)
+  set_tests_properties(one_hash PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME one_hash_all COMMAND ${scripts}/one_hash.sh $<TARGET_FILE:banyan_program> ${test_mpirun}
+                                     all 1 2 3 4 5 6 7 8 12 16)
+  set_tests_properties(one_hash_all PROPERTIES LABELS full TIMEOUT 1800 PROCESSORS 2)
   foreach(ranks 1 2 3 4 5 7 8)
     add_test(NAME oracle_p${ranks} COMMAND ${scripts}/oracle.sh $<TARGET_FILE:banyan_program>
                                            ${test_mpirun} ${ranks})
