@@ -18,6 +18,7 @@ banyan_spec scale_spec(const scale_task *t, const scale_line *line)
     if (m->placement) s.placement = m->placement;
     if (m->merge) s.merge = m->merge;
     if (m->out) s.out = m->out;
+    if (m->reproducible) s.reproducible = 1;
     if (t->prefill) s.balance = "prefill";
     return s;
 }

@@ -40,6 +40,13 @@ const scale_method scale_methods[] = {
      .placement = "heads",
      .decode = &scale_attend,
      .prefill = &scale_attend},
+    {.name = "reproducible",
+     .doc = "the line in fixed-point sums: one hash of the output for any number of ranks",
+     .placement = "line",
+     .reproducible = true,
+     .cpu_only = true,
+     .decode = &scale_attend,
+     .prefill = &scale_attend},
     {.name = NULL}};
 
 /* Is this row of the library's table there, and can it run? */

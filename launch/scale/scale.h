@@ -35,6 +35,7 @@ typedef struct scale_method {
     const char *name, *doc;
     const char *placement, *merge, *out; /* of the plan; NULL: as the config says */
     const scale_way *decode, *prefill;   /* prefill NULL: it has none */
+    bool reproducible;                   /* spec.reproducible is set */
     bool dense_only;                     /* knows no patterns */
     bool cpu_only; /* moves keys and values itself, in the host's memory */
 } scale_method;

@@ -56,6 +56,15 @@ if command -v gnuplot > /dev/null; then
   done
 fi
 
+# fixed-point sums: one hash for any number of ranks, larger messages than partials
+expect 0 "" "$mpirun" 3 "$banyan" scale $quick --tokens 1500 --method line,reproducible --ranks 1,2,3 \
+  --json "$folder/scale.json"
+check "$(lines '"method":"reproducible".*"measured":true')" 3 "reproducible cases"
+check "$(field reproducible 2 bits)" "$(field reproducible 1 bits)" "bits of reproducible on two ranks"
+check "$(field reproducible 3 bits)" "$(field reproducible 1 bits)" "bits of reproducible on three ranks"
+[ "$(field line 3 bits)" != "$(field line 1 bits)" ] || fault "partials on 1 and 3 ranks: the hash is blind"
+[ "$(field reproducible 3 bytes)" -gt "$(field line 3 bytes)" ] || fault "fixed-point sums are no larger"
+
 # the same config, the same bits
 bits() {
   timeout 60 "$mpirun" 3 "$banyan" scale $quick --tokens 700 --ranks 3 --method line,ring --merge direct \
