@@ -22,7 +22,9 @@ expect 2 'no field "max_token" in Cache; did you mean "max_tokens"?' \
   "$banyan" plan --set cache.max_token=1
 expect 2 '--set "cache.max_tokens": expected FIELD=VALUE' "$banyan" plan --set cache.max_tokens
 expect 2 'max_tokens: "12x" is not a 64-bit integer' "$banyan" plan --set cache.max_tokens=12x
-expect 2 'dtype: "fp8" is not one of FP32, BF16, FP16' "$banyan" run --dtype fp8
+expect 2 'dtype: "fp9" is not one of FP32, BF16, FP16, FP8' "$banyan" run --dtype fp9
+expect 2 'no kernel of device cpu supports fp8 blocks of 64 tokens with key_dim 64' \
+  "$banyan" run $shape --tokens 64 --key-dim 64 --dtype fp8
 expect 2 'rule[0].layers "3-1": expected "5", "0-3", "4-" or "all"' \
   "$banyan" run $shape --tokens 64 --set "rule[0].layers=3-1"
 
