@@ -6,6 +6,7 @@
  * shows; a probe's mass is the oracle's; what cannot be is refused by its words. */
 #include "tests/dist/fake_device.h"
 
+#define DEVICE_DECODES 40
 #define DEVICE_PARTS 0
 #define DEVICE_ROUNDS(dtype) 0
 #include "tests/dist/device_sequence.h"

@@ -11,6 +11,9 @@
 
 enum { LAYERS = 2 };
 
+/* Before it is included: DEVICE_PARTS and DEVICE_ROUNDS, see bound_of; DEVICE_DECODES: so many of the
+ * last rows come one by one. */
+
 typedef struct device_case {
     const char *name;
     int32_t heads, kv_heads, dim, block, tokens, rows, rollback;
@@ -141,7 +144,7 @@ static inline void call(sequence *s, banyan_cache *cache, int64_t at, int32_t ro
 
 static inline void run_script(sequence *s, banyan_cache *cache, uint64_t seed)
 {
-    const int64_t decode = s->tokens - 40;
+    const int64_t decode = s->tokens - DEVICE_DECODES;
     for (int64_t at = 0; at < s->tokens;) {
         const int64_t left = at < decode ? decode - at : s->tokens - at;
         const int64_t most = at < decode ? s->spec->max_rows : 1;

@@ -80,3 +80,7 @@ add_executable(device_cache_test dist/device_cache_test.c)
 target_link_libraries(device_cache_test PRIVATE banyan_faked)
 add_test(NAME device_cache_test COMMAND device_cache_test)
 set_tests_properties(device_cache_test PROPERTIES LABELS unit TIMEOUT 300)
+# The same with the CUDA kernels, emulated.
+if(BANYAN_HAS_EMULATED_ROWS)
+  banyan_emulated_test(cuda_cache_test dist/cuda_cache_test.c comm/local.c)
+endif()
