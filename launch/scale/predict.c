@@ -151,6 +151,13 @@ static char *machine_part(const advice *a, int32_t ranks, int32_t *fullest)
     return text;
 }
 
+/* Figures of one device say nothing of another. */
+static bool is_of_device(const char *kernel, const char *device)
+{
+    const bool on_gpu = kernel && (!strcmp(kernel, "cuda") || !strcmp(kernel, "hopper"));
+    return on_gpu == (device && !strcmp(device, "cuda"));
+}
+
 static banyan_status seconds_on(const advice *a, int32_t ranks, int64_t tokens, double *seconds)
 {
     int32_t fullest;
@@ -161,7 +168,8 @@ static banyan_status seconds_on(const advice *a, int32_t ranks, int64_t tokens, 
     if (s.max_rows > tokens) s.max_rows = (int32_t)tokens;
     s.bandwidth = NULL;
     s.memory_limit = INT64_MAX / 4;
-    if (a->machine->measured) s.kernel = a->machine->measured->kernel;
+    if (a->machine->measured && is_of_device(a->machine->measured->kernel, s.device))
+        s.kernel = a->machine->measured->kernel;
     char *text = machine_part(a, ranks, &fullest);
     banyan_status status =
         text ? banyan_comm_create("imaginary", text, &comm) : BANYAN_ERR_MEMORY;

@@ -1,0 +1,47 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# emulated.sh BANYAN_EMU MPIRUN RANKS VERB: a verb with --device cuda on the emulated GPU, tiny: against its
+# oracle or against the CPU.
+banyan=$1 mpirun=$2 ranks=$3
+. "$(dirname "$0")/expect.sh"
+if [ "$ranks" = 1 ]; then mpirun=env ranks_of=""; else ranks_of=$ranks; fi
+start() { "$mpirun" $ranks_of "$banyan" "$@"; }
+all() { code=$1 words=$2; shift 2; expect "$code" "$words" "$mpirun" $ranks_of "$banyan" "$@"; }
+cuda="--device cuda --set execution.transport=$([ "$ranks" = 1 ] && echo self || echo mpi)"
+
+case $4 in
+run)
+  shape="--heads 4 --kv-heads 2 --key-dim 64 --threads 1 --samples 6 --decode 2"
+  all 0 "6 rows checked" run $shape $cuda --tokens 200 --max-rows 100
+  all 0 "6 rows checked" run $shape $cuda --tokens 333 --at 250 --dtype fp16 --out all --rows 2
+  all 0 "6 rows checked" run $shape $cuda --tokens 700 --at 640 --use "s2 stride=2 local=2" --placement spread
+  all 0 "device           cuda: " run $shape $cuda --tokens 64 --dtype fp8
+  expect 2 "" "$banyan" run $shape --device cuda --tokens 64 --dtype fp32
+  ;;
+model)
+  # the same ids, and needles that are found as predicted
+  expect 0 "" "$banyan" model --out "$folder/m" --tokens 4096 --heads 4 --kv-heads 2
+  printf '\000\000\000\000\020\000\000\000\021\000\000\000\011\000\000\000\022\000\000\000\001\000\000\000' > "$folder/ids"
+  start generate --model "$folder/m" --ids "$folder/ids" --count 4 > "$folder/cpu" 2>&1
+  start generate --model "$folder/m" --ids "$folder/ids" --count 4 $cuda > "$folder/output" 2>&1
+  [ "$(wc -l < "$folder/cpu")" = 4 ] && cmp -s "$folder/cpu" "$folder/output" || fault "other ids than on the CPU"
+  all 0 "" needle $cuda --lengths 256 --depths 2 --task single,uniform --heads 4 --kv-heads 2 \
+    --set constructed.max_tokens=4096 --set cache.max_rows=128 --results "$folder/r.jsonl"
+  ;;
+scale)
+  shape="--heads 4 --kv-heads 2 --key-dim 64 --threads 1 --steps 3 --warmup 1"
+  # figures of the CPU: measuring reads 192 MiB of keys, which the emulator would take minutes for
+  all 0 "measured in" scale $shape --tokens 64 --method line --machine "$folder/machine.txtpb"
+  all 0 "spread" scale $shape $cuda --tokens 300 --method line,spread,heads \
+    --machine "$folder/machine.txtpb" --json "$folder/scale.json"
+  grep -q '"measured":false' "$folder/scale.json" && fault "a case was not measured"
+  all 2 'method "ring": cpu only; device is cuda' scale $shape $cuda --tokens 300 --method ring
+  # what may be asked of a device when nothing is said
+  all 0 "spread" scale $shape $cuda --tokens 200 --phase prefill --max-rows 100 --machine "$folder/machine.txtpb"
+  ;;
+bench)
+  all 0 "decode 132 cuts" bench --device cuda --quick --only "cuts" --json "$folder/bench.json"
+  grep -q '"graph":' "$folder/bench.json" || fault "no JSON"
+  ;;
+esac
+[ $faults = 0 ]
