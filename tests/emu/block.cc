@@ -50,11 +50,29 @@ struct kept_block : block {
     }
 };
 
+thread_local std::function<void()> before_kernel;
+static thread_local std::vector<std::unique_ptr<kept_block>> kept;
+static thread_local size_t
+    depth; /* kernels that are under way, each begun by the one before it */
+
 static block *thread_block()
 {
-    static thread_local std::unique_ptr<kept_block> kept;
-    if (!kept) kept.reset(new kept_block);
-    return kept.get();
+    if (depth == kept.size()) kept.emplace_back(new kept_block);
+    return kept[depth].get();
+}
+
+/* What a kernel reads before it calls launch_wait, it reads before the kernel ahead of it has run. */
+void run_before(block &b)
+{
+    if (!b.before) return;
+    const std::function<void()> before = std::move(b.before);
+    fiber *const thread = self;
+    const uint3 indices[4] = {threadIdx, blockIdx, blockDim, gridDim};
+    b.before = nullptr;
+    self_block = nullptr, self = nullptr;
+    before();
+    self_block = &b, self = thread;
+    threadIdx = indices[0], blockIdx = indices[1], blockDim = indices[2], gridDim = indices[3];
 }
 
 uint32_t random_below(uint32_t n)
@@ -231,6 +249,9 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, bool overlaps, emula
     block &b = *thread_block();
     if (self_block) fault({nullptr, 0}, "a kernel is launched by a kernel");
     self_block = &b;
+    depth++;
+    b.before = std::move(before_kernel);
+    before_kernel = nullptr;
     b.grid = {grid.x, grid.y, grid.z};
     b.threads = {threads.x, threads.y, threads.z};
     b.count = threads.x * threads.y * threads.z;
@@ -247,6 +268,8 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, bool overlaps, emula
         blockIdx = b.index;
         run_block(b);
     }
+    run_before(b);
+    depth--;
     self_block = nullptr;
 }
 

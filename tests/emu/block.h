@@ -115,6 +115,7 @@ struct block {
     int64_t fences;
     std::vector<product> products;
     bool must_wait_launch, has_waited_launch;
+    std::function<void()> before; /* the kernel ahead, if it has not run: launch_wait runs it */
 };
 
 extern __thread block *self_block;
@@ -123,6 +124,9 @@ extern __thread fiber *self;
 /* ---- block.cc ---- */
 void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, bool overlaps, emulator_mode mode,
               uint64_t seed, const std::function<void()> &body);
+extern thread_local std::function<void()>
+    before_kernel;         /* `before` of the next one that runs */
+void run_before(block &b); /* on the stack of one of b's threads, or after them */
 void wait_for(waiting waits, uint32_t what, uint32_t mask, site at); /* returns when woken */
 void wake(fiber &f);
 uint32_t random_below(uint32_t n);

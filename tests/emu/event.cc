@@ -89,5 +89,5 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     }
     if (!other || other == l) return cudaSuccess;
     return enqueue(
-        stream, [other, count] { run_until(*other, count); }, true);
+        stream, [other, count] { run_until(*other, count); }, work_of::host);
 }

@@ -104,4 +104,5 @@ void emu_registers(int count, bool, const char *file, int line)
 void emu_launch_wait()
 {
     self_block->has_waited_launch = true;
+    run_before(*self_block);
 }

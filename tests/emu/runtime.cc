@@ -183,8 +183,10 @@ cudaError_t emu_launch(const cudaLaunchConfig_t &config, const void *kernel,
             return failed(cudaErrorInvalidValue);
     }
     const size_t shared_bytes = config.dynamicSmemBytes;
-    return enqueue(config.stream, [=] {
+    const auto run = [=] {
         run_grid(grid, threads, shared_bytes, overlaps,
                  (enum emulator_mode)get_settings().mode.load(), next_seed(), thread);
-    });
+    };
+    return enqueue(config.stream, run,
+                   overlaps ? work_of::overlapping_kernel : work_of::kernel);
 }

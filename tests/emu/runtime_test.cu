@@ -76,6 +76,41 @@ static void test_late_copy()
     cudaFreeHost(host);
 }
 
+/* ---- kernels that overlap ------------------------------------------------------------- */
+
+static __global__ void first_kernel(int *x)
+{
+    if (threadIdx.x < 8) x[threadIdx.x] = 7;
+    launch_next();
+}
+/* seen[0]: x before launch_wait, [1]: after it. */
+static __global__ void second_kernel(const int *x, int *seen)
+{
+    volatile const int *const from = x;
+    const int early = from[0];
+    launch_wait();
+    if (threadIdx.x == 0) seen[0] = early, seen[1] = from[0];
+}
+
+static void test_overlap()
+{
+    device_array<int> x(std::vector<int>(8, 1)), seen(2), third(2);
+    cudaStream_t stream;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const cuda_shape plain = {dim3(2), dim3(32), 0, stream, false};
+    const cuda_shape overlaps = {dim3(1), dim3(32), 0, stream, true};
+    const int *const from = x.at, *const seen_from = seen.at;
+    CHECK(cuda_launch(plain, first_kernel, x.at) == cudaSuccess);
+    CHECK(cuda_launch(overlaps, second_kernel, from, seen.at) == cudaSuccess);
+    CHECK(cuda_launch(overlaps, second_kernel, seen_from + 1, third.at) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(stream) == cudaSuccess);
+    const std::vector<int> two = seen.read(), three = third.read();
+    CHECK(two[1] == 7 && three[1] == 7);
+    if (emulator_get_mode() == EMULATOR_EAGER) CHECK(two[0] == 7 && three[0] == 7);
+    if (emulator_get_mode() == EMULATOR_LAZY) CHECK(two[0] == 1 && three[0] == -1);
+    cudaStreamDestroy(stream);
+}
+
 /* ---- graphs --------------------------------------------------------------------------- */
 
 static void test_graph()
@@ -182,6 +217,7 @@ int main()
 {
     test_events();
     test_late_copy();
+    test_overlap();
     test_graph();
     test_refused();
     test_ranks();

@@ -7,6 +7,7 @@
  * cudaStreamNonBlocking do neither. Each thread of the host has streams of its own as far as these
  * rules go: threads stand for ranks, and ranks share no device's default stream. */
 #include "stream.h"
+#include "block.h"
 #include "memory.h"
 #include "settings.h"
 
@@ -48,35 +49,60 @@ line &line_of(cudaStream_t stream)
     return *share_line(stream);
 }
 
-/* The next piece of the line's work, for this thread to run; NULL when another one is at it. *is_over:
- * there is nothing to do, or this thread is at it: what is before its own work is done. */
-static work take_work(line &l, uint64_t count, bool *is_over)
+/* Works first .. last of which each but the first overlaps the one ahead of it: that one runs when it is
+ * waited for (launch_wait), and no earlier. */
+static void run_overlapping(const std::vector<work> &works, size_t first, size_t last)
+{
+    if (first < last)
+        before_kernel = [&works, first, last] { run_overlapping(works, first, last - 1); };
+    works[last]->run();
+}
+
+static void run_in_order(const std::vector<work> &works)
+{
+    const int mode = get_settings().mode;
+    for (size_t first = 0, last; first < works.size(); first = last + 1) {
+        last = first;
+        while (last + 1 < works.size() && works[last]->is_kernel && works[last + 1]->overlaps &&
+               (mode == EMULATOR_LAZY || (mode == EMULATOR_RANDOM && next_seed() & 1)))
+            last++;
+        run_overlapping(works, first, last);
+    }
+}
+
+/* The next piece of the line's work, and kernels behind it that overlap, for this thread to run; none
+ * when another one is at it. *is_over: there is nothing to do, or this thread is at it: what is before
+ * its own work is done. */
+static std::vector<work> take_work(line &l, uint64_t count, bool *is_over)
 {
     std::lock_guard<std::mutex> lock(l.mutex);
+    std::vector<work> works;
     *is_over = l.done >= count;
     if (l.is_running) {
         *is_over = *is_over || l.runner == std::this_thread::get_id();
-        return NULL;
+        return works;
     }
     if (l.waiting.empty()) *is_over = true;
-    if (*is_over) return NULL;
-    const work w = l.waiting.front();
-    l.waiting.pop_front();
+    if (*is_over) return works;
+    do {
+        works.push_back(l.waiting.front());
+        l.waiting.pop_front();
+    } while (works.back()->is_kernel && !l.waiting.empty() && l.waiting.front()->overlaps);
     l.is_running = true;
     l.runner = std::this_thread::get_id();
-    return w;
+    return works;
 }
 
 /* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's. */
 void run_until(line &l, uint64_t count)
 {
     for (bool is_over = false; !is_over;) {
-        const work w = take_work(l, count, &is_over);
-        if (w) {
-            (*w)();
+        const std::vector<work> works = take_work(l, count, &is_over);
+        if (!works.empty()) {
+            run_in_order(works);
             std::lock_guard<std::mutex> lock(l.mutex);
             l.is_running = false;
-            l.done++;
+            l.done += works.size();
         } else if (!is_over) {
             std::this_thread::yield();
         }
@@ -117,18 +143,18 @@ static void begin_some(line &l)
     }
 }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, bool is_host)
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kind)
 {
     line &l = line_of(stream);
-    work w;
-    if (is_host)
-        w = std::make_shared<const std::function<void()>>(std::move(what));
-    else
-        w = std::make_shared<const std::function<void()>>([what = std::move(what)] {
+    const bool overlaps = kind == work_of::overlapping_kernel;
+    if (kind != work_of::host)
+        what = [what] {
             memory_open();
             what();
             memory_close();
-        });
+        };
+    const work w = std::make_shared<const task>(
+        task{std::move(what), overlaps || kind == work_of::kernel, overlaps});
     if (l.captured) {
         if (l.captured->invalid) return failed(cudaErrorStreamCaptureInvalidated);
         l.captured->works.push_back(w);
@@ -241,7 +267,7 @@ cudaError_t cudaStreamGetDevice(cudaStream_t, int *device)
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument)
 {
     return enqueue(
-        stream, [=] { function(argument); }, true);
+        stream, [=] { function(argument); }, work_of::host);
 }
 
 cudaError_t emulator_enqueue(cudaStream_t stream, void (*run)(void *argument), void *argument,
@@ -307,11 +333,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     if (!exec) return failed(cudaErrorInvalidValue);
     const std::vector<work> works = exec->works;
     return enqueue(
-        stream,
-        [works] {
-            for (const work &w : works) (*w)();
-        },
-        true);
+        stream, [works] { run_in_order(works); }, work_of::host);
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)

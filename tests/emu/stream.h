@@ -17,7 +17,11 @@
 namespace emu
 {
 
-typedef std::shared_ptr<const std::function<void()>> work; /* may run more than once */
+struct task {
+    std::function<void()> run; /* perhaps more than once */
+    bool is_kernel, overlaps;  /* a kernel that may begin before the kernel ahead of it ends */
+};
+typedef std::shared_ptr<const task> work;
 
 struct capture {
     std::vector<work> works;
@@ -40,8 +44,10 @@ line &line_of(cudaStream_t stream);
 std::shared_ptr<line> share_line(cudaStream_t stream);
 void run_until(line &l, uint64_t count); /* until so many of those queued are done */
 void run_all_lines();                    /* of this thread */
-/* Queued, or recorded; in the eager mode, run. is_host: it may not touch device memory. */
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, bool is_host = false);
+/* Queued, or recorded; in the eager mode, run. */
+enum class work_of { host, device, kernel, overlapping_kernel }; /* host: no device memory */
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> what,
+                    work_of kind = work_of::device);
 /* An error if this thread is capturing, which this call spoils. */
 cudaError_t refuse_in_capture();
 cudaError_t failed(cudaError_t error); /* remembers it for cudaGetLastError */
