@@ -7,6 +7,10 @@
 #include "banyan.h"
 #include "launch/bounds.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Does the row at token `row` of query head `head` read token `token` <= row? */
 typedef int (*oracle_reads_fn)(void *ctx, int head, int64_t row, int64_t token);
 
@@ -37,4 +41,7 @@ double oracle_compare(const double *expect_out, double expect_lse, const bound *
                       int32_t value_dim, const void *out, banyan_dtype out_dtype,
                       const float *lse);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

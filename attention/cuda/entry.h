@@ -57,6 +57,9 @@ const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float 
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch);
 /* By warpgroup instructions, on sm_90: 16-bit caches, key_dim = value_dim = 64 or 128. */
 const char *banyan_cuda_prefill_hopper(banyan_queue *queue, const banyan_batch *batch);
+/* For batches of which no strip has more than 32 (head, row) vectors. */
+const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch);
+const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch);
 
 #ifdef __cplusplus
 }

@@ -3,11 +3,12 @@
 #
 #   portable   every GPU from compute capability 8.0 on: code for 8.0, and PTX for later ones
 #   hopper     warpgroup instructions, which run on 9.0 only
-set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/memory.cu attention/cuda/message.cu
+set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
+                         attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
                          attention/cuda/portable_work.cu
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu)
-set(banyan_cuda_hopper attention/cuda/prefill_hopper.cu)
+set(banyan_cuda_hopper attention/cuda/decode_hopper.cu attention/cuda/prefill_hopper.cu)
 
 set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_80,code=compute_80)
 set(banyan_cuda_code_hopper -gencode=arch=compute_90a,code=sm_90a)

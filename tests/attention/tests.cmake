@@ -43,6 +43,7 @@ endif()
 
 # The CUDA kernels, on the emulator.
 if(BANYAN_HAS_EMULATOR)
+  banyan_emulated_test(cuda_decode_test attention/cuda_decode_test.cc)
   banyan_emulated_test(cuda_prefill_test attention/cuda_prefill_test.cc attention/cuda_trial.cc)
   foreach(name pack partials queue)
     banyan_emulated_test(cuda_${name}_test attention/cuda_${name}_test.cu)

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* decode.h - what decode_portable.cu and decode_hopper.cu share on both sides of a launch.
+ *
+ * Decode reads every visible block once for the few query vectors of its KV head, and does little with
+ * it: it is bound by memory. So all blocks of the batch are cut into equal runs (split.h), one for each
+ * multiprocessor, and a run is streamed through shared memory, 64 KiB or more on their way at any time. */
+#ifndef BANYAN_ATTENTION_CUDA_DECODE_H
+#define BANYAN_ATTENTION_CUDA_DECODE_H
+
+#include "attention/cuda/combine.h"
+#include "attention/cuda/split.h"
+
+enum { DECODE_VECTORS = 32 }; /* (head, row) vectors of a strip, at most */
+
+/* The kernels' argument; pointers are the device's. */
+struct decode_call {
+    const cuda_item *item;
+    const int32_t *first_item; /* worker w: items first_item[w] .. first_item[w + 1] - 1 */
+    const banyan_strip *strip; /* a tile of the split is a strip */
+    const banyan_span *span;
+    const banyan_edge *edge;
+    const banyan_table_of_blocks *table;
+    const void *q;
+    float *slots; /* [slots][stride][dim + 2] */
+    cuda_results results;
+    int64_t at, first_token, end_token;
+    float scale; /* times log2(e) */
+    int32_t heads, stride;
+    banyan_dtype in_dtype;
+};
+
+/* A batch that is ready to be launched, and what its combine needs. */
+struct decode_plan {
+    decode_call call;
+    const cuda_combined *combined; /* device */
+    int32_t workers, cuts, most_vectors, most_slots;
+};
+
+/* Splits the batch over `workers` workers and brings its arguments to the device. */
+const char *decode_prepare(banyan_queue *queue, const banyan_batch *batch, int workers,
+                           decode_plan *out);
+/* After the kernel: combines the tiles that were cut. */
+const char *decode_combine(banyan_queue *queue, const banyan_batch *batch,
+                           const decode_plan *plan);
+
+#endif

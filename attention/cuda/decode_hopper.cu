@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decode with bulk copies: the last warp brings whole records to a ring of stages, as far ahead as the
+ * ring goes (128 KiB and more; 4.3 TB/s at a latency of 1 us need 33 KiB for each of 132 multiprocessors),
+ * across the ends of lists, while four or eight warps compute. */
+#include "attention/cuda/decode_entry.h"
+#include "attention/cuda/decode_rows.h"
+#include "attention/cuda/launch.h"
+
+enum { RING_BYTES = 4 * 32768 };
+
+template <int TILES> struct warps {
+    enum { COMPUTE = DECODE_WARPS * TILES, THREADS = 32 * (COMPUTE + 1) };
+};
+
+/* Shared memory: barriers and notes, the stages, the warps' sums. */
+template <typename B> struct ring {
+    enum {
+        RECORD = B::RECORD,
+        STAGES = RING_BYTES / RECORD,
+        HEAD = 1024,
+        SUMS = HEAD + STAGES * RECORD
+    };
+};
+/* In the first kilobyte. full: a record has arrived; empty: the other warps are done with it. */
+struct ring_head {
+    uint64_t full[16], empty[16];
+    decode_entry entry[16]; /* of each stage: whether and how its block is masked */
+};
+
+struct ring_place {
+    int stage, parity;
+};
+template <typename B> PTX_FN void next_stage(ring_place &place)
+{
+    if (++place.stage < ring<B>::STAGES) return;
+    place.stage = 0;
+    place.parity ^= 1;
+}
+
+/* All lanes read the table ahead, 32 entries and another 32; the first one starts the copies. */
+template <typename B>
+PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *head,
+                  ring_place &place)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const banyan_strip strip = call.strip[item.tile];
+    const banyan_table_of_blocks table = call.table[strip.table];
+    decode_cursor cursor = {call.span + strip.first_span, table.slot, 0};
+    const unsigned char *const records = (const unsigned char *)table.records;
+    const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
+    decode_entry entry = {}, ahead = {};
+    if (lane < item.count) ahead = entry_at(cursor, item.first + lane);
+    for (int i = 0; i < item.count; i++) {
+        if (i % 32 == 0) {
+            entry = ahead;
+            if (i + 32 + lane < item.count)
+                ahead = entry_at(cursor, item.first + i + 32 + lane);
+        }
+        decode_entry now;
+        now.record = __shfl_sync(0xffffffffu, entry.record, i % 32);
+        now.block = __shfl_sync(0xffffffffu, entry.block, i % 32);
+        now.masked = __shfl_sync(0xffffffffu, entry.masked, i % 32);
+        if (lane == 0) {
+            const uint32_t full = shared_address(&head->full[place.stage]);
+            barrier_wait(shared_address(&head->empty[place.stage]), place.parity ^ 1);
+            head->entry[place.stage] = now;
+            barrier_expect(full, ring<B>::RECORD);
+            bulk_load(ring_at + place.stage * ring<B>::RECORD,
+                      records + (int64_t)now.record * ring<B>::RECORD, ring<B>::RECORD, full);
+        }
+        next_stage<B>(place);
+    }
+}
+
+template <typename B, int TILES>
+PTX_FN void compute(const decode_call &call, const cuda_item &item, ring_head *head,
+                    ring_place &place)
+{
+    const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
+    float *const sums = (float *)(dynamic_shared() + ring<B>::SUMS);
+    const banyan_strip *const strip = &call.strip[item.tile];
+    decode_rows<B> rows;
+    begin_rows(call, strip, rows);
+    for (int i = 0; i < item.count; i++) {
+        barrier_wait(shared_address(&head->full[place.stage]), place.parity);
+        const decode_entry entry = head->entry[place.stage];
+        const uint32_t record = ring_at + place.stage * ring<B>::RECORD;
+        if (entry.masked)
+            read_block<B, true>(rows, call, strip, entry, record);
+        else
+            read_block<B, false>(rows, call, strip, entry, record);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&head->empty[place.stage]));
+        next_stage<B>(place);
+    }
+    put_sums<B, TILES>(rows, sums);
+    named_sync<32 * warps<TILES>::COMPUTE>(1);
+    merge_sums<B::DIM, TILES>(call, strip, item.slot, sums);
+    named_sync<32 * warps<TILES>::COMPUTE>(1);
+}
+
+template <typename B, int TILES>
+__global__ void __launch_bounds__(warps<TILES>::THREADS, 1) decode_bulk(const decode_call call)
+{
+    ring_head *const head = (ring_head *)dynamic_shared();
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < ring<B>::STAGES; stage++) {
+            barrier_init(shared_address(&head->full[stage]), 1);
+            barrier_init(shared_address(&head->empty[stage]), warps<TILES>::COMPUTE);
+        }
+        barrier_init_done();
+    }
+    __syncthreads();
+    launch_next(); /* the combine waits for the end of this kernel, but not for its own start */
+    const int first = call.first_item[blockIdx.x], end = call.first_item[blockIdx.x + 1];
+    ring_place place = {0, 0};
+    const bool brings = threadIdx.x / 32 == warps<TILES>::COMPUTE;
+    for (int i = first; i < end; i++) {
+        const cuda_item item = call.item[i];
+        if (brings)
+            bring<B>(call, item, head, place);
+        else
+            compute<B, TILES>(call, item, head, place);
+    }
+}
+
+template <typename B, int TILES>
+static cudaError_t start(banyan_queue *queue, const decode_plan *plan)
+{
+    static_assert(sizeof(ring_head) <= ring<B>::HEAD && ring<B>::STAGES <= 16, "room");
+    const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<TILES>::THREADS),
+                              (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES>(),
+                              queue->stream, false};
+    return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
+}
+
+const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch)
+{
+    return decode_run(queue, batch, [](auto block, auto tiles, auto q, auto plan) {
+        return start<decltype(block), decltype(tiles)::value>(q, plan);
+    });
+}

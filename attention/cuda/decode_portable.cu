@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decode with 16-byte copies. Each warp brings the 16 tokens of a block that it computes with, and waits
+ * for nobody until a list ends (a pair of warps with two tiles of vectors brings them together).
+ * 96 KiB of shared memory are what every GPU from 8.0 on has. */
+#include "attention/cuda/decode_entry.h"
+#include "attention/cuda/decode_rows.h"
+#include "attention/cuda/launch.h"
+
+enum { RING_BYTES = 3 * 32768 };
+
+template <typename B> struct ring {
+    enum { RECORD = B::RECORD, STAGES = RING_BYTES / RECORD };
+};
+
+/* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with them. */
+template <typename B, int TILES> PTX_FN void bring(uint32_t to, const unsigned char *record)
+{
+    const int share = tile_of_warp() * 32 + (int)threadIdx.x % 32;
+    B::share_of(first_token_of_warp(), share, 32 * TILES,
+                [=](int at) { async_copy16(to + at, record + at); });
+}
+/* Among the warps that bring the same rows. */
+template <int TILES> PTX_FN void meet()
+{
+    if (TILES == 1)
+        __syncwarp();
+    else
+        named_sync<64>(1 + (int)threadIdx.x / 32 % DECODE_WARPS);
+}
+
+/* Entries of the list, 32 by 32: lane i has number 32 n + i of it, and of the next 32. */
+struct decode_ahead {
+    decode_cursor cursor;
+    decode_entry now, next;
+};
+PTX_FN decode_entry ahead_entry(const cuda_item &item, decode_cursor &cursor, int i)
+{
+    return i < item.count ? entry_at(cursor, item.first + i) : decode_entry{};
+}
+/* Entry i, of those 32 that `now` has and the 32 after them. */
+PTX_FN decode_entry pick(const decode_ahead &ahead, int now, int i)
+{
+    const bool is_now = i / 32 == now / 32;
+    decode_entry e;
+    e.record = is_now ? ahead.now.record : ahead.next.record;
+    e.block = is_now ? ahead.now.block : ahead.next.block;
+    e.masked = is_now ? ahead.now.masked : ahead.next.masked;
+    e.record = __shfl_sync(0xffffffffu, e.record, i % 32);
+    e.block = __shfl_sync(0xffffffffu, e.block, i % 32);
+    e.masked = __shfl_sync(0xffffffffu, e.masked, i % 32);
+    return e;
+}
+
+template <typename B, int TILES>
+PTX_FN void read_list(const decode_call &call, const cuda_item &item, const banyan_strip *strip,
+                      decode_rows<B> &rows)
+{
+    const int STAGES = ring<B>::STAGES, lane = (int)threadIdx.x % 32;
+    const uint32_t ring_at = shared_address(dynamic_shared());
+    const banyan_table_of_blocks table = call.table[strip->table];
+    const unsigned char *const records = (const unsigned char *)table.records;
+    decode_ahead ahead;
+    ahead.cursor = decode_cursor{call.span + strip->first_span, table.slot, 0};
+    ahead.now = ahead_entry(item, ahead.cursor, lane);
+    ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
+    for (int i = 0; i < STAGES - 1; i++) {
+        const decode_entry entry = pick(ahead, 0, i);
+        if (i < item.count)
+            bring<B, TILES>(ring_at + i * ring<B>::RECORD,
+                            records + (int64_t)entry.record * ring<B>::RECORD);
+        async_commit();
+    }
+    for (int i = 0; i < item.count; i++) {
+        if (i && i % 32 == 0) {
+            ahead.now = ahead.next;
+            ahead.next = ahead_entry(item, ahead.cursor, i + 32 + lane);
+        }
+        async_wait<ring<B>::STAGES - 2>();
+        meet<
+            TILES>(); /* .. of all of them; and all are done with the stage that is filled now */
+        const int more = i + STAGES - 1;
+        const decode_entry coming = pick(ahead, i, more), entry = pick(ahead, i, i);
+        if (more < item.count)
+            bring<B, TILES>(ring_at + more % STAGES * ring<B>::RECORD,
+                            records + (int64_t)coming.record * ring<B>::RECORD);
+        async_commit();
+        const uint32_t record = ring_at + i % STAGES * ring<B>::RECORD;
+        if (entry.masked)
+            read_block<B, true>(rows, call, strip, entry, record);
+        else
+            read_block<B, false>(rows, call, strip, entry, record);
+    }
+}
+
+template <typename B, int TILES>
+__global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
+    decode_async(const decode_call call)
+{
+    launch_next();
+    const int first = call.first_item[blockIdx.x], end = call.first_item[blockIdx.x + 1];
+    float *const sums = (float *)dynamic_shared(); /* where the ring was */
+    for (int i = first; i < end; i++) {
+        const cuda_item item = call.item[i];
+        const banyan_strip *const strip = &call.strip[item.tile];
+        decode_rows<B> rows;
+        begin_rows(call, strip, rows);
+        read_list<B, TILES>(call, item, strip, rows);
+        __syncthreads();
+        put_sums<B, TILES>(rows, sums);
+        __syncthreads();
+        merge_sums<B::DIM, TILES>(call, strip, item.slot, sums);
+        __syncthreads();
+    }
+}
+
+template <typename B, int TILES>
+static cudaError_t start(banyan_queue *queue, const decode_plan *plan)
+{
+    static_assert(sums_bytes<B::DIM, TILES>() <= RING_BYTES && ring<B>::STAGES <= 32, "room");
+    const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(32 * DECODE_WARPS * TILES),
+                              RING_BYTES, queue->stream, false};
+    return cuda_launch(shape, decode_async<B, TILES>, plan->call);
+}
+
+const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch)
+{
+    return decode_run(queue, batch, [](auto block, auto tiles, auto q, auto plan) {
+        return start<decltype(block), decltype(tiles)::value>(q, plan);
+    });
+}
