@@ -316,13 +316,13 @@ const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
     const cuda_split *split = &work.split;
     enum { TABLE, SPAN, TILE, ITEM, FIRST, PARTIAL, COMBINED, ARRAYS };
     cuda_array array[ARRAYS] = {};
-    array[TABLE] = {batch->table, (size_t)batch->tables * sizeof *batch->table};
-    array[SPAN] = {batch->span, (size_t)batch->spans * sizeof *batch->span};
-    array[TILE] = {work.tile, (size_t)work.tiles * sizeof *work.tile};
-    array[ITEM] = {split->item, (size_t)split->items * sizeof *split->item};
-    array[FIRST] = {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t)};
-    array[PARTIAL] = {batch->partial, (size_t)batch->heads * sizeof *batch->partial};
-    array[COMBINED] = {work.combined, (size_t)split->cuts * sizeof *work.combined};
+    array[TABLE] = {batch->table, (size_t)batch->tables * sizeof *batch->table, NULL};
+    array[SPAN] = {batch->span, (size_t)batch->spans * sizeof *batch->span, NULL};
+    array[TILE] = {work.tile, (size_t)work.tiles * sizeof *work.tile, NULL};
+    array[ITEM] = {split->item, (size_t)split->items * sizeof *split->item, NULL};
+    array[FIRST] = {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t), NULL};
+    array[PARTIAL] = {batch->partial, (size_t)batch->heads * sizeof *batch->partial, NULL};
+    array[COMBINED] = {work.combined, (size_t)split->cuts * sizeof *work.combined, NULL};
     failed = cuda_stage(queue, array, ARRAYS);
     if (failed || split->workers == 0) return failed;
 

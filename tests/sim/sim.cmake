@@ -22,7 +22,7 @@ set(BANYAN_HAS_SIM ON)
 get_target_property(sim_sources banyan SOURCES)
 list(APPEND sim_sources comm/transport_mpi.c comm/transport_mpi_watch.c)
 list(REMOVE_DUPLICATES sim_sources)
-list(FILTER sim_sources EXCLUDE REGEX "kernel_avx|_cuda|_nccl|\\.cu$")
+list(FILTER sim_sources EXCLUDE REGEX "kernel_avx|kernel_hopper|_cuda|_nccl|\\.cu$")
 add_library(banyan-sim MODULE ${sim_sources} tests/sim/sim.c tests/sim/methods.c tests/sim/ring.c
                               tests/sim/mpi_calls.c tests/sim/report.c)
 target_include_directories(banyan-sim PRIVATE ${PROJECT_SOURCE_DIR})

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* row.h - what the CUDA rows of kernels.def have in common: everything but attend. Their records are the
+ * same bytes, so that a cache may be packed by one and read by the other. */
+#ifndef BANYAN_ATTENTION_CUDA_ROW_H
+#define BANYAN_ATTENTION_CUDA_ROW_H
+
+#include "attention/cuda/entry.h"
+#include "attention/cuda/record.h"
+
+enum { CUDA_DECODE_VECTORS = 32 }; /* of a strip, that the decode kernels take */
+
+static int cuda_supports(const banyan_block_shape *shape)
+{
+    return shape->block_tokens == RECORD_TOKENS && shape->key_dim == shape->value_dim &&
+           (shape->key_dim == 64 || shape->key_dim == 128) && shape->dtype != BANYAN_F32;
+}
+
+static size_t cuda_record_bytes(const banyan_block_shape *shape)
+{
+    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
+    return shape->dtype == BANYAN_E4M3
+               ? record8_bytes(key_dim, value_dim)
+               : record16_tile_bytes(key_dim) + record16_tile_bytes(value_dim);
+}
+
+/* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by reading the
+ * cache; one with many, by arithmetic. Each has its kernel. */
+static int cuda_is_decode(const banyan_batch *batch)
+{
+    for (int32_t i = 0; i < batch->strips; i++) {
+        const banyan_strip *strip = &batch->strip[i];
+        if ((int64_t)__builtin_popcountll(strip->heads) * strip->rows > CUDA_DECODE_VECTORS)
+            return 0;
+    }
+    return 1;
+}
+
+#define BANYAN_CUDA_DEVICE(attend_function)                                                    \
+    {                                                                                          \
+        .name = "cuda", .missing = banyan_cuda_missing,                                        \
+        .memory_free = banyan_cuda_memory_free, .open = banyan_cuda_open,                      \
+        .close = banyan_cuda_close, .queue_bytes = banyan_cuda_queue_bytes,                    \
+        .stream = banyan_cuda_stream, .allocate = banyan_cuda_allocate,                        \
+        .release = banyan_cuda_release, .allocate_host = banyan_cuda_allocate_host,            \
+        .release_host = banyan_cuda_release_host, .copy = banyan_cuda_copy,                    \
+        .clear = banyan_cuda_clear, .wait = banyan_cuda_wait,                                  \
+        .is_captured = banyan_cuda_is_captured, .pack = banyan_cuda_pack,                      \
+        .attend = (attend_function), .combine = banyan_cuda_combine,                           \
+        .finish = banyan_cuda_finish, .share = banyan_cuda_share, .put = banyan_cuda_put,      \
+        .compare = banyan_cuda_compare, .give = banyan_cuda_give, .take = banyan_cuda_take,    \
+    }
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The row `cuda`: every GPU from compute capability 8.0 on, with instructions that all of them have. */
+#include "attention/cuda/row.h"
+
+static int usable(void)
+{
+    return banyan_cuda_missing() == NULL;
+}
+
+static const char *attend(banyan_queue *queue, const banyan_batch *batch)
+{
+    return cuda_is_decode(batch) ? banyan_cuda_decode(queue, batch)
+                                 : banyan_cuda_prefill(queue, batch);
+}
+
+static const banyan_device device = BANYAN_CUDA_DEVICE(attend);
+
+const banyan_kernel banyan_kernel_cuda = {
+    .name = "cuda",
+    .doc = "CUDA, compute capability 8.0 and later",
+    .usable = usable,
+    .supports = cuda_supports,
+    .record_bytes = cuda_record_bytes,
+    .device = &device,
+};

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The row `hopper`: records and calls of the row `cuda`, by instructions of compute capability 9.0
+ * alone. Many rows over a cache of e4m3 are the portable kernel's, which is there as PTX. */
+#include "attention/cuda/row.h"
+
+static int usable(void)
+{
+    return banyan_cuda_missing() == NULL && banyan_cuda_capability() == 90;
+}
+
+static const char *attend(banyan_queue *queue, const banyan_batch *batch)
+{
+    if (cuda_is_decode(batch)) return banyan_cuda_decode_hopper(queue, batch);
+    return batch->shape.dtype == BANYAN_E4M3 ? banyan_cuda_prefill(queue, batch)
+                                             : banyan_cuda_prefill_hopper(queue, batch);
+}
+
+static const banyan_device device = BANYAN_CUDA_DEVICE(attend);
+
+const banyan_kernel banyan_kernel_hopper = {
+    .name = "hopper",
+    .doc = "CUDA, Hopper: warpgroup matrix instructions and bulk copies",
+    .usable = usable,
+    .supports = cuda_supports,
+    .record_bytes = cuda_record_bytes,
+    .device = &device,
+};
