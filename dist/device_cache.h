@@ -39,6 +39,10 @@ typedef struct banyan_device_cache {
     banyan_slot *ring;              /* [ring_slots], of allocate_host */
     int64_t ring_slots, ring_used;
 
+    /* Of a merge that reduces; else NULL. */
+    float *maxima, *pass_values; /* device: [heads][rows], the longest pass */
+    float *pass_staged;          /* of allocate_host, where messages are staged: twice that */
+
     uint8_t **role; /* [kinds][heads] */
     /* A batch. */
     banyan_table_of_blocks *table; /* [KV heads] */
@@ -55,6 +59,7 @@ typedef struct banyan_device_need {
     banyan_device_limits limits;
     int64_t slots, ring_slots;
     int64_t items_bytes, probed_bytes; /* of device memory */
+    int64_t maxima_bytes, pass_bytes;  /* likewise; of a merge that reduces */
     int64_t device, host;
     int64_t exchanges; /* of both */
 } banyan_device_need;
@@ -80,6 +85,10 @@ banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32
                                  int32_t rows);
 banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,
                                   int32_t rows);
+
+/* device_passes.c: merges the items of a panel by a merge that reduces; data [heads]. */
+banyan_status banyan_device_reduce(banyan_cache *c, const banyan_kind *kind, void *const *data,
+                                   int32_t rows);
 
 /* What a device's function returned, as a status. */
 static inline banyan_status banyan_device_said(const char *failed)

@@ -38,7 +38,8 @@ static int64_t pieces(const banyan_plan *plan, int64_t rows)
 static uint8_t role_of(const banyan_plan *plan, const banyan_item *item, int rank)
 {
     if (!banyan_item_is_here(plan, item, rank)) return 0;
-    const int moves = item->holders > 1 || (plan->spec.out[0] == 'a' && plan->ranks > 1);
+    const int moves = item->holders > 1 ||
+                      ((plan->spec.out[0] == 'a' || plan->merge->reduce) && plan->ranks > 1);
     return (uint8_t)(BANYAN_ITEM_HERE | (moves ? BANYAN_ITEM_MOVES : 0));
 }
 
@@ -85,6 +86,18 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         largest(need->items_bytes, largest(moving * plan->panel_rows * row, probed));
 }
 
+static void fit_passes(const banyan_plan *plan, banyan_device_need *need)
+{
+    int64_t floats[BANYAN_PASSES];
+    if (!plan->merge->reduce || plan->ranks == 1) return;
+    banyan_pass_floats(plan, plan->spec.value_dim, plan->panel_rows, floats);
+    need->maxima_bytes = floats[0] * (int64_t)sizeof(float);
+    need->pass_bytes = floats[1] * (int64_t)sizeof(float);
+    need->device +=
+        (int64_t)(round_up((size_t)need->maxima_bytes) + round_up((size_t)need->pass_bytes));
+    if (!plan->comm->transport->device) need->host += 2 * need->pass_bytes;
+}
+
 banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
 {
     const banyan_spec *spec = &plan->spec;
@@ -106,6 +119,7 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
         (int64_t)(device + round_up((size_t)need.slots * sizeof(banyan_slot)) +
                   round_up((size_t)need.items_bytes) + round_up((size_t)need.probed_bytes));
     need.host = (int64_t)(host + (size_t)need.ring_slots * sizeof(banyan_slot));
+    fit_passes(plan, &need);
     const size_t item = (size_t)plan->panel_rows * banyan_sum_bytes(plan, spec->value_dim);
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_exchange_measure_device(&plan->kind[k].schedule, rank, item,

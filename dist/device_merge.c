@@ -60,6 +60,7 @@ banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
     banyan_device_place(c, call, rows);
+    if (c->plan->merge->reduce) return BANYAN_OK;
     const banyan_passage p = passage(c, call, first, rows, part->data);
     return banyan_exchange_start(part->exchange, c->plan->comm, &p);
 }
@@ -71,6 +72,11 @@ static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t fir
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const banyan_passage p = passage(c, call, first, rows, data);
     banyan_status status = BANYAN_OK;
+    if (c->plan->merge->reduce) {
+        if (c->plan->ranks == 1) return BANYAN_OK;
+        status = banyan_device_reduce(c, banyan_plan_kind(c->plan, call->layer), data, rows);
+        return status ? banyan_fail_at(status, p.mark, BANYAN_MARKS) : status;
+    }
     if (data == part->mass) status = banyan_exchange_start(part->exchange, c->plan->comm, &p);
     if (!status)
         status = banyan_exchange_finish(part->exchange, c->plan->comm, &p, &c->stats.messages,

@@ -127,6 +127,13 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     if (!status) status = take(d, need.slots * (int64_t)sizeof *d->tables, &d->tables);
     if (!status) status = take(d, need.items_bytes, &d->items);
     if (!status) status = take(d, need.probed_bytes, &d->probed);
+    if (!status) status = take(d, need.maxima_bytes, &d->maxima);
+    if (!status) status = take(d, need.pass_bytes, &d->pass_values);
+    void *staged = NULL;
+    if (!status && need.pass_bytes && d->memory.is_staged)
+        status = banyan_device_said(
+            device->allocate_host(d->queue, 2 * (size_t)need.pass_bytes, &staged));
+    d->pass_staged = staged;
     void *ring = NULL;
     if (!status)
         status = banyan_device_said(
@@ -147,6 +154,9 @@ void banyan_device_close(banyan_cache *c)
     if (d->tables) d->device->release(d->queue, d->tables);
     if (d->items) d->device->release(d->queue, d->items);
     if (d->probed) d->device->release(d->queue, d->probed);
+    if (d->maxima) d->device->release(d->queue, d->maxima);
+    if (d->pass_values) d->device->release(d->queue, d->pass_values);
+    if (d->pass_staged) d->device->release_host(d->queue, d->pass_staged);
     if (d->ring) d->device->release_host(d->queue, d->ring);
     d->device->close(d->queue);
     d->queue = NULL;

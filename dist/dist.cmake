@@ -8,6 +8,7 @@ target_sources(banyan PRIVATE
   dist/device_layout.c
   dist/device_merge.c
   dist/device_open.c
+  dist/device_passes.c
   dist/list.c
   dist/merge_passes.c
   dist/merge_rows.c

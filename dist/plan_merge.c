@@ -84,12 +84,6 @@ banyan_status banyan_plan_merge(banyan_plan *plan)
         plan->merge = banyan_merge_find(plan->spec.merge);
     else
         status = choose(plan);
-    if (!status && plan->kernel->device && plan->merge->reduce)
-        status =
-            banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                        "merge is \"%s\", which adds up arrays of host memory, and device is "
-                        "\"%s\": expected another merge",
-                        plan->merge->name, plan->spec.device);
     for (int32_t k = 0; !status && k < plan->kinds; k++)
         status =
             banyan_kind_schedule(plan, &plan->kind[k], plan->merge, &plan->kind[k].schedule);

@@ -113,7 +113,7 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
 static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cache *c)
 {
     int64_t floats[BANYAN_PASSES];
-    if (!plan->merge->reduce) return;
+    if (!plan->merge->reduce || plan->kernel->device) return; /* device_layout.c */
     banyan_pass_floats(plan, plan->spec.value_dim, plan->panel_rows, floats);
     float *maxima = take(arena, floats[0], sizeof *maxima);
     float *room = take(arena, 2 * floats[1], sizeof *room);

@@ -22,7 +22,6 @@ const scale_method scale_methods[] = {
      .placement = "spread",
      .merge = "allreduce",
      .out = "all",
-     .cpu_only = true, /* the library adds up arrays of the host */
      .decode = &scale_attend,
      .prefill = &scale_attend},
     {.name = "ring",

@@ -21,6 +21,10 @@ static const device_case cases[] = {
      "dealt", "home", 0},
     {"everywhere", 4, 1, 128, 64, 134, 100, 0, BF16, F32, F32, {"0-1:s2 stride=2 local=80t"},
      "spread", "butterfly", "first", "all", 1},
+    {"tree attention", 4, 2, 64, 64, 150, 120, 4, BF16, F32, F32, {"0-1:s2 stride=2 local=1"},
+     "spread", "allreduce", "first", "all", 0},
+    {"reduced to homes", 4, 2, 64, 64, 150, 120, 0, BF16, BF16, F32, {0}, "line", "allreduce",
+     "dealt", "home", 1},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), RANKS = 3 };
@@ -42,7 +46,7 @@ static void with_ranks(int32_t ranks, const device_case *c)
 int main(void)
 {
     for (int i = 0; i < CASES; i++) {
-        with_ranks(i == 0 ? 1 : i == 1 ? RANKS : 2, &cases[i]);
+        with_ranks(i == 0 ? 1 : i == 1 || i == 4 ? RANKS : 2, &cases[i]);
     }
     return test_end();
 }

@@ -68,9 +68,6 @@ static void test_plans(banyan_comm *comm)
     spec.reproducible = 1;
     expect_plan(&spec, comm, BANYAN_ERR_UNSUPPORTED, "reproducible is set and device is");
     spec = good;
-    spec.merge = "allreduce";
-    expect_plan(&spec, comm, BANYAN_ERR_UNSUPPORTED, "merge is \"allreduce\"");
-    spec = good;
     spec.kernel = "hopper";
     expect_plan(&spec, comm, BANYAN_ERR_CONFIG, "cannot run on this device");
     spec = good;

@@ -30,7 +30,7 @@ for file in "$@"; do
   case $arch:$file in
     90a:*prefill_hopper*) needs "$file" wgmma.mma_async; needs "$file" cp.async.bulk ;;
     90a:*decode_hopper*) needs "$file" cp.async.bulk; needs "$file" mma.sync ;;
-    *:*portable*) needs "$file" mma.sync; needs "$file" cp.async.c ;;
+    *:*prefill_portable*|*:*decode_portable*) needs "$file" mma.sync; needs "$file" cp.async.c ;;
   esac
 done
 exit $faults
