@@ -5,7 +5,7 @@
  * must give the same bits. */
 #include "attention/cuda/entry.h"
 #include "attention/cuda/record.h"
-#include "tests/emu/emulator.h"
+#include "emulator.h"
 #include "tests/oracle.h"
 #include "tests/test.h"
 

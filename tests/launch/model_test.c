@@ -24,7 +24,9 @@ static char dir[64] = "/tmp/banyan-model-XXXXXX";
 static void make_checkpoint(const constructed_spec *spec)
 {
     char why[1024] = "";
-    if (rank == 0 && dir[strlen(dir) - 1] == 'X') CHECK(mkdtemp(dir) != NULL);
+    static int is_made; /* a name may well end in X */
+    if (rank == 0 && !is_made) CHECK(mkdtemp(dir) != NULL);
+    is_made = 1;
     CHECK(!banyan_comm_broadcast(comm, dir, sizeof dir, 0));
     if (rank == 0) CHECK_MSG(!constructed_write(dir, spec, why, sizeof why), "%s", why);
     CHECK(!banyan_comm_agree(comm, BANYAN_OK));
