@@ -233,8 +233,9 @@ static void plan_ahead(work *w, const window *x, int64_t left)
     const int32_t tile = VEC_GROUP * VEC_LANES, strips = strips_of(w->total);
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
+    const int32_t of_row = (w->tile->sums != NULL) + softmax_asks(w);
     const int32_t lines = (int32_t)(w->stored.bytes / LINE),
-                  beats = strips * steps / PRODUCT_BEAT + w->total * (w->tile->sums ? 2 : 1);
+                  beats = strips * steps / PRODUCT_BEAT + w->total * of_row;
     ahead *a = &w->ahead;
     *a = (ahead){.entry = x->entry + x->count,
                  .count = left,

@@ -250,13 +250,20 @@ static void chunk_values_exact(const work *w, const chunk *x, const piece *p)
     }
 }
 
+/* Memory does not rest during the softmax either. A block of fp32 takes so long to read that
+ * its products are enough to ask for it, and asking more often was seen to be slower. */
+static int softmax_asks(const work *w)
+{
+    return w->stored.dtype != BANYAN_F32;
+}
+
 static void chunk_run(work *w, chunk *x)
 {
     float alpha[VEC_ROWS];
     chunk_scores(w, x);
     chunk_mask(w, x);
     for (int32_t r = 0; r < x->rows; r++) {
-        ahead_step(&w->ahead); /* memory does not rest either */
+        if (softmax_asks(w)) ahead_step(&w->ahead);
         alpha[r] = softmax_row(w->score + r * SCORE_STRIDE, x->columns, w->c,
                                &w->max[x->row + r], w->sum + (x->row + r) * VEC_LANES);
     }
