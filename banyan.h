@@ -332,6 +332,11 @@ BANYAN_API banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer,
 BANYAN_API banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count,
                                             float *mass);
 
+/* Until all calls on the cache are done; on the CPU they are when they return. On a device whose
+ * messages wait there for other ranks (nccl), this wait ends with ERR_COMM after the comm's time limit;
+ * one for the stream itself has no limit. */
+BANYAN_API banyan_status banyan_cache_wait(banyan_cache *cache);
+
 /* Append k and v of tokens at .. at+rows-1 to one layer, and attend to the layer's tokens causally:
  * row i, at token at+i, sees tokens 0 .. at+i of the blocks that its heads' patterns select.
  *

@@ -200,6 +200,12 @@ banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t cou
     return BANYAN_OK;
 }
 
+banyan_status banyan_cache_wait(banyan_cache *cache)
+{
+    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "wait: cache is NULL");
+    return cache->device ? banyan_device_wait(cache) : BANYAN_OK;
+}
+
 banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv_head,
                                   void **data, size_t *bytes)
 {

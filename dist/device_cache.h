@@ -71,6 +71,8 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
 banyan_status banyan_device_open(banyan_cache *c, void *stream, size_t *bytes);
 void banyan_device_close(banyan_cache *c);
 
+banyan_status banyan_device_wait(banyan_cache *c);
+
 /* May this call be made just now? (Is it captured in a graph, and can it be?) */
 banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call);
 /* device_append.c: held places from `place` on of a KV head of a layer have changed. */

@@ -161,3 +161,14 @@ void banyan_device_close(banyan_cache *c)
     d->device->close(d->queue);
     d->queue = NULL;
 }
+
+/* What a rank that does not come leaves undone is seen by the transport alone. */
+banyan_status banyan_device_wait(banyan_cache *c)
+{
+    banyan_device_cache *d = c->device;
+    banyan_comm *comm = c->plan->comm;
+    const banyan_status status =
+        comm->transport->device ? banyan_comm_device_wait(comm, d->device->stream(d->queue))
+                                : BANYAN_OK;
+    return status ? status : banyan_device_said(d->device->wait(d->queue));
+}

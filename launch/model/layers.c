@@ -77,14 +77,14 @@ static banyan_status call(model *m, int32_t layer, const chunk *c, const model_p
     if (!status && skip > 0)
         status = banyan_attend(m->cache, layer, c->at, skip, NULL, k, v, NULL, NULL);
     /* the host writes k and v again when this returns */
-    if (status || c->wanted == 0)
-        return status ? status : device_result(m, device_wait(m->device));
+    if (status || c->wanted == 0) return status ? status : banyan_cache_wait(m->cache);
     if (with_mass)
         status = banyan_cache_probe(m->cache, probe->first_token, probe->token_count,
                                     on[ON_MASS].there);
     if (!status)
         status = banyan_attend(m->cache, layer, c->at + skip, c->wanted, on[ON_Q].there, k + kv,
                                v + kv, on[ON_OUT].there, on[ON_LSE].there);
+    if (!status) status = banyan_cache_wait(m->cache);
     return status ? status : fetch_heads(m, c->wanted, with_mass);
 }
 

@@ -121,7 +121,7 @@ static banyan_status attend(run_task *t, int32_t layer, int64_t at, int32_t rows
     banyan_status status =
         banyan_attend(t->cache, layer, at, rows, attends ? t->q.there : NULL, t->k.there,
                       t->v.there, attends ? t->out.there : NULL, attends ? t->lse.there : NULL);
-    if (!status) status = device_wait(t->j->device);
+    if (!status) status = banyan_cache_wait(t->cache);
     *seconds += now_seconds() - start;
     if (!attends) t->mine.append_cpu += cpu_seconds() - start_cpu;
     return status;

@@ -67,7 +67,7 @@ static banyan_status chunks(scale_case *c, bool attends)
 static banyan_status filled(scale_case *c)
 {
     banyan_status status = chunks(c, false);
-    return status ? status : device_wait(c->t->j->device);
+    return status ? status : banyan_cache_wait(c->cache);
 }
 
 static void close_case(scale_case *c)
@@ -131,7 +131,7 @@ static banyan_status step(scale_case *c, double *compute)
             status = call(c, layer, c->tokens - 1, 1, false, true);
             if (!status) status = watch(c, layer, c->tokens - 1, 1);
         }
-    if (!status) status = device_wait(c->t->j->device);
+    if (!status) status = banyan_cache_wait(c->cache);
     banyan_cache_stats(c->cache, &after);
     if (c->t->j->device->row->is_apart)
         *compute += now_seconds() - start;

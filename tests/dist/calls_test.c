@@ -109,6 +109,8 @@ static void test_refusals(banyan_plan *plan)
     CHECK(strstr(banyan_error_message(), "at 300 with 1 rows: past max_tokens 300"));
     CHECK(banyan_attend(NULL, 0, 0, 1, s.q_in, s.k_in, s.v_in, s.out, NULL) ==
           BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_cache_wait(NULL) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_cache_wait(cache) == BANYAN_OK);
     CHECK(banyan_cache_probe(cache, 290, 11, s.mass) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "expected a range within 0..299"));
     CHECK(banyan_cache_probe(cache, -1, 2, s.mass) == BANYAN_ERR_ARGUMENT);

@@ -57,9 +57,8 @@ static inline void set_spec(const device_case *c, int ranks, banyan_spec *spec,
 
 static inline void settle(const banyan_cache *cache)
 {
-    const banyan_device_cache *d = cache->device;
-    const char *failed = d ? d->device->wait(d->queue) : NULL;
-    CHECK_MSG(!failed, "%s", failed);
+    const banyan_status status = banyan_cache_wait((banyan_cache *)(uintptr_t)cache);
+    CHECK_MSG(!status, "%s", banyan_error_message());
 }
 
 /* Between device memory and any of the host's, when the queue got there. */
