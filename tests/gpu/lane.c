@@ -13,8 +13,8 @@ typedef struct lane {
 } lane;
 
 lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, const char *use,
-                long long tokens, int rows, const char *in_dtype, const char *cache_dtype,
-                const char *kernel, void *stream);
+                long long tokens, int rows, int rollback, const char *in_dtype,
+                const char *cache_dtype, const char *kernel, void *stream);
 int lane_attend(lane *l, int layer, long long at, int rows, const void *q, const void *k,
                 const void *v, void *out, float *lse);
 long long lane_pairs(const lane *l);
@@ -42,11 +42,11 @@ static banyan_dtype dtype_of(const char *name)
     return t;
 }
 
-/* The first dense_layers layers are dense, the others as `use` says; q, k, v and out of in_dtype. NULL:
- * failed. */
+/* The first dense_layers layers are dense, the others as `use` says; q, k, v and out of in_dtype. The
+ * sequence may go back by `rollback` tokens. NULL: failed. */
 lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, const char *use,
-                long long tokens, int rows, const char *in_dtype, const char *cache_dtype,
-                const char *kernel, void *stream)
+                long long tokens, int rows, int rollback, const char *in_dtype,
+                const char *cache_dtype, const char *kernel, void *stream)
 {
     lane *l = calloc(1, sizeof *l);
     if (!l) return NULL;
@@ -61,6 +61,7 @@ lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, 
     spec.rule_count = dense_layers > 0 ? 2 : 1;
     spec.max_tokens = tokens;
     spec.max_rows = rows;
+    spec.rollback_tokens = rollback;
     spec.cache_dtype = dtype_of(cache_dtype);
     spec.in_dtype = spec.out_dtype = dtype_of(in_dtype);
     spec.device = "cuda";
