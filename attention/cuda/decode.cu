@@ -26,9 +26,9 @@ static const char *find_most(const banyan_batch *batch, decode_plan *out)
     out->most_vectors = 1;
     for (int32_t i = 0; i < batch->strips; i++) {
         const int vectors = vectors_of(&batch->strip[i]);
-        if (vectors > DECODE_VECTORS)
+        if (vectors > CUDA_DECODE_VECTORS)
             return cuda_words("a strip of %d query vectors in a decode of at most %d", vectors,
-                              (int)DECODE_VECTORS);
+                              (int)CUDA_DECODE_VECTORS);
         if (batch->strip[i].blocks > INT32_MAX)
             return cuda_words("a list of %lld blocks", (long long)batch->strip[i].blocks);
         if (vectors > out->most_vectors) out->most_vectors = vectors;

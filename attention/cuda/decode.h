@@ -10,8 +10,6 @@
 #include "attention/cuda/combine.h"
 #include "attention/cuda/split.h"
 
-enum { DECODE_VECTORS = 32 }; /* (head, row) vectors of a strip, at most */
-
 /* The kernels' argument; pointers are the device's. */
 struct decode_call {
     const cuda_item *item;

@@ -6,6 +6,10 @@
 
 #include "attention/attention.h"
 
+enum {
+    CUDA_DECODE_VECTORS = 32
+}; /* (head, row) vectors of a strip that the decode kernels take */
+
 #ifdef __cplusplus
 extern "C" {
 #endif

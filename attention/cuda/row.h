@@ -7,8 +7,6 @@
 #include "attention/cuda/entry.h"
 #include "attention/cuda/record.h"
 
-enum { CUDA_DECODE_VECTORS = 32 }; /* of a strip, that the decode kernels take */
-
 static int cuda_supports(const banyan_block_shape *shape)
 {
     return shape->block_tokens == RECORD_TOKENS && shape->key_dim == shape->value_dim &&
