@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writing safetensors, row by row: what is written never lies in memory at once. A file is written
- * as NAME.partial and renamed when the last byte is on it, so that a full disk leaves no half file
- * that looks whole. */
+/* Writing safetensors, row by row: what is written never lies in memory at once. A full
+ * disk or a killed job leaves no half file that looks whole (file.h). */
+#include "launch/file.h"
 #include "launch/model/safetensors.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,54 +98,31 @@ static bool write_tensor(FILE *f, const tensor_source *t, banyan_dtype dtype)
     return good;
 }
 
-/* PATH.partial, open for writing; or NULL with why. */
-static FILE *begin_file(const char *path, char *partial, size_t partial_bytes, char *why,
-                        size_t why_bytes)
-{
-    snprintf(partial, partial_bytes, "%s.partial", path);
-    FILE *f = fopen(partial, "wb");
-    if (!f) snprintf(why, why_bytes, "%s: %s", partial, strerror(errno));
-    return f;
-}
-
-/* Close and rename when all is well so far; otherwise remove what was written. */
-static bool end_file(FILE *f, const char *path, const char *partial, bool good, char *why,
-                     size_t why_bytes)
-{
-    int code = good ? 0 : errno;
-    if (fclose(f) != 0 && good) {
-        code = errno;
-        good = false;
-    }
-    if (good && rename(partial, path) != 0) {
-        code = errno;
-        good = false;
-    }
-    if (good) return true;
-    unlink(partial);
-    snprintf(why, why_bytes, "%s: cannot be written: %s", path, strerror(code));
-    return false;
-}
-
 static bool write_file(const char *path, const tensor_source *list, int count,
                        banyan_dtype dtype, char *why, size_t why_bytes)
 {
-    char partial[4200];
-    FILE *f = begin_file(path, partial, sizeof partial, why, why_bytes);
+    whole_file *f = whole_begin(path, why, why_bytes);
     if (!f) return false;
-    bool good = write_header(f, list, count, dtype);
-    for (int i = 0; good && i < count; i++) good = write_tensor(f, &list[i], dtype);
-    return end_file(f, path, partial, good, why, why_bytes);
+    FILE *stream = whole_stream(f);
+    bool good = write_header(stream, list, count, dtype);
+    for (int i = 0; good && i < count; i++) good = write_tensor(stream, &list[i], dtype);
+    if (!good && !ferror(stream)) {
+        snprintf(why, why_bytes, "%s: out of memory", path);
+        whole_end(f, false, why, why_bytes);
+        return false;
+    }
+    return whole_end(f, true, why, why_bytes);
 }
 
 bool text_write(const char *dir, const char *name, const char *text, char *why,
                 size_t why_bytes)
 {
-    char path[4096], partial[4200];
+    char path[4096];
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *f = begin_file(path, partial, sizeof partial, why, why_bytes);
+    whole_file *f = whole_begin(path, why, why_bytes);
     if (!f) return false;
-    return end_file(f, path, partial, fputs(text, f) != EOF, why, why_bytes);
+    fputs(text, whole_stream(f)); /* whole_end sees whether that went well */
+    return whole_end(f, true, why, why_bytes);
 }
 
 /* The first tensor of shard `shard`: cuts at equal bytes, but no shard is empty. */

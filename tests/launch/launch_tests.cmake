@@ -1,7 +1,11 @@
-foreach(name set_test data_test)
+foreach(name set_test data_test file_test)
   banyan_unit_test(${name} launch/${name}.c)
   target_link_libraries(${name} PRIVATE banyan_launch)
 endforeach()
+# Where a file system has no files without a name.
+banyan_unit_test(file_named_test launch/file_test.c ${PROJECT_SOURCE_DIR}/launch/file.c)
+target_link_libraries(file_named_test PRIVATE banyan_launch)
+target_compile_definitions(file_named_test PRIVATE BANYAN_TEMPORARY_HAS_NAME)
 
 set(scripts ${CMAKE_CURRENT_LIST_DIR})
 add_test(NAME launch_words COMMAND ${scripts}/words.sh $<TARGET_FILE:banyan_program> ${BANYAN_HAS_CUDA})
