@@ -98,13 +98,13 @@ static int is_mine(const banyan_head_plan *head, int32_t index, int64_t block)
 /* Room for the blocks of tokens at .. end-1 that are dealt to this rank. */
 static banyan_status make_room(banyan_kept *kept, const banyan_head_plan *head,
                                const banyan_mine *mine, int64_t at, int64_t end,
-                               const banyan_plan *plan)
+                               const banyan_shape *shape)
 {
-    int32_t tokens = plan->spec.block_tokens;
+    int32_t tokens = shape->block.block_tokens;
     /* A block that begins before `at` has its record since then. */
     for (int64_t b = (at + tokens - 1) / tokens; b * tokens < end; b++) {
         if (!is_mine(head, mine->index, b)) continue;
-        void *record = record_take(kept, plan->record_bytes);
+        void *record = record_take(kept, shape->record_bytes);
         if (!record)
             return banyan_fail(BANYAN_ERR_MEMORY,
                                "cache: KV head %d holds %lld blocks, all that were planned, "
@@ -130,6 +130,7 @@ static void write_block(void *arg, int64_t i, int32_t worker)
     const banyan_plan *plan = w->c->plan;
     const banyan_spec *spec = &plan->spec;
     const banyan_call *call = w->call;
+    const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
     int64_t j = i / w->blocks, block = w->first_block + i % w->blocks;
     const banyan_kept *kept = &w->c->layer[call->layer].kept[j];
     int64_t place = held_find(kept, block);
@@ -138,15 +139,15 @@ static void write_block(void *arg, int64_t i, int32_t worker)
     int64_t begin = block * spec->block_tokens, end = begin + spec->block_tokens;
     int64_t from = begin < call->at ? call->at : begin;
     int64_t to = end > call->at + call->rows ? call->at + call->rows : end;
-    int64_t k_stride = (int64_t)spec->kv_heads * spec->key_dim;
-    int64_t v_stride = (int64_t)spec->kv_heads * spec->value_dim;
+    int64_t k_stride = (int64_t)shape->kv_heads * shape->key_dim;
+    int64_t v_stride = (int64_t)shape->kv_heads * shape->value_dim;
     int64_t row = from - call->at, head = w->part->mine[j].kv_head;
     size_t bytes = banyan_dtype_bytes(spec->in_dtype);
     const char *k =
-        (const char *)call->k + (size_t)(row * k_stride + head * spec->key_dim) * bytes;
+        (const char *)call->k + (size_t)(row * k_stride + head * shape->key_dim) * bytes;
     const char *v =
-        (const char *)call->v + (size_t)(row * v_stride + head * spec->value_dim) * bytes;
-    plan->kernel->pack(&plan->shape, kept->held[place].record, from == begin,
+        (const char *)call->v + (size_t)(row * v_stride + head * shape->value_dim) * bytes;
+    plan->kernel->pack(&shape->block, kept->held[place].record, from == begin,
                        (int32_t)(from - begin), (int32_t)(to - from), k, k_stride, v, v_stride,
                        spec->in_dtype);
 }
@@ -182,7 +183,7 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
         int64_t place = kept->count;
         if (plan->spec.evict && floor > 0)
             c->stats.evicted_blocks += evict(kept, &head->retention, floor, tokens, &place);
-        banyan_status status = make_room(kept, head, mine, call->at, end, plan);
+        banyan_status status = make_room(kept, head, mine, call->at, end, &kind->shape);
         if (status != BANYAN_OK) return status;
         if (c->device) banyan_device_note(c->device, call->layer, j, place);
     }

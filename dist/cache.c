@@ -29,12 +29,12 @@ static banyan_status map_memory(size_t bytes, void **out)
 static banyan_status map_records(banyan_cache *c)
 {
     const banyan_plan *plan = c->plan;
-    int64_t records = 0, regions = 0;
+    size_t bytes = 0, regions = 0;
     for (int32_t i = 0; i < plan->spec.layers; i++) {
+        const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
         for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++, regions++)
-            records += c->layer[i].kept[j].capacity;
+            bytes += (size_t)c->layer[i].kept[j].capacity * record;
     }
-    size_t bytes = (size_t)records * plan->record_bytes;
     if (bytes == 0) return BANYAN_OK;
     banyan_status status = map_memory(bytes + HUGE_PAGE, &c->map);
     if (status != BANYAN_OK) return status;
@@ -43,33 +43,34 @@ static banyan_status map_records(banyan_cache *c)
     char *first = (char *)(((uintptr_t)c->map + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     /* Advice only: without huge pages everything still works. */
     (void)madvise(first, bytes,
-                  bytes / (size_t)regions >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+                  bytes / regions >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     for (int32_t i = 0; i < plan->spec.layers; i++) {
+        const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
         for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
             banyan_kept *kept = &c->layer[i].kept[j];
             kept->records = first;
-            first += (size_t)kept->capacity * plan->record_bytes;
+            first += (size_t)kept->capacity * record;
         }
     }
     return BANYAN_OK;
 }
 
 /* Is any of the group's partials sent in this rank's first round? */
-static int is_early(const banyan_plan *plan, const banyan_part *part, int32_t kv_head)
+static int is_early(const banyan_part *part, int32_t kv_head, int32_t group)
 {
-    for (int32_t h = 0; h < plan->group; h++)
-        if (banyan_exchange_sends_first(part->exchange, kv_head * plan->group + h)) return 1;
+    for (int32_t h = 0; h < group; h++)
+        if (banyan_exchange_sends_first(part->exchange, kv_head * group + h)) return 1;
     return 0;
 }
 
-static void order_heads(const banyan_plan *plan, banyan_part *part)
+static void order_heads(banyan_part *part, int32_t group)
 {
     int32_t count = 0;
     for (int32_t j = 0; j < part->mine_count; j++)
-        if (is_early(plan, part, part->mine[j].kv_head)) part->order[count++] = j;
+        if (is_early(part, part->mine[j].kv_head, group)) part->order[count++] = j;
     part->early = count;
     for (int32_t j = 0; j < part->mine_count; j++)
-        if (!is_early(plan, part, part->mine[j].kv_head)) part->order[count++] = j;
+        if (!is_early(part, part->mine[j].kv_head, group)) part->order[count++] = j;
 }
 
 static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
@@ -82,7 +83,7 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
         if (status != BANYAN_OK) return status;
         *bytes += banyan_exchange_bytes(c->part[k].exchange) +
                   banyan_exchange_device_bytes(c->part[k].exchange);
-        order_heads(plan, &c->part[k]);
+        order_heads(&c->part[k], plan->kind[k].shape.group);
     }
     return BANYAN_OK;
 }
@@ -179,11 +180,13 @@ void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
     *out = cache->stats;
     for (int32_t i = 0; i < cache->plan->spec.layers; i++) {
         const banyan_layer *layer = &cache->layer[i];
+        int64_t blocks = 0;
         if (layer->length > out->tokens) out->tokens = layer->length;
         for (int32_t j = 0; j < banyan_cache_part(cache, i)->mine_count; j++)
-            out->blocks += layer->kept[j].count;
+            blocks += layer->kept[j].count;
+        out->blocks += blocks;
+        out->bytes += blocks * (int64_t)banyan_plan_kind(cache->plan, i)->shape.record_bytes;
     }
-    out->bytes = out->blocks * (int64_t)cache->plan->record_bytes;
 }
 
 banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count, float *mass)
@@ -212,13 +215,15 @@ banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv
     if (!cache || !data || !bytes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "cache_memory: cache, data and bytes must be "
                                                 "given");
-    const banyan_spec *spec = &cache->plan->spec;
-    if (layer < 0 || layer >= spec->layers || kv_head < 0 || kv_head >= spec->kv_heads)
-        return banyan_fail(
-            BANYAN_ERR_ARGUMENT,
-            "cache_memory: layer %d, KV head %d; expected layers 0..%d, KV heads "
-            "0..%d",
-            (int)layer, (int)kv_head, (int)spec->layers - 1, (int)spec->kv_heads - 1);
+    const banyan_plan *plan = cache->plan;
+    if (layer < 0 || layer >= plan->spec.layers)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "cache_memory: layer %d; expected 0..%d",
+                           (int)layer, (int)plan->spec.layers - 1);
+    const banyan_shape *shape = &banyan_plan_kind(plan, layer)->shape;
+    if (kv_head < 0 || kv_head >= shape->kv_heads)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "cache_memory: KV head %d of layer %d; expected 0..%d", (int)kv_head,
+                           (int)layer, (int)shape->kv_heads - 1);
     const banyan_part *part = banyan_cache_part(cache, layer);
     *data = NULL;
     *bytes = 0;
@@ -226,7 +231,7 @@ banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv
         if (part->mine[j].kv_head != kv_head) continue;
         const banyan_kept *kept = &cache->layer[layer].kept[j];
         *data = kept->records;
-        *bytes = (size_t)kept->touched * cache->plan->record_bytes;
+        *bytes = (size_t)kept->touched * shape->record_bytes;
     }
     return BANYAN_OK;
 }

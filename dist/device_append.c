@@ -89,10 +89,10 @@ static int is_current(const banyan_mirror *mirror, int64_t place, banyan_slot sl
 }
 
 /* Copies the places that are not on the device as they are held. */
-static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan_kept *kept)
+static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan_kept *kept,
+                            size_t bytes)
 {
     banyan_device_cache *d = c->device;
-    const size_t bytes = c->plan->record_bytes;
     int64_t first = mirror->changed, end = kept->count;
     while (first < end && is_current(mirror, first, slot_of(kept, first, bytes))) first++;
     while (first < end && is_current(mirror, end - 1, slot_of(kept, end - 1, bytes))) end--;
@@ -137,16 +137,17 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
 {
     banyan_device_cache *d = c->device;
     const banyan_plan *plan = c->plan;
+    const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     int64_t count = 0;
     for (int32_t j = 0; j < part->mine_count; j++) {
         const banyan_kept *kept = &c->layer[call->layer].kept[j];
-        const banyan_status status = follow(c, &d->mirror[call->layer][j], kept);
+        const banyan_status status =
+            follow(c, &d->mirror[call->layer][j], kept, shape->record_bytes);
         if (status) return status;
         count += add_packings(c, call, kept, part->mine[j].kv_head, d->packing + count);
     }
     if (!count) return BANYAN_OK;
-    return banyan_device_said(d->device->pack(d->queue, &plan->shape, plan->spec.kv_heads,
-                                              call->k, call->v, plan->spec.in_dtype, d->packing,
-                                              count));
+    return banyan_device_said(d->device->pack(d->queue, &shape->block, shape->kv_heads, call->k,
+                                              call->v, plan->spec.in_dtype, d->packing, count));
 }

@@ -90,17 +90,18 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
 static banyan_status add_head(pass *p, int32_t mine)
 {
     const banyan_plan *plan = p->c->plan;
+    const banyan_shape *shape = &p->kind->shape;
     const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
     const banyan_head_plan *head = &p->kind->head[kv_head];
     const int64_t tokens = plan->spec.block_tokens, at = p->call->at + p->first;
     banyan_status status = BANYAN_OK;
-    for (int32_t s = 0; s < plan->subgroups; s++)
+    for (int32_t s = 0; s < shape->subgroups; s++)
         for (int32_t i = head->subgroup_first[s]; i < head->subgroup_first[s + 1]; i++)
             for (int32_t row = 0; row < p->rows && !status;) {
                 const int64_t left = tokens - (at + row) % tokens;
                 const piece rows = {row, left < p->rows - row ? (int32_t)left : p->rows - row,
                                     at + row};
-                status = add_strip(p, mine, kv_head * plan->group + s * BANYAN_TILE_HEADS,
+                status = add_strip(p, mine, kv_head * shape->group + s * BANYAN_TILE_HEADS,
                                    &head->classes[i], &rows);
                 row += rows.rows;
             }
@@ -119,18 +120,15 @@ static void fill_tables(const pass *p)
 static pass open_pass(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows)
 {
     const banyan_spec *spec = &c->plan->spec;
+    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
+    const banyan_shape *shape = &kind->shape;
     const banyan_device_cache *d = c->device;
     const size_t row = (size_t)first * (size_t)spec->heads;
-    const size_t q = row * (size_t)spec->key_dim * banyan_dtype_bytes(spec->in_dtype);
-    const size_t out = row * (size_t)spec->value_dim * banyan_dtype_bytes(spec->out_dtype);
-    pass p = {.c = c,
-              .call = call,
-              .kind = banyan_plan_kind(c->plan, call->layer),
-              .first = first,
-              .rows = rows,
-              .counts = 1};
-    p.batch = (banyan_batch){.shape = c->plan->shape,
-                             .scale = spec->scale,
+    const size_t q = row * (size_t)shape->key_dim * banyan_dtype_bytes(spec->in_dtype);
+    const size_t out = row * (size_t)shape->value_dim * banyan_dtype_bytes(spec->out_dtype);
+    pass p = {.c = c, .call = call, .kind = kind, .first = first, .rows = rows, .counts = 1};
+    p.batch = (banyan_batch){.shape = shape->block,
+                             .scale = shape->scale,
                              .heads = spec->heads,
                              .at = call->at + first,
                              .rows = rows,

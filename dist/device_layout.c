@@ -61,7 +61,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
     const int64_t own = pieces(plan, plan->panel_rows);
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
@@ -75,7 +75,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         moving += (role & BANYAN_ITEM_MOVES) != 0;
     }
     banyan_device_limits *most = &need->limits;
-    const int64_t row = (int64_t)banyan_sum_bytes(plan, plan->spec.value_dim);
+    const int64_t row = (int64_t)banyan_sum_bytes(plan, kind->shape.value_dim);
     const int64_t probed = here * probe_rows(plan) * row;
     most->tables = largest(most->tables, heads);
     most->strips = largest(most->strips, least(strips * own, MOST));
@@ -90,7 +90,7 @@ static void fit_passes(const banyan_plan *plan, banyan_device_need *need)
 {
     int64_t floats[BANYAN_PASSES];
     if (!plan->merge->reduce || plan->ranks == 1) return;
-    banyan_pass_floats(plan, plan->spec.value_dim, plan->panel_rows, floats);
+    banyan_pass_floats(plan, banyan_plan_value_dim(plan), plan->panel_rows, floats);
     need->maxima_bytes = floats[0] * (int64_t)sizeof(float);
     need->pass_bytes = floats[1] * (int64_t)sizeof(float);
     need->device +=
@@ -102,9 +102,9 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
 {
     const banyan_spec *spec = &plan->spec;
     banyan_device_need need = {
-        .limits = {.shape = plan->shape,
+        .limits = {.shape = plan->kind[0].shape.block,
                    .heads = spec->heads,
-                   .kv_heads = spec->kv_heads,
+                   .kv_heads = plan->kind[0].shape.kv_heads,
                    .rows = (int32_t)least(plan->panel_rows, spec->max_rows),
                    .captured = spec->layers}};
     int64_t longest = 0;
@@ -120,7 +120,7 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
                   round_up((size_t)need.items_bytes) + round_up((size_t)need.probed_bytes));
     need.host = (int64_t)(host + (size_t)need.ring_slots * sizeof(banyan_slot));
     fit_passes(plan, &need);
-    const size_t item = (size_t)plan->panel_rows * banyan_sum_bytes(plan, spec->value_dim);
+    const size_t item = (size_t)plan->panel_rows * banyan_plan_row_bytes(plan);
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_exchange_measure_device(&plan->kind[k].schedule, rank, item,
                                        !plan->comm->transport->device, &host, &device);
@@ -138,9 +138,9 @@ static void lay_mirrors(const banyan_plan *plan, int rank, banyan_arena *arena,
     if (d) d->mirror = layer;
     for (int32_t i = 0; i < plan->spec.layers; i++) {
         const banyan_kind *kind = banyan_plan_kind(plan, i);
-        banyan_mirror *mirror = banyan_arena_take(arena, plan->spec.kv_heads, sizeof *mirror);
+        banyan_mirror *mirror = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *mirror);
         if (d) layer[i] = mirror;
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+        for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
             if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
             const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
             banyan_slot *copy = banyan_arena_take(arena, capacity, sizeof *copy);

@@ -10,9 +10,14 @@ static const uint8_t *roles(const banyan_cache *c, int32_t layer)
     return c->device->role[c->plan->kind_of_layer[layer]];
 }
 
-static size_t item_bytes(const banyan_cache *c, int32_t rows)
+static int32_t value_dim_of(const banyan_cache *c, const banyan_call *call)
 {
-    return (size_t)rows * banyan_sum_bytes(c->plan, c->plan->spec.value_dim);
+    return banyan_plan_kind(c->plan, call->layer)->shape.value_dim;
+}
+
+static size_t item_bytes(const banyan_cache *c, const banyan_call *call, int32_t rows)
+{
+    return (size_t)rows * banyan_sum_bytes(c->plan, value_dim_of(c, call));
 }
 
 /* One behind the other, by query heads, so that exchanges move and fold many at once. */
@@ -22,7 +27,7 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const uint8_t *role = roles(c, call->layer),
                   wanted = call->mass ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
-    const size_t bytes = item_bytes(c, rows);
+    const size_t bytes = item_bytes(c, call, rows);
     size_t at = 0;
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
         const int is_item = (role[h] & wanted) != 0;
@@ -34,24 +39,35 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
 
 /* ---- merging ------------------------------------------------------------------------------- */
 
+/* One merge of a panel. */
+typedef struct merging {
+    banyan_device_cache *device;
+    int32_t value_dim;
+    size_t row_bytes;
+    banyan_passage passage;
+} merging;
+
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
-    banyan_cache *c = ctx;
-    banyan_device_cache *d = c->device;
-    const char *failed = d->device->combine(d->queue, out, lo, hi, c->plan->spec.value_dim,
-                                            (int64_t)(bytes / item_bytes(c, 1)));
+    const merging *m = ctx;
+    banyan_device_cache *d = m->device;
+    const char *failed = d->device->combine(d->queue, out, lo, hi, m->value_dim,
+                                            (int64_t)(bytes / m->row_bytes));
     if (failed && !d->failed) d->failed = failed;
 }
 
-static banyan_passage passage(banyan_cache *c, const banyan_call *call, int32_t first,
-                              int32_t rows, void *const *data)
+static void describe(const banyan_cache *c, const banyan_call *call, int32_t first,
+                     int32_t rows, void *const *data, merging *out)
 {
-    return (banyan_passage){
+    out->device = c->device;
+    out->value_dim = value_dim_of(c, call);
+    out->row_bytes = item_bytes(c, call, 1);
+    out->passage = (banyan_passage){
         .data = data,
-        .item_bytes = item_bytes(c, rows),
+        .item_bytes = item_bytes(c, call, rows),
         .dtype = BANYAN_F32,
         .combine = combine,
-        .ctx = c,
+        .ctx = out,
         .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
 }
 
@@ -61,8 +77,9 @@ banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32
     const banyan_part *part = banyan_cache_part(c, call->layer);
     banyan_device_place(c, call, rows);
     if (c->plan->merge->reduce) return BANYAN_OK;
-    const banyan_passage p = passage(c, call, first, rows, part->data);
-    return banyan_exchange_start(part->exchange, c->plan->comm, &p);
+    merging m;
+    describe(c, call, first, rows, part->data, &m);
+    return banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
 }
 
 /* Partials have been started. */
@@ -70,17 +87,19 @@ static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t fir
                            int32_t rows, void *const *data)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    const banyan_passage p = passage(c, call, first, rows, data);
+    merging m;
+    describe(c, call, first, rows, data, &m);
     banyan_status status = BANYAN_OK;
     if (c->plan->merge->reduce) {
         if (c->plan->ranks == 1) return BANYAN_OK;
         status = banyan_device_reduce(c, banyan_plan_kind(c->plan, call->layer), data, rows);
-        return status ? banyan_fail_at(status, p.mark, BANYAN_MARKS) : status;
+        return status ? banyan_fail_at(status, m.passage.mark, BANYAN_MARKS) : status;
     }
-    if (data == part->mass) status = banyan_exchange_start(part->exchange, c->plan->comm, &p);
+    if (data == part->mass)
+        status = banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
     if (!status)
-        status = banyan_exchange_finish(part->exchange, c->plan->comm, &p, &c->stats.messages,
-                                        &c->stats.bytes_sent);
+        status = banyan_exchange_finish(part->exchange, c->plan->comm, &m.passage,
+                                        &c->stats.messages, &c->stats.bytes_sent);
     if (!status) status = banyan_device_said(c->device->failed);
     return status;
 }
@@ -110,15 +129,16 @@ static banyan_status finish(banyan_cache *c, const banyan_call *call, int32_t fi
 {
     const banyan_device_cache *d = c->device;
     const banyan_spec *spec = &c->plan->spec;
+    const int32_t value_dim = value_dim_of(c, call);
     const size_t row = (size_t)first * (size_t)spec->heads;
-    const size_t out = row * (size_t)spec->value_dim * banyan_dtype_bytes(spec->out_dtype);
+    const size_t out = row * (size_t)value_dim * banyan_dtype_bytes(spec->out_dtype);
     if (!take_results(c, call)) return BANYAN_OK;
     const banyan_status status = banyan_device_said(d->device->finish(
-        d->queue, d->partial, spec->heads, spec->value_dim, rows, (char *)call->out + out,
+        d->queue, d->partial, spec->heads, value_dim, rows, (char *)call->out + out,
         spec->out_dtype, call->lse ? call->lse + row : NULL));
     if (status || !call->mass) return status;
     return banyan_device_said(d->device->share(d->queue, d->partial, d->probe, spec->heads,
-                                               spec->value_dim, rows, call->mass + row));
+                                               value_dim, rows, call->mass + row));
 }
 
 banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,

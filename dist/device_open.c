@@ -96,7 +96,7 @@ static void place(banyan_cache *c)
             banyan_kept *kept = &c->layer[i].kept[j];
             kept->records = record;
             d->mirror[i][j].slot = slot;
-            record += (size_t)kept->capacity * c->plan->record_bytes;
+            record += (size_t)kept->capacity * banyan_plan_kind(c->plan, i)->shape.record_bytes;
             slot += kept->capacity;
         }
 }

@@ -25,12 +25,12 @@ static void give(void *ctx, float *values)
     banyan_device_cache *d = p->c->device;
     const banyan_plan *plan = p->c->plan;
     for (int32_t h = 0; h < plan->spec.heads; h++) {
-        const banyan_placed *placed = &p->kind->head[h / plan->group].placed;
+        const banyan_placed *placed = &p->kind->head[h / p->kind->shape.group].placed;
         const int held = banyan_holder_index(placed, plan->rank) >= 0;
         d->partial[h] = held ? p->data[h] : NULL;
     }
     remember(d, d->device->give(d->queue, p->pass, d->partial, plan->spec.heads,
-                                plan->spec.value_dim, p->rows, d->maxima, values));
+                                p->kind->shape.value_dim, p->rows, d->maxima, values));
 }
 
 static void take(void *ctx, const float *values)
@@ -44,8 +44,8 @@ static void take(void *ctx, const float *values)
         return;
     }
     for (int32_t h = 0; h < spec->heads; h++) d->partial[h] = p->data[h];
-    remember(d, d->device->take(d->queue, p->pass - 1, d->partial, spec->heads, spec->value_dim,
-                                p->rows, d->maxima, values));
+    remember(d, d->device->take(d->queue, p->pass - 1, d->partial, spec->heads,
+                                p->kind->shape.value_dim, p->rows, d->maxima, values));
 }
 
 banyan_status banyan_device_reduce(banyan_cache *c, const banyan_kind *kind, void *const *data,
@@ -55,7 +55,7 @@ banyan_status banyan_device_reduce(banyan_cache *c, const banyan_kind *kind, voi
     banyan_device_cache *d = c->device;
     passing p = {.c = c, .kind = kind, .data = data, .rows = rows};
     int64_t floats[BANYAN_PASSES];
-    banyan_pass_floats(plan, plan->spec.value_dim, rows, floats);
+    banyan_pass_floats(plan, kind->shape.value_dim, rows, floats);
     const banyan_pass pass[BANYAN_PASSES] = {
         {BANYAN_MAX, floats[0], give, take},
         {BANYAN_SUM, floats[1], give, take},

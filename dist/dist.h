@@ -59,11 +59,22 @@ typedef struct banyan_head_plan {
     double weight;
 } banyan_head_plan;
 
-/* Layers whose rules are the same share one kind. */
+/* The shape of a kind of layer: what spec.shapes says of it, with the spec's for what it leaves out. */
+typedef struct banyan_shape {
+    int32_t kv_heads, key_dim, value_dim;
+    int32_t group,
+        subgroups; /* query heads of a KV head, and how many tiles of heads they make */
+    float scale;
+    banyan_block_shape block; /* as kernels see it */
+    size_t record_bytes;
+} banyan_shape;
+
+/* Layers whose shapes and rules are the same share one kind. */
 typedef struct banyan_kind {
     int32_t first_layer, layer_count;
+    banyan_shape shape;
     const char **use;       /* [heads] the rule text of each query head, for print */
-    banyan_head_plan *head; /* [kv_heads] */
+    banyan_head_plan *head; /* [shape.kv_heads] */
     int32_t *home;          /* [heads] */
     banyan_item *item;      /* [heads]: a query head's partials */
     int32_t *holder_rank;   /* what the items' holder lists point into */
@@ -73,13 +84,11 @@ typedef struct banyan_kind {
 struct banyan_plan {
     banyan_spec spec; /* defaults filled in; strings owned */
     banyan_comm *comm;
-    int32_t ranks, rank, group, subgroups;
+    int32_t ranks, rank;
     int32_t panel_rows; /* rows that are merged at a time */
     const banyan_kernel *kernel;
     const banyan_placement *placement;
     const banyan_merge *merge;
-    banyan_block_shape shape;
-    size_t record_bytes;
     int32_t kinds;
     banyan_kind *kind;      /* [kinds] */
     int32_t *kind_of_layer; /* [layers] */
@@ -100,6 +109,10 @@ size_t banyan_sum_bytes(const banyan_plan *plan, int32_t value_dim);
 int64_t banyan_plan_workspace(const banyan_plan *plan, int rank);
 /* Of the records and all else, those in device memory: 0 on the CPU. */
 int64_t banyan_plan_device_bytes(const banyan_plan *plan, int rank);
+
+/* The largest value_dim, and the largest partial or fixed-point sum of a row, of any kind. */
+int32_t banyan_plan_value_dim(const banyan_plan *plan);
+size_t banyan_plan_row_bytes(const banyan_plan *plan);
 
 static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32_t layer)
 {

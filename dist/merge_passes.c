@@ -28,7 +28,8 @@ static float *row_of(const parts *p, int32_t head, int32_t row)
 static int is_held(const parts *p, int32_t head)
 {
     const banyan_plan *plan = p->c->plan;
-    return banyan_holder_index(&p->kind->head[head / plan->group].placed, plan->rank) >= 0;
+    return banyan_holder_index(&p->kind->head[head / p->kind->shape.group].placed,
+                               plan->rank) >= 0;
 }
 
 /* exp(m - M); 0 where nothing was seen, NaN where m is. */

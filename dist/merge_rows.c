@@ -53,7 +53,7 @@ banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_
 {
     merging m;
     if (c->plan->merge->reduce) return BANYAN_OK;
-    describe(c, call, first, rows, c->plan->spec.value_dim, &m);
+    describe(c, call, first, rows, banyan_plan_kind(c->plan, call->layer)->shape.value_dim, &m);
     return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
                                  &m.passage);
 }
@@ -95,18 +95,18 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const banyan_spec *spec = &plan->spec;
     if (spec->out[0] != 'a' && f->kind->home[h] != plan->rank) return;
 
-    const float *partial = banyan_sum_round(plan, f->part->data[h], spec->value_dim, f->rows);
+    const int32_t value_dim = f->kind->shape.value_dim;
+    const float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, f->rows);
     int64_t at = (int64_t)f->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
-    banyan_partial_finish(partial, spec->value_dim, f->rows,
-                          (char *)f->call->out + (size_t)(at * spec->value_dim) * bytes,
-                          spec->out_dtype, (int64_t)spec->heads * spec->value_dim,
+    banyan_partial_finish(partial, value_dim, f->rows,
+                          (char *)f->call->out + (size_t)(at * value_dim) * bytes,
+                          spec->out_dtype, (int64_t)spec->heads * value_dim,
                           f->call->lse ? f->call->lse + at : NULL, spec->heads);
     if (!f->call->mass) return;
     const float *probed = banyan_sum_round(plan, f->part->mass[h], 0, f->rows);
     for (int32_t r = 0; r < f->rows; r++) {
-        const float *all =
-            partial + r * banyan_partial_floats(spec->value_dim) + spec->value_dim;
+        const float *all = partial + r * banyan_partial_floats(value_dim) + value_dim;
         f->call->mass[at + (int64_t)r * spec->heads] = mass_share(probed + 2 * r, all);
     }
 }
@@ -115,19 +115,16 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
                                  int32_t rows)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = merge(c, call, first, rows, c->plan->spec.value_dim);
+    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
+    banyan_status status = merge(c, call, first, rows, kind->shape.value_dim);
     if (status == BANYAN_OK && call->mass) status = merge(c, call, first, rows, 0);
     if (status != BANYAN_OK) return status;
     c->merges++;
 
-    finishing f = {.c = c,
-                   .call = call,
-                   .kind = banyan_plan_kind(c->plan, call->layer),
-                   .part = part,
-                   .first = first,
-                   .rows = rows};
+    finishing f = {
+        .c = c, .call = call, .kind = kind, .part = part, .first = first, .rows = rows};
     /* A decoded row is done before other threads have woken. */
-    int64_t numbers = (int64_t)rows * c->plan->spec.heads * c->plan->spec.value_dim;
+    int64_t numbers = (int64_t)rows * c->plan->spec.heads * kind->shape.value_dim;
     banyan_each(numbers < 1 << 16 ? 1 : c->sizes.workers, c->plan->spec.heads, finish_head, &f);
     return BANYAN_OK;
 }

@@ -49,8 +49,10 @@ typedef struct place {
 static place tile_place(const panel *p, int64_t i)
 {
     const banyan_plan *plan = p->c->plan;
+    const banyan_shape *shape = &p->kind->shape;
     int64_t piece = i % p->pieces, rest = i / p->pieces;
-    int32_t subgroup = (int32_t)(rest % plan->subgroups), j = p->order[rest / plan->subgroups];
+    int32_t subgroup = (int32_t)(rest % shape->subgroups),
+            j = p->order[rest / shape->subgroups];
     int32_t kv_head = p->part->mine[j].kv_head, before = subgroup * BANYAN_TILE_HEADS;
     int64_t begin = (p->first_block + piece) * plan->spec.block_tokens;
     int64_t end = begin + plan->spec.block_tokens, from = p->call->at + p->first;
@@ -60,9 +62,9 @@ static place tile_place(const panel *p, int64_t i)
     place t = {.kept = &p->c->layer[p->call->layer].kept[j],
                .head = &p->kind->head[kv_head],
                .subgroup = subgroup,
-               .heads = plan->group - before,
+               .heads = shape->group - before,
                .rows = (int32_t)(to - from),
-               .first_head = kv_head * plan->group + before,
+               .first_head = kv_head * shape->group + before,
                .first = (int32_t)(from - p->call->at),
                .at = from};
     if (t.heads > BANYAN_TILE_HEADS) t.heads = BANYAN_TILE_HEADS;
@@ -72,13 +74,13 @@ static place tile_place(const panel *p, int64_t i)
 static void gather_q(const panel *p, const place *t, float *q)
 {
     const banyan_spec *spec = &p->c->plan->spec;
+    const int32_t key_dim = p->kind->shape.key_dim;
     size_t bytes = banyan_dtype_bytes(spec->in_dtype);
     const char *in = p->call->q;
     for (int32_t h = 0; h < t->heads; h++) {
-        for (int32_t r = 0; r < t->rows; r++, q += spec->key_dim) {
+        for (int32_t r = 0; r < t->rows; r++, q += key_dim) {
             int64_t from = (int64_t)(t->first + r) * spec->heads + t->first_head + h;
-            banyan_to_float(q, in + (size_t)(from * spec->key_dim) * bytes, spec->in_dtype,
-                            spec->key_dim);
+            banyan_to_float(q, in + (size_t)(from * key_dim) * bytes, spec->in_dtype, key_dim);
         }
     }
 }
@@ -110,7 +112,8 @@ static void attend_probed(const panel *p, banyan_tile tile, banyan_worker *worke
     tile.first_token = c->probe_first;
     tile.end_token = c->probe_end;
     banyan_sum_attend(c->plan, &tile, worker->probe);
-    banyan_sum_strip(c->plan, mass, worker->probe, (int64_t)tile.heads * tile.rows);
+    banyan_sum_strip(c->plan, mass, worker->probe, tile.shape.value_dim,
+                     (int64_t)tile.heads * tile.rows);
 }
 
 /* Entries from .. to-1 of a lane's list into a slot. */
@@ -119,8 +122,8 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
 {
     banyan_cache *c = p->c;
     const banyan_plan *plan = c->plan;
-    banyan_tile tile = {.shape = plan->shape,
-                        .scale = plan->spec.scale,
+    banyan_tile tile = {.shape = p->kind->shape.block,
+                        .scale = p->kind->shape.scale,
                         .heads = t->heads,
                         .rows = t->rows,
                         .at = t->at,
@@ -150,7 +153,7 @@ static void scatter(const panel *p, const place *t, int64_t slot)
         char *item = (char *)p->part->data[t->first_head + h] + row * p->sum_bytes;
         char *item_mass = (char *)p->part->mass[t->first_head + h] + row * p->mass_bytes;
         if (slot < 0) {
-            banyan_sum_clear(c->plan, item, c->plan->spec.value_dim, t->rows);
+            banyan_sum_clear(c->plan, item, p->kind->shape.value_dim, t->rows);
             banyan_sum_clear(c->plan, item_mass, 0, t->rows);
         } else {
             const size_t first = (size_t)h * rows;
@@ -217,7 +220,7 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
         }
         char *sum = c->slots + (size_t)total * c->sizes.slot_bytes;
         banyan_sum_combine(c->plan, sum, sum, c->slots + (size_t)(r + i) * c->sizes.slot_bytes,
-                           c->plan->spec.value_dim, vectors);
+                           p->kind->shape.value_dim, vectors);
         char *mass = c->mass_slots + (size_t)total * c->sizes.mass_slot_bytes;
         if (p->call->mass)
             banyan_sum_combine(c->plan, mass, mass,
@@ -232,20 +235,21 @@ banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call, int
 {
     if (from == to) return BANYAN_OK;
     const banyan_plan *plan = c->plan;
+    const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
     panel p = {.c = c,
                .call = call,
-               .kind = banyan_plan_kind(plan, call->layer),
+               .kind = kind,
                .part = banyan_cache_part(c, call->layer),
                .first = first,
                .rows = rows,
                .first_block = (call->at + first) / plan->spec.block_tokens,
-               .sum_bytes = banyan_sum_bytes(plan, plan->spec.value_dim),
+               .sum_bytes = banyan_sum_bytes(plan, kind->shape.value_dim),
                .mass_bytes = banyan_sum_bytes(plan, 0),
                .runs = c->sizes.workers};
     p.order = p.part->order + from;
     int64_t last_block = (call->at + first + rows - 1) / plan->spec.block_tokens;
     p.pieces = (int32_t)(last_block - p.first_block + 1);
-    p.tiles = (int64_t)(to - from) * plan->subgroups * p.pieces;
+    p.tiles = (int64_t)(to - from) * kind->shape.subgroups * p.pieces;
 
     if (p.runs == 1 || p.tiles > c->sizes.lanes) {
         banyan_each(c->sizes.workers, p.tiles, whole_tile, &p);

@@ -136,13 +136,6 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     if (!s->placement || !s->balance || !s->device || !s->home || !s->out || !s->bandwidth ||
         !s->rules || (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
         return BANYAN_ERR_MEMORY;
-
-    plan->group = s->heads / s->kv_heads;
-    plan->subgroups = (plan->group + BANYAN_TILE_HEADS - 1) / BANYAN_TILE_HEADS;
-    plan->shape = (banyan_block_shape){.block_tokens = s->block_tokens,
-                                       .key_dim = s->key_dim,
-                                       .value_dim = s->value_dim,
-                                       .dtype = s->cache_dtype};
     plan->panel_rows = panel_rows(s);
     plan->placement = banyan_placement_find(s->placement);
     return BANYAN_OK;
@@ -154,8 +147,13 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
 static banyan_status check_size(const banyan_plan *plan)
 {
     const banyan_spec *s = &plan->spec;
-    const double blocks = (double)banyan_blocks(s->max_tokens, s->block_tokens) * s->kv_heads;
-    const double bytes = blocks * s->layers * (double)plan->kernel->record_bytes(&plan->shape);
+    const double blocks = (double)banyan_blocks(s->max_tokens, s->block_tokens);
+    double bytes = 0;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        const double record = (double)plan->kernel->record_bytes(&kind->shape.block);
+        bytes += blocks * kind->shape.kv_heads * kind->layer_count * record;
+    }
     if (bytes < 0x1p60) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG,
                        "max_tokens is %lld: with %d layers of %d KV heads that is %.2g bytes; "
@@ -169,6 +167,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *spec)
 {
     banyan_status status = banyan_spec_check(spec, plan->ranks);
     if (!status) status = banyan_plan_fill(plan, spec);
+    if (!status) status = banyan_plan_kinds(plan);
     if (!status) status = banyan_plan_kernel(plan);
     if (!status) status = check_size(plan);
     if (!status) status = banyan_plan_bind(plan);
@@ -206,7 +205,10 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
     if (!alone) status = banyan_plan_agree_on_kernel(plan);
     if (!status) {
         plan->spec.kernel = plan->kernel->name; /* of static life */
-        plan->record_bytes = plan->kernel->record_bytes(&plan->shape);
+        for (int32_t k = 0; k < plan->kinds; k++) {
+            banyan_shape *shape = &plan->kind[k].shape;
+            shape->record_bytes = plan->kernel->record_bytes(&shape->block);
+        }
         status = banyan_plan_memory(plan);
     }
     return alone ? status : banyan_comm_agree(plan->comm, status);
@@ -236,7 +238,7 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
 static const banyan_head_plan *head_of(const banyan_plan *plan, int32_t layer, int32_t kv_head)
 {
     if (!plan || layer < 0 || layer >= plan->spec.layers || kv_head < 0 ||
-        kv_head >= plan->spec.kv_heads)
+        kv_head >= banyan_plan_kind(plan, layer)->shape.kv_heads)
         return NULL;
     return &banyan_plan_kind(plan, layer)->head[kv_head];
 }
@@ -278,10 +280,12 @@ int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)
 int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
                       int64_t token)
 {
-    if (!plan || head < 0 || row < 0 || token < 0) return 0;
-    const banyan_head_plan *kv = head_of(plan, layer, head / plan->group);
+    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 || row < 0 || token < 0)
+        return 0;
+    const int32_t group = banyan_plan_kind(plan, layer)->shape.group;
+    const banyan_head_plan *kv = head_of(plan, layer, head / group);
     if (!kv) return 0;
-    const int32_t within = head % plan->group, s = within / BANYAN_TILE_HEADS;
+    const int32_t within = head % group, s = within / BANYAN_TILE_HEADS;
     for (int32_t c = kv->subgroup_first[s]; c < kv->subgroup_first[s + 1]; c++)
         if (kv->classes[c].heads >> within % BANYAN_TILE_HEADS & 1)
             return banyan_pattern_reads(&kv->classes[c].pattern, row, token);

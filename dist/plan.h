@@ -4,8 +4,9 @@
  * In the order in which banyan_plan_create calls them:
  *
  *   spec_check    is what was asked for possible?         a filled-in copy of the spec
+ *   plan_kinds    layers of one shape and of one set of rules
  *   plan_kernel   which kernel of the device
- *   plan_bind     rules -> patterns, classes, retention   kinds of layers
+ *   plan_bind     rules -> patterns, classes, retention
  *   plan_cover    which far blocks does nobody read?      warnings
  *   plan_place    weights -> holders, cuts, homes, items
  *   plan_merge    items -> schedules
@@ -22,6 +23,7 @@ char *banyan_plan_text(banyan_plan *plan, const char *text); /* a copy; NULL sta
 
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks);
 banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec); /* plan->spec */
+banyan_status banyan_plan_kinds(banyan_plan *plan);
 banyan_status banyan_plan_kernel(banyan_plan *plan);
 banyan_status banyan_plan_agree_on_kernel(banyan_plan *plan); /* collective */
 banyan_status banyan_plan_bind(banyan_plan *plan);
@@ -74,17 +76,20 @@ void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
 /* A rank's share but for what a row reads, which takes a loop over blocks. */
 banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens);
-/* Add to blocks [ranks] what each rank keeps of a kind's layers at `tokens` tokens, as if with
+/* Add to kept [ranks] what each rank keeps of a kind's layers at `tokens` tokens, as if with
  * evict. */
+typedef struct banyan_load {
+    int64_t blocks, bytes;
+} banyan_load;
 void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
-                        int64_t *blocks);
-/* The largest part over the mean, each rank's blocks over its bandwidth; 1 is perfect. */
-double banyan_imbalance(const banyan_plan *plan, const int64_t *blocks);
+                        banyan_load *kept);
+/* The largest part over the mean, each rank's bytes over its bandwidth; 1 is perfect. */
+double banyan_imbalance(const banyan_plan *plan, const banyan_load *kept);
 /* (KV head, rank) pairs beyond one per KV head, over the kinds: the holders that merges pay for. */
-int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind);
+int64_t banyan_kind_extra_holders(const banyan_kind *kind);
 /* How many of *stride residues of the far context some head of a kind reads: *stride for all, 0 for
  * windows only. */
-int banyan_kind_cover(const banyan_plan *plan, const banyan_kind *kind, int32_t *stride);
+int banyan_kind_cover(const banyan_kind *kind, int32_t *stride);
 /* "0-3, 8": the layers of a kind. */
 void banyan_kind_layers(const banyan_plan *plan, const banyan_kind *kind, char *text,
                         size_t bytes);
@@ -105,6 +110,6 @@ void banyan_pass_floats(const banyan_plan *plan, int32_t value_dim, int32_t rows
                         int64_t floats[BANYAN_PASSES]);
 
 /* The line as text: which part of which head each rank keeps (plan_draw.c). */
-void banyan_kind_draw(const banyan_plan *plan, const banyan_kind *kind, FILE *out);
+void banyan_kind_draw(const banyan_kind *kind, FILE *out);
 
 #endif

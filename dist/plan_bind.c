@@ -20,8 +20,25 @@ static void uses_of_layer(const banyan_spec *spec, int32_t layer, const char **u
     }
 }
 
+static banyan_shape shape_of_layer(const banyan_plan *plan, int32_t layer)
+{
+    const banyan_spec *s = &plan->spec;
+    (void)layer;
+    const int32_t group = s->heads / s->kv_heads;
+    return (banyan_shape){.kv_heads = s->kv_heads,
+                          .key_dim = s->key_dim,
+                          .value_dim = s->value_dim,
+                          .scale = s->scale,
+                          .group = group,
+                          .subgroups = (group + BANYAN_TILE_HEADS - 1) / BANYAN_TILE_HEADS,
+                          .block = {.block_tokens = s->block_tokens,
+                                    .key_dim = s->key_dim,
+                                    .value_dim = s->value_dim,
+                                    .dtype = s->cache_dtype}};
+}
+
 /* Equal texts share one pointer, so that uses compare as bytes. */
-static banyan_status find_kinds(banyan_plan *plan)
+banyan_status banyan_plan_kinds(banyan_plan *plan)
 {
     const banyan_spec *spec = &plan->spec;
     const size_t bytes = (size_t)spec->heads * sizeof(char *);
@@ -39,6 +56,7 @@ static banyan_status find_kinds(banyan_plan *plan)
         if (k == plan->kinds) {
             plan->kind[k].first_layer = layer;
             plan->kind[k].use = use;
+            plan->kind[k].shape = shape_of_layer(plan, layer);
             plan->kinds++;
             use = NULL;
         }
@@ -48,13 +66,14 @@ static banyan_status find_kinds(banyan_plan *plan)
     return BANYAN_OK;
 }
 
-static banyan_status parse(const banyan_plan *plan, const char *use, int32_t head,
+static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int32_t head,
                            banyan_pattern *out)
 {
     const banyan_spec *spec = &plan->spec;
+    const char *use = kind->use[head];
     char why[512];
-    if (!banyan_pattern_parse(use, head, spec->heads, spec->kv_heads, spec->block_tokens, out,
-                              why, sizeof why))
+    if (!banyan_pattern_parse(use, head, spec->heads, kind->shape.kv_heads, spec->block_tokens,
+                              out, why, sizeof why))
         return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
 }
@@ -62,15 +81,16 @@ static banyan_status parse(const banyan_plan *plan, const char *use, int32_t hea
 static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                                banyan_class *scratch)
 {
+    const int32_t group = kind->shape.group, subgroups = kind->shape.subgroups;
     banyan_head_plan *head = &kind->head[kv_head];
     head->subgroup_first =
-        banyan_plan_alloc(plan, (size_t)plan->subgroups + 1, sizeof *head->subgroup_first);
+        banyan_plan_alloc(plan, (size_t)subgroups + 1, sizeof *head->subgroup_first);
     if (!head->subgroup_first) return BANYAN_ERR_MEMORY;
-    for (int32_t i = 0; i < plan->group; i++) {
-        const int32_t q = kv_head * plan->group + i, s = i / BANYAN_TILE_HEADS;
+    for (int32_t i = 0; i < group; i++) {
+        const int32_t q = kv_head * group + i, s = i / BANYAN_TILE_HEADS;
         if (i % BANYAN_TILE_HEADS == 0) head->subgroup_first[s] = head->class_count;
         banyan_pattern pattern;
-        const banyan_status status = parse(plan, kind->use[q], q, &pattern);
+        const banyan_status status = parse(plan, kind, q, &pattern);
         if (status) return status;
 
         int32_t c = head->subgroup_first[s];
@@ -88,7 +108,7 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
         }
         scratch[c].heads |= UINT64_C(1) << i % BANYAN_TILE_HEADS;
     }
-    head->subgroup_first[plan->subgroups] = head->class_count;
+    head->subgroup_first[subgroups] = head->class_count;
     head->classes = banyan_plan_alloc(plan, (size_t)head->class_count, sizeof *head->classes);
     if (!head->classes) return BANYAN_ERR_MEMORY;
     memcpy(head->classes, scratch, (size_t)head->class_count * sizeof *scratch);
@@ -97,14 +117,15 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
 
 banyan_status banyan_plan_bind(banyan_plan *plan)
 {
-    banyan_status status = find_kinds(plan);
-    banyan_class *scratch = banyan_plan_alloc(plan, (size_t)plan->group, sizeof *scratch);
+    banyan_status status = BANYAN_OK;
+    banyan_class *scratch = banyan_plan_alloc(plan, (size_t)plan->spec.heads, sizeof *scratch);
     if (!scratch) return BANYAN_ERR_MEMORY;
     for (int32_t k = 0; !status && k < plan->kinds; k++) {
         banyan_kind *kind = &plan->kind[k];
-        kind->head = banyan_plan_alloc(plan, (size_t)plan->spec.kv_heads, sizeof *kind->head);
+        const int32_t kv_heads = kind->shape.kv_heads;
+        kind->head = banyan_plan_alloc(plan, (size_t)kv_heads, sizeof *kind->head);
         if (!kind->head) return BANYAN_ERR_MEMORY;
-        for (int32_t g = 0; !status && g < plan->spec.kv_heads; g++)
+        for (int32_t g = 0; !status && g < kv_heads; g++)
             status = bind_head(plan, kind, g, scratch);
     }
     return status;

@@ -29,32 +29,31 @@ static banyan_status add_warning(banyan_plan *plan, const char *line)
 }
 
 /* What a kind's heads see together; 0 when no more can be said than "everything". */
-static int seen_together(const banyan_plan *plan, const banyan_kind *kind,
-                         banyan_retention *seen)
+static int seen_together(const banyan_kind *kind, banyan_retention *seen)
 {
     *seen = kind->head[0].retention;
-    for (int32_t g = 1; g < plan->spec.kv_heads; g++)
+    for (int32_t g = 1; g < kind->shape.kv_heads; g++)
         if (!banyan_retention_union(seen, &kind->head[g].retention)) return 0;
     return residues_of(seen) < seen->period;
 }
 
 /* A union is brought to its smallest period; people think of the strides that they wrote. */
-static int32_t stride_of(const banyan_plan *plan, const banyan_kind *kind, int32_t period)
+static int32_t stride_of(const banyan_kind *kind, int32_t period)
 {
     int32_t stride = period;
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int32_t own = kind->head[g].retention.period;
         if (own > stride && own % period == 0) stride = own;
     }
     return stride;
 }
 
-int banyan_kind_cover(const banyan_plan *plan, const banyan_kind *kind, int32_t *stride)
+int banyan_kind_cover(const banyan_kind *kind, int32_t *stride)
 {
     banyan_retention seen;
     *stride = 1;
-    if (!seen_together(plan, kind, &seen)) return 1;
-    *stride = stride_of(plan, kind, seen.period);
+    if (!seen_together(kind, &seen)) return 1;
+    *stride = stride_of(kind, seen.period);
     return residues_of(&seen) * (*stride / seen.period);
 }
 
@@ -66,7 +65,7 @@ banyan_status banyan_plan_cover(banyan_plan *plan)
         const banyan_kind *kind = &plan->kind[k];
         char layers[64], line[256];
         int32_t stride;
-        const int32_t count = banyan_kind_cover(plan, kind, &stride);
+        const int32_t count = banyan_kind_cover(kind, &stride);
         if (count == 0 || count == stride) continue;
 
         banyan_kind_layers(plan, kind, layers, sizeof layers);

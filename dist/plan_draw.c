@@ -26,13 +26,12 @@ static int column(double at, double whole)
     return (int)(at / whole * WIDTH + 0.5);
 }
 
-static void draw_ranks(const banyan_plan *plan, const banyan_kind *kind, double whole,
-                       char *row)
+static void draw_ranks(const banyan_kind *kind, double whole, char *row)
 {
     double low = 0, start = 0;
     int32_t rank = -1;
     char name[16] = "";
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         double cut = 0;
         for (int32_t i = 0; i < head->placed.count; i++) {
@@ -51,14 +50,14 @@ static void draw_ranks(const banyan_plan *plan, const banyan_kind *kind, double 
     put(row, column(start, whole), WIDTH, name);
 }
 
-void banyan_kind_draw(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+void banyan_kind_draw(const banyan_kind *kind, FILE *out)
 {
     char heads[WIDTH + 2], ranks[WIDTH + 2], name[32];
     double whole = 0, low = 0;
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) whole += kind->head[g].weight;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) whole += kind->head[g].weight;
     memset(heads, ' ', sizeof heads);
     memset(ranks, ' ', sizeof ranks);
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         const int first = column(low, whole), end = column(low + head->weight, whole);
         snprintf(name, sizeof name, "%d %s", (int)g, head->classes[0].pattern.selector->name);
@@ -66,7 +65,7 @@ void banyan_kind_draw(const banyan_plan *plan, const banyan_kind *kind, FILE *ou
         put(heads, first, end, name);
         low += head->weight;
     }
-    draw_ranks(plan, kind, whole, ranks);
+    draw_ranks(kind, whole, ranks);
     heads[WIDTH] = ranks[WIDTH] = '|';
     heads[WIDTH + 1] = ranks[WIDTH + 1] = 0;
     fprintf(out, "    head  %s\n    rank  %s\n", heads, ranks);

@@ -52,7 +52,7 @@ static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind 
         add_text(hash, kind->use[q]);
         add(hash, kind->home[q]);
     }
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         add(hash, head->placed.count);
         for (int32_t i = 0; i < head->placed.count; i++) {

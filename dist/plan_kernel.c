@@ -87,6 +87,26 @@ static banyan_status check_device(const char *device)
     return BANYAN_OK;
 }
 
+/* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind would
+ * take; and every kind must have it. */
+static const banyan_kernel *find(const banyan_plan *plan, int anywhere, const char *name,
+                                 char *why, size_t why_bytes)
+{
+    const banyan_kernel *common = NULL;
+    for (int i = 0; banyan_kernel_row(i) && !common; i++)
+        for (int32_t k = 0; k < plan->kinds && !common; k++) {
+            const banyan_kernel *best = banyan_kernel_find(
+                plan->spec.device, anywhere, name, &plan->kind[k].shape.block, why, why_bytes);
+            if (!best) return NULL;
+            if (best == banyan_kernel_row(i)) common = best;
+        }
+    for (int32_t k = 0; k < plan->kinds && common; k++)
+        if (!banyan_kernel_find(plan->spec.device, anywhere, common->name,
+                                &plan->kind[k].shape.block, why, why_bytes))
+            return NULL;
+    return common;
+}
+
 banyan_status banyan_plan_kernel(banyan_plan *plan)
 {
     const char *device = plan->spec.device;
@@ -97,10 +117,10 @@ banyan_status banyan_plan_kernel(banyan_plan *plan)
         const banyan_status status = check_device(device);
         if (status) return status;
     }
-    if (!is_cpu && !is_supported(device, &plan->shape))
-        return refuse_shape(device, &plan->shape);
-    plan->kernel =
-        banyan_kernel_find(device, anywhere, plan->spec.kernel, &plan->shape, why, sizeof why);
+    for (int32_t k = 0; !is_cpu && k < plan->kinds; k++)
+        if (!is_supported(device, &plan->kind[k].shape.block))
+            return refuse_shape(device, &plan->kind[k].shape.block);
+    plan->kernel = find(plan, anywhere, plan->spec.kernel, why, sizeof why);
     return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
 }
 
@@ -113,7 +133,6 @@ banyan_status banyan_plan_agree_on_kernel(banyan_plan *plan)
     if (status) return status;
     char why[512];
     const banyan_kernel *common = banyan_kernel_row((int)-slowness);
-    plan->kernel =
-        banyan_kernel_find(plan->spec.device, 0, common->name, &plan->shape, why, sizeof why);
+    plan->kernel = find(plan, 0, common->name, why, sizeof why);
     return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_UNSUPPORTED, "%s", why);
 }

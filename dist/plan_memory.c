@@ -103,12 +103,14 @@ int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32
 
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank)
 {
-    int64_t records = 0;
-    for (int32_t k = 0; k < plan->kinds; k++)
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++)
-            records +=
-                banyan_plan_capacity(plan, &plan->kind[k], g, rank) * plan->kind[k].layer_count;
-    return records * (int64_t)plan->record_bytes;
+    int64_t bytes = 0;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        const int64_t record = (int64_t)kind->shape.record_bytes;
+        for (int32_t g = 0; g < kind->shape.kv_heads; g++)
+            bytes += banyan_plan_capacity(plan, kind, g, rank) * kind->layer_count * record;
+    }
+    return bytes;
 }
 
 /* ---- what there is -------------------------------------------------------------------------- */

@@ -22,17 +22,17 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
 }
 
 /* Of merging `rows` rows at once. */
-static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
-                         const banyan_schedule *schedule, int32_t rows, int rank,
-                         banyan_traffic *out)
+static void find_traffic(const banyan_plan *plan, const banyan_kind *kind,
+                         const banyan_merge *merge, const banyan_schedule *schedule,
+                         int32_t rows, int rank, banyan_traffic *out)
 {
-    const size_t row = banyan_sum_bytes(plan, plan->spec.value_dim);
+    const size_t row = banyan_sum_bytes(plan, kind->shape.value_dim);
     const banyan_topology *topology = banyan_comm_topology(plan->comm);
     int64_t floats[BANYAN_PASSES];
     if (merge->build) {
         banyan_schedule_cost(schedule, topology, row * (size_t)rows, rank, out);
     } else {
-        banyan_pass_floats(plan, plan->spec.value_dim, rows, floats);
+        banyan_pass_floats(plan, kind->shape.value_dim, rows, floats);
         merge->reduce_cost(topology, floats, BANYAN_PASSES, rank, out);
     }
 }
@@ -40,7 +40,7 @@ static void find_traffic(const banyan_plan *plan, const banyan_merge *merge,
 void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
                          int rank, banyan_traffic *out)
 {
-    find_traffic(plan, plan->merge, &kind->schedule, rows, rank, out);
+    find_traffic(plan, kind, plan->merge, &kind->schedule, rows, rank, out);
 }
 
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
@@ -53,7 +53,7 @@ banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_me
         banyan_traffic traffic;
         const banyan_status status = banyan_kind_schedule(plan, kind, merge, &schedule);
         if (status) return status;
-        find_traffic(plan, merge, &schedule, 1, -1, &traffic);
+        find_traffic(plan, kind, merge, &schedule, 1, -1, &traffic);
         banyan_schedule_free(&schedule);
         sum += traffic.seconds * kind->layer_count;
     }

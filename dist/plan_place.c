@@ -117,21 +117,22 @@ static int32_t dealt_holder(const banyan_placed *placed, int32_t i, int32_t coun
 static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
 {
     const banyan_spec *spec = &plan->spec;
+    const int32_t group = kind->shape.group;
     size_t pairs = 0;
-    for (int32_t g = 0; g < spec->kv_heads; g++) pairs += (size_t)kind->head[g].placed.count;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++)
+        pairs += (size_t)kind->head[g].placed.count;
     kind->home = banyan_plan_alloc(plan, (size_t)spec->heads, sizeof *kind->home);
     kind->item = banyan_plan_alloc(plan, (size_t)spec->heads, sizeof *kind->item);
     kind->holder_rank = banyan_plan_alloc(plan, pairs, sizeof *kind->holder_rank);
     if (!kind->home || !kind->item || !kind->holder_rank) return BANYAN_ERR_MEMORY;
     int32_t *ranks = kind->holder_rank;
-    for (int32_t g = 0; g < spec->kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_placed *placed = &kind->head[g].placed;
         const int32_t first = largest_holder(plan, &kind->head[g]);
         for (int32_t i = 0; i < placed->count; i++) ranks[i] = placed->holder[i].rank;
-        for (int32_t i = 0; i < plan->group; i++) {
-            const int32_t q = g * plan->group + i;
-            const int32_t index =
-                spec->home[0] == 'd' ? dealt_holder(placed, i, plan->group) : first;
+        for (int32_t i = 0; i < group; i++) {
+            const int32_t q = g * group + i;
+            const int32_t index = spec->home[0] == 'd' ? dealt_holder(placed, i, group) : first;
             kind->home[q] = ranks[index];
             kind->item[q] =
                 (banyan_item){.holder = ranks, .holders = placed->count, .home = kind->home[q]};
@@ -145,8 +146,9 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
                                 banyan_placed *placed)
 {
     const banyan_spec *spec = &plan->spec;
+    const int32_t kv_heads = kind->shape.kv_heads;
     double weights = 0, blocks = 0;
-    for (int32_t g = 0; g < spec->kv_heads; g++) {
+    for (int32_t g = 0; g < kv_heads; g++) {
         banyan_head_plan *head = &kind->head[g];
         const banyan_kept_set kept = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
         const int64_t count = banyan_kept_below(&kept, UINT64_MAX);
@@ -155,18 +157,22 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
         blocks += (double)count;
     }
     for (; weights > 0x1p52; weights /= 2) /* placements count in integers */
-        for (int32_t g = 0; g < spec->kv_heads; g++) weight[g] = floor(weight[g] / 2) + 1;
-    plan->placement->place(weight, spec->kv_heads, spec->bandwidth, plan->ranks,
-                           2 * weights / blocks, placed);
+        for (int32_t g = 0; g < kv_heads; g++) weight[g] = floor(weight[g] / 2) + 1;
+    plan->placement->place(weight, kv_heads, spec->bandwidth, plan->ranks, 2 * weights / blocks,
+                           placed);
     banyan_status status = BANYAN_OK;
-    for (int32_t g = 0; !status && g < spec->kv_heads; g++)
+    for (int32_t g = 0; !status && g < kv_heads; g++)
         status = keep_holders(plan, &kind->head[g], &placed[g]);
     return status ? status : set_items(plan, kind);
 }
 
 banyan_status banyan_plan_place(banyan_plan *plan)
 {
-    const size_t heads = (size_t)plan->spec.kv_heads, ranks = (size_t)plan->ranks;
+    size_t heads = 1;
+    const size_t ranks = (size_t)plan->ranks;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        if ((size_t)plan->kind[k].shape.kv_heads > heads)
+            heads = (size_t)plan->kind[k].shape.kv_heads;
     banyan_holder *holder = calloc(heads * ranks, sizeof *holder);
     banyan_placed *placed = calloc(heads, sizeof *placed);
     double *weight = calloc(heads, sizeof *weight);

@@ -132,10 +132,10 @@ static void print_holders(const banyan_placed *placed, FILE *out)
 static void print_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
 {
     fprintf(out, "  KV head      blocks  kept by\n");
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
-        if (plan->spec.kv_heads > MANY_HEADS && g == MANY_HEADS / 2) {
-            g = plan->spec.kv_heads - MANY_HEADS / 2 - 1;
+        if (kind->shape.kv_heads > MANY_HEADS && g == MANY_HEADS / 2) {
+            g = kind->shape.kv_heads - MANY_HEADS / 2 - 1;
             fprintf(out, "  ..\n");
             continue;
         }
@@ -147,15 +147,15 @@ static void print_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *
     }
 }
 
-static void print_balance(const banyan_plan *plan, const banyan_kind *kind, int64_t *blocks,
+static void print_balance(const banyan_plan *plan, const banyan_kind *kind, banyan_load *kept,
                           FILE *out)
 {
     fprintf(out, "  balance    ");
     for (int i = 1; i <= 256; i *= i == 1 ? 4 : i == 4 ? 4 : 16) {
         const int64_t tokens = (plan->spec.planned_tokens + i - 1) / i;
-        memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
-        banyan_kind_spread(plan, kind, tokens, blocks);
-        fprintf(out, "%s%.3f at %lld", i == 1 ? "" : ", ", banyan_imbalance(plan, blocks),
+        memset(kept, 0, (size_t)plan->ranks * sizeof *kept);
+        banyan_kind_spread(plan, kind, tokens, kept);
+        fprintf(out, "%s%.3f at %lld", i == 1 ? "" : ", ", banyan_imbalance(plan, kept),
                 (long long)tokens);
     }
     fprintf(out, " tokens (largest over mean)\n");
@@ -165,7 +165,8 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
 {
     char a[32], b[32];
     const banyan_spec *s = &plan->spec;
-    const int64_t extra = banyan_kind_extra_holders(plan, kind);
+    const banyan_shape *shape = &kind->shape;
+    const int64_t extra = banyan_kind_extra_holders(kind);
     banyan_traffic traffic;
     banyan_kind_traffic(plan, kind, 1, -1, &traffic);
     fprintf(out, "  merging    extra holders %lld; a row: %s, messages %lld, rounds %d, %s\n",
@@ -176,10 +177,9 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
                 bytes_text(a, traffic.between_bytes), (long long)traffic.between_messages);
 
     /* Per token and extra holder: the group's partials, or the keys and values. */
-    const int64_t partials =
-        plan->group * (int64_t)banyan_sum_bytes(plan, plan->spec.value_dim);
+    const int64_t partials = shape->group * (int64_t)banyan_sum_bytes(plan, shape->value_dim);
     const int64_t keys =
-        (s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
+        (shape->key_dim + shape->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
     if (extra && partials > keys)
         fprintf(out,
                 "  prefill    %lld rows send %s of partials a layer; moving keys and values "
@@ -189,10 +189,10 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
                 bytes_text(b, extra * keys * s->planned_tokens));
 }
 
-static void print_coverage(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+static void print_coverage(const banyan_kind *kind, FILE *out)
 {
     int32_t stride;
-    const int count = banyan_kind_cover(plan, kind, &stride);
+    const int count = banyan_kind_cover(kind, &stride);
     if (count == stride)
         fprintf(out, "  coverage   heads together read all of the far context\n");
     else if (count)
@@ -202,19 +202,19 @@ static void print_coverage(const banyan_plan *plan, const banyan_kind *kind, FIL
         fprintf(out, "  coverage   windows only: the far context is not read\n");
 }
 
-static void print_kind(const banyan_plan *plan, const banyan_kind *kind, int64_t *blocks,
+static void print_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_load *kept,
                        FILE *out)
 {
     char layers[96];
     banyan_kind_layers(plan, kind, layers, sizeof layers);
     fprintf(out, "\nlayer%s %s\n", kind->layer_count == 1 ? "" : "s", layers);
     print_rules(plan, kind, out);
-    if (strcmp(plan->placement->name, "line") == 0 && plan->spec.kv_heads <= MANY_HEADS &&
+    if (strcmp(plan->placement->name, "line") == 0 && kind->shape.kv_heads <= MANY_HEADS &&
         plan->ranks <= MANY_RANKS)
-        banyan_kind_draw(plan, kind, out);
+        banyan_kind_draw(kind, out);
     print_heads(plan, kind, out);
-    print_coverage(plan, kind, out);
-    print_balance(plan, kind, blocks, out);
+    print_coverage(kind, out);
+    print_balance(plan, kind, kept, out);
     print_traffic(plan, kind, out);
 }
 
@@ -246,7 +246,7 @@ static void print_device(const banyan_plan *plan, FILE *out)
             bytes_text(device, most_device), bytes_text(host, most_host));
 }
 
-static void print_ranks(const banyan_plan *plan, int64_t *blocks, FILE *out)
+static void print_ranks(const banyan_plan *plan, banyan_load *kept, FILE *out)
 {
     fprintf(out, "\nall layers at %lld tokens\n", (long long)plan->spec.planned_tokens);
     fprintf(out, "   rank  node      blocks         kept    set aside    workspace messages   "
@@ -260,19 +260,21 @@ static void print_ranks(const banyan_plan *plan, int64_t *blocks, FILE *out)
         print_rank(plan, r, out);
     }
     char text[32], most_text[32];
-    int64_t sum = 0, least = INT64_MAX, most = 0;
-    memset(blocks, 0, (size_t)plan->ranks * sizeof *blocks);
+    banyan_load sum = {0}, most = {0};
+    int64_t least = INT64_MAX;
+    memset(kept, 0, (size_t)plan->ranks * sizeof *kept);
     for (int32_t k = 0; k < plan->kinds; k++)
-        banyan_kind_spread(plan, &plan->kind[k], plan->spec.planned_tokens, blocks);
+        banyan_kind_spread(plan, &plan->kind[k], plan->spec.planned_tokens, kept);
     for (int32_t r = 0; r < plan->ranks; r++) {
-        sum += blocks[r];
-        if (blocks[r] < least) least = blocks[r];
-        if (blocks[r] > most) most = blocks[r];
+        sum.blocks += kept[r].blocks;
+        sum.bytes += kept[r].bytes;
+        if (kept[r].blocks < least) least = kept[r].blocks;
+        if (kept[r].blocks > most.blocks) most.blocks = kept[r].blocks;
+        if (kept[r].bytes > most.bytes) most.bytes = kept[r].bytes;
     }
     fprintf(out, "  all ranks keep %lld blocks, %s; a rank %lld to %lld, at most %s\n",
-            (long long)sum, bytes_text(text, sum * (int64_t)plan->record_bytes),
-            (long long)least, (long long)most,
-            bytes_text(most_text, most * (int64_t)plan->record_bytes));
+            (long long)sum.blocks, bytes_text(text, sum.bytes), (long long)least,
+            (long long)most.blocks, bytes_text(most_text, most.bytes));
 }
 
 static void print_warnings(const char *line, FILE *out)
@@ -287,8 +289,8 @@ static void print_warnings(const char *line, FILE *out)
 
 void banyan_plan_print(const banyan_plan *plan, FILE *out)
 {
-    int64_t *blocks = plan && out ? calloc((size_t)plan->ranks, sizeof *blocks) : NULL;
-    if (!blocks) return;
+    banyan_load *kept = plan && out ? calloc((size_t)plan->ranks, sizeof *kept) : NULL;
+    if (!kept) return;
     fprintf(out, "plan       %016llx\n", (unsigned long long)plan->hash);
     print_asked(plan, out);
     print_cluster(plan, out);
@@ -298,10 +300,10 @@ void banyan_plan_print(const banyan_plan *plan, FILE *out)
             fprintf(out, "\n.. and %d more kinds of layers\n", (int)plan->kinds - k);
             break;
         }
-        print_kind(plan, &plan->kind[k], blocks, out);
+        print_kind(plan, &plan->kind[k], kept, out);
     }
-    print_ranks(plan, blocks, out);
+    print_ranks(plan, kept, out);
     print_device(plan, out);
     print_warnings(plan->warnings, out);
-    free(blocks);
+    free(kept);
 }

@@ -58,7 +58,7 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
     if (head->class_count == 1) {
         const banyan_kept_set next = read_next(plan, &head->retention, tokens);
         blocks = dealt(&next, &head->placed, index);
-        pairs = blocks * plan->group;
+        pairs = blocks * kind->shape.group;
     } else {
         const banyan_status status = count_reads(plan, head, index, tokens, &blocks, &pairs);
         if (status) return status;
@@ -73,15 +73,16 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
     banyan_share sum = {0};
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++)
-            sum.kept_blocks +=
-                banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
+        int64_t blocks = 0;
+        for (int32_t g = 0; g < kind->shape.kv_heads; g++)
+            blocks += banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
+        sum.kept_blocks += blocks;
+        sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
         banyan_traffic traffic;
         banyan_kind_traffic(plan, kind, 1, rank, &traffic);
         sum.messages += traffic.messages * kind->layer_count;
         sum.bytes_sent += traffic.bytes * kind->layer_count;
     }
-    sum.kept_bytes = sum.kept_blocks * (int64_t)plan->record_bytes;
     sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
     sum.workspace_bytes = banyan_plan_workspace(plan, rank);
     sum.device_bytes = banyan_plan_device_bytes(plan, rank);
@@ -101,8 +102,9 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t token
                            (long long)tokens, (long long)plan->spec.max_tokens);
     banyan_share sum = banyan_plan_load(plan, rank, tokens);
     for (int32_t k = 0; k < plan->kinds; k++) {
-        for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
-            const banyan_status status = add_reads(plan, &plan->kind[k], g, rank, tokens, &sum);
+        const banyan_kind *kind = &plan->kind[k];
+        for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
+            const banyan_status status = add_reads(plan, kind, g, rank, tokens, &sum);
             if (status) return status;
         }
     }
@@ -111,35 +113,39 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t token
 }
 
 void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
-                        int64_t *blocks)
+                        banyan_load *load)
 {
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
         int64_t before = 0;
         for (int32_t i = 0; i < head->placed.count; i++) {
             const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
-            blocks[head->placed.holder[i].rank] += (below - before) * kind->layer_count;
+            const int64_t blocks = (below - before) * kind->layer_count;
+            banyan_load *rank = &load[head->placed.holder[i].rank];
+            rank->blocks += blocks;
+            rank->bytes += blocks * (int64_t)kind->shape.record_bytes;
             before = below;
         }
     }
 }
 
-double banyan_imbalance(const banyan_plan *plan, const int64_t *blocks)
+double banyan_imbalance(const banyan_plan *plan, const banyan_load *kept)
 {
     double sum = 0, speed = 0, most = 0;
     for (int32_t r = 0; r < plan->ranks; r++) {
         const double b = plan->spec.bandwidth[r];
-        if (b > 0 && (double)blocks[r] / b > most) most = (double)blocks[r] / b;
-        sum += (double)blocks[r];
+        const double bytes = (double)kept[r].bytes;
+        if (b > 0 && bytes / b > most) most = bytes / b;
+        sum += bytes;
         speed += b;
     }
     return sum > 0 ? most / (sum / speed) : 1;
 }
 
-int64_t banyan_kind_extra_holders(const banyan_plan *plan, const banyan_kind *kind)
+int64_t banyan_kind_extra_holders(const banyan_kind *kind)
 {
     int64_t extra = 0;
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) extra += kind->head[g].placed.count - 1;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) extra += kind->head[g].placed.count - 1;
     return extra;
 }

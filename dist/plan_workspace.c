@@ -48,16 +48,19 @@ static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
 static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
                      banyan_sizes *out)
 {
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         if (banyan_holder_index(&head->placed, rank) < 0) continue;
         int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-        for (int32_t s = 0; s < plan->subgroups; s++) {
+        for (int32_t s = 0; s < kind->shape.subgroups; s++) {
             int32_t classes = subgroup_classes(head, s);
             if (classes > out->edges) out->edges = classes;
             if (capacity * classes > out->list) out->list = capacity * classes;
         }
     }
+    const int32_t group = kind->shape.group;
+    const int32_t tile_heads = group < BANYAN_TILE_HEADS ? group : BANYAN_TILE_HEADS;
+    if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
     for (int32_t h = 0; h < plan->spec.heads; h++)
         items += banyan_item_is_here(plan, &kind->item[h], rank);
@@ -67,20 +70,18 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
 {
     const banyan_spec *spec = &plan->spec;
-    const size_t row = banyan_sum_bytes(plan, spec->value_dim),
-                 mass = banyan_sum_bytes(plan, 0);
+    const size_t row = banyan_plan_row_bytes(plan), mass = banyan_sum_bytes(plan, 0);
     banyan_sizes z = {0};
-    z.tile_heads = plan->group < BANYAN_TILE_HEADS ? plan->group : BANYAN_TILE_HEADS;
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
     z.lanes = z.workers > 1 ? 2 * z.workers : 1;
     z.slots = z.lanes + z.workers - 1;
+    for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = round_up((size_t)plan->panel_rows * row);
     z.mass_bytes = round_up((size_t)plan->panel_rows * mass);
     z.slot_bytes = round_up(vectors * row);
     z.mass_slot_bytes = round_up(vectors * mass);
-    for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
     return z;
 }
 
@@ -90,14 +91,15 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
                      banyan_part *part)
 {
     const banyan_spec *spec = &plan->spec;
-    banyan_mine *mine = take(arena, spec->kv_heads, sizeof *mine);
-    int32_t *order = take(arena, spec->kv_heads, sizeof *order);
+    const int32_t kv_heads = kind->shape.kv_heads;
+    banyan_mine *mine = take(arena, kv_heads, sizeof *mine);
+    int32_t *order = take(arena, kv_heads, sizeof *order);
     void **items = take(arena, spec->heads, sizeof *items);
     void **masses = take(arena, spec->heads, sizeof *masses);
     if (!part) return;
 
     *part = (banyan_part){.mine = mine, .order = order, .data = items, .mass = masses};
-    for (int32_t g = 0; g < spec->kv_heads; g++) {
+    for (int32_t g = 0; g < kv_heads; g++) {
         int32_t index = banyan_holder_index(&kind->head[g].placed, rank);
         if (index >= 0) mine[part->mine_count++] = (banyan_mine){.kv_head = g, .index = index};
     }
@@ -114,7 +116,7 @@ static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cach
 {
     int64_t floats[BANYAN_PASSES];
     if (!plan->merge->reduce || plan->kernel->device) return; /* device_layout.c */
-    banyan_pass_floats(plan, plan->spec.value_dim, plan->panel_rows, floats);
+    banyan_pass_floats(plan, banyan_plan_value_dim(plan), plan->panel_rows, floats);
     float *maxima = take(arena, floats[0], sizeof *maxima);
     float *room = take(arena, 2 * floats[1], sizeof *room);
     if (!c) return;
@@ -126,9 +128,9 @@ static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cach
 static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
                       banyan_arena *arena, banyan_layer *layer)
 {
-    banyan_kept *kept = take(arena, plan->spec.kv_heads, sizeof *kept);
+    banyan_kept *kept = take(arena, kind->shape.kv_heads, sizeof *kept);
     if (layer) layer->kept = kept;
-    for (int32_t g = 0; g < plan->spec.kv_heads; g++) {
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         banyan_held *held = take(arena, capacity, sizeof *held);
@@ -139,8 +141,16 @@ static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank
 static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                         banyan_cache *c)
 {
-    int64_t q = (int64_t)z->tile_heads * z->tile_rows * plan->spec.key_dim;
-    size_t kernel = plan->kernel->workspace_bytes(&plan->shape, z->tile_heads, z->tile_rows);
+    int64_t q = 0;
+    size_t kernel = 0;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_shape *shape = &plan->kind[k].shape;
+        const int64_t numbers = (int64_t)z->tile_heads * z->tile_rows * shape->key_dim;
+        const size_t bytes =
+            plan->kernel->workspace_bytes(&shape->block, z->tile_heads, z->tile_rows);
+        if (numbers > q) q = numbers;
+        if (bytes > kernel) kernel = bytes;
+    }
     banyan_lane *lane = take(arena, z->lanes, sizeof *lane);
     banyan_worker *worker = take(arena, z->workers, sizeof *worker);
     int64_t *start = take(arena, z->lanes + 1, sizeof *start);

@@ -15,6 +15,19 @@ size_t banyan_sum_bytes(const banyan_plan *plan, int32_t value_dim)
                                    : banyan_partial_floats(value_dim) * sizeof(float);
 }
 
+int32_t banyan_plan_value_dim(const banyan_plan *plan)
+{
+    int32_t most = 0;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        if (plan->kind[k].shape.value_dim > most) most = plan->kind[k].shape.value_dim;
+    return most;
+}
+
+size_t banyan_plan_row_bytes(const banyan_plan *plan)
+{
+    return banyan_sum_bytes(plan, banyan_plan_value_dim(plan));
+}
+
 void banyan_sum_clear(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows)
 {
     if (plan->spec.reproducible)
@@ -34,15 +47,15 @@ void banyan_sum_combine(const banyan_plan *plan, void *out, const void *lo, cons
 
 void banyan_sum_attend(const banyan_plan *plan, banyan_tile *tile, void *sums)
 {
-    banyan_sum_clear(plan, sums, plan->spec.value_dim, (int64_t)tile->heads * tile->rows);
+    banyan_sum_clear(plan, sums, tile->shape.value_dim, (int64_t)tile->heads * tile->rows);
     tile->partial = plan->spec.reproducible ? NULL : sums;
     tile->sums = plan->spec.reproducible ? sums : NULL;
     if (tile->entries > 0) plan->kernel->attend(tile);
 }
 
-void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int64_t rows)
+void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
+                      int64_t rows)
 {
-    const int32_t value_dim = plan->spec.value_dim;
     if (plan->spec.reproducible) {
         banyan_fixed_strip(sums, out, value_dim, rows);
         return;

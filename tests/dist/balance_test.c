@@ -11,10 +11,10 @@ enum { MAX_HEADS = 64, MAX_RANKS = 300 };
 
 static double imbalance_at(const banyan_plan *plan, int64_t tokens)
 {
-    int64_t blocks[MAX_RANKS] = {0};
+    banyan_load kept[MAX_RANKS] = {{0}};
     for (int32_t k = 0; k < plan->kinds; k++)
-        banyan_kind_spread(plan, &plan->kind[k], tokens, blocks);
-    return banyan_imbalance(plan, blocks);
+        banyan_kind_spread(plan, &plan->kind[k], tokens, kept);
+    return banyan_imbalance(plan, kept);
 }
 
 static planned million(const char *use, int ranks)
@@ -46,7 +46,7 @@ static void test_mixed_million(void)
          * snap, and 2 blocks of discrepancy */
         CHECK_MSG(quarter <= 1.0362 * 1.01 + 2.0 * ranks / 9818, "%d ranks, a quarter: %.4f",
                   ranks, quarter);
-        CHECK(banyan_kind_extra_holders(p.plan, p.plan->kind) <= ranks - 1);
+        CHECK(banyan_kind_extra_holders(p.plan->kind) <= ranks - 1);
         unplan(&p);
     }
 }
@@ -69,7 +69,7 @@ static void test_dense_million(void)
                 CHECK_MSG(has < 1.0000001, "%d ranks, %lld tokens: %.7f", ranks,
                           (long long)tokens, has);
         }
-        const int64_t extra = banyan_kind_extra_holders(p.plan, p.plan->kind);
+        const int64_t extra = banyan_kind_extra_holders(p.plan->kind);
         CHECK(extra <= ranks - 1 && (8 % ranks || extra == 0));
         unplan(&p);
     }
@@ -114,7 +114,7 @@ static void check_bar(const banyan_plan *plan)
                   (long long)kept[r], due);
         CHECK(spec->bandwidth[r] > 0 || kept[r] == 0);
     }
-    CHECK(banyan_kind_extra_holders(plan, plan->kind) <= plan->ranks - 1);
+    CHECK(banyan_kind_extra_holders(plan->kind) <= plan->ranks - 1);
 }
 
 static void test_random_mixes(void)
@@ -161,7 +161,7 @@ static void test_like_s2(void)
         spec.rule_count = 1;
         snprintf(cluster, sizeof cluster, "rank:%d", ranks);
         planned p = plan_on(cluster, &spec);
-        const int64_t extra = banyan_kind_extra_holders(p.plan, p.plan->kind);
+        const int64_t extra = banyan_kind_extra_holders(p.plan->kind);
         CHECK_MSG(ranks < 32 || extra == 0, "%d ranks: %lld extra holders", ranks,
                   (long long)extra);
         unplan(&p);

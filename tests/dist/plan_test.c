@@ -59,7 +59,7 @@ static void test_wide_group(void)
     spec.rule_count = 1;
     planned p = plan_on("rank:1", &spec);
     const banyan_head_plan *head = &p.plan->kind[0].head[0];
-    CHECK(p.plan->subgroups == 3 && head->class_count == 4);
+    CHECK(p.plan->kind[0].shape.subgroups == 3 && head->class_count == 4);
     CHECK(head->subgroup_first[1] == 1 && head->subgroup_first[2] == 3);
     CHECK(head->subgroup_first[3] == 4);
     CHECK(head->classes[0].heads == UINT64_MAX);
@@ -81,7 +81,8 @@ static void count_reads(const banyan_plan *plan, int64_t tokens, int64_t *blocks
         for (int32_t g = 0; g < spec->kv_heads; g++)
             for (int64_t b = 0; b <= tokens / spec->block_tokens; b++) {
                 int64_t readers = 0;
-                for (int32_t h = g * plan->group; h < (g + 1) * plan->group; h++) {
+                for (int32_t h = g * plan->kind[0].shape.group;
+                     h < (g + 1) * plan->kind[0].shape.group; h++) {
                     int reads = 0; /* any token of the block */
                     for (int64_t t = b * spec->block_tokens;
                          !reads && t < (b + 1) * spec->block_tokens && t <= tokens; t++)
@@ -110,7 +111,8 @@ static void test_shares(void)
                       "rank %d at %lld: %lld blocks, %lld pairs; not %lld, %lld", (int)r,
                       (long long)lengths[i], (long long)share.read_blocks,
                       (long long)share.pairs, (long long)blocks[r], (long long)pairs[r]);
-            CHECK(share.kept_bytes == share.kept_blocks * (int64_t)p.plan->record_bytes);
+            CHECK(share.kept_bytes ==
+                  share.kept_blocks * (int64_t)p.plan->kind[0].shape.record_bytes);
             CHECK(share.capacity_bytes >= share.kept_bytes && share.workspace_bytes > 0);
             messages += share.messages;
         }

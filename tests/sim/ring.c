@@ -19,7 +19,7 @@ static size_t bytes_of(const scene *s, int32_t rank)
     int64_t blocks = 0;
     for (int32_t g = 0; g < s->plan->spec.kv_heads; g++)
         blocks += banyan_plan_kept(s->plan, kind, g, rank, s->tokens);
-    return (size_t)blocks * s->plan->record_bytes;
+    return (size_t)blocks * s->plan->kind[0].shape.record_bytes;
 }
 
 banyan_status ring_prepare(scene *s)

@@ -72,7 +72,7 @@ static double bytes_read(const scene *s)
     int64_t blocks = 0;
     for (int32_t g = 0; g < s->plan->spec.kv_heads; g++)
         blocks += banyan_plan_kept(s->plan, &s->plan->kind[0], g, s->rank, s->tokens);
-    return (double)blocks * (double)s->plan->record_bytes;
+    return (double)blocks * (double)s->plan->kind[0].shape.record_bytes;
 }
 
 /* 1 when all ranks can go on; else the first that cannot has said why. */
