@@ -129,6 +129,15 @@ static int write_json(const task *t)
     return output_close(f, t->j, true);
 }
 
+static void warn_length(const task *t, const model_shape *shape, int64_t tokens)
+{
+    if (shape->max_positions > 0 && tokens > shape->max_positions)
+        say_warning(t->j,
+                    "%" PRId64 " tokens, and the model was made for %" PRId64
+                    " (max_position_embeddings and its scaling)",
+                    tokens, shape->max_positions);
+}
+
 static int open_and_decode(task *t, banyan_spec *spec)
 {
     char why[1024];
@@ -149,6 +158,7 @@ static int open_and_decode(task *t, banyan_spec *spec)
         return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED
                                                                         : EXIT_USAGE;
     }
+    warn_length(t, model_get_shape(m), tokens);
     int code = check_ids(t, model_get_shape(m)->vocab);
     if (!code) code = decode(t, m);
     if (!code && t->logits) code = write_logits(t);
@@ -184,7 +194,8 @@ static int run(job *j)
 }
 
 static const flag flags[] = {
-    {"model", "DIR", NULL, "checkpoint: config.json and safetensors of a LlamaForCausalLM"},
+    {"model", "DIR", NULL,
+     "checkpoint: config.json and safetensors of a model of \"banyan list\""},
     {"ids", "FILE", NULL, "the prompt: token ids, 32-bit little endian"},
     {"count", "N", NULL, "tokens to generate, default 16"},
     {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
@@ -197,10 +208,9 @@ static const flag flags[] = {
 
 const verb verb_generate = {
     .name = "generate",
-    .doc =
-        "Greedy decoding of a Llama checkpoint through banyan, on any number of ranks: reads "
-        "token ids,\n"
-        "prints the ids that follow, one a line.",
+    .doc = "Greedy decoding of a checkpoint through banyan, on any number of ranks: reads "
+           "token ids,\n"
+           "prints the ids that follow, one a line.",
     .flags = flags,
     .needs_comm = 1,
     .run = run};

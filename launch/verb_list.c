@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan list: the tables of this build, so that a name need never be guessed. */
 #include "launch/command.h"
+#include "launch/model/family.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -39,6 +40,28 @@ static void print_table(int t, FILE *json)
     putchar('\n');
 }
 
+static void print_row(const char *title, const char *name, const char *doc, FILE *json)
+{
+    printf("  %-14s %s\n", name, doc);
+    if (json)
+        output_line(json, json_pack("{s:s,s:s,s:s,s:b}", "table", title, "name", name, "doc",
+                                    doc, "available", 1));
+}
+
+/* The tables of launch/. */
+static void print_own(FILE *json)
+{
+    printf("model families:\n");
+    for (int i = 0; family_row(i); i++)
+        print_row("model families", family_name(i), family_doc(i), json);
+    printf("\nrotary kinds:\n");
+    for (int i = 0; rope_kind(i); i++)
+        print_row("rotary kinds", rope_kind(i)->name, rope_doc(i), json);
+    printf("\nverbs:\n");
+    for (const verb_entry *e = verb_table; e->name; e++)
+        print_row("verbs", e->name, e->doc, json);
+}
+
 static int run(job *j)
 {
     if (job_switch(j, "fields")) {
@@ -50,9 +73,7 @@ static int run(job *j)
     if (path && !(json = output_open(j, path))) return EXIT_FAILED;
     for (int t = 0; t < (int)(sizeof tables / sizeof tables[0]); t++)
         print_table(t, json ? output_stream(json) : NULL);
-    printf("verbs:\n");
-    for (const verb_entry *e = verb_table; e->name; e++)
-        printf("  %-14s %s\n", e->name, e->doc);
+    print_own(json ? output_stream(json) : NULL);
     return output_close(json, j, true);
 }
 
@@ -60,9 +81,11 @@ static const flag flags[] = {
     {"fields", NULL, NULL, "list the fields of a config and their types instead"},
     {NULL, NULL, NULL, NULL}};
 
-const verb verb_list = {.name = "list",
-                        .doc = "Prints the tables of this build: selectors with their "
-                               "parameters, kernels, placements,\n"
-                               "merges and transports, and whether this machine can run them.",
-                        .flags = flags,
-                        .run = run};
+const verb verb_list = {
+    .name = "list",
+    .doc =
+        "Prints the tables of this build: selectors with their "
+        "parameters, kernels, placements,\n"
+        "merges, transports, model families and verbs, and whether this machine can run them.",
+    .flags = flags,
+    .run = run};

@@ -26,6 +26,7 @@
  * match: half way to the nearest miss. With beta = 4 (ln N + 6.9), N nearest misses together weigh
  * less than 1e-3 of a match. C becomes the sum over heads of what they found, the head of the
  * model compares it with all codes, and <none> says half a head's worth. */
+#include "launch/model/hf_config.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
 
@@ -333,10 +334,10 @@ banyan_status constructed_write(const char *dir, const constructed_spec *spec, c
 
 int constructed_recognise(const char *dir, constructed_spec *out)
 {
-    char path[4096];
-    json_error_t error;
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    json_t *root = json_load_file(path, 0, &error);
+    char why[256];
+    hf_config c;
+    if (!hf_config_open(dir, &c, why, sizeof why)) return 0;
+    const json_t *root = c.root;
     const json_t *mark = json_object_get(root, "banyan_constructed");
     const json_t *tokens = json_object_get(mark, "max_tokens");
     const char *type = json_string_value(json_object_get(root, "torch_dtype"));
@@ -351,6 +352,6 @@ int constructed_recognise(const char *dir, constructed_spec *out)
             : type && strcmp(type, "float16") == 0 ? BANYAN_F16
                                                    : BANYAN_BF16,
             1};
-    json_decref(root);
+    hf_config_close(&c);
     return known;
 }

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What moves between a cut matrix and its reader.
  *
- * q, k and v: rank `src` has computed some columns of all rows; rank `dst` wants q columns of the
- * heads that it holds, and of k and v only the rows whose block it keeps. Both walk the same list
- * of rectangles (columns of one head x rows of one block or of the chunk), one to pack a message and
- * the other to unpack it, so that a message carries no description of itself:
+ * q, k and v: rank `src` has computed some columns of all rows; rank `dst` wants q columns
+ * of the heads that it holds, and of k and v only the rows whose block it keeps. Both walk
+ * the same list of rectangles (columns of one head x rows of one block or of the chunk), one
+ * to pack a message and the other to unpack it, so that a message carries no description of
+ * itself:
  *
  *     for each query head of src's columns that dst holds:          [wanted rows][columns]
  *     for each KV head, k then v, and block that dst keeps:         [rows of the block][columns]
  *
  * Everything else is gathered by all from all. */
-#include "launch/model/llama.h"
+#include "launch/model/runner.h"
 
 #include <string.h>
 
@@ -124,25 +125,6 @@ static void find_owners(model *m, int32_t layer, const chunk *c)
                 banyan_plan_owner(m->plan, layer, g, b);
 }
 
-/* Rotary embedding of what this rank holds, once it is in place. */
-static void turn_heads(model *m, int32_t layer, const chunk *c)
-{
-    int32_t dim = m->shape.head_dim, group = m->shape.heads / m->shape.kv_heads;
-    int64_t size = m->block_tokens, first = c->at / size, room = m->max_rows / size + 2;
-    for (int32_t g = 0; g < m->shape.kv_heads; g++) {
-        if (!banyan_plan_owned(m->plan, layer, g, m->rank)) continue;
-        for (int64_t row = 0; row < c->rows; row++) {
-            const float *turn = m->work.turn + row * dim;
-            int64_t wanted = row - (c->rows - c->wanted);
-            if (m->work.owner[g * room + (c->at + row) / size - first] == m->rank)
-                rope_turn(m->work.k + (row * m->shape.kv_heads + g) * dim, 1, dim / 2, turn);
-            if (wanted >= 0)
-                rope_turn(m->work.q + (wanted * m->shape.heads + g * group) * dim, group,
-                          dim / 2, turn);
-        }
-    }
-}
-
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)
 {
     workspace *w = &m->work;
@@ -164,12 +146,11 @@ banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)
     banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
     for (int i = 0; !status && i < recvs; i++)
         walk_run(m, layer, c, w->recvs[i].peer, m->rank, UNPACK, w->recvs[i].data);
-    if (!status) turn_heads(m, layer, c);
     return status;
 }
 
-/* Columns [head][width] of `rows` rows, from each head's home to all ranks. A home's message holds
- * its runs of consecutive heads one after the other, each [rows][columns]. */
+/* Columns [head][width] of `rows` rows, from each head's home to all ranks. A home's message
+ * holds its runs of consecutive heads one after the other, each [rows][columns]. */
 static int64_t home_run(const model *m, int32_t layer, int32_t head, int32_t *end)
 {
     int home = banyan_plan_home(m->plan, layer, head);
@@ -262,7 +243,8 @@ int64_t exchange_floats(const model *m, int sending)
     /* the head's logits, or every rank's choices of an id (head.c) */
     int64_t head = HEAD_ROWS * larger(s->vocab, 2 * (int64_t)m->ranks);
     if (!sending) return larger(rows * larger(cut, q + kv), head);
-    /* q goes to every holder of a head, k and v to one owner each; outputs to all from one copy */
+    /* q goes to every holder of a head, k and v to one owner each; outputs to all from one
+     * copy */
     int64_t most = 0;
     for (int32_t layer = 0; layer < s->layers; layer++) {
         int64_t floats = 0;

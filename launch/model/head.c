@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last matrix: one column per id of the vocabulary, cut like the others. Greedy decoding needs
- * only each rank's largest logit; all logits are gathered only for those who ask. */
-#include "launch/model/llama.h"
+/* The last matrix: one column per id of the vocabulary, cut like the others. Greedy decoding
+ * needs only each rank's largest logit; all logits are gathered only for those who ask. */
+#include "launch/model/runner.h"
 
 #include <stdlib.h>
 
@@ -25,6 +25,8 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
     workspace *w = &m->work;
     banyan_status status = linear_run(m, &m->head, h, rows, w->logits);
     if (status) return status;
+    if (m->is.logit_divisor != 1)
+        rows_scale(w->logits, rows * m->head.count, (float)(1 / m->is.logit_divisor));
     for (int32_t row = 0; row < rows; row++)
         best[row] = choose(w->logits + row * m->head.count, m->head.count, m->head.first);
     if (!logits) return BANYAN_OK;

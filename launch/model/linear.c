@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one place where matrices are multiplied, and the work counted. */
-#include "launch/model/llama.h"
+/* The one place where matrices are multiplied, and the work counted. Weights stay in the
+ * file's map, in the format of the file: one row of input is multiplied as they are read,
+ * several by OpenBLAS on panels of columns that are widened to fp32 as they are used. */
+#include "launch/model/runner.h"
 
+#include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,42 +19,136 @@ banyan_status device_result(model *m, banyan_status status)
     return status;
 }
 
-banyan_status linear_run_many(model *m, const float *weight, int64_t count, int64_t width,
-                              const float *in, int32_t rows, float *out)
+static int64_t smaller(int64_t a, int64_t b)
 {
-    device *d = m->device;
-    if (rows == 0 || count == 0) return BANYAN_OK;
-    m->matrix_work += rows * count * width;
-    return device_result(
-        m, device_said(d, d->row->product(d->own, weight, count, width, in, rows, out)));
+    return a < b ? a : b;
+}
+
+/* Can columns be multiplied where they lie? */
+static const float *as_floats(const stretch *s, int64_t in)
+{
+    const void *data = s->tensor->data + (size_t)(s->row * in) * sizeof(float);
+    bool is_dense = s->tensor->dtype == BANYAN_F32 && (s->step == 1 || s->count == 1);
+    return is_dense && (uintptr_t)data % sizeof(float) == 0 ? data : NULL;
+}
+
+/* Columns `at` .. of a stretch, [count][in] in fp32. */
+static void widen(const stretch *s, int64_t in, int64_t at, int64_t count, float *out)
+{
+    if (s->step == 1)
+        tensor_read(s->tensor, (s->row + at) * in, count * in, out);
+    else
+        for (int64_t i = 0; i < count; i++)
+            tensor_read(s->tensor, (s->row + (at + i) * s->step) * in, in, out + i * in);
+}
+
+/* A product on its way: columns are taken in order. */
+typedef struct product {
+    const linear *l;
+    const float *in;
+    int32_t rows;
+    float *out, *panel;
+    int64_t done, have; /* columns multiplied, and after them in the panel */
+} product;
+
+static void multiply(product *p, const float *weight, int64_t count)
+{
+    if (count > 0)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->rows, (blasint)count,
+                    (blasint)p->l->in, 1, p->in, (blasint)p->l->in, weight, (blasint)p->l->in,
+                    0, p->out + p->done, (blasint)p->l->outputs);
+    p->done += count;
+}
+
+static void flush(product *p)
+{
+    multiply(p, p->panel, p->have);
+    p->have = 0;
+}
+
+/* A panel may hold columns of several stretches. */
+static void run_panels(model *m, const linear *l, const float *in, int32_t rows, float *out)
+{
+    product p = {l, in, rows, out, m->work.panel, 0, 0};
+    for (int32_t i = 0; i < l->stretches; i++) {
+        const stretch *s = &l->stretch[i];
+        const float *dense = as_floats(s, l->in);
+        if (dense) {
+            flush(&p);
+            multiply(&p, dense, s->count);
+        }
+        for (int64_t at = 0, take; !dense && at < s->count; at += take) {
+            take = smaller(s->count - at, PANEL - p.have);
+            widen(s, l->in, at, take, p.panel + p.have * l->in);
+            p.have += take;
+            if (p.have == PANEL) flush(&p);
+        }
+    }
+    flush(&p);
+}
+
+static void run_row(const linear *l, const float *in, float *out)
+{
+    for (int32_t i = 0; i < l->stretches; i++) {
+        const stretch *s = &l->stretch[i];
+        tensor_multiply(s->tensor, s->row, s->step, s->count, l->in, in, out);
+        out += s->count;
+    }
+}
+
+int64_t linear_widest(const model *m)
+{
+    const layer *l = &m->layer[0]; /* all layers are alike */
+    int64_t hidden = l->q.in, rest = l->o.in > l->down.in ? l->o.in : l->down.in;
+    return hidden > rest ? hidden : rest;
 }
 
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out)
 {
-    return linear_run_many(m, l->weight, l->count, l->in, in, rows, out);
-}
-
-banyan_status linear_keep(model *m, float **weight, int64_t floats)
-{
     device *d = m->device;
-    const size_t bytes = (size_t)(floats > 0 ? floats : 1) * sizeof **weight;
-    void *there = NULL;
-    if (!d->row->is_apart) return BANYAN_OK;
-    banyan_status status = device_said(d, d->row->allocate(d->own, bytes, &there));
-    if (!status) status = device_said(d, d->row->copy(d->own, there, *weight, bytes));
-    if (!status) status = device_wait(d);
-    free(*weight);
-    *weight = there;
-    if (status)
-        snprintf(m->why, WHY, "a rank's share of a matrix, %.1f MiB: %s",
-                 (double)bytes / 0x1p20, d->why);
+    banyan_status status = BANYAN_OK;
+    if (rows == 0 || l->outputs == 0) return BANYAN_OK;
+    m->matrix_work += rows * l->outputs * l->in;
+    if (d->row->is_apart)
+        status = device_result(m, device_said(d, d->row->product(d->own, l->there, l->outputs,
+                                                                 l->in, in, rows, out)));
+    else if (rows == 1)
+        run_row(l, in, out);
+    else
+        run_panels(m, l, in, rows, out);
+    if (!status && l->bias) rows_bias(out, rows, l->outputs, l->bias);
     return status;
 }
 
-void linear_drop(model *m, float *weight)
+banyan_status linear_keep(model *m, linear *l)
 {
-    if (!m->device->row->is_apart)
-        free(weight);
-    else if (weight)
-        m->device->row->release(m->device->own, weight);
+    device *d = m->device;
+    const int64_t floats = l->outputs * l->in;
+    const size_t bytes = (size_t)(floats > 0 ? floats : 1) * sizeof(float);
+    void *there = NULL;
+    if (!d->row->is_apart) return BANYAN_OK;
+    float *wide = malloc(bytes), *to = wide;
+    banyan_status status = wide ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    for (int32_t i = 0; wide && i < l->stretches; i++) {
+        widen(&l->stretch[i], l->in, 0, l->stretch[i].count, to);
+        to += l->stretch[i].count * l->in;
+    }
+    if (!status) status = device_said(d, d->row->allocate(d->own, bytes, &there));
+    l->there = there;
+    if (!status) status = device_said(d, d->row->copy(d->own, there, wide, bytes));
+    if (!status) status = device_wait(d);
+    free(wide);
+    if (status)
+        snprintf(m->why, WHY, "a rank's share of a matrix, %.1f MiB: %s",
+                 (double)bytes / 0x1p20,
+                 status == BANYAN_ERR_MEMORY ? "out of memory" : d->why);
+    return status;
+}
+
+void linear_free(model *m, linear *l)
+{
+    free(l->stretch);
+    free(l->bias);
+    if (l->there) m->device->row->release(m->device->own, l->there);
+    *l = (linear){0};
 }

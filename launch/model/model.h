@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* model.h - a Llama checkpoint run through banyan.
+/* model.h - checkpoints run through banyan.
  *
- * Knows: Hugging Face `LlamaForCausalLM` checkpoints (config.json + safetensors), the arithmetic
- * between attention calls, how matrices are cut over ranks.
+ * Knows: Hugging Face checkpoints (config.json + safetensors) of the families of
+ * families.def, the arithmetic between attention calls, how matrices are cut over ranks.
  * Refuses to know: needles, flags, result files.
  *
- * Matrices are cut evenly by columns over all ranks whatever the placement of heads; activations
- * are fp32 and are exchanged through banyan_comm. */
+ * Matrices are cut evenly by columns over all ranks whatever the placement of heads;
+ * activations are fp32 and are exchanged through banyan_comm. */
 #ifndef BANYAN_MODEL_H
 #define BANYAN_MODEL_H
 
@@ -17,29 +17,37 @@ struct device;
 
 typedef struct model_shape {
     int32_t layers, heads, kv_heads, head_dim, hidden, intermediate, vocab;
-    double rope_theta, rms_eps;
+    double rope_theta, norm_eps;
     int tied;
-    int64_t max_positions; /* max_position_embeddings, for information: it is not a limit */
+    int64_t max_positions; /* tokens that it was made for, 0: unknown; not a limit */
 } model_shape;
 
 /* Only config.json; no comm, no weights. why: the reason in words on failure. */
 banyan_status model_shape_read(const char *dir, model_shape *out, char *why, size_t why_bytes);
 
-/* Open a checkpoint on every rank of comm: weights are mapped, and each rank touches only its part.
- * `spec` gives rules, cache and execution; the shape is filled in from the checkpoint. Makes the
- * plan and the cache. Collective; the error is banyan_error_message() or `why`, same on every rank.
- * device: of launch/device.h, the one that spec->device names; it outlives the model. Matrices lie
- * and are multiplied there; norms, rotary embedding and SwiGLU are the host's in this version, so that
- * activations are copied to and fro. */
+/* One number for a checkpoint, the same wherever its folder is; see digest.c for what it
+ * covers and what it cannot see. No comm; reads 64 KiB of each tensor. */
+banyan_status model_digest(const char *dir, uint64_t *digest, char *why, size_t why_bytes);
+
+/* Open a checkpoint on every rank of comm: weights are mapped, and each rank touches only
+ * its part. `spec` gives rules, cache and execution; the shape is filled in from the
+ * checkpoint, and rules too where spec has none: windows and patterns that the model was
+ * trained with. Rotary embeddings that depend on the length of the text (dynamic, longrope)
+ * are made for spec->max_tokens. All ranks must have read the same model (model_digest).
+ * Makes the plan and the cache. Collective; the error is banyan_error_message() or `why`,
+ * same on every rank. device: of launch/device.h, the one that spec->device names; it
+ * outlives the model. Matrices lie and are multiplied there; norms, rotary embedding and
+ * SwiGLU are the host's in this version, so that activations are copied to and fro. */
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
                          struct device *device, model **out, char *why, size_t why_bytes);
 void model_close(model *m);
-/* The same weights with an empty cache: destroys the cache and the plan and makes them anew from
- * `spec` (another length, other rules; nothing in it may point into the old plan). On failure the
- * model can only be closed. Collective. */
+/* The same weights with an empty cache: destroys the cache and the plan and makes them anew
+ * from `spec` (another length, other rules; nothing in it may point into the old plan). On
+ * failure the model can only be closed. Collective. */
 banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t why_bytes);
 
 const model_shape *model_get_shape(const model *m);
+uint64_t model_get_digest(const model *m); /* of what was opened */
 const banyan_plan *model_plan(const model *m);
 banyan_cache *model_cache(model *m);
 /* Multiply-adds done in matrices by this rank since opening. */
@@ -48,8 +56,8 @@ int64_t model_matrix_work(const model *m);
 /* What the last failed call on this model said, in words. */
 const char *model_message(const model *m);
 
-/* What evaluation wants to see of the last `rows` rows of one layer's attention. Arrays are filled
- * on every rank; any may be NULL. */
+/* What evaluation wants to see of the last `rows` rows of one layer's attention. Arrays are
+ * filled on every rank; any may be NULL. */
 typedef struct model_probe {
     int32_t layer;
     int64_t first_token, token_count; /* for mass */
@@ -58,16 +66,18 @@ typedef struct model_probe {
     float *mass; /* [rows][heads]: share of softmax in the token range */
 } model_probe;
 
-/* Run tokens at .. at+count-1 through the model, in chunks of the spec's max_rows. The last layer
- * computes only the last `rows` (0..max_rows, <= count) of them; their logits [rows][vocab] and
- * greedy ids [rows] (lowest id on ties) are filled in on every rank where not NULL. rows 0:
- * append only. progress, or NULL, is called now and then with the tokens done. Collective. */
+/* Run tokens at .. at+count-1 through the model, in chunks of the spec's max_rows. The last
+ * layer computes only the last `rows` (0..max_rows, <= count) of them; their logits
+ * [rows][vocab] and greedy ids [rows] (lowest id on ties) are filled in on every rank where
+ * not NULL. rows 0: append only. progress, or NULL, is called now and then with the tokens
+ * done. Collective. */
 banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t count,
                             int32_t rows, float *logits, uint32_t *greedy,
                             const model_probe *probe, void (*progress)(void *arg, int64_t done),
                             void *arg);
 
-/* ---- the constructed model (see constructed.c) ------------------------------------------------ */
+/* ---- the constructed model (see constructed.c)
+ * ------------------------------------------------ */
 
 typedef struct constructed_spec {
     int64_t max_tokens;

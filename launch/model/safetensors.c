@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading safetensors: map, parse, and believe nothing. Every length and offset is compared with
- * what the file really has before it is used; sums are arranged so that they cannot overflow. */
+/* Reading safetensors: map, parse, and believe nothing. Every length and offset is compared
+ * with what the file really has before it is used; sums are arranged so that they cannot
+ * overflow. */
 #include "launch/model/safetensors.h"
+#include "launch/model/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +21,7 @@ enum { MAX_HEADER = 100000000 };
 typedef struct mapped_file {
     char *path; /* as opened */
     const unsigned char *data;
-    size_t bytes;
+    size_t bytes, header_bytes;
     json_t *header; /* owns the names of its tensors */
 } mapped_file;
 
@@ -27,10 +29,12 @@ struct safetensors {
     mapped_file *file;
     int64_t files;
     tensor *tensor; /* ascending by name */
+    bool *is_used;  /* [count] */
     int64_t count, capacity;
 };
 
-/* The dtypes of the format, so that a file may hold others beside those that are read. */
+/* The dtypes that are read, and the sizes of others. A dtype that is not here may still
+ * stand in the file: then only its place is known. */
 static const struct {
     const char *name;
     int bits, readable;
@@ -41,7 +45,7 @@ static const struct {
     {"F8_E8M0", 8, 0, BANYAN_F32}, {"F4", 4, 0, BANYAN_F32},      {"I64", 64, 0, BANYAN_F32},
     {"I32", 32, 0, BANYAN_F32},    {"I16", 16, 0, BANYAN_F32},    {"I8", 8, 0, BANYAN_F32},
     {"U64", 64, 0, BANYAN_F32},    {"U32", 32, 0, BANYAN_F32},    {"U16", 16, 0, BANYAN_F32},
-    {"U8", 8, 0, BANYAN_F32},      {"BOOL", 8, 0, BANYAN_F32},
+    {"U8", 8, 0, BANYAN_F32},      {"BOOL", 8, 0, BANYAN_F32},    {"C64", 64, 0, BANYAN_F32},
 };
 
 static bool map_file(const char *path, mapped_file *out, char *why, size_t why_bytes)
@@ -69,7 +73,7 @@ static bool map_file(const char *path, mapped_file *out, char *why, size_t why_b
     }
     out->data = map;
     out->bytes = (size_t)st.st_size;
-    return true;
+    return !folder_is_pointer(path, map, out->bytes, why, why_bytes);
 }
 
 /* The header as a JSON object, and where the buffer begins. */
@@ -103,7 +107,8 @@ static bool parse_header(mapped_file *file, size_t *begin, char *why, size_t why
         snprintf(why, why_bytes, "%s: header is no JSON object", file->path);
         return false;
     }
-    *begin = 8 + (size_t)length;
+    file->header_bytes = (size_t)length;
+    *begin = 8 + file->header_bytes;
     return true;
 }
 
@@ -143,12 +148,7 @@ static bool parse_tensor(const mapped_file *file, size_t begin, const char *name
     }
     size_t row = 0;
     while (row < sizeof dtypes / sizeof *dtypes && strcmp(dtypes[row].name, type) != 0) row++;
-    if (row == sizeof dtypes / sizeof *dtypes) {
-        snprintf(why, why_bytes,
-                 "%s: tensor '%s' has the unknown dtype '%s'; BF16, F16 and F32 are read",
-                 file->path, name, type);
-        return false;
-    }
+    const bool known = row < sizeof dtypes / sizeof *dtypes;
     json_int_t first = json_integer_value(json_array_get(offsets, 0));
     json_int_t end = json_integer_value(json_array_get(offsets, 1));
     size_t buffer = file->bytes - begin;
@@ -160,7 +160,7 @@ static bool parse_tensor(const mapped_file *file, size_t begin, const char *name
                  file->path, name, first, end, buffer);
         return false;
     }
-    int64_t bytes = elements * dtypes[row].bits / 8;
+    int64_t bytes = known ? elements * dtypes[row].bits / 8 : end - first;
     if (end - first != bytes) {
         snprintf(why, why_bytes,
                  "%s: tensor '%s' has %" JSON_INTEGER_FORMAT
@@ -169,8 +169,8 @@ static bool parse_tensor(const mapped_file *file, size_t begin, const char *name
                  file->path, name, end - first, type, bytes);
         return false;
     }
-    out->readable = dtypes[row].readable;
-    out->dtype = dtypes[row].dtype;
+    out->readable = known && dtypes[row].readable;
+    out->dtype = known ? dtypes[row].dtype : BANYAN_F32;
     out->data = file->data + begin + first;
     out->bytes = (size_t)bytes;
     return true;
@@ -268,26 +268,10 @@ static bool add_index_files(safetensors *s, const char *dir, const json_t *map, 
     return true;
 }
 
-/* What the index promises must be where it says. */
-static bool check_index(const safetensors *s, const char *dir, const json_t *map, char *why,
-                        size_t why_bytes)
-{
-    const char *name;
-    json_t *value;
-    json_object_foreach((json_t *)map, name, value)
-    {
-        const tensor *t = safetensors_find(s, name);
-        const char *base = t ? strrchr(t->file, '/') + 1 : "";
-        if (t && strcmp(base, json_string_value(value)) == 0) continue;
-        snprintf(why, why_bytes, "%s/%s: tensor '%s' is missing; the index says it is here",
-                 dir, json_string_value(value), name);
-        return false;
-    }
-    return true;
-}
-
 static bool sort_names(safetensors *s, char *why, size_t why_bytes)
 {
+    s->is_used = calloc((size_t)s->count + 1, sizeof *s->is_used);
+    if (!s->is_used) return false;
     if (s->count > 0) qsort(s->tensor, (size_t)s->count, sizeof *s->tensor, by_name);
     for (int64_t i = 1; i < s->count; i++) {
         if (strcmp(s->tensor[i - 1].name, s->tensor[i].name) != 0) continue;
@@ -324,7 +308,7 @@ static bool open_index(safetensors *s, const char *dir, const char *path, char *
         good = add_index_files(s, dir, map, why, why_bytes);
     for (int64_t i = 0; good && i < s->files; i++)
         good = read_file(s, &s->file[i], why, why_bytes);
-    good = good && sort_names(s, why, why_bytes) && check_index(s, dir, map, why, why_bytes);
+    good = good && sort_names(s, why, why_bytes);
     json_decref(index);
     return good;
 }
@@ -343,7 +327,7 @@ safetensors *safetensors_open(const char *dir, char *why, size_t why_bytes)
         good = open_single(s, path, why, why_bytes);
     else if (stat(index, &st) == 0)
         good = open_index(s, dir, index, why, why_bytes);
-    else
+    else if (!folder_explain(dir, why, why_bytes))
         snprintf(why, why_bytes,
                  "%s: holds neither model.safetensors nor model.safetensors.index.json", dir);
     if (good) return s;
@@ -361,6 +345,7 @@ void safetensors_close(safetensors *s)
     }
     free(s->file);
     free(s->tensor);
+    free(s->is_used);
     free(s);
 }
 
@@ -379,4 +364,51 @@ const tensor *safetensors_find(const safetensors *s, const char *name)
     tensor key = {.name = name};
     if (s->count == 0) return NULL;
     return bsearch(&key, s->tensor, (size_t)s->count, sizeof key, by_name);
+}
+
+const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
+                                 int64_t cols, char *why, size_t why_bytes)
+{
+    const tensor *t = safetensors_find(s, name);
+    char want[64], have[TENSOR_DIMS * 22 + 1] = "";
+    if (!t) {
+        snprintf(why, why_bytes, "tensor '%s' is missing", name);
+        return NULL;
+    }
+    s->is_used[t - s->tensor] = true;
+    if (!t->readable) {
+        snprintf(why, why_bytes, "%s: tensor '%s' has dtype %s; BF16, F16 and F32 are read",
+                 t->file, name, t->dtype_name);
+        return NULL;
+    }
+    if (t->dims == (cols ? 2 : 1) && t->shape[0] == rows && (!cols || t->shape[1] == cols))
+        return t;
+    for (int32_t i = 0; i < t->dims; i++)
+        snprintf(have + strlen(have), sizeof have - strlen(have), "%s%" PRId64, i ? ", " : "",
+                 t->shape[i]);
+    snprintf(want, sizeof want, cols ? "%" PRId64 ", %" PRId64 : "%" PRId64, rows, cols);
+    snprintf(why, why_bytes, "%s: tensor '%s' has shape [%s]; config.json asks for [%s]",
+             t->file, name, have, want);
+    return NULL;
+}
+
+const tensor *safetensors_unused(const safetensors *s)
+{
+    static const char *const tables[] = {"inv_freq", "freqs_cis", "rope.freqs"};
+    for (int64_t i = 0; i < s->count; i++) {
+        bool is_table = s->is_used[i];
+        for (int t = 0; t < 3; t++) is_table |= strstr(s->tensor[i].name, tables[t]) != NULL;
+        if (!is_table) return &s->tensor[i];
+    }
+    return NULL;
+}
+
+const void *safetensors_header(const safetensors *s, int64_t index, size_t *bytes,
+                               size_t *whole)
+{
+    if (index < 0 || index >= s->files) return NULL;
+    const mapped_file *file = &s->file[index];
+    *whole = file->bytes;
+    *bytes = file->header_bytes;
+    return file->data + 8;
 }

@@ -8,8 +8,8 @@
  *     the rest            the buffer that the offsets count in, without holes or overlaps
  *
  * and a directory holds either one `model.safetensors`, or several files that
- * `model.safetensors.index.json` ("weight_map": name -> file) lists. Files are mapped, so that a
- * process reads only the bytes that it touches. */
+ * `model.safetensors.index.json` ("weight_map": name -> file) lists. Files are mapped, so
+ * that a process reads only the bytes that it touches. */
 #ifndef BANYAN_SAFETENSORS_H
 #define BANYAN_SAFETENSORS_H
 
@@ -32,7 +32,8 @@ typedef struct tensor {
 
 typedef struct safetensors safetensors;
 
-/* Everything is checked here but the values; NULL: why says what is wrong, and in which file. */
+/* Everything is checked here but the values; NULL: why says what is wrong, and in which
+ * file. */
 safetensors *safetensors_open(const char *dir, char *why, size_t why_bytes);
 void safetensors_close(safetensors *s);
 int64_t safetensors_count(const safetensors *s);
@@ -40,18 +41,31 @@ const tensor *safetensors_row(const safetensors *s, int64_t index); /* ascending
 const tensor *safetensors_find(const safetensors *s,
                                const char *name); /* NULL: there is none */
 
-/* The tensor `name` as a matrix [rows][cols] (cols 0: a vector), readable, or NULL with why. */
+/* The header of file `index`, its bytes and those of the whole file; NULL past the last. */
+const void *safetensors_header(const safetensors *s, int64_t index, size_t *bytes,
+                               size_t *whole);
+
+/* The tensor `name` as a matrix [rows][cols] (cols 0: a vector), readable, or NULL with why.
+ * From then on it counts as used. */
 const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
                                  int64_t cols, char *why, size_t why_bytes);
+
+/* The first tensor that was never asked for, tables of rotary embeddings apart (which older
+ * files carry and config.json implies); NULL: none. */
+const tensor *safetensors_unused(const safetensors *s);
 
 /* `count` values from element `first` as fp32. */
 void tensor_read(const tensor *t, int64_t first, int64_t count, float *out);
 /* Likewise; returns the index of the first one that is not finite, or -1. */
 int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *out);
+/* out [count] = rows row, row + step, .. of t, each of `in` values, times x [in]. */
+void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, int64_t in,
+                     const float *x, float *out);
 /* Does any of them hold a NaN or an infinity? Index or -1. */
 int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count);
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing
+ * --------------------------------------------------------------------------------- */
 
 /* A tensor that is written row by row: `fill` gives row `row` as fp32. */
 typedef struct tensor_source {
@@ -61,8 +75,8 @@ typedef struct tensor_source {
     const void *arg;
 } tensor_source;
 
-/* Write them into `dir`, over `shards` files and an index when shards > 1. Each file appears under
- * its name only when it is complete; what was there before goes. False: why. */
+/* Write them into `dir`, over `shards` files and an index when shards > 1. Each file appears
+ * under its name only when it is complete; what was there before goes. False: why. */
 bool safetensors_write(const char *dir, const tensor_source *sources, int count,
                        banyan_dtype dtype, int shards, char *why, size_t why_bytes);
 /* Take away what it wrote; when it fails, it does so itself. */

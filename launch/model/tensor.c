@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Values of a mapped tensor as fp32.
  *
- * bf16 is the upper half of an fp32. fp16 has 5 exponent bits with bias 15: moved to the place of
- * fp32's fields, its value is too small by 2^(127-15), for subnormals too, so that one multiplication
- * repairs both; only inf and NaN need their exponent set. All three loops are branch-free, and the
- * test for values that are not finite is folded in: an exponent field of all ones. */
+ * bf16 is the upper half of an fp32. fp16 has 5 exponent bits with bias 15: moved to the
+ * place of fp32's fields, its value is too small by 2^(127-15), for subnormals too, so that
+ * one multiplication repairs both; only inf and NaN need their exponent set. All three loops
+ * are branch-free, and the test for values that are not finite is folded in: an exponent
+ * field of all ones. */
 #include "launch/model/safetensors.h"
 #include "launch/isa.h"
-#include "launch/model/llama.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 enum { PIECE = 1024 }; /* values converted and tested at a time */
@@ -93,27 +92,34 @@ int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count)
     return -1;
 }
 
-const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
-                                 int64_t cols, char *why, size_t why_bytes)
+/* ---- one row of input
+ * -------------------------------------------------------------------------- */
+
+enum { LANES = 16 };
+
+/* Sum of w x in 16 lanes, folded at the end; `count` values of w as fp32. */
+EACH_ISA static float dot(const float *restrict w, const float *restrict x, int64_t count)
 {
-    const tensor *t = safetensors_find(s, name);
-    char want[64], have[TENSOR_DIMS * 22 + 1] = "";
-    if (!t) {
-        snprintf(why, why_bytes, "tensor '%s' is missing", name);
-        return NULL;
+    float lane[LANES] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] += w[i + j] * x[i + j];
+    for (; i < count; i++) sum += w[i] * x[i];
+    for (int j = 0; j < LANES; j++) sum += lane[j];
+    return sum;
+}
+
+void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, int64_t in,
+                     const float *x, float *out)
+{
+    float piece[PIECE];
+    for (int64_t c = 0; c < count; c++) {
+        float sum = 0;
+        for (int64_t i = 0, n; i < in; i += n) {
+            n = in - i < PIECE ? in - i : PIECE;
+            tensor_read(t, (row + c * step) * in + i, n, piece);
+            sum += dot(piece, x + i, n);
+        }
+        out[c] = sum;
     }
-    if (!t->readable) {
-        snprintf(why, why_bytes, "%s: tensor '%s' has dtype %s; BF16, F16 and F32 are read",
-                 t->file, name, t->dtype_name);
-        return NULL;
-    }
-    if (t->dims == (cols ? 2 : 1) && t->shape[0] == rows && (!cols || t->shape[1] == cols))
-        return t;
-    for (int32_t i = 0; i < t->dims; i++)
-        snprintf(have + strlen(have), sizeof have - strlen(have), "%s%" PRId64, i ? ", " : "",
-                 t->shape[i]);
-    snprintf(want, sizeof want, cols ? "%" PRId64 ", %" PRId64 : "%" PRId64, rows, cols);
-    snprintf(why, why_bytes, "%s: tensor '%s' has shape [%s]; config.json asks for [%s]",
-             t->file, name, have, want);
-    return NULL;
 }

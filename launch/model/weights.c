@@ -1,218 +1,375 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Weights from the map into memory: each rank converts its own columns to fp32, once, and looks for
- * values that are not finite on the way. Embedding rows stay in the map; each rank tests its share
- * of them. */
-#include "launch/model/llama.h"
+/* Which rows of which tensors are a matrix's columns, and this rank's share of them. Weights
+ * stay in the map of the file; each rank reads its own once, and looks for values that are
+ * not finite on the way. Vectors (norms and biases) are small, and every rank has them in
+ * memory. */
+#include "launch/model/runner.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static banyan_status not_finite(model *m, const tensor *t, int64_t index)
 {
-    int64_t columns = t->dims == 2 ? t->shape[1] : 1;
+    int64_t columns = t->dims >= 2 ? t->shape[t->dims - 1] : 1;
     snprintf(m->why, WHY,
              "%s: tensor '%s' holds a NaN or an infinity at [%" PRId64 ", %" PRId64 "]",
              t->file, t->name, index / columns, index % columns);
     return BANYAN_ERR_CONFIG;
 }
 
-static banyan_status no_memory(model *m, const char *what, int64_t floats)
+static banyan_status no_memory(model *m)
 {
-    snprintf(m->why, WHY, "out of memory: %s needs %.1f MiB", what,
-             (double)floats * sizeof(float) / 0x1p20);
+    snprintf(m->why, WHY, "out of memory for the list of the model's tensors");
     return BANYAN_ERR_MEMORY;
 }
 
-/* Rows first .. first+count-1 of matrix `name` [rows][cols] into out. */
-static banyan_status load_rows(model *m, const char *name, int64_t rows, int64_t cols,
-                               int64_t first, int64_t count, float *out)
+/* ---- names
+ * ------------------------------------------------------------------------------------- */
+
+enum { NAME = 256, OUTSIDE = -1 };
+
+/* Two numbers of a name: the layer (or OUTSIDE), and the expert within it. */
+typedef struct where {
+    int32_t layer, expert;
+} where;
+
+/* A part's name, "model.layers.3." "mlp.gate_proj" ".weight" */
+static void full_name(const model *m, where at, const char *part, const char *ending,
+                      char out[NAME])
 {
-    const tensor *t = safetensors_matrix(m->files, name, rows, cols, m->why, WHY);
+    size_t length = 0;
+    if (at.layer != OUTSIDE)
+        length = (size_t)snprintf(out, NAME, m->is.family->names.layer, (int)at.layer);
+    length += (size_t)snprintf(out + length, NAME - length, part, (int)at.expert);
+    snprintf(out + length, NAME - length, "%s", ending);
+}
+
+static banyan_status find_vector(model *m, where at, const char *part, const char *ending,
+                                 int64_t width, float **out)
+{
+    char name[NAME];
+    full_name(m, at, part, ending, name);
+    const tensor *t = safetensors_matrix(m->files, name, width, 0, m->why, WHY);
     if (!t) return BANYAN_ERR_CONFIG;
-    int64_t width = cols ? cols : 1;
-    int64_t bad = tensor_to_float(t, first * width, count * width, out);
+    *out = malloc((size_t)width * sizeof **out);
+    if (!*out) return no_memory(m);
+    int64_t bad = tensor_to_float(t, 0, width, *out);
     return bad < 0 ? BANYAN_OK : not_finite(m, t, bad);
 }
 
-static const char *layer_name(char *text, size_t bytes, int32_t layer, const char *part)
+static banyan_status find_norm(model *m, where at, const char *part, int64_t width, norm *out)
 {
-    snprintf(text, bytes, "model.layers.%d.%s.weight", (int)layer, part);
-    return text;
-}
-
-static banyan_status load_norm(model *m, const char *name, float **out)
-{
-    *out = malloc((size_t)m->shape.hidden * sizeof **out);
-    if (!*out) return no_memory(m, name, m->shape.hidden);
-    return load_rows(m, name, m->shape.hidden, 0, 0, m->shape.hidden, *out);
-}
-
-/* Room for this rank's columns; `copies` of the same cut one after the other. */
-static banyan_status make_linear(model *m, int64_t columns, int64_t in, int copies, linear *l)
-{
-    l->columns = columns;
-    l->in = in;
-    l->first = cut_first(columns, m->rank, m->ranks);
-    l->count = cut_first(columns, m->rank + 1, m->ranks) - l->first;
-    int64_t floats = copies * l->count * in;
-    if (posix_memalign((void **)&l->weight, 64, (size_t)(floats + 16) * sizeof(float)) == 0)
-        return BANYAN_OK;
-    l->weight = NULL;
-    return no_memory(m, "a rank's share of a matrix", floats);
-}
-
-/* When all is loaded: to where it is multiplied. */
-static banyan_status keep_linear(model *m, banyan_status loaded, int copies, linear *l)
-{
-    return loaded ? loaded : linear_keep(m, &l->weight, copies * l->count * l->in);
-}
-
-static banyan_status load_linear(model *m, const char *name, int64_t columns, int64_t in,
-                                 linear *l)
-{
-    banyan_status status = make_linear(m, columns, in, 1, l);
-    if (!status) status = load_rows(m, name, columns, in, l->first, l->count, l->weight);
-    return keep_linear(m, status, 1, l);
-}
-
-/* Columns k_0, v_0, k_1, v_1, ..: each part of a KV head that lies in this rank's cut. */
-static banyan_status load_kv(model *m, int32_t layer, linear *l)
-{
-    int64_t dim = m->shape.head_dim, in = m->shape.hidden, each = m->shape.kv_heads * dim;
-    char key[80], value[80];
-    layer_name(key, sizeof key, layer, "self_attn.k_proj");
-    layer_name(value, sizeof value, layer, "self_attn.v_proj");
-    banyan_status status = make_linear(m, 2 * each, in, 1, l);
-    for (int64_t at = l->first, next; !status && at < l->first + l->count; at = next) {
-        int64_t part = at / dim, end = l->first + l->count;
-        next = (part + 1) * dim < end ? (part + 1) * dim : end;
-        status = load_rows(m, part % 2 ? value : key, each, in, part / 2 * dim + at % dim,
-                           next - at, l->weight + (at - l->first) * in);
-    }
-    return keep_linear(m, status, 1, l);
-}
-
-static banyan_status load_gate_up(model *m, int32_t layer, linear *l)
-{
-    int64_t columns = m->shape.intermediate, in = m->shape.hidden;
-    char name[80];
-    banyan_status status = make_linear(m, columns, in, 2, l);
-    if (!status)
-        status = load_rows(m, layer_name(name, sizeof name, layer, "mlp.gate_proj"), columns,
-                           in, l->first, l->count, l->weight);
-    if (!status)
-        status = load_rows(m, layer_name(name, sizeof name, layer, "mlp.up_proj"), columns, in,
-                           l->first, l->count, l->weight + l->count * in);
-    return keep_linear(m, status, 2, l);
-}
-
-static banyan_status load_layer(model *m, int32_t layer)
-{
-    const model_shape *s = &m->shape;
-    llama_layer *l = &m->layer[layer];
-    int64_t q = (int64_t)s->heads * s->head_dim;
-    char name[80];
-    banyan_status status =
-        load_norm(m, layer_name(name, sizeof name, layer, "input_layernorm"), &l->input_norm);
-    if (!status)
-        status = load_norm(m, layer_name(name, sizeof name, layer, "post_attention_layernorm"),
-                           &l->post_norm);
-    if (!status)
-        status = load_linear(m, layer_name(name, sizeof name, layer, "self_attn.q_proj"), q,
-                             s->hidden, &l->q);
-    if (!status) status = load_kv(m, layer, &l->kv);
-    if (!status)
-        status = load_linear(m, layer_name(name, sizeof name, layer, "self_attn.o_proj"),
-                             s->hidden, q, &l->o);
-    if (!status) status = load_gate_up(m, layer, &l->gate_up);
-    if (!status)
-        status = load_linear(m, layer_name(name, sizeof name, layer, "mlp.down_proj"),
-                             s->hidden, s->intermediate, &l->down);
+    if (!part) return BANYAN_OK;
+    banyan_status status = find_vector(m, at, part, ".weight", width, &out->weight);
+    if (!status && m->is.norm == NORM_LAYER)
+        status = find_vector(m, at, part, ".bias", width, &out->bias);
+    for (int64_t i = 0; !status && m->is.norm == NORM_RMS_ONE && i < width; i++)
+        out->weight[i] += 1;
     return status;
 }
 
-static banyan_status check_embedding(model *m)
+/* ---- which row a column is
+ * --------------------------------------------------------------------- */
+
+/* One of the tensors of a matrix, and a row of it. */
+typedef struct source {
+    int tensor;
+    int64_t row;
+} source;
+typedef source (*source_fn)(const description *d, int64_t column);
+
+static source plain(const description *d, int64_t column)
 {
-    int64_t width = m->shape.hidden, vocab = m->shape.vocab;
-    m->embedding =
-        safetensors_matrix(m->files, "model.embed_tokens.weight", vocab, width, m->why, WHY);
-    if (!m->embedding) return BANYAN_ERR_CONFIG;
-    int64_t first = cut_first(vocab, m->rank, m->ranks);
-    int64_t end = cut_first(vocab, m->rank + 1, m->ranks);
-    int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
-    return bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
+    (void)d;
+    return (source){0, column};
 }
 
-/* Rows that are this rank's of a matrix that is cut; 0 cols: a vector, which all have. */
-static banyan_status measure_one(model *m, const char *name, int64_t rows, int64_t cols,
-                                 int64_t *floats)
+/* Entry i of a head as attention has it, where checkpoints may have its pairs side by side. */
+static int64_t entry(const description *d, int64_t i)
 {
-    if (!safetensors_matrix(m->files, name, rows, cols, m->why, WHY)) return BANYAN_ERR_CONFIG;
-    int64_t mine = cut_first(rows, m->rank + 1, m->ranks) - cut_first(rows, m->rank, m->ranks);
-    *floats += cols ? mine * cols : rows;
+    int64_t pairs = d->rope[0].dims / 2;
+    if (!d->family->interleaved || i >= 2 * pairs) return i;
+    return i < pairs ? 2 * i : 2 * (i - pairs) + 1;
+}
+
+/* Columns [heads][head_dim]. */
+static source q_source(const description *d, int64_t column)
+{
+    int64_t dim = d->shape.head_dim, head = column / dim, i = entry(d, column % dim);
+    int64_t group = d->shape.heads / d->shape.kv_heads;
+    if (d->family->qkv == QKV_GROUPED) head += head / group * 2;
+    return (source){0, head * dim + i};
+}
+
+/* Columns [kv_heads][k, v][head_dim]. */
+static source kv_source(const description *d, int64_t column)
+{
+    int64_t dim = d->shape.head_dim, part = column / dim, head = part / 2, i = column % dim;
+    int64_t group = d->shape.heads / d->shape.kv_heads, heads = d->shape.heads;
+    int is_v = part % 2;
+    if (!is_v) i = entry(d, i);
+    switch (d->family->qkv) {
+    case QKV_APART: return (source){is_v, head * dim + i};
+    case QKV_JOINED: return (source){0, (heads + is_v * d->shape.kv_heads + head) * dim + i};
+    case QKV_GROUPED: break;
+    }
+    return (source){0, (head * (group + 2) + group + is_v) * dim + i};
+}
+
+/* Columns [gate, up][..]: the one of gate, or of up, that is asked for lies `width` further. */
+static source gate_up(const description *d, int64_t column, int64_t width)
+{
+    int64_t is_up = column >= width, i = column - is_up * width;
+    switch (d->family->gate_up) {
+    case GATE_UP_APART: return (source){(int)is_up, i};
+    case GATE_UP_JOINED: return (source){0, column};
+    case GATE_UP_MIXED: break;
+    }
+    return (source){0, 2 * i + is_up};
+}
+
+static source gate_up_source(const description *d, int64_t column)
+{
+    return gate_up(d, column, d->shape.intermediate);
+}
+
+/* ---- matrices
+ * ---------------------------------------------------------------------------------- */
+
+/* A matrix as it is looked for. */
+typedef struct matrix {
+    where at;
+    const char *part[2]; /* its tensors; the second may be NULL */
+    int64_t rows[2];     /* of each */
+    int64_t columns, in;
+    int copies; /* 2: columns .. of gate, then the same of up */
+    bool has_bias;
+    source_fn source;
+} matrix;
+
+static bool add_row(linear *l, const tensor *t, int64_t row)
+{
+    stretch *last = l->stretches > 0 ? &l->stretch[l->stretches - 1] : NULL;
+    if (last && last->tensor == t) {
+        if (last->count == 1 && row > last->row) last->step = row - last->row;
+        if (row == last->row + last->count * last->step) return ++last->count;
+    }
+    if ((l->stretches & (l->stretches - 1)) == 0) { /* full at powers of two */
+        size_t room = l->stretches > 0 ? 2 * (size_t)l->stretches : 1;
+        stretch *grown = realloc(l->stretch, room * sizeof *grown);
+        if (!grown) return false;
+        l->stretch = grown;
+    }
+    l->stretch[l->stretches++] = (stretch){t, row, 1, 1};
+    return true;
+}
+
+static banyan_status find_tensors(model *m, const matrix *x, const tensor *t[2],
+                                  const tensor *bias[2])
+{
+    char name[NAME];
+    for (int i = 0; i < 2 && x->part[i]; i++) {
+        full_name(m, x->at, x->part[i], ".weight", name);
+        t[i] = safetensors_matrix(m->files, name, x->rows[i], x->in, m->why, WHY);
+        if (!t[i]) return BANYAN_ERR_CONFIG;
+        if (!x->has_bias) continue;
+        full_name(m, x->at, x->part[i], ".bias", name);
+        bias[i] = safetensors_matrix(m->files, name, x->rows[i], 0, m->why, WHY);
+        if (!bias[i]) return BANYAN_ERR_CONFIG;
+    }
     return BANYAN_OK;
 }
 
-banyan_status weights_measure(model *m, int64_t *bytes)
+static banyan_status find_matrix(model *m, const matrix *x, linear *l)
+{
+    const tensor *t[2] = {NULL}, *bias[2] = {NULL};
+    banyan_status status = find_tensors(m, x, t, bias);
+    if (status) return status;
+    *l = (linear){.columns = x->columns, .in = x->in};
+    l->first = cut_first(x->columns, m->rank, m->ranks);
+    l->count = cut_first(x->columns, m->rank + 1, m->ranks) - l->first;
+    l->outputs = x->copies * l->count;
+    if (x->has_bias) l->bias = malloc((size_t)(l->outputs + 1) * sizeof *l->bias);
+    if (x->has_bias && !l->bias) return no_memory(m);
+    for (int64_t i = 0; i < l->outputs; i++) {
+        source s = x->source(&m->is, l->first + i % l->count + i / l->count * x->columns);
+        if (!add_row(l, t[s.tensor], s.row)) return no_memory(m);
+        if (!x->has_bias) continue;
+        if (tensor_to_float(bias[s.tensor], s.row, 1, &l->bias[i]) >= 0)
+            return not_finite(m, bias[s.tensor], s.row);
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status find_qkv(model *m, where at, layer *l)
 {
     const model_shape *s = &m->shape;
+    const tensor_names *n = &m->is.family->names;
+    bool apart = m->is.family->qkv == QKV_APART, bias = m->is.qkv_bias;
     int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+    int64_t all = q + 2 * kv;
+    const matrix query = {at, {n->q}, {apart ? q : all}, q, s->hidden, 1, bias, q_source};
+    const matrix rest = {at,
+                         {apart ? n->k : n->q, apart ? n->v : NULL},
+                         {apart ? kv : all, kv},
+                         2 * kv,
+                         s->hidden,
+                         1,
+                         bias,
+                         kv_source};
+    banyan_status status = find_matrix(m, &query, &l->q);
+    return status ? status : find_matrix(m, &rest, &l->kv);
+}
+
+static banyan_status find_feed_forward(model *m, where at, layer *l)
+{
+    const model_shape *s = &m->shape;
+    const tensor_names *n = &m->is.family->names;
+    bool apart = m->is.family->gate_up == GATE_UP_APART, bias = m->is.mlp_bias;
+    int64_t width = s->intermediate, rows = apart ? width : 2 * width;
+    const matrix both = {at,           {n->gate, apart ? n->up : NULL},
+                         {rows, rows}, width,
+                         s->hidden,    2,
+                         bias,         gate_up_source};
+    const matrix down = {at, {n->down}, {s->hidden}, s->hidden, width, 1, bias, plain};
+    banyan_status status = find_matrix(m, &both, &l->gate_up);
+    return status ? status : find_matrix(m, &down, &l->down);
+}
+
+static banyan_status find_layer(model *m, int32_t index)
+{
+    const model_shape *s = &m->shape;
+    const tensor_names *n = &m->is.family->names;
+    layer *l = &m->layer[index];
+    where at = {index, 0};
+    int64_t q = (int64_t)s->heads * s->head_dim;
     const struct {
-        const char *name;
-        int64_t rows, cols;
-    } parts[] = {{"input_layernorm", s->hidden, 0},
-                 {"post_attention_layernorm", s->hidden, 0},
-                 {"self_attn.q_proj", q, s->hidden},
-                 {"self_attn.k_proj", kv, s->hidden},
-                 {"self_attn.v_proj", kv, s->hidden},
-                 {"self_attn.o_proj", s->hidden, q},
-                 {"mlp.gate_proj", s->intermediate, s->hidden},
-                 {"mlp.up_proj", s->intermediate, s->hidden},
-                 {"mlp.down_proj", s->hidden, s->intermediate}};
-    int64_t floats = 0;
-    banyan_status status =
-        measure_one(m, "model.embed_tokens.weight", s->vocab, s->hidden, &floats);
-    if (s->tied == 0) floats = 0; /* embeddings stay in the map */
-    for (int32_t layer = 0; !status && layer < s->layers; layer++)
-        for (size_t i = 0; !status && i < sizeof parts / sizeof parts[0]; i++) {
-            char name[80];
-            status = measure_one(m, layer_name(name, sizeof name, layer, parts[i].name),
-                                 parts[i].rows, parts[i].cols, &floats);
-        }
-    if (!status) status = measure_one(m, "model.norm.weight", s->hidden, 0, &floats);
-    if (!status && !s->tied)
-        status = measure_one(m, "lm_head.weight", s->vocab, s->hidden, &floats);
-    *bytes = floats * (int64_t)sizeof(float);
+        const char *part;
+        int64_t width;
+        norm *to;
+    } norms[] = {
+        {n->input_norm, s->hidden, &l->input}, {n->attention_norm, s->hidden, &l->attention},
+        {n->post_norm, s->hidden, &l->post},   {n->mlp_norm, s->hidden, &l->mlp},
+        {n->q_norm, s->head_dim, &l->q_norm},  {n->k_norm, s->head_dim, &l->k_norm}};
+    const matrix o = {at, {n->o}, {s->hidden}, s->hidden, q, 1, m->is.o_bias, plain};
+    banyan_status status = BANYAN_OK;
+    for (size_t i = 0; !status && i < sizeof norms / sizeof norms[0]; i++)
+        status = find_norm(m, at, norms[i].part, norms[i].width, norms[i].to);
+    if (!status) status = find_qkv(m, at, l);
+    if (!status) status = find_matrix(m, &o, &l->o);
+    if (!status) status = find_feed_forward(m, at, l);
     return status;
+}
+
+/* Of the embedding, and of the head, which in a tied model is the embedding unless the file
+ * has one. */
+static banyan_status find_ends(model *m)
+{
+    const model_shape *s = &m->shape;
+    const tensor_names *n = &m->is.family->names;
+    const where at = {OUTSIDE, 0};
+    char name[NAME];
+    full_name(m, at, n->embedding, ".weight", name);
+    m->embedding = safetensors_matrix(m->files, name, s->vocab, s->hidden, m->why, WHY);
+    if (!m->embedding) return BANYAN_ERR_CONFIG;
+    full_name(m, at, n->head, ".weight", name);
+    bool own = !s->tied || safetensors_find(m->files, name);
+    const matrix head = {
+        at, {own ? n->head : n->embedding}, {s->vocab}, s->vocab, s->hidden, 1, false, plain};
+    banyan_status status = find_norm(m, at, n->final_norm, s->hidden, &m->final_norm);
+    return status ? status : find_matrix(m, &head, &m->head);
+}
+
+static int64_t share(const linear *l)
+{
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < l->stretches; i++)
+        bytes += l->stretch[i].count * l->in *
+                 (int64_t)banyan_dtype_bytes(l->stretch[i].tensor->dtype);
+    return bytes;
+}
+
+/* All matrices of a layer, one after the other; NULL past the end. */
+static linear *layer_matrix(layer *l, int32_t index)
+{
+    linear *const fixed[] = {&l->q, &l->kv, &l->o, &l->gate_up, &l->down};
+    enum { count = sizeof fixed / sizeof fixed[0] };
+    return index < count ? fixed[index] : NULL;
+}
+
+banyan_status weights_find(model *m, int64_t *bytes)
+{
+    *bytes = 0;
+    m->layer = calloc((size_t)m->shape.layers, sizeof *m->layer);
+    if (!m->layer) return no_memory(m);
+    banyan_status status = find_ends(m);
+    for (int32_t i = 0; !status && i < m->shape.layers; i++) status = find_layer(m, i);
+    if (status) return status;
+    for (int32_t i = 0; i < m->shape.layers; i++)
+        for (int32_t k = 0; layer_matrix(&m->layer[i], k); k++)
+            *bytes += share(layer_matrix(&m->layer[i], k));
+    *bytes += share(&m->head);
+    const tensor *rest = safetensors_unused(m->files);
+    if (!rest) return BANYAN_OK;
+    snprintf(m->why, WHY,
+             "%s: tensor '%s' is read by nobody: the model that config.json describes has no "
+             "such part, and would be computed without it",
+             rest->file, rest->name);
+    return BANYAN_ERR_CONFIG;
+}
+
+/* ---- reading them once
+ * ------------------------------------------------------------------------- */
+
+static banyan_status check_finite(model *m, const linear *l)
+{
+    for (int32_t i = 0; i < l->stretches; i++) {
+        const stretch *s = &l->stretch[i];
+        int64_t once = s->step == 1 ? s->count : 1; /* rows that lie together */
+        for (int64_t row = 0; row < s->count; row += once) {
+            int64_t bad =
+                tensor_find_bad(s->tensor, (s->row + row * s->step) * l->in, once * l->in);
+            if (bad >= 0) return not_finite(m, s->tensor, bad);
+        }
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status take(model *m, linear *l)
+{
+    banyan_status status = check_finite(m, l);
+    return status ? status : linear_keep(m, l);
 }
 
 banyan_status weights_load(model *m)
 {
-    const char *head = m->shape.tied ? "model.embed_tokens.weight" : "lm_head.weight";
-    banyan_status status = check_embedding(m);
-    m->layer = calloc((size_t)m->shape.layers, sizeof *m->layer);
-    if (!m->layer) return no_memory(m, "the list of layers", 0);
-    for (int32_t layer = 0; !status && layer < m->shape.layers; layer++)
-        status = load_layer(m, layer);
-    if (!status) status = load_norm(m, "model.norm.weight", &m->final_norm);
-    if (!status) status = load_linear(m, head, m->shape.vocab, m->shape.hidden, &m->head);
-    return status;
+    int64_t width = m->shape.hidden, vocab = m->shape.vocab;
+    int64_t first = cut_first(vocab, m->rank, m->ranks);
+    int64_t end = cut_first(vocab, m->rank + 1, m->ranks);
+    int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
+    banyan_status status = bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
+    for (int32_t i = 0; !status && i < m->shape.layers; i++)
+        for (int32_t k = 0; !status && layer_matrix(&m->layer[i], k); k++)
+            status = take(m, layer_matrix(&m->layer[i], k));
+    return status ? status : take(m, &m->head);
 }
 
 void weights_free(model *m)
 {
-    for (int32_t layer = 0; m->layer && layer < m->shape.layers; layer++) {
-        llama_layer *l = &m->layer[layer];
-        free(l->input_norm);
-        free(l->post_norm);
-        linear_drop(m, l->q.weight);
-        linear_drop(m, l->kv.weight);
-        linear_drop(m, l->o.weight);
-        linear_drop(m, l->gate_up.weight);
-        linear_drop(m, l->down.weight);
+    for (int32_t i = 0; m->layer && i < m->shape.layers; i++) {
+        layer *l = &m->layer[i];
+        norm *const norms[] = {&l->input, &l->attention, &l->post,
+                               &l->mlp,   &l->q_norm,    &l->k_norm};
+        for (size_t n = 0; n < sizeof norms / sizeof norms[0]; n++) {
+            free(norms[n]->weight);
+            free(norms[n]->bias);
+        }
+        for (int32_t k = 0; layer_matrix(l, k); k++) linear_free(m, layer_matrix(l, k));
     }
     free(m->layer);
-    free(m->final_norm);
-    linear_drop(m, m->head.weight);
+    free(m->final_norm.weight);
+    free(m->final_norm.bias);
+    linear_free(m, &m->head);
 }

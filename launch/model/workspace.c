@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* All working memory of a forward pass, taken once for max_rows rows. */
 #include "launch/launch.h"
-#include "launch/model/llama.h"
+#include "launch/model/runner.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,8 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Zeroed: rows that a rank does not compute are read by nobody, but must not be signalling rubbish. */
+/* Zeroed: rows that a rank does not compute are read by nobody, but must not be signalling
+ * rubbish. */
 static float *floats(int64_t count)
 {
     float *p = NULL;
@@ -48,12 +49,14 @@ banyan_status workspace_make(model *m)
 {
     workspace *w = &m->work;
     const model_shape *s = &m->shape;
-    const llama_layer *l = &m->layer[0]; /* all layers are cut alike */
+    const layer *l = &m->layer[0]; /* all layers are cut alike */
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim, sum = 0;
     int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, s->intermediate);
-    int64_t cut = larger(larger(l->q.count, l->o.count), 2 * l->gate_up.count);
+    int64_t cut = larger(larger(l->q.count, l->o.count), l->gate_up.outputs);
     const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
                                    rows * wide, rows * s->heads, rows * s->heads};
+    int64_t pairs[ROPES] = {m->rope[0].pairs, m->rope[1].pairs};
+    int64_t panel = m->device->row->is_apart ? 0 : PANEL * linear_widest(m);
     const struct {
         float **to;
         int64_t count;
@@ -62,7 +65,9 @@ banyan_status workspace_make(model *m)
                   {&w->cut, rows * cut},
                   {&w->cut_kv, rows * l->kv.count},
                   {&w->wide, rows * wide},
-                  {&w->turn, rows * s->head_dim},
+                  {&w->turn[0], rows * 2 * pairs[0]},
+                  {&w->turn[1], rows * 2 * pairs[1]},
+                  {&w->panel, panel},
                   {&w->send, exchange_floats(m, 1)},
                   {&w->recv, exchange_floats(m, 0)},
                   {&w->logits, HEAD_ROWS * m->head.count}};
@@ -84,8 +89,8 @@ banyan_status workspace_make(model *m)
 void workspace_free(model *m)
 {
     workspace *w = &m->work;
-    float *all[] = {w->x,    w->h,    w->cut,  w->cut_kv, w->wide,
-                    w->turn, w->send, w->recv, w->logits};
+    float *all[] = {w->x,       w->h,     w->cut,  w->cut_kv, w->wide,  w->turn[0],
+                    w->turn[1], w->panel, w->send, w->recv,   w->logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     for (int i = 0; i < ON_ALL; i++) device_array_free(m->device, &w->on[i]);
     free(w->owner);

@@ -43,7 +43,7 @@ swap "$last" ",999999999]}"
 refused "999999999), out of range: the file has"
 back
 swap '"dtype":"BF16","shape":[32768,768]' '"dtype":"XF16","shape":[32768,768]'
-refused_by_both "unknown dtype 'XF16'; BF16, F16 and F32 are read"
+refused_by_both "'model.embed_tokens.weight' has dtype XF16; BF16, F16 and F32 are read"
 back
 swap '"dtype":"BF16","shape":[32768,768]' '"dtype":"I16" ,"shape":[32768,768]'
 refused "'model.embed_tokens.weight' has dtype I16; BF16, F16 and F32 are read"
@@ -93,7 +93,8 @@ config 's/"num_key_value_heads": 2/"num_key_value_heads": 3/' "4 with 3 num_key_
 config 's/"num_attention_heads": 4/"num_attention_heads": 0/' "num_attention_heads is 0"
 config 's/"head_dim": 128/"head_dim": 577/' "head_dim is 577"
 config 's/"vocab_size": 32768/"vocab_size": 32769/' "32769"
-config 's/"silu"/"gelu"/' "gelu"
+config 's/"silu"/"relu"/' "relu"
+config 's/"num_hidden_layers": 2/"num_hidden_layers": 1/' "model.layers.1.input_layernorm.weight' is read by nobody"
 config 's/{/[/' "config.json: line 2"
 
 truncate -s $((end - 1)) "$data"

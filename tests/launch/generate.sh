@@ -47,6 +47,10 @@ ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" \
 [ "$(tr '\n' ' ' < "$folder/output")" = "900 901 902 903 10 " ] || fault "another answer"
 [ "$(wc -c < "$folder/l")" = $((32768 * 4)) ] || fault "logits of another size"
 [ "$(head -1 "$folder/json")" = '{"position":23,"id":900}' ] || fault "generate --json"
+sed -i 's/"max_position_embeddings": 4096/"max_position_embeddings": 20/' "$m/config.json"
+expect_once 0 "warning: 23 tokens, and the model was made for 20" \
+  ranks generate --model "$m" --ids "$ids" --count 1
+sed -i 's/"max_position_embeddings": 20/"max_position_embeddings": 4096/' "$m/config.json"
 le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 703 9 > "$ids"
 expect_once 0 2 ranks generate --model "$m" --ids "$ids" --count 1
 
@@ -80,6 +84,6 @@ expect_once 2 "model-00002-of-00002.safetensors" ranks generate --model "$m" --i
 rm "$m/model-00002-of-00002.safetensors"
 expect_once 2 "model-00002-of-00002.safetensors: No such file" ranks generate --model "$m" --ids "$ids"
 sed -i 's/LlamaForCausalLM/GPTNeoXForCausalLM/' "$m/config.json"
-expect_once 2 'GPTNeoXForCausalLM"]; expected ["LlamaForCausalLM"]' \
+expect_once 2 'architectures is ["GPTNeoXForCausalLM"]; expected LlamaForCausalLM' \
   ranks generate --model "$m" --ids "$ids"
 [ $faults = 0 ]

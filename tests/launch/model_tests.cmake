@@ -1,5 +1,5 @@
 # The model runner and the constructed checkpoint.
-foreach(name safetensors constructed)
+foreach(name safetensors constructed families)
   banyan_unit_test(${name}_test launch/${name}_test.c)
   target_link_libraries(${name}_test PRIVATE banyan_launch)
 endforeach()

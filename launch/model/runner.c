@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening, closing and running a model: what model.h promises. */
 #include "launch/launch.h"
-#include "launch/model/llama.h"
+#include "launch/model/runner.h"
 
 #include <cblas.h>
 #include <inttypes.h>
@@ -15,18 +15,62 @@ static banyan_status agree(model *m, banyan_status mine)
     return agree_words(m->comm, mine, m->why, WHY);
 }
 
-static banyan_status make_cache(model *m, const banyan_spec *spec)
+/* The model's own rules, where none are asked for: what its layers read, but for windows
+ * that no sequence of this length fills. `rules` [layers]. */
+static void fill_rules(const model *m, banyan_spec *s, banyan_rule *rules)
 {
+    int32_t count = 0;
+    for (int32_t l = 0; l < m->shape.layers; l++) {
+        const layer_kind *kind = &m->is.layer[l];
+        int64_t window = 0;
+        sscanf(kind->use, "sink_window sink=0 window=%" SCNd64, &window);
+        if (!kind->use[0] || (window > 0 && window >= s->max_tokens)) continue;
+        rules[count++] = (banyan_rule){l, l, 0, -1, kind->use};
+    }
+    s->rules = rules;
+    s->rule_count = count;
+}
+
+static banyan_status make_plan(model *m, const banyan_spec *spec)
+{
+    banyan_rule *rules = calloc((size_t)m->shape.layers, sizeof *rules);
     banyan_spec s = *spec;
+    if (!rules) {
+        snprintf(m->why, WHY, "out of memory for the rules of %d layers", m->shape.layers);
+        return BANYAN_ERR_MEMORY;
+    }
     s.layers = m->shape.layers;
     s.heads = m->shape.heads;
     s.kv_heads = m->shape.kv_heads;
     s.key_dim = s.value_dim = m->shape.head_dim;
-    s.scale = 0;
+    s.scale = (float)m->is.attention_scale;
     s.in_dtype = s.out_dtype = BANYAN_F32;
     s.out = "home";
+    if (s.rule_count == 0) fill_rules(m, &s, rules);
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
-    if (!status) status = banyan_cache_create(m->plan, device_stream(m->device), &m->cache);
+    if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
+    free(rules);
+    return status;
+}
+
+/* Those of rotary embeddings that depend on the length are made for the whole sequence's. */
+static banyan_status make_ropes(model *m, int64_t tokens)
+{
+    for (int32_t i = 0; i < m->is.ropes; i++) {
+        rope_free(&m->rope[i]);
+        if (!rope_make(&m->rope[i], &m->is.rope[i], (double)tokens)) continue;
+        snprintf(m->why, WHY, "out of memory for rotary embeddings");
+        return BANYAN_ERR_MEMORY;
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status make_cache(model *m, const banyan_spec *spec)
+{
+    banyan_status status = agree(m, make_ropes(m, spec->max_tokens));
+    if (!status) status = make_plan(m, spec);
+    if (status) return status;
+    status = banyan_cache_create(m->plan, device_stream(m->device), &m->cache);
     if (status) {
         snprintf(m->why, WHY, "%s", banyan_error_message());
         return status;
@@ -48,16 +92,30 @@ static void drop_cache(model *m)
 /* The checkpoint's shape and files; *bytes: what this rank's share of the weights takes. */
 static banyan_status open_files(model *m, const char *dir, int64_t *bytes)
 {
-    banyan_status status = model_shape_read(dir, &m->shape, m->why, WHY);
+    banyan_status status = description_read(dir, &m->is, m->why, WHY);
     if (status) return status;
+    m->shape = m->is.shape;
     m->files = safetensors_open(dir, m->why, WHY);
-    return m->files ? weights_measure(m, bytes) : BANYAN_ERR_CONFIG;
+    if (!m->files) return BANYAN_ERR_CONFIG;
+    status = digest_make(dir, m->files, &m->digest, m->why, WHY);
+    return status ? status : weights_find(m, bytes);
 }
 
-static banyan_status load(model *m)
+/* Each rank reads its own disk. */
+static banyan_status compare_digests(model *m)
 {
-    banyan_status status = weights_load(m);
-    return status ? status : rope_make(&m->rope, m->shape.head_dim, m->shape.rope_theta);
+    uint64_t first = m->digest;
+    banyan_status status = banyan_comm_broadcast(m->comm, &first, sizeof first, 0);
+    if (status) {
+        snprintf(m->why, WHY, "%s", banyan_error_message());
+    } else if (m->digest != first) {
+        snprintf(m->why, WHY,
+                 "rank %d reads another model than rank 0: digest %016" PRIx64
+                 ", not %016" PRIx64,
+                 m->rank, m->digest, first);
+        status = BANYAN_ERR_CONFIG;
+    }
+    return agree(m, status);
 }
 
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
@@ -75,8 +133,9 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     openblas_set_num_threads(1);
     int64_t bytes = 0;
     banyan_status status = agree(m, open_files(m, dir, &bytes));
+    if (!status) status = compare_digests(m);
     if (!status) status = agree_room(comm, bytes, "the model's weights", m->why, WHY);
-    if (!status) status = agree(m, load(m));
+    if (!status) status = agree(m, weights_load(m));
     if (!status) status = make_cache(m, spec);
     if (!status) {
         *out = m;
@@ -100,7 +159,8 @@ void model_close(model *m)
     if (!m) return;
     drop_cache(m);
     weights_free(m);
-    rope_free(&m->rope);
+    for (int32_t i = 0; i < ROPES; i++) rope_free(&m->rope[i]);
+    description_free(&m->is);
     safetensors_close(m->files);
     free(m);
 }
@@ -108,6 +168,11 @@ void model_close(model *m)
 const model_shape *model_get_shape(const model *m)
 {
     return &m->shape;
+}
+
+uint64_t model_get_digest(const model *m)
+{
+    return m->digest;
 }
 
 const banyan_plan *model_plan(const model *m)
@@ -150,8 +215,8 @@ static banyan_status check_call(model *m, int64_t at, const uint32_t *ids, int64
     return m->why[0] ? BANYAN_ERR_ARGUMENT : BANYAN_OK;
 }
 
-/* How many tokens to take next: whole blocks where possible, and never so many that the rows asked
- * for would not fit into the last chunk. */
+/* How many tokens to take next: whole blocks where possible, and never so many that the rows
+ * asked for would not fit into the last chunk. */
 static int32_t next_rows(const model *m, int64_t at, int64_t left, int32_t rows)
 {
     int64_t take = left < m->max_rows ? left : m->max_rows;

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* family.h - model architectures, as descriptions that one layer program (layers.c)
+ * executes.
+ *
+ * Knows: how families name their tensors, what their layers do besides what all do, how
+ * config.json says it. Refuses to know: ranks, memory, arithmetic.
+ *
+ *     x = E[id] embedding_scale
+ *     a = norm(x);  q, k, v = W a (+ bias);  (norm of q, k);  (rope)
+ *     o = Wo attention(q, k, v) (+ bias)
+ *     (o = norm(o));  x += residual_scale o
+ *     b = norm(x);  m = Wd (act(Wg b) * Wu b) (+ biases), or that of some experts, weighted
+ *     (m = norm(m));  x += residual_scale m
+ *     logits = W norm(x) / logit_divisor
+ *
+ * A family is one file, family_NAME.c, with one const struct, and one row of families.def. A
+ * tensor that it does not name (NULL) its layers do not have, and what it does not say does
+ * not happen. */
+#ifndef BANYAN_FAMILY_H
+#define BANYAN_FAMILY_H
+
+#include "launch/model/hf_config.h"
+#include "launch/model/model.h"
+#include "launch/model/rope.h"
+
+/* RMSNorm, x w / rms(x); with 1 + w; LayerNorm, (x - mean) w / deviation + bias. */
+typedef enum norm_kind { NORM_RMS, NORM_RMS_ONE, NORM_LAYER } norm_kind;
+
+/* On gate and up; gegelu (Phi-3-small): min(g, 20) sigmoid(1.702 g) (clamp(u, -20, 20) + 1) */
+typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_GEGELU } activation;
+
+/* Tensors of q, k and v: three; one, q then k then v; one, for each KV head its q heads, k,
+ * v. */
+typedef enum qkv_layout { QKV_APART, QKV_JOINED, QKV_GROUPED } qkv_layout;
+
+/* Of gate and up: two; one, gate then up; one, gate at even rows and up at odd ones. */
+typedef enum gate_up_layout { GATE_UP_APART, GATE_UP_JOINED, GATE_UP_MIXED } gate_up_layout;
+
+/* Names without ".weight" and ".bias"; those of a layer follow `layer`, in which %d is its
+ * number (and in those of experts the expert's). q, or gate, names the one tensor where they
+ * are joined. */
+typedef struct tensor_names {
+    const char *embedding, *final_norm, *head, *layer;
+    const char *input_norm, *q, *k, *v, *q_norm, *k_norm, *o, *attention_norm;
+    const char *post_norm, *gate, *up, *down, *mlp_norm;
+    const char *router, *expert_gate, *expert_up, *expert_down;
+} tensor_names;
+
+/* Llama's, from which most differ little. */
+#define LLAMA_TENSORS                                                                          \
+    .embedding = "model.embed_tokens", .final_norm = "model.norm", .head = "lm_head",          \
+    .layer = "model.layers.%d.", .input_norm = "input_layernorm", .o = "self_attn.o_proj"
+#define LLAMA_QKV .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj"
+#define LLAMA_MLP .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj"
+#define LLAMA_POST_NORM .post_norm = "post_attention_layernorm"
+
+/* Names of fields of config.json; NULL: Llama's. */
+typedef struct config_words {
+    const char *layers, *kv_heads, *head_dim, *intermediate, *vocab, *positions, *eps, *act;
+    const char *attention_bias, *mlp_bias;
+} config_words;
+
+struct description;
+
+typedef struct family {
+    const char *architectures[4], *types[4]; /* "architectures", "model_type"; end with NULL */
+    config_words words;
+    tensor_names names;
+    qkv_layout qkv;
+    gate_up_layout gate_up;
+    norm_kind norm;
+    bool interleaved;  /* rope turns entries (2i, 2i+1) of a head, not (i, i + d/2) */
+    bool qkv_bias;     /* always; "attention_bias" says it for others */
+    bool no_o_bias;    /* "attention_bias" is of q, k and v alone */
+    int32_t head_dim;  /* where config.json gives none; 0: hidden_size / heads */
+    double theta, eps; /* .. ; 0: 10000, 1e-6 */
+    double partial;    /* share of a head that turns, .. ; 0: all of it */
+    bool tied;         /* .. */
+    const char *act;   /* .. ; NULL: "silu" */
+    /* Reads what is this family's own: fields into d, which holds the rest. NULL: nothing. */
+    void (*read)(hf_config *c, struct description *d);
+} family;
+
+enum { LAYER_USE = 96, ROPES = 2 };
+
+/* What one layer does otherwise than its neighbours. */
+typedef struct layer_kind {
+    char use[LAYER_USE]; /* what its heads read, as in a rule; "": all */
+    int8_t rope;         /* which of the description's; -1: nothing turns */
+    bool experts;
+} layer_kind;
+
+/* A family with what config.json says. */
+typedef struct description {
+    const family *family;
+    model_shape shape;
+    norm_kind norm;
+    activation act;
+    bool qkv_bias, o_bias, mlp_bias;
+    double attention_scale; /* on q k; 0: 1 / sqrt(head_dim) */
+    double embedding_scale, residual_scale, logit_divisor;
+    rope_params rope[ROPES];
+    int32_t ropes;
+    int32_t experts, top_experts, expert_intermediate; /* experts 0: none */
+    bool experts_normed;                               /* weights of the chosen sum to 1 */
+    int32_t block_tokens; /* of `use` that speaks of blocks; 0: any */
+    layer_kind *layer;    /* [shape.layers] */
+} description;
+
+/* Only config.json. `why`: the reason in words on failure. */
+banyan_status description_read(const char *dir, description *out, char *why, size_t why_bytes);
+void description_free(description *d);
+
+/* For a family's read: heads of layer `layer` see the last `window` tokens; 0: all. */
+void description_window(description *d, int32_t layer, int32_t window);
+/* "layer_types" of config.json; false where it is not there, else layers of sliding
+ * attention get the window and, where there are two, the second rope. */
+bool description_layer_types(hf_config *c, description *d, int32_t window);
+/* A window's tokens: absent where the field is absent, 0 where it is null. */
+int32_t description_window_field(hf_config *c, const char *field, int32_t absent);
+
+const family *family_row(int index); /* NULL past the end */
+const char *family_name(int index);
+const char *family_doc(int index);
+
+#endif

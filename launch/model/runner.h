@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* runner.h - inside the model runner.
+ *
+ * Activations are fp32, [rows][columns]. A matrix of a layer, [columns][in] as checkpoints
+ * store it, is cut by columns (output features): rank r of P computes columns C r / P .. C
+ * (r+1) / P - 1 of every row, whatever the placement of heads, so that matrix work is even
+ * for any P. What the next step needs elsewhere is then exchanged:
+ *
+ *     x --norm-- h --q, kv-- cut --to the holders of each head-- attend --from homes to all-- o
+ *     o --Wo-- cut --to all-- x += ; norm; h --gate, up-- cut --to all-- Wd -- cut --to all-- x +=
+ *
+ * The vectors between matrices (norms, residual) are computed by every rank for itself: at 3
+ * to 16 KB a row that is cheaper than sending them. */
+#ifndef BANYAN_RUNNER_H
+#define BANYAN_RUNNER_H
+
+#include "launch/device.h"
+#include "launch/model/family.h"
+#include "launch/model/model.h"
+#include "launch/model/safetensors.h"
+
+/* Rows row, row + step, .. of a tensor, as they lie in the map. */
+typedef struct stretch {
+    const tensor *tensor;
+    int64_t row, step, count;
+} stretch;
+
+/* A matrix of which this rank has `count` columns from `first`: rows of tensors, read where
+ * they lie. */
+typedef struct linear {
+    int64_t columns, in; /* of the whole; of one of gate and up, which are cut alike */
+    int64_t first, count;
+    int64_t
+        outputs; /* what a row gives here: count numbers, or count of gate and count of up */
+    stretch *stretch;
+    int32_t stretches;
+    float *bias;  /* [outputs], or NULL */
+    float *there; /* [outputs][in], on a device that is apart; else NULL */
+} linear;
+
+typedef struct norm {
+    float *weight, *bias; /* [width]; weight NULL: there is no such norm */
+} norm;
+
+typedef struct layer {
+    norm input, attention, post,
+        mlp;             /* before and after attention, before and after the rest */
+    norm q_norm, k_norm; /* of one head */
+    linear q;            /* columns [heads][head_dim] */
+    linear kv;           /* columns [kv_heads][k, v][head_dim] */
+    linear o, gate_up, down;
+} layer;
+
+/* Columns first .. first+count-1 of an activation, row stride `stride`. */
+typedef struct piece {
+    const float *data;
+    int64_t first, count, stride;
+} piece;
+
+/* What attend reads and writes. */
+enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
+
+/* Working memory, for max_rows rows. */
+typedef struct workspace {
+    float *x, *h;            /* [rows][hidden] */
+    float *cut, *cut_kv;     /* [rows][mine]: what a matrix gave */
+    float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */
+    float *out;              /* [rows][heads][head_dim], as attend writes it */
+    device_array on[ON_ALL]; /* these and lse, mass, which are their host sides */
+    float *wide;        /* [rows][the wider of heads head_dim and intermediate]: gathered */
+    float *turn[ROPES]; /* [rows][2][pairs]: cos, sin */
+    float *panel;       /* [PANEL][the widest input]: columns of a matrix in fp32 */
+    float *lse, *mass;  /* [rows][heads] */
+    float *send, *recv;
+    float *logits;  /* [HEAD_ROWS][mine of vocab] */
+    int32_t *owner; /* [kv_heads][blocks of a chunk]: rank that keeps the block */
+    banyan_message *sends, *recvs;
+    piece *pieces;
+} workspace;
+
+enum { PANEL = 256, HEAD_ROWS = 32, WHY = 1024 };
+
+struct model {
+    description is; /* what the checkpoint says that it is */
+    model_shape shape;
+    banyan_comm *comm;
+    device *device;
+    int rank, ranks;
+    safetensors *files;
+    uint64_t digest;
+    const tensor *embedding; /* [vocab][hidden], read from the map */
+    layer *layer;
+    norm final_norm;
+    linear head;
+    rope rope[ROPES];
+    banyan_plan *plan;
+    banyan_cache *cache;
+    int32_t max_rows, block_tokens;
+    workspace work;
+    int64_t matrix_work;
+    char why[WHY];
+};
+
+/* A stretch of tokens on its way through the layers. The last `wanted` rows are the ones whose
+ * attention is computed; the others only append. */
+typedef struct chunk {
+    int64_t at;
+    int32_t rows, wanted;
+} chunk;
+
+int64_t cut_first(int64_t columns, int rank, int ranks);
+
+/* weights.c */
+/* Finds all tensors, in the shapes that the description implies, and none besides; reads the
+ * vectors. *bytes: this rank's share of the matrices. */
+banyan_status weights_find(model *m, int64_t *bytes);
+/* Reads this rank's share once: are all values finite? To the device, where that is apart. */
+banyan_status weights_load(model *m);
+void weights_free(model *m);
+
+/* digest.c */
+banyan_status digest_make(const char *dir, const safetensors *files, uint64_t *digest,
+                          char *why, size_t why_bytes);
+
+/* linear.c: out[rows][outputs] = in[rows][in] weight^T + bias; counts the work. */
+banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out);
+/* A device call's result, its words kept in m->why. */
+banyan_status device_result(model *m, banyan_status status);
+/* The columns in fp32 to a device that is apart. */
+banyan_status linear_keep(model *m, linear *l);
+void linear_free(model *m, linear *l);
+/* What a widest input needs of work.panel. */
+int64_t linear_widest(const model *m);
+
+/* rows.c */
+/* h = norm(x), row by row; may be in place. */
+void rows_norm(const float *x, int64_t rows, int64_t width, const norm *n, norm_kind kind,
+               double eps, float *h);
+/* x += scale pieces */
+void rows_add(float *x, const piece *pieces, int count, int64_t rows, int64_t width,
+              float scale);
+void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_stride,
+               int64_t rows, int64_t width);
+void rows_scale(float *x, int64_t count, float scale);
+void rows_bias(float *x, int64_t rows, int64_t width, const float *bias);
+/* gate_up [rows][gate, up][width] -> out [rows][width] = act(gate) up */
+void rows_activate(activation act, const float *gate_up, int64_t rows, int64_t width,
+                   float *out);
+
+/* heads.c: norm and rotation of the q and k that this rank holds. */
+void heads_prepare(model *m, int32_t layer, const chunk *c);
+
+/* attend.c */
+/* The calls of one layer: rows that only append, then those that attend; q, k, v and out are
+ * work's. */
+banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_probe *probe);
+
+/* exchange.c */
+banyan_status exchange_heads(model *m, int32_t layer, const chunk *c); /* cut -> q, k, v */
+banyan_status exchange_out(model *m, int32_t layer, int32_t rows, float *all);
+banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
+                              float *all); /* [rows][heads] from the homes */
+/* Everybody's part of a cut activation; pieces[ranks] point into the workspace or at mine. */
+banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
+                           piece *pieces);
+int64_t exchange_floats(const model *m, int sending); /* room that send, recv need */
+
+/* layers.c */
+banyan_status layers_run(model *m, const chunk *c, const uint32_t *ids, int32_t rows,
+                         const model_probe *probe);
+/* head.c */
+banyan_status head_run(model *m, const float *x, int32_t rows, float *logits, uint32_t *greedy);
+
+/* workspace.c */
+banyan_status workspace_make(model *m); /* collective */
+void workspace_free(model *m);
+
+#endif
