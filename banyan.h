@@ -109,10 +109,10 @@ BANYAN_API int64_t banyan_memory_free(void);
  * "self"       NULL                one rank
  * "mpi"        an MPI_Comm *, or NULL: MPI_COMM_WORLD, which is then initialised (if it is not)
  *              and finalised with the comm. The communicator is duplicated.
- * "nccl"       as "mpi" (without it: a process that MPI did not launch is one rank), and an NCCL
- *              communicator of the same ranks for what lies in the memory of CUDA devices. The
- *              calling thread's current device; each rank has its own. Graphs that have captured
- *              its messages are destroyed before the comm, which is destroyed by all ranks
+ * "nccl"       Like "mpi" for host memory; NCCL for device memory. (A process that MPI did not
+ *              launch is one rank.) The calling thread's current device; each rank has its own.
+ *              Graphs that have captured its messages are destroyed before the comm, which is
+ *              destroyed by all ranks
  * "imaginary"  "node:8 rank:4" (const char *): 32 ranks of which this process is rank 0; serves
  *              plans only, moving bytes is UNSUPPORTED (its ranks agree with this one)
  * NULL         "mpi" when the process was started by an MPI launcher, else "self"
@@ -195,9 +195,20 @@ typedef struct banyan_rule {
     const char *use;
 } banyan_rule;
 
-/* What is asked for. Strings are borrowed for the call. banyan_spec_init sets the defaults given
- * here, and is the only place that does. */
+/* By what heads weigh when ranks are balanced: the blocks that they keep, or the (query head, block)
+ * pairs that a prefill computes. */
+typedef enum banyan_balance { BANYAN_BALANCE_DECODE, BANYAN_BALANCE_PREFILL } banyan_balance;
+/* On which holder of a query head's keys its output is written: a whole group on its largest
+ * holder, or query heads spread over the holders. */
+typedef enum banyan_home { BANYAN_HOME_FIRST, BANYAN_HOME_DEALT } banyan_home;
+/* Where outputs are written: on a head's home, or on every rank. */
+typedef enum banyan_out { BANYAN_OUT_HOME, BANYAN_OUT_ALL } banyan_out;
+
+/* What is asked for. Strings and arrays are borrowed for the call. banyan_spec_init sets the
+ * defaults given here, and is the only place that does. */
 typedef struct banyan_spec {
+    size_t size; /* of this struct, as the caller knows it: set by banyan_spec_init */
+
     /* the attention of the model */
     int32_t layers;           /* required */
     int32_t heads;            /* required: query heads */
@@ -223,13 +234,13 @@ typedef struct banyan_spec {
 
     /* how */
     const char *placement;   /* "line" */
-    const char *balance;     /* "decode": by blocks kept; "prefill": by pairs computed */
+    banyan_balance balance;  /* decode */
     const double *bandwidth; /* [ranks] relative speed of each rank, or NULL: equal */
     const char *merge;       /* NULL: the cheapest by the cost model */
     const char *kernel;      /* NULL: the fastest that this machine can run */
     const char *device;      /* "cpu", or "cuda": see banyan_cache_create */
-    const char *home;        /* "first": a group on its largest holder; "dealt": spread */
-    const char *out;         /* "home": out is written on a head's home; "all": on every rank */
+    banyan_home home;        /* first */
+    banyan_out out;          /* home */
     int reproducible;     /* 1: the same bits for any ranks, placement, merge and threads, with
                                 the same kernel; up to 2^22 blocks */
     int32_t threads;      /* 0: the cores of the node over its ranks, at least 1 */
@@ -239,7 +250,12 @@ typedef struct banyan_spec {
     int64_t memory_limit; /* bytes per rank; 0: what the machine has free */
 } banyan_spec;
 
-BANYAN_API void banyan_spec_init(banyan_spec *spec);
+/* The defaults, of a struct of `size` bytes: what a binding calls. */
+BANYAN_API void banyan_spec_defaults(banyan_spec *spec, size_t size);
+static inline void banyan_spec_init(banyan_spec *spec)
+{
+    banyan_spec_defaults(spec, sizeof *spec);
+}
 
 /* Collective; fails on all ranks or on none. The comm outlives the plan. */
 BANYAN_API banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm,
@@ -247,17 +263,20 @@ BANYAN_API banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm
 BANYAN_API void banyan_plan_destroy(banyan_plan *plan);
 /* Everything that was decided, for people: who keeps what, memory, balance, messages, coverage. */
 BANYAN_API void banyan_plan_print(const banyan_plan *plan, FILE *out);
+/* The same to memory, as snprintf: at most `bytes` with the NUL at the end. Returns the length of the
+ * whole text, -1 when there is no memory for it. text may be NULL when bytes is 0. */
+BANYAN_API int64_t banyan_plan_text(const banyan_plan *plan, char *text, size_t bytes);
 BANYAN_API uint64_t banyan_plan_hash(const banyan_plan *plan);
 BANYAN_API const banyan_spec *
 banyan_plan_spec(const banyan_plan *plan); /* defaults filled in */
 
 /* Pure arithmetic, the same on every rank; -1 or 0 for indices outside the plan. */
 /* Does `rank` hold a part of this KV head? Only then does it read the head's q, k and v. */
-BANYAN_API int banyan_plan_owned(const banyan_plan *plan, int32_t layer, int32_t kv_head,
+BANYAN_API int banyan_plan_holds(const banyan_plan *plan, int32_t layer, int32_t kv_head,
                                  int rank);
-/* The rank that keeps (or kept) a block of a KV head. */
-BANYAN_API int banyan_plan_owner(const banyan_plan *plan, int32_t layer, int32_t kv_head,
-                                 int64_t block);
+/* The rank that keeps (or kept) a block of a KV head, in a sequence of this turn that is no fork. */
+BANYAN_API int banyan_plan_owner(const banyan_plan *plan, uint64_t turn, int32_t layer,
+                                 int32_t kv_head, int64_t block);
 /* The rank on which attend writes the output of a query head. */
 BANYAN_API int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head);
 /* Does the row at token `row` of a query head read token `token` (by its pattern)? */
@@ -346,7 +365,7 @@ BANYAN_API banyan_status banyan_cache_wait(banyan_cache *cache);
  *   out  [rows][heads][value_dim]       may be NULL when q is
  *   lse  [rows][heads] or NULL          ln of the sum of exp(scale q.k)
  *
- * A rank reads q, k and v only of heads that it holds (banyan_plan_owned), and writes out and lse
+ * A rank reads q, k and v only of heads that it holds (banyan_plan_holds), and writes out and lse
  * only of heads whose home it is (every head with spec.out "all"); other entries are untouched. A
  * row that sees nothing (only with lost_rank) gets zeros and lse -inf.
  *

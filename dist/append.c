@@ -91,8 +91,7 @@ static int64_t evict(banyan_kept *kept, const banyan_retention *retention, int64
 
 static int is_mine(const banyan_head_plan *head, int32_t index, int64_t block)
 {
-    int64_t ordinal = banyan_retention_ordinal(&head->retention, block);
-    return banyan_owner_index(head->placed.holder, head->placed.count, ordinal) == index;
+    return banyan_head_owner(head, 0, block) == index;
 }
 
 /* Room for the blocks of tokens at .. end-1 that are dealt to this rank. */

@@ -30,9 +30,9 @@ uint64_t banyan_bit_reverse(uint64_t x)
     return x >> 32 | x << 32;
 }
 
-int banyan_owner_index(const banyan_holder *holder, int32_t count, int64_t ordinal)
+int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordinal)
 {
-    const uint64_t point = banyan_bit_reverse((uint64_t)ordinal);
+    const uint64_t point = banyan_bit_reverse(ordinal);
     int32_t low = 0, high = count - 1; /* the last takes what remains */
     while (low < high) {
         const int32_t middle = low + (high - low) / 2;

@@ -38,8 +38,9 @@ static int64_t pieces(const banyan_plan *plan, int64_t rows)
 static uint8_t role_of(const banyan_plan *plan, const banyan_item *item, int rank)
 {
     if (!banyan_item_is_here(plan, item, rank)) return 0;
-    const int moves = item->holders > 1 ||
-                      ((plan->spec.out[0] == 'a' || plan->merge->reduce) && plan->ranks > 1);
+    const int moves =
+        item->holders > 1 ||
+        ((plan->spec.out == BANYAN_OUT_ALL || plan->merge->reduce) && plan->ranks > 1);
     return (uint8_t)(BANYAN_ITEM_HERE | (moves ? BANYAN_ITEM_MOVES : 0));
 }
 

@@ -113,7 +113,7 @@ static int32_t take_results(banyan_cache *c, const banyan_call *call)
     const banyan_plan *plan = c->plan;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
-    const int everywhere = plan->spec.out[0] == 'a';
+    const int everywhere = plan->spec.out == BANYAN_OUT_ALL;
     int32_t count = 0;
     for (int32_t h = 0; h < plan->spec.heads; h++) {
         const int wanted = part->data[h] && (everywhere || kind->home[h] == plan->rank);

@@ -43,7 +43,7 @@ typedef struct banyan_placement {
 const banyan_placement *banyan_placement_find(const char *name);
 const banyan_placement *banyan_placement_row(int index); /* NULL past the end */
 
-int banyan_owner_index(const banyan_holder *holder, int32_t count, int64_t ordinal);
+int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordinal);
 
 /* ---- plan -------------------------------------------------------------------------------------- */
 
@@ -117,6 +117,12 @@ size_t banyan_plan_row_bytes(const banyan_plan *plan);
 static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32_t layer)
 {
     return &plan->kind[plan->kind_of_layer[layer]];
+}
+/* Index of the holder that a block is dealt to, in a sequence with this turn. */
+static inline int banyan_head_owner(const banyan_head_plan *head, uint64_t turn, int64_t block)
+{
+    const uint64_t ordinal = (uint64_t)banyan_retention_ordinal(&head->retention, block);
+    return banyan_owner_index(head->placed.holder, head->placed.count, ordinal + turn);
 }
 /* Index of `rank` among a KV head's holders, or -1. */
 int32_t banyan_holder_index(const banyan_placed *placed, int rank);

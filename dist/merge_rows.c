@@ -93,7 +93,7 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const finishing *f = arg;
     const banyan_plan *plan = f->c->plan;
     const banyan_spec *spec = &plan->spec;
-    if (spec->out[0] != 'a' && f->kind->home[h] != plan->rank) return;
+    if (spec->out != BANYAN_OUT_ALL && f->kind->home[h] != plan->rank) return;
 
     const int32_t value_dim = f->kind->shape.value_dim;
     const float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, f->rows);

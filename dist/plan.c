@@ -33,7 +33,7 @@ void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
     return p + 1;
 }
 
-char *banyan_plan_text(banyan_plan *plan, const char *text)
+char *banyan_plan_copy(banyan_plan *plan, const char *text)
 {
     if (!text) return NULL;
     char *copy = banyan_plan_alloc(plan, strlen(text) + 1, 1);
@@ -76,7 +76,7 @@ static banyan_rule *copy_rules(banyan_plan *plan, const banyan_spec *spec)
         for (int32_t j = 0; j < i; j++) /* equal texts share one pointer */
             if (strcmp(rules[j].use, spec->rules[i].use) == 0) rules[i].use = rules[j].use;
         if (rules[i].use == spec->rules[i].use)
-            rules[i].use = banyan_plan_text(plan, rules[i].use);
+            rules[i].use = banyan_plan_copy(plan, rules[i].use);
         if (!rules[i].use) return NULL;
     }
     return rules;
@@ -124,17 +124,14 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     if (!(s->scale > 0)) s->scale = (float)(1 / sqrt((double)s->key_dim));
     if (!s->planned_tokens) s->planned_tokens = s->max_tokens;
     if (!s->threads) s->threads = own_cores(plan->comm);
-    s->placement = banyan_plan_text(plan, spec->placement);
-    s->balance = banyan_plan_text(plan, spec->balance);
-    s->merge = banyan_plan_text(plan, spec->merge);
-    s->kernel = banyan_plan_text(plan, spec->kernel);
-    s->device = banyan_plan_text(plan, spec->device);
-    s->home = banyan_plan_text(plan, spec->home);
-    s->out = banyan_plan_text(plan, spec->out);
+    s->placement = banyan_plan_copy(plan, spec->placement);
+    s->merge = banyan_plan_copy(plan, spec->merge);
+    s->kernel = banyan_plan_copy(plan, spec->kernel);
+    s->device = banyan_plan_copy(plan, spec->device);
     s->bandwidth = bandwidths(plan, spec->bandwidth);
     s->rules = copy_rules(plan, spec);
-    if (!s->placement || !s->balance || !s->device || !s->home || !s->out || !s->bandwidth ||
-        !s->rules || (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
+    if (!s->placement || !s->device || !s->bandwidth || !s->rules ||
+        (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
         return BANYAN_ERR_MEMORY;
     plan->panel_rows = panel_rows(s);
     plan->placement = banyan_placement_find(s->placement);
@@ -163,10 +160,12 @@ static banyan_status check_size(const banyan_plan *plan)
 }
 
 /* Everything that a rank does alone. */
-static banyan_status decide(banyan_plan *plan, const banyan_spec *spec)
+static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
 {
-    banyan_status status = banyan_spec_check(spec, plan->ranks);
-    if (!status) status = banyan_plan_fill(plan, spec);
+    banyan_spec spec;
+    banyan_status status = banyan_spec_widen(given, &spec);
+    if (!status) status = banyan_spec_check(&spec, plan->ranks);
+    if (!status) status = banyan_plan_fill(plan, &spec);
     if (!status) status = banyan_plan_kinds(plan);
     if (!status) status = banyan_plan_kernel(plan);
     if (!status) status = check_size(plan);
@@ -253,20 +252,18 @@ const banyan_spec *banyan_plan_spec(const banyan_plan *plan)
     return &plan->spec;
 }
 
-int banyan_plan_owned(const banyan_plan *plan, int32_t layer, int32_t kv_head, int rank)
+int banyan_plan_holds(const banyan_plan *plan, int32_t layer, int32_t kv_head, int rank)
 {
     const banyan_head_plan *head = head_of(plan, layer, kv_head);
     return head && banyan_holder_index(&head->placed, rank) >= 0;
 }
 
-int banyan_plan_owner(const banyan_plan *plan, int32_t layer, int32_t kv_head, int64_t block)
+int banyan_plan_owner(const banyan_plan *plan, uint64_t turn, int32_t layer, int32_t kv_head,
+                      int64_t block)
 {
     const banyan_head_plan *head = head_of(plan, layer, kv_head);
     if (!head || block < 0) return -1;
-    const int64_t ordinal = banyan_retention_ordinal(&head->retention, block);
-    return head->placed
-        .holder[banyan_owner_index(head->placed.holder, head->placed.count, ordinal)]
-        .rank;
+    return head->placed.holder[banyan_head_owner(head, turn, block)].rank;
 }
 
 int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)

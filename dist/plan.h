@@ -19,8 +19,9 @@
 
 /* Zeroed memory that lives as long as the plan; NULL, with the message set, when there is none. */
 void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes);
-char *banyan_plan_text(banyan_plan *plan, const char *text); /* a copy; NULL stays NULL */
+char *banyan_plan_copy(banyan_plan *plan, const char *text); /* a copy; NULL stays NULL */
 
+banyan_status banyan_spec_widen(const banyan_spec *given, banyan_spec *out);
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks);
 banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec); /* plan->spec */
 banyan_status banyan_plan_kinds(banyan_plan *plan);

@@ -59,7 +59,7 @@ int banyan_kind_cover(const banyan_kind *kind, int32_t *stride)
 
 banyan_status banyan_plan_cover(banyan_plan *plan)
 {
-    plan->warnings = banyan_plan_text(plan, "");
+    plan->warnings = banyan_plan_copy(plan, "");
     if (!plan->warnings) return BANYAN_ERR_MEMORY;
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];

@@ -38,10 +38,10 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
         add(hash, banyan_comm_topology(plan->comm)->node[r]);
     }
     add_text(hash, s->placement);
-    add_text(hash, s->balance);
+    add(hash, s->balance);
     add_text(hash, s->device);
-    add_text(hash, s->home);
-    add_text(hash, s->out);
+    add(hash, s->home);
+    add(hash, s->out);
     add_text(hash, plan->merge->name);
     if (s->reproducible) add_text(hash, "reproducible");
 }

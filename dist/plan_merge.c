@@ -11,7 +11,7 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
     *out = (banyan_schedule){0};
     if (!merge->build) return BANYAN_OK;
     merge->build(banyan_comm_topology(plan->comm), kind->item, plan->spec.heads,
-                 plan->spec.out[0] == 'a', out);
+                 plan->spec.out == BANYAN_OUT_ALL, out);
     if (out->failed) {
         banyan_schedule_free(out);
         return banyan_fail(BANYAN_ERR_MEMORY, "no memory for the schedule of merge %s",

@@ -44,7 +44,7 @@ static double prefill_triples(const banyan_retention *r, int64_t n, int32_t bloc
 
 static double weight_of(const banyan_plan *plan, const banyan_head_plan *head, int64_t kept)
 {
-    if (plan->spec.balance[0] == 'd') return (double)kept;
+    if (plan->spec.balance == BANYAN_BALANCE_DECODE) return (double)kept;
     const int64_t n = banyan_blocks(plan->spec.planned_tokens, plan->spec.block_tokens);
     double sum = 0;
     for (int32_t c = 0; c < head->class_count; c++) {
@@ -132,7 +132,8 @@ static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
         for (int32_t i = 0; i < placed->count; i++) ranks[i] = placed->holder[i].rank;
         for (int32_t i = 0; i < group; i++) {
             const int32_t q = g * group + i;
-            const int32_t index = spec->home[0] == 'd' ? dealt_holder(placed, i, group) : first;
+            const int32_t index =
+                spec->home == BANYAN_HOME_DEALT ? dealt_holder(placed, i, group) : first;
             kind->home[q] = ranks[index];
             kind->item[q] =
                 (banyan_item){.holder = ranks, .holders = placed->count, .home = kind->home[q]};

@@ -64,7 +64,8 @@ static void print_cluster(const banyan_plan *plan, FILE *out)
             t->nodes == 1 ? "" : "s");
     if (most > least) fprintf(out, ", bandwidths from %g to %g", least, most);
     fprintf(out, "\nplacement  %s: %s; balanced for %s\n", plan->placement->name,
-            plan->placement->doc, plan->spec.balance);
+            plan->placement->doc,
+            plan->spec.balance == BANYAN_BALANCE_DECODE ? "decode" : "prefill");
 }
 
 /* The merge that was taken, and what the others would cost. */
@@ -84,8 +85,8 @@ static void print_merge(const banyan_plan *plan, FILE *out)
     }
     fprintf(out, "%s\n", before[0] == ',' ? ")" : "");
     fprintf(out, "output     %s\n",
-            plan->spec.out[0] == 'a' ? "on every rank"
-            : plan->spec.home[0] == 'd'
+            plan->spec.out == BANYAN_OUT_ALL ? "on every rank"
+            : plan->spec.home == BANYAN_HOME_DEALT
                 ? "on the head's home: query heads dealt over holders"
                 : "on the head's home: the largest holder of its group");
     fprintf(out, "kernel     %s", plan->kernel->name);
@@ -306,4 +307,21 @@ void banyan_plan_print(const banyan_plan *plan, FILE *out)
     print_device(plan, out);
     print_warnings(plan->warnings, out);
     free(kept);
+}
+
+int64_t banyan_plan_text(const banyan_plan *plan, char *text, size_t bytes)
+{
+    char *all = NULL;
+    size_t length = 0;
+    FILE *file = plan ? open_memstream(&all, &length) : NULL;
+    if (!file) return -1;
+    banyan_plan_print(plan, file);
+    if (fclose(file)) return -1;
+    if (bytes > 0) {
+        const size_t count = length < bytes ? length : bytes - 1;
+        memcpy(text, all, count);
+        text[count] = 0;
+    }
+    free(all);
+    return (int64_t)length;
 }

@@ -38,9 +38,7 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
             if (banyan_retention_keeps(&each[c], b, tokens, plan->spec.block_tokens))
                 readers += __builtin_popcountll(head->classes[c].heads);
         if (!readers) continue;
-        const int64_t ordinal = banyan_retention_ordinal(&head->retention, b);
-        if (banyan_owner_index(head->placed.holder, head->placed.count, ordinal) != index)
-            continue;
+        if (banyan_head_owner(head, 0, b) != index) continue;
         *blocks += 1;
         *pairs += readers;
     }

@@ -34,7 +34,7 @@ static void *take(banyan_arena *arena, int64_t count, size_t bytes)
 
 int banyan_item_is_here(const banyan_plan *plan, const banyan_item *item, int rank)
 {
-    if (plan->spec.out[0] == 'a' || plan->merge->reduce || item->home == rank) return 1;
+    if (plan->spec.out == BANYAN_OUT_ALL || plan->merge->reduce || item->home == rank) return 1;
     for (int32_t i = 0; i < item->holders; i++)
         if (item->holder[i] == rank) return 1;
     return 0;

@@ -10,9 +10,10 @@
 enum { MAX_COUNT = 65536 }; /* of layers, heads and rows: keeps products within 64 bits */
 static const int64_t max_length = INT64_C(1) << 40;
 
-void banyan_spec_init(banyan_spec *spec)
+void banyan_spec_defaults(banyan_spec *spec, size_t size)
 {
-    *spec = (banyan_spec){
+    const banyan_spec defaults = {
+        .size = size,
         .max_rows = 512,
         .block_tokens = 64,
         .cache_dtype = BANYAN_BF16,
@@ -20,13 +21,27 @@ void banyan_spec_init(banyan_spec *spec)
         .in_dtype = BANYAN_F32,
         .out_dtype = BANYAN_F32,
         .placement = "line",
-        .balance = "decode",
         .device = "cpu",
-        .home = "first",
-        .out = "home",
         .lost_rank = -1,
         .lost_layer = -1,
     };
+    memset(spec, 0, size);
+    memcpy(spec, &defaults, size < sizeof defaults ? size : sizeof defaults);
+}
+
+/* A caller's struct may be of an older version, and shorter: what it does not know has its default. */
+banyan_status banyan_spec_widen(const banyan_spec *given, banyan_spec *out)
+{
+    if (given->size < offsetof(banyan_spec, rules) || given->size > sizeof *out)
+        return banyan_fail(
+            BANYAN_ERR_ARGUMENT,
+            "spec.size is %zu: expected what banyan_spec_init sets, at most %zu in "
+            "this library",
+            given->size, sizeof *out);
+    banyan_spec_defaults(out, sizeof *out);
+    memcpy(out, given, given->size);
+    out->size = sizeof *out;
+    return BANYAN_OK;
 }
 
 static banyan_status within(const char *field, int64_t value, int64_t low, int64_t high)
@@ -115,10 +130,7 @@ static int is_built(const char *device)
 
 static banyan_status check_names(const banyan_spec *s)
 {
-    static const char *const balances[] = {"decode", "prefill", NULL};
     static const char *const devices[] = {"cpu", "cuda", NULL};
-    static const char *const homes[] = {"first", "dealt", NULL};
-    static const char *const outs[] = {"home", "all", NULL};
     const char *placements[MAX_NAMES + 1] = {NULL}, *merges[MAX_NAMES + 1] = {NULL};
     for (int i = 0; i < MAX_NAMES && banyan_placement_row(i); i++)
         placements[i] = banyan_placement_row(i)->name;
@@ -126,15 +138,12 @@ static banyan_status check_names(const banyan_spec *s)
         merges[i] = banyan_merge_row(i)->name;
 
     banyan_status status = one_of("placement", s->placement, placements);
-    if (!status) status = one_of("balance", s->balance, balances);
     if (!status && s->merge) status = one_of("merge", s->merge, merges);
     if (!status) status = one_of("device", s->device, devices);
     if (!status && !is_built(s->device))
         status = banyan_fail(BANYAN_ERR_UNSUPPORTED,
                              "device is \"%s\", which is not in this build: expected cpu",
                              s->device);
-    if (!status) status = one_of("home", s->home, homes);
-    if (!status) status = one_of("out", s->out, outs);
     return status;
 }
 
@@ -235,6 +244,11 @@ banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
     if (!status) status = check_bandwidth(spec, ranks);
     if (!status) status = check_rules(spec);
     if (!status) status = check_reproducible(spec);
+    if (!status)
+        status =
+            within("balance", spec->balance, BANYAN_BALANCE_DECODE, BANYAN_BALANCE_PREFILL);
+    if (!status) status = within("home", spec->home, BANYAN_HOME_FIRST, BANYAN_HOME_DEALT);
+    if (!status) status = within("out", spec->out, BANYAN_OUT_HOME, BANYAN_OUT_ALL);
     if (!status) status = within("threads", spec->threads, 0, 4096);
     if (!status && (spec->lost_rank < -1 || spec->lost_rank >= ranks))
         status = banyan_fail(BANYAN_ERR_CONFIG,

@@ -95,16 +95,48 @@ static void fill_cache(const Banyan__Cache *cache, banyan_spec *spec)
     }
 }
 
+/* The index of a name among names (ends with NULL) in *index, which stays as it is when none is given. */
+static banyan_status choice(const char *field, const char *given, const char *const *names,
+                            int *index, char *why, size_t why_bytes)
+{
+    if (!given) return BANYAN_OK;
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(names[i], given)) continue;
+        *index = i;
+        return BANYAN_OK;
+    }
+    const char *near = banyan_nearest(given, names);
+    snprintf(why, why_bytes, "execution.%s is \"%s\": expected %s or %s%s%s%s", field, given,
+             names[0], names[1], near ? "; did you mean \"" : "", near ? near : "",
+             near ? "\"?" : "");
+    return BANYAN_ERR_CONFIG;
+}
+
+/* In the order of the enums. */
+static banyan_status fill_choices(const Banyan__Execution *e, banyan_spec *spec, char *why,
+                                  size_t why_bytes)
+{
+    static const char *const balances[] = {"decode", "prefill", NULL};
+    static const char *const homes[] = {"first", "dealt", NULL};
+    static const char *const outs[] = {"home", "all", NULL};
+    int balance = spec->balance, home = spec->home, out = spec->out;
+    if (!e) return BANYAN_OK;
+    banyan_status status = choice("balance", e->balance, balances, &balance, why, why_bytes);
+    if (!status) status = choice("home", e->home, homes, &home, why, why_bytes);
+    if (!status) status = choice("out", e->out, outs, &out, why, why_bytes);
+    spec->balance = (banyan_balance)balance;
+    spec->home = (banyan_home)home;
+    spec->out = (banyan_out)out;
+    return status;
+}
+
 static banyan_status fill_execution(const Banyan__Execution *e, config_spec *out)
 {
     banyan_spec *spec = &out->spec;
     TAKE_TEXT(e, placement, spec->placement);
-    TAKE_TEXT(e, balance, spec->balance);
     TAKE_TEXT(e, merge, spec->merge);
     TAKE_TEXT(e, kernel, spec->kernel);
     TAKE_TEXT(e, device, spec->device);
-    TAKE_TEXT(e, home, spec->home);
-    TAKE_TEXT(e, out, spec->out);
     TAKE(e, reproducible, spec->reproducible);
     TAKE(e, threads, spec->threads);
     TAKE(e, strict, spec->strict);
@@ -129,6 +161,7 @@ banyan_status spec_from_config(const Banyan__Config *config, config_spec *out, c
     fill_cache(config->cache, &out->spec);
     banyan_status status = fill_execution(config->execution, out);
     if (status) snprintf(why, why_bytes, "out of memory");
+    if (!status) status = fill_choices(config->execution, &out->spec, why, why_bytes);
     if (!status) status = fill_rules(config, out, why, why_bytes);
     if (status) spec_free(out);
     return status;

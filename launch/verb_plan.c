@@ -124,7 +124,7 @@ static int advise(const job *j, const banyan_spec *spec, const banyan_plan *plan
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* the plan itself has warned */
     banyan_status status =
         predict_advise(spec, m, comm, false, banyan_plan_spec(plan)->planned_tokens,
-                       !strcmp(banyan_plan_spec(plan)->balance, "prefill"), stdout);
+                       banyan_plan_spec(plan)->balance == BANYAN_BALANCE_PREFILL, stdout);
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 

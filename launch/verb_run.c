@@ -113,7 +113,7 @@ static bool has_room(const run_task *t)
 static banyan_status make_arrays(run_task *t)
 {
     const banyan_spec *s = t->spec;
-    t->all = !strcmp(s->out, "all");
+    t->all = s->out == BANYAN_OUT_ALL;
     banyan_status status = make_array(t, s->heads, s->key_dim, &t->q);
     if (!status) status = make_array(t, s->kv_heads, s->key_dim, &t->k);
     if (!status) status = make_array(t, s->kv_heads, s->value_dim, &t->v);

@@ -261,7 +261,7 @@ static int advise(const scale_task *t)
     const job *j = t->j;
     if (j->rank != 0 || !t->machine) return EXIT_OK;
     banyan_spec s = t->asked.spec;
-    if (t->prefill) s.balance = "prefill";
+    if (t->prefill) s.balance = BANYAN_BALANCE_PREFILL;
     fputc('\n', stdout);
     bool one_machine = true;
     for (int r = 1; r < j->ranks; r++) one_machine &= t->all[r].machine == t->all[0].machine;

@@ -52,7 +52,7 @@ static int64_t smaller(int64_t a, int64_t b)
 static int holds_head(const model *m, int32_t layer, int64_t head, int rank)
 {
     int32_t kv_head = (int32_t)(head / (m->shape.heads / m->shape.kv_heads));
-    return banyan_plan_owned(m->plan, layer, kv_head, rank);
+    return banyan_plan_holds(m->plan, layer, kv_head, rank);
 }
 
 static void walk_q(walk *w)
@@ -101,7 +101,7 @@ static void walk_kv(walk *w)
     for (int64_t part = first / dim; part * dim < end; part++) { /* k_0, v_0, k_1, v_1, .. */
         int64_t at = larger(part * dim, first), next = smaller((part + 1) * dim, end);
         float *home = (part % 2 ? m->work.v : m->work.k) + part / 2 * dim + at % dim;
-        if (at < next && banyan_plan_owned(m->plan, w->layer, (int32_t)(part / 2), w->dst))
+        if (at < next && banyan_plan_holds(m->plan, w->layer, (int32_t)(part / 2), w->dst))
             walk_blocks(w, part / 2, m->work.cut_kv + (at - first), end - first, home,
                         next - at);
     }
@@ -122,7 +122,7 @@ static void find_owners(model *m, int32_t layer, const chunk *c)
     for (int32_t g = 0; g < m->shape.kv_heads; g++)
         for (int64_t b = c->at / size; b * size < c->at + c->rows; b++)
             m->work.owner[g * room + b - c->at / size] =
-                banyan_plan_owner(m->plan, layer, g, b);
+                banyan_plan_owner(m->plan, 0, layer, g, b);
 }
 
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)

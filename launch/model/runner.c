@@ -45,7 +45,7 @@ static banyan_status make_plan(model *m, const banyan_spec *spec)
     s.key_dim = s.value_dim = m->shape.head_dim;
     s.scale = (float)m->is.attention_scale;
     s.in_dtype = s.out_dtype = BANYAN_F32;
-    s.out = "home";
+    s.out = BANYAN_OUT_HOME;
     if (s.rule_count == 0) fill_rules(m, &s, rules);
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
     if (status) snprintf(m->why, WHY, "%s", banyan_error_message());

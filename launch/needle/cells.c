@@ -28,7 +28,7 @@ typedef struct cells {
 static int owner_of(const void *arg, int32_t depth, int64_t block)
 {
     const predictor *v = arg;
-    return banyan_plan_owner(v->plan, v->layers - 1, depth % v->kv_heads, block);
+    return banyan_plan_owner(v->plan, 0, v->layers - 1, depth % v->kv_heads, block);
 }
 
 static needle_grid make_grid(const cells *c)
@@ -113,7 +113,7 @@ static void record_place(json_t *record, const cells *c, int64_t first, int64_t 
     int64_t block = answer / c->view.block_tokens;
     for (int32_t g = 0; g < c->view.kv_heads; g++)
         json_array_append_new(owners, json_integer(banyan_plan_owner(
-                                          c->view.plan, c->view.layers - 1, g, block)));
+                                          c->view.plan, 0, c->view.layers - 1, g, block)));
     json_object_set_new(record, "depth_percent", json_real(grid_percent(&c->grid, first)));
     json_object_set_new(record, "needle",
                         json_pack("[I, i]", (json_int_t)first, (int)c->grid.tokens));

@@ -103,7 +103,7 @@ static int32_t draw_slots(const evaluation *e, const prompt *p, int32_t kv_head,
     int64_t seen = 0;
     for (int64_t t = block_tokens; t + SLOT <= p->count; t += SLOT) {
         if (p->fixed[t] || p->fixed[t + COPY_TOKENS - 1]) continue;
-        if (banyan_plan_owner(plan, layer, kv_head, t / block_tokens) != rank) continue;
+        if (banyan_plan_owner(plan, 0, layer, kv_head, t / block_tokens) != rank) continue;
         int64_t at = seen++;
         if (at >= n) at = needle_below(random, seen);
         if (at < n) slot[at] = t;
@@ -119,7 +119,7 @@ static void write_copies(const evaluation *e, prompt *p, int32_t kv_head, graded
     int64_t slot[34];
     k->copies = k->classes = 0;
     for (int rank = 0; rank < e->j->ranks && k->classes < CLASSES; rank++) {
-        if (!banyan_plan_owned(model_plan(e->m), e->shape.layers - 1, kv_head, rank)) continue;
+        if (!banyan_plan_holds(model_plan(e->m), e->shape.layers - 1, kv_head, rank)) continue;
         int32_t c = k->classes, want = many[c % 8];
         if (k->copies + want > COPIES) break;
         int32_t got = draw_slots(e, p, kv_head, rank, want, random, slot);

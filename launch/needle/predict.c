@@ -56,7 +56,8 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
     if (token < 0 || !banyan_plan_reads(v->plan, layer, head, row, token)) return false;
     if (v->lost_rank < 0 || (v->lost_layer >= 0 && v->lost_layer != layer)) return true;
     int32_t kv_head = head / (v->heads / v->kv_heads);
-    return banyan_plan_owner(v->plan, layer, kv_head, token / v->block_tokens) != v->lost_rank;
+    return banyan_plan_owner(v->plan, 0, layer, kv_head, token / v->block_tokens) !=
+           v->lost_rank;
 }
 
 /* Softmax over what a head reads, one score after another: value is the sum of weighted codes. */

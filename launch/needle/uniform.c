@@ -54,7 +54,7 @@ static banyan_spec one_layer(const evaluation *e, int64_t length, banyan_rule *r
     spec.key_dim = spec.value_dim = e->shape.head_dim;
     spec.max_tokens = spec.planned_tokens = length;
     spec.in_dtype = spec.out_dtype = BANYAN_F32;
-    spec.out = "home";
+    spec.out = BANYAN_OUT_HOME;
     if (spec.lost_layer >= 0 && spec.lost_layer != last) spec.lost_rank = -1;
     spec.lost_layer = -1;
     return spec;

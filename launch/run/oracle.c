@@ -76,7 +76,7 @@ static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t b
 {
     const banyan_spec *s = t->spec;
     if (s->lost_rank < 0 || (s->lost_layer >= 0 && s->lost_layer != layer)) return false;
-    return banyan_plan_owner(t->plan, layer, kv_head, block) == s->lost_rank;
+    return banyan_plan_owner(t->plan, 0, layer, kv_head, block) == s->lost_rank;
 }
 
 void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,

@@ -19,7 +19,7 @@ static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, i
     for (int32_t i = 0; i < rows; i++) {
         if ((at + i) / s->block_tokens != block) {
             block = (at + i) / s->block_tokens;
-            mine = banyan_plan_owner(t->plan, layer, head, block) == t->j->rank;
+            mine = banyan_plan_owner(t->plan, 0, layer, head, block) == t->j->rank;
         }
         if (!mine) continue;
         int64_t slot = (int64_t)i * s->kv_heads + head;
@@ -44,7 +44,7 @@ static void make_rows(run_task *t, int32_t layer, int64_t at, int32_t rows, bool
     int32_t group = s->heads / s->kv_heads;
 #pragma omp parallel for num_threads(s->threads > 0 ? s->threads : 1) schedule(dynamic)
     for (int32_t head = 0; head < s->kv_heads; head++) {
-        if (!banyan_plan_owned(t->plan, layer, head, t->j->rank)) continue;
+        if (!banyan_plan_holds(t->plan, layer, head, t->j->rank)) continue;
         make_kv_head(t, layer, head, at, rows);
         for (int32_t h = head * group; attends && h < (head + 1) * group; h++)
             make_q_head(t, layer, h, at, rows);

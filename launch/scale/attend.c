@@ -10,14 +10,14 @@
 static bool reads(const scale_case *c, int32_t kv_head)
 {
     for (int32_t layer = 0; layer < c->spec->layers; layer++)
-        if (banyan_plan_owned(c->plan, layer, kv_head, c->rank)) return true;
+        if (banyan_plan_holds(c->plan, layer, kv_head, c->rank)) return true;
     return false;
 }
 
 /* Whose output counts: with results on all ranks, rank 0's. */
 static bool is_here(const scale_case *c, int32_t layer, int32_t head)
 {
-    if (c->spec->out[0] == 'a') return c->rank == 0;
+    if (c->spec->out == BANYAN_OUT_ALL) return c->rank == 0;
     return banyan_plan_home(c->plan, layer, head) == c->rank;
 }
 

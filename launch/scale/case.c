@@ -17,9 +17,9 @@ banyan_spec scale_spec(const scale_task *t, const scale_line *line)
     if (s.max_rows > line->tokens) s.max_rows = (int32_t)line->tokens;
     if (m->placement) s.placement = m->placement;
     if (m->merge) s.merge = m->merge;
-    if (m->out) s.out = m->out;
+    if (m->everywhere) s.out = BANYAN_OUT_ALL;
     if (m->reproducible) s.reproducible = 1;
-    if (t->prefill) s.balance = "prefill";
+    if (t->prefill) s.balance = BANYAN_BALANCE_PREFILL;
     return s;
 }
 

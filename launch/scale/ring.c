@@ -103,7 +103,7 @@ static banyan_status open_here(scale_case *c, int passing)
     if (s.max_rows > room) s.max_rows = (int32_t)room;
     s.evict = 0;
     s.rollback_tokens = 2 * s.block_tokens; /* shards may be a block shorter than the longest */
-    s.out = "home";
+    s.out = BANYAN_OUT_HOME;
     s.lost_rank = -1;
     s.bandwidth = NULL;
     s.merge = NULL;

@@ -164,7 +164,7 @@ static banyan_status open_here(scale_case *c)
     if (s.max_rows > r->room) s.max_rows = (int32_t)r->room;
     s.evict = 0;
     s.rollback_tokens = (int32_t)r->room;
-    s.out = "home";
+    s.out = BANYAN_OUT_HOME;
     s.lost_rank = -1;
     s.bandwidth = NULL;
     s.merge = NULL;

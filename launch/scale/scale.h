@@ -33,11 +33,12 @@ extern const scale_way scale_attend, scale_ring, scale_ring_q, scale_ring_prefil
 
 typedef struct scale_method {
     const char *name, *doc;
-    const char *placement, *merge, *out; /* of the plan; NULL: as the config says */
-    const scale_way *decode, *prefill;   /* prefill NULL: it has none */
-    bool reproducible;                   /* spec.reproducible is set */
-    bool dense_only;                     /* knows no patterns */
-    bool cpu_only;                       /* works on arrays in the host's memory */
+    const char *placement, *merge;     /* of the plan; NULL: as the config says */
+    bool everywhere;                   /* outputs on all ranks; else as the config says */
+    const scale_way *decode, *prefill; /* prefill NULL: it has none */
+    bool reproducible;                 /* spec.reproducible is set */
+    bool dense_only;                   /* knows no patterns */
+    bool cpu_only;                     /* works on arrays in the host's memory */
 } scale_method;
 extern const scale_method scale_methods[]; /* ends with a NULL name */
 /* NULL: said why. `why` may be NULL: then nothing is said. */

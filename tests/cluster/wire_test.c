@@ -100,7 +100,7 @@ static void count_pairs(const banyan_plan *plan, int64_t *messages, int32_t *mos
     free(pair);
 }
 
-static banyan_plan *make_plan(const char *merge, const char *out)
+static banyan_plan *make_plan(const char *merge, banyan_out out)
 {
     banyan_spec spec;
     banyan_plan *plan = NULL;
@@ -145,8 +145,8 @@ typedef struct figures {
     banyan_traffic traffic;
 } figures;
 
-static void check_figures(const figures *f, const char *merge, const char *out,
-                          int64_t messages, int64_t counted_messages)
+static void check_figures(const figures *f, const char *merge, banyan_out out, int64_t messages,
+                          int64_t counted_messages)
 {
     CHECK_MSG(counted_messages == f->traffic.messages, "%lld messages counted, %lld predicted",
               (long long)counted_messages, (long long)f->traffic.messages);
@@ -155,11 +155,11 @@ static void check_figures(const figures *f, const char *merge, const char *out,
     if (messages >= 0) CHECK(messages == f->traffic.between_messages);
     const double ratio = f->measured / f->predicted;
     CHECK_MSG(ratio >= 1 && ratio <= 1.05, "%s, %s: %.0f bytes on the wire, %.0f expected",
-              merge, out, f->measured, f->predicted);
+              merge, out == BANYAN_OUT_ALL ? "all" : "home", f->measured, f->predicted);
     if (rank == 0)
         printf("%-9s %-4s  %2lld messages, %2lld between hosts; bytes per call: counted %.0f, "
                "between hosts %.0f, on the wire %.0f = %.4f of it\n",
-               merge, out, (long long)f->traffic.messages,
+               merge, out == BANYAN_OUT_ALL ? "all" : "home", (long long)f->traffic.messages,
                (long long)f->traffic.between_messages, f->counted, f->predicted, f->measured,
                ratio);
 }
@@ -177,7 +177,7 @@ static void predict(const banyan_plan *plan, banyan_traffic *out)
 }
 
 /* Bytes on the wire in one call. */
-static double test_merge(const char *merge, const char *out)
+static double test_merge(const char *merge, banyan_out out)
 {
     banyan_plan *plan = make_plan(merge, out);
     banyan_cache *cache = NULL;
@@ -205,7 +205,7 @@ static double test_merge(const char *merge, const char *out)
     if (!plan->merge->reduce) count_pairs(plan, &messages, &most);
     CHECK_MSG(strcmp(merge, "tree") || most <= 1, "%d messages between two nodes", (int)most);
     if (!strcmp(merge, "tree"))
-        CHECK(messages == (comm->topology.nodes - 1) * (strcmp(out, "all") ? 1 : 2));
+        CHECK(messages == (comm->topology.nodes - 1) * (out == BANYAN_OUT_ALL ? 2 : 1));
     f.measured = (many - few) / (2 * calls);
     f.predicted = (double)f.traffic.between_bytes;
     f.counted = sum((double)(after.bytes_sent - before.bytes_sent)) / (4 * calls);
@@ -231,10 +231,10 @@ int main(int argc, char **argv)
     double direct = 0, tree = 0;
     const banyan_merge *merge;
     for (int i = 0; (merge = banyan_merge_row(i)); i++) {
-        const double home = test_merge(merge->name, "home");
+        const double home = test_merge(merge->name, BANYAN_OUT_HOME);
         if (!strcmp(merge->name, "direct")) direct = home;
         if (!strcmp(merge->name, "tree")) tree = home;
-        test_merge(merge->name, "all");
+        test_merge(merge->name, BANYAN_OUT_ALL);
     }
     /* A host sends one message instead of one for each of its ranks; home's own host sends none. */
     CHECK_MSG(tree <= direct / per_host * 1.06, "tree %.0f, direct %.0f", tree, direct);

@@ -16,7 +16,9 @@ typedef struct shape_case {
     int32_t tokens, rows, rollback;
     banyan_dtype cache, in, out;
     const char *rules[4]; /* "LAYER:FIRST-LAST:USE", layer * for all, query heads */
-    const char *placement, *merge, *home, *where;
+    const char *placement, *merge;
+    banyan_home home;
+    banyan_out where;
     int32_t threads;
     int loses;  /* rank 1 is lost */
     int exact;  /* reproducible */
@@ -32,52 +34,52 @@ static const shape_case cases[] = {
     {.name = "gqa", SHAPE(32, 8, 128, 128), SIZES(64, 500, 200), .cache = BANYAN_BF16,
      .merge = "tree"},
     {.name = "mqa", SHAPE(8, 1, 64, 64), SIZES(32, 450, 100), .rollback = 5,
-     .cache = BANYAN_F16, .in = BANYAN_F16, .placement = "spread", .home = "dealt"},
+     .cache = BANYAN_F16, .in = BANYAN_F16, .placement = "spread", .home = BANYAN_HOME_DEALT},
     {.name = "wide keys", SHAPE(4, 2, 192, 128), SIZES(32, 300, 90), .cache = BANYAN_BF16,
-     .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = "all", .threads = 2},
+     .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = BANYAN_OUT_ALL, .threads = 2},
     {.name = "few blocks", SHAPE(4, 2, 32, 32), SIZES(64, 70, 17), .placement = "spread",
-     .merge = "butterfly", .home = "dealt", .where = "all"},
+     .merge = "butterfly", .home = BANYAN_HOME_DEALT, .where = BANYAN_OUT_ALL},
     {.name = "one token", SHAPE(6, 2, 16, 16), SIZES(16, 1, 1), .out = BANYAN_F16,
      .placement = "spread", .merge = "tree", .threads = 3},
     {.name = "s2 per query head", SHAPE(8, 2, 64, 64), SIZES(16, 700, 150), .rollback = 20,
      .rules = {"*:0-7:s2 stride=4 local=2 per=query"}, .merge = "tree"},
     {.name = "s2 per KV head", SHAPE(16, 8, 32, 32), SIZES(16, 600, 300), .cache = BANYAN_BF16,
-     .rules = {"*:0-15:s2 stride=8 local=4 per=kv"}, .placement = "spread", .home = "dealt",
+     .rules = {"*:0-15:s2 stride=8 local=4 per=kv"}, .placement = "spread", .home = BANYAN_HOME_DEALT,
      .threads = 2},
     {.name = "mixed", .layers = 2, SHAPE(12, 6, 48, 48), SIZES(16, 520, 130), .rollback = 33,
      .rules = {"*:4-7:sink_window sink=1 window=40t", "0:8-11:s2 stride=4 local=2",
                "1:0-3:sink_window"},
-     .home = "dealt"},
+     .home = BANYAN_HOME_DEALT},
     {.name = "mixed everywhere", .layers = 2, SHAPE(12, 3, 40, 24), SIZES(32, 480, 60),
      .rollback = 10, .cache = BANYAN_F16,
      .rules = {"*:1-6:sink_window sink=5t window=70t", "1:7-9:s2 stride=4 local=2"},
-     .merge = "tree", .where = "all", .threads = 2},
+     .merge = "tree", .where = BANYAN_OUT_ALL, .threads = 2},
     {.name = "whole heads", SHAPE(8, 8, 32, 32), SIZES(16, 400, 128),
      .rules = {"*:2-7:sink_window sink=2 window=3"}, .placement = "heads"},
     {.name = "wide group", SHAPE(80, 1, 16, 16), SIZES(16, 200, 50),
-     .rules = {"*:60-79:s2 stride=4 local=2 per=query"}, .merge = "tree", .home = "dealt"},
+     .rules = {"*:60-79:s2 stride=4 local=2 per=query"}, .merge = "tree", .home = BANYAN_HOME_DEALT},
     {.name = "large blocks", SHAPE(4, 4, 64, 64), SIZES(256, 700, 256), .rollback = 300,
      .cache = BANYAN_F16, .in = BANYAN_BF16, .merge = "tree", .threads = 2},
     {.name = "row by row", SHAPE(4, 2, 16, 16), SIZES(16, 90, 1), .rollback = 7,
      .rules = {"*:0-1:sink_window sink=1 window=30t"}, .placement = "spread", .merge = "gather",
-     .where = "all", .threads = 3},
+     .where = BANYAN_OUT_ALL, .threads = 3},
     {.name = "largest dims", SHAPE(2, 1, 576, 512), SIZES(16, 60, 20), .cache = BANYAN_BF16},
     {.name = "a rank lost", .layers = 2, SHAPE(8, 2, 32, 32), SIZES(16, 350, 100),
-     .merge = "tree", .where = "all", .loses = 1},
+     .merge = "tree", .where = BANYAN_OUT_ALL, .loses = 1},
     {.name = "all-reduces", .layers = 2, SHAPE(8, 4, 32, 24), SIZES(16, 420, 90),
      .rules = {"*:2-3:sink_window sink=1 window=40t", "1:4-7:s2 stride=4 local=2"},
-     .merge = "allreduce", .where = "all", .threads = 2, .loses = 1},
+     .merge = "allreduce", .where = BANYAN_OUT_ALL, .threads = 2, .loses = 1},
     {.name = "all-reduces at home", SHAPE(6, 3, 16, 16), SIZES(16, 200, 300),
-     .placement = "spread", .merge = "allreduce", .home = "dealt"},
+     .placement = "spread", .merge = "allreduce", .home = BANYAN_HOME_DEALT},
     {.name = "reproducible", SHAPE(8, 2, 64, 64), SIZES(16, 400, 90), .rollback = 20,
      .cache = BANYAN_BF16, .rules = {"*:4-7:s2 stride=4 local=2"}, .merge = "tree",
      .threads = 2, .exact = 1},
     {.name = "reproducible everywhere", SHAPE(6, 3, 40, 24), SIZES(32, 300, 70),
      .out = BANYAN_F16, .rules = {"*:1-3:sink_window sink=1 window=50t"},
-     .placement = "spread", .merge = "butterfly", .where = "all", .exact = 1},
+     .placement = "spread", .merge = "butterfly", .where = BANYAN_OUT_ALL, .exact = 1},
     {.name = "uneven", SHAPE(12, 4, 32, 48), SIZES(16, 640, 96), .in = BANYAN_F16,
      .rules = {"*:3-8:sink_window sink=1 window=3", "*:9-11:s2 stride=4 local=2 per=query"},
-     .merge = "butterfly", .home = "dealt", .threads = 2, .uneven = 1},
+     .merge = "butterfly", .home = BANYAN_HOME_DEALT, .threads = 2, .uneven = 1},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases) };
@@ -101,8 +103,8 @@ static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_r
     spec->out_dtype = c->out;
     spec->placement = c->placement ? c->placement : "line";
     spec->merge = c->merge ? c->merge : "direct";
-    spec->home = c->home ? c->home : "first";
-    spec->out = c->where ? c->where : "home";
+    spec->home = c->home;
+    spec->out = c->where;
     spec->threads = c->threads ? c->threads : 1;
     if (c->loses && ranks > 1) spec->lost_rank = 1;
     spec->reproducible = c->exact;
@@ -111,7 +113,7 @@ static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_r
         static const double bandwidth[8] = {1, 0.5, 2, 1, 1.5, 0.25, 1, 3};
         spec->bandwidth = bandwidth;
         spec->planned_tokens = c->tokens / 4;
-        spec->balance = "prefill";
+        spec->balance = BANYAN_BALANCE_PREFILL;
     }
     for (int i = 0; i < 4 && c->rules[i]; i++) {
         const char *text = c->rules[i];
@@ -171,7 +173,7 @@ static int reads(void *ctx, int head, int64_t row, int64_t token)
     const banyan_spec *spec = r->s->spec;
     int32_t kv_head = head / (spec->heads / spec->kv_heads);
     if (spec->lost_rank >= 0 &&
-        banyan_plan_owner(r->s->plan, r->layer, kv_head, token / spec->block_tokens) ==
+        banyan_plan_owner(r->s->plan, 0, r->layer, kv_head, token / spec->block_tokens) ==
             spec->lost_rank)
         return 0;
     return banyan_plan_reads(r->s->plan, r->layer, head, row, token);
@@ -244,7 +246,7 @@ static void check_stats(const sequence *s, const banyan_cache *cache, const char
     for (int32_t layer = 0; layer < s->spec->layers; layer++)
         for (int32_t g = 0; g < s->spec->kv_heads; g++)
             shared |= banyan_plan_kind(plan, layer)->head[g].placed.count > 1;
-    if (s->spec->out[0] == 'a' || plan->merge->reduce) shared = plan->ranks > 1;
+    if (s->spec->out == BANYAN_OUT_ALL || plan->merge->reduce) shared = plan->ranks > 1;
     int64_t messages = sequence_sum(s->plan, stats.messages);
     CHECK_MSG(shared == (messages > 0), "%s: heads are %s, %lld messages", name,
               shared ? "shared" : "not shared", (long long)messages);
@@ -282,7 +284,7 @@ static void test_case(const shape_case *c, banyan_comm *comm)
         banyan_cache_destroy(cache);
     }
     CHECK_MSG(hash[0] == hash[1], "%s: a second run gave other bits", c->name);
-    if (spec.out[0] == 'a') check_same_on_all_ranks(&s, hash[0], c->name);
+    if (spec.out == BANYAN_OUT_ALL) check_same_on_all_ranks(&s, hash[0], c->name);
     sequence_free(&s);
     banyan_plan_destroy(plan);
 }

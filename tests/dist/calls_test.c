@@ -13,7 +13,7 @@ static const banyan_rule rules[] = {
     {0, -1, 4, 5, "s2 stride=4 local=2 per=query"},
 };
 
-static void set_spec(banyan_spec *spec, const char *out)
+static void set_spec(banyan_spec *spec, banyan_out out)
 {
     banyan_spec_init(spec);
     spec->layers = 2;
@@ -298,7 +298,7 @@ static int test_absent(banyan_comm *comm)
 {
     int rank = banyan_comm_rank(comm), absent = banyan_comm_size(comm) - 1;
     banyan_spec spec;
-    set_spec(&spec, "all");
+    set_spec(&spec, BANYAN_OUT_ALL);
     spec.placement = "spread";
     banyan_plan *plan = sequence_plan(&spec, comm);
     banyan_cache *cache = plan ? sequence_cache(plan) : NULL;
@@ -331,7 +331,7 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "absent") == 0) return test_absent(comm);
     for (int all = 0; all < 2; all++) {
         banyan_spec spec;
-        set_spec(&spec, all ? "all" : "home");
+        set_spec(&spec, all ? BANYAN_OUT_ALL : BANYAN_OUT_HOME);
         spec.threads = 1 + all;
         spec.placement = all ? "spread" : "line";
         banyan_plan *plan = sequence_plan(&spec, comm);

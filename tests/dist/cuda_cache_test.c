@@ -15,16 +15,17 @@
 
 /* clang-format off */
 static const device_case cases[] = {
-    {"dense", 2, 2, 64, 64, 140, 130, 5, BF16, BF16, BF16, {0}, "line", "direct", "first", "home", 0},
+    {"dense", 2, 2, 64, 64, 140, 130, 5, BF16, BF16, BF16, {0}, "line", "direct",
+     BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"mixed", 8, 2, 64, 64, 200, 130, 0, F16, F16, F32,
      {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"}, "spread", "tree",
-     "dealt", "home", 0},
+     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"everywhere", 4, 1, 128, 64, 134, 100, 0, BF16, F32, F32, {"0-1:s2 stride=2 local=80t"},
-     "spread", "butterfly", "first", "all", 1},
+     "spread", "butterfly", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
     {"tree attention", 4, 2, 64, 64, 150, 120, 4, BF16, F32, F32, {"0-1:s2 stride=2 local=1"},
-     "spread", "allreduce", "first", "all", 0},
+     "spread", "allreduce", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
     {"reduced to homes", 4, 2, 64, 64, 150, 120, 0, BF16, BF16, F32, {0}, "line", "allreduce",
-     "dealt", "home", 1},
+     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), RANKS = 3 };

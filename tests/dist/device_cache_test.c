@@ -16,24 +16,24 @@
 
 static const device_case cases[] = {
     {"dense", 4, 4, 32, 16, 330, 100, 0, FORMATS, {0},
-     "line", "direct", "first", "home", 0},
+     "line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"groups", 8, 2, 32, 16, 300, 90, 20, FORMATS, {0},
-     "spread", "tree", "dealt", "home", 0},
+     "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"everywhere", 8, 2, 16, 32, 260, 70, 9, FORMATS, {"0-3:sink_window sink=1 window=40t"},
-     "line", "butterfly", "first", "all", 0},
+     "line", "butterfly", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
     {"mixed", 12, 6, 16, 16, 520, 250, 33, FORMATS,
      {"4-7:sink_window sink=5t window=50t", "8-11:s2 stride=4 local=2"},
-     "line", "tree", "dealt", "home", 0},
+     "line", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"s2", 8, 2, 32, 16, 700, 150, 20, FORMATS, {"0-7:s2 stride=4 local=2 per=query"},
-     "line", "direct", "first", "home", 0},
+     "line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"s2 in tokens", 8, 2, 16, 16, 400, 60, 5, FORMATS,
-     {"0-7:s2 stride=3 local=10t per=query"}, "spread", "gather", "first", "all", 0},
+     {"0-7:s2 stride=3 local=10t per=query"}, "spread", "gather", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
     {"wide group", 80, 1, 16, 16, 200, 50, 0, FORMATS, {"60-79:s2 stride=4 local=2 per=query"},
-     "line", "tree", "dealt", "home", 0},
+     "line", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"a rank lost", 8, 2, 32, 16, 350, 100, 0, FORMATS, {"0-3:s2 stride=4 local=2"},
-     "spread", "tree", "first", "all", 1},
+     "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
     {"whole heads", 8, 8, 32, 16, 400, 128, 0, FORMATS, {"2-7:sink_window sink=2 window=3"},
-     "heads", "direct", "first", "home", 0},
+     "heads", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), MAX_RANKS = 7 };

@@ -19,7 +19,9 @@ typedef struct device_case {
     int32_t heads, kv_heads, dim, block, tokens, rows, rollback;
     banyan_dtype cache, in, out;
     const char *rule[2]; /* "FIRST-LAST:USE", query heads */
-    const char *placement, *merge, *home, *where;
+    const char *placement, *merge;
+    banyan_home home;
+    banyan_out where;
     int loses;
 } device_case;
 
@@ -182,7 +184,7 @@ static inline int reads(void *ctx, int head, int64_t row, int64_t token)
     const int32_t kv_head = head / (spec->heads / spec->kv_heads);
     if (token < r->first || token >= r->end) return 0;
     if (spec->lost_rank >= 0 &&
-        banyan_plan_owner(r->s->plan, r->layer, kv_head, token / spec->block_tokens) ==
+        banyan_plan_owner(r->s->plan, 0, r->layer, kv_head, token / spec->block_tokens) ==
             spec->lost_rank)
         return 0;
     return banyan_plan_reads(r->s->plan, r->layer, head, row, token);

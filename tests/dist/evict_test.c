@@ -73,7 +73,7 @@ static void test_case(const pattern_case *c, banyan_comm *comm)
         spec.rule_count = 1;
         spec.placement = c->placement;
         spec.merge = c->merge;
-        spec.out = "all";
+        spec.out = BANYAN_OUT_ALL;
         spec.threads = c->threads;
         banyan_plan *plan = sequence_plan(&spec, comm);
         banyan_cache *cache = plan ? sequence_cache(plan) : NULL;

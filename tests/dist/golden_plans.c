@@ -49,7 +49,7 @@ static void weighted(banyan_spec *spec)
     spec->rules = rules;
     spec->rule_count = 1;
     spec->bandwidth = bandwidth;
-    spec->home = "dealt";
+    spec->home = BANYAN_HOME_DEALT;
     spec->value_dim = 128;
 }
 
@@ -61,7 +61,7 @@ static void uneven(banyan_spec *spec)
     spec->planned_tokens = 131072;
     spec->rollback_tokens = 8;
     spec->merge = "tree";
-    spec->out = "all";
+    spec->out = BANYAN_OUT_ALL;
 }
 
 static void s2(banyan_spec *spec)
@@ -99,7 +99,7 @@ static void spread(banyan_spec *spec)
 {
     two_dense(spec);
     spec->placement = "spread";
-    spec->balance = "prefill";
+    spec->balance = BANYAN_BALANCE_PREFILL;
 }
 
 static const golden plans[] = {

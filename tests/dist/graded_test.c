@@ -33,7 +33,7 @@ static void set_up(banyan_spec *spec, int32_t kv_heads, const char *placement,
     spec->cache_dtype = dtype;
     spec->placement = placement;
     spec->merge = merge;
-    spec->out = "all";
+    spec->out = BANYAN_OUT_ALL;
 }
 
 /* Append all tokens; attend with the same q in the last rows, and keep the very last's results. */
@@ -73,7 +73,7 @@ static void grade(const banyan_plan *plan, float *k, float *v, int placed[2][8])
     for (int32_t g = 0; g < kv_heads; g++) {
         for (int64_t t = 0; t < TOKENS; t++) {
             int64_t at = (t * kv_heads + g) * DIM;
-            int rank = banyan_plan_owner(plan, 0, g, t / BLOCK);
+            int rank = banyan_plan_owner(plan, 0, 0, g, t / BLOCK);
             k[at] = -1; /* q is 20 here: a score of -20 for others, 20 for copies */
             v[at + DIM - 1] = 1;
             /* every third token, so that a block is shared by copies and others */
@@ -100,7 +100,7 @@ static void test_graded(const banyan_plan *plan, float *k, float *v)
         const int *n = placed[h / (HEADS / kv_heads)];
         double sum = 0;
         for (int r = 0; r < ranks; r++) {
-            if (banyan_plan_owned(plan, 0, h / (HEADS / kv_heads), r))
+            if (banyan_plan_holds(plan, 0, h / (HEADS / kv_heads), r))
                 CHECK_MSG(n[r] == copies[r], "rank %d got %d copies", r, n[r]);
             sum += n[r];
         }

@@ -38,7 +38,7 @@ static void count(const sequence *s, int64_t *blocks)
 {
     memset(blocks, 0, MAX_RANKS * sizeof *blocks);
     for (int64_t b = 0; b < MAX_BLOCKS; b++)
-        if (s->held[b]) blocks[banyan_plan_owner(s->plan, 0, s->kv_head, b)]++;
+        if (s->held[b]) blocks[banyan_plan_owner(s->plan, 0, 0, s->kv_head, b)]++;
 }
 
 static void check_room(const sequence *s)

@@ -89,8 +89,8 @@ static void count_reads(const banyan_plan *plan, int64_t tokens, int64_t *blocks
                         reads = banyan_plan_reads(plan, layer, h, tokens, t);
                     readers += reads;
                 }
-                const int owner = banyan_plan_owner(plan, layer, g, b);
-                CHECK(banyan_plan_owned(plan, layer, g, owner));
+                const int owner = banyan_plan_owner(plan, 0, layer, g, b);
+                CHECK(banyan_plan_holds(plan, layer, g, owner));
                 blocks[owner] += readers > 0;
                 pairs[owner] += readers;
             }
@@ -131,7 +131,7 @@ static void test_shares(void)
 static void test_prefill_weight(void)
 {
     banyan_spec spec = mixed_spec();
-    spec.balance = "prefill";
+    spec.balance = BANYAN_BALANCE_PREFILL;
     planned p = plan_on("rank:3", &spec);
     const banyan_plan *plan = p.plan;
     const int64_t own_blocks = banyan_blocks(spec.max_tokens, spec.block_tokens);
@@ -167,11 +167,11 @@ static void test_homes(void)
     planned p = plan_on("rank:3", &spec);
     for (int32_t h = 0; h < 64; h++) {
         const int home = banyan_plan_home(p.plan, 0, h);
-        CHECK(banyan_plan_owned(p.plan, 0, h / 32, home));
+        CHECK(banyan_plan_holds(p.plan, 0, h / 32, home));
         CHECK_MSG(home == (h < 32 ? 0 : 1), "head %d: %d", (int)h, home); /* ties: the lowest */
     }
     unplan(&p);
-    spec.home = "dealt";
+    spec.home = BANYAN_HOME_DEALT;
     p = plan_on("rank:3", &spec);
     int32_t homes[3] = {0};
     for (int32_t h = 0; h < 64; h++) homes[banyan_plan_home(p.plan, 0, h)]++;
@@ -222,9 +222,9 @@ static void test_hash(void)
     CHANGES(out_dtype, BANYAN_BF16);
     CHANGES(evict, 0);
     CHANGES(placement, "spread");
-    CHANGES(balance, "prefill");
-    CHANGES(home, "dealt");
-    CHANGES(out, "all");
+    CHANGES(balance, BANYAN_BALANCE_PREFILL);
+    CHANGES(home, BANYAN_HOME_DEALT);
+    CHANGES(out, BANYAN_OUT_ALL);
     CHANGES(lost_rank, 2);
     CHANGES(lost_layer, 2);
     CHANGES(rule_count, 3);
@@ -242,8 +242,8 @@ static void test_evict_off(void)
     for (int32_t layer = 0; layer < spec.layers; layer++) {
         for (int32_t g = 0; g < spec.kv_heads; g++)
             for (int64_t b = 0; b < 313; b++)
-                CHECK(banyan_plan_owner(p.plan, layer, g, b) ==
-                      banyan_plan_owner(q.plan, layer, g, b));
+                CHECK(banyan_plan_owner(p.plan, 0, layer, g, b) ==
+                      banyan_plan_owner(q.plan, 0, layer, g, b));
         for (int32_t h = 0; h < spec.heads; h++)
             CHECK(banyan_plan_home(p.plan, layer, h) == banyan_plan_home(q.plan, layer, h));
     }

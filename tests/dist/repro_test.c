@@ -32,32 +32,35 @@ static const repro_case cases[] = {
 
 /* How it is run: by numbers of the case's own, so that all meet all in the end. */
 typedef struct way {
-    const char *placement, *merge, *home, *where;
+    const char *placement, *merge;
+    banyan_home home;
+    banyan_out where;
     int32_t threads;
     int uneven;
 } way;
 
 static const way ways[] = {
-    {"line", "direct", "first", "home", 1, 0},
-    {"line", "direct", "dealt", "all", 2, 1},
-    {"line", "tree", "first", "all", 2, 0},
-    {"line", "tree", "dealt", "home", 1, 1},
-    {"line", "butterfly", "dealt", "home", 2, 0},
-    {"line", "gather", "first", "home", 1, 0},
-    {"spread", "direct", "dealt", "home", 2, 0},
-    {"spread", "direct", "first", "all", 1, 0},
-    {"spread", "tree", "dealt", "home", 1, 0},
-    {"spread", "tree", "first", "home", 2, 1},
-    {"spread", "butterfly", "first", "all", 1, 0},
-    {"spread", "gather", "dealt", "all", 3, 0},
-    {"heads", "tree", "first", "home", 2, 0},
+    {"line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 1, 0},
+    {"line", "direct", BANYAN_HOME_DEALT, BANYAN_OUT_ALL, 2, 1},
+    {"line", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 2, 0},
+    {"line", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1, 1},
+    {"line", "butterfly", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 2, 0},
+    {"line", "gather", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 1, 0},
+    {"spread", "direct", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 2, 0},
+    {"spread", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1, 0},
+    {"spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1, 0},
+    {"spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 2, 1},
+    {"spread", "butterfly", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1, 0},
+    {"spread", "gather", BANYAN_HOME_DEALT, BANYAN_OUT_ALL, 3, 0},
+    {"heads", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 2, 0},
 };
 /* clang-format on */
 
 static void set_spec(const repro_case *c, const way *w, banyan_spec *spec, banyan_rule *rules)
 {
     banyan_spec_init(spec);
-    *spec = (banyan_spec){.layers = 1,
+    *spec = (banyan_spec){.size = sizeof *spec,
+                          .layers = 1,
                           .heads = c->heads,
                           .kv_heads = c->kv_heads,
                           .key_dim = c->key_dim,
@@ -71,7 +74,7 @@ static void set_spec(const repro_case *c, const way *w, banyan_spec *spec, banya
                           .evict = 1,
                           .out_dtype = c->out,
                           .placement = w->placement,
-                          .balance = w->uneven ? "prefill" : "decode",
+                          .balance = w->uneven ? BANYAN_BALANCE_PREFILL : BANYAN_BALANCE_DECODE,
                           .merge = w->merge,
                           .device = "cpu",
                           .home = w->home,
@@ -145,7 +148,7 @@ static void run(sequence *s, banyan_plan *plan)
 /* What one rank gives alone, with one thread. */
 static int run_alone(const repro_case *c, sequence *s)
 {
-    static const way alone = {"line", "direct", "first", "home", 1, 0};
+    static const way alone = {"line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 1, 0};
     banyan_comm *self = NULL;
     banyan_plan *plan = NULL;
     banyan_spec spec;
@@ -175,10 +178,11 @@ static void compare(const repro_case *c, const way *w, const sequence *s, const 
             const int same_mass = !memcmp(sequence_mass(s, 0, row, h),
                                           sequence_mass(alone, 0, row, h), sizeof(float));
             CHECK_MSG(same_out && same_lse && same_mass,
-                      "%s, %s %s %s %s, %d ranks, %d threads: row %lld head %d: out %d lse %d "
+                      "%s, %s %s %d %d, %d ranks, %d threads: row %lld head %d: out %d lse %d "
                       "mass %d",
-                      c->name, w->placement, w->merge, w->home, w->where, s->plan->ranks,
-                      w->threads, (long long)row, h, same_out, same_lse, same_mass);
+                      c->name, w->placement, w->merge, (int)w->home, (int)w->where,
+                      s->plan->ranks, w->threads, (long long)row, h, same_out, same_lse,
+                      same_mass);
             if (!same_out || !same_lse || !same_mass) return;
         }
     }
@@ -215,7 +219,9 @@ static void test_lost(banyan_comm *comm)
                                  100,    30,    0, BANYAN_F32, BANYAN_F32, {0}};
     sequence first = {0};
     for (int i = 0; i < 4; i++) {
-        const way w = {"spread", i % 2 ? "tree" : "direct", "first", "all", i / 2 + 1, 0};
+        const way w = {"spread",          i % 2 ? "tree" : "direct",
+                       BANYAN_HOME_FIRST, BANYAN_OUT_ALL,
+                       i / 2 + 1,         0};
         banyan_spec spec;
         banyan_rule rules[3];
         set_spec(&c, &w, &spec, rules);
@@ -227,7 +233,7 @@ static void test_lost(banyan_comm *comm)
         run(&s, plan);
         if (i) compare(&c, &w, &s, &first);
         const float *out = (const float *)(void *)sequence_out(&s, 0, 0, 0);
-        if (banyan_plan_owner(plan, 0, 0, 0) == 0)
+        if (banyan_plan_owner(plan, 0, 0, 0, 0) == 0)
             CHECK(out[0] == 0 && *sequence_lse(&s, 0, 0, 0) == -INFINITY);
         if (!i) {
             first = s;

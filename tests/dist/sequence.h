@@ -48,7 +48,7 @@ static inline void sequence_fill(sequence *s, uint64_t seed, int32_t heads, int3
     banyan_to_float(x, y, s->spec->in_dtype, rows * row);
     for (int64_t i = 0; i < rows * heads; i++) {
         int32_t layer = (int32_t)(i / (s->tokens * heads)), head = (int32_t)(i % heads);
-        if (banyan_plan_owned(s->plan, layer, head / per_kv, s->plan->rank)) continue;
+        if (banyan_plan_holds(s->plan, layer, head / per_kv, s->plan->rank)) continue;
         for (int32_t d = 0; d < dim; d++) {
             float nan = NAN;
             banyan_from_float(y + (size_t)(i * dim + d) * bytes, s->spec->in_dtype, &nan, 1);
@@ -140,7 +140,8 @@ static inline uint64_t sequence_results_hash(const sequence *s)
 
 static inline int sequence_is_written(const sequence *s, int32_t head, int32_t layer)
 {
-    return s->spec->out[0] == 'a' || banyan_plan_home(s->plan, layer, head) == s->plan->rank;
+    return s->spec->out == BANYAN_OUT_ALL ||
+           banyan_plan_home(s->plan, layer, head) == s->plan->rank;
 }
 
 /* Is the mark still there, in all of a row's results of a head? */

@@ -69,11 +69,11 @@ static void test_names(void)
     BAD(placement, "lien",
         "placement is \"lien\": expected line, spread or heads; did you mean \"line\"?");
     BAD(placement, NULL, "placement is not set: expected line");
-    BAD(balance, "decoding", "balance is \"decoding\": expected decode or prefill");
+    BAD(balance, (banyan_balance)2, "balance is 2: expected 0..1");
     BAD(merge, "tre", "merge is \"tre\": expected direct");
     BAD(merge, "tre", "did you mean \"tree\"?");
-    BAD(home, "firts", "home is \"firts\": expected first or dealt; did you mean \"first\"?");
-    BAD(out, "everywhere", "out is \"everywhere\": expected home or all");
+    BAD(home, (banyan_home)2, "home is 2: expected 0..1");
+    BAD(out, (banyan_out)7, "out is 7: expected 0..1");
     BAD(device, "gpu", "device is \"gpu\": expected cpu or cuda");
     BAD(kernel, "scalr", "\"scalr\"");
     BAD(kernel, "scalr", "\"scalar\"");
@@ -139,12 +139,47 @@ static void test_arguments(void)
     CHECK(strstr(banyan_error_message(), "rank is 3: expected 0..2"));
     CHECK(banyan_plan_share(p.plan, 0, 65537, &share) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "tokens is 65537: expected 0..65536"));
-    CHECK(banyan_plan_owner(p.plan, 2, 0, 0) == -1 && banyan_plan_owner(p.plan, 0, 4, 0) == -1);
-    CHECK(banyan_plan_owner(p.plan, 0, 0, -1) == -1 && banyan_plan_home(p.plan, 0, 8) == -1);
-    CHECK(!banyan_plan_owned(p.plan, -1, 0, 0) && !banyan_plan_owned(p.plan, 0, 0, 3));
+    CHECK(banyan_plan_owner(p.plan, 0, 2, 0, 0) == -1 &&
+          banyan_plan_owner(p.plan, 0, 0, 4, 0) == -1);
+    CHECK(banyan_plan_owner(p.plan, 0, 0, 0, -1) == -1 && banyan_plan_home(p.plan, 0, 8) == -1);
+    CHECK(!banyan_plan_holds(p.plan, -1, 0, 0) && !banyan_plan_holds(p.plan, 0, 0, 3));
     CHECK(!banyan_plan_reads(p.plan, 0, 8, 5, 5) && !banyan_plan_reads(p.plan, 0, 0, -1, 0));
     unplan(&p);
     banyan_plan_destroy(NULL);
+}
+
+/* A struct of another version: a longer one is refused, a shorter one filled up with defaults. */
+static void test_size(void)
+{
+    banyan_spec spec = small_spec();
+    spec.size = sizeof spec + 8;
+    expect(&spec, BANYAN_ERR_ARGUMENT, "expected what banyan_spec_init sets");
+    spec.size = 0;
+    expect(&spec, BANYAN_ERR_ARGUMENT, "spec.size is 0");
+    spec.size = offsetof(banyan_spec, lost_rank);
+    spec.lost_rank = 2;
+    planned p = plan_on("rank:3", &spec);
+    CHECK(!p.status && banyan_plan_spec(p.plan)->lost_rank == -1);
+    CHECK(!p.status && banyan_plan_spec(p.plan)->size == sizeof spec);
+    unplan(&p);
+}
+
+/* To memory what goes to a file, cut as snprintf cuts. */
+static void test_text(void)
+{
+    banyan_spec spec = small_spec();
+    planned p = plan_on("rank:3", &spec);
+    char printed[8192] = "", text[8192], cut[11];
+    FILE *file = fmemopen(printed, sizeof printed, "w");
+    banyan_plan_print(p.plan, file);
+    fclose(file);
+    const int64_t length = banyan_plan_text(p.plan, text, sizeof text);
+    CHECK(length == (int64_t)strlen(printed) && !strcmp(text, printed));
+    CHECK(banyan_plan_text(p.plan, NULL, 0) == length);
+    CHECK(banyan_plan_text(p.plan, cut, sizeof cut) == length);
+    CHECK(!memcmp(cut, printed, 10) && cut[10] == 0);
+    CHECK(banyan_plan_text(NULL, text, sizeof text) == -1);
+    unplan(&p);
 }
 
 /* Defaults are in the plan's spec, and only there is anything made of them. */
@@ -177,6 +212,8 @@ int main(void)
     test_execution();
     test_rules();
     test_arguments();
+    test_size();
+    test_text();
     test_defaults();
     return test_end();
 }

@@ -13,7 +13,7 @@ enum { ranks = 8, heads = 32, kv_heads = 8, dim = 128, rows = 4, tokens = 128 };
 
 static const double least_tree = 14.0 * (dim + 2) * heads * 4;
 
-static void fill_spec(banyan_spec *spec, const char *merge, const char *out, int is_mixed)
+static void fill_spec(banyan_spec *spec, const char *merge, banyan_out out, int is_mixed)
 {
     static const banyan_rule rules[] = {{0, -1, 8, -1, "s2 stride=16 local=16"}};
     banyan_spec_init(spec);
@@ -36,8 +36,7 @@ typedef struct sent {
     int64_t messages, bytes;
 } sent;
 
-static banyan_plan *plan_for(banyan_comm *comm, const char *merge, const char *out,
-                             int is_mixed)
+static banyan_plan *plan_for(banyan_comm *comm, const char *merge, banyan_out out, int is_mixed)
 {
     banyan_spec spec;
     banyan_plan *plan = NULL;
@@ -74,7 +73,7 @@ static sent measure(banyan_comm *comm, const banyan_plan *plan)
     return (sent){(int64_t)sums[0] / rows, (int64_t)sums[1] / rows};
 }
 
-static sent send_row(banyan_comm *comm, const char *merge, const char *out, int is_mixed)
+static sent send_row(banyan_comm *comm, const char *merge, banyan_out out, int is_mixed)
 {
     banyan_plan *plan = plan_for(comm, merge, out, is_mixed);
     sent s = {0};
@@ -92,8 +91,9 @@ static sent send_row(banyan_comm *comm, const char *merge, const char *out, int 
     if (comm->rank == 0 && !comm->transport->is_imaginary)
         printf("%-9s out %-4s  %s heads: %3lld messages, %6lld bytes a row, %.4f of the least "
                "that three all-reduces send\n",
-               plan->merge->name, out, is_mixed ? "mixed" : "like ", (long long)s.messages,
-               (long long)s.bytes, (double)s.bytes / least_tree);
+               plan->merge->name, out == BANYAN_OUT_ALL ? "all" : "home",
+               is_mixed ? "mixed" : "like ", (long long)s.messages, (long long)s.bytes,
+               (double)s.bytes / least_tree);
     banyan_plan_destroy(plan);
     return s;
 }
@@ -108,16 +108,17 @@ int main(int argc, char **argv)
         return 99;
     }
     CHECK(comm->size == ranks);
-    sent s = send_row(comm, "direct", "home", 1);
+    sent s = send_row(comm, "direct", BANYAN_OUT_HOME, 1);
     CHECK(s.messages <= ranks - 1 && (double)s.bytes <= least_tree / 12);
-    s = send_row(comm, NULL, "home", 1);
+    s = send_row(comm, NULL, BANYAN_OUT_HOME, 1);
     CHECK(s.messages <= ranks - 1 && (double)s.bytes <= least_tree / 12);
-    s = send_row(comm, "direct", "all", 1);
+    s = send_row(comm, "direct", BANYAN_OUT_ALL, 1);
     CHECK((double)s.bytes <= least_tree * 0.6);
-    send_row(comm, NULL, "all", 1);
-    s = send_row(comm, NULL, "home", 0);
+    send_row(comm, NULL, BANYAN_OUT_ALL, 1);
+    s = send_row(comm, NULL, BANYAN_OUT_HOME, 0);
     CHECK(s.messages == 0 && s.bytes == 0);
-    s = send_row(comm, "allreduce", "home", 1); /* doubling: 3 messages of n / 3 .. each */
+    s = send_row(comm, "allreduce", BANYAN_OUT_HOME,
+                 1); /* doubling: 3 messages of n / 3 .. each */
     CHECK(s.messages == 3 * 3 * ranks && (double)s.bytes >= least_tree);
     banyan_comm_destroy(comm);
     return test_end();

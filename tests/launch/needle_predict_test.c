@@ -141,7 +141,7 @@ static void test_lost_rank(void)
     for (int64_t block = 8; block < 24; block++) {
         setting s;
         CHECK(open_setting(&s, local, "dense", 2, block * 64 + 20));
-        bool there = banyan_plan_owner(s.plan, 1, 0, block) != 2;
+        bool there = banyan_plan_owner(s.plan, 0, 1, 0, block) != 2;
         CHECK(ask(&s) == (there ? OUTCOME_FOUND : OUTCOME_NONE));
         found += there;
         close_setting(&s);
@@ -153,8 +153,8 @@ static void test_lost_rank(void)
     int planted = 0;
     for (int rank = 0; rank < 4; rank++) {
         CHECK(open_setting(&s, local, "dense", rank, 1000));
-        bool bos = banyan_plan_owner(s.plan, 1, 0, 0) == rank;
-        bool question = banyan_plan_owner(s.plan, 1, 0, LENGTH / 64 - 1) == rank;
+        bool bos = banyan_plan_owner(s.plan, 0, 1, 0, 0) == rank;
+        bool question = banyan_plan_owner(s.plan, 0, 1, 0, LENGTH / 64 - 1) == rank;
         int n = predictor_plant(&s.v, &s.p, LENGTH - 1, NEEDLE_ANSWERS);
         CHECK((n > 0) == (bos && question));
         CHECK(predictor_plant(&s.v, &s.p, LENGTH - 1, NEEDLE_ANSWERS) == n);

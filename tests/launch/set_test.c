@@ -121,7 +121,7 @@ static void check_spec(Banyan__Config *c)
     CHECK_MSG(status == BANYAN_OK, "%s", why);
     if (status) return;
     CHECK(s.spec.layers == 1 && s.spec.heads == 12 && s.spec.cache_dtype == BANYAN_F16);
-    CHECK(s.spec.evict == 0 && s.spec.lost_layer == 1 && !strcmp(s.spec.out, "all"));
+    CHECK(s.spec.evict == 0 && s.spec.lost_layer == 1 && s.spec.out == BANYAN_OUT_ALL);
     CHECK(s.spec.rule_count == 2 && s.rules[0].first_head == 0 && s.rules[0].last_head == 3);
     CHECK(s.rules[0].first_layer == 0 && s.rules[0].last_layer == -1);
     CHECK(s.rules[1].first_layer == 2 && s.rules[1].last_layer == -1);

@@ -92,7 +92,7 @@ static banyan_status scheduled_layer(scene *s)
     compute(s);
     const banyan_status status =
         banyan_exchange_run(s->exchange, s->comm, &p, &s->messages, &s->sent);
-    check_items(s, s->plan->spec.out[0] == 'a');
+    check_items(s, s->plan->spec.out == BANYAN_OUT_ALL);
     return status;
 }
 
@@ -192,11 +192,11 @@ static banyan_status mpi_layer(scene *s)
 }
 
 const sim_method sim_methods[] = {
-    {"line", "line", NULL, "home", scheduled_prepare, scheduled_layer},
-    {"line-all", "line", NULL, "all", scheduled_prepare, scheduled_layer},
-    {"spread", "spread", NULL, "home", scheduled_prepare, scheduled_layer},
-    {"tree-attention", "spread", "allreduce", "all", prepare_items, reduced_layer},
-    {"mpi-allreduce", "spread", "allreduce", "all", prepare_items, mpi_layer},
-    {"ring", "spread", "direct", "home", ring_prepare, ring_layer},
+    {"line", "line", NULL, BANYAN_OUT_HOME, scheduled_prepare, scheduled_layer},
+    {"line-all", "line", NULL, BANYAN_OUT_ALL, scheduled_prepare, scheduled_layer},
+    {"spread", "spread", NULL, BANYAN_OUT_HOME, scheduled_prepare, scheduled_layer},
+    {"tree-attention", "spread", "allreduce", BANYAN_OUT_ALL, prepare_items, reduced_layer},
+    {"mpi-allreduce", "spread", "allreduce", BANYAN_OUT_ALL, prepare_items, mpi_layer},
+    {"ring", "spread", "direct", BANYAN_OUT_HOME, ring_prepare, ring_layer},
     {0},
 };

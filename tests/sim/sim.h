@@ -44,7 +44,8 @@ typedef struct scene {
 /* One way to attend to context that is spread over ranks. */
 struct sim_method {
     const char *name;
-    const char *placement, *merge, *out; /* of the plan; merge NULL: the cheapest */
+    const char *placement, *merge; /* of the plan; merge NULL: the cheapest */
+    banyan_out out;
     banyan_status (*prepare)(scene *s);
     banyan_status (*layer)(scene *s); /* all of it; sets s->computed */
 };
