@@ -5,7 +5,7 @@ target_sources(banyan PRIVATE
 banyan_rows(banyan comm merges merge)
 banyan_rows(banyan comm transports transport)
 if(BANYAN_HAS_MPI)
-  target_sources(banyan PRIVATE comm/transport_mpi_watch.c)
+  target_sources(banyan PRIVATE comm/transport_mpi_messages.c comm/transport_mpi_watch.c)
   target_link_libraries(banyan PRIVATE MPI::MPI_C)
 endif()
 if(BANYAN_HAS_NCCL)

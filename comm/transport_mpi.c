@@ -1,32 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two-sided MPI: every message is one Isend and one Irecv with tag 0 on a communicator of our own,
- * so messages between a pair match in posting order. A message larger than an int can count is
- * still one message, of a derived type: pieces and a rest,
- *
- *     | piece | piece | ... | piece | rest |
- *
- * wait_all polls instead of blocking, for three reasons: it can give up after the time limit and
- * say who is missing; it yields, so that more ranks than cores do not starve each other; and every
- * received size is compared with the expected one.
+/* Two-sided MPI: how a comm of it begins and ends. What moves is in transport_mpi_messages.c, who is
+ * missing in transport_mpi_watch.c.
  *
  * After a failure some rank may never call MPI again, so everything that waits for all ranks
  * (MPI_Comm_free may, MPI_Finalize does) is left out; mpirun then ends the job as soon as one
  * process exits. `job` remembers this for all comms that were split from one. */
 #include "comm/transport_mpi.h"
 
-#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 
 extern const banyan_transport banyan_transport_mpi;
 
-enum {
-    eager_polls = 32, /* before the first yield: about 5 us */
-    clock_polls = 64  /* yields between looks at the clock */
-};
-
-static banyan_status fail_mpi(mpi_state *state, const char *call, int error)
+banyan_status banyan_mpi_fail(mpi_state *state, const char *call, int error)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
@@ -37,19 +23,15 @@ static banyan_status fail_mpi(mpi_state *state, const char *call, int error)
 
 /* ---- open and close ------------------------------------------------------------------------ */
 
-static int reserve(mpi_state *state, int capacity)
+int banyan_mpi_reserve(mpi_state *state, int capacity)
 {
     if (capacity <= state->capacity) return 1;
     const size_t n = (size_t)capacity;
     void *request = realloc(state->request, n * sizeof *state->request);
     if (request) state->request = request;
-    void *status = realloc(state->status, n * sizeof *state->status);
-    if (status) state->status = status;
-    void *index = realloc(state->index, n * sizeof *state->index);
-    if (index) state->index = index;
     void *list = realloc(state->posted, n * sizeof *state->posted);
     if (list) state->posted = list;
-    if (!request || !status || !index || !list) return 0;
+    if (!request || !list) return 0;
     state->capacity = capacity;
     return 1;
 }
@@ -57,9 +39,8 @@ static int reserve(mpi_state *state, int capacity)
 static void free_state(mpi_state *state)
 {
     free(state->request);
-    free(state->status);
-    free(state->index);
     free(state->posted);
+    free(state->last);
     free(state);
 }
 
@@ -68,7 +49,9 @@ static void free_state(mpi_state *state)
 static mpi_state *new_state(mpi_job *job, int ranks)
 {
     mpi_state *state = calloc(1, sizeof *state);
-    if (state && reserve(state, 2 * ranks)) {
+    if (state) state->last = malloc((size_t)ranks * sizeof *state->last);
+    if (state && state->last && banyan_mpi_reserve(state, 2 * ranks)) {
+        for (int r = 0; r < ranks; r++) state->last[r] = -1;
         state->job = job;
         job->users++;
         return state;
@@ -97,6 +80,9 @@ static banyan_status initialise(const void *native, int *finalise)
     if (level < MPI_THREAD_FUNNELED)
         banyan_log(BANYAN_LOG_WARN, "this MPI expects one thread per process; compute with "
                                     "threads 1 if it misbehaves");
+    /* Some errors belong to no communicator of ours; MPI 4 gives them to MPI_COMM_SELF's. */
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
     *finalise = 1;
     return BANYAN_OK;
 }
@@ -115,9 +101,9 @@ static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
     const int32_t own = lowest;
     if (!error) error = MPI_Allgather(&own, 1, MPI_INT32_T, node, 1, MPI_INT32_T, state->comm);
     if (near != MPI_COMM_NULL) MPI_Comm_free(&near);
-    const banyan_status status = error
-                                     ? fail_mpi(state, "finding the ranks of this node", error)
-                                     : banyan_topology_make(node, comm->size, &comm->topology);
+    const banyan_status status =
+        error ? banyan_mpi_fail(state, "finding the ranks of this node", error)
+              : banyan_topology_make(node, comm->size, &comm->topology);
     free(node);
     return status;
 }
@@ -130,9 +116,9 @@ static int all_arrive(const banyan_comm *comm, mpi_state *state)
     double begin = 0;
     if (MPI_Ibarrier(state->comm, &all)) return 0;
     while (!MPI_Test(&all, &done, MPI_STATUS_IGNORE) && !done) {
-        if (++idle < eager_polls) continue;
+        if (++idle < banyan_mpi_eager_polls) continue;
         sched_yield();
-        if (comm->timeout <= 0 || idle % clock_polls) continue;
+        if (comm->timeout <= 0 || idle % banyan_mpi_clock_polls) continue;
         const double now = MPI_Wtime();
         if (begin <= 0) begin = now;
         if (now - begin <= comm->timeout) continue;
@@ -185,7 +171,7 @@ static banyan_status mpi_open(banyan_comm *comm, void *native)
     comm->size = size;
     const int error = MPI_Comm_dup(base, &state->comm);
     if (error) {
-        status = fail_mpi(state, "MPI_Comm_dup", error);
+        status = banyan_mpi_fail(state, "MPI_Comm_dup", error);
         free_state(state);
         goto free_job;
     }
@@ -209,7 +195,7 @@ static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_com
     MPI_Comm made = MPI_COMM_NULL;
     if (!status) {
         const int error = MPI_Comm_split(parent->comm, out ? color : MPI_UNDEFINED, key, &made);
-        if (error) status = fail_mpi(parent, "MPI_Comm_split", error);
+        if (error) status = banyan_mpi_fail(parent, "MPI_Comm_split", error);
     }
     if (status && state) {
         state->job->users--;
@@ -221,123 +207,14 @@ static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_com
     return BANYAN_OK;
 }
 
-/* ---- messages ------------------------------------------------------------------------------ */
-
-/* `bytes` as one element: pieces of the largest size that an int counts, and the rest. */
-static int make_big_type(size_t bytes, size_t piece, MPI_Datatype *type)
-{
-    MPI_Datatype block, parts[2] = {MPI_BYTE, MPI_BYTE};
-    int lengths[2] = {(int)(bytes / piece), (int)(bytes % piece)};
-    const MPI_Aint places[2] = {0, (MPI_Aint)(bytes - bytes % piece)};
-    int error = MPI_Type_contiguous((int)piece, MPI_BYTE, &block);
-    if (error) return error;
-    parts[0] = block;
-    error = MPI_Type_create_struct(2, lengths, places, parts, type);
-    MPI_Type_free(&block);
-    return error ? error : MPI_Type_commit(type);
-}
-
-static banyan_status mpi_start(banyan_comm *comm, int recv, int peer, void *data, size_t bytes)
-{
-    mpi_state *state = comm->state;
-    if (state->count == state->capacity && !reserve(state, 2 * state->capacity))
-        return banyan_fail(BANYAN_ERR_COMM, "out of memory for %d messages", state->count + 1);
-    const int is_big = bytes > comm->piece;
-    MPI_Datatype type = MPI_BYTE;
-    int error = is_big ? make_big_type(bytes, comm->piece, &type) : MPI_SUCCESS;
-    if (error) return fail_mpi(state, "describing a large message", error);
-    const int count = is_big ? 1 : (int)bytes;
-    MPI_Request *request = &state->request[state->count];
-    error = recv ? MPI_Irecv(data, count, type, peer, tag_data, state->comm, request)
-                 : MPI_Isend(data, count, type, peer, tag_data, state->comm, request);
-    if (is_big) MPI_Type_free(&type); /* when the transfer is done */
-    if (error) return fail_mpi(state, recv ? "MPI_Irecv" : "MPI_Isend", error);
-    state->posted[state->count++] = (posted){recv, peer, bytes};
-    state->left++;
-    return BANYAN_OK;
-}
-
-/* A message that is done: did it bring what was expected? */
-static banyan_status check_done(const banyan_comm *comm, mpi_state *state,
-                                const posted *message, MPI_Status *status, int error)
-{
-    if (!message->recv && !error) return BANYAN_OK;
-    int class = MPI_SUCCESS;
-    if (error) MPI_Error_class(error, &class);
-    if (error && class != MPI_ERR_TRUNCATE)
-        return fail_mpi(state, message->recv ? "receiving" : "sending", error);
-    MPI_Count got = 0;
-    MPI_Get_elements_x(status, MPI_BYTE, &got);
-    if (!error && got >= 0 && (size_t)got == message->bytes) return BANYAN_OK;
-    state->job->broken = 1;
-    if (error && (got < 0 || (size_t)got <= message->bytes)) /* MPI need not tell */
-        return banyan_fail(BANYAN_ERR_COMM,
-                           "rank %d sent more than the %zu bytes that rank %d expected",
-                           message->peer, message->bytes, (int)comm->rank);
-    return banyan_fail(BANYAN_ERR_COMM, "rank %d sent %lld bytes, but rank %d expected %zu",
-                       message->peer, (long long)got, (int)comm->rank, message->bytes);
-}
-
-/* One look: how many messages came through in *done, the first fault among them in *status. Not OK:
- * MPI itself failed. */
-static banyan_status look(banyan_comm *comm, mpi_state *state, int *done, banyan_status *status)
-{
-    const int error =
-        MPI_Testsome(state->count, state->request, done, state->index, state->status);
-    if (error && error != MPI_ERR_IN_STATUS) return fail_mpi(state, "MPI_Testsome", error);
-    for (int i = 0; i < *done; i++) {
-        const banyan_status one =
-            check_done(comm, state, &state->posted[state->index[i]], &state->status[i],
-                       error ? state->status[i].MPI_ERROR : MPI_SUCCESS);
-        if (!*status) *status = one;
-    }
-    state->left -= *done;
-    return BANYAN_OK;
-}
-
-static banyan_status mpi_wait_all(banyan_comm *comm)
-{
-    mpi_state *state = comm->state;
-    banyan_status status = BANYAN_OK;
-    double begin = 0;
-    for (int64_t idle = 0; state->left > 0;) {
-        int done = 0;
-        const banyan_status failed = look(comm, state, &done, &status);
-        if (failed) return failed;
-        if (done || ++idle < eager_polls) continue;
-        sched_yield();
-        if (comm->timeout <= 0 || idle % clock_polls) continue;
-        const double now = MPI_Wtime();
-        if (!begin) begin = now;
-        if (now - begin > comm->timeout)
-            return status ? status : banyan_mpi_give_up(comm, state);
-    }
-    state->count = 0;
-    return status;
-}
-
-static banyan_status mpi_test(banyan_comm *comm, int *done)
-{
-    mpi_state *state = comm->state;
-    banyan_status status = BANYAN_OK;
-    int through = 0;
-    if (state->left > 0) {
-        const banyan_status failed = look(comm, state, &through, &status);
-        if (failed || status) return failed ? failed : status;
-    }
-    *done = state->left == 0;
-    if (*done) state->count = 0;
-    return BANYAN_OK;
-}
-
 const banyan_transport banyan_transport_mpi = {
     .name = "mpi",
     .doc = "two-sided MPI",
     .open = mpi_open,
     .close = mpi_close,
-    .start = mpi_start,
-    .wait_all = mpi_wait_all,
-    .test = mpi_test,
+    .start = banyan_mpi_start,
+    .wait_all = banyan_mpi_wait_all,
+    .test = banyan_mpi_test,
     .split = mpi_split,
     .signs = banyan_mpi_signs,
 };

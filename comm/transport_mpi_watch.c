@@ -41,12 +41,13 @@ static void add_rank(words *w, int rank)
 static int waits_for(const mpi_state *state, int peer, int recv)
 {
     for (int i = 0; i < state->count; i++)
-        if (state->request[i] != MPI_REQUEST_NULL && state->posted[i].peer == peer &&
+        if (state->posted[i].stage != is_done && state->posted[i].peer == peer &&
             state->posted[i].recv == recv)
             return 1;
     return 0;
 }
 
+/* What MPI may still write to (posted.excess) stays as it is. */
 static void let_go(mpi_state *state)
 {
     for (int i = 0; i < state->count; i++) {
@@ -56,7 +57,7 @@ static void let_go(mpi_state *state)
         MPI_Test(&state->request[i], &done, MPI_STATUS_IGNORE);
         if (!done) MPI_Request_free(&state->request[i]);
     }
-    state->count = state->left = 0;
+    state->count = state->left = state->wanted = 0;
     state->job->broken = 1;
 }
 
@@ -116,7 +117,7 @@ banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state)
     char more[320] = "";
     int receives = 0, first = nobody;
     for (int i = 0; i < state->count; i++)
-        receives |= state->request[i] != MPI_REQUEST_NULL && state->posted[i].recv;
+        receives |= state->posted[i].stage != is_done && state->posted[i].recv;
     int32_t *heard = malloc((size_t)comm->size * sizeof *heard);
     char *waited_for = calloc((size_t)comm->size, 1);
     for (int r = 0; r < comm->size; r++) {

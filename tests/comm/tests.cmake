@@ -46,9 +46,13 @@ if(BANYAN_HAS_MPI)
     PASS_REGULAR_EXPRESSION "process rank 2 .*exited on signal 9"
     FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
   banyan_test_program(header_test comm/header_test.c)
-  banyan_mpi_test(header_test 2)
-  set_tests_properties(header_test_p2 PROPERTIES
-    PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  banyan_test_program(longer_test comm/longer_test.c comm/local.c comm/stream.c)
+  target_link_libraries(longer_test PRIVATE Threads::Threads)
+  foreach(test header_test longer_test)
+    banyan_mpi_test(${test} 2)
+    set_tests_properties(${test}_p2 PROPERTIES
+      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  endforeach()
 endif()
 
 # The nccl transport over an NCCL and a CUDA runtime that are none: on machines without GPUs.

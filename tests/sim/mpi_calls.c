@@ -2,9 +2,10 @@
 /* Calls of MPI that mean something else in a simulation, or that SMPI has not, replaced through MPI's
  * profiling interface.
  *
- * MPI_Testsome: a simulated rank that polls would keep the simulator busy with nothing but polls, or
- * see what arrives only at its next one. It waits instead until one message is through, which
- * is a correct answer of Testsome too, and the earliest that any polling could see.
+ * MPI_Test: a simulated rank that polls would keep the simulator busy with nothing but polls, or see
+ * what arrives only at its next one. It waits instead until the message is through, which is a correct
+ * answer of MPI_Test too; and a round ends with the last of its messages, in whatever order a rank
+ * waits for them.
  *
  * MPI_Comm_split_type: each rank has a simulated host of its own, with its own links; eight of them
  * make a node.
@@ -12,11 +13,10 @@
  * MPI_Get_elements_x: SMPI has it for counts that an int holds only, under its old name. */
 #include "tests/sim/sim.h"
 
-int MPI_Testsome(int count, MPI_Request *requests, int *done, int *indices,
-                 MPI_Status *statuses)
+int MPI_Test(MPI_Request *request, int *done, MPI_Status *status)
 {
     *done = 1;
-    return PMPI_Waitany(count, requests, &indices[0], &statuses[0]);
+    return PMPI_Wait(request, status);
 }
 
 int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm *out)
