@@ -17,7 +17,7 @@ if(PkgConfig_FOUND)
 else()
   list(APPEND missing pkg-config)
 endif()
-foreach(program protoc protoc-c)
+foreach(program protoc protoc-gen-c)
   find_program(BANYAN_${program} ${program})
   mark_as_advanced(BANYAN_${program})
   if(NOT BANYAN_${program})
@@ -51,8 +51,7 @@ set(generated_sources ${generated}/banyan.pb-c.c ${generated}/banyan.pb.cc)
 file(MAKE_DIRECTORY ${generated})
 add_custom_command(
   OUTPUT ${generated_sources} ${generated}/banyan.pb-c.h ${generated}/banyan.pb.h
-  COMMAND ${BANYAN_protoc-c} --c_out=${generated} -I ${PROJECT_SOURCE_DIR}/configs ${schema}
-  COMMAND ${BANYAN_protoc} --cpp_out=${generated} -I ${PROJECT_SOURCE_DIR}/configs ${schema}
+  COMMAND ${BANYAN_protoc} --plugin=${BANYAN_protoc-gen-c} --c_out=${generated} --cpp_out=${generated} -I ${PROJECT_SOURCE_DIR}/configs ${schema}
   DEPENDS ${schema} VERBATIM)
 set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
 

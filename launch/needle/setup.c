@@ -119,7 +119,8 @@ static int provide(const char *dir, const constructed_spec *want, char *why, siz
             have.kv_heads == want->kv_heads && have.dtype == want->dtype)
             return EXIT_OK;
     } else if (stat(path, &about) == 0) {
-        snprintf(why, why_bytes, "%s holds another checkpoint; name another --model-dir", dir);
+        snprintf(why, why_bytes, "%.400s holds another checkpoint; name another --model-dir",
+                 dir);
         return EXIT_USAGE;
     }
     banyan_status status = constructed_write(dir, want, why, why_bytes);
