@@ -9,7 +9,7 @@ cluster=$1
 [ $? != 77 ] || { cat "$folder/why"; exit 77; }
 links=$(ip -o link | cut -d: -f2 | sort)
 
-expect 5 "h2" "$cluster" with 3 sh -c 'for h in $('"$cluster"' hosts); do '"$cluster"' exec $h hostname; done; exit 5'
+expect 5 "h2" "$cluster" with 3 sh -c 'for h in $("$0" hosts); do "$0" exec $h hostname; done; exit 5' "$cluster"
 [ "$(tr '\n' ' ' < "$folder/output")" = "h0 h1 h2 " ] || fault "hostnames"
 expect 0 "a  b|c" "$cluster" with 1 printf '%s|%s\n' "a  b" c
 expect 143 "" "$cluster" with 1 sh -c 'kill -TERM $$'
@@ -27,7 +27,8 @@ expect 1 'started without -d' "$cluster" with 2 "$cluster" delay h0 5
 # Where a tool is missing, or root may not make namespaces, a reason and 77.
 mkdir "$folder/bin"
 for tool in sh dirname basename id; do ln -s "$(command -v $tool)" "$folder/bin"; done
-expect 77 'skipped: no "ip" here' env PATH="$folder/bin" "$cluster" with 1 true
+expect 77 'skipped: no "ip" here' env -u BANYAN_TEST_COMPLETE PATH="$folder/bin" "$cluster" with 1 true
+expect 1 'no "ip" here' env BANYAN_TEST_COMPLETE=1 PATH="$folder/bin" "$cluster" with 1 true
 [ "$(id -u)" != 0 ] || expect 77 'not permitted here: unshare: unshare failed: Operation not permitted' \
   setpriv --bounding-set -sys_admin "$cluster" with 1 true
 expect 77 'skipped: no switch at /nowhere' env CLUSTER_SWITCH=/nowhere "$cluster" -d 5 with 1 true
@@ -40,8 +41,8 @@ still_there() {
 # start NAME: a cluster that stays, and two jobs on it; `runner` is its process. (A shell's background
 # jobs ignore INT unless told otherwise.)
 start() {
-  env --default-signal=INT "$cluster" with 2 sh -c 'for h in h0 h1; do '"$cluster"' exec $h sleep 1000 & done
-    sleep 0.2; readlink /proc/[0-9]*/ns/net | sort -u > '"$folder/$1.part; mv $folder/$1.part $folder/$1"'; sleep 1000' &
+  env --default-signal=INT "$cluster" with 2 sh -c 'for h in h0 h1; do "$0" exec $h sleep 1000 & done
+    sleep 0.2; readlink /proc/[0-9]*/ns/net | sort -u > "$1.part"; mv "$1.part" "$1"; sleep 1000' "$cluster" "$folder/$1" &
   runner=$!
   tries=0
   until [ -s "$folder/$1" ]; do

@@ -32,7 +32,8 @@ banyan_cluster_command(cluster_rate cluster ${cluster} -r 100mbit with 3
 banyan_cluster_command(cluster_delay_and_rate cluster ${cluster} -d 5000 -r 200mbit with 2
                        ${cluster} mpirun 1 $<TARGET_FILE:link_test> 5000 200)
 banyan_cluster_command(cluster_join cluster ${cluster} with 2 sh -c
-                       "${cluster} cut h0 all && ${cluster} join h0 all && ${cluster} mpirun 1 $<TARGET_FILE:link_test>")
+                       "\"$0\" cut h0 all && \"$0\" join h0 all && \"$0\" mpirun 1 \"$1\""
+                       ${cluster} $<TARGET_FILE:link_test>)
 
 # Nodes, and bytes on the wire.
 banyan_cluster_test(hosts 2 2 wire_test 2)
@@ -79,7 +80,7 @@ banyan_cluster_command(cluster_jobs_slow_links cluster ${cluster} -d 500 -r 100m
 # Reproducible results have one hash on any number of hosts.
 foreach(hosts 1 2 4)
   banyan_cluster_command(cluster_one_hash_${hosts} cluster ${cluster} with ${hosts}
-                         ${cluster_dir}/../launch/one_hash.sh ${program} "${cluster} mpirun" some 1 2)
+                         ${cluster_dir}/../launch/one_hash.sh ${program} ${cluster} some 1 2)
 endforeach()
 
 # Ranks and links that fail while all decode.

@@ -22,37 +22,42 @@ endforeach()
 
 # The job ends with the ranks' own exit code, 7, which mpirun reports; a failed check ends it with
 # another.
+function(banyan_fault_tests program ranks)
+  banyan_mpi_test(${program} ${ranks} ${ARGN})
+  string(JOIN "_" name ${program} p${ranks} ${ARGN})
+  foreach(test ${name} ${name}_single_copy ${name}_ucx ${name}_ofi)
+    if(TEST ${test})
+      set_tests_properties(${test} PROPERTIES
+        PASS_REGULAR_EXPRESSION "(Exit code|EXIT CODE): +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    endif()
+  endforeach()
+endfunction()
+
 if(BANYAN_HAS_MPI)
   banyan_test_program(comm_fault_test comm/comm_fault_test.c)
   foreach(fault longer shorter much_longer much_shorter missing two_missing not_taken split)
-    banyan_mpi_test(comm_fault_test 3 ${fault})
-    set_tests_properties(comm_fault_test_p3_${fault} PROPERTIES
-      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    banyan_transport_tests(comm_fault_test 3 ${fault})
+    banyan_fault_tests(comm_fault_test 3 ${fault})
+  endforeach()
+  banyan_test_program(header_test comm/header_test.c)
+  banyan_test_program(longer_test comm/longer_test.c comm/local.c comm/stream.c)
+  target_link_libraries(longer_test PRIVATE Threads::Threads)
+  foreach(test header_test longer_test)
+    banyan_transport_tests(${test} 2)
+    banyan_fault_tests(${test} 2)
   endforeach()
   banyan_test_program(merge_bench comm/merge_bench.c) # no test: prints what merges cost here
   target_link_libraries(merge_bench PRIVATE MPI::MPI_C)
   banyan_test_program(stall_test comm/stall_test.c)
   foreach(merge direct tree butterfly gather allreduce)
-    banyan_mpi_test(stall_test 7 stopped ${merge})
-    set_tests_properties(stall_test_p7_stopped_${merge} PROPERTIES
-      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    banyan_fault_tests(stall_test 7 stopped ${merge})
   endforeach()
-  banyan_mpi_test(stall_test 3 stopped tree)
-  banyan_mpi_test(stall_test 3 ended)
-  set_tests_properties(stall_test_p3_stopped_tree stall_test_p3_ended PROPERTIES
-    PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+  banyan_fault_tests(stall_test 3 stopped tree)
+  banyan_fault_tests(stall_test 3 ended)
   banyan_mpi_test(stall_test 4 killed tree)
   set_tests_properties(stall_test_p4_killed_tree PROPERTIES
-    PASS_REGULAR_EXPRESSION "process rank 2 .*exited on signal 9"
+    PASS_REGULAR_EXPRESSION "rank 2 .*exited[ \n]+on[ \n]+signal[ \n]+9|EXIT CODE: +9"
     FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
-  banyan_test_program(header_test comm/header_test.c)
-  banyan_test_program(longer_test comm/longer_test.c comm/local.c comm/stream.c)
-  target_link_libraries(longer_test PRIVATE Threads::Threads)
-  foreach(test header_test longer_test)
-    banyan_mpi_test(${test} 2)
-    set_tests_properties(${test}_p2 PROPERTIES
-      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
-  endforeach()
 endif()
 
 # The nccl transport over an NCCL and a CUDA runtime that are none: on machines without GPUs.
@@ -65,9 +70,7 @@ if(BANYAN_HAS_MPI)
     banyan_mpi_test(nccl_test ${ranks} ${ranks})
   endforeach()
   foreach(fault missing late error)
-    banyan_mpi_test(nccl_test 3 ${fault})
-    set_tests_properties(nccl_test_p3_${fault} PROPERTIES
-      PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    banyan_fault_tests(nccl_test 3 ${fault})
   endforeach()
 endif()
 if(BANYAN_HAS_NCCL)

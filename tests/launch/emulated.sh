@@ -22,8 +22,8 @@ model)
   # the same ids, and needles that are found as predicted
   expect 0 "" "$banyan" model --out "$folder/m" --tokens 4096 --heads 4 --kv-heads 2
   printf '\000\000\000\000\020\000\000\000\021\000\000\000\011\000\000\000\022\000\000\000\001\000\000\000' > "$folder/ids"
-  start generate --model "$folder/m" --ids "$folder/ids" --count 4 > "$folder/cpu" 2>&1
-  start generate --model "$folder/m" --ids "$folder/ids" --count 4 $cuda > "$folder/output" 2>&1
+  start generate --model "$folder/m" --ids "$folder/ids" --count 4 > "$folder/cpu" 2> "$folder/errors"
+  start generate --model "$folder/m" --ids "$folder/ids" --count 4 $cuda > "$folder/output" 2>> "$folder/errors"
   [ "$(wc -l < "$folder/cpu")" = 4 ] && cmp -s "$folder/cpu" "$folder/output" || fault "other ids than on the CPU"
   all 0 "" needle $cuda --lengths 256 --depths 2 --task single,uniform --heads 4 --kv-heads 2 \
     --set constructed.max_tokens=4096 --set cache.max_rows=128 --results "$folder/r.jsonl"

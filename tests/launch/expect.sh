@@ -11,6 +11,9 @@ limited=$folder/limited
 (ulimit -v 8000000; "$banyan" --version) > /dev/null 2>&1 && echo 'ulimit -v 8000000' > "$limited"
 echo 'exec "$@"' >> "$limited"
 
+# What a rank may ask a shell for: its number, from Open MPI or MPICH.
+rank='${OMPI_COMM_WORLD_RANK:-$PMI_RANK}'
+
 fault() {
   faults=$((faults + 1))
   echo "failed: $1"

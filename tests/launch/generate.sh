@@ -42,8 +42,8 @@ expect 0 "" "$banyan" model --out "$m" --tokens 4k --heads 6 --kv-heads 3 --dtyp
 # what follows the dot, which is asked for again.
 le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 702 9 > "$ids"
 ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" \
-  --json "$folder/json" > "$folder/output" 2>&1 ||
-  fault "generate failed"
+  --json "$folder/json" > "$folder/output" 2> "$folder/errors" ||
+  fault "generate failed: $(cat "$folder/errors")"
 [ "$(tr '\n' ' ' < "$folder/output")" = "900 901 902 903 10 " ] || fault "another answer"
 [ "$(wc -c < "$folder/l")" = $((32768 * 4)) ] || fault "logits of another size"
 [ "$(head -1 "$folder/json")" = '{"position":23,"id":900}' ] || fault "generate --json"

@@ -62,5 +62,5 @@ expect_once 2 'expected all, as strict is set' \
 expect_once 0 'warning: layer 0: heads cover 2 of 16 residues, 87.5 % of the far context is invisible' \
   "$mpirun" 3 "$banyan" run $shape --tokens 64 --use "s2 stride=16 local=4 step=1"
 expect_once 2 'rank 1 was given another command line than rank 0' \
-  "$mpirun" 1 "$banyan" run $shape --tokens 64 : -np 1 "$banyan" run $shape --tokens 65
+  "$mpirun" 2 sh -c 'exec "$0" "$@" --tokens $((64 + '"$rank"'))' "$banyan" run $shape
 [ $faults = 0 ]

@@ -4,8 +4,9 @@
 # what it must be, results agree with the oracle (exit code 0), and bad input is refused in words.
 banyan=$1 mpirun=$2
 . "$(dirname "$0")/expect.sh"
+cd "$folder" || exit 99
 shape="--heads 8 --kv-heads 2 --key-dim 32 --threads 1"
-quick="$shape --steps 5 --warmup 1 --machine $folder/machine.txtpb"
+quick="$shape --steps 5 --warmup 1 --machine machine.txtpb"
 all="line,spread,tree-attention,ring,ring-q,heads"
 
 lines() { grep -c "$1" "$folder/scale.json"; }
@@ -100,23 +101,23 @@ expect 0 "predicted, decode at 4096 tokens: 1 rank" "$banyan" plan --set shape.h
   --set cache.max_tokens=4k --ranks 3 --measure
 
 # words
-three="$mpirun 3 $banyan scale $shape"
-expect_once 2 'no method "rink"; expected line, spread' $three --method rink
-expect_once 2 'did you mean "ring"?' $three --method rink
-expect_once 2 'scale.ranks 4: expected 1..3, the ranks of this job' $three --ranks 1,4
-expect_once 2 'scale.nodes 2: expected 1..1, the nodes of this job' $three --nodes 2
-expect_once 2 'scale.per_node 4: expected 1..3' $three --mode nodes --per-node 4
-expect_once 2 'give one of them' $three --mode nodes --ranks 2
-expect_once 2 'scale.mode "week": expected strong, weak, weak-work or nodes (did you mean "weak"?)' $three --mode week
-expect_once 2 'scale.phase "decoding": expected decode or prefill' $three --phase decoding
-expect_once 2 'expected phase prefill, or mode weak' $three --mode weak-work
-expect_once 2 'scale.tokens 0: expected 1..' $three --tokens 0
-expect_once 2 'expected 1 step and 1 to warm up or more' $three --steps 0
-expect_once 2 'method "ring-q" decodes only' $three --method ring-q --phase prefill
-expect_once 2 'method "ring" rotates dense heads only; rule[0] reads "s2' $three --method ring --use "s2 stride=2 local=2"
+refuse() { code=$1 words=$2; shift 2; expect_once "$code" "$words" "$mpirun" 3 "$banyan" scale $shape "$@"; }
+refuse 2 'no method "rink"; expected line, spread' --method rink
+refuse 2 'did you mean "ring"?' --method rink
+refuse 2 'scale.ranks 4: expected 1..3, the ranks of this job' --ranks 1,4
+refuse 2 'scale.nodes 2: expected 1..1, the nodes of this job' --nodes 2
+refuse 2 'scale.per_node 4: expected 1..3' --mode nodes --per-node 4
+refuse 2 'give one of them' --mode nodes --ranks 2
+refuse 2 'scale.mode "week": expected strong, weak, weak-work or nodes (did you mean "weak"?)' --mode week
+refuse 2 'scale.phase "decoding": expected decode or prefill' --phase decoding
+refuse 2 'expected phase prefill, or mode weak' --mode weak-work
+refuse 2 'scale.tokens 0: expected 1..' --tokens 0
+refuse 2 'expected 1 step and 1 to warm up or more' --steps 0
+refuse 2 'method "ring-q" decodes only' --method ring-q --phase prefill
+refuse 2 'method "ring" rotates dense heads only; rule[0] reads "s2' --method ring --use "s2 stride=2 local=2"
 printf 'shape { heads: 4 }\n' > "$folder/none.txtpb"
-expect_once 2 'holds no machine { .. }' $three --machine "$folder/none.txtpb"
-expect_once 2 'did you mean "tree"' $three --tokens 64 --method line --merge tee --machine "$folder/machine.txtpb"
-expect_once 3 'cannot write "/nowhere/scale.json"' $three --tokens 64 --json /nowhere/scale.json \
+refuse 2 'holds no machine { .. }' --machine "$folder/none.txtpb"
+refuse 2 'did you mean "tree"' --tokens 64 --method line --merge tee --machine "$folder/machine.txtpb"
+refuse 3 'cannot write "/nowhere/scale.json"' --tokens 64 --json /nowhere/scale.json \
   --machine "$folder/machine.txtpb"
 [ $faults = 0 ]

@@ -29,18 +29,18 @@ done
 expect 0 "ranks      11 on 2 nodes" "$banyan" plan --config "$configs/laptop.txtpb" --topology "node:2 rank:8,3"
 
 # run: shapes, formats, any `at`, blocks that do not fit, fewer blocks than rows
-run="$banyan run --samples 6 --decode 2 --threads 1"
+checked() { expect 0 "6 rows checked" "$banyan" run --samples 6 --decode 2 --threads 1 "$@"; }
 for dtype in fp32 bf16 fp16; do
-  expect 0 "6 rows checked" $run --heads 4 --kv-heads 4 --key-dim 64 --tokens 200 --dtype $dtype
-  expect 0 "6 rows checked" $run --heads 8 --kv-heads 2 --key-dim 128 --tokens 333 --dtype $dtype --at 77
+  checked --heads 4 --kv-heads 4 --key-dim 64 --tokens 200 --dtype $dtype
+  checked --heads 8 --kv-heads 2 --key-dim 128 --tokens 333 --dtype $dtype --at 77
 done
-expect 0 "6 rows checked" $run --heads 8 --kv-heads 1 --key-dim 64 --tokens 150 --at 150 --rows 7
-expect 0 "6 rows checked" $run --heads 4 --kv-heads 4 --key-dim 192 --value-dim 128 --tokens 100 --max-rows 33
-expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 16 --tokens 1 --rows 300
-expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 16 --tokens 0
-expect 0 "6 rows checked" $run --heads 4 --kv-heads 2 --key-dim 32 --tokens 3000 --max-rows 100 \
+checked --heads 8 --kv-heads 1 --key-dim 64 --tokens 150 --at 150 --rows 7
+checked --heads 4 --kv-heads 4 --key-dim 192 --value-dim 128 --tokens 100 --max-rows 33
+checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 1 --rows 300
+checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 0
+checked --heads 4 --kv-heads 2 --key-dim 32 --tokens 3000 --max-rows 100 \
   --use "s2 stride=2 local=4" --set "rule[1].use=sink_window sink=4t window=100t" --set "rule[1].heads=2-3"
-expect 0 "6 rows checked" $run --config "$configs/laptop.txtpb" --tokens 1000 --json "$folder/run.json"
+checked --config "$configs/laptop.txtpb" --tokens 1000 --json "$folder/run.json"
 grep -q '"checked":6,"worst_error":' "$folder/run.json" || fault "run --json lacks the summary"
 expect_no_file "$folder/run.json.partial"
 
