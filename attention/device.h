@@ -129,6 +129,10 @@ typedef struct banyan_device {
     void (*close)(banyan_queue *queue);
     void (*queue_bytes)(const banyan_device_limits *limits, size_t *device, size_t *host);
     void *(*stream)(const banyan_queue *queue); /* the cudaStream_t */
+    /* A queue is used, and closed, while the device that it was opened on is the thread's current one:
+     * enter makes it so and returns the one that was, leave makes that one so again. */
+    int (*enter)(const banyan_queue *queue);
+    void (*leave)(int device);
 
     /* Memory of the device; of the host that the device copies fast (page-locked where it can be). */
     const char *(*allocate)(banyan_queue *queue, size_t bytes, void **out);

@@ -114,6 +114,19 @@ static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
     return BANYAN_OK;
 }
 
+static banyan_status append_and_attend(banyan_cache *cache, const banyan_call *call)
+{
+    if (call->k) {
+        const double start = banyan_seconds();
+        const banyan_status status = banyan_cache_append(cache, call);
+        cache->stats.append_seconds += banyan_seconds() - start;
+        if (status != BANYAN_OK) return status;
+    }
+    if (!call->q) return BANYAN_OK;
+    cache->probe = NULL;
+    return attend_panels(cache, call);
+}
+
 banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at, int32_t rows,
                             const void *q, const void *k, const void *v, void *out, float *lse)
 {
@@ -129,13 +142,8 @@ banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at, int3
                         .mass = q ? cache->probe : NULL};
     banyan_status status = check(cache, &call);
     if (status != BANYAN_OK) return status;
-    if (k) {
-        double start = banyan_seconds();
-        status = banyan_cache_append(cache, &call);
-        cache->stats.append_seconds += banyan_seconds() - start;
-        if (status != BANYAN_OK) return status;
-    }
-    if (!q) return BANYAN_OK;
-    cache->probe = NULL;
-    return attend_panels(cache, &call);
+    const int device = banyan_device_enter(cache);
+    status = append_and_attend(cache, &call);
+    banyan_device_leave(cache, device);
+    return status;
 }

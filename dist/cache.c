@@ -166,9 +166,11 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
 void banyan_cache_destroy(banyan_cache *cache)
 {
     if (!cache) return;
+    const int device = banyan_device_enter(cache);
     for (int32_t k = 0; cache->part && k < cache->plan->kinds; k++)
         banyan_exchange_destroy(cache->part[k].exchange);
     banyan_device_close(cache);
+    banyan_device_leave(cache, device);
     free(cache->device);
     if (cache->map) munmap(cache->map, cache->map_bytes);
     if (cache->arena) munmap(cache->arena, cache->arena_bytes);
@@ -206,7 +208,11 @@ banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t cou
 banyan_status banyan_cache_wait(banyan_cache *cache)
 {
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "wait: cache is NULL");
-    return cache->device ? banyan_device_wait(cache) : BANYAN_OK;
+    if (!cache->device) return BANYAN_OK;
+    const int device = banyan_device_enter(cache);
+    const banyan_status status = banyan_device_wait(cache);
+    banyan_device_leave(cache, device);
+    return status;
 }
 
 banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv_head,

@@ -73,6 +73,12 @@ void banyan_device_close(banyan_cache *c);
 
 banyan_status banyan_device_wait(banyan_cache *c);
 
+/* Work on the cache's queue goes between these two, since a thread may use several devices: enter makes
+ * the cache's device the current one, and leave, given what enter returned, the one that was. Nothing
+ * on the CPU. */
+int banyan_device_enter(const banyan_cache *c);
+void banyan_device_leave(const banyan_cache *c, int device);
+
 /* May this call be made just now? (Is it captured in a graph, and can it be?) */
 banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call);
 /* device_append.c: held places from `place` on of a KV head of a layer have changed. */

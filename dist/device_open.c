@@ -162,6 +162,17 @@ void banyan_device_close(banyan_cache *c)
     d->queue = NULL;
 }
 
+int banyan_device_enter(const banyan_cache *c)
+{
+    const banyan_device_cache *d = c->device;
+    return d && d->queue ? d->device->enter(d->queue) : -1;
+}
+
+void banyan_device_leave(const banyan_cache *c, int device)
+{
+    if (device >= 0) c->device->device->leave(device);
+}
+
 /* What a rank that does not come leaves undone is seen by the transport alone. */
 banyan_status banyan_device_wait(banyan_cache *c)
 {

@@ -79,8 +79,16 @@ static cudaError_t start(banyan_queue *queue, const cuda_combined *tile, int32_t
     const cuda_shape shape = {dim3((unsigned)most_vectors, (unsigned)tiles), dim3(CHAINS * DIM),
                               (size_t)(CHAINS * DIM + CHAINS * DIM / 32 + 2 * most_parts) *
                                   sizeof(float),
-                              queue->stream, true};
+                              queue->stream, queue->waits};
     return cuda_launch(shape, combine_parts<DIM>, tile, scratch, results);
+}
+
+const char *cuda_combine_open(banyan_queue *queue)
+{
+    const bool is_64 = queue->limits.shape.value_dim == 64;
+    return cuda_failed(is_64 ? cuda_prepare(combine_parts<64>, 0, &queue->waits)
+                             : cuda_prepare(combine_parts<128>, 0, &queue->waits),
+                       "loading the combine of partials");
 }
 
 const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,

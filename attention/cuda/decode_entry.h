@@ -11,23 +11,34 @@ template <int VALUE> struct decode_number {
     enum { value = VALUE };
 };
 
-/* start(block, tiles, queue, plan) launches the instance for these. */
-template <typename B, typename Start>
-static cudaError_t decode_start(banyan_queue *queue, const decode_plan *plan, Start start)
+template <int DIM, typename Use>
+static cudaError_t decode_with_dim(banyan_dtype dtype, int vectors, Use use)
 {
-    if (plan->most_vectors <= 16) return start(B(), decode_number<1>(), queue, plan);
-    return start(B(), decode_number<2>(), queue, plan);
+    const auto with = [&](auto block) {
+        return vectors <= 16 ? use(block, decode_number<1>()) : use(block, decode_number<2>());
+    };
+    if (dtype == BANYAN_BF16) return with(decode16<__nv_bfloat16, DIM>());
+    return dtype == BANYAN_F16 ? with(decode16<__half, DIM>()) : with(decode8<DIM>());
 }
-template <int DIM, typename Start>
-static cudaError_t decode_start_dim(banyan_queue *queue, const decode_plan *plan,
-                                    banyan_dtype dtype, Start start)
+/* use(block, tiles): what the instance for these shapes is made of. */
+template <typename Use>
+static cudaError_t decode_with(const banyan_block_shape &shape, int vectors, Use use)
 {
-    if (dtype == BANYAN_BF16)
-        return decode_start<decode16<__nv_bfloat16, DIM>>(queue, plan, start);
-    if (dtype == BANYAN_F16) return decode_start<decode16<__half, DIM>>(queue, plan, start);
-    return decode_start<decode8<DIM>>(queue, plan, start);
+    return shape.key_dim == 64 ? decode_with_dim<64>(shape.dtype, vectors, use)
+                               : decode_with_dim<128>(shape.dtype, vectors, use);
 }
 
+/* prepare(block, tiles) makes an instance ready: both that may be asked for. */
+template <typename Prepare>
+static const char *decode_open(const banyan_queue *queue, Prepare prepare)
+{
+    cudaError_t error = decode_with(queue->limits.shape, 1, prepare);
+    if (error == cudaSuccess)
+        error = decode_with(queue->limits.shape, CUDA_DECODE_VECTORS, prepare);
+    return cuda_failed(error, "loading the decode");
+}
+
+/* start(block, tiles, plan) launches an instance. */
 template <typename Start>
 static const char *decode_run(banyan_queue *queue, const banyan_batch *batch, Start start)
 {
@@ -35,11 +46,9 @@ static const char *decode_run(banyan_queue *queue, const banyan_batch *batch, St
     decode_plan plan;
     const char *failed = decode_prepare(queue, batch, queue->multiprocessors, &plan);
     if (failed) return failed;
-    const banyan_block_shape *const shape = &batch->shape;
-    const cudaError_t error = shape->key_dim == 64
-                                  ? decode_start_dim<64>(queue, &plan, shape->dtype, start)
-                                  : decode_start_dim<128>(queue, &plan, shape->dtype, start);
-    failed = cuda_failed(error, "starting a decode");
+    const auto with = [&](auto block, auto tiles) { return start(block, tiles, &plan); };
+    failed =
+        cuda_failed(decode_with(batch->shape, plan.most_vectors, with), "starting a decode");
     return failed ? failed : decode_combine(queue, batch, &plan);
 }
 

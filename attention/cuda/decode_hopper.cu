@@ -124,19 +124,28 @@ __global__ void __launch_bounds__(warps<TILES>::THREADS, 1) decode_bulk(const de
     }
 }
 
-template <typename B, int TILES>
-static cudaError_t start(banyan_queue *queue, const decode_plan *plan)
+template <typename B, int TILES> static size_t shared_bytes()
 {
     static_assert(sizeof(ring_head) <= ring<B>::HEAD && ring<B>::STAGES <= 16, "room");
-    const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<TILES>::THREADS),
-                              (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES>(),
-                              queue->stream, false};
-    return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
+    return (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES>();
 }
 
 const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch)
 {
-    return decode_run(queue, batch, [](auto block, auto tiles, auto q, auto plan) {
-        return start<decltype(block), decltype(tiles)::value>(q, plan);
+    return decode_run(queue, batch, [=](auto block, auto tiles, const decode_plan *plan) {
+        typedef decltype(block) B;
+        enum { TILES = decltype(tiles)::value };
+        const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<TILES>::THREADS),
+                                  shared_bytes<B, TILES>(), queue->stream, false};
+        return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
+    });
+}
+
+const char *cuda_decode_hopper_open(banyan_queue *queue)
+{
+    return decode_open(queue, [](auto block, auto tiles) {
+        typedef decltype(block) B;
+        enum { TILES = decltype(tiles)::value };
+        return cuda_prepare(decode_bulk<B, TILES>, shared_bytes<B, TILES>());
     });
 }

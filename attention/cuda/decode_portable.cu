@@ -113,18 +113,23 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
     }
 }
 
-template <typename B, int TILES>
-static cudaError_t start(banyan_queue *queue, const decode_plan *plan)
-{
-    static_assert(sums_bytes<B::DIM, TILES>() <= RING_BYTES && ring<B>::STAGES <= 32, "room");
-    const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(32 * DECODE_WARPS * TILES),
-                              RING_BYTES, queue->stream, false};
-    return cuda_launch(shape, decode_async<B, TILES>, plan->call);
-}
-
 const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch)
 {
-    return decode_run(queue, batch, [](auto block, auto tiles, auto q, auto plan) {
-        return start<decltype(block), decltype(tiles)::value>(q, plan);
+    return decode_run(queue, batch, [=](auto block, auto tiles, const decode_plan *plan) {
+        typedef decltype(block) B;
+        enum { TILES = decltype(tiles)::value };
+        static_assert(sums_bytes<B::DIM, TILES>() <= RING_BYTES && ring<B>::STAGES <= 32,
+                      "room");
+        const cuda_shape shape = {dim3((unsigned)plan->workers),
+                                  dim3(32 * DECODE_WARPS * TILES), RING_BYTES, queue->stream,
+                                  false};
+        return cuda_launch(shape, decode_async<B, TILES>, plan->call);
+    });
+}
+
+const char *cuda_decode_open(banyan_queue *queue)
+{
+    return decode_open(queue, [](auto block, auto tiles) {
+        return cuda_prepare(decode_async<decltype(block), decltype(tiles)::value>, RING_BYTES);
     });
 }

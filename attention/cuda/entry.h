@@ -22,6 +22,8 @@ const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
 void banyan_cuda_close(banyan_queue *queue);
 void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host);
 void *banyan_cuda_stream(const banyan_queue *queue);
+int banyan_cuda_enter(const banyan_queue *queue);
+void banyan_cuda_leave(int device);
 
 const char *banyan_cuda_allocate(banyan_queue *queue, size_t bytes, void **out);
 void banyan_cuda_release(banyan_queue *queue, void *memory);

@@ -40,6 +40,13 @@ static __global__ void compare_kernel(const uint32_t *got, head expected,
     *(volatile int32_t *)&fault->is_set = 1;
 }
 
+const char *cuda_message_open(banyan_queue *)
+{
+    cudaError_t error = cuda_prepare(put_kernel, 0);
+    if (error == cudaSuccess) error = cuda_prepare(compare_kernel, 0);
+    return cuda_failed(error, "loading the work on headers");
+}
+
 const char *banyan_cuda_put(banyan_queue *queue, void *to, const void *from, size_t bytes)
 {
     head h = {};

@@ -1,7 +1,9 @@
 # The CUDA kernels. They are C++ without its library: programs that link libbanyan need a C linker and
 # the CUDA runtime, which is linked statically.
 #
-#   portable   every GPU from compute capability 8.0 on: code for 8.0, and PTX for later ones
+#   portable   every GPU from compute capability 8.0 on: code for 8.0 and for 9.0, and PTX of 9.0 for later
+#              ones. What is compiled for 8.0 knows nothing of kernels that overlap (ptx.h, launch_wait): a
+#              9.0 must never be given it
 #   hopper     warpgroup instructions, which run on 9.0 only
 set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
                          attention/cuda/memory.cu attention/cuda/message.cu
@@ -10,7 +12,8 @@ set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/decode.cu atte
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu)
 set(banyan_cuda_hopper attention/cuda/decode_hopper.cu attention/cuda/prefill_hopper.cu)
 
-set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_80,code=compute_80)
+set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90
+                              -gencode=arch=compute_90,code=compute_90)
 set(banyan_cuda_code_hopper -gencode=arch=compute_90a,code=sm_90a)
 # A kernel that spills registers, or whose warpgroup instructions were put in series, is not built.
 set(banyan_cuda_flags -Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics

@@ -193,6 +193,11 @@ static __global__ void __launch_bounds__(THREADS) pack_kernel(pack_arguments a)
         pack_tile16<__half>(rows, tile, a.in_dtype == a.dtype);
 }
 
+const char *cuda_pack_open(banyan_queue *)
+{
+    return cuda_failed(cuda_prepare(pack_kernel, 0), "loading the packing of keys and values");
+}
+
 const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shape,
                              int32_t kv_heads, const void *k, const void *v,
                              banyan_dtype in_dtype, const banyan_packing *packing,

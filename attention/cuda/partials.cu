@@ -143,3 +143,11 @@ const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float 
                                    mass),
                        "comparing partials");
 }
+
+const char *cuda_partials_open(banyan_queue *)
+{
+    cudaError_t error = cuda_prepare(combine_rows, 0);
+    if (error == cudaSuccess) error = cuda_prepare(finish_rows, 0);
+    if (error == cudaSuccess) error = cuda_prepare(share_rows, 0);
+    return cuda_failed(error, "loading the work on partials");
+}

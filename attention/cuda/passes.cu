@@ -108,3 +108,10 @@ const char *banyan_cuda_take(banyan_queue *queue, int pass, float *const *partia
                                    w.count, w.numbers, (int)value_dim, rows, maxima, values),
                        "taking partials from an all-reduce");
 }
+
+const char *cuda_passes_open(banyan_queue *)
+{
+    cudaError_t error = cuda_prepare(give_kernel, 0);
+    if (error == cudaSuccess) error = cuda_prepare(take_kernel, 0);
+    return cuda_failed(error, "loading the passes of an all-reduce");
+}

@@ -218,6 +218,22 @@ static cudaError_t start(const banyan_queue *queue, const hopper_params &params)
     return cuda_launch(shape, prefill<T, DIM>, params);
 }
 
+template <typename T, int DIM> static cudaError_t prepare()
+{
+    return cuda_prepare(prefill<T, DIM>, hopper_layout<DIM>::BYTES);
+}
+
+const char *cuda_prefill_hopper_open(banyan_queue *queue)
+{
+    const banyan_block_shape &shape = queue->limits.shape;
+    const bool is_half = shape.dtype == BANYAN_F16, is_64 = shape.key_dim == 64;
+    if (shape.dtype == BANYAN_E4M3) return NULL; /* the portable one's */
+    const auto way = is_half
+                         ? (is_64 ? prepare<__half, 64> : prepare<__half, 128>)
+                         : (is_64 ? prepare<__nv_bfloat16, 64> : prepare<__nv_bfloat16, 128>);
+    return cuda_failed(way(), "loading the Hopper prefill");
+}
+
 /* Two for each tile that was cut, one for a tile of one subtile. Returns how many. */
 static int32_t list_combined(const cuda_tiles &tiles, cuda_combined *out, int32_t *most_parts)
 {

@@ -295,17 +295,36 @@ static cudaError_t start(banyan_queue *queue, const portable_params &p, int32_t 
     return cuda_launch(shape, prefill_portable<B, DIM>, p);
 }
 
-typedef cudaError_t (*start_fn)(banyan_queue *, const portable_params &, int32_t);
+template <typename B, int DIM> static cudaError_t prepare()
+{
+    return cuda_prepare(prefill_portable<B, DIM>, (size_t)STAGES * B::BYTES);
+}
 
-static start_fn start_of(const banyan_block_shape *shape)
+/* An instance: how it is made ready, and started. */
+struct instance {
+    cudaError_t (*prepare)();
+    cudaError_t (*start)(banyan_queue *, const portable_params &, int32_t);
+};
+template <typename B, int DIM> static instance instance_of()
+{
+    return {prepare<B, DIM>, start<B, DIM>};
+}
+
+static instance instance_of(const banyan_block_shape *shape)
 {
     const bool wide = shape->key_dim == 128;
     if (shape->dtype == BANYAN_BF16)
-        return wide ? start<block16<__nv_bfloat16, 128>, 128>
-                    : start<block16<__nv_bfloat16, 64>, 64>;
+        return wide ? instance_of<block16<__nv_bfloat16, 128>, 128>()
+                    : instance_of<block16<__nv_bfloat16, 64>, 64>();
     if (shape->dtype == BANYAN_F16)
-        return wide ? start<block16<__half, 128>, 128> : start<block16<__half, 64>, 64>;
-    return wide ? start<block8<128>, 128> : start<block8<64>, 64>;
+        return wide ? instance_of<block16<__half, 128>, 128>()
+                    : instance_of<block16<__half, 64>, 64>();
+    return wide ? instance_of<block8<128>, 128>() : instance_of<block8<64>, 64>();
+}
+
+const char *cuda_prefill_open(banyan_queue *queue)
+{
+    return cuda_failed(instance_of(&queue->limits.shape).prepare(), "loading the prefill");
 }
 
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
@@ -340,7 +359,7 @@ const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
                                batch->end_token,
                                batch->in_dtype,
                                batch->scale * 1.44269504f};
-    failed = cuda_failed(start_of(&batch->shape)(queue, p, split->workers), "prefill");
+    failed = cuda_failed(instance_of(&batch->shape).start(queue, p, split->workers), "prefill");
     if (failed) return failed;
     return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, split->cuts,
                         PORTABLE_VECTORS, work.most_parts, p.scratch, batch->shape.value_dim,

@@ -227,6 +227,23 @@ static const char *take_memory(banyan_queue *queue)
     return failed;
 }
 
+/* Code is brought to the device when it is first asked for, which takes milliseconds and which a stream
+ * that is being captured does not allow. */
+static const char *load_kernels(banyan_queue *queue)
+{
+    static const char *(*const portable[])(banyan_queue *) = {
+        cuda_combine_open,  cuda_decode_open, cuda_message_open, cuda_pack_open,
+        cuda_partials_open, cuda_passes_open, cuda_prefill_open};
+    static const char *(*const hopper[])(banyan_queue *) = {cuda_decode_hopper_open,
+                                                            cuda_prefill_hopper_open};
+    const char *failed = NULL;
+    for (size_t i = 0; !failed && i < sizeof portable / sizeof *portable; i++)
+        failed = portable[i](queue);
+    for (size_t i = 0; !failed && i < sizeof hopper / sizeof *hopper; i++)
+        if (banyan_cuda_capability() == 90) failed = hopper[i](queue);
+    return failed;
+}
+
 const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
                              banyan_queue **out)
 {
@@ -243,12 +260,28 @@ const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
                              "making a stream");
         queue->owns_stream = !failed;
     }
+    if (!failed) failed = cuda_failed(cudaGetDevice(&queue->device), "asking for the device");
+    if (!failed) failed = load_kernels(queue);
     if (!failed) failed = take_memory(queue);
     if (failed)
         banyan_cuda_close(queue);
     else
         *out = queue;
     return failed;
+}
+
+int banyan_cuda_enter(const banyan_queue *queue)
+{
+    int device = queue->device;
+    if (cudaGetDevice(&device) != cudaSuccess) cudaGetLastError();
+    if (device != queue->device) cudaSetDevice(queue->device);
+    return device;
+}
+
+void banyan_cuda_leave(int device)
+{
+    int current = device;
+    if (cudaGetDevice(&current) == cudaSuccess && current != device) cudaSetDevice(device);
 }
 
 void *banyan_cuda_stream(const banyan_queue *queue)

@@ -29,7 +29,9 @@ struct banyan_queue {
     banyan_device_limits limits;
     cudaStream_t stream;
     bool owns_stream;
+    int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
+    bool waits;     /* launch_wait waits in the code that runs here: kernels may overlap */
     bool is_mapped; /* the device reads and writes host memory of allocate_host in place */
 
     void *
@@ -65,6 +67,17 @@ struct cuda_array {
     void *device;
 };
 const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count);
+
+/* Each file's kernels for the queue's shape, made ready (launch.h, cuda_prepare) when it is opened. */
+const char *cuda_combine_open(banyan_queue *queue);
+const char *cuda_decode_open(banyan_queue *queue);
+const char *cuda_decode_hopper_open(banyan_queue *queue);
+const char *cuda_message_open(banyan_queue *queue);
+const char *cuda_pack_open(banyan_queue *queue);
+const char *cuda_partials_open(banyan_queue *queue);
+const char *cuda_passes_open(banyan_queue *queue);
+const char *cuda_prefill_open(banyan_queue *queue);
+const char *cuda_prefill_hopper_open(banyan_queue *queue);
 
 } /* extern "C" */
 

@@ -48,6 +48,10 @@ endif()
 if(BANYAN_HAS_EMULATOR)
   banyan_emulated_test(cuda_decode_test attention/cuda_decode_test.cc)
   banyan_emulated_test(cuda_prefill_test attention/cuda_prefill_test.cc attention/cuda_trial.cc)
+  # Compiled for 8.0, kernels know no waiting for the one ahead: none may be started before its end.
+  add_test(NAME cuda_decode_test_code_80 COMMAND cuda_decode_test)
+  set_tests_properties(cuda_decode_test_code_80 PROPERTIES LABELS unit TIMEOUT 300
+                       ENVIRONMENT "BANYAN_EMU_MODE=lazy;BANYAN_EMU_CODE=80")
   foreach(name pack partials queue)
     banyan_emulated_test(cuda_${name}_test attention/cuda_${name}_test.cu)
   endforeach()

@@ -7,7 +7,10 @@
 #define DEVICE_DECODES 4
 #define DEVICE_PARTS 256
 #define DEVICE_ROUNDS(dtype) bound_rounds("cuda", dtype)
+#include "emulator.h"
 #include "tests/dist/device_sequence.h"
+
+#include <cuda_runtime_api.h>
 
 #define BF16 BANYAN_BF16
 #define F16 BANYAN_F16
@@ -44,8 +47,51 @@ static void with_ranks(int32_t ranks, const device_case *c)
     for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
 }
 
+/* A thread that has gone on to another device: calls go to the cache's, and it is left as it was. */
+static void test_two_devices(void)
+{
+    banyan_comm *comm = NULL;
+    banyan_plan *plan = NULL;
+    banyan_cache *cache = NULL;
+    banyan_spec spec;
+    void *kv = NULL;
+    int current = 0;
+    emulator_set_devices(2);
+    if (cudaSetDevice(1) != cudaSuccess || cudaSetDevice(0) != cudaSuccess) {
+        cudaGetLastError(); /* a machine with one */
+        return;
+    }
+    banyan_spec_init(&spec);
+    spec.layers = 1;
+    spec.heads = spec.kv_heads = 1;
+    spec.key_dim = 64;
+    spec.max_tokens = 200;
+    spec.max_rows = 100;
+    spec.cache_dtype = spec.in_dtype = spec.out_dtype = BANYAN_BF16;
+    spec.device = "cuda";
+    CHECK(banyan_comm_create("self", NULL, &comm) == BANYAN_OK);
+    CHECK(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK);
+    CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
+    CHECK(cudaMalloc(&kv, 100 * 64 * 2) == cudaSuccess);
+    CHECK(cudaMemset(kv, 0, 100 * 64 * 2) == cudaSuccess);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(cudaSetDevice(1) == cudaSuccess);
+    for (int i = 0; i < 2; i++)
+        CHECK_MSG(banyan_attend(cache, 0, 100 * i, 100, kv, kv, kv, kv, NULL) == BANYAN_OK,
+                  "%s", banyan_error_message());
+    CHECK_MSG(banyan_cache_wait(cache) == BANYAN_OK, "%s", banyan_error_message());
+    CHECK(cudaGetDevice(&current) == cudaSuccess && current == 1);
+    banyan_cache_destroy(cache);
+    CHECK(cudaGetDevice(&current) == cudaSuccess && current == 1);
+    CHECK(cudaSetDevice(0) == cudaSuccess && cudaFree(kv) == cudaSuccess);
+    emulator_set_devices(1);
+    banyan_plan_destroy(plan);
+    banyan_comm_destroy(comm);
+}
+
 int main(void)
 {
+    test_two_devices();
     for (int i = 0; i < CASES; i++) {
         with_ranks(i == 0 ? 1 : i == 1 || i == 4 ? RANKS : 2, &cases[i]);
     }

@@ -337,6 +337,17 @@ static const char *share(banyan_queue *q, float *const *partial, float *const *p
     return NULL;
 }
 
+static int enter(const banyan_queue *queue)
+{
+    (void)queue;
+    return 0;
+}
+
+static void leave(int current)
+{
+    (void)current;
+}
+
 static const banyan_device device = {.name = "cuda",
                                      .missing = missing,
                                      .memory_free = memory_free,
@@ -344,6 +355,8 @@ static const banyan_device device = {.name = "cuda",
                                      .close = close_queue,
                                      .queue_bytes = queue_bytes,
                                      .stream = stream_of,
+                                     .enter = enter,
+                                     .leave = leave,
                                      .allocate = allocate,
                                      .release = release,
                                      .allocate_host = allocate,

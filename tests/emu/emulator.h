@@ -25,6 +25,9 @@ enum emulator_mode emulator_get_mode(void);
 void emulator_set_devices(int count);
 void emulator_set_capability(int capability);
 void emulator_set_multiprocessors(int count);
+/* What kernels were compiled for (90). Below 90 launch_wait is no instruction: a kernel that overlaps runs
+ * to its end before the one ahead of it. */
+void emulator_set_code(int capability);
 void emulator_set_memory(size_t bytes);
 /* 0: device memory may be touched by the host as well (debuggers). */
 void emulator_set_guard(int on);

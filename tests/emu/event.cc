@@ -7,6 +7,7 @@ using namespace emu;
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     *event = new CUevent_st;
+    cudaGetDevice(&(*event)->device);
     return cudaSuccess;
 }
 
@@ -25,6 +26,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     const std::shared_ptr<line> l = share_line(stream);
+    if (l->device >= 0 && l->device != event->device)
+        return failed(cudaErrorInvalidResourceHandle);
     std::lock_guard<std::mutex> lock(event->mutex);
     event->captured = l->captured;
     event->line = l->captured ? nullptr : l;

@@ -2,6 +2,7 @@
 /* Named barriers (9.7.13.1): a phase ends when `threads` threads have come, of which those that only
  * arrive go on at once. Barrier 0 is __syncthreads: all threads that have not exited. And setmaxnreg. */
 #include "block.h"
+#include "settings.h"
 #include "attention/cuda/ptx.h"
 
 #include <string.h>
@@ -104,5 +105,5 @@ void emu_registers(int count, bool, const char *file, int line)
 void emu_launch_wait()
 {
     self_block->has_waited_launch = true;
-    run_before(*self_block);
+    if (get_settings().code >= 90) run_before(*self_block);
 }

@@ -154,6 +154,17 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attr
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *)
+{
+    const cudaError_t error = refuse_in_capture(); /* it may have to load the kernel */
+    if (get_settings().devices <= 0) return failed(cudaErrorNoDevice);
+    memset(out, 0, sizeof *out);
+    out->maxThreadsPerBlock = MOST_THREADS;
+    out->ptxVersion = get_settings().code;
+    out->binaryVersion = get_settings().capability;
+    return error;
+}
+
 static size_t shared_asked(const void *kernel)
 {
     std::lock_guard<std::mutex> lock(asked_mutex);
@@ -170,6 +181,8 @@ cudaError_t emu_launch(const cudaLaunchConfig_t &config, const void *kernel,
     const uint64_t count = (uint64_t)threads.x * threads.y * threads.z;
     bool overlaps = false;
     if (get_settings().devices <= 0) return failed(cudaErrorNoDevice);
+    const int device = line_of(config.stream).device;
+    if (device >= 0 && device != current_device) return failed(cudaErrorInvalidResourceHandle);
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
         grid.z > 65535 || !count || count > MOST_THREADS || threads.z > 64)
         return failed(cudaErrorInvalidConfiguration);

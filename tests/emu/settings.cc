@@ -29,6 +29,7 @@ static void read_environment(settings &s)
     s.seed = (uint64_t)number_from("BANYAN_EMU_SEED", 1);
     s.devices = (int)number_from("BANYAN_EMU_DEVICES", 1);
     s.capability = (int)number_from("BANYAN_EMU_CAPABILITY", 90);
+    s.code = (int)number_from("BANYAN_EMU_CODE", 90);
     s.multiprocessors = (int)number_from("BANYAN_EMU_SMS", 132);
     s.memory = (size_t)number_from("BANYAN_EMU_MEMORY", 80LL << 30);
     s.guard = (int)number_from("BANYAN_EMU_GUARD", 1);
@@ -83,6 +84,11 @@ void emulator_set_devices(int count)
 void emulator_set_capability(int capability)
 {
     get_settings().capability = capability;
+}
+
+void emulator_set_code(int capability)
+{
+    get_settings().code = capability;
 }
 
 void emulator_set_multiprocessors(int count)

@@ -11,7 +11,7 @@ namespace emu
 {
 
 struct settings {
-    std::atomic<int> mode, devices, capability, multiprocessors, guard;
+    std::atomic<int> mode, devices, capability, code, multiprocessors, guard;
     std::atomic<size_t> memory;
     std::atomic<uint64_t> seed; /* the next kernel's, or the next choice's */
 };

@@ -199,6 +199,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     if (flags & ~(unsigned)cudaStreamNonBlocking) return failed(cudaErrorInvalidValue);
     const auto l = std::make_shared<line>();
     l->is_blocking = !(flags & cudaStreamNonBlocking);
+    cudaGetDevice(&l->device);
     own.made.push_back(l);
     *stream = new CUstream_st{l};
     return cudaSuccess;

@@ -37,6 +37,7 @@ struct line {
     std::thread::id runner;  /* while it is_running */
     bool is_blocking = true; /* in order with the legacy default stream */
     bool is_running = false;
+    int device = -1; /* where kernels and events of it belong; the default stream: anywhere */
     std::shared_ptr<capture> captured;
 };
 
@@ -58,6 +59,7 @@ struct CUstream_st {
     std::shared_ptr<emu::line> line;
 };
 struct CUevent_st {
+    int device = 0;
     std::mutex mutex;
     std::shared_ptr<emu::line> line; /* where it was recorded; NULL: never */
     uint64_t count = 0;              /* of that line's work that is before it */

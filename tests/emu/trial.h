@@ -41,6 +41,7 @@ static void run_block(unsigned threads, size_t shared_bytes, void (*kernel)(Para
                       Args... args)
 {
     const cuda_shape shape = {dim3(1), dim3(threads), shared_bytes, nullptr, false};
+    CHECK(cuda_prepare(kernel, shared_bytes) == cudaSuccess);
     CHECK(cuda_launch(shape, kernel, args...) == cudaSuccess);
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
 }

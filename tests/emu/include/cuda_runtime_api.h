@@ -109,6 +109,7 @@ struct cudaDeviceProp {
 struct cudaFuncAttributes {
     size_t sharedSizeBytes, localSizeBytes;
     int numRegs, maxThreadsPerBlock, maxDynamicSharedSizeBytes;
+    int ptxVersion, binaryVersion;
 };
 
 const char *cudaGetErrorName(cudaError_t error);
@@ -178,6 +179,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute,
                                  int value);
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *kernel);
 
 #ifdef __cplusplus
 }
