@@ -62,13 +62,22 @@ typedef struct banyan_span_list {
     banyan_edge edge; /* .. this */
 } banyan_span_list;
 
+/* The blocks of a KV head that are held here, and what is known of those that are not. */
+typedef struct banyan_held_set {
+    const banyan_held *block; /* [count] ascending */
+    int64_t count;
+    /* Of blocks below `settled` none is held that this does not keep for good. NULL: nothing is known. */
+    const banyan_retention *retention;
+    int64_t settled;
+} banyan_held_set;
+
 /* What rows first_row..last_row (one own block) of a pattern's heads read of the blocks held, as places in
- * `held`; of tokens first_token .. end_token-1 only, and no block without any. Takes O(log held) for
- * each run of a selection, and one step for each held block of a strided one. 0 when out->capacity is
- * too small; banyan_spans_bound is enough. */
+ * `held`; of tokens first_token .. end_token-1 only, and no block without any. Takes O(log held) for each
+ * run of a selection where all blocks are held or all that the retention keeps; else one step for each
+ * held block of a strided run. 0 when out->capacity is too small; banyan_spans_bound is enough. */
 int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                       const banyan_held *held, int64_t held_count, int64_t first_token,
-                       int64_t end_token, banyan_span_list *out);
+                       const banyan_held_set *held, int64_t first_token, int64_t end_token,
+                       banyan_span_list *out);
 /* The most spans of a strip, when at most `held_count` of the first `blocks` blocks are held. */
 int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count);
 

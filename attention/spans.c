@@ -3,8 +3,10 @@
  *
  * A selection speaks of block numbers, a span of places among the blocks that are held. What a run of
  * step 1 reads lies together there, whatever was dealt to others or evicted: two searches find it.
- * Of a strided run the places follow from what else is held, so it is walked once, and places at
- * equal distances become one span:
+ * Of a strided run the places follow from what else is held. They are a progression, found by two
+ * searches as well, where no block is missing, or none but those that are evicted (what a retention
+ * keeps for good is counted in closed form). Else, as of blocks that are dealt to several ranks,
+ * it is walked, and places at equal distances become one span:
  *
  *     held    0  4  7  8  11 12 15 16 17 18         own block 18
  *     place   0  1  2  3  4  5  6  7  8  9
@@ -25,16 +27,29 @@ enum { WHOLE, CUT, CUT_BY_EDGE };
 typedef struct building {
     const banyan_held *held;
     int64_t held_count;
+    const banyan_retention *retention;
+    int64_t settled;
     int64_t first_token, end_token, own;
     int32_t block_tokens;
     banyan_span_list *out;
     int is_full;
 } building;
 
-/* The first place of from .. held_count whose block is not below `block`. */
-static int64_t find(const building *b, int64_t from, int64_t block)
+static int64_t least(int64_t a, int64_t b)
 {
-    int64_t lo = from, hi = b->held_count;
+    return a < b ? a : b;
+}
+
+/* The first place of from .. to-1 whose block is not below `block`; to: there is none. Blocks are
+ * different numbers, so that as many as lie between are held between at most. */
+static int64_t find(const building *b, int64_t from, int64_t to, int64_t block)
+{
+    if (from >= to || b->held[from].block >= block) return from;
+    const int64_t low = b->held[from].block, high = b->held[to - 1].block;
+    if (high < block) return to;
+    int64_t lo = to - least(to - from, high - block + 1);
+    int64_t hi = from + least(to - from, block - low);
+    if (b->held[lo].block >= block) return lo;
     while (lo < hi) {
         const int64_t mid = lo + (hi - lo) / 2;
         if (b->held[mid].block < block)
@@ -52,8 +67,8 @@ static int how_seen(const building *b, int64_t block, int by_edge)
     return block == b->own || begin < b->first_token || end > b->end_token ? CUT : WHOLE;
 }
 
-/* Places first .. first+count-1 behind those that are there; a single one may begin a stride. */
-static void add(building *b, int64_t first, int64_t count, int masked)
+/* `count` places first, first + step, .. behind those that are there; a single one may begin a stride. */
+static void add(building *b, int64_t first, int64_t count, int64_t step, int masked)
 {
     banyan_span_list *out = b->out;
     if (count <= 0) return;
@@ -61,9 +76,9 @@ static void add(building *b, int64_t first, int64_t count, int masked)
     if (masked == CUT_BY_EDGE) out->has_edge = 1;
     banyan_span *last = out->count > 0 ? &out->span[out->count - 1] : NULL;
     if (last && last->masked == masked) {
-        const int64_t step = last->count == 1 && count == 1 ? first - last->first : last->step;
-        if ((count == 1 || step == 1) && first == last->first + last->count * step) {
-            last->step = (int32_t)step;
+        const int64_t between = last->count == 1 ? first - last->first : last->step;
+        if ((count == 1 || step == between) && first == last->first + last->count * between) {
+            last->step = (int32_t)between;
             last->count += (int32_t)count;
             return;
         }
@@ -72,46 +87,110 @@ static void add(building *b, int64_t first, int64_t count, int masked)
         b->is_full = 1;
         return;
     }
-    out->span[out->count++] = (banyan_span){(int32_t)first, (int32_t)count, 1, masked};
+    out->span[out->count++] =
+        (banyan_span){(int32_t)first, (int32_t)count, count > 1 ? (int32_t)step : 1, masked};
 }
 
-/* Places from .. to-1, all of which are read. Only its ends can be cut. */
-static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
+/* `count` places, all of which are read, from that of block `low` to that of block `high`: only these
+ * two can be cut. */
+static void add_places(building *b, int64_t first, int64_t count, int64_t step, int64_t low,
+                       int64_t high, int by_edge)
 {
-    int64_t middle = from, end = to;
-    if (from >= to) return;
-    const int low = how_seen(b, b->held[from].block, by_edge);
-    const int high = how_seen(b, b->held[to - 1].block, by_edge);
-    if (by_edge || (low == WHOLE && high == WHOLE)) {
-        add(b, from, to - from, low);
+    const int at_low = how_seen(b, low, by_edge), at_high = how_seen(b, high, by_edge);
+    const int64_t last = first + (count - 1) * step;
+    if (at_low == at_high && (at_low != CUT || count <= 2)) {
+        add(b, first, count, step, at_low);
         return;
     }
-    if (low == CUT) add(b, middle++, 1, CUT);
-    if (high == CUT && end > middle) end--;
-    add(b, middle, end - middle, WHOLE);
-    if (end < to) add(b, end, 1, CUT);
+    if (at_low == CUT) {
+        add(b, first, 1, 1, CUT);
+        first += step;
+        count--;
+    }
+    if (at_high == CUT) count--;
+    add(b, first, count, step, WHOLE);
+    if (at_high == CUT) add(b, last, 1, 1, CUT);
 }
 
-static void add_strided(building *b, const banyan_run *run, int64_t from, int64_t to)
+static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
 {
-    int64_t next = run->first;
+    if (from < to)
+        add_places(b, from, to - from, 1, b->held[from].block, b->held[to - 1].block, by_edge);
+}
+
+/* ---- strided runs --------------------------------------------------------------------------- */
+
+static void walk(building *b, const banyan_run *run, int64_t next, int64_t from, int64_t to)
+{
     for (int64_t i = from; i < to; i++) {
         const int64_t block = b->held[i].block;
-        if (block > next) next += (block - next + run->step - 1) / run->step * run->step;
-        if (block != next) continue;
-        add(b, i, 1, how_seen(b, block, run->edge));
-        next += run->step;
+        while (next < block) next += run->step;
+        if (block == next) add(b, i, 1, 1, how_seen(b, block, run->edge));
     }
+}
+
+/* Of blocks low .. high all are held that `r` keeps for good (NULL: all): these are places from .. to-1.
+ * Then the places of a run are a progression too: *place of its block `next`, *step. 0: it is not so. */
+static int is_regular(const banyan_retention *r, int64_t run_step, int64_t low, int64_t next,
+                      int64_t high, int64_t from, int64_t to, int64_t *place, int64_t *step)
+{
+    if (!r) {
+        *place = from + next - low;
+        *step = run_step;
+        return high - low == to - 1 - from;
+    }
+    if (run_step % r->period || low < r->prefix || !banyan_retention_permanent(r, next))
+        return 0;
+    const int64_t before = banyan_retention_count(r, low);
+    *place = from + banyan_retention_count(r, next) - before;
+    *step = run_step / r->period *
+            (banyan_retention_count(r, next + r->period) - banyan_retention_count(r, next));
+    return banyan_retention_count(r, high) - before == to - 1 - from;
+}
+
+/* What a strided run reads of places from .. to-1. retention: it keeps all these; or NULL. */
+static void add_part(building *b, const banyan_run *run, const banyan_retention *retention,
+                     int64_t from, int64_t to)
+{
+    if (from >= to) return;
+    const int64_t low = b->held[from].block, high = b->held[to - 1].block;
+    int64_t next = run->first, place, step;
+    if (low > next) next += (low - next + run->step - 1) / run->step * run->step;
+    if (next > high) return;
+    if (!is_regular(NULL, run->step, low, next, high, from, to, &place, &step) &&
+        (!retention ||
+         !is_regular(retention, run->step, low, next, high, from, to, &place, &step))) {
+        walk(b, run, next, from, to);
+        return;
+    }
+    const int64_t more = (high - next) / run->step;
+    add_places(b, place, more + 1, step, next, next + more * run->step, run->edge);
+}
+
+/* In three parts: the prefix, and what comes last, where usually nothing is missing; and between them
+ * what has been judged, of which the permanent blocks remain. */
+static void add_strided(building *b, const banyan_run *run, int64_t from, int64_t to)
+{
+    int64_t prefix = from, settled = from;
+    if (b->retention) {
+        settled = find(b, from, to, b->settled);
+        prefix = find(b, from, settled, b->retention->prefix);
+    }
+    add_part(b, run, NULL, from, prefix);
+    add_part(b, run, b->retention, prefix, settled);
+    add_part(b, run, NULL, settled, to);
 }
 
 int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                       const banyan_held *held, int64_t held_count, int64_t first_token,
-                       int64_t end_token, banyan_span_list *out)
+                       const banyan_held_set *held, int64_t first_token, int64_t end_token,
+                       banyan_span_list *out)
 {
     banyan_run runs[MAX_RUNS];
     banyan_selection s = {.run = runs, .capacity = MAX_RUNS};
-    building b = {.held = held,
-                  .held_count = held_count,
+    building b = {.held = held->block,
+                  .held_count = held->count,
+                  .retention = held->retention,
+                  .settled = held->settled,
                   .first_token = first_token,
                   .end_token = end_token,
                   .own = last_row / pattern->block_tokens,
@@ -130,8 +209,8 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
         const int64_t first = run->first > lowest ? run->first : lowest;
         const int64_t last = run->last < highest ? run->last : highest;
         if (last < first) continue;
-        place = find(&b, place, first);
-        const int64_t end = find(&b, place, last + 1);
+        place = find(&b, place, held->count, first);
+        const int64_t end = find(&b, place, held->count, last + 1);
         if (run->step == 1)
             add_dense(&b, place, end, run->edge);
         else

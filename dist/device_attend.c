@@ -44,27 +44,32 @@ static int32_t add_edge(pass *p, const banyan_span_list *list)
     return p->batch.edges++;
 }
 
-static int build(const pass *p, const banyan_class *class, const banyan_kept *kept,
-                 const piece *rows, banyan_span_list *list)
+static int build(const pass *p, const banyan_class *class, int32_t mine, const piece *rows,
+                 banyan_span_list *list)
 {
     const banyan_device_cache *d = p->c->device;
-    const int64_t held = banyan_is_lost(p->c->plan, p->call->layer) ? 0 : kept->count;
+    const banyan_kept *kept = &p->c->layer[p->call->layer].kept[mine];
+    const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
+    const banyan_held_set held = {
+        .block = kept->held,
+        .count = banyan_is_lost(p->c->plan, p->call->layer) ? 0 : kept->count,
+        .retention = &p->kind->head[kv_head].retention,
+        .settled = kept->settled};
     *list = (banyan_span_list){.span = d->span + p->batch.spans,
                                .capacity = d->max_spans - p->batch.spans};
-    return banyan_spans_build(&class->pattern, rows->at, rows->at + rows->rows - 1, kept->held,
-                              held, p->batch.first_token, p->batch.end_token, list);
+    return banyan_spans_build(&class->pattern, rows->at, rows->at + rows->rows - 1, &held,
+                              p->batch.first_token, p->batch.end_token, list);
 }
 
 static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
                                const banyan_class *class, const piece *rows)
 {
     banyan_device_cache *d = p->c->device;
-    const banyan_kept *kept = &p->c->layer[p->call->layer].kept[mine];
     banyan_span_list list;
     banyan_status status = p->batch.strips == d->max_strips ? flush(p) : BANYAN_OK;
-    if (!status && !build(p, class, kept, rows, &list)) {
+    if (!status && !build(p, class, mine, rows, &list)) {
         status = flush(p);
-        if (!status && !build(p, class, kept, rows, &list))
+        if (!status && !build(p, class, mine, rows, &list))
             status = banyan_fail(BANYAN_ERR_DEVICE,
                                  "query heads from %d read more than the %lld spans of blocks "
                                  "that were planned",

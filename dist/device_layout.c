@@ -3,11 +3,15 @@
  * for ranks that are not here, then taken at once.
  *
  * A batch is all strips of a panel, but no more than MOST strips and spans: a panel of very many
- * goes as several. Spans of one strip are bounded by its pattern (attention/spans.c). */
+ * goes as several. Spans of one strip are bounded by its pattern (attention/spans.c).
+ *
+ * The ring has room for the changed places of RING_CALLS calls of the largest size: in each table the new
+ * blocks, and those behind an evicted one, which move up. So the host is that far ahead of the
+ * device before it waits. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
-enum { MOST = 1 << 16, LEAST_RING = 1 << 13 };
+enum { MOST = 1 << 16, LEAST_RING = 1 << 13, RING_CALLS = 4 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -33,6 +37,16 @@ static int32_t probe_rows(const banyan_plan *plan)
 static int64_t pieces(const banyan_plan *plan, int64_t rows)
 {
     return banyan_blocks(rows - 1, plan->spec.block_tokens) + 1;
+}
+
+/* Places of a table that a call of max_rows changes, as a rule: the first block that goes was within reach
+ * at the call before. */
+static int64_t moved_places(const banyan_plan *plan, const banyan_retention *retention)
+{
+    const int64_t fresh = pieces(plan, plan->spec.max_rows);
+    if (!plan->spec.evict) return fresh;
+    return 2 * fresh + banyan_blocks(least(retention->reach, plan->spec.max_tokens),
+                                     plan->spec.block_tokens);
 }
 
 static uint8_t role_of(const banyan_plan *plan, const banyan_item *item, int rank)
@@ -61,13 +75,15 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
                      banyan_device_need *need, int64_t *longest)
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
+    int64_t longest_table = 0, changed = 0;
     const int64_t own = pieces(plan, plan->panel_rows);
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
         need->slots += capacity * kind->layer_count;
-        need->ring_slots = largest(need->ring_slots, capacity);
+        longest_table = largest(longest_table, capacity);
+        changed += least(capacity, moved_places(plan, &kind->head[g].retention));
         heads++;
     }
     for (int32_t h = 0; h < plan->spec.heads; h++) {
@@ -82,6 +98,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     most->strips = largest(most->strips, least(strips * own, MOST));
     most->spans = largest(most->spans, least(spans * own, MOST));
     most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows));
+    need->ring_slots = largest(need->ring_slots, largest(longest_table, RING_CALLS * changed));
     need->probed_bytes = largest(need->probed_bytes, probed);
     need->items_bytes =
         largest(need->items_bytes, largest(moving * plan->panel_rows * row, probed));

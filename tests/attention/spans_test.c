@@ -12,6 +12,8 @@ typedef struct scene {
     char use[128];
     banyan_held held[BLOCKS];
     int64_t held_count;
+    banyan_retention keeps;
+    int64_t settled; /* -1: what is known of blocks that are not held is not said */
     int64_t first_row, last_row, first_token, end_token;
 } scene;
 
@@ -46,18 +48,17 @@ static void random_pattern(scene *s, uint64_t *random)
 /* What one of several holders has of a KV head that keeps more than the pattern reads. */
 static void random_cache(scene *s, uint64_t *random)
 {
-    banyan_retention keeps;
     banyan_holder holder[7];
-    s->pattern.selector->retain(&s->pattern, &keeps);
+    s->pattern.selector->retain(&s->pattern, &s->keeps);
     if (test_below(random, 2)) { /* another head of the group: other residues, or everything */
         banyan_pattern other = s->pattern;
         banyan_retention more;
         other.head = (int)test_below(random, 8);
         other.selector->retain(&other, &more);
         if (test_below(random, 4) == 0) more = (banyan_retention){.period = 1, .residue = {1}};
-        banyan_retention_union(&keeps, &more);
+        banyan_retention_union(&s->keeps, &more);
     }
-    const int32_t ranks = 1 + (int32_t)test_below(random, 7);
+    const int32_t ranks = test_below(random, 2) ? 1 : 2 + (int32_t)test_below(random, 6);
     for (int32_t r = 0; r < ranks; r++)
         holder[r] =
             (banyan_holder){r, r + 1 < ranks ? UINT64_MAX / 7 * (uint64_t)(r + 1) : UINT64_MAX};
@@ -65,13 +66,15 @@ static void random_cache(scene *s, uint64_t *random)
     const int64_t blocks = 1 + test_below(random, BLOCKS);
     const int64_t row =
         test_below(random, blocks * BLOCK); /* rows before it are not asked for */
-    s->held_count = 0;
+    s->held_count = s->settled = 0;
     for (int64_t b = 0; b < blocks; b++) {
-        if (evicts && !banyan_retention_keeps(&keeps, b, row, BLOCK)) continue;
-        const int64_t ordinal = banyan_retention_ordinal(&keeps, b);
+        if (evicts && row - ((b + 1) * BLOCK - 1) > s->keeps.reach) s->settled = b + 1;
+        if (evicts && !banyan_retention_keeps(&s->keeps, b, row, BLOCK)) continue;
+        const int64_t ordinal = banyan_retention_ordinal(&s->keeps, b);
         if (banyan_owner_index(holder, ranks, ordinal) != mine) continue;
         s->held[s->held_count++] = (banyan_held){.block = b};
     }
+    if (test_below(random, 4) == 0) s->settled = -1;
     s->first_row = row;
     s->last_row = row + test_below(random, BLOCK - row % BLOCK);
     s->first_token = 0;
@@ -123,16 +126,26 @@ static void look_by_list(const scene *s, view *v)
     }
 }
 
+static banyan_held_set set_of(const scene *s)
+{
+    const banyan_held_set set = {.block = s->held,
+                                 .count = s->held_count,
+                                 .retention = s->settled < 0 ? NULL : &s->keeps,
+                                 .settled = s->settled};
+    return set;
+}
+
 static void look_by_spans(const scene *s, view *v)
 {
     static banyan_span span[SPANS];
     const int64_t bound = banyan_spans_bound(&s->pattern, BLOCKS, s->held_count);
+    const banyan_held_set held = set_of(s);
     banyan_span_list list = {.span = span, .capacity = bound};
     int64_t blocks = 0;
     memset(v, 0, sizeof *v);
     CHECK(bound <= SPANS);
-    CHECK_MSG(banyan_spans_build(&s->pattern, s->first_row, s->last_row, s->held, s->held_count,
-                                 s->first_token, s->end_token, &list),
+    CHECK_MSG(banyan_spans_build(&s->pattern, s->first_row, s->last_row, &held, s->first_token,
+                                 s->end_token, &list),
               "%s: more than %lld spans", s->use, (long long)bound);
     for (int64_t i = 0; i < list.count; i++) {
         const banyan_span *one = &span[i];
@@ -148,8 +161,8 @@ static void look_by_spans(const scene *s, view *v)
     CHECK(blocks == list.blocks);
     if (list.count == 0) return;
     list.capacity = list.count - 1;
-    CHECK(!banyan_spans_build(&s->pattern, s->first_row, s->last_row, s->held, s->held_count,
-                              s->first_token, s->end_token, &list));
+    CHECK(!banyan_spans_build(&s->pattern, s->first_row, s->last_row, &held, s->first_token,
+                              s->end_token, &list));
 }
 
 static void test_same_as_lists(void)
@@ -178,21 +191,22 @@ static void test_few(void)
     banyan_span span[16];
     banyan_span_list list = {.span = span, .capacity = 16};
     banyan_pattern p;
+    const banyan_held_set set = {.block = held, .count = MANY};
     const int64_t last = (int64_t)MANY * BLOCK - 1;
     for (int64_t i = 0; i < MANY; i++) held[i].block = i;
     CHECK(!banyan_pattern_parse("dense", 0, 8, 2, BLOCK, &p, why, sizeof why));
-    CHECK(banyan_spans_build(&p, last, last, held, MANY, 0, INT64_MAX, &list));
+    CHECK(banyan_spans_build(&p, last, last, &set, 0, INT64_MAX, &list));
     CHECK(list.count == 2 && list.blocks == MANY);
     CHECK(span[0].count == MANY - 1 && !span[0].masked && span[1].masked);
     /* tokens that begin and end inside of blocks */
-    CHECK(banyan_spans_build(&p, last, last, held, MANY, 100, 5000, &list));
+    CHECK(banyan_spans_build(&p, last, last, &set, 100, 5000, &list));
     CHECK(list.count == 3 && span[0].masked == 1 && !span[1].masked && span[2].masked == 1);
     CHECK(span[0].first == 6 && list.blocks == 5000 / BLOCK + 1 - 6);
     CHECK(!banyan_pattern_parse("s2 stride=16 local=16", 0, 8, 2, BLOCK, &p, why, sizeof why));
-    CHECK(banyan_spans_build(&p, last, last, held, MANY, 0, INT64_MAX, &list));
+    CHECK(banyan_spans_build(&p, last, last, &set, 0, INT64_MAX, &list));
     CHECK(list.count == 3 && span[0].step == 16 && list.blocks == (MANY - 16) / 16 + 16);
     /* a range of tokens without any */
-    CHECK(banyan_spans_build(&p, last, last, held, MANY, 5, 5, &list));
+    CHECK(banyan_spans_build(&p, last, last, &set, 5, 5, &list));
     CHECK(list.count == 0 && list.blocks == 0);
 }
 

@@ -165,6 +165,44 @@ static void test_captured(banyan_comm *comm, void *arg)
     stream_close(on);
 }
 
+/* A long prefill waits for the device once in several calls of the largest size, evicting or not. */
+static void test_waits(banyan_comm *comm)
+{
+    enum { HEADS = 64, ROWS = 2048, CALLS = 16, DIM = 8 };
+    banyan_spec spec;
+    float *kv = calloc((size_t)ROWS * HEADS * DIM, sizeof *kv);
+    for (int evict = 0; kv && evict < 2; evict++) {
+        const banyan_rule rule = {0, -1, 0, -1, "sink_window sink=1 window=4"};
+        banyan_plan *plan = NULL;
+        banyan_cache *cache = NULL;
+        banyan_spec_init(&spec);
+        spec.layers = 1;
+        spec.heads = spec.kv_heads = HEADS;
+        spec.key_dim = DIM;
+        spec.block_tokens = 16;
+        spec.max_rows = ROWS;
+        spec.max_tokens = (int64_t)ROWS * CALLS;
+        spec.evict = evict;
+        spec.rules = &rule;
+        spec.rule_count = 1;
+        spec.device = "cuda";
+        CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
+                  banyan_error_message());
+        CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK, "%s",
+                  banyan_error_message());
+        const int64_t before = fake_waits;
+        for (int i = 0; cache && i < CALLS; i++)
+            CHECK_MSG(banyan_attend(cache, 0, (int64_t)i * ROWS, ROWS, NULL, kv, kv, NULL,
+                                    NULL) == BANYAN_OK,
+                      "%s", banyan_error_message());
+        CHECK_MSG(fake_waits - before <= CALLS / 4, "%lld waits in %d calls, evict %d",
+                  (long long)(fake_waits - before), (int)CALLS, evict);
+        banyan_cache_destroy(cache);
+        banyan_plan_destroy(plan);
+    }
+    free(kv);
+}
+
 static void with_ranks(int32_t ranks, const local_device *device,
                        void (*body)(banyan_comm *, void *), void *arg)
 {
@@ -181,6 +219,7 @@ int main(void)
     CHECK(banyan_comm_create("self", NULL, &self) == BANYAN_OK);
     test_plans(self);
     test_memory(self);
+    test_waits(self);
     test_cases(self, NULL);
     banyan_comm_destroy(self);
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {

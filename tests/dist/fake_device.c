@@ -100,8 +100,11 @@ static const char *compare(banyan_queue *q, const void *got, const void *expecte
     return m.compare(m.ctx, got, expected, (banyan_fault *)(void *)fault);
 }
 
+int64_t fake_waits;
+
 static const char *wait_queue(banyan_queue *q)
 {
+    fake_waits++;
     stream_wait(q->stream);
     return NULL;
 }

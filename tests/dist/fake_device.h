@@ -8,5 +8,6 @@
 #include <math.h>
 
 extern int64_t fake_memory_free; /* what its memory_free says */
+extern int64_t fake_waits;       /* how often a queue was waited for */
 
 #endif
