@@ -93,6 +93,7 @@ else()
 endif()
 include(launch/model/model.cmake)
 include(launch/needle/needle.cmake)
+include(launch/text/text.cmake)
 
 add_executable(banyan_program launch/main.c)
 banyan_rows(banyan_program launch verbs verb)

@@ -109,8 +109,10 @@ plot_result plot_svg(const char *script, FILE *out);
 /* One line of JSON; takes `line` (of jansson; NULL, out of memory, writes nothing). */
 void output_line(FILE *out, struct json_t *line);
 
-/* The token ids in a file, 32-bit little endian, at least one, with `room` free places behind them;
- * for free(). NULL: why. */
+/* All bytes of a file ("-": standard input), with a 0 behind them; for free(). NULL: why. */
+char *input_read(const char *path, size_t *bytes, char *why, size_t why_bytes);
+/* The token ids in a file ("-": standard input), 32-bit little endian or decimal text, at least one,
+ * with `room` free places behind them; for free(). NULL: why. */
 uint32_t *ids_read(const char *path, int64_t room, int64_t *count, char *why, size_t why_bytes);
 /* Are all of them below `vocab`? */
 bool ids_check(const uint32_t *ids, int64_t count, int32_t vocab, const char *path, char *why,
