@@ -46,6 +46,8 @@ def compare(kind, folder, texts):
                 i = differ(got, want)
                 sys.exit(f"{kind}: {name}: ids differ at {i} of {len(want)}: "
                          f"{[t.decode([k]) for k in got[i - 2 : i + 4]]}, expected {[t.decode([k]) for k in want[i - 2 : i + 4]]}")
+        if not want:
+            continue
         back = run(folder, array.array("I", want).tobytes(), "--decode")
         right = t.decode(want, skip_special_tokens=False).encode()
         if back != right:
@@ -58,7 +60,7 @@ def main():
     english, sources = "".join(vocabularies.english()), "".join(vocabularies.sources(root))
     training = [english[:400000], sources[:800000]] + ["漢字 école über naïve"] * 50
     with tempfile.TemporaryDirectory() as work:
-        found = {os.path.basename(os.path.abspath(f)): f for f in folders}
+        found = {f: f for f in folders}
         for kind in vocabularies.KINDS:
             found[kind] = f"{work}/{kind}"
             os.mkdir(found[kind])
