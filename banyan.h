@@ -195,6 +195,14 @@ typedef struct banyan_rule {
     const char *use;
 } banyan_rule;
 
+/* The shape of layers first_layer..last_layer (inclusive; -1 as a last means the last there is). */
+typedef struct banyan_layer_shape {
+    int32_t first_layer, last_layer;
+    int32_t kv_heads, key_dim, value_dim; /* 0: the spec's */
+    float scale;      /* 0: the spec's where key_dim is, else 1/sqrt(key_dim) */
+    int value_in_key; /* 1: a value is the first value_dim numbers of its key, and v is not given */
+} banyan_layer_shape;
+
 /* By what heads weigh when ranks are balanced: the blocks that they keep, or the (query head, block)
  * pairs that a prefill computes. */
 typedef enum banyan_balance { BANYAN_BALANCE_DECODE, BANYAN_BALANCE_PREFILL } banyan_balance;
@@ -218,6 +226,14 @@ typedef struct banyan_spec {
     float scale;              /* factor on q.k; 0: 1/sqrt(key_dim) */
     const banyan_rule *rules; /* the last that matches wins; none: dense */
     int32_t rule_count;
+    const banyan_layer_shape *shapes; /* layers of another shape; the last that matches wins */
+    int32_t shape_count;
+    /* [layers]: the layer whose keys and values a layer reads, itself or one before it, which then has
+     * keys and values of its own. NULL: each its own. Only a layer that has its own is given k and v */
+    const int32_t *cache_layer;
+    /* [layers][heads]: a logit (not scaled) of each query head that joins the denominator of its
+     * softmax, and has no value; -INFINITY: none. NULL: none at all */
+    const float *sinks;
 
     /* the cache */
     int64_t max_tokens;       /* required: longest sequence */

@@ -49,6 +49,9 @@ void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows);
  * (lower rank, lower block run) as lo, so that every rank computes the same bits. */
 void banyan_partial_combine(float *out, const float *lo, const float *hi, int32_t value_dim,
                             int64_t rows);
+/* A sink: a logit without a value that joins the softmax of each row, once: p + (sink, 1, 0). -INFINITY
+ * changes nothing. */
+void banyan_partial_sink(float *p, float sink, int32_t value_dim, int64_t rows);
 /* out [rows][value_dim] with row stride out_stride (elements of out_dtype); lse [rows] with stride
  * lse_stride, or NULL. An empty partial gives zeros and -inf. */
 void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void *out,
@@ -210,6 +213,7 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int6
 typedef struct banyan_block_shape {
     int32_t block_tokens, key_dim, value_dim;
     banyan_dtype dtype;
+    int32_t value_in_key; /* 1: a value is the first value_dim numbers of its key, kept once */
 } banyan_block_shape;
 
 /* Query rows that attend to one list: `heads` query heads of one KV head, `rows` consecutive rows
@@ -244,8 +248,8 @@ typedef struct banyan_kernel {
     int (*supports)(const banyan_block_shape *shape);
     size_t (*record_bytes)(const banyan_block_shape *shape); /* a multiple of 64 */
     /* Write rows first_row .. first_row+rows-1 of a block. fresh: the record holds nothing yet, all
-     * of its bytes are garbage. k [rows][key_dim] with stride k_stride elements, likewise v; both
-     * of in_dtype. */
+     * of its bytes are garbage. k [rows][key_dim] with stride k_stride elements, likewise v, which
+     * is not read with value_in_key; both of in_dtype. */
     void (*pack)(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
                  int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
                  banyan_dtype in_dtype);

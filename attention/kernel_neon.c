@@ -22,7 +22,7 @@ static int usable(void)
 
 static int supports(const banyan_block_shape *shape)
 {
-    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
+    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3 && !shape->value_in_key;
 }
 
 static size_t record_bytes(const banyan_block_shape *shape)

@@ -5,6 +5,8 @@
  *
  *     key[block_tokens][key_dim]  value[block_tokens][value_dim]
  *
+ * (with value_in_key keys only: a value is the beginning of its key).
+ *
  * A row takes a block in three steps. Its scores, -inf where it does not see the token:
  *
  *     s_j = scale q.k_j
@@ -46,6 +48,7 @@ static size_t key_bytes(const banyan_block_shape *shape)
 
 static size_t value_bytes(const banyan_block_shape *shape)
 {
+    if (shape->value_in_key) return 0;
     return (size_t)shape->block_tokens * (size_t)shape->value_dim *
            banyan_dtype_bytes(shape->dtype);
 }
@@ -85,6 +88,7 @@ static void pack(const banyan_block_shape *shape, void *record, int fresh, int32
 
     (void)fresh; /* masking leaves out what was never written */
     pack_rows(bytes + key_at, shape->dtype, k, in_dtype, k_stride, rows, shape->key_dim);
+    if (shape->value_in_key) return;
     pack_rows(bytes + key_bytes(shape) + value_at, shape->dtype, v, in_dtype, v_stride, rows,
               shape->value_dim);
 }
@@ -92,7 +96,8 @@ static void pack(const banyan_block_shape *shape, void *record, int fresh, int32
 /* What lies in the workspace: a block in fp32, and one row's scores and sum. */
 typedef struct scratch {
     float *key;   /* [block_tokens][key_dim] */
-    float *value; /* [block_tokens][value_dim] */
+    float *value; /* [block_tokens] values, value_stride apart */
+    int64_t value_stride;
     float *score; /* [block_tokens] */
     float *sum;   /* [value_dim] */
 } scratch;
@@ -141,7 +146,7 @@ static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32
     memset(x->sum, 0, (size_t)value_dim * sizeof(*x->sum));
     for (int32_t j = 0; j < tokens; j++) {
         if (x->score[j] == -INFINITY) continue;
-        const float *v = x->value + (int64_t)j * value_dim;
+        const float *v = x->value + (int64_t)j * x->value_stride;
         float weight = expf(x->score[j] - max);
         l_block += weight;
         for (int32_t d = 0; d < value_dim; d++) x->sum[d] += weight * v[d];
@@ -178,16 +183,18 @@ static void attend(const banyan_tile *tile)
     int64_t tokens = shape->block_tokens;
     scratch x;
     x.key = tile->workspace;
-    x.value = x.key + tokens * shape->key_dim;
-    x.score = x.value + tokens * shape->value_dim;
+    x.value = shape->value_in_key ? x.key : x.key + tokens * shape->key_dim;
+    x.value_stride = shape->value_in_key ? shape->key_dim : shape->value_dim;
+    x.score = x.key + tokens * (shape->key_dim + shape->value_dim);
     x.sum = x.score + tokens;
 
     for (int64_t i = 0; i < tile->entries; i++) {
         const banyan_entry *entry = &tile->entry[i];
         const char *record = entry->record;
         banyan_to_float(x.key, record, shape->dtype, tokens * shape->key_dim);
-        banyan_to_float(x.value, record + key_bytes(shape), shape->dtype,
-                        tokens * shape->value_dim);
+        if (!shape->value_in_key)
+            banyan_to_float(x.value, record + key_bytes(shape), shape->dtype,
+                            tokens * shape->value_dim);
         for (int32_t head = 0; head < tile->heads; head++)
             if (entry->heads >> head & 1) attend_head(tile, entry, head, &x);
     }

@@ -88,6 +88,11 @@ static int fits(const banyan_kernel *kernel, const wanted *w)
            (w->anywhere || kernel->usable()) && (!w->shape || kernel->supports(w->shape));
 }
 
+static const char *in_key(const banyan_block_shape *shape)
+{
+    return shape->value_in_key ? " in the key" : "";
+}
+
 static const banyan_kernel *named(const char *name, const char *source, const wanted *w,
                                   char *why, size_t why_bytes)
 {
@@ -113,9 +118,9 @@ static const banyan_kernel *named(const char *name, const char *source, const wa
     if (shape && !kernel->supports(shape))
         return refuse(why, why_bytes,
                       "%s: kernel \"%s\" does not support %s blocks of %d tokens with key_dim "
-                      "%d and value_dim %d",
+                      "%d and value_dim %d%s",
                       source, name, banyan_dtype_name(shape->dtype), shape->block_tokens,
-                      shape->key_dim, shape->value_dim);
+                      shape->key_dim, shape->value_dim, in_key(shape));
     return kernel;
 }
 
@@ -134,7 +139,7 @@ const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const 
         return refuse(why, why_bytes, "no kernel of this build can run on this processor");
     return refuse(why, why_bytes,
                   "no kernel of device %s supports %s blocks of %d tokens with key_dim %d and "
-                  "value_dim %d",
+                  "value_dim %d%s",
                   w.device, banyan_dtype_name(shape->dtype), shape->block_tokens,
-                  shape->key_dim, shape->value_dim);
+                  shape->key_dim, shape->value_dim, in_key(shape));
 }

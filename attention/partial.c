@@ -82,6 +82,21 @@ void banyan_partial_combine(float *out, const float *lo, const float *hi, int32_
         combine_row(out + row * stride, lo + row * stride, hi + row * stride, value_dim);
 }
 
+void banyan_partial_sink(float *p, float sink, int32_t value_dim, int64_t rows)
+{
+    const int64_t stride = (int64_t)banyan_partial_floats(value_dim);
+    if (sink == -INFINITY) return;
+    for (int64_t row = 0; row < rows; row++, p += stride) {
+        const float m = p[value_dim];
+        const float top = m > sink || m != m ? m : sink; /* NaN stays */
+        const float a = m == top ? 1 : expf(m - top), b = sink == top ? 1 : expf(sink - top);
+        if (a != 1)
+            for (int32_t d = 0; d < value_dim; d++) p[d] *= a;
+        p[value_dim] = top;
+        p[value_dim + 1] = p[value_dim + 1] * a + b;
+    }
+}
+
 void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void *out,
                            banyan_dtype out_dtype, int64_t out_stride, float *lse,
                            int64_t lse_stride)

@@ -131,7 +131,7 @@ static void write_block(void *arg, int64_t i, int32_t worker)
     const banyan_call *call = w->call;
     const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
     int64_t j = i / w->blocks, block = w->first_block + i % w->blocks;
-    const banyan_kept *kept = &w->c->layer[call->layer].kept[j];
+    const banyan_kept *kept = &w->c->layer[call->cache_layer].kept[j];
     int64_t place = held_find(kept, block);
     if (place == kept->count || kept->held[place].block != block) return; /* not dealt to us */
 
@@ -144,8 +144,8 @@ static void write_block(void *arg, int64_t i, int32_t worker)
     size_t bytes = banyan_dtype_bytes(spec->in_dtype);
     const char *k =
         (const char *)call->k + (size_t)(row * k_stride + head * shape->key_dim) * bytes;
-    const char *v =
-        (const char *)call->v + (size_t)(row * v_stride + head * shape->value_dim) * bytes;
+    const size_t v_at = (size_t)(row * v_stride + head * shape->value_dim) * bytes;
+    const char *v = call->v ? (const char *)call->v + v_at : NULL; /* value_in_key */
     plan->kernel->pack(&shape->block, kept->held[place].record, from == begin,
                        (int32_t)(from - begin), (int32_t)(to - from), k, k_stride, v, v_stride,
                        spec->in_dtype);
@@ -169,7 +169,7 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
     const banyan_plan *plan = c->plan;
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_layer *layer = &c->layer[call->layer];
+    banyan_layer *layer = &c->layer[call->cache_layer];
     int32_t tokens = plan->spec.block_tokens;
     int64_t end = call->at + call->rows, floor = call->at - plan->spec.rollback_tokens;
 

@@ -12,9 +12,21 @@ static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *
     if (call->rows < 1 || call->rows > spec->max_rows)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "rows %d: expected 1..%d (max_rows)",
                            call->rows, spec->max_rows);
-    if (!call->k != !call->v)
+    if (banyan_plan_kind(cache->plan, call->layer)->shape.block.value_in_key) {
+        if (call->v)
+            return banyan_fail(BANYAN_ERR_ARGUMENT,
+                               "v of layer %d, whose values are a part of its keys "
+                               "(value_in_key): expected none",
+                               call->layer);
+    } else if (!call->k != !call->v) {
         return banyan_fail(BANYAN_ERR_ARGUMENT, "%s without %s: expected both or neither",
                            call->k ? "k" : "v", call->k ? "v" : "k");
+    }
+    if (call->k && call->cache_layer != call->layer)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "k and v of layer %d, which reads what layer %d keeps: expected "
+                           "neither",
+                           call->layer, call->cache_layer);
     if (!call->q && !call->k)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "neither q nor k and v: expected something to attend or append");
@@ -27,7 +39,7 @@ static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *
 static banyan_status check_append(const banyan_cache *cache, const banyan_call *call)
 {
     const banyan_spec *spec = &cache->plan->spec;
-    const banyan_layer *layer = &cache->layer[call->layer];
+    const banyan_layer *layer = &cache->layer[call->cache_layer];
     long long at = call->at, length = layer->length, longest = layer->longest;
     if (at > length)
         return banyan_fail(
@@ -51,7 +63,7 @@ static banyan_status check_append(const banyan_cache *cache, const banyan_call *
 /* May rows `at` .. at+rows-1 attend to what is there? */
 static banyan_status check_attend_only(const banyan_cache *cache, const banyan_call *call)
 {
-    const banyan_layer *layer = &cache->layer[call->layer];
+    const banyan_layer *layer = &cache->layer[call->cache_layer];
     long long at = call->at, length = layer->length;
     if (at > length - call->rows)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
@@ -64,6 +76,13 @@ static banyan_status check_attend_only(const banyan_cache *cache, const banyan_c
                            at, (long long)layer->floor, call->layer,
                            cache->plan->spec.rollback_tokens);
     return BANYAN_OK;
+}
+
+/* -1 outside the plan. */
+static int32_t cache_layer_of(const banyan_cache *cache, int32_t layer)
+{
+    const banyan_spec *spec = &cache->plan->spec;
+    return layer >= 0 && layer < spec->layers ? spec->cache_layer[layer] : -1;
 }
 
 static banyan_status check(const banyan_cache *cache, const banyan_call *call)
@@ -132,6 +151,7 @@ banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at, int3
 {
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "attend: cache is NULL");
     banyan_call call = {.layer = layer,
+                        .cache_layer = cache_layer_of(cache, layer),
                         .at = at,
                         .rows = rows,
                         .q = q,

@@ -32,7 +32,7 @@ static banyan_status map_records(banyan_cache *c)
     size_t bytes = 0, regions = 0;
     for (int32_t i = 0; i < plan->spec.layers; i++) {
         const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
-        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++, regions++)
+        for (int32_t j = 0; j < banyan_kept_count(c, i); j++, regions++)
             bytes += (size_t)c->layer[i].kept[j].capacity * record;
     }
     if (bytes == 0) return BANYAN_OK;
@@ -46,7 +46,7 @@ static banyan_status map_records(banyan_cache *c)
                   bytes / regions >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     for (int32_t i = 0; i < plan->spec.layers; i++) {
         const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
-        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
+        for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
             banyan_kept *kept = &c->layer[i].kept[j];
             kept->records = first;
             first += (size_t)kept->capacity * record;
@@ -184,7 +184,7 @@ void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
         const banyan_layer *layer = &cache->layer[i];
         int64_t blocks = 0;
         if (layer->length > out->tokens) out->tokens = layer->length;
-        for (int32_t j = 0; j < banyan_cache_part(cache, i)->mine_count; j++)
+        for (int32_t j = 0; j < banyan_kept_count(cache, i); j++)
             blocks += layer->kept[j].count;
         out->blocks += blocks;
         out->bytes += blocks * (int64_t)banyan_plan_kind(cache->plan, i)->shape.record_bytes;
@@ -235,7 +235,7 @@ banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv
     *bytes = 0;
     for (int32_t j = 0; j < part->mine_count; j++) {
         if (part->mine[j].kv_head != kv_head) continue;
-        const banyan_kept *kept = &cache->layer[layer].kept[j];
+        const banyan_kept *kept = &cache->layer[plan->spec.cache_layer[layer]].kept[j];
         *data = kept->records;
         *bytes = (size_t)kept->touched * shape->record_bytes;
     }

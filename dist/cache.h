@@ -31,7 +31,7 @@ typedef struct banyan_kept {
 typedef struct banyan_layer {
     int64_t length, longest; /* tokens now, and the most there ever were */
     int64_t floor;           /* rows below it may miss blocks */
-    banyan_kept *kept;       /* [part->mine_count] */
+    banyan_kept *kept;       /* [part->mine_count]; NULL: it reads another layer's */
 } banyan_layer;
 
 /* A KV head of which this rank is a holder. */
@@ -117,7 +117,7 @@ struct banyan_cache {
 
 /* One call of banyan_attend, checked. */
 struct banyan_call {
-    int32_t layer;
+    int32_t layer, cache_layer; /* whose keys and values it reads */
     int64_t at;
     int32_t rows;
     const void *q, *k, *v;
@@ -164,8 +164,7 @@ void banyan_sum_attend(const banyan_plan *plan, banyan_tile *tile, void *sums);
 void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
                       int64_t rows);
 /* The same as partials, in the same memory. */
-const float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim,
-                              int64_t rows);
+float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
 
 /* merge_passes.c: for a merge that reduces; data [heads] on every rank. */
 banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
@@ -188,6 +187,12 @@ static inline int banyan_is_lost(const banyan_plan *plan, int32_t layer)
 static inline const banyan_part *banyan_cache_part(const banyan_cache *c, int32_t layer)
 {
     return &c->part[c->plan->kind_of_layer[layer]];
+}
+
+/* KV heads of a layer that this rank keeps: none of a layer that reads another's. */
+static inline int32_t banyan_kept_count(const banyan_cache *c, int32_t layer)
+{
+    return banyan_keeps_own(c->plan, layer) ? banyan_cache_part(c, layer)->mine_count : 0;
 }
 
 #endif

@@ -50,8 +50,9 @@ banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call
                 "and waits for the device: it cannot be captured in a graph",
                 (int)call->layer, plan->comm->transport->name);
     for (int32_t j = 0; call->k && j < part->mine_count; j++)
-        if (changes_blocks(&c->layer[call->layer].kept[j], &kind->head[part->mine[j].kv_head],
-                           &plan->spec, call->at, call->at + call->rows))
+        if (changes_blocks(&c->layer[call->cache_layer].kept[j],
+                           &kind->head[part->mine[j].kv_head], &plan->spec, call->at,
+                           call->at + call->rows))
             return banyan_fail(
                 BANYAN_ERR_UNSUPPORTED,
                 "rows %lld..%lld of layer %d begin a block or give one up: such a "
@@ -141,9 +142,9 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
     const banyan_part *part = banyan_cache_part(c, call->layer);
     int64_t count = 0;
     for (int32_t j = 0; j < part->mine_count; j++) {
-        const banyan_kept *kept = &c->layer[call->layer].kept[j];
+        const banyan_kept *kept = &c->layer[call->cache_layer].kept[j];
         const banyan_status status =
-            follow(c, &d->mirror[call->layer][j], kept, shape->record_bytes);
+            follow(c, &d->mirror[call->cache_layer][j], kept, shape->record_bytes);
         if (status) return status;
         count += add_packings(c, call, kept, part->mine[j].kv_head, d->packing + count);
     }

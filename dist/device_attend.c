@@ -48,7 +48,7 @@ static int build(const pass *p, const banyan_class *class, int32_t mine, const p
                  banyan_span_list *list)
 {
     const banyan_device_cache *d = p->c->device;
-    const banyan_kept *kept = &p->c->layer[p->call->layer].kept[mine];
+    const banyan_kept *kept = &p->c->layer[p->call->cache_layer].kept[mine];
     const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
     const banyan_held_set held = {
         .block = kept->held,
@@ -116,7 +116,7 @@ static banyan_status add_head(pass *p, int32_t mine)
 static void fill_tables(const pass *p)
 {
     const banyan_device_cache *d = p->c->device;
-    const int32_t layer = p->call->layer;
+    const int32_t layer = p->call->cache_layer;
     for (int32_t j = 0; j < p->batch.tables; j++)
         d->table[j] = (banyan_table_of_blocks){.records = p->c->layer[layer].kept[j].records,
                                                .slot = d->mirror[layer][j].slot};

@@ -81,7 +81,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
-        need->slots += capacity * kind->layer_count;
+        need->slots += capacity * kind->kept_layers;
         longest_table = largest(longest_table, capacity);
         changed += least(capacity, moved_places(plan, &kind->head[g].retention));
         heads++;
@@ -156,6 +156,7 @@ static void lay_mirrors(const banyan_plan *plan, int rank, banyan_arena *arena,
     if (d) d->mirror = layer;
     for (int32_t i = 0; i < plan->spec.layers; i++) {
         const banyan_kind *kind = banyan_plan_kind(plan, i);
+        if (!banyan_keeps_own(plan, i)) continue;
         banyan_mirror *mirror = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *mirror);
         if (d) layer[i] = mirror;
         for (int32_t g = 0; g < kind->shape.kv_heads; g++) {

@@ -92,7 +92,7 @@ static void place(banyan_cache *c)
     char *record = d->records;
     banyan_slot *slot = d->tables;
     for (int32_t i = 0; i < c->plan->spec.layers; i++)
-        for (int32_t j = 0; j < banyan_cache_part(c, i)->mine_count; j++) {
+        for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
             banyan_kept *kept = &c->layer[i].kept[j];
             kept->records = record;
             d->mirror[i][j].slot = slot;

@@ -21,6 +21,7 @@ target_sources(banyan PRIVATE
   dist/plan_cover.c
   dist/plan_hash.c
   dist/plan_kernel.c
+  dist/plan_kinds.c
   dist/plan_memory.c
   dist/plan_merge.c
   dist/plan_place.c

@@ -49,7 +49,8 @@ int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordi
 
 /* One KV head of a kind of layer. */
 typedef struct banyan_head_plan {
-    banyan_retention retention; /* the union over its group */
+    banyan_retention
+        retention; /* the union over its group and all readers of its cache layer */
     banyan_placed placed;
     banyan_class *classes; /* query heads of the group with equal patterns: [class_count] ..  */
     int32_t class_count;   /* .. bit h of a class is query head kv_head * group + h, h < 64;
@@ -69,9 +70,13 @@ typedef struct banyan_shape {
     size_t record_bytes;
 } banyan_shape;
 
-/* Layers whose shapes and rules are the same share one kind. */
+/* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
+ * see plan_kinds.c. */
 typedef struct banyan_kind {
     int32_t first_layer, layer_count;
+    int32_t kept_layers; /* of these: with keys and values of their own */
+    int32_t *reader; /* [reader_count] kinds that read what this one reads, itself among them */
+    int32_t reader_count;
     banyan_shape shape;
     const char **use;       /* [heads] the rule text of each query head, for print */
     banyan_head_plan *head; /* [shape.kv_heads] */
@@ -82,7 +87,8 @@ typedef struct banyan_kind {
 } banyan_kind;
 
 struct banyan_plan {
-    banyan_spec spec; /* defaults filled in; strings owned */
+    banyan_spec
+        spec; /* defaults filled in; strings and arrays owned; cache_layer is never NULL */
     banyan_comm *comm;
     int32_t ranks, rank;
     int32_t panel_rows; /* rows that are merged at a time */
@@ -123,6 +129,11 @@ static inline int banyan_head_owner(const banyan_head_plan *head, uint64_t turn,
 {
     const uint64_t ordinal = (uint64_t)banyan_retention_ordinal(&head->retention, block);
     return banyan_owner_index(head->placed.holder, head->placed.count, ordinal + turn);
+}
+/* Does a layer have keys and values of its own? */
+static inline int banyan_keeps_own(const banyan_plan *plan, int32_t layer)
+{
+    return plan->spec.cache_layer[layer] == layer;
 }
 /* Index of `rank` among a KV head's holders, or -1. */
 int32_t banyan_holder_index(const banyan_placed *placed, int rank);

@@ -96,7 +96,10 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     if (spec->out != BANYAN_OUT_ALL && f->kind->home[h] != plan->rank) return;
 
     const int32_t value_dim = f->kind->shape.value_dim;
-    const float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, f->rows);
+    float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, f->rows);
+    if (spec->sinks)
+        banyan_partial_sink(partial, spec->sinks[f->call->layer * (int64_t)spec->heads + h],
+                            value_dim, f->rows);
     int64_t at = (int64_t)f->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
     banyan_partial_finish(partial, value_dim, f->rows,

@@ -59,7 +59,7 @@ static place tile_place(const panel *p, int64_t i)
     int64_t to = from + p->rows;
     if (begin > from) from = begin;
     if (end < to) to = end;
-    place t = {.kept = &p->c->layer[p->call->layer].kept[j],
+    place t = {.kept = &p->c->layer[p->call->cache_layer].kept[j],
                .head = &p->kind->head[kv_head],
                .subgroup = subgroup,
                .heads = shape->group - before,

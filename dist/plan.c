@@ -82,6 +82,30 @@ static banyan_rule *copy_rules(banyan_plan *plan, const banyan_spec *spec)
     return rules;
 }
 
+static banyan_layer_shape *copy_shapes(banyan_plan *plan, const banyan_spec *spec)
+{
+    banyan_layer_shape *shapes =
+        banyan_plan_alloc(plan, (size_t)spec->shape_count, sizeof *shapes);
+    if (shapes && spec->shape_count)
+        memcpy(shapes, spec->shapes, (size_t)spec->shape_count * sizeof *shapes);
+    return shapes;
+}
+
+static int32_t *copy_cache_layers(banyan_plan *plan, const banyan_spec *spec)
+{
+    int32_t *out = banyan_plan_alloc(plan, (size_t)spec->layers, sizeof *out);
+    for (int32_t i = 0; out && i < spec->layers; i++)
+        out[i] = spec->cache_layer ? spec->cache_layer[i] : i;
+    return out;
+}
+
+static float *copy_sinks(banyan_plan *plan, const banyan_spec *spec)
+{
+    const size_t count = (size_t)spec->layers * (size_t)spec->heads;
+    float *out = banyan_plan_alloc(plan, count, sizeof *out);
+    return out ? memcpy(out, spec->sinks, count * sizeof *out) : NULL;
+}
+
 static int is_imaginary(const banyan_comm *comm)
 {
     return strcmp(comm->transport->name, "imaginary") == 0;
@@ -107,7 +131,11 @@ static int32_t panel_rows(const banyan_spec *s)
     const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
     int64_t most = s->reproducible ? 64 : 256;
     if (strcmp(s->device, "cpu") != 0) {
-        const int64_t row = s->heads * (int64_t)banyan_partial_floats(s->value_dim) * 4;
+        int32_t value_dim = 0;
+        for (int32_t i = 0; i < s->layers; i++)
+            if (banyan_spec_shape(s, i).value_dim > value_dim)
+                value_dim = banyan_spec_shape(s, i).value_dim;
+        const int64_t row = s->heads * (int64_t)banyan_partial_floats(value_dim) * 4;
         most = (INT64_C(256) << 20) / row / s->block_tokens * s->block_tokens;
         if (most < s->block_tokens) most = s->block_tokens;
     }
@@ -130,7 +158,11 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     s->device = banyan_plan_copy(plan, spec->device);
     s->bandwidth = bandwidths(plan, spec->bandwidth);
     s->rules = copy_rules(plan, spec);
-    if (!s->placement || !s->device || !s->bandwidth || !s->rules ||
+    s->shapes = copy_shapes(plan, spec);
+    s->cache_layer = copy_cache_layers(plan, spec);
+    s->sinks = spec->sinks ? copy_sinks(plan, spec) : NULL;
+    if (!s->placement || !s->device || !s->bandwidth || !s->rules || !s->shapes ||
+        !s->cache_layer || (spec->sinks && !s->sinks) ||
         (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
         return BANYAN_ERR_MEMORY;
     plan->panel_rows = panel_rows(s);
@@ -149,7 +181,7 @@ static banyan_status check_size(const banyan_plan *plan)
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         const double record = (double)plan->kernel->record_bytes(&kind->shape.block);
-        bytes += blocks * kind->shape.kv_heads * kind->layer_count * record;
+        bytes += blocks * kind->shape.kv_heads * kind->kept_layers * record;
     }
     if (bytes < 0x1p60) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG,

@@ -4,7 +4,7 @@
  * In the order in which banyan_plan_create calls them:
  *
  *   spec_check    is what was asked for possible?         a filled-in copy of the spec
- *   plan_kinds    layers of one shape and of one set of rules
+ *   plan_kinds    layers -> kinds of layers
  *   plan_kernel   which kernel of the device
  *   plan_bind     rules -> patterns, classes, retention
  *   plan_cover    which far blocks does nobody read?      warnings
@@ -22,6 +22,9 @@ void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes);
 char *banyan_plan_copy(banyan_plan *plan, const char *text); /* a copy; NULL stays NULL */
 
 banyan_status banyan_spec_widen(const banyan_spec *given, banyan_spec *out);
+/* The shape of a layer, with the spec's for what spec.shapes leaves out; also of a spec that is not
+ * filled in. */
+banyan_layer_shape banyan_spec_shape(const banyan_spec *spec, int32_t layer);
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks);
 banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec); /* plan->spec */
 banyan_status banyan_plan_kinds(banyan_plan *plan);

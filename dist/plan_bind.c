@@ -1,70 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From rules to patterns. Each query head of each layer gets the selector of the last rule that
- * matches it, or dense. Layers that come out the same are of one kind. In a kind, query heads of a
- * group with equal patterns form a class, for which one block list serves, and a KV head keeps what
- * any head of its group will read. */
+ * matches it, or dense. In a kind of layer, query heads of a group with equal patterns form a class,
+ * for which one block list serves, and a KV head keeps what any head of its group will read, in any
+ * layer that reads its cache layer. */
 #include "dist/plan.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static const char *const no_rule = "dense";
-
-static void uses_of_layer(const banyan_spec *spec, int32_t layer, const char **use)
-{
-    for (int32_t h = 0; h < spec->heads; h++) use[h] = no_rule;
-    for (int32_t i = 0; i < spec->rule_count; i++) {
-        const banyan_rule *rule = &spec->rules[i];
-        if (layer < rule->first_layer || layer > rule->last_layer) continue;
-        for (int32_t h = rule->first_head; h <= rule->last_head; h++) use[h] = rule->use;
-    }
-}
-
-static banyan_shape shape_of_layer(const banyan_plan *plan, int32_t layer)
-{
-    const banyan_spec *s = &plan->spec;
-    (void)layer;
-    const int32_t group = s->heads / s->kv_heads;
-    return (banyan_shape){.kv_heads = s->kv_heads,
-                          .key_dim = s->key_dim,
-                          .value_dim = s->value_dim,
-                          .scale = s->scale,
-                          .group = group,
-                          .subgroups = (group + BANYAN_TILE_HEADS - 1) / BANYAN_TILE_HEADS,
-                          .block = {.block_tokens = s->block_tokens,
-                                    .key_dim = s->key_dim,
-                                    .value_dim = s->value_dim,
-                                    .dtype = s->cache_dtype}};
-}
-
-/* Equal texts share one pointer, so that uses compare as bytes. */
-banyan_status banyan_plan_kinds(banyan_plan *plan)
-{
-    const banyan_spec *spec = &plan->spec;
-    const size_t bytes = (size_t)spec->heads * sizeof(char *);
-    plan->kind_of_layer =
-        banyan_plan_alloc(plan, (size_t)spec->layers, sizeof *plan->kind_of_layer);
-    plan->kind = banyan_plan_alloc(plan, (size_t)spec->layers, sizeof *plan->kind);
-    const char **use = NULL;
-    if (!plan->kind_of_layer || !plan->kind) return BANYAN_ERR_MEMORY;
-    for (int32_t layer = 0; layer < spec->layers; layer++) {
-        if (!use) use = banyan_plan_alloc(plan, bytes, 1);
-        if (!use) return BANYAN_ERR_MEMORY;
-        uses_of_layer(spec, layer, use);
-        int32_t k = 0;
-        while (k < plan->kinds && memcmp(plan->kind[k].use, use, bytes)) k++;
-        if (k == plan->kinds) {
-            plan->kind[k].first_layer = layer;
-            plan->kind[k].use = use;
-            plan->kind[k].shape = shape_of_layer(plan, layer);
-            plan->kinds++;
-            use = NULL;
-        }
-        plan->kind[k].layer_count++;
-        plan->kind_of_layer[layer] = k;
-    }
-    return BANYAN_OK;
-}
 
 static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int32_t head,
                            banyan_pattern *out)
@@ -97,12 +39,6 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
         while (c < head->class_count && !banyan_pattern_equal(&scratch[c].pattern, &pattern))
             c++;
         if (c == head->class_count) {
-            banyan_retention keep;
-            pattern.selector->retain(&pattern, &keep);
-            if (c == 0)
-                head->retention = keep;
-            else
-                banyan_retention_union(&head->retention, &keep);
             scratch[c] = (banyan_class){.pattern = pattern};
             head->class_count++;
         }
@@ -113,6 +49,24 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
     if (!head->classes) return BANYAN_ERR_MEMORY;
     memcpy(head->classes, scratch, (size_t)head->class_count * sizeof *scratch);
     return BANYAN_OK;
+}
+
+/* The union over the group, and over the kinds that read the same cache layers. */
+static void set_retention(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head)
+{
+    banyan_retention *sum = &kind->head[kv_head].retention;
+    for (int32_t i = 0; i < kind->reader_count; i++) {
+        const banyan_head_plan *reader = &plan->kind[kind->reader[i]].head[kv_head];
+        for (int32_t c = 0; c < reader->class_count; c++) {
+            const banyan_pattern *pattern = &reader->classes[c].pattern;
+            banyan_retention keep;
+            pattern->selector->retain(pattern, &keep);
+            if (i == 0 && c == 0)
+                *sum = keep;
+            else
+                banyan_retention_union(sum, &keep);
+        }
+    }
 }
 
 banyan_status banyan_plan_bind(banyan_plan *plan)
@@ -128,6 +82,9 @@ banyan_status banyan_plan_bind(banyan_plan *plan)
         for (int32_t g = 0; !status && g < kv_heads; g++)
             status = bind_head(plan, kind, g, scratch);
     }
+    for (int32_t k = 0; !status && k < plan->kinds; k++)
+        for (int32_t g = 0; g < plan->kind[k].shape.kv_heads; g++)
+            set_retention(plan, &plan->kind[k], g);
     return status;
 }
 

@@ -21,6 +21,15 @@ static void add_text(uint64_t *hash, const char *text)
     for (; *text; text++) add(hash, (unsigned char)*text);
 }
 
+static void add_bits(uint64_t *hash, const float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        add(hash, bits);
+    }
+}
+
 static void add_spec(uint64_t *hash, const banyan_plan *plan)
 {
     const banyan_spec *s = &plan->spec;
@@ -29,10 +38,8 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
         s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens, s->rollback_tokens,
         s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,    s->lost_rank,
         s->lost_layer,  plan->panel_rows,  plan->ranks};
-    uint32_t scale;
-    memcpy(&scale, &s->scale, sizeof scale);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add(hash, numbers[i]);
-    add(hash, scale);
+    add_bits(hash, &s->scale, 1);
     for (int32_t r = 0; r < plan->ranks; r++) {
         add(hash, (int64_t)(s->bandwidth[r] * 16));
         add(hash, banyan_comm_topology(plan->comm)->node[r]);
@@ -44,10 +51,26 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
     add(hash, s->out);
     add_text(hash, plan->merge->name);
     if (s->reproducible) add_text(hash, "reproducible");
+    if (s->sinks) add_bits(hash, s->sinks, (size_t)s->layers * (size_t)s->heads);
+}
+
+/* Of a kind: nothing, where it is the spec's. */
+static void add_shape(uint64_t *hash, const banyan_spec *s, const banyan_shape *shape)
+{
+    if (shape->kv_heads == s->kv_heads && shape->key_dim == s->key_dim &&
+        shape->value_dim == s->value_dim && shape->scale == s->scale &&
+        !shape->block.value_in_key)
+        return;
+    add(hash, shape->kv_heads);
+    add(hash, shape->key_dim);
+    add(hash, shape->value_dim);
+    add(hash, shape->block.value_in_key);
+    add_bits(hash, &shape->scale, 1);
 }
 
 static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind *kind)
 {
+    add_shape(hash, &plan->spec, &kind->shape);
     for (int32_t q = 0; q < plan->spec.heads; q++) {
         add_text(hash, kind->use[q]);
         add(hash, kind->home[q]);
@@ -78,5 +101,10 @@ uint64_t banyan_plan_digest(const banyan_plan *plan)
     for (int32_t k = 0; k < plan->kinds; k++) add_kind(&hash, plan, &plan->kind[k]);
     for (int32_t layer = 0; layer < plan->spec.layers; layer++)
         add(&hash, plan->kind_of_layer[layer]);
+    for (int32_t layer = 0; layer < plan->spec.layers; layer++)
+        if (plan->spec.cache_layer[layer] != layer) {
+            add(&hash, layer);
+            add(&hash, plan->spec.cache_layer[layer]);
+        }
     return hash;
 }

@@ -52,7 +52,8 @@ static banyan_status refuse_shape(const char *device, const banyan_block_shape *
     for (int32_t block = 16; block <= 256; block *= 2) {
         int block_known = 0;
         for (int dtype = BANYAN_F32; dtype <= BANYAN_E4M3; dtype++) {
-            const banyan_block_shape shape = {block, 0, 0, (banyan_dtype)dtype};
+            const banyan_block_shape shape = {.block_tokens = block,
+                                              .dtype = (banyan_dtype)dtype};
             supported here = {0};
             char number[16];
             find_dims(device, shape, &here);
@@ -87,6 +88,26 @@ static banyan_status check_device(const char *device)
     return BANYAN_OK;
 }
 
+/* A device's queue is made for one shape of blocks. */
+static banyan_status check_alike(const banyan_plan *plan)
+{
+    const banyan_shape *a = &plan->kind[0].shape;
+    for (int32_t k = 1; k < plan->kinds; k++) {
+        const banyan_shape *b = &plan->kind[k].shape;
+        if (a->kv_heads == b->kv_heads && a->key_dim == b->key_dim &&
+            a->value_dim == b->value_dim)
+            continue;
+        return banyan_fail(
+            BANYAN_ERR_UNSUPPORTED,
+            "layer %d has %d KV heads of key_dim %d and value_dim %d, layer %d has "
+            "%d of %d and %d: device \"%s\" takes layers of one shape only",
+            (int)plan->kind[0].first_layer, (int)a->kv_heads, (int)a->key_dim,
+            (int)a->value_dim, (int)plan->kind[k].first_layer, (int)b->kv_heads,
+            (int)b->key_dim, (int)b->value_dim, plan->spec.device);
+    }
+    return BANYAN_OK;
+}
+
 /* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind would
  * take; and every kind must have it. */
 static const banyan_kernel *find(const banyan_plan *plan, int anywhere, const char *name,
@@ -115,6 +136,10 @@ banyan_status banyan_plan_kernel(banyan_plan *plan)
     char why[512];
     if (!anywhere) {
         const banyan_status status = check_device(device);
+        if (status) return status;
+    }
+    if (!is_cpu) {
+        const banyan_status status = check_alike(plan);
         if (status) return status;
     }
     for (int32_t k = 0; !is_cpu && k < plan->kinds; k++)

@@ -108,7 +108,7 @@ int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank)
         const banyan_kind *kind = &plan->kind[k];
         const int64_t record = (int64_t)kind->shape.record_bytes;
         for (int32_t g = 0; g < kind->shape.kv_heads; g++)
-            bytes += banyan_plan_capacity(plan, kind, g, rank) * kind->layer_count * record;
+            bytes += banyan_plan_capacity(plan, kind, g, rank) * kind->kept_layers * record;
     }
     return bytes;
 }

@@ -42,17 +42,22 @@ static double prefill_triples(const banyan_retention *r, int64_t n, int32_t bloc
     return (double)sum;
 }
 
-static double weight_of(const banyan_plan *plan, const banyan_head_plan *head, int64_t kept)
+/* Alike for all kinds that read the same cache layers, which have the same holders. */
+static double weight_of(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                        int64_t kept)
 {
     if (plan->spec.balance == BANYAN_BALANCE_DECODE) return (double)kept;
     const int64_t n = banyan_blocks(plan->spec.planned_tokens, plan->spec.block_tokens);
     double sum = 0;
-    for (int32_t c = 0; c < head->class_count; c++) {
-        const banyan_class *class = &head->classes[c];
-        banyan_retention r;
-        class->pattern.selector->retain(&class->pattern, &r);
-        sum += prefill_triples(&r, n, plan->spec.block_tokens) *
-               __builtin_popcountll(class->heads);
+    for (int32_t i = 0; i < kind->reader_count; i++) {
+        const banyan_head_plan *head = &plan->kind[kind->reader[i]].head[kv_head];
+        for (int32_t c = 0; c < head->class_count; c++) {
+            const banyan_class *class = &head->classes[c];
+            banyan_retention r;
+            class->pattern.selector->retain(&class->pattern, &r);
+            sum += prefill_triples(&r, n, plan->spec.block_tokens) *
+                   __builtin_popcountll(class->heads);
+        }
     }
     return sum;
 }
@@ -153,7 +158,7 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
         banyan_head_plan *head = &kind->head[g];
         const banyan_kept_set kept = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
         const int64_t count = banyan_kept_below(&kept, UINT64_MAX);
-        weight[g] = head->weight = weight_of(plan, head, count);
+        weight[g] = head->weight = weight_of(plan, kind, g, count);
         weights += weight[g];
         blocks += (double)count;
     }

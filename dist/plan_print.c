@@ -46,6 +46,7 @@ static void print_asked(const banyan_plan *plan, FILE *out)
     fprintf(out, "calls      %d rows at most, back by %d tokens at most; %s\n",
             (int)s->max_rows, (int)s->rollback_tokens,
             s->evict ? "what nobody will read is evicted" : "nothing is evicted");
+    if (s->sinks) fprintf(out, "sinks      a logit of each query head joins its softmax\n");
     if (s->reproducible)
         fprintf(out, "bits       the same for any ranks, placement, merge and threads\n");
     if (s->lost_rank >= 0) fprintf(out, "lost       rank %d, on purpose\n", (int)s->lost_rank);
@@ -92,6 +93,24 @@ static void print_merge(const banyan_plan *plan, FILE *out)
     fprintf(out, "kernel     %s", plan->kernel->name);
     if (plan->kernel->device) fprintf(out, ", on device %s", plan->spec.device);
     fputc('\n', out);
+}
+
+/* What sets a kind's layers apart from what was said of all. */
+static void print_shape(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    const banyan_spec *s = &plan->spec;
+    const banyan_shape *shape = &kind->shape;
+    if (shape->kv_heads != s->kv_heads || shape->key_dim != s->key_dim ||
+        shape->value_dim != s->value_dim || shape->scale != s->scale ||
+        shape->block.value_in_key)
+        fprintf(out, "  shape      %d KV heads, key_dim %d, value_dim %d%s, scale %.5g\n",
+                (int)shape->kv_heads, (int)shape->key_dim, (int)shape->value_dim,
+                shape->block.value_in_key ? " in the key" : "", (double)shape->scale);
+    if (kind->kept_layers < kind->layer_count)
+        fprintf(out,
+                "  reads      what %d of these layers keep, the others what layers before "
+                "them keep\n",
+                (int)kind->kept_layers);
 }
 
 static void print_rules(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
@@ -179,8 +198,8 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
 
     /* Per token and extra holder: the group's partials, or the keys and values. */
     const int64_t partials = shape->group * (int64_t)banyan_sum_bytes(plan, shape->value_dim);
-    const int64_t keys =
-        (shape->key_dim + shape->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype);
+    const int64_t keys = (shape->key_dim + (shape->block.value_in_key ? 0 : shape->value_dim)) *
+                         (int64_t)banyan_dtype_bytes(s->cache_dtype);
     if (extra && partials > keys)
         fprintf(out,
                 "  prefill    %lld rows send %s of partials a layer; moving keys and values "
@@ -209,13 +228,14 @@ static void print_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_
     char layers[96];
     banyan_kind_layers(plan, kind, layers, sizeof layers);
     fprintf(out, "\nlayer%s %s\n", kind->layer_count == 1 ? "" : "s", layers);
+    print_shape(plan, kind, out);
     print_rules(plan, kind, out);
     if (strcmp(plan->placement->name, "line") == 0 && kind->shape.kv_heads <= MANY_HEADS &&
         plan->ranks <= MANY_RANKS)
         banyan_kind_draw(kind, out);
     print_heads(plan, kind, out);
     print_coverage(kind, out);
-    print_balance(plan, kind, kept, out);
+    if (kind->kept_layers) print_balance(plan, kind, kept, out);
     print_traffic(plan, kind, out);
 }
 

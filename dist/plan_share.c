@@ -73,7 +73,7 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
         const banyan_kind *kind = &plan->kind[k];
         int64_t blocks = 0;
         for (int32_t g = 0; g < kind->shape.kv_heads; g++)
-            blocks += banyan_plan_kept(plan, kind, g, rank, tokens) * kind->layer_count;
+            blocks += banyan_plan_kept(plan, kind, g, rank, tokens) * kind->kept_layers;
         sum.kept_blocks += blocks;
         sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
         banyan_traffic traffic;
@@ -119,7 +119,7 @@ void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_
         int64_t before = 0;
         for (int32_t i = 0; i < head->placed.count; i++) {
             const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
-            const int64_t blocks = (below - before) * kind->layer_count;
+            const int64_t blocks = (below - before) * kind->kept_layers;
             banyan_load *rank = &load[head->placed.holder[i].rank];
             rank->blocks += blocks;
             rank->bytes += blocks * (int64_t)kind->shape.record_bytes;

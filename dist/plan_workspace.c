@@ -188,7 +188,8 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
     for (int32_t k = 0; k < plan->kinds; k++)
         lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
     for (int32_t i = 0; i < plan->spec.layers; i++)
-        lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
+        if (banyan_keeps_own(plan, i))
+            lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
     if (on_device) {
         banyan_device_lay(plan, rank, arena, c ? c->device : NULL);
     } else {

@@ -75,6 +75,19 @@ static banyan_status one_of(const char *field, const char *value, const char *co
                        near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
+static banyan_status check_range(const char *list, int32_t index, const char *what,
+                                 int32_t first, int32_t last, int32_t count)
+{
+    if (first < 0 || first >= count)
+        return banyan_fail(BANYAN_ERR_CONFIG, "%s %d: first_%s is %d: expected 0..%d", list,
+                           (int)index, what, (int)first, (int)count - 1);
+    if (last != -1 && (last < first || last >= count))
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "%s %d: last_%s is %d: expected %d..%d, or -1 for the last", list,
+                           (int)index, what, (int)last, (int)first, (int)count - 1);
+    return BANYAN_OK;
+}
+
 static banyan_status check_shape(const banyan_spec *s)
 {
     banyan_status status = BANYAN_OK;
@@ -93,6 +106,110 @@ static banyan_status check_shape(const banyan_spec *s)
                         "scale is %g: expected a positive number, or 0 for 1/sqrt(key_dim)",
                         (double)s->scale);
     return status;
+}
+
+banyan_layer_shape banyan_spec_shape(const banyan_spec *s, int32_t layer)
+{
+    banyan_layer_shape out = {.first_layer = layer, .last_layer = layer};
+    const float scale = s->scale > 0 ? s->scale : 0;
+    for (int32_t i = 0; i < s->shape_count; i++) {
+        const banyan_layer_shape *shape = &s->shapes[i];
+        const int32_t last = shape->last_layer < 0 ? s->layers - 1 : shape->last_layer;
+        if (layer >= shape->first_layer && layer <= last) out = *shape;
+    }
+    out.scale = out.scale > 0 ? out.scale : out.key_dim ? 0 : scale;
+    if (!out.kv_heads) out.kv_heads = s->kv_heads ? s->kv_heads : s->heads;
+    if (!out.key_dim) out.key_dim = s->key_dim;
+    if (!out.value_dim) out.value_dim = s->value_dim ? s->value_dim : s->key_dim;
+    if (!(out.scale > 0)) out.scale = (float)(1 / sqrt((double)out.key_dim));
+    return out;
+}
+
+static banyan_status check_one_shape(const banyan_spec *s, int32_t i)
+{
+    const banyan_layer_shape *shape = &s->shapes[i];
+    char field[48];
+    banyan_status status =
+        check_range("shape", i, "layer", shape->first_layer, shape->last_layer, s->layers);
+    snprintf(field, sizeof field, "shape %d: kv_heads", (int)i);
+    if (!status) status = within(field, shape->kv_heads, 0, MAX_COUNT);
+    if (!status && shape->kv_heads && s->heads % shape->kv_heads)
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "shape %d: kv_heads is %d: expected a divisor of heads, %d",
+                             (int)i, (int)shape->kv_heads, (int)s->heads);
+    snprintf(field, sizeof field, "shape %d: key_dim", (int)i);
+    if (!status) status = within(field, shape->key_dim, 0, BANYAN_MAX_DIM);
+    snprintf(field, sizeof field, "shape %d: value_dim", (int)i);
+    if (!status) status = within(field, shape->value_dim, 0, BANYAN_MAX_DIM);
+    if (!status && !(isfinite(shape->scale) && shape->scale >= 0))
+        status = banyan_fail(BANYAN_ERR_CONFIG,
+                             "shape %d: scale is %g: expected a positive number, or 0", (int)i,
+                             (double)shape->scale);
+    if (status) return status;
+    const banyan_layer_shape whole = banyan_spec_shape(s, shape->first_layer);
+    if (whole.value_in_key && whole.value_dim > whole.key_dim)
+        return banyan_fail(BANYAN_ERR_CONFIG,
+                           "shape %d: value_dim is %d: expected at most key_dim, %d, with "
+                           "value_in_key",
+                           (int)i, (int)whole.value_dim, (int)whole.key_dim);
+    return BANYAN_OK;
+}
+
+static banyan_status check_shapes(const banyan_spec *s)
+{
+    banyan_status status = at_least("shape_count", s->shape_count, 0);
+    if (!status && s->shape_count && !s->shapes)
+        status = banyan_fail(BANYAN_ERR_CONFIG, "shapes is not set: expected %d of them",
+                             (int)s->shape_count);
+    for (int32_t i = 0; !status && i < s->shape_count; i++) status = check_one_shape(s, i);
+    return status;
+}
+
+static banyan_status check_cache_layers(const banyan_spec *s)
+{
+    for (int32_t i = 0; s->cache_layer && i < s->layers; i++) {
+        const int32_t c = s->cache_layer[i];
+        if (c < 0 || c > i)
+            return banyan_fail(
+                BANYAN_ERR_CONFIG,
+                "cache_layer of layer %d is %d: expected 0..%d, itself or a layer "
+                "before it",
+                (int)i, (int)c, (int)i);
+        if (s->cache_layer[c] != c)
+            return banyan_fail(
+                BANYAN_ERR_CONFIG,
+                "cache_layer of layer %d is %d, which reads layer %d: expected a "
+                "layer with keys and values of its own",
+                (int)i, (int)c, (int)s->cache_layer[c]);
+        const banyan_layer_shape a = banyan_spec_shape(s, i), b = banyan_spec_shape(s, c);
+        if (a.kv_heads != b.kv_heads || a.key_dim != b.key_dim || a.value_dim != b.value_dim ||
+            !a.value_in_key != !b.value_in_key)
+            return banyan_fail(BANYAN_ERR_CONFIG,
+                               "layer %d reads layer %d: expected its shape, %d KV heads of "
+                               "key_dim %d and value_dim %d; it has %d of %d and %d",
+                               (int)i, (int)c, (int)b.kv_heads, (int)b.key_dim,
+                               (int)b.value_dim, (int)a.kv_heads, (int)a.key_dim,
+                               (int)a.value_dim);
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status check_sinks(const banyan_spec *s)
+{
+    const int64_t count = s->sinks ? (int64_t)s->layers * s->heads : 0;
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(s->sinks[i]) && s->sinks[i] != -INFINITY)
+            return banyan_fail(BANYAN_ERR_CONFIG,
+                               "sink of layer %d, query head %d is %g: expected a number, or "
+                               "-inf for none",
+                               (int)(i / s->heads), (int)(i % s->heads), (double)s->sinks[i]);
+    if (s->sinks && strcmp(s->device, "cpu") != 0)
+        return banyan_fail(
+            BANYAN_ERR_UNSUPPORTED,
+            "sinks are set and device is \"%s\": they are added on the CPU only, "
+            "expected device cpu",
+            s->device);
+    return BANYAN_OK;
 }
 
 static banyan_status check_cache(const banyan_spec *s)
@@ -174,19 +291,6 @@ static banyan_status check_bandwidth(const banyan_spec *s, int32_t ranks)
     return BANYAN_OK;
 }
 
-static banyan_status check_range(int32_t rule, const char *what, int32_t first, int32_t last,
-                                 int32_t count)
-{
-    if (first < 0 || first >= count)
-        return banyan_fail(BANYAN_ERR_CONFIG, "rule %d: first_%s is %d: expected 0..%d",
-                           (int)rule, what, (int)first, (int)count - 1);
-    if (last != -1 && (last < first || last >= count))
-        return banyan_fail(BANYAN_ERR_CONFIG,
-                           "rule %d: last_%s is %d: expected %d..%d, or -1 for the last",
-                           (int)rule, what, (int)last, (int)first, (int)count - 1);
-    return BANYAN_OK;
-}
-
 static banyan_status check_rules(const banyan_spec *s)
 {
     banyan_status status = at_least("rule_count", s->rule_count, 0);
@@ -195,16 +299,18 @@ static banyan_status check_rules(const banyan_spec *s)
                              (int)s->rule_count);
     for (int32_t i = 0; !status && i < s->rule_count; i++) {
         const banyan_rule *rule = &s->rules[i];
-        status = check_range(i, "layer", rule->first_layer, rule->last_layer, s->layers);
+        status =
+            check_range("rule", i, "layer", rule->first_layer, rule->last_layer, s->layers);
         if (!status)
-            status = check_range(i, "head", rule->first_head, rule->last_head, s->heads);
+            status =
+                check_range("rule", i, "head", rule->first_head, rule->last_head, s->heads);
         if (!status && !rule->use)
             status = banyan_fail(BANYAN_ERR_CONFIG,
                                  "rule %d: use is not set: expected a selector", (int)i);
         char why[512];
         banyan_pattern pattern;
         if (!status && banyan_pattern_parse(rule->use, rule->first_head, s->heads,
-                                            s->kv_heads ? s->kv_heads : s->heads,
+                                            banyan_spec_shape(s, rule->first_layer).kv_heads,
                                             s->block_tokens, &pattern, why, sizeof why))
             status =
                 banyan_fail(BANYAN_ERR_CONFIG, "rule %d, \"%s\": %s", (int)i, rule->use, why);
@@ -239,8 +345,11 @@ static banyan_status check_reproducible(const banyan_spec *s)
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
 {
     banyan_status status = check_shape(spec);
+    if (!status) status = check_shapes(spec);
+    if (!status) status = check_cache_layers(spec);
     if (!status) status = check_cache(spec);
     if (!status) status = check_names(spec);
+    if (!status) status = check_sinks(spec);
     if (!status) status = check_bandwidth(spec, ranks);
     if (!status) status = check_rules(spec);
     if (!status) status = check_reproducible(spec);

@@ -65,8 +65,7 @@ void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int3
         memcpy((float *)out + 2 * i, ml, 2 * sizeof *ml);
 }
 
-const float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim,
-                              int64_t rows)
+float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows)
 {
     if (plan->spec.reproducible) banyan_fixed_round(sums, sums, value_dim, rows);
     return sums;

@@ -27,7 +27,8 @@ void oracle_row(const oracle *o, const float *q, int head, int64_t row, double *
 {
     int32_t kv_head = head / (o->heads / o->kv_heads), value_dim = o->value_dim;
     int64_t last = row < o->tokens ? row : o->tokens - 1, seen = 0;
-    double max = -INFINITY, sum = 0, squares = 0, size = 0, largest = 0, largest_value = 0;
+    double sink = o->sinks ? (double)o->sinks[head] : -INFINITY;
+    double max = sink, sum = 0, squares = 0, size = 0, largest = 0, largest_value = 0;
     double *score = malloc((size_t)(last + 1) * sizeof(*score));
     if (!score) abort();
 
@@ -36,6 +37,12 @@ void oracle_row(const oracle *o, const float *q, int head, int64_t row, double *
         score[t] = score_of(o, q, o->k + (t * o->kv_heads + kv_head) * o->key_dim, &size);
         if (score[t] > max || isnan(score[t])) max = score[t];
         if (size > largest) largest = size;
+        seen++;
+    }
+    if (sink > -INFINITY) { /* one more token, without a value */
+        sum = exp(sink - max);
+        squares = sum * sum;
+        if (fabs(sink) > largest) largest = fabs(sink);
         seen++;
     }
     for (int32_t d = 0; d < value_dim; d++) out[d] = 0;

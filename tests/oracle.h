@@ -23,10 +23,11 @@ typedef struct oracle {
     const float *v;        /* [tokens][kv_heads][value_dim] */
     oracle_reads_fn reads; /* NULL: every token up to the row */
     void *ctx;
+    const float *sinks; /* [heads]: logits that join the denominators; NULL: none */
 } oracle;
 
 /* Attention of one row (at token `row`) of one query head. q [key_dim]; out [value_dim]. A row that
- * sees nothing gets zeros and -inf. b, when not NULL, gets what the error bounds need of the row
+ * sees nothing gets zeros and -inf, or its sink. b, when not NULL, gets what the error bounds need of the row
  * (key_dim, tokens, score, value, spread); the caller sets the rest before or after. */
 void oracle_row(const oracle *o, const float *q, int head, int64_t row, double *out,
                 double *lse, bound *b);

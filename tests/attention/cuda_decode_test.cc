@@ -264,7 +264,7 @@ static trial draw(uint64_t seed)
     trial t = {};
     t.random = seed;
     const int dim = below(t, 2) ? 64 : 128;
-    t.shape = banyan_block_shape{BLOCK, dim, dim, formats[below(t, 3)]};
+    t.shape = banyan_block_shape{BLOCK, dim, dim, formats[below(t, 3)], 0};
     t.data = (kind)(below(t, 2) ? NORMAL : below(t, KINDS));
     t.kv_heads = 1 + below(t, 3);
     t.group = 1 + below(t, 8);

@@ -99,7 +99,7 @@ static void attend(const banyan_kernel *kernel, banyan_queue *queue, const banya
 static void run(const banyan_kernel *kernel, banyan_dtype dtype)
 {
     const banyan_device *device = kernel->device;
-    const banyan_block_shape shape = {BLOCK, DIM, DIM, dtype};
+    const banyan_block_shape shape = {BLOCK, DIM, DIM, dtype, 0};
     const banyan_device_limits limits = {.shape = shape,
                                          .heads = HEADS,
                                          .kv_heads = 1,
@@ -146,10 +146,10 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype)
 
 static void test_choice(void)
 {
-    const banyan_block_shape shape = {BLOCK, DIM, DIM, BANYAN_BF16};
-    const banyan_block_shape small = {32, DIM, DIM, BANYAN_BF16},
-                             wide = {BLOCK, 96, 96, BANYAN_BF16},
-                             exact = {BLOCK, DIM, DIM, BANYAN_F32};
+    const banyan_block_shape shape = {BLOCK, DIM, DIM, BANYAN_BF16, 0};
+    const banyan_block_shape small = {32, DIM, DIM, BANYAN_BF16, 0},
+                             wide = {BLOCK, 96, 96, BANYAN_BF16, 0},
+                             exact = {BLOCK, DIM, DIM, BANYAN_F32, 0};
     const banyan_kernel *found = banyan_kernel_find("cuda", 0, NULL, &shape, NULL, 0);
     char why[256] = "";
     CHECK(found && found->device && found->record_bytes(&shape) == 32768);

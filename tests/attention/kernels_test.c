@@ -148,7 +148,7 @@ static void trial_with_seed(const banyan_kernel *kernel, uint64_t seed)
 static void nan_alone(const banyan_kernel *kernel, banyan_dtype dtype)
 {
     enum { BLOCK = 16, DIM = 4, PARTIAL = DIM + 2 };
-    banyan_block_shape shape = {BLOCK, DIM, DIM, dtype};
+    banyan_block_shape shape = {BLOCK, DIM, DIM, dtype, 0};
     if (!kernel->supports(&shape)) return;
     size_t bytes = kernel->record_bytes(&shape);
     float k[DIM] = {1, NAN, 1, 1}, good[BLOCK * DIM] = {0},

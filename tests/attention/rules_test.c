@@ -3,7 +3,7 @@
 #include "attention/attention.h"
 #include "tests/test.h"
 
-static const banyan_block_shape shape = {64, 128, 128, BANYAN_BF16};
+static const banyan_block_shape shape = {64, 128, 128, BANYAN_BF16, 0};
 
 static void refused(const char *use, const char *words)
 {
@@ -141,7 +141,7 @@ static void test_kernel_names(void)
                            "(see \"banyan list\")"),
               "%s", why);
 
-    const banyan_block_shape bytes = {64, 128, 128, BANYAN_E4M3};
+    const banyan_block_shape bytes = {64, 128, 128, BANYAN_E4M3, 0};
     CHECK(!banyan_kernel_find(NULL, 0, NULL, &bytes, why, sizeof(why)));
     CHECK_MSG(!strcmp(why, "no kernel of device cpu supports fp8 blocks of 64 tokens with "
                            "key_dim 128 and value_dim 128"),

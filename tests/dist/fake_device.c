@@ -393,7 +393,7 @@ static int supports(const banyan_block_shape *shape)
     return shape->dtype <= BANYAN_BF16 && shape->block_tokens <= 64 &&
            (shape->key_dim == shape->value_dim ||
             (shape->key_dim == 48 && shape->value_dim == 32)) &&
-           shape->key_dim <= 64;
+           shape->key_dim <= 64 && !shape->value_in_key;
 }
 
 static size_t record_bytes(const banyan_block_shape *shape)
