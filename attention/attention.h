@@ -79,7 +79,11 @@ void banyan_fixed_strip(const void *sums, void *out, int32_t value_dim, int64_t 
 
 /* ---- selectors: which blocks a head reads, and which a KV head keeps ------------------------ */
 
-enum { BANYAN_MAX_PARAMS = 8, BANYAN_MAX_PERIOD = 4096 };
+enum {
+    BANYAN_MAX_PARAMS = 8,
+    BANYAN_MAX_PERIOD = 4096,
+    BANYAN_MAX_RUNS = 12 /* of a selection */
+};
 
 /* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens. */
 typedef struct banyan_value {
@@ -116,17 +120,19 @@ typedef struct banyan_edge {
     int64_t sink_end, window;
 } banyan_edge;
 
-/* What rows of one own block read: runs ascending and disjoint. Static selectors need 4 at most.
- * The caller gives run and capacity; select sets the rest. */
+/* What rows of one own block read: runs ascending and disjoint. A pattern that needs more than
+ * BANYAN_MAX_RUNS of them is refused when it is planned; `too_many` is set here, and the runs that
+ * there are must not be used. */
 typedef struct banyan_selection {
-    banyan_run *run;
-    int32_t count, capacity;
+    banyan_run run[BANYAN_MAX_RUNS];
+    int32_t count;
+    int too_many;
     banyan_edge edge;
 } banyan_selection;
 
 /* What a KV head keeps, in closed form: blocks below `prefix`, and blocks whose number modulo
- * `period` is in the residue set, are kept for good ("permanent"); any other block is read by rows
- * up to `reach` tokens after the block's last token, and can go after that. */
+ * `period` is in the residue set, are kept for good ("permanent"); any other block stays for rows up
+ * to `reach` tokens after the block's last token, and can go after that. */
 typedef struct banyan_retention {
     int64_t prefix;
     int32_t period;
@@ -134,17 +140,24 @@ typedef struct banyan_retention {
     int64_t reach;
 } banyan_retention;
 
-/* One row of attention/selectors.def. Pure functions of their arguments. */
+/* One row of attention/selectors.def. Pure functions of their arguments. It says three things apart:
+ * what a row reads, token by token; the same in runs of blocks; and what must stay for later rows. */
 typedef struct banyan_selector {
-    const char *name, *doc;
+    const char *name;
     const banyan_param *params; /* ends with a NULL name */
     /* NULL, or: are these parameters possible together? On failure writes why, in words. */
     banyan_status (*check)(const banyan_pattern *pattern, char *why, size_t why_bytes);
-    /* Blocks that rows first_row..last_row (tokens, all in one block: their "own") read. Causal,
-     * and always with the own block. */
+    /* Does the row at token `row` read token `token` (0 <= token <= row)? The exact truth; a row's
+     * own block is always read. */
+    int (*reads)(const banyan_pattern *pattern, int64_t row, int64_t token);
+    /* The same for rows first_row..last_row (tokens, all in one block: their "own"), by blocks. */
     void (*select)(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                    banyan_selection *out);
-    void (*retain)(const banyan_pattern *pattern, banyan_retention *out);
+    /* Which blocks must stay: at least all of which a later row reads a token, and it may be more. */
+    void (*keeps)(const banyan_pattern *pattern, banyan_retention *out);
+    /* NULL: query heads with equal parameters read alike. Else: do these two, of equal parameters? */
+    int (*alike)(const banyan_pattern *a, const banyan_pattern *b);
+    int whole; /* 1: a KV head that is read so has one holder */
 } banyan_selector;
 
 const banyan_selector *banyan_selector_find(const char *name);
@@ -155,7 +168,16 @@ const banyan_selector *banyan_selector_row(int index); /* NULL past the end */
 banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
                                    int32_t kv_heads, int32_t block_tokens, banyan_pattern *out,
                                    char *why, size_t why_bytes);
-int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b); /* same blocks? */
+int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b); /* same tokens? */
+/* Select, of patterns that have been accepted. */
+static inline void banyan_pattern_select(const banyan_pattern *pattern, int64_t first_row,
+                                         int64_t last_row, banyan_selection *out)
+{
+    out->count = out->too_many = 0;
+    pattern->selector->select(pattern, first_row, last_row, out);
+}
+/* Is a block among the selected ones? */
+int banyan_selection_holds(const banyan_selection *s, int64_t block);
 /* Does the row at token `row` read token `token`? */
 int banyan_pattern_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 
@@ -201,7 +223,8 @@ typedef struct banyan_class {
 
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class
  * selects, ascending; a block appears once per way in which it is seen. entries has room for
- * held_count * class_count, edges for class_count. Returns the number of entries. */
+ * held_count * class_count, edges for class_count. Returns the number of entries; -1 when a class
+ * selects too many runs. */
 int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
                           int64_t last_row, const banyan_held *held, int64_t held_count,
                           banyan_entry *entries, banyan_edge *edges);
@@ -243,7 +266,7 @@ typedef struct banyan_tile {
  * value is NaN or inf; a token that was never written is never seen.
  * A row with `device` works on a device's memory: it has no pack, workspace_bytes and attend. */
 typedef struct banyan_kernel {
-    const char *name, *doc;
+    const char *name;
     int (*usable)(void); /* by this processor */
     int (*supports)(const banyan_block_shape *shape);
     size_t (*record_bytes)(const banyan_block_shape *shape); /* a multiple of 64 */

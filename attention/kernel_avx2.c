@@ -35,7 +35,6 @@ static size_t record_bytes(const banyan_block_shape *shape)
 
 const banyan_kernel banyan_kernel_avx2 = {
     .name = "avx2",
-    .doc = "AVX2, FMA and F16C",
     .usable = usable,
     .supports = supports,
     .record_bytes = record_bytes,

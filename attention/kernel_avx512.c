@@ -54,7 +54,6 @@ static void attend_choose(const banyan_tile *tile)
 
 const banyan_kernel banyan_kernel_avx512 = {
     .name = "avx512",
-    .doc = "AVX-512, with BF16 dot products where the processor has them",
     .usable = usable,
     .supports = supports,
     .record_bytes = record_bytes,

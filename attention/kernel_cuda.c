@@ -17,7 +17,6 @@ static const banyan_device device = BANYAN_CUDA_DEVICE(attend);
 
 const banyan_kernel banyan_kernel_cuda = {
     .name = "cuda",
-    .doc = "CUDA, compute capability 8.0 and later",
     .usable = usable,
     .supports = cuda_supports,
     .record_bytes = cuda_record_bytes,

@@ -19,7 +19,6 @@ static const banyan_device device = BANYAN_CUDA_DEVICE(attend);
 
 const banyan_kernel banyan_kernel_hopper = {
     .name = "hopper",
-    .doc = "CUDA, Hopper: warpgroup matrix instructions and bulk copies",
     .usable = usable,
     .supports = cuda_supports,
     .record_bytes = cuda_record_bytes,

@@ -32,7 +32,6 @@ static size_t record_bytes(const banyan_block_shape *shape)
 
 const banyan_kernel banyan_kernel_neon = {
     .name = "neon",
-    .doc = "NEON of AArch64",
     .usable = usable,
     .supports = supports,
     .record_bytes = record_bytes,

@@ -202,7 +202,6 @@ static void attend(const banyan_tile *tile)
 
 const banyan_kernel banyan_kernel_scalar = {
     .name = "scalar",
-    .doc = "plain C: the specification",
     .usable = usable,
     .supports = supports,
     .record_bytes = record_bytes,

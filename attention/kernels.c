@@ -28,7 +28,7 @@ static int never(void)
 /* Rows that this build leaves out still have a name and a reason. */
 #define BANYAN_ROW(row, needs, text)                                                           \
     static const banyan_kernel missing_##row                                                   \
-        __attribute__((unused)) = {.name = #row, .doc = text, .usable = never};
+        __attribute__((unused)) = {.name = #row, .usable = never};
 #include "attention/kernels.def"
 #undef BANYAN_ROW
 
@@ -43,6 +43,12 @@ static const banyan_kernel *const table[] = {
 static const char *const names[] = {
 #include "attention/kernels.def"
     NULL};
+#undef BANYAN_ROW
+
+#define BANYAN_ROW(name, needs, doc) doc,
+static const char *const docs[] = {
+#include "attention/kernels.def"
+};
 #undef BANYAN_ROW
 
 static const char *const cpu = "cpu";
@@ -88,6 +94,13 @@ static int fits(const banyan_kernel *kernel, const wanted *w)
            (w->anywhere || kernel->usable()) && (!w->shape || kernel->supports(w->shape));
 }
 
+static const char *doc_of(const banyan_kernel *kernel)
+{
+    int i = 0;
+    while (table[i] != kernel) i++;
+    return docs[i];
+}
+
 static const char *in_key(const banyan_block_shape *shape)
 {
     return shape->value_in_key ? " in the key" : "";
@@ -114,7 +127,7 @@ static const banyan_kernel *named(const char *name, const char *source, const wa
                       name, banyan_kernel_device(kernel), w->device);
     if (!w->anywhere && !kernel->usable())
         return refuse(why, why_bytes, "%s: kernel \"%s\" (%s) cannot run on this %s", source,
-                      name, kernel->doc, kernel->device ? "device" : "processor");
+                      name, doc_of(kernel), kernel->device ? "device" : "processor");
     if (shape && !kernel->supports(shape))
         return refuse(why, why_bytes,
                       "%s: kernel \"%s\" does not support %s blocks of %d tokens with key_dim "

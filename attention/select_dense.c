@@ -4,15 +4,20 @@
 
 static const banyan_param params[] = {{.name = NULL}};
 
+static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+{
+    (void)pattern, (void)row, (void)token;
+    return 1;
+}
+
 static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                           banyan_selection *out)
 {
     (void)first_row;
-    out->count = 0;
     banyan_selection_add(out, 0, last_row / pattern->block_tokens, 1, 0);
 }
 
-static void retain(const banyan_pattern *pattern, banyan_retention *out)
+static void keeps(const banyan_pattern *pattern, banyan_retention *out)
 {
     (void)pattern;
     *out = (banyan_retention){.period = 1, .residue = {1}};
@@ -20,8 +25,8 @@ static void retain(const banyan_pattern *pattern, banyan_retention *out)
 
 const banyan_selector banyan_select_dense = {
     .name = "dense",
-    .doc = "every block up to the row's own",
     .params = params,
+    .reads = reads,
     .select = select_blocks,
-    .retain = retain,
+    .keeps = keeps,
 };

@@ -94,6 +94,16 @@ static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_
     return BANYAN_OK;
 }
 
+static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+{
+    const banyan_value *local = &pattern->value[LOCAL];
+    const int64_t tokens = pattern->block_tokens, block = token / tokens;
+    if (is_dense(pattern) || block % pattern->value[STRIDE].number == remainder_of(pattern))
+        return 1;
+    return local->in_tokens ? token > row - local->number
+                            : row / tokens - block < local->number;
+}
+
 static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                           banyan_selection *out)
 {
@@ -103,7 +113,6 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     int64_t cut = own - local->number + 1; /* first block that some row's window reaches */
     int64_t whole = cut;                   /* first block that every row sees to the end */
 
-    out->count = 0;
     out->edge = (banyan_edge){.sink_end = 0, .window = local->number};
     if (is_dense(pattern)) {
         banyan_selection_add(out, 0, own, 1, 0);
@@ -120,7 +129,7 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     banyan_selection_add(out, whole, own, 1, 0);
 }
 
-static void retain(const banyan_pattern *pattern, banyan_retention *out)
+static void keeps(const banyan_pattern *pattern, banyan_retention *out)
 {
     const banyan_value *local = &pattern->value[LOCAL];
     if (is_dense(pattern)) {
@@ -136,11 +145,17 @@ static void retain(const banyan_pattern *pattern, banyan_retention *out)
     out->residue[remainder / 64] = (uint64_t)1 << (remainder % 64);
 }
 
+static int alike(const banyan_pattern *a, const banyan_pattern *b)
+{
+    return is_dense(a) == is_dense(b) && (is_dense(a) || remainder_of(a) == remainder_of(b));
+}
+
 const banyan_selector banyan_select_s2 = {
     .name = "s2",
-    .doc = "a local window and every stride-th block, shifted per head",
     .params = params,
     .check = check,
+    .reads = reads,
     .select = select_blocks,
-    .retain = retain,
+    .keeps = keeps,
+    .alike = alike,
 };

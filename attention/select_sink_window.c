@@ -41,6 +41,15 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+{
+    const banyan_value *window = &pattern->value[WINDOW];
+    const int64_t tokens = pattern->block_tokens;
+    if (token < sink_tokens(pattern)) return 1;
+    return window->in_tokens ? token > row - window->number
+                             : row / tokens - token / tokens < window->number;
+}
+
 static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                           banyan_selection *out)
 {
@@ -50,7 +59,6 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     int64_t cut = own - window->number + 1; /* first block that some row's window reaches */
     int64_t whole = cut;                    /* first block that every row sees to the end */
 
-    out->count = 0;
     out->edge = (banyan_edge){.sink_end = sink, .window = 0};
     if (window->in_tokens) {
         int64_t lowest = first_row - window->number + 1,
@@ -66,7 +74,7 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     banyan_selection_add(out, whole, own, 1, 0);
 }
 
-static void retain(const banyan_pattern *pattern, banyan_retention *out)
+static void keeps(const banyan_pattern *pattern, banyan_retention *out)
 {
     const banyan_value *window = &pattern->value[WINDOW];
     int64_t tokens = pattern->block_tokens;
@@ -79,8 +87,8 @@ static void retain(const banyan_pattern *pattern, banyan_retention *out)
 
 const banyan_selector banyan_select_sink_window = {
     .name = "sink_window",
-    .doc = "the first blocks and the most recent ones",
     .params = params,
+    .reads = reads,
     .select = select_blocks,
-    .retain = retain,
+    .keeps = keeps,
 };

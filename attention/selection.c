@@ -12,10 +12,6 @@
  *     entries    A    B    A    B    A    B   A    B    A|B */
 #include "attention/attention.h"
 
-enum {
-    MAX_RUNS = 4 /* of one selection, here */
-};
-
 void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int64_t step,
                           int edge)
 {
@@ -32,15 +28,29 @@ void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int6
             first += (before->last - first) / step * step + step;
         }
     }
-    if (last < first || s->count == s->capacity) return;
+    if (last < first) return;
+    if (s->count == BANYAN_MAX_RUNS) {
+        s->too_many = 1;
+        return;
+    }
     last -= (last - first) % step;
     s->run[s->count++] = (banyan_run){first, last, step, edge};
 }
 
+int banyan_selection_holds(const banyan_selection *s, int64_t block)
+{
+    for (int32_t i = 0; i < s->count; i++) {
+        const banyan_run *run = &s->run[i];
+        if (block < run->first) return 0;
+        if (block <= run->last && (block - run->first) % run->step == 0) return 1;
+    }
+    return 0;
+}
+
 /* What one class reads, and how far the walk has come in it. */
 typedef struct cursor {
-    banyan_run run[MAX_RUNS];
-    int32_t count, at;
+    banyan_selection read;
+    int32_t at;   /* the run */
     int32_t edge; /* index into the tile's edges */
 } cursor;
 
@@ -56,9 +66,9 @@ static int32_t edge_index(banyan_edge *edges, int32_t *count, banyan_edge edge)
 /* The run that holds `block`, or NULL. Blocks are asked for in ascending order. */
 static const banyan_run *seek(cursor *c, int64_t block)
 {
-    while (c->at < c->count && c->run[c->at].last < block) c->at++;
-    if (c->at == c->count) return NULL;
-    const banyan_run *run = &c->run[c->at];
+    while (c->at < c->read.count && c->read.run[c->at].last < block) c->at++;
+    if (c->at == c->read.count) return NULL;
+    const banyan_run *run = &c->read.run[c->at];
     if (block < run->first) return NULL;
     return run->step == 1 || (block - run->first) % run->step == 0 ? run : NULL;
 }
@@ -69,14 +79,13 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count, in
     int32_t edge_count = 0;
     for (int32_t i = 0; i < class_count; i++) {
         cursor *c = &cursors[i];
-        banyan_selection s = {.run = c->run, .capacity = MAX_RUNS};
-        const banyan_pattern *pattern = &classes[i].pattern;
-        pattern->selector->select(pattern, first_row, last_row, &s);
-        c->count = s.count;
+        banyan_selection *read = &c->read;
+        banyan_pattern_select(&classes[i].pattern, first_row, last_row, read);
+        if (read->too_many) return -1;
         c->at = 0;
         c->edge = -1;
-        for (int32_t r = 0; r < s.count; r++)
-            if (s.run[r].edge) c->edge = edge_index(edges, &edge_count, s.edge);
+        for (int32_t r = 0; r < read->count; r++)
+            if (read->run[r].edge) c->edge = edge_index(edges, &edge_count, read->edge);
     }
     return edge_count;
 }
@@ -91,6 +100,7 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int6
         open_cursors(classes, class_count, first_row, last_row, cursors, edges);
     int64_t count = 0;
 
+    if (edge_count < 0) return -1;
     for (int64_t b = 0; b < held_count; b++) {
         uint64_t whole = 0;
         for (int32_t i = 0; i < class_count; i++) {

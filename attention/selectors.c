@@ -226,37 +226,19 @@ banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
 
 /* ---- patterns -------------------------------------------------------------------------------------- */
 
-/* A pattern depends on its head only through what it keeps for good (an S2 head's residue), so two
- * heads with the same selector, parameters and retention read the same blocks. Patterns that agree
- * by accident, such as dense and a stride of 1, may count as different: that costs nothing but a
- * second class. */
+/* Patterns that agree by accident, such as dense and a stride of 1, may count as different: that costs
+ * nothing but a second class. */
 int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b)
 {
-    banyan_retention x, y;
     if (a->selector != b->selector || a->block_tokens != b->block_tokens) return 0;
     for (int i = 0; i < BANYAN_MAX_PARAMS && a->selector->params[i].name; i++)
         if (a->value[i].number != b->value[i].number ||
             a->value[i].in_tokens != b->value[i].in_tokens)
             return 0;
-    a->selector->retain(a, &x);
-    b->selector->retain(b, &y);
-    return x.prefix == y.prefix && x.period == y.period && x.reach == y.reach &&
-           memcmp(x.residue, y.residue, sizeof(x.residue)) == 0;
+    return !a->selector->alike || a->selector->alike(a, b);
 }
 
 int banyan_pattern_reads(const banyan_pattern *pattern, int64_t row, int64_t token)
 {
-    banyan_run run[8];
-    banyan_selection s = {.run = run, .capacity = 8};
-    int64_t block = token / pattern->block_tokens;
-
-    if (token < 0 || token > row) return 0;
-    pattern->selector->select(pattern, row, row, &s);
-    for (int32_t i = 0; i < s.count; i++) {
-        if (block < run[i].first || block > run[i].last ||
-            (block - run[i].first) % run[i].step != 0)
-            continue;
-        return !run[i].edge || token < s.edge.sink_end || token > row - s.edge.window;
-    }
-    return 0;
+    return token >= 0 && token <= row && pattern->selector->reads(pattern, row, token);
 }

@@ -17,7 +17,6 @@
 #include "attention/attention.h"
 
 enum {
-    MAX_RUNS = 4, /* of one selection */
     RUN_SPANS = 4 /* of a run of step 1: the ends may be cut, and its own block is */
 };
 
@@ -185,8 +184,7 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
                        const banyan_held_set *held, int64_t first_token, int64_t end_token,
                        banyan_span_list *out)
 {
-    banyan_run runs[MAX_RUNS];
-    banyan_selection s = {.run = runs, .capacity = MAX_RUNS};
+    banyan_selection s;
     building b = {.held = held->block,
                   .held_count = held->count,
                   .retention = held->retention,
@@ -196,16 +194,17 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
                   .own = last_row / pattern->block_tokens,
                   .block_tokens = pattern->block_tokens,
                   .out = out};
-    pattern->selector->select(pattern, first_row, last_row, &s);
+    banyan_pattern_select(pattern, first_row, last_row, &s);
     out->count = out->blocks = 0;
     out->has_edge = 0;
     out->edge = s.edge;
+    if (s.too_many) return 0;
     if (end_token <= first_token) return 1;
     const int64_t lowest = first_token / b.block_tokens;
     const int64_t highest = (end_token - 1) / b.block_tokens;
     int64_t place = 0;
     for (int32_t r = 0; r < s.count && !b.is_full; r++) {
-        const banyan_run *run = &runs[r];
+        const banyan_run *run = &s.run[r];
         const int64_t first = run->first > lowest ? run->first : lowest;
         const int64_t last = run->last < highest ? run->last : highest;
         if (last < first) continue;
@@ -225,14 +224,13 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
  * the row; the last block is as far as it gets. */
 int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count)
 {
-    banyan_run runs[MAX_RUNS];
-    banyan_selection s = {.run = runs, .capacity = MAX_RUNS};
+    banyan_selection s;
     const int64_t last = blocks * pattern->block_tokens - 1;
-    int64_t bound = MAX_RUNS * RUN_SPANS;
-    pattern->selector->select(pattern, last, last, &s);
+    int64_t bound = BANYAN_MAX_RUNS * RUN_SPANS;
+    banyan_pattern_select(pattern, last, last, &s);
     for (int32_t r = 0; r < s.count; r++) {
-        if (runs[r].step == 1) continue;
-        int64_t most = (blocks + runs[r].step - 1) / runs[r].step;
+        if (s.run[r].step == 1) continue;
+        int64_t most = (blocks + s.run[r].step - 1) / s.run[r].step;
         if (most > held_count) most = held_count;
         bound += (most + 1) / 2 + 2;
     }

@@ -115,7 +115,7 @@ typedef struct banyan_pass_room {
  * what this rank sent, which is what reduce_cost says for it (a device's transport may do it in a way
  * of its own; then, what it would have been). A plan takes such a merge only when it is asked for. */
 typedef struct banyan_merge {
-    const char *name, *doc;
+    const char *name;
     void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
                   int all, banyan_schedule *out);
     banyan_status (*reduce)(banyan_comm *comm, const banyan_pass *pass, int passes, void *ctx,
@@ -254,7 +254,7 @@ typedef struct banyan_device_moves {
 
 /* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */
 typedef struct banyan_transport {
-    const char *name, *doc;
+    const char *name;
     int is_imaginary; /* its ranks are only described: they agree with whatever this one says */
     /* Fills comm->rank, comm->size, comm->state, comm->topology. */
     banyan_status (*open)(banyan_comm *comm, void *native);

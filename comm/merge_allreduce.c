@@ -124,7 +124,6 @@ static void allreduce_cost(const banyan_topology *topology, const int64_t *float
 
 const banyan_merge banyan_merge_allreduce = {
     .name = "allreduce",
-    .doc = "Tree Attention's three all-reduces over all ranks, for comparison",
     .reduce = allreduce_reduce,
     .reduce_cost = allreduce_cost,
 };

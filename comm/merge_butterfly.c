@@ -154,6 +154,5 @@ static void butterfly_build(const banyan_topology *topology, const banyan_item *
 
 const banyan_merge banyan_merge_butterfly = {
     .name = "butterfly",
-    .doc = "recursive doubling: log2 rounds, the result on all that want it",
     .build = butterfly_build,
 };

@@ -27,6 +27,5 @@ static void direct_build(const banyan_topology *topology, const banyan_item *ite
 
 const banyan_merge banyan_merge_direct = {
     .name = "direct",
-    .doc = "every holder sends straight to the home: one round",
     .build = direct_build,
 };

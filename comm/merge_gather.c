@@ -32,6 +32,5 @@ static void gather_build(const banyan_topology *topology, const banyan_item *ite
 
 const banyan_merge banyan_merge_gather = {
     .name = "gather",
-    .doc = "every holder sends to all who want the result, and all fold: one round",
     .build = gather_build,
 };

@@ -180,6 +180,5 @@ static void tree_build(const banyan_topology *topology, const banyan_item *items
 
 const banyan_merge banyan_merge_tree = {
     .name = "tree",
-    .doc = "binomial trees, inside nodes first: one message per pair of nodes",
     .build = tree_build,
 };

@@ -45,7 +45,6 @@ static banyan_status imaginary_split(banyan_comm *comm, int color, int key, bany
 
 const banyan_transport banyan_transport_imaginary = {
     .name = "imaginary",
-    .doc = "a machine that is only described; serves plans",
     .is_imaginary = 1,
     .open = imaginary_open,
     .close = imaginary_close,

@@ -209,7 +209,6 @@ static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_com
 
 const banyan_transport banyan_transport_mpi = {
     .name = "mpi",
-    .doc = "two-sided MPI",
     .open = mpi_open,
     .close = mpi_close,
     .start = banyan_mpi_start,

@@ -428,7 +428,6 @@ static const banyan_device_moves nccl_moves = {
 
 const banyan_transport banyan_transport_nccl = {
     .name = "nccl",
-    .doc = "NCCL between CUDA devices, and MPI beside it",
     .open = nccl_open,
     .close = nccl_close,
     .start = nccl_start,

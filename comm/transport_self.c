@@ -42,7 +42,6 @@ static banyan_status self_split(banyan_comm *comm, int color, int key, banyan_co
 
 const banyan_transport banyan_transport_self = {
     .name = "self",
-    .doc = "one rank, no messages",
     .open = self_open,
     .close = self_close,
     .start = self_start,

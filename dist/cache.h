@@ -54,6 +54,7 @@ typedef struct banyan_lane {
     banyan_entry *entry;
     banyan_edge *edge;
     int64_t entries;
+    int is_refused; /* a list could not be built */
 } banyan_lane;
 
 typedef struct banyan_worker {

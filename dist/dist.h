@@ -33,15 +33,16 @@ typedef struct banyan_placed {
 } banyan_placed;
 
 /* One row of dist/placements.def. weight [kv_heads]: the head's length on the line, in blocks (or in
- * pairs); bandwidth [ranks], multiples of 1/16, none negative, not all 0; border: what 2
- * blocks are in units of weight (the snap). Pure; the same on every rank. */
+ * pairs); bandwidth [ranks], multiples of 1/16, none negative, not all 0; node [ranks]: the node of
+ * each; border: what 2 blocks are in units of weight (the snap). Pure; the same on every rank. */
 typedef struct banyan_placement {
-    const char *name, *doc;
+    const char *name;
     void (*place)(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  int32_t ranks, double border, banyan_placed *out);
+                  const int32_t *node, int32_t ranks, double border, banyan_placed *out);
 } banyan_placement;
 const banyan_placement *banyan_placement_find(const char *name);
 const banyan_placement *banyan_placement_row(int index); /* NULL past the end */
+const char *banyan_placement_doc(const banyan_placement *placement);
 
 int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordinal);
 

@@ -94,6 +94,9 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     lane->entries =
         banyan_list_build(t->head->classes + classes[0], classes[1] - classes[0], t->at,
                           t->at + t->rows - 1, t->kept->held, held, lane->entry, lane->edge);
+    lane->is_refused |=
+        lane->entries < 0; /* a pattern that the plan should not have let pass */
+    if (lane->entries < 0) lane->entries = 0;
     gather_q(p, t, lane->q);
 }
 
@@ -263,6 +266,12 @@ banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call, int
         banyan_each(c->sizes.workers, p.runs, one_run, &p);
         banyan_each(c->sizes.workers, p.tiles, combine_tile, &p);
     }
+    for (int32_t i = 0; i < c->sizes.lanes; i++)
+        if (c->lane[i].is_refused)
+            return banyan_fail(BANYAN_ERR_CONFIG,
+                               "layer %d: rows %lld..%lld read more than %d runs of blocks",
+                               (int)call->layer, (long long)(call->at + first),
+                               (long long)(call->at + first + rows - 1), BANYAN_MAX_RUNS);
     for (int32_t i = 0; i < c->sizes.workers; i++) {
         c->stats.pairs += c->worker[i].pairs;
         c->worker[i].pairs = 0;

@@ -26,8 +26,9 @@ static uint64_t load_of(const double *weight, int32_t heads, const banyan_placed
 }
 
 static void place(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  int32_t ranks, double border, banyan_placed *out)
+                  const int32_t *node, int32_t ranks, double border, banyan_placed *out)
 {
+    (void)node;
     (void)border;
     for (int32_t h = 0; h < kv_heads; h++) out[h].count = 0;
     for (int32_t placed = 0; placed < kv_heads; placed++) {
@@ -49,6 +50,5 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
 
 const banyan_placement banyan_place_heads = {
     .name = "heads",
-    .doc = "whole heads only",
     .place = place,
 };

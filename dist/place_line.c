@@ -126,8 +126,9 @@ static void add_holder(banyan_placed *placed, int32_t rank, uint64_t cut)
 }
 
 static void place(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  int32_t ranks, double border, banyan_placed *out)
+                  const int32_t *node, int32_t ranks, double border, banyan_placed *out)
 {
+    (void)node;
     const line l = line_make(weight, kv_heads, bandwidth, ranks, border);
     const int whole = all_snap(&l);
     walk w = {.rank = -1};
@@ -155,6 +156,5 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
 
 const banyan_placement banyan_place_line = {
     .name = "line",
-    .doc = "heads end to end on a line, cut into equal pieces",
     .place = place,
 };

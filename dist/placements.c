@@ -19,6 +19,19 @@ const banyan_placement *banyan_placement_row(int index)
     return index >= 0 && index < (int)(sizeof(rows) / sizeof(rows[0])) ? rows[index] : NULL;
 }
 
+#define BANYAN_ROW(name, needs, doc) doc,
+static const char *const docs[] = {
+#include "dist/placements.def"
+};
+#undef BANYAN_ROW
+
+const char *banyan_placement_doc(const banyan_placement *placement)
+{
+    int i = 0;
+    while (rows[i] != placement) i++;
+    return docs[i];
+}
+
 const banyan_placement *banyan_placement_find(const char *name)
 {
     for (int i = 0; banyan_placement_row(i); i++)

@@ -162,8 +162,8 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     s->cache_layer = copy_cache_layers(plan, spec);
     s->sinks = spec->sinks ? copy_sinks(plan, spec) : NULL;
     if (!s->placement || !s->device || !s->bandwidth || !s->rules || !s->shapes ||
-        !s->cache_layer || (spec->sinks && !s->sinks) ||
-        (spec->merge && !s->merge) || (spec->kernel && !s->kernel))
+        !s->cache_layer || (spec->sinks && !s->sinks) || (spec->merge && !s->merge) ||
+        (spec->kernel && !s->kernel))
         return BANYAN_ERR_MEMORY;
     plan->panel_rows = panel_rows(s);
     plan->placement = banyan_placement_find(s->placement);

@@ -20,6 +20,30 @@ static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int
     return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
 }
 
+/* Does what it selects fit in a selection, wherever the row is? Tried at each of the first own blocks,
+ * then ever further apart. */
+static banyan_status check_runs(const banyan_plan *plan, const char *use, int32_t head,
+                                const banyan_pattern *pattern)
+{
+    enum { EACH = 2048 };
+    const int64_t tokens = plan->spec.block_tokens;
+    const int64_t last = banyan_blocks(plan->spec.max_tokens, (int32_t)tokens) - 1;
+    for (int64_t own = 0, next; own <= last; own = next) {
+        banyan_selection first_row, all_rows;
+        banyan_pattern_select(pattern, own * tokens, own * tokens, &first_row);
+        banyan_pattern_select(pattern, own * tokens, own * tokens + tokens - 1, &all_rows);
+        if (first_row.too_many || all_rows.too_many)
+            return banyan_fail(
+                BANYAN_ERR_CONFIG,
+                "query head %d, \"%s\": what rows from token %lld on read is more "
+                "than %d runs of blocks",
+                (int)head, use, (long long)(own * tokens), BANYAN_MAX_RUNS);
+        next = own < EACH ? own + 1 : own + own / 64;
+        if (own < last && next > last) next = last;
+    }
+    return BANYAN_OK;
+}
+
 static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                                banyan_class *scratch)
 {
@@ -39,6 +63,8 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
         while (c < head->class_count && !banyan_pattern_equal(&scratch[c].pattern, &pattern))
             c++;
         if (c == head->class_count) {
+            const banyan_status runs = check_runs(plan, kind->use[q], q, &pattern);
+            if (runs) return runs;
             scratch[c] = (banyan_class){.pattern = pattern};
             head->class_count++;
         }
@@ -60,7 +86,7 @@ static void set_retention(const banyan_plan *plan, const banyan_kind *kind, int3
         for (int32_t c = 0; c < reader->class_count; c++) {
             const banyan_pattern *pattern = &reader->classes[c].pattern;
             banyan_retention keep;
-            pattern->selector->retain(pattern, &keep);
+            pattern->selector->keeps(pattern, &keep);
             if (i == 0 && c == 0)
                 *sum = keep;
             else

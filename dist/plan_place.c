@@ -54,7 +54,7 @@ static double weight_of(const banyan_plan *plan, const banyan_kind *kind, int32_
         for (int32_t c = 0; c < head->class_count; c++) {
             const banyan_class *class = &head->classes[c];
             banyan_retention r;
-            class->pattern.selector->retain(&class->pattern, &r);
+            class->pattern.selector->keeps(&class->pattern, &r);
             sum += prefill_triples(&r, n, plan->spec.block_tokens) *
                    __builtin_popcountll(class->heads);
         }
@@ -148,6 +148,25 @@ static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
     return BANYAN_OK;
 }
 
+/* A selector may say that its heads have one holder. */
+static banyan_status check_whole(const banyan_plan *plan, const banyan_kind *kind,
+                                 int32_t kv_head)
+{
+    const banyan_head_plan *head = &kind->head[kv_head];
+    for (int32_t c = 0; c < head->class_count && head->placed.count > 1; c++) {
+        const banyan_selector *selector = head->classes[c].pattern.selector;
+        if (selector->whole)
+            return banyan_fail(
+                BANYAN_ERR_CONFIG,
+                "placement \"%s\" cuts KV head %d of layer %d over %d ranks, but "
+                "selector \"%s\" needs it whole: expected a placement of whole "
+                "heads",
+                plan->placement->name, (int)kv_head, (int)kind->first_layer,
+                (int)head->placed.count, selector->name);
+    }
+    return BANYAN_OK;
+}
+
 static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *weight,
                                 banyan_placed *placed)
 {
@@ -164,11 +183,14 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
     }
     for (; weights > 0x1p52; weights /= 2) /* placements count in integers */
         for (int32_t g = 0; g < kv_heads; g++) weight[g] = floor(weight[g] / 2) + 1;
-    plan->placement->place(weight, kv_heads, spec->bandwidth, plan->ranks, 2 * weights / blocks,
-                           placed);
+    plan->placement->place(weight, kv_heads, spec->bandwidth,
+                           banyan_comm_topology(plan->comm)->node, plan->ranks,
+                           2 * weights / blocks, placed);
     banyan_status status = BANYAN_OK;
-    for (int32_t g = 0; !status && g < kv_heads; g++)
+    for (int32_t g = 0; !status && g < kv_heads; g++) {
         status = keep_holders(plan, &kind->head[g], &placed[g]);
+        if (!status) status = check_whole(plan, kind, g);
+    }
     return status ? status : set_items(plan, kind);
 }
 

@@ -65,7 +65,7 @@ static void print_cluster(const banyan_plan *plan, FILE *out)
             t->nodes == 1 ? "" : "s");
     if (most > least) fprintf(out, ", bandwidths from %g to %g", least, most);
     fprintf(out, "\nplacement  %s: %s; balanced for %s\n", plan->placement->name,
-            plan->placement->doc,
+            banyan_placement_doc(plan->placement),
             plan->spec.balance == BANYAN_BALANCE_DECODE ? "decode" : "prefill");
 }
 

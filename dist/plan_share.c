@@ -14,6 +14,19 @@ static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention
     return kept;
 }
 
+/* Is all that is kept for the next row read by it, by all query heads of the group? What is read is
+ * among what is kept, so it is enough to count. */
+static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, int64_t tokens)
+{
+    banyan_selection s;
+    int64_t blocks = 0;
+    if (head->class_count > 1) return 0;
+    banyan_pattern_select(&head->classes[0].pattern, tokens, tokens, &s);
+    for (int32_t i = 0; i < s.count; i++)
+        blocks += (s.run[i].last - s.run[i].first) / s.run[i].step + 1;
+    return blocks == banyan_kept_below(next, UINT64_MAX);
+}
+
 static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, int32_t index)
 {
     return banyan_kept_below(kept, placed->holder[index].cut) -
@@ -26,16 +39,14 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
                                  int32_t index, int64_t tokens, int64_t *blocks, int64_t *pairs)
 {
     const int64_t own = tokens / plan->spec.block_tokens;
-    banyan_retention *each = calloc((size_t)head->class_count, sizeof *each);
+    banyan_selection *each = calloc((size_t)head->class_count, sizeof *each);
     if (!each) return banyan_fail(BANYAN_ERR_MEMORY, "no memory to count reads");
-    for (int32_t c = 0; c < head->class_count; c++) {
-        const banyan_pattern *pattern = &head->classes[c].pattern;
-        pattern->selector->retain(pattern, &each[c]);
-    }
+    for (int32_t c = 0; c < head->class_count; c++)
+        banyan_pattern_select(&head->classes[c].pattern, tokens, tokens, &each[c]);
     for (int64_t b = 0; b <= own; b++) {
         int64_t readers = 0;
         for (int32_t c = 0; c < head->class_count; c++)
-            if (banyan_retention_keeps(&each[c], b, tokens, plan->spec.block_tokens))
+            if (banyan_selection_holds(&each[c], b))
                 readers += __builtin_popcountll(head->classes[c].heads);
         if (!readers) continue;
         if (banyan_head_owner(head, 0, b) != index) continue;
@@ -53,8 +64,8 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
     const int32_t index = banyan_holder_index(&head->placed, rank);
     if (index < 0) return BANYAN_OK;
     int64_t blocks = 0, pairs = 0;
-    if (head->class_count == 1) {
-        const banyan_kept_set next = read_next(plan, &head->retention, tokens);
+    const banyan_kept_set next = read_next(plan, &head->retention, tokens);
+    if (reads_all(head, &next, tokens)) {
         blocks = dealt(&next, &head->placed, index);
         pairs = blocks * kind->shape.group;
     } else {

@@ -90,8 +90,8 @@ static void test_selection_add(void)
 {
     uint64_t random = 3;
     for (int trial = 0; trial < 2000; trial++) {
-        banyan_run run[3];
-        banyan_selection s = {.run = run, .capacity = 3};
+        banyan_selection s = {.count = 0};
+        const banyan_run *run = s.run;
         char expect[64] = {0};
         int64_t first = test_below(&random, 24) - 8, ends = -1;
         for (int i = 0; i < 3; i++) {
@@ -114,12 +114,21 @@ static void test_selection_add(void)
         }
         CHECK_MSG(!memcmp(expect, got, sizeof(got)), "trial %d", trial);
     }
-    banyan_run run[1];
-    banyan_selection s = {.run = run, .capacity = 1};
+    banyan_selection s = {.count = 0};
     banyan_selection_add(&s, -7, 20, 5, 1); /* -7 -2 3 8 13 18 */
-    CHECK(s.count == 1 && run[0].first == 3 && run[0].last == 18 && run[0].edge == 1);
-    banyan_selection_add(&s, 30, 40, 1, 0); /* no room: nothing is written */
-    CHECK(s.count == 1 && run[0].last == 18);
+    CHECK(s.count == 1 && s.run[0].first == 3 && s.run[0].last == 18 && s.run[0].edge == 1);
+    for (int i = 1; i < BANYAN_MAX_RUNS; i++) {
+        banyan_selection_add(&s, 30 * i, 30 * i + 9, 1, 0);
+        CHECK(s.count == i + 1 && !s.too_many);
+    }
+    banyan_selection_add(&s, 2000, 1999, 1, 0); /* nothing needs no room */
+    CHECK(s.count == BANYAN_MAX_RUNS && !s.too_many);
+    banyan_selection_add(&s, 2000, 2001, 1,
+                         0); /* no room: nothing is written, and it is said */
+    CHECK(s.count == BANYAN_MAX_RUNS && s.too_many);
+    CHECK(banyan_selection_holds(&s, 3) && banyan_selection_holds(&s, 18) &&
+          !banyan_selection_holds(&s, 4) && !banyan_selection_holds(&s, 23) &&
+          banyan_selection_holds(&s, 39) && !banyan_selection_holds(&s, 40));
 }
 
 /* ---- lists --------------------------------------------------------------------------------------- */

@@ -49,12 +49,12 @@ static void random_pattern(scene *s, uint64_t *random)
 static void random_cache(scene *s, uint64_t *random)
 {
     banyan_holder holder[7];
-    s->pattern.selector->retain(&s->pattern, &s->keeps);
+    s->pattern.selector->keeps(&s->pattern, &s->keeps);
     if (test_below(random, 2)) { /* another head of the group: other residues, or everything */
         banyan_pattern other = s->pattern;
         banyan_retention more;
         other.head = (int)test_below(random, 8);
-        other.selector->retain(&other, &more);
+        other.selector->keeps(&other, &more);
         if (test_below(random, 4) == 0) more = (banyan_retention){.period = 1, .residue = {1}};
         banyan_retention_union(&s->keeps, &more);
     }

@@ -51,10 +51,10 @@ static void add_place(banyan_strip *strip, int32_t place, int masked)
 static void add_strip(const banyan_pattern *pattern, int32_t table, uint64_t heads,
                       int32_t first_head, int32_t first_row, int32_t rows)
 {
-    banyan_run run[4];
-    banyan_selection s = {.run = run, .capacity = 4};
+    banyan_selection s;
+    const banyan_run *run = s.run;
     const int64_t from = trial.batch.at + first_row, to = from + rows - 1;
-    pattern->selector->select(pattern, from, to, &s);
+    banyan_pattern_select(pattern, from, to, &s);
     banyan_strip *strip = &trial.strip[trial.batch.strips];
     *strip = (banyan_strip){.table = table,
                             .first_head = first_head,

@@ -356,7 +356,6 @@ static banyan_status local_split(banyan_comm *comm, int color, int key, banyan_c
 
 const banyan_transport local_transport = {
     .name = "local",
-    .doc = "ranks that are threads of one process, for tests",
     .open = no_open,
     .close = local_close,
     .start = local_start,

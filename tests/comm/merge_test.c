@@ -313,7 +313,7 @@ int main(void)
     int rows = 0;
     for (; banyan_merge_row(rows); rows++) {
         const banyan_merge *merge = banyan_merge_row(rows);
-        CHECK(banyan_merge_find(merge->name) == merge && *merge->doc);
+        CHECK(banyan_merge_find(merge->name) == merge);
         CHECK(!merge->build == (merge->reduce && merge->reduce_cost));
         if (!merge->build) continue;
         test_small(merge);

@@ -87,7 +87,7 @@ static void check_row(const banyan_transport *row)
         CHECK_MSG(strstr(banyan_error_message(), "CUDA device"), "%s", banyan_error_message());
         return;
     }
-    CHECK_MSG(status == BANYAN_OK && *row->doc, "%s: %s", row->name, banyan_error_message());
+    CHECK_MSG(status == BANYAN_OK, "%s: %s", row->name, banyan_error_message());
     if (status) return;
     check_description(comm);
     if (row->is_imaginary)

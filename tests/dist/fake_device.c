@@ -402,13 +402,11 @@ static size_t record_bytes(const banyan_block_shape *shape)
 }
 
 const banyan_kernel banyan_kernel_cuda = {.name = "cuda",
-                                          .doc = "none at all",
                                           .usable = usable,
                                           .supports = supports,
                                           .record_bytes = record_bytes,
                                           .device = &device};
 const banyan_kernel banyan_kernel_hopper = {.name = "hopper",
-                                            .doc = "none at all",
                                             .usable = unusable,
                                             .supports = supports,
                                             .record_bytes = record_bytes,

@@ -18,7 +18,8 @@ static banyan_placed placed[MAX_HEADS];
 static void run(const banyan_placement *row, const input *in)
 {
     for (int h = 0; h < MAX_HEADS; h++) placed[h].holder = holders[h];
-    row->place(in->weight, in->heads, in->bandwidth, in->ranks, in->border, placed);
+    static const int32_t node[MAX_RANKS];
+    row->place(in->weight, in->heads, in->bandwidth, node, in->ranks, in->border, placed);
 }
 
 static double share_of(int32_t head, int32_t index)

@@ -5,8 +5,6 @@
 
 #include <math.h>
 
-enum { MAX_RUNS = 256 };
-
 static const banyan_rule mixed[] = {
     {0, -1, 0, -1, "s2 stride=8 local=4 per=query"},
     {0, -1, 12, 15, "dense"},
@@ -141,12 +139,11 @@ static void test_prefill_weight(void)
             double sum = 0;
             for (int32_t c = 0; c < head->class_count; c++)
                 for (int64_t own = 0; own < own_blocks; own++) {
-                    banyan_run run[MAX_RUNS];
-                    banyan_selection s = {.run = run, .capacity = MAX_RUNS};
+                    banyan_selection s;
                     const banyan_pattern *pattern = &head->classes[c].pattern;
-                    pattern->selector->select(pattern, own * 64, own * 64 + 63, &s);
+                    banyan_pattern_select(pattern, own * 64, own * 64 + 63, &s);
                     for (int32_t i = 0; i < s.count; i++)
-                        sum += (double)((run[i].last - run[i].first) / run[i].step + 1) *
+                        sum += (double)((s.run[i].last - s.run[i].first) / s.run[i].step + 1) *
                                __builtin_popcountll(head->classes[c].heads);
                 }
             CHECK_MSG(head->weight == sum, "kind %d, KV head %d: %.1f, not %.1f", (int)k,
