@@ -307,8 +307,9 @@ static banyan_status device_start(banyan_comm *comm, int recv, int peer, void *d
                                   size_t bytes)
 {
     nccl_state *state = comm->state;
-    if (peer < 0 || peer >= comm->size || peer == comm->rank)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "%s rank %d; expected another one of 0..%d",
+    /* NCCL takes a message to oneself, if its receive is in the same round. */
+    if (peer < 0 || peer >= comm->size)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "%s rank %d; expected 0..%d",
                            recv ? "receiving from" : "sending to", peer, (int)comm->size - 1);
     if (state->count == state->capacity) {
         const int capacity = 2 * state->capacity;

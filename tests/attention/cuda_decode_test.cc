@@ -368,6 +368,7 @@ static void run(const trial &t, decode_fn decode, results &r)
     batch.partial = partial.data();
     batch.out = out;
     batch.lse = (float *)lse;
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
     failed = decode(queue, &batch);
     CHECK_MSG(!failed, "%s", failed);
     failed = banyan_cuda_wait(queue);
@@ -427,7 +428,7 @@ static double compare(const trial &t, const results &r, int head, int row)
     oracle_row(&o, &t.q[((size_t)row * t.heads + head) * dim], head, t.at + row, expect.data(),
                &expect_lse, &b);
     b.block_tokens = BLOCK;
-    b.combines = 4 + t.processors;
+    b.combines = 4 + emulator_get_multiprocessors();
     b.rounds = 1;
     if (t.data != NORMAL) b.spread = 1;
 

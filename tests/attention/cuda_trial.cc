@@ -303,6 +303,7 @@ int trial_run(trial *t)
     banyan_device_limits limits = {};
     banyan_queue *queue;
     emulator_set_multiprocessors(t->multiprocessors);
+    t->multiprocessors = emulator_get_multiprocessors();
     limits.shape = t->shape;
     limits.heads = t->heads;
     limits.kv_heads = t->kv_heads;
@@ -328,6 +329,8 @@ int trial_run(trial *t)
     for (int kv = 0; kv < t->kv_heads; kv++) make_table(t, kv, &table[kv]);
     t->batch.table = table;
     t->batch.partial = partial;
+    /* copies from pageable memory may still be under way, and the queue's stream is not ordered with them */
+    if (cudaDeviceSynchronize() != cudaSuccess) abort();
 
     must(banyan_cuda_prefill_hopper(queue, &t->batch));
     must(banyan_cuda_wait(queue));

@@ -25,12 +25,21 @@ enum emulator_mode emulator_get_mode(void);
 void emulator_set_devices(int count);
 void emulator_set_capability(int capability);
 void emulator_set_multiprocessors(int count);
+int emulator_get_multiprocessors(void); /* on a GPU (tests/gpu/include): what it has */
 /* What kernels were compiled for (90). Below 90 launch_wait is no instruction: a kernel that overlaps runs
  * to its end before the one ahead of it. */
 void emulator_set_code(int capability);
 void emulator_set_memory(size_t bytes);
 /* 0: device memory may be touched by the host as well (debuggers). */
 void emulator_set_guard(int on);
+
+/* 1: what is queued is counted and never done, and fresh memory of the device is not filled, so that what the
+ * host does can be looked at, and timed, with a million tokens. */
+void emulator_set_idle(int on);
+struct emulator_counts {
+    int64_t kernels, copies, events; /* launched; copied or cleared; recorded */
+};
+struct emulator_counts emulator_count(void); /* since the process began */
 
 /* run(argument) in stream order, as device work that may touch device memory, once for each replay where
  * the stream is being captured. Then release(argument), unless NULL, when it cannot run again. */

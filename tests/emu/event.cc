@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Events: a place in a stream's work. */
+#include "settings.h"
 #include "stream.h"
 
 using namespace emu;
@@ -28,6 +29,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     const std::shared_ptr<line> l = share_line(stream);
     if (l->device >= 0 && l->device != event->device)
         return failed(cudaErrorInvalidResourceHandle);
+    get_settings().events++;
     std::lock_guard<std::mutex> lock(event->mutex);
     event->captured = l->captured;
     event->line = l->captured ? nullptr : l;

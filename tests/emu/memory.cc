@@ -185,7 +185,7 @@ void *memory_take(memory kind, size_t bytes)
     unsigned char *const end = p.pages + page + inside, *const begin =
                                                             end - bytes - slack(bytes);
     mprotect(p.pages + page, inside, PROT_READ | PROT_WRITE);
-    memset(begin, 0xff, bytes);
+    if (kind != memory::device || !get_settings().idle) memset(begin, 0xff, bytes);
     memset(begin + bytes, after_end, slack(bytes));
     if (!is_open()) protect(p, false);
     a.at[(uintptr_t)begin] = p;

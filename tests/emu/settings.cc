@@ -96,9 +96,25 @@ void emulator_set_multiprocessors(int count)
     get_settings().multiprocessors = count;
 }
 
+int emulator_get_multiprocessors(void)
+{
+    return get_settings().multiprocessors;
+}
+
 void emulator_set_memory(size_t bytes)
 {
     get_settings().memory = bytes;
+}
+
+void emulator_set_idle(int on)
+{
+    get_settings().idle = on;
+}
+
+struct emulator_counts emulator_count(void)
+{
+    const settings &s = get_settings();
+    return {s.kernels, s.copies, s.events};
 }
 
 void emulator_set_guard(int on)

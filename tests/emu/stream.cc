@@ -147,6 +147,12 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kin
 {
     line &l = line_of(stream);
     const bool overlaps = kind == work_of::overlapping_kernel;
+    settings &s = get_settings();
+    if (overlaps || kind == work_of::kernel)
+        s.kernels++;
+    else if (kind == work_of::device)
+        s.copies++;
+    if (s.idle) return cudaSuccess;
     if (kind != work_of::host)
         what = [what] {
             memory_open();

@@ -142,7 +142,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
     const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    return error == cudaSuccess ? cudaStreamSynchronize(nullptr) : error;
+    /* From pageable memory it returns when that has been read (API synchronisation behaviour). */
+    if (error != cudaSuccess ||
+        (memory_kind(from) == memory::pageable && memory_kind(to) == memory::device))
+        return error;
+    return cudaStreamSynchronize(nullptr);
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,

@@ -20,6 +20,7 @@ template <typename T> struct device_array {
     {
         CHECK(cudaMemcpy(at, from.data(), count * sizeof(T), cudaMemcpyHostToDevice) ==
               cudaSuccess);
+        CHECK(cudaDeviceSynchronize() == cudaSuccess);
     }
     device_array(const device_array &) = delete;
     ~device_array()

@@ -29,6 +29,7 @@ static void queue_work(banyan_comm *comm, float *from, float *to, cudaStream_t s
     RIGHT(banyan_comm_device_flush(comm, stream));
 }
 
+/* The stream is none that the default stream's work is ordered with. */
 static void check_arrived(banyan_comm *comm, float *to, cudaStream_t stream)
 {
     float host[COUNT];
@@ -37,7 +38,7 @@ static void check_arrived(banyan_comm *comm, float *to, cudaStream_t stream)
     CUDA(cudaMemcpy(host, to, sizeof host, cudaMemcpyDeviceToHost));
     for (int i = 0; i < COUNT; i++) wrong += host[i] != (float)(3 * i);
     CHECK_MSG(!wrong, "%d of %d numbers did not arrive", wrong, (int)COUNT);
-    CUDA(cudaMemset(to, 0xff, sizeof host));
+    CUDA(cudaMemsetAsync(to, 0xff, sizeof host, stream));
 }
 
 int main(void)
@@ -55,6 +56,7 @@ int main(void)
     CUDA(cudaMalloc((void **)&to, sizeof host));
     CUDA(cudaMemcpy(from, host, sizeof host, cudaMemcpyHostToDevice));
     CUDA(cudaMemset(to, 0xff, sizeof host));
+    CUDA(cudaDeviceSynchronize());
     queue_work(comm, from, to, stream);
     check_arrived(comm, to, stream);
 

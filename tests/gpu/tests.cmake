@@ -1,18 +1,19 @@
 # What a GPU is needed for is in tests/gpu/run, in one command. Here: what can be told without one, and
 # the programs that run builds.
+add_test(NAME gpu_run COMMAND ${CMAKE_CURRENT_LIST_DIR}/run_test.sh)
+set_tests_properties(gpu_run PROPERTIES LABELS unit TIMEOUT 60 SKIP_RETURN_CODE 77)
 if(NOT BANYAN_HAS_CUDA)
   return()
 endif()
 
-# Compiled for one architecture each, as the library does, and looked at (label gate).
-foreach(arch 80 90a)
-  set(files ${banyan_cuda_portable})
-  if(arch STREQUAL "90a")
-    list(APPEND files ${banyan_cuda_hopper})
-  endif()
-  add_test(NAME gates_sm_${arch} COMMAND ${CMAKE_CURRENT_LIST_DIR}/gates.sh ${CMAKE_CUDA_COMPILER}
-                                         ${PROJECT_SOURCE_DIR} ${arch} ${files})
-  set_tests_properties(gates_sm_${arch} PROPERTIES LABELS gate SKIP_RETURN_CODE 77 TIMEOUT 900)
+# Compiled once more, with the library's own flags, and looked at (label gate).
+string(TOUPPER "${CMAKE_BUILD_TYPE}" gate_type)
+separate_arguments(gate_flags UNIX_COMMAND "${CMAKE_CUDA_FLAGS} ${CMAKE_CUDA_FLAGS_${gate_type}}")
+foreach(part portable hopper)
+  add_test(NAME gates_${part} COMMAND ${CMAKE_CURRENT_LIST_DIR}/gates.sh ${CMAKE_CUDA_COMPILER}
+           ${PROJECT_SOURCE_DIR} ${banyan_cuda_${part}} -- ${gate_flags}
+           ${banyan_cuda_code_${part}} ${banyan_cuda_flags})
+  set_tests_properties(gates_${part} PROPERTIES LABELS gate SKIP_RETURN_CODE 77 TIMEOUT 900)
 endforeach()
 
 # A library with CUDA in it starts where there is no driver, and says so.

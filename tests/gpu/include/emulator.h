@@ -4,6 +4,7 @@
 #ifndef BANYAN_TESTS_GPU_EMULATOR_H
 #define BANYAN_TESTS_GPU_EMULATOR_H
 
+#include <cuda_runtime_api.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,17 @@ static inline void emulator_set_capability(int capability)
 static inline void emulator_set_multiprocessors(int count)
 {
     (void)count;
+}
+static inline int emulator_get_multiprocessors(void)
+{
+    int count = 0, device = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+}
+static inline void emulator_set_code(int capability)
+{
+    (void)capability;
 }
 static inline void emulator_set_memory(size_t bytes)
 {
