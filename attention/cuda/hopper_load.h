@@ -68,12 +68,20 @@ PTX_FN void load_steps(const hopper_params &params, const cuda_work &work,
         records = (const char *)params.table[work.table].records;
         slot = params.table[work.table].slot;
     }
-    for (int from = CUDA_STEP * work.first_step; from < end; from += 32) {
-        const int mine = from + lane < end ? from + lane : end - 1;
-        const hopper_entry entry = find_entry(params, work, slot, mine);
+    const int begin = CUDA_STEP * work.first_step;
+    hopper_entry ahead = {0, 0, 0};
+    if (steps)
+        ahead = find_entry(params, work, slot, begin + lane < end ? begin + lane : end - 1);
+    for (int from = begin; from < end; from += 32) {
+        const hopper_entry entry = ahead;
         const int count = (end - from < 32 ? end - from : 32) / CUDA_STEP;
         for (int i = 0; i < count; i++, ring_next(ring)) {
             hopper_step step;
+            /* while what has been asked for is under way */
+            if (i == 1 && from + 32 < end) {
+                const int next = from + 32 + lane;
+                ahead = find_entry(params, work, slot, next < end ? next : end - 1);
+            }
             uint32_t record[CUDA_STEP];
             step.how = 0;
 #pragma unroll
@@ -156,25 +164,34 @@ PTX_FN void load_q(uint32_t (&x)[4], const hopper_params &params, int64_t at)
         x[i] = pack2(number[2 * i] * params.sign, number[2 * i + 1] * params.sign, T());
 }
 
-/* Sixteen bytes at a time, neighbouring threads neighbouring bytes. What a subtile lacks is zeros. */
+/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of four vectors before any is
+ * stored, so that their loads are under way together. What a subtile lacks is zeros. */
 template <typename T, int DIM>
 PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, uint32_t q)
 {
-    const int chunks = DIM / 8, at_once = HOPPER_Q_THREADS / chunks;
+    const int chunks = DIM / 8, at_once = HOPPER_Q_THREADS / chunks, together = 4;
     const int thread = threadIdx.x - 32, chunk = thread % chunks;
-    for (int i = thread / chunks; i < CUDA_SUBTILES * CUDA_SUBTILE; i += at_once) {
-        const cuda_subtile &subtile = work.subtile[i / CUDA_SUBTILE];
-        const int vector = i % CUDA_SUBTILE;
-        uint32_t x[4] = {0, 0, 0, 0};
-        if (vector < subtile.vectors) {
+    const int vectors = CUDA_SUBTILES * CUDA_SUBTILE;
+    for (int first = thread / chunks; first < vectors; first += together * at_once) {
+        uint32_t x[together][4] = {};
+#pragma unroll
+        for (int j = 0; j < together; j++) {
+            const int i = first + j * at_once, vector = i % CUDA_SUBTILE;
+            if (i >= vectors || vector >= work.subtile[i / CUDA_SUBTILE].vectors) continue;
             int32_t row, head;
-            hopper_vector(subtile, vector, &row, &head);
-            load_q<T>(x, params,
+            hopper_vector(work.subtile[i / CUDA_SUBTILE], vector, &row, &head);
+            load_q<T>(x[j], params,
                       ((int64_t)row * params.results.heads + head) * DIM + 8 * chunk);
         }
-        shared_store4(q + i / CUDA_SUBTILE * hopper_layout<DIM>::TILE +
-                          record16_at((uint32_t)vector, 8 * (uint32_t)chunk),
-                      x);
+#pragma unroll
+        for (int j = 0; j < together; j++) {
+            const int i = first + j * at_once;
+            if (i < vectors)
+                shared_store4(
+                    q + i / CUDA_SUBTILE * hopper_layout<DIM>::TILE +
+                        record16_at((uint32_t)(i % CUDA_SUBTILE), 8 * (uint32_t)chunk),
+                    x[j]);
+        }
     }
 }
 

@@ -3,7 +3,9 @@
  *
  * To cut or not to cut: thread blocks that take tiles one after the other are done when the last one is,
  * which is found by letting them do so (a heap of the times at which they are free). If cutting all
- * lists into equal runs is done earlier, though its partials have to be combined, lists are cut. */
+ * lists into equal runs is done a tenth earlier, though its partials have to be combined, lists are cut.
+ * For less they are not: equal runs are of all KV heads at once, whose records do not find room in the
+ * L2 together, where tiles in order are of a few heads at a time. */
 #include "attention/cuda/tiles.h"
 #include "attention/cuda/record.h"
 #include "attention/cuda/spans.h"
@@ -18,6 +20,7 @@ static const cuda_split_costs costs = {1, 3, 2};
 struct planner {
     const banyan_batch *batch;
     int32_t *strip_order, *tile_order; /* [strips], [tiles] */
+    int32_t *merged;                   /* [the larger of both]: for sorting */
     cuda_work *tile;                   /* uncut, in the order of strips */
     int32_t *steps;                    /* [tiles] */
     int32_t *section;                  /* [tables] */
@@ -54,6 +57,7 @@ static size_t lay_out(const cuda_tiles_limits *limits, char *room, size_t *devic
     p->steps = take(room, &used, tiles * sizeof *p->steps);
     p->strip_order = take(room, &used, strips * sizeof *p->strip_order);
     p->tile_order = take(room, &used, tiles * sizeof *p->tile_order);
+    p->merged = take(room, &used, (tiles > strips ? tiles : strips) * sizeof *p->merged);
     p->section = take(room, &used, tables * sizeof *p->section);
     p->until = take(room, &used, workers * sizeof *p->until);
     p->split.item = take(room, &used, items * sizeof *p->split.item);
@@ -69,31 +73,50 @@ size_t banyan_cuda_tiles_bytes(const cuda_tiles_limits *limits, size_t *device_b
     return lay_out(limits, NULL, device_bytes, &planner, &tiles);
 }
 
-/* ---- sorting: in place, since nothing is allocated in a call ----------------------------------- */
+/* ---- sorting ----------------------------------------------------------------------------------- */
 
 typedef int (*before_fn)(const struct planner *p, int32_t a, int32_t b);
 
-static void sift(const struct planner *p, int32_t *heap, int32_t at, int32_t count,
-                 before_fn before)
+/* The end of the run that begins at `from`: what ascends, or what descends, turned round. */
+static int32_t run_end(const struct planner *p, int32_t *order, int32_t from, int32_t count,
+                       before_fn before)
 {
-    for (int32_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && before(p, heap[child], heap[child + 1])) child++;
-        if (!before(p, heap[at], heap[child])) return;
-        const int32_t swap = heap[at];
-        heap[at] = heap[child];
-        heap[child] = swap;
+    int32_t end = from + 1;
+    if (end == count) return end;
+    const int descends = before(p, order[end], order[from]);
+    while (end < count && !!before(p, order[end], order[end - 1]) == descends) end++;
+    for (int32_t lo = from, hi = end - 1; descends && lo < hi; lo++, hi--) {
+        const int32_t swap = order[lo];
+        order[lo] = order[hi];
+        order[hi] = swap;
     }
+    return end;
 }
 
-static void sort(const struct planner *p, int32_t *order, int32_t count, before_fn before)
+static void merge_runs(struct planner *p, int32_t *order, int32_t from, int32_t middle,
+                       int32_t end, before_fn before)
+{
+    int32_t a = from, b = middle, *to = p->merged;
+    while (a < middle && b < end)
+        *to++ = before(p, order[b], order[a]) ? order[b++] : order[a++];
+    memcpy(to, order + a, (size_t)(middle - a) * sizeof *order);
+    memcpy(order + from, p->merged, (size_t)(b - from) * sizeof *order);
+}
+
+/* A natural merge sort: strips come in order, and tiles in a few runs, a call's KV heads. */
+static void sort(struct planner *p, int32_t *order, int32_t count, before_fn before)
 {
     for (int32_t i = 0; i < count; i++) order[i] = i;
-    for (int32_t i = count / 2 - 1; i >= 0; i--) sift(p, order, i, count, before);
-    for (int32_t end = count - 1; end > 0; end--) {
-        const int32_t swap = order[0];
-        order[0] = order[end];
-        order[end] = swap;
-        sift(p, order, 0, end, before);
+    for (int32_t runs = 2; count > 0 && runs > 1;) {
+        runs = 0;
+        for (int32_t from = 0; from < count;) {
+            const int32_t middle = run_end(p, order, from, count, before);
+            const int32_t end =
+                middle < count ? run_end(p, order, middle, count, before) : middle;
+            if (end > middle) merge_runs(p, order, from, middle, end, before);
+            from = end;
+            runs++;
+        }
     }
 }
 
@@ -277,6 +300,22 @@ static int64_t uncut_length(struct planner *p, int32_t workers)
     return last;
 }
 
+/* Nothing is done before total / workers, and tiles in order before that and the longest of them: where
+ * these are no tenth apart, nobody needs to look closer. */
+static int is_worth_cutting(struct planner *p, int32_t workers)
+{
+    int64_t total = 0, longest = 0;
+    for (int32_t i = 0; i < p->tiles; i++) {
+        const int64_t length = costs.start + p->steps[i];
+        total += length;
+        if (length > longest) longest = length;
+    }
+    const int64_t least = (total + workers - 1) / workers;
+    if (10 * (least + costs.cut) > 9 * (least + longest)) return 0;
+    banyan_cuda_split(p->steps, p->tiles, workers, costs, &p->split);
+    return p->split.cuts && 10 * (p->split.longest + costs.cut) <= 9 * uncut_length(p, workers);
+}
+
 /* Steps first .. first + count - 1 of a tile. */
 static cuda_work piece(const cuda_work *tile, int32_t first, int32_t count, int32_t slot)
 {
@@ -335,9 +374,7 @@ void banyan_cuda_tiles(const banyan_batch *batch, const cuda_tiles_limits *limit
     make_tiles(&p, out);
     make_sections(&p);
     sort(&p, p.tile_order, p.tiles, tile_before);
-    banyan_cuda_split(p.steps, p.tiles, limits->workers, costs, &p.split);
-    const int64_t cut_length = p.split.longest + (p.split.cuts ? costs.cut : 0);
-    if (p.split.cuts && cut_length < uncut_length(&p, limits->workers))
+    if (is_worth_cutting(&p, limits->workers))
         write_cut(&p, out);
     else
         write_whole(&p, out);
