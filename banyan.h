@@ -339,8 +339,10 @@ typedef struct banyan_stats {
  * arrive. Collective. The plan outlives it.
  *
  * With device "cuda" it lies on the thread's current device (all of it is taken here), and so must q, k,
- * v, out, lse and a probe's mass. banyan_attend is ordered on `stream` (a cudaStream_t; NULL: one of
- * the cache's own) and returns once its work is queued: they stay as they are until the stream got there.
+ * v, out, lse and a probe's mass; other calls may be made with any device current. banyan_attend is
+ * ordered on `stream` and returns once its work is queued: they stay as they are until the stream got
+ * there. stream: a cudaStream_t; NULL is none of CUDA's default streams, but one of the cache's own, which
+ * is ordered with no other stream (cudaStreamNonBlocking; banyan_cache_wait waits for it).
  * With a transport that moves host memory ("mpi"), a call whose partials are merged with other ranks'
  * waits for the stream in between.
  *
