@@ -109,7 +109,9 @@ static int32_t largest_holder(const banyan_plan *plan, const banyan_head_plan *h
     return best;
 }
 
-/* The holder at the middle of the i-th of `count` equal parts of [0, 1). */
+/* The holder at the middle of the i-th of `count` equal parts of [0, 1). The parts are all query heads',
+ * those of a group apart by as many as there are KV heads: so holders that several groups share get
+ * equal numbers of heads, though they be more than a group has. */
 static int32_t dealt_holder(const banyan_placed *placed, int32_t i, int32_t count)
 {
     const uint64_t half = UINT64_MAX / (2 * (uint64_t)count);
@@ -137,8 +139,10 @@ static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
         for (int32_t i = 0; i < placed->count; i++) ranks[i] = placed->holder[i].rank;
         for (int32_t i = 0; i < group; i++) {
             const int32_t q = g * group + i;
-            const int32_t index =
-                spec->home == BANYAN_HOME_DEALT ? dealt_holder(placed, i, group) : first;
+            const int32_t kv_heads = kind->shape.kv_heads;
+            const int32_t index = spec->home == BANYAN_HOME_DEALT
+                                      ? dealt_holder(placed, i * kv_heads + g, group * kv_heads)
+                                      : first;
             kind->home[q] = ranks[index];
             kind->item[q] =
                 (banyan_item){.holder = ranks, .holders = placed->count, .home = kind->home[q]};

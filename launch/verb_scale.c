@@ -316,7 +316,7 @@ static const flag flags[] = {
     {"mode", "NAME", "scale.mode", "strong, weak, weak-work (prefill), nodes"},
     {"phase", "NAME", "scale.phase", "decode or prefill"},
     {"method", "LIST", "scale.method",
-     "line, spread, tree-attention, ring, ring-q, heads, reproducible"},
+     "line, spread, dcp, tree-attention, ring, ring-q, heads, reproducible"},
     {"ranks", "LIST", "scale.ranks", "ranks of the cases, default 1, 2, 4, .. and all"},
     {"nodes", "LIST", "scale.nodes", "instead: nodes of the cases"},
     {"per-node", "N", "scale.per_node", "ranks of each node in a node sweep"},

@@ -18,6 +18,7 @@ banyan_spec scale_spec(const scale_task *t, const scale_line *line)
     if (m->placement) s.placement = m->placement;
     if (m->merge) s.merge = m->merge;
     if (m->everywhere) s.out = BANYAN_OUT_ALL;
+    if (m->deals) s.home = BANYAN_HOME_DEALT;
     if (m->reproducible) s.reproducible = 1;
     if (t->prefill) s.balance = BANYAN_BALANCE_PREFILL;
     return s;

@@ -139,9 +139,9 @@ static bool is_dense(const scale_task *t)
 static int choose_methods(const scale_task *t, const scale_method **out, int32_t *count)
 {
     const Banyan__Scale *asked = t->j->config->scale;
-    static char *const usual[] = {"line", "spread", "tree-attention", "ring"};
+    static char *const usual[] = {"line", "spread", "dcp", "tree-attention", "ring"};
     char *const *name = asked && asked->n_method ? asked->method : usual;
-    size_t names = asked && asked->n_method ? asked->n_method : 4;
+    size_t names = asked && asked->n_method ? asked->n_method : 5;
     for (size_t i = 0; i < names && *count < 16; i++) {
         const scale_method *m = scale_method_find(t->j, name[i]);
         if (!m) return EXIT_USAGE;

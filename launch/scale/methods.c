@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The methods that are compared, ours first. Tree Attention as published: every head over all ranks,
- * three all-reduces, the result on all of them. */
+ * three all-reduces, the result on all of them. Decode context parallelism as it is deployed (Helix,
+ * arXiv 2507.07120; vLLM's dcp): every head over all ranks, and each rank sends each home the partials
+ * of all of its heads in one message, so that rank r ends up with an equal share of the heads. */
 #include "launch/scale/scale.h"
 
 #include <string.h>
@@ -15,6 +17,13 @@ const scale_method scale_methods[] = {
      .doc = "every head over all ranks, merged in a tree",
      .placement = "spread",
      .merge = "tree",
+     .decode = &scale_attend,
+     .prefill = &scale_attend},
+    {.name = "dcp",
+     .doc = "every head over all ranks, one all-to-all to homes dealt over them",
+     .placement = "spread",
+     .merge = "direct",
+     .deals = true,
      .decode = &scale_attend,
      .prefill = &scale_attend},
     {.name = "tree-attention",

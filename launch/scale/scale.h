@@ -35,6 +35,7 @@ typedef struct scale_method {
     const char *name, *doc;
     const char *placement, *merge;     /* of the plan; NULL: as the config says */
     bool everywhere;                   /* outputs on all ranks; else as the config says */
+    bool deals;                        /* homes are dealt; else as the config says */
     const scale_way *decode, *prefill; /* prefill NULL: it has none */
     bool reproducible;                 /* spec.reproducible is set */
     bool dense_only;                   /* knows no patterns */
@@ -149,7 +150,7 @@ typedef struct scale_case {
     void *own;         /* of the way */
 } scale_case;
 
-/* The spec of a case: the config's, with the method's placement, merge and out. */
+/* The spec of a case: the config's, with the method's placement, merge, out and home. */
 banyan_spec scale_spec(const scale_task *t, const scale_line *line);
 /* Arrays and their data, on the device too; a rank makes what of k, v, q it reads. Needs c->plan. */
 banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_t kv_head));

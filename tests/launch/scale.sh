@@ -7,7 +7,7 @@ banyan=$1 mpirun=$2
 cd "$folder" || exit 99
 shape="--heads 8 --kv-heads 2 --key-dim 32 --threads 1"
 quick="$shape --steps 5 --warmup 1 --machine machine.txtpb"
-all="line,spread,tree-attention,ring,ring-q,heads"
+all="line,spread,dcp,tree-attention,ring,ring-q,heads"
 
 lines() { grep -c "$1" "$folder/scale.json"; }
 field() { sed -n "/\"method\":\"$1\".*\"ranks\":$2,/s/.*\"$3\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$folder/scale.json"; }
@@ -15,8 +15,8 @@ check() { [ "$1" = "$2" ] || fault "$3: got $1, expected $2"; }
 
 # alone: all methods, and with one rank they are all the same computation
 expect 0 "measured in" "$banyan" scale $quick --tokens 700 --method $all --json "$folder/scale.json"
-check "$(lines '"measured":true')" 6 "cases of one rank"
-for method in spread tree-attention ring ring-q heads; do
+check "$(lines '"measured":true')" 7 "cases of one rank"
+for method in spread dcp tree-attention ring ring-q heads; do
   check "$(field $method 1 bits)" "$(field line 1 bits)" "bits of $method on one rank"
 done
 check "$(field line 1 speedup)" 1.0 "speed-up of one rank against itself"
@@ -26,30 +26,33 @@ grep -q 'inside_alpha' "$folder/machine.txtpb" && fault "one rank measured a lin
 rm -f "$folder/machine.txtpb"
 expect 0 "measured in" "$mpirun" 3 "$banyan" scale $quick --tokens 700,1500 --method $all --ranks 1,2,3 \
   --json "$folder/scale.json" --markdown "$folder/scale.md" --svg "$folder/scale.svg"
-check "$(lines '"measured":true')" 36 "cases of three ranks"
+check "$(lines '"measured":true')" 42 "cases of three ranks"
 for name in method phase mode ranks nodes tokens tokens_per_rank layers heads kv_heads key_dim value_dim \
   dtype pattern threads oversubscribed steps warmup median_seconds p95_seconds p99_seconds spread \
   compute_most_seconds compute_mean_seconds imbalance communication_seconds communication_share messages \
   bytes most_messages most_bytes predicted_seconds measured_over_predicted one_rank_seconds speedup \
   efficiency pairs kv_bytes kv_bytes_per_second share_of_read_bandwidth worst_error error_over_bound bits \
   same_bits plan kernel merge peak_bytes; do
-  check "$(lines "\"$name\":[^n]")" 36 "lines with $name"
+  check "$(lines "\"$name\":[^n]")" 42 "lines with $name"
 done
 for name in inside_alpha inside_beta read_together 'together: 3' seconds_together pair; do
   grep -q "$name" "$folder/machine.txtpb" || fault "no $name in the machine's figures"
 done
 grep -q "^worth having: 2 ranks" "$folder/output" || fault "no advice"
 # 8 heads x (32 + 2) floats and a header of 64 bytes; a tree on three ranks; ring: 11 or 12 blocks of 8 KiB in two heads
-head -n 18 "$folder/scale.json" > "$folder/first" && mv "$folder/first" "$folder/scale.json"
+head -n 21 "$folder/scale.json" > "$folder/first" && mv "$folder/first" "$folder/scale.json"
 check "$(field spread 2 bytes)" 1152 "bytes of spread on two ranks"
 check "$(field spread 3 messages)" 2 "messages of spread on three ranks"
+# every rank of three is a home (of 3, 2 and 3 heads); of two each sends the other 4 heads in one message
+check "$(field dcp 3 messages)" 6 "messages of dcp on three ranks"
+check "$(field dcp 2 bytes)" 1216 "bytes of dcp on two ranks"
 check "$(field ring 3 messages)" 12 "messages of ring on three ranks"
 check "$(field ring-q 3 bytes)" 2112 "bytes of ring-q on three ranks"
 check "$(field heads 2 messages)" 0 "messages of whole heads"
 check "$(field tree-attention 2 messages)" 6 "messages of three all-reduces on two ranks"
 pipes=$(awk -F'|' '/^\|/ { print NF }' "$folder/scale.md" | sort -u)
 check "$pipes" 19 "columns of the Markdown table"
-check "$(grep -c '^|' "$folder/scale.md")" 38 "lines of the Markdown table"
+check "$(grep -c '^|' "$folder/scale.md")" 44 "lines of the Markdown table"
 if command -v gnuplot > /dev/null; then
   grep -q '</svg>' "$folder/scale.svg" || fault "no picture"
   for word in tree-attention ring-q ideal efficiency "1500 tokens"; do
@@ -86,7 +89,7 @@ expect 0 "oversubscribed: 64 threads on" "$mpirun" 1 "$banyan" scale $quick --to
 expect 0 "weak scaling, tokens per rank" "$mpirun" 4 "$banyan" scale $quick --mode weak --tokens 130 --layers 2 \
   --use "s2 stride=2 local=2" --dtype fp32 --ranks 4,1 --json "$folder/scale.json"
 check "$(field line 4 tokens)" 520 "tokens of four ranks"
-check "$(lines '"measured":true')" 6 "ring is left out where heads are sparse"
+check "$(lines '"measured":true')" 8 "ring is left out where heads are sparse"
 expect 0 "node sweep" "$mpirun" 4 "$banyan" scale $quick --mode nodes --per-node 3 --tokens 100 --method ring,line \
   --out all --json "$folder/scale.json"
 check "$(field ring 3 nodes)" 1 "nodes of a node sweep"

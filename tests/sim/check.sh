@@ -34,7 +34,7 @@ same) # Nothing is measured, so nothing differs: text and figures to the last di
     for kind in txt json; do
         cmp "$dir/a.$kind" "$dir/b.$kind" || fault "two runs differ in $kind"
     done
-    [ "$(wc -l < "$dir/a.json")" = 18 ] || fault "$(wc -l < "$dir/a.json") lines; expected 3 x 6"
+    [ "$(wc -l < "$dir/a.json")" = 21 ] || fault "$(wc -l < "$dir/a.json") lines; expected 3 x 7"
     ;;
 model) # What can be worked out by hand. 5 ns for the simulator's rounding in at most 30 rounds.
     sim m 8,64 --methods tree-attention,mpi-allreduce,ring,line
@@ -52,6 +52,10 @@ model) # What can be worked out by hand. 5 ns for the simulator's rounding in at
     holds "bytes read" "$(value m 64 tree-attention compute_seconds) < ($read + 8*2*32768)/4.3e12"
     # The ring: every block over the network once, 63 hops.
     holds "ring" "$(value m 64 ring comm_seconds) > 63*$read*(1/50e9 - 1/4.3e12)"
+    # Every rank sends the other seven their four heads, of 130 floats, behind a header of 64 bytes.
+    sim d 8 --methods dcp
+    holds "dcp, 8 ranks" "$(value d 8 dcp messages_most) == 7"
+    holds "dcp, 8 ranks" "$(value d 8 dcp bytes_most) == 7*(4*130*4 + 64)"
     # A message of the line takes at least a link's latency.
     holds "line, 8 ranks" "$(value m 8 line comm_seconds) > 2.5e-6"
     ;;

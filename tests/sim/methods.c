@@ -191,12 +191,17 @@ static banyan_status mpi_layer(scene *s)
     return BANYAN_OK;
 }
 
+enum { FIRST = BANYAN_HOME_FIRST };
+
 const sim_method sim_methods[] = {
-    {"line", "line", NULL, BANYAN_OUT_HOME, scheduled_prepare, scheduled_layer},
-    {"line-all", "line", NULL, BANYAN_OUT_ALL, scheduled_prepare, scheduled_layer},
-    {"spread", "spread", NULL, BANYAN_OUT_HOME, scheduled_prepare, scheduled_layer},
-    {"tree-attention", "spread", "allreduce", BANYAN_OUT_ALL, prepare_items, reduced_layer},
-    {"mpi-allreduce", "spread", "allreduce", BANYAN_OUT_ALL, prepare_items, mpi_layer},
-    {"ring", "spread", "direct", BANYAN_OUT_HOME, ring_prepare, ring_layer},
+    {"line", "line", NULL, BANYAN_OUT_HOME, FIRST, scheduled_prepare, scheduled_layer},
+    {"line-all", "line", NULL, BANYAN_OUT_ALL, FIRST, scheduled_prepare, scheduled_layer},
+    {"spread", "spread", NULL, BANYAN_OUT_HOME, FIRST, scheduled_prepare, scheduled_layer},
+    {"dcp", "spread", "direct", BANYAN_OUT_HOME, BANYAN_HOME_DEALT, scheduled_prepare,
+     scheduled_layer},
+    {"tree-attention", "spread", "allreduce", BANYAN_OUT_ALL, FIRST, prepare_items,
+     reduced_layer},
+    {"mpi-allreduce", "spread", "allreduce", BANYAN_OUT_ALL, FIRST, prepare_items, mpi_layer},
+    {"ring", "spread", "direct", BANYAN_OUT_HOME, FIRST, ring_prepare, ring_layer},
     {0},
 };

@@ -57,6 +57,7 @@ static banyan_status make_plan(const scene *s, banyan_comm **comm, banyan_plan *
     spec.placement = s->method->placement;
     spec.merge = s->method->merge;
     spec.out = s->method->out;
+    spec.home = s->method->home;
     if (s->ranks % sim_per_node)
         snprintf(text, sizeof text, "node:%d rank:%d", 1, (int)s->ranks);
     else

@@ -46,6 +46,7 @@ struct sim_method {
     const char *name;
     const char *placement, *merge; /* of the plan; merge NULL: the cheapest */
     banyan_out out;
+    banyan_home home;
     banyan_status (*prepare)(scene *s);
     banyan_status (*layer)(scene *s); /* all of it; sets s->computed */
 };
