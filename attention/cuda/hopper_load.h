@@ -68,20 +68,12 @@ PTX_FN void load_steps(const hopper_params &params, const cuda_work &work,
         records = (const char *)params.table[work.table].records;
         slot = params.table[work.table].slot;
     }
-    const int begin = CUDA_STEP * work.first_step;
-    hopper_entry ahead = {0, 0, 0};
-    if (steps)
-        ahead = find_entry(params, work, slot, begin + lane < end ? begin + lane : end - 1);
-    for (int from = begin; from < end; from += 32) {
-        const hopper_entry entry = ahead;
+    for (int from = CUDA_STEP * work.first_step; from < end; from += 32) {
+        const int mine = from + lane < end ? from + lane : end - 1;
+        const hopper_entry entry = find_entry(params, work, slot, mine);
         const int count = (end - from < 32 ? end - from : 32) / CUDA_STEP;
         for (int i = 0; i < count; i++, ring_next(ring)) {
             hopper_step step;
-            /* while what has been asked for is under way */
-            if (i == 1 && from + 32 < end) {
-                const int next = from + 32 + lane;
-                ahead = find_entry(params, work, slot, next < end ? next : end - 1);
-            }
             uint32_t record[CUDA_STEP];
             step.how = 0;
 #pragma unroll
@@ -164,12 +156,12 @@ PTX_FN void load_q(uint32_t (&x)[4], const hopper_params &params, int64_t at)
         x[i] = pack2(number[2 * i] * params.sign, number[2 * i + 1] * params.sign, T());
 }
 
-/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of four vectors before any is
- * stored, so that their loads are under way together. What a subtile lacks is zeros. */
+/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of two vectors before any is
+ * stored, so that their loads are under way together (of more, the 40 registers do not suffice). What a subtile lacks is zeros. */
 template <typename T, int DIM>
 PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, uint32_t q)
 {
-    const int chunks = DIM / 8, at_once = HOPPER_Q_THREADS / chunks, together = 4;
+    const int chunks = DIM / 8, at_once = HOPPER_Q_THREADS / chunks, together = 2;
     const int thread = threadIdx.x - 32, chunk = thread % chunks;
     const int vectors = CUDA_SUBTILES * CUDA_SUBTILE;
     for (int first = thread / chunks; first < vectors; first += together * at_once) {

@@ -191,7 +191,7 @@ static banyan_status mpi_layer(scene *s)
     return BANYAN_OK;
 }
 
-enum { FIRST = BANYAN_HOME_FIRST };
+#define FIRST BANYAN_HOME_FIRST
 
 const sim_method sim_methods[] = {
     {"line", "line", NULL, BANYAN_OUT_HOME, FIRST, scheduled_prepare, scheduled_layer},
