@@ -67,9 +67,10 @@ static void write_json(const report *r, int32_t ranks, const outcome *o, const o
             "\"bytes_most\":%.0f,",
             (int)ranks, (int)(ranks + sim_per_node - 1) / sim_per_node,
             (long long)r->tokens_per_rank * ranks, (long long)r->tokens_per_rank,
-            o->method->name, o->method->placement, o->merge, o->method->out, o->seconds,
-            o->compute, o->mean_compute, comm, token_seconds(r, o), o->messages, o->bytes,
-            o->most_messages, o->most_bytes);
+            o->method->name, o->method->placement, o->merge,
+            o->method->out == BANYAN_OUT_ALL ? "all" : "home", o->seconds, o->compute,
+            o->mean_compute, comm, token_seconds(r, o), o->messages, o->bytes, o->most_messages,
+            o->most_bytes);
     if (o->predicted > 0) fprintf(r->json, "\"predicted_comm_seconds\":%.12g,", o->predicted);
     if (tree && comm > 0)
         fprintf(r->json, "\"comm_speedup\":%.6g,\"token_speedup\":%.6g,",
