@@ -156,8 +156,9 @@ PTX_FN void load_q(uint32_t (&x)[4], const hopper_params &params, int64_t at)
         x[i] = pack2(number[2 * i] * params.sign, number[2 * i + 1] * params.sign, T());
 }
 
-/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of two vectors before any is
- * stored, so that their loads are under way together (of more, the 40 registers do not suffice). What a subtile lacks is zeros. */
+/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of two vectors before either is
+ * stored, so that their loads are under way together (for more, 40 registers do not suffice). What a
+ * subtile lacks is zeros. */
 template <typename T, int DIM>
 PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, uint32_t q)
 {
