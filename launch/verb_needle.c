@@ -75,11 +75,11 @@ static json_t *make_header(const job *j, const setup *s)
         "s:s, s:s, s:s, s:I}",
         "model", model, "heads", e->shape.heads, "kv_heads", e->shape.kv_heads, "ranks",
         j->ranks, "rules", rules, "bandwidth", bandwidth, "placement", e->spec.placement,
-        "balance", e->spec.balance, "merge", merge, "cache_dtype",
-        banyan_dtype_name(e->spec.cache_dtype), "block_tokens", e->spec.block_tokens, "evict",
-        e->spec.evict, "lost_rank", e->spec.lost_rank, "lost_layer", e->spec.lost_layer,
-        "depths", s->wish.depths, "depth_mode", depth_modes[s->wish.mode], "mode",
-        s->wish.classic ? "classic" : "shared", "haystack",
+        "balance", e->spec.balance == BANYAN_BALANCE_PREFILL ? "prefill" : "decode", "merge",
+        merge, "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
+        e->spec.block_tokens, "evict", e->spec.evict, "lost_rank", e->spec.lost_rank,
+        "lost_layer", e->spec.lost_layer, "depths", s->wish.depths, "depth_mode",
+        depth_modes[s->wish.mode], "mode", s->wish.classic ? "classic" : "shared", "haystack",
         s->wish.foreign   ? "file"
         : s->wish.needles ? "needles"
                           : "uniform",
