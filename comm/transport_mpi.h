@@ -10,7 +10,8 @@
 enum { tag_data = 0, tag_sign = 1 };
 enum {
     banyan_mpi_eager_polls = 32, /* before the first yield: about 5 us */
-    banyan_mpi_clock_polls = 64  /* yields between looks at the clock */
+    banyan_mpi_clock_polls =
+        4 /* yields between looks at the clock; each may last a time slice */
 };
 
 typedef struct mpi_job {
