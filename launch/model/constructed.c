@@ -120,7 +120,7 @@ double constructed_position(const constructed_spec *spec, int64_t delta)
     return score;
 }
 
-/* ---- rows of the tensors, each handed in as zeros --------------------------------------------- */
+/* ---- rows of the tensors, each handed in as zeros ---------------------------------------- */
 
 static void fill_nothing(const void *arg, int64_t row, float *out)
 {
@@ -244,7 +244,7 @@ static void fill_content_o(const void *arg, int64_t row, float *out)
     for (int32_t h = 0; h < d->spec.heads; h++) out[h * DIM + row % CODE] = 1;
 }
 
-/* ---- the checkpoint --------------------------------------------------------------------------- */
+/* ---- the checkpoint ---------------------------------------------------------------------- */
 
 typedef void (*fill_fn)(const void *arg, int64_t row, float *out);
 

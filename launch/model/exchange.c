@@ -239,7 +239,7 @@ int64_t exchange_floats(const model *m, int sending)
     const model_shape *s = &m->shape;
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim;
     int64_t kv = 2 * (int64_t)s->kv_heads * s->head_dim;
-    int64_t cut = larger(larger(s->hidden, s->intermediate), q);
+    int64_t cut = larger(larger(s->hidden, workspace_inner(&m->is)), larger(q, m->is.experts));
     /* the head's logits, or every rank's choices of an id (head.c) */
     int64_t head = HEAD_ROWS * larger(s->vocab, 2 * (int64_t)m->ranks);
     if (!sending) return larger(rows * larger(cut, q + kv), head);

@@ -36,8 +36,13 @@ const char *family_doc(int index)
     return rows[index].doc;
 }
 
-/* ---- which family
- * ------------------------------------------------------------------------------ */
+static void out_of_memory(hf_config *c)
+{
+    if (!c->failed) snprintf(c->why, c->why_bytes, "out of memory");
+    c->failed = true;
+}
+
+/* ---- which family ------------------------------------------------------------------------ */
 
 static bool is_among(const char *word, const char *const list[4])
 {
@@ -75,8 +80,7 @@ static const family *find_family(hf_config *c)
     return NULL;
 }
 
-/* ---- the shape
- * --------------------------------------------------------------------------------- */
+/* ---- the shape --------------------------------------------------------------------------- */
 
 static const char *word(const char *own, const char *common)
 {
@@ -131,7 +135,7 @@ static void read_layer(hf_config *c, const family *f, description *d)
                                        ACT_GEGELU, ACT_SILU,      ACT_GELU_TANH};
     const char *field = word(f->words.act, "hidden_act");
     const char *name = hf_text(c, NULL, field, word(f->act, "silu"));
-    bool bias = hf_truth(c, NULL, word(f->words.attention_bias, "attention_bias"), false);
+    bool bias = hf_truth(c, NULL, word(f->words.attention_bias, "attention_bias"), f->biased);
     if (!c->failed) d->act = kinds[hf_choice(c, field, name, words)];
     d->norm = f->norm;
     d->qkv_bias = f->qkv_bias || bias;
@@ -143,8 +147,7 @@ static void read_layer(hf_config *c, const family *f, description *d)
         hf_fail(c, "quantization_config", quantised, "none: BF16, F16 or F32 weights");
 }
 
-/* ---- ropes
- * ------------------------------------------------------------------------------------- */
+/* ---- ropes ------------------------------------------------------------------------------- */
 
 /* The object of a kind of layer: rope_parameters (which older files call rope_scaling), or a
  * member of it where it has one for each kind of layer. */
@@ -165,15 +168,16 @@ static void read_ropes(hf_config *c, const family *f, description *d)
 {
     bool is_nested = false;
     double theta = f->theta > 0 ? f->theta : 10000, partial = f->partial > 0 ? f->partial : 1;
+    const char *word_theta = word(f->words.theta, "rope_theta");
+    const json_t *full = rope_object(c, "full_attention", &is_nested);
     const rope_defaults defaults = {
-        .theta = hf_number(c, NULL, "rope_theta", theta),
-        .theta_given = hf_get(c, NULL, "rope_theta") != NULL,
+        .theta = hf_number(c, NULL, word_theta, theta),
+        .theta_given = !is_nested && hf_get(c, NULL, word_theta) != NULL,
         .partial = hf_number(c, NULL, "partial_rotary_factor", partial),
         .partial_given = hf_get(c, NULL, "partial_rotary_factor") != NULL,
         .head_dim = d->shape.head_dim,
         .trained = (double)d->shape.max_positions,
         .original = hf_number(c, NULL, "original_max_position_embeddings", 0)};
-    const json_t *full = rope_object(c, "full_attention", &is_nested);
     if (c->failed) return;
     rope_read(c, full, &defaults, &d->rope[0]);
     d->ropes = 1;
@@ -183,8 +187,7 @@ static void read_ropes(hf_config *c, const family *f, description *d)
     if (!c->failed) d->shape.max_positions = (int64_t)rope_reach(&d->rope[0]);
 }
 
-/* ---- layers that differ
- * ------------------------------------------------------------------------ */
+/* ---- layers that differ ------------------------------------------------------------------ */
 
 void description_window(description *d, int32_t layer, int32_t window)
 {
@@ -208,16 +211,58 @@ bool description_layer_types(hf_config *c, description *d, int32_t window)
     for (int32_t l = 0; l < d->shape.layers && !c->failed; l++) {
         const char *type = json_string_value(json_array_get(list, (size_t)l));
         int slides = hf_choice(c, "layer_types", type ? type : "", words);
-        if (slides && window == 0)
-            hf_fail(c, "sliding_window", NULL, "a number, since layers have sliding attention");
         description_window(d, l, slides ? window : 0);
         d->layer[l].rope = slides && d->ropes > 1;
     }
     return true;
 }
 
-/* ---- all of it
- * --------------------------------------------------------------------------------- */
+void description_slide(hf_config *c, description *d, int32_t absent)
+{
+    int32_t window = description_window_field(c, "sliding_window", absent);
+    bool typed = description_layer_types(c, d, window);
+    for (int32_t l = 0; !typed && l < d->shape.layers; l++) description_window(d, l, window);
+}
+
+void description_slide_above(hf_config *c, description *d)
+{
+    static const char field[] = "max_window_layers";
+    bool slides = hf_truth(c, NULL, "use_sliding_window", false);
+    int32_t window = slides ? description_window_field(c, "sliding_window", 4096) : 0;
+    const json_t *from = hf_get(c, NULL, field);
+    int32_t first = json_is_integer(from) ? (int32_t)json_integer_value(from) : 28;
+    bool typed = description_layer_types(c, d, window);
+    if (from && (!json_is_integer(from) || first < 0)) hf_fail(c, field, from, "0 or more");
+    for (int32_t l = 0; !typed && l < d->shape.layers; l++)
+        description_window(d, l, l >= first ? window : 0);
+}
+
+void description_dummies(hf_config *c, description *d, const char *field)
+{
+    const json_t *list = hf_get(c, NULL, field);
+    size_t count = json_array_size(list);
+    d->dummy = calloc(count + 1, sizeof *d->dummy);
+    if (!d->dummy) out_of_memory(c);
+    for (size_t i = 0; d->dummy && i < count; i++) {
+        const json_t *id = json_array_get(list, i);
+        json_int_t n = json_integer_value(id);
+        if (!json_is_integer(id) || n < 0 || n >= d->shape.vocab)
+            hf_fail(c, field, id, "an id of the vocabulary");
+        d->dummy[d->dummies++] = (int32_t)n;
+    }
+}
+
+/* Qwen2.5-1M, Qwen3-2507: up to a chunk's length it is plain attention. */
+static void read_dual_chunk(hf_config *c, description *d)
+{
+    const json_t *dual = hf_get(c, NULL, "dual_chunk_attention_config");
+    if (!dual) return;
+    int32_t chunk = hf_count(c, dual, "chunk_size", -1);
+    d->most_tokens = chunk - hf_count(c, dual, "local_size", -1);
+    d->beyond = "dual chunk attention";
+}
+
+/* ---- all of it --------------------------------------------------------------------------- */
 
 static void read_all(hf_config *c, description *d)
 {
@@ -227,11 +272,12 @@ static void read_all(hf_config *c, description *d)
     if (c->failed) return;
     read_ropes(c, f, d);
     d->layer = calloc((size_t)d->shape.layers, sizeof *d->layer);
-    if (!d->layer) {
-        snprintf(c->why, c->why_bytes, "out of memory for %d layers", (int)d->shape.layers);
-        c->failed = true;
-    }
+    if (!d->layer) out_of_memory(c);
+    read_dual_chunk(c, d);
     if (!c->failed && f->read) f->read(c, d);
+    if (d->experts && d->top_experts > d->experts)
+        hf_fail(c, "num_experts_per_tok", hf_get(c, NULL, "num_experts_per_tok"),
+                "no more than there are experts");
 }
 
 banyan_status description_read(const char *dir, description *out, char *why, size_t why_bytes)
@@ -249,6 +295,7 @@ banyan_status description_read(const char *dir, description *out, char *why, siz
 void description_free(description *d)
 {
     free(d->layer);
+    free(d->dummy);
     *d = (description){0};
 }
 

@@ -51,13 +51,14 @@ typedef struct tensor_names {
     .embedding = "model.embed_tokens", .final_norm = "model.norm", .head = "lm_head",          \
     .layer = "model.layers.%d.", .input_norm = "input_layernorm", .o = "self_attn.o_proj"
 #define LLAMA_QKV .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj"
+#define LLAMA_QK_NORMS .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"
 #define LLAMA_MLP .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj"
 #define LLAMA_POST_NORM .post_norm = "post_attention_layernorm"
 
 /* Names of fields of config.json; NULL: Llama's. */
 typedef struct config_words {
     const char *layers, *kv_heads, *head_dim, *intermediate, *vocab, *positions, *eps, *act;
-    const char *attention_bias, *mlp_bias;
+    const char *attention_bias, *mlp_bias, *theta;
 } config_words;
 
 struct description;
@@ -70,7 +71,8 @@ typedef struct family {
     gate_up_layout gate_up;
     norm_kind norm;
     bool interleaved;  /* rope turns entries (2i, 2i+1) of a head, not (i, i + d/2) */
-    bool qkv_bias;     /* always; "attention_bias" says it for others */
+    bool qkv_bias;     /* always; "attention_bias" says it for others .. */
+    bool biased;       /* .. where it is absent */
     bool no_o_bias;    /* "attention_bias" is of q, k and v alone */
     int32_t head_dim;  /* where config.json gives none; 0: hidden_size / heads */
     double theta, eps; /* .. ; 0: 10000, 1e-6 */
@@ -103,8 +105,12 @@ typedef struct description {
     int32_t ropes;
     int32_t experts, top_experts, expert_intermediate; /* experts 0: none */
     bool experts_normed;                               /* weights of the chosen sum to 1 */
-    int32_t block_tokens; /* of `use` that speaks of blocks; 0: any */
-    layer_kind *layer;    /* [shape.layers] */
+    int32_t block_tokens;    /* of `use` that speaks of blocks; 0: any */
+    layer_kind *layer;       /* [shape.layers] */
+    int32_t *dummy, dummies; /* ids whose logits are -infinity */
+    int64_t
+        most_tokens; /* 0: any; beyond, attention would be of a kind that is not computed .. */
+    const char *beyond; /* .. named so */
 } description;
 
 /* Only config.json. `why`: the reason in words on failure. */
@@ -113,6 +119,12 @@ void description_free(description *d);
 
 /* For a family's read: heads of layer `layer` see the last `window` tokens; 0: all. */
 void description_window(description *d, int32_t layer, int32_t window);
+/* All layers have the window "sliding_window". */
+void description_slide(hf_config *c, description *d, int32_t absent);
+/* Layers from "max_window_layers" on have it, if "use_sliding_window". */
+void description_slide_above(hf_config *c, description *d);
+/* A list of ids that the model never says. */
+void description_dummies(hf_config *c, description *d, const char *field);
 /* "layer_types" of config.json; false where it is not there, else layers of sliding
  * attention get the window and, where there are two, the second rope. */
 bool description_layer_types(hf_config *c, description *d, int32_t window);

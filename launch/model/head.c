@@ -3,6 +3,7 @@
  * needs only each rank's largest logit; all logits are gathered only for those who ask. */
 #include "launch/model/runner.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 typedef struct choice {
@@ -19,6 +20,17 @@ static choice choose(const float *logits, int64_t count, int64_t first)
     return best;
 }
 
+/* Ids that the model must not say. */
+static void silence_dummies(model *m, int32_t rows)
+{
+    for (int32_t i = 0; i < m->is.dummies; i++) {
+        int64_t column = m->is.dummy[i] - m->head.first;
+        if (column < 0 || column >= m->head.count) continue;
+        for (int32_t row = 0; row < rows; row++)
+            m->work.logits[row * m->head.count + column] = -INFINITY;
+    }
+}
+
 static banyan_status head_rows(model *m, const float *h, int32_t rows, float *logits,
                                choice *best)
 {
@@ -27,6 +39,7 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
     if (status) return status;
     if (m->is.logit_divisor != 1)
         rows_scale(w->logits, rows * m->head.count, (float)(1 / m->is.logit_divisor));
+    silence_dummies(m, rows);
     for (int32_t row = 0; row < rows; row++)
         best[row] = choose(w->logits + row * m->head.count, m->head.count, m->head.first);
     if (!logits) return BANYAN_OK;

@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the file
- * ---------------------------------------------------------------------------------- */
+/* ---- the file ---------------------------------------------------------------------------- */
 
 char *hf_read(const char *path, size_t *bytes, char *why, size_t why_bytes)
 {
@@ -101,8 +100,7 @@ void hf_config_close(hf_config *c)
     c->root = NULL;
 }
 
-/* ---- fields
- * ------------------------------------------------------------------------------------ */
+/* ---- fields ------------------------------------------------------------------------------ */
 
 void hf_fail(hf_config *c, const char *field, const json_t *value, const char *want)
 {

@@ -60,32 +60,31 @@ static banyan_status attend(model *m, int32_t layer, const chunk *c, const float
     return status;
 }
 
-/* act(Wg h) * Wu h of all ranks, in work.wide. */
-static banyan_status feed_forward(model *m, const linear *gate_up, int32_t rows)
+/* Wd (act(Wg h) * Wu h), cut, in work.cut. */
+static banyan_status feed_forward(model *m, const layer *l, int32_t rows)
 {
     workspace *w = &m->work;
-    int64_t width = gate_up->columns;
-    banyan_status status = linear_run(m, gate_up, w->h, rows, w->cut);
+    int64_t width = l->gate_up.columns;
+    banyan_status status = linear_run(m, &l->gate_up, w->h, rows, w->cut);
     if (status) return status;
     float *mine = w->out; /* free by now */
-    rows_activate(m->is.act, w->cut, rows, gate_up->count, mine);
+    rows_activate(m->is.act, w->cut, rows, l->gate_up.count, mine);
     status = exchange_cut(m, width, rows, mine, w->pieces);
     for (int r = 0; !status && r < m->ranks; r++)
         rows_copy(w->wide + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
                   rows, w->pieces[r].count);
-    return status;
+    return status ? status : linear_run(m, &l->down, w->wide, rows, w->cut);
 }
 
-/* x += residual_scale (last norm(last in)): work.wide through a matrix to the residual
- * stream, and work.h = what comes next of it. */
-static banyan_status rejoin(model *m, const linear *last, const norm *after, float *x,
-                            int32_t rows, const norm *next)
+/* x += residual_scale (norm(cut)): what a half of a layer gave, in work.cut, to the residual
+ * stream; work.h = what comes next of it. */
+static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
+                            const norm *next)
 {
     workspace *w = &m->work;
     int64_t width = m->shape.hidden;
     float scale = (float)m->is.residual_scale;
-    banyan_status status = linear_run(m, last, w->wide, rows, w->cut);
-    if (!status) status = exchange_cut(m, width, rows, w->cut, w->pieces);
+    banyan_status status = exchange_cut(m, width, rows, w->cut, w->pieces);
     if (status) return status;
     if (after->weight) {
         for (int r = 0; r < m->ranks; r++)
@@ -116,11 +115,13 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
         banyan_status status = attend(m, i, &c, w->h, rows, probe);
         if (status || c.wanted == 0) return status;
         float *x = w->x + (c.rows - c.wanted) * (int64_t)m->shape.hidden;
-        status = rejoin(m, &l->o, &l->attention, x, c.wanted, &l->post);
-        if (!status) status = feed_forward(m, &l->gate_up, c.wanted);
+        const norm *next = last ? &m->final_norm : &m->layer[i + 1].input;
+        status = linear_run(m, &l->o, w->wide, c.wanted, w->cut);
+        if (!status) status = rejoin(m, &l->attention, x, c.wanted, &l->post);
         if (!status)
-            status = rejoin(m, &l->down, &l->mlp, x, c.wanted,
-                            last ? &m->final_norm : &m->layer[i + 1].input);
+            status = m->is.layer[i].experts ? experts_run(m, l, c.wanted)
+                                            : feed_forward(m, l, c.wanted);
+        if (!status) status = rejoin(m, &l->mlp, x, c.wanted, next);
         if (status) return status;
     }
     return BANYAN_OK;

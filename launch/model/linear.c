@@ -98,9 +98,12 @@ static void run_row(const linear *l, const float *in, float *out)
 
 int64_t linear_widest(const model *m)
 {
-    const layer *l = &m->layer[0]; /* all layers are alike */
-    int64_t hidden = l->q.in, rest = l->o.in > l->down.in ? l->o.in : l->down.in;
-    return hidden > rest ? hidden : rest;
+    const model_shape *s = &m->shape;
+    const int64_t widths[] = {s->hidden, (int64_t)s->heads * s->head_dim, s->intermediate,
+                              m->is.expert_intermediate};
+    int64_t widest = 0;
+    for (int i = 0; i < 4; i++) widest = widths[i] > widest ? widths[i] : widest;
+    return widest;
 }
 
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out)

@@ -76,8 +76,7 @@ banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t c
                             const model_probe *probe, void (*progress)(void *arg, int64_t done),
                             void *arg);
 
-/* ---- the constructed model (see constructed.c)
- * ------------------------------------------------ */
+/* ---- the constructed model (see constructed.c) ------------------------------------------- */
 
 typedef struct constructed_spec {
     int64_t max_tokens;

@@ -65,9 +65,30 @@ static banyan_status make_ropes(model *m, int64_t tokens)
     return BANYAN_OK;
 }
 
+/* What the description cannot do at this length, or with these blocks. */
+static banyan_status check_length(model *m, const banyan_spec *spec)
+{
+    const description *d = &m->is;
+    if (d->most_tokens > 0 && spec->max_tokens > d->most_tokens) {
+        snprintf(m->why, WHY,
+                 "%" PRId64 " tokens: beyond %" PRId64
+                 " this model has %s, which is not computed here",
+                 spec->max_tokens, d->most_tokens, d->beyond);
+        return BANYAN_ERR_UNSUPPORTED;
+    }
+    if (d->block_tokens > 0 && spec->rule_count == 0 && spec->block_tokens != d->block_tokens) {
+        snprintf(m->why, WHY,
+                 "cache.block_tokens is %d; this model's own pattern is in blocks of %d tokens",
+                 (int)spec->block_tokens, (int)d->block_tokens);
+        return BANYAN_ERR_CONFIG;
+    }
+    return BANYAN_OK;
+}
+
 static banyan_status make_cache(model *m, const banyan_spec *spec)
 {
-    banyan_status status = agree(m, make_ropes(m, spec->max_tokens));
+    banyan_status status = check_length(m, spec);
+    if (!status) status = agree(m, make_ropes(m, spec->max_tokens));
     if (!status) status = make_plan(m, spec);
     if (status) return status;
     status = banyan_cache_create(m->plan, device_stream(m->device), &m->cache);

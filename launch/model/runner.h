@@ -49,6 +49,7 @@ typedef struct layer {
     linear q;            /* columns [heads][head_dim] */
     linear kv;           /* columns [kv_heads][k, v][head_dim] */
     linear o, gate_up, down;
+    linear router, *expert_gate_up, *expert_down; /* instead of gate_up and down */
 } layer;
 
 /* Columns first .. first+count-1 of an activation, row stride `stride`. */
@@ -67,10 +68,12 @@ typedef struct workspace {
     float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */
     float *out;              /* [rows][heads][head_dim], as attend writes it */
     device_array on[ON_ALL]; /* these and lse, mass, which are their host sides */
-    float *wide;        /* [rows][the wider of heads head_dim and intermediate]: gathered */
-    float *turn[ROPES]; /* [rows][2][pairs]: cos, sin */
-    float *panel;       /* [PANEL][the widest input]: columns of a matrix in fp32 */
-    float *lse, *mass;  /* [rows][heads] */
+    float *wide;          /* [rows][the wider of heads head_dim and intermediate]: gathered */
+    float *turn[ROPES];   /* [rows][2][pairs]: cos, sin */
+    float *some, *share;  /* [rows][hidden]; [rows][experts] */
+    unsigned char *taken; /* [experts] */
+    float *panel;         /* [PANEL][the widest input]: columns of a matrix in fp32 */
+    float *lse, *mass;    /* [rows][heads] */
     float *send, *recv;
     float *logits;  /* [HEAD_ROWS][mine of vocab] */
     int32_t *owner; /* [kv_heads][blocks of a chunk]: rank that keeps the block */
@@ -150,6 +153,9 @@ void rows_activate(activation act, const float *gate_up, int64_t rows, int64_t w
 /* heads.c: norm and rotation of the q and k that this rank holds. */
 void heads_prepare(model *m, int32_t layer, const chunk *c);
 
+/* experts.c: work.h to the sum of its experts, cut, in work.cut. */
+banyan_status experts_run(model *m, const layer *l, int32_t rows);
+
 /* attend.c */
 /* The calls of one layer: rows that only append, then those that attend; q, k, v and out are
  * work's. */
@@ -172,6 +178,8 @@ banyan_status layers_run(model *m, const chunk *c, const uint32_t *ids, int32_t 
 banyan_status head_run(model *m, const float *x, int32_t rows, float *logits, uint32_t *greedy);
 
 /* workspace.c */
+/* What a row has between gate and down: of all its experts, where there are. */
+int64_t workspace_inner(const description *d);
 banyan_status workspace_make(model *m); /* collective */
 void workspace_free(model *m);
 

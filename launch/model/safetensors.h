@@ -64,8 +64,7 @@ void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, 
 /* Does any of them hold a NaN or an infinity? Index or -1. */
 int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count);
 
-/* ---- writing
- * --------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 /* A tensor that is written row by row: `fill` gives row `row` as fp32. */
 typedef struct tensor_source {

@@ -92,8 +92,7 @@ int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count)
     return -1;
 }
 
-/* ---- one row of input
- * -------------------------------------------------------------------------- */
+/* ---- one row of input -------------------------------------------------------------------- */
 
 enum { LANES = 16 };
 

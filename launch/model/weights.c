@@ -25,8 +25,7 @@ static banyan_status no_memory(model *m)
     return BANYAN_ERR_MEMORY;
 }
 
-/* ---- names
- * ------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------- */
 
 enum { NAME = 256, OUTSIDE = -1 };
 
@@ -70,18 +69,18 @@ static banyan_status find_norm(model *m, where at, const char *part, int64_t wid
     return status;
 }
 
-/* ---- which row a column is
- * --------------------------------------------------------------------- */
+/* ---- which row a column is --------------------------------------------------------------- */
 
 /* One of the tensors of a matrix, and a row of it. */
 typedef struct source {
     int tensor;
     int64_t row;
 } source;
-typedef source (*source_fn)(const description *d, int64_t column);
+typedef source (*source_fn)(const description *d, int64_t column, int64_t columns);
 
-static source plain(const description *d, int64_t column)
+static source plain(const description *d, int64_t column, int64_t columns)
 {
+    (void)columns;
     (void)d;
     return (source){0, column};
 }
@@ -95,8 +94,9 @@ static int64_t entry(const description *d, int64_t i)
 }
 
 /* Columns [heads][head_dim]. */
-static source q_source(const description *d, int64_t column)
+static source q_source(const description *d, int64_t column, int64_t columns)
 {
+    (void)columns;
     int64_t dim = d->shape.head_dim, head = column / dim, i = entry(d, column % dim);
     int64_t group = d->shape.heads / d->shape.kv_heads;
     if (d->family->qkv == QKV_GROUPED) head += head / group * 2;
@@ -104,8 +104,9 @@ static source q_source(const description *d, int64_t column)
 }
 
 /* Columns [kv_heads][k, v][head_dim]. */
-static source kv_source(const description *d, int64_t column)
+static source kv_source(const description *d, int64_t column, int64_t columns)
 {
+    (void)columns;
     int64_t dim = d->shape.head_dim, part = column / dim, head = part / 2, i = column % dim;
     int64_t group = d->shape.heads / d->shape.kv_heads, heads = d->shape.heads;
     int is_v = part % 2;
@@ -118,10 +119,10 @@ static source kv_source(const description *d, int64_t column)
     return (source){0, (head * (group + 2) + group + is_v) * dim + i};
 }
 
-/* Columns [gate, up][..]: the one of gate, or of up, that is asked for lies `width` further. */
-static source gate_up(const description *d, int64_t column, int64_t width)
+/* Columns [gate, up][columns]. */
+static source gate_up_source(const description *d, int64_t column, int64_t columns)
 {
-    int64_t is_up = column >= width, i = column - is_up * width;
+    int64_t is_up = column >= columns, i = column - is_up * columns;
     switch (d->family->gate_up) {
     case GATE_UP_APART: return (source){(int)is_up, i};
     case GATE_UP_JOINED: return (source){0, column};
@@ -130,13 +131,7 @@ static source gate_up(const description *d, int64_t column, int64_t width)
     return (source){0, 2 * i + is_up};
 }
 
-static source gate_up_source(const description *d, int64_t column)
-{
-    return gate_up(d, column, d->shape.intermediate);
-}
-
-/* ---- matrices
- * ---------------------------------------------------------------------------------- */
+/* ---- matrices ---------------------------------------------------------------------------- */
 
 /* A matrix as it is looked for. */
 typedef struct matrix {
@@ -194,7 +189,8 @@ static banyan_status find_matrix(model *m, const matrix *x, linear *l)
     if (x->has_bias) l->bias = malloc((size_t)(l->outputs + 1) * sizeof *l->bias);
     if (x->has_bias && !l->bias) return no_memory(m);
     for (int64_t i = 0; i < l->outputs; i++) {
-        source s = x->source(&m->is, l->first + i % l->count + i / l->count * x->columns);
+        source s =
+            x->source(&m->is, l->first + i % l->count + i / l->count * x->columns, x->columns);
         if (!add_row(l, t[s.tensor], s.row)) return no_memory(m);
         if (!x->has_bias) continue;
         if (tensor_to_float(bias[s.tensor], s.row, 1, &l->bias[i]) >= 0)
@@ -223,19 +219,39 @@ static banyan_status find_qkv(model *m, where at, layer *l)
     return status ? status : find_matrix(m, &rest, &l->kv);
 }
 
+/* gate, up and down of a layer, or of an expert. */
+static banyan_status find_mlp(model *m, where at, const char *const part[3], int64_t width,
+                              linear *gate_up, linear *down)
+{
+    int64_t hidden = m->shape.hidden;
+    bool apart = m->is.family->gate_up == GATE_UP_APART, bias = m->is.mlp_bias;
+    int64_t rows = apart ? width : 2 * width;
+    const matrix both = {at,           {part[0], apart ? part[1] : NULL},
+                         {rows, rows}, width,
+                         hidden,       2,
+                         bias,         gate_up_source};
+    const matrix last = {at, {part[2]}, {hidden}, hidden, width, 1, bias, plain};
+    banyan_status status = find_matrix(m, &both, gate_up);
+    return status ? status : find_matrix(m, &last, down);
+}
+
 static banyan_status find_feed_forward(model *m, where at, layer *l)
 {
-    const model_shape *s = &m->shape;
     const tensor_names *n = &m->is.family->names;
-    bool apart = m->is.family->gate_up == GATE_UP_APART, bias = m->is.mlp_bias;
-    int64_t width = s->intermediate, rows = apart ? width : 2 * width;
-    const matrix both = {at,           {n->gate, apart ? n->up : NULL},
-                         {rows, rows}, width,
-                         s->hidden,    2,
-                         bias,         gate_up_source};
-    const matrix down = {at, {n->down}, {s->hidden}, s->hidden, width, 1, bias, plain};
-    banyan_status status = find_matrix(m, &both, &l->gate_up);
-    return status ? status : find_matrix(m, &down, &l->down);
+    const char *const dense[] = {n->gate, n->up, n->down};
+    const char *const expert[] = {n->expert_gate, n->expert_up, n->expert_down};
+    int64_t hidden = m->shape.hidden, experts = m->is.experts;
+    const matrix router = {at, {n->router}, {experts}, experts, hidden, 1, false, plain};
+    if (!m->is.layer[at.layer].experts)
+        return find_mlp(m, at, dense, m->shape.intermediate, &l->gate_up, &l->down);
+    l->expert_gate_up = calloc((size_t)experts, sizeof *l->expert_gate_up);
+    l->expert_down = calloc((size_t)experts, sizeof *l->expert_down);
+    if (!l->expert_gate_up || !l->expert_down) return no_memory(m);
+    banyan_status status = find_matrix(m, &router, &l->router);
+    for (int32_t e = 0; !status && e < experts; e++)
+        status = find_mlp(m, (where){at.layer, e}, expert, m->is.expert_intermediate,
+                          &l->expert_gate_up[e], &l->expert_down[e]);
+    return status;
 }
 
 static banyan_status find_layer(model *m, int32_t index)
@@ -292,11 +308,14 @@ static int64_t share(const linear *l)
 }
 
 /* All matrices of a layer, one after the other; NULL past the end. */
-static linear *layer_matrix(layer *l, int32_t index)
+static linear *layer_matrix(const model *m, layer *l, int32_t index)
 {
-    linear *const fixed[] = {&l->q, &l->kv, &l->o, &l->gate_up, &l->down};
+    linear *const fixed[] = {&l->q, &l->kv, &l->o, &l->gate_up, &l->down, &l->router};
     enum { count = sizeof fixed / sizeof fixed[0] };
-    return index < count ? fixed[index] : NULL;
+    if (index < count) return fixed[index];
+    int32_t e = (index - count) / 2;
+    if (!l->expert_gate_up || !l->expert_down || e >= m->is.experts) return NULL;
+    return index % 2 ? &l->expert_down[e] : &l->expert_gate_up[e];
 }
 
 banyan_status weights_find(model *m, int64_t *bytes)
@@ -308,8 +327,8 @@ banyan_status weights_find(model *m, int64_t *bytes)
     for (int32_t i = 0; !status && i < m->shape.layers; i++) status = find_layer(m, i);
     if (status) return status;
     for (int32_t i = 0; i < m->shape.layers; i++)
-        for (int32_t k = 0; layer_matrix(&m->layer[i], k); k++)
-            *bytes += share(layer_matrix(&m->layer[i], k));
+        for (int32_t k = 0; layer_matrix(m, &m->layer[i], k); k++)
+            *bytes += share(layer_matrix(m, &m->layer[i], k));
     *bytes += share(&m->head);
     const tensor *rest = safetensors_unused(m->files);
     if (!rest) return BANYAN_OK;
@@ -320,8 +339,7 @@ banyan_status weights_find(model *m, int64_t *bytes)
     return BANYAN_ERR_CONFIG;
 }
 
-/* ---- reading them once
- * ------------------------------------------------------------------------- */
+/* ---- reading them once ------------------------------------------------------------------- */
 
 static banyan_status check_finite(model *m, const linear *l)
 {
@@ -351,8 +369,8 @@ banyan_status weights_load(model *m)
     int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
     banyan_status status = bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
     for (int32_t i = 0; !status && i < m->shape.layers; i++)
-        for (int32_t k = 0; !status && layer_matrix(&m->layer[i], k); k++)
-            status = take(m, layer_matrix(&m->layer[i], k));
+        for (int32_t k = 0; !status && layer_matrix(m, &m->layer[i], k); k++)
+            status = take(m, layer_matrix(m, &m->layer[i], k));
     return status ? status : take(m, &m->head);
 }
 
@@ -366,7 +384,9 @@ void weights_free(model *m)
             free(norms[n]->weight);
             free(norms[n]->bias);
         }
-        for (int32_t k = 0; layer_matrix(l, k); k++) linear_free(m, layer_matrix(l, k));
+        for (int32_t k = 0; layer_matrix(m, l, k); k++) linear_free(m, layer_matrix(m, l, k));
+        free(l->expert_gate_up);
+        free(l->expert_down);
     }
     free(m->layer);
     free(m->final_norm.weight);

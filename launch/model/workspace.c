@@ -30,7 +30,9 @@ static banyan_status make_lists(model *m)
     w->sends = calloc((size_t)m->ranks, sizeof *w->sends);
     w->recvs = calloc((size_t)m->ranks, sizeof *w->recvs);
     w->pieces = calloc((size_t)m->ranks, sizeof *w->pieces);
-    return w->owner && w->sends && w->recvs && w->pieces ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    w->taken = calloc((size_t)m->is.experts + 1, sizeof *w->taken);
+    return w->taken && w->owner && w->sends && w->recvs && w->pieces ? BANYAN_OK
+                                                                     : BANYAN_ERR_MEMORY;
 }
 
 static banyan_status make_moved(model *m, const int64_t floats[ON_ALL])
@@ -45,14 +47,28 @@ static banyan_status make_moved(model *m, const int64_t floats[ON_ALL])
     return device_result(m, status);
 }
 
+/* The most of gate's columns that a rank has of one matrix. */
+static int64_t widest_cut(const model *m)
+{
+    int64_t inner =
+        larger(larger(m->shape.intermediate, m->is.expert_intermediate), m->is.experts);
+    return (inner + m->ranks - 1) / m->ranks;
+}
+
+int64_t workspace_inner(const description *d)
+{
+    return larger(d->shape.intermediate, (int64_t)d->top_experts * d->expert_intermediate);
+}
+
 banyan_status workspace_make(model *m)
 {
     workspace *w = &m->work;
     const model_shape *s = &m->shape;
-    const layer *l = &m->layer[0]; /* all layers are cut alike */
+    const layer *l = &m->layer[0]; /* q, k, v and o of all layers are cut alike */
+    const description *d = &m->is;
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim, sum = 0;
-    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, s->intermediate);
-    int64_t cut = larger(larger(l->q.count, l->o.count), l->gate_up.outputs);
+    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, workspace_inner(d));
+    int64_t cut = larger(larger(l->q.count, l->o.count), 2 * widest_cut(m));
     const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
                                    rows * wide, rows * s->heads, rows * s->heads};
     int64_t pairs[ROPES] = {m->rope[0].pairs, m->rope[1].pairs};
@@ -65,6 +81,8 @@ banyan_status workspace_make(model *m)
                   {&w->cut, rows * cut},
                   {&w->cut_kv, rows * l->kv.count},
                   {&w->wide, rows * wide},
+                  {&w->some, d->experts ? rows * s->hidden : 0},
+                  {&w->share, rows * d->experts},
                   {&w->turn[0], rows * 2 * pairs[0]},
                   {&w->turn[1], rows * 2 * pairs[1]},
                   {&w->panel, panel},
@@ -89,11 +107,12 @@ banyan_status workspace_make(model *m)
 void workspace_free(model *m)
 {
     workspace *w = &m->work;
-    float *all[] = {w->x,       w->h,     w->cut,  w->cut_kv, w->wide,  w->turn[0],
-                    w->turn[1], w->panel, w->send, w->recv,   w->logits};
+    float *all[] = {w->x,       w->h,       w->cut,   w->cut_kv, w->wide, w->some,  w->share,
+                    w->turn[0], w->turn[1], w->panel, w->send,   w->recv, w->logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     for (int i = 0; i < ON_ALL; i++) device_array_free(m->device, &w->on[i]);
     free(w->owner);
+    free(w->taken);
     free(w->sends);
     free(w->recvs);
     free(w->pieces);

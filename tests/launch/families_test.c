@@ -29,8 +29,7 @@ static void drop(const char *name)
     CHECK(remove(path) == 0);
 }
 
-/* ---- configurations
- * ---------------------------------------------------------------------------- */
+/* ---- configurations ---------------------------------------------------------------------- */
 
 #define LLAMA "\"architectures\":[\"LlamaForCausalLM\"],"
 #define SHAPE                                                                                  \
@@ -103,8 +102,7 @@ static void test_configs(void)
     drop("config.json");
 }
 
-/* ---- folders that hold something else
- * ---------------------------------------------------------- */
+/* ---- folders that hold something else ---------------------------------------------------- */
 
 static void test_folders(void)
 {
@@ -140,8 +138,7 @@ static void test_folders(void)
     CHECK(!safetensors_open(dir, why, sizeof why) && strstr(why, "holds neither"));
 }
 
-/* ---- rotary kinds
- * ------------------------------------------------------------------------------ */
+/* ---- rotary kinds ------------------------------------------------------------------------ */
 
 /* Angles per token and the factor, by the formulas of each kind. */
 static void expect_rope(const char *what, const char *config, double tokens,
@@ -233,8 +230,7 @@ static void test_ropes(void)
     expect_rope("longrope", longrope, 65, want_long);
 }
 
-/* ---- digests
- * ----------------------------------------------------------------------------------- */
+/* ---- digests ----------------------------------------------------------------------------- */
 
 static void fill(const void *arg, int64_t row, float *out)
 {

@@ -29,12 +29,25 @@ if(TARGET banyan_program)
   endif()
 endif()
 
+# Every family against a forward pass in plain Python.
+find_program(BANYAN_python3 python3)
+mark_as_advanced(BANYAN_python3)
+if(BANYAN_python3 AND TARGET banyan_program)
+  set(forward ${BANYAN_python3} ${CMAKE_CURRENT_LIST_DIR}/forward.py $<TARGET_FILE:banyan_program>)
+  add_test(NAME families_forward COMMAND ${forward} none 1)
+  set_tests_properties(families_forward PROPERTIES LABELS smoke TIMEOUT 300)
+  if(BANYAN_HAS_MPI)
+    add_test(NAME families_forward_p3 COMMAND ${forward} ${test_mpirun} 3)
+    set_tests_properties(families_forward_p3 PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  endif()
+endif()
+
 # Against another implementation. -DBANYAN_REFERENCE_PYTHON names a Python that has torch and
 # transformers; without them the test is skipped and says so.
 set(BANYAN_REFERENCE_PYTHON python3 CACHE STRING "Python with torch and transformers, for the label reference")
 if(BANYAN_HAS_MPI AND TARGET banyan_program)
-  add_test(NAME llama_reference
-    COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/llama_reference.py
+  add_test(NAME families_reference
+    COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/families_reference.py
             $<TARGET_FILE:banyan_program> ${test_mpirun})
-  set_tests_properties(llama_reference PROPERTIES LABELS reference SKIP_RETURN_CODE 77 TIMEOUT 600)
+  set_tests_properties(families_reference PROPERTIES LABELS reference SKIP_RETURN_CODE 77 TIMEOUT 1200)
 endif()

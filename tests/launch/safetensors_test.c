@@ -150,8 +150,7 @@ static void test_index(void)
     remove_file(index);
 }
 
-/* ---- what is right
- * ---------------------------------------------------------------------------- */
+/* ---- what is right ----------------------------------------------------------------------- */
 
 static void fill(const void *arg, int64_t row, float *out)
 {
