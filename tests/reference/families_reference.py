@@ -83,6 +83,8 @@ CASES = [
     ("glm", "Glm", dict(head_dim=32, pad_token_id=0), "bf16", {}),
     ("glm4", "Glm4", dict(head_dim=32, pad_token_id=0, attention_bias=True), "fp32", {}),
     ("smollm3", "SmolLM3", dict(num_hidden_layers=4, pad_token_id=0), "bf16", {}),
+    ("granite", "Granite", dict(attention_multiplier=0.2, embedding_multiplier=6.0,
+                                residual_multiplier=0.3, logits_scaling=4.0), "bf16", {}),
     ("mixtral", "Mixtral", dict(num_local_experts=5, num_experts_per_tok=2), "bf16", {}),
     ("qwen3 moe", "Qwen3Moe", dict(head_dim=32, num_experts=8, num_experts_per_tok=3,
                                    moe_intermediate_size=72, norm_topk_prob=True,
