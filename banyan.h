@@ -3,12 +3,14 @@
  *
  * Four handles, made in this order and destroyed in the reverse order:
  *
- *     comm     who takes part, and how bytes move between them
- *     plan     every decision: which rank keeps which blocks of which head, which blocks each
- *              head reads, which kernel computes, how partial results are merged
- *     cache    one sequence's keys and values: this rank's share of them
+ *     comm      who takes part, and how bytes move between them
+ *     plan      every decision: which rank keeps which blocks of which head, which blocks each
+ *               head reads, which kernel computes, how partial results are merged
+ *     cache     memory for keys and values: this rank's share of them
+ *     sequence  one sequence in it
  *
- * and one verb, banyan_attend, which appends keys and values and turns q into attention output.
+ * and one verb, banyan_attend, which appends keys and values and turns q into attention output,
+ * for rows of any number of sequences at once.
  *
  * Rules that hold for every function:
  *   - A call that can fail returns banyan_status; banyan_error_message() then says in words what
@@ -57,6 +59,7 @@ typedef enum banyan_dtype { BANYAN_F32, BANYAN_BF16, BANYAN_F16, BANYAN_E4M3 } b
 typedef struct banyan_comm banyan_comm;
 typedef struct banyan_plan banyan_plan;
 typedef struct banyan_cache banyan_cache;
+typedef struct banyan_sequence banyan_sequence;
 
 /* ---- diagnostics --------------------------------------------------------------------------- */
 
@@ -238,6 +241,8 @@ typedef struct banyan_spec {
     /* the cache */
     int64_t max_tokens;       /* required: longest sequence */
     int64_t planned_tokens;   /* 0: max_tokens. The length at which ranks are balanced */
+    int32_t sequences;        /* 1: the most at a time */
+    int64_t pool_tokens;      /* 0: max_tokens. Tokens of all sequences, in whole blocks */
     int32_t max_rows;         /* most rows in one call, 512 */
     int32_t block_tokens;     /* 64; a power of two, 16..256 */
     int32_t rollback_tokens;  /* 0: how far back `at` may go from the longest so far */
@@ -320,14 +325,16 @@ BANYAN_API const char *banyan_plan_merge_name(const banyan_plan *plan);
  * of the plan's merge. 0 when nothing is merged, infinity when it cannot be told. */
 BANYAN_API double banyan_plan_merge_time(const banyan_plan *plan, int32_t rows);
 
-/* ---- cache and attention ------------------------------------------------------------------- */
+/* ---- cache and sequences ------------------------------------------------------------------- */
 
 typedef struct banyan_stats {
-    int64_t tokens;                                        /* longest layer */
-    int64_t blocks;                                        /* block records held now */
-    int64_t bytes;                                         /* and their bytes */
-    int64_t evicted_blocks;                                /* since creation */
+    int64_t tokens;         /* of all sequences: of each, its longest layer */
+    int64_t sequences;      /* that there are now */
+    int64_t blocks;         /* block records held now; one that forks share counts once */
+    int64_t bytes;          /* and their bytes */
+    int64_t evicted_blocks; /* since creation */
     int64_t capacity_bytes, workspace_bytes, device_bytes; /* as in banyan_share */
+    int64_t merges;     /* panels of rows merged since creation, layer by layer */
     int64_t messages;   /* partials sent to other ranks since creation: messages */
     int64_t bytes_sent; /* and their bytes */
     int64_t pairs;      /* (query row, block) pairs computed since creation */
@@ -335,68 +342,113 @@ typedef struct banyan_stats {
     double append_seconds, attend_seconds, merge_seconds;
 } banyan_stats;
 
-/* An empty cache for one sequence, on this rank. Memory is set aside here and touched as tokens
- * arrive. Collective. The plan outlives it.
+/* An empty cache: this rank's memory for at most spec.sequences sequences of spec.pool_tokens tokens
+ * together, its workspace and its messages. Memory is set aside here and touched as tokens arrive.
+ * Collective. The plan outlives it.
  *
  * With device "cuda" it lies on the thread's current device (all of it is taken here), and so must q, k,
- * v, out, lse and a probe's mass; other calls may be made with any device current. banyan_attend is
+ * v, out, lse, mass and strongest; other calls may be made with any device current. banyan_attend is
  * ordered on `stream` and returns once its work is queued: they stay as they are until the stream got
  * there. stream: a cudaStream_t; NULL is none of CUDA's default streams, but one of the cache's own, which
  * is ordered with no other stream (cudaStreamNonBlocking; banyan_cache_wait waits for it).
  * With a transport that moves host memory ("mpi"), a call whose partials are merged with other ranks'
  * waits for the stream in between.
  *
- * A call may be captured in a graph, and replayed as long as no other call was made on the cache, when
- * it waits for nothing (above) and neither begins a block nor gives one up: attending only, or
- * appending within a block. Others are UNSUPPORTED there. As many calls as the plan has layers. */
+ * A call that waits for nothing (above) may be captured in a graph: see banyan_cache_step. At most
+ * `layers` calls per cache can be captured. */
 BANYAN_API banyan_status banyan_cache_create(const banyan_plan *plan, void *stream,
                                              banyan_cache **out);
+/* Its sequences are destroyed with it, if they were not before. */
 BANYAN_API void banyan_cache_destroy(banyan_cache *cache);
 BANYAN_API void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out);
-
-/* The block records that this rank holds of a KV head, as one piece of memory: opaque bytes in the
- * kernel's format, in the order in which the blocks were appended (as long as none was evicted and
- * nothing rolled back). A cache of an equal plan that was filled by the same calls holds the
- * same blocks at the same places, so that these bytes may be copied from one to the other, also
- * across ranks with the same kernel. *bytes 0: nothing is held. Valid until the next attend. Device
- * memory with device "cuda". */
-BANYAN_API banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer,
-                                             int32_t kv_head, void **data, size_t *bytes);
-
-/* The next banyan_attend with q also measures the share of softmax mass that tokens first ..
- * first+count-1 get: mass [rows][heads], written where `out` is written. `mass` is borrowed until
- * that call returns. All ranks must probe the same call. mass NULL cancels. */
-BANYAN_API banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count,
-                                            float *mass);
 
 /* Until all calls on the cache are done; on the CPU they are when they return. On a device whose
  * messages wait there for other ranks (nccl), this wait ends with ERR_COMM after the comm's time limit;
  * one for the stream itself has no limit. */
 BANYAN_API banyan_status banyan_cache_wait(banyan_cache *cache);
 
-/* Append k and v of tokens at .. at+rows-1 to one layer, and attend to the layer's tokens causally:
- * row i, at token at+i, sees tokens 0 .. at+i of the blocks that its heads' patterns select.
+/* An empty sequence. `turn` is where its blocks begin in the order in which blocks are dealt to
+ * ranks: sequences of different turns (0, 1, 2, ..) balance the ranks together, however short they
+ * are; any number will do. MEMORY when the cache has spec.sequences of them. All ranks create, fork
+ * and destroy the same sequences in the same order, and no messages are sent for it. */
+BANYAN_API banyan_status banyan_sequence_create(banyan_cache *cache, uint64_t turn,
+                                                banyan_sequence **out);
+/* A second sequence that begins with the first `tokens` tokens of this one, in all layers (those
+ * that are shorter are forked as they are). Whole blocks are shared, and the last, unfinished one is
+ * copied; blocks after it are dealt by `turn`. Both may then be appended to, forked, rolled back and
+ * destroyed in any order: a block goes when the last sequence that holds it lets it go. ARGUMENT when
+ * blocks that rows at `tokens` read were evicted; MEMORY when there is no room, on all ranks alike. */
+BANYAN_API banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens,
+                                              uint64_t turn, banyan_sequence **out);
+BANYAN_API void banyan_sequence_destroy(banyan_sequence *sequence);
+/* Tokens in a layer, or the most in any with layer -1. -1 outside the plan. */
+BANYAN_API int64_t banyan_sequence_length(const banyan_sequence *sequence, int32_t layer);
+/* The rank that keeps (or kept, or will keep) a block of a KV head, the same on every rank; -1
+ * outside the plan. */
+BANYAN_API int banyan_sequence_owner(const banyan_sequence *sequence, int32_t layer,
+                                     int32_t kv_head, int64_t block);
+
+/* A walk over the block records that this rank holds of a KV head, ascending by block: the one
+ * number `index`. *record are `*bytes` opaque bytes in the kernel's format (on the device with device
+ * "cuda"), the same for the same rows in every cache whose plan has the same kernel, shape and
+ * cache_dtype, so that they may be copied from one to the other. Valid until the next call on the
+ * cache; records of neighbouring index often lie one behind the other. Returns 0 past the end. */
+BANYAN_API int banyan_sequence_record(banyan_sequence *sequence, int32_t layer, int32_t kv_head,
+                                      int64_t index, int64_t *block, void **record,
+                                      size_t *bytes);
+
+/* ---- attention ----------------------------------------------------------------------------- */
+
+typedef struct banyan_range {
+    int64_t first, end; /* tokens first .. end-1 */
+} banyan_range;
+
+/* A part of a batch: rows of one sequence, at tokens at .. at+rows-1. Initialise it with {0} or by
+ * names: what is not set means what its comment says of 0. */
+typedef struct banyan_rows {
+    banyan_sequence *sequence;
+    int64_t at;
+    int32_t rows;       /* 0: a place kept free, in a captured graph */
+    int64_t first, end; /* only tokens first .. end-1 count; 0, 0: all. Results of a part with a
+                           range have no sinks: banyan_combine adds them */
+    const banyan_range *probes; /* the share of softmax mass of each of these is measured too */
+    int32_t probe_count;
+    float *mass; /* [probe_count][rows][heads], written where out is; NULL: none */
+    int64_t
+        *strongest; /* [rows][heads]: the token of the largest score, the lower on ties; -1 when
+                           nothing was seen; NULL: none */
+} banyan_rows;
+
+/* Append k and v of each part's tokens to one layer, and attend to the layer's tokens causally: row i
+ * of a part, at token at+i, sees tokens 0 .. at+i of its own sequence, of the blocks that its heads'
+ * patterns select. The rows of the parts stand one behind the other:
  *
- *   q    [rows][heads][key_dim], or NULL: append only
- *   k    [rows][kv_heads][key_dim]      both NULL: attend only, to tokens appended before
- *   v    [rows][kv_heads][value_dim]
- *   out  [rows][heads][value_dim]       may be NULL when q is
- *   lse  [rows][heads] or NULL          ln of the sum of exp(scale q.k)
+ *   q    [all rows][heads][key_dim], or NULL: append only
+ *   k    [all rows][kv_heads][key_dim]      both NULL: attend only, to tokens appended before
+ *   v    [all rows][kv_heads][value_dim]    NULL alone: values are a part of the keys (value_in_key)
+ *   out  [all rows][heads][value_dim]       may be NULL when q is
+ *   lse  [all rows][heads] or NULL          ln of the sum of exp(scale q.k), and of the sink
+ *
+ * Parts may be decoded rows and chunks of a prefill, in any order; together they have at most
+ * spec.max_rows rows. With k and v a sequence stands in one part only; without, several parts may
+ * name the same rows. All rows of a panel (some 256) are merged across ranks together, whatever
+ * sequences they belong to, and the bits of a row do not depend on what else is in the batch.
  *
  * A rank reads q, k and v only of heads that it holds (banyan_plan_holds), and writes out and lse
- * only of heads whose home it is (every head with spec.out "all"); other entries are untouched. A
- * row that sees nothing (only with lost_rank) gets zeros and lse -inf.
+ * only of heads whose home it is (every head with BANYAN_OUT_ALL); other entries are untouched. A
+ * row that sees nothing gets zeros and lse -inf (its sink, where it has one).
  *
  * `at` must not leave a gap. An `at` below the layer's length goes back: later tokens are
  * forgotten. It may not go below the longest length so far minus rollback_tokens, since blocks
  * that only rows before that would read are gone.
  *
- * Errors: ARGUMENT (nothing was changed); COMM, after which the comm is broken and every further
- * call fails. Ranks do not agree on errors here: a caller's bug that only one rank sees ends in
- * COMM on the others after the comm's time limit. Collective; allocates nothing. */
-BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at,
-                                       int32_t rows, const void *q, const void *k,
-                                       const void *v, void *out, float *lse);
+ * Errors: ARGUMENT, MEMORY when the pool is full (alike on all ranks; nothing was changed); COMM,
+ * after which the comm is broken and every further call fails. Ranks do not agree on errors here: a
+ * caller's bug that only one rank sees ends in COMM on the others after the comm's time limit.
+ * Collective; allocates nothing. */
+BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
+                                       const banyan_rows *batch, int32_t count, const void *q,
+                                       const void *k, const void *v, void *out, float *lse);
 
 #ifdef __cplusplus
 }

@@ -201,11 +201,23 @@ int banyan_retention_keeps(const banyan_retention *r, int64_t block, int64_t row
 
 /* ---- block lists ---------------------------------------------------------------------------- */
 
-/* A block that is held here. Kept ascending by block. */
+/* A block that is held here. */
 typedef struct banyan_held {
     int64_t block;
     void *record;
 } banyan_held;
+
+/* The blocks of a KV head that are held here, ascending by block, in chunks that sequences share. */
+enum { BANYAN_HELD_CHUNK = 64 };
+typedef struct banyan_held_list {
+    banyan_held *const *chunk;
+    int64_t count;
+} banyan_held_list;
+
+static inline const banyan_held *banyan_held_at(const banyan_held_list *list, int64_t i)
+{
+    return &list->chunk[i / BANYAN_HELD_CHUNK][i % BANYAN_HELD_CHUNK];
+}
 
 /* One block for the kernel: which query heads of the tile read it, and how. */
 typedef struct banyan_entry {
@@ -223,11 +235,11 @@ typedef struct banyan_class {
 
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class
  * selects, ascending; a block appears once per way in which it is seen. entries has room for
- * held_count * class_count, edges for class_count. Returns the number of entries; -1 when a class
+ * held->count * class_count, edges for class_count. Returns the number of entries; -1 when a class
  * selects too many runs. */
 int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
-                          int64_t last_row, const banyan_held *held, int64_t held_count,
-                          banyan_entry *entries, banyan_edge *edges);
+                          int64_t last_row, const banyan_held_list *held, banyan_entry *entries,
+                          banyan_edge *edges);
 
 /* ---- kernels ------------------------------------------------------------------------------- */
 

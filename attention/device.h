@@ -64,8 +64,7 @@ typedef struct banyan_span_list {
 
 /* The blocks of a KV head that are held here, and what is known of those that are not. */
 typedef struct banyan_held_set {
-    const banyan_held *block; /* [count] ascending */
-    int64_t count;
+    banyan_held_list held;
     /* Of blocks below `settled` none is held that this does not keep for good. NULL: nothing is known. */
     const banyan_retention *retention;
     int64_t settled;

@@ -91,8 +91,8 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count, in
 }
 
 int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
-                          int64_t last_row, const banyan_held *held, int64_t held_count,
-                          banyan_entry *entries, banyan_edge *edges)
+                          int64_t last_row, const banyan_held_list *held, banyan_entry *entries,
+                          banyan_edge *edges)
 {
     cursor cursors[BANYAN_TILE_HEADS];
     uint64_t cut[BANYAN_TILE_HEADS] = {0}; /* per edge: heads that see the block through it */
@@ -101,20 +101,20 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int6
     int64_t count = 0;
 
     if (edge_count < 0) return -1;
-    for (int64_t b = 0; b < held_count; b++) {
+    for (int64_t b = 0; b < held->count; b++) {
+        const banyan_held h = *banyan_held_at(held, b);
         uint64_t whole = 0;
         for (int32_t i = 0; i < class_count; i++) {
-            const banyan_run *run = seek(&cursors[i], held[b].block);
+            const banyan_run *run = seek(&cursors[i], h.block);
             if (!run) continue;
             if (run->edge)
                 cut[cursors[i].edge] |= classes[i].heads;
             else
                 whole |= classes[i].heads;
         }
-        if (whole) entries[count++] = (banyan_entry){held[b].record, held[b].block, whole, -1};
+        if (whole) entries[count++] = (banyan_entry){h.record, h.block, whole, -1};
         for (int32_t e = 0; e < edge_count; e++) {
-            if (cut[e])
-                entries[count++] = (banyan_entry){held[b].record, held[b].block, cut[e], e};
+            if (cut[e]) entries[count++] = (banyan_entry){h.record, h.block, cut[e], e};
             cut[e] = 0;
         }
     }

@@ -24,8 +24,7 @@ enum { WHOLE, CUT, CUT_BY_EDGE };
 
 /* One call of build. */
 typedef struct building {
-    const banyan_held *held;
-    int64_t held_count;
+    const banyan_held_list *held;
     const banyan_retention *retention;
     int64_t settled;
     int64_t first_token, end_token, own;
@@ -33,6 +32,11 @@ typedef struct building {
     banyan_span_list *out;
     int is_full;
 } building;
+
+static int64_t block_at(const building *b, int64_t place)
+{
+    return banyan_held_at(b->held, place)->block;
+}
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -43,15 +47,15 @@ static int64_t least(int64_t a, int64_t b)
  * different numbers, so that as many as lie between are held between at most. */
 static int64_t find(const building *b, int64_t from, int64_t to, int64_t block)
 {
-    if (from >= to || b->held[from].block >= block) return from;
-    const int64_t low = b->held[from].block, high = b->held[to - 1].block;
+    if (from >= to || block_at(b, from) >= block) return from;
+    const int64_t low = block_at(b, from), high = block_at(b, to - 1);
     if (high < block) return to;
     int64_t lo = to - least(to - from, high - block + 1);
     int64_t hi = from + least(to - from, block - low);
-    if (b->held[lo].block >= block) return lo;
+    if (block_at(b, lo) >= block) return lo;
     while (lo < hi) {
         const int64_t mid = lo + (hi - lo) / 2;
-        if (b->held[mid].block < block)
+        if (block_at(b, mid) < block)
             lo = mid + 1;
         else
             hi = mid;
@@ -114,7 +118,7 @@ static void add_places(building *b, int64_t first, int64_t count, int64_t step, 
 static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
 {
     if (from < to)
-        add_places(b, from, to - from, 1, b->held[from].block, b->held[to - 1].block, by_edge);
+        add_places(b, from, to - from, 1, block_at(b, from), block_at(b, to - 1), by_edge);
 }
 
 /* ---- strided runs --------------------------------------------------------------------------- */
@@ -122,7 +126,7 @@ static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
 static void walk(building *b, const banyan_run *run, int64_t next, int64_t from, int64_t to)
 {
     for (int64_t i = from; i < to; i++) {
-        const int64_t block = b->held[i].block;
+        const int64_t block = block_at(b, i);
         while (next < block) next += run->step;
         if (block == next) add(b, i, 1, 1, how_seen(b, block, run->edge));
     }
@@ -152,7 +156,7 @@ static void add_part(building *b, const banyan_run *run, const banyan_retention 
                      int64_t from, int64_t to)
 {
     if (from >= to) return;
-    const int64_t low = b->held[from].block, high = b->held[to - 1].block;
+    const int64_t low = block_at(b, from), high = block_at(b, to - 1);
     int64_t next = run->first, place, step;
     if (low > next) next += (low - next + run->step - 1) / run->step * run->step;
     if (next > high) return;
@@ -185,8 +189,7 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
                        banyan_span_list *out)
 {
     banyan_selection s;
-    building b = {.held = held->block,
-                  .held_count = held->count,
+    building b = {.held = &held->held,
                   .retention = held->retention,
                   .settled = held->settled,
                   .first_token = first_token,
@@ -208,8 +211,8 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
         const int64_t first = run->first > lowest ? run->first : lowest;
         const int64_t last = run->last < highest ? run->last : highest;
         if (last < first) continue;
-        place = find(&b, place, held->count, first);
-        const int64_t end = find(&b, place, held->count, last + 1);
+        place = find(&b, place, held->held.count, first);
+        const int64_t end = find(&b, place, held->held.count, last + 1);
         if (run->step == 1)
             add_dense(&b, place, end, run->edge);
         else

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Appending: which blocks a rank lets go, and which it takes.
+/* Appending: which blocks a sequence lets go, and which it takes.
  *
  *        settled                      floor = at - rollback        at       at + rows
  *     -----+------------------------------+------------------------+---------+-->  tokens
@@ -7,187 +7,285 @@
  *     perm.|  on will read it, that is when its last token + reach  | then    |
  *          |  < floor and it is not permanent                       | append  |
  *
- * The floor only rises, so each block is judged once: `settled` marks how far that has come. A
- * block that is half forgotten keeps stale rows behind `at`; no row sees them, since rows see only
- * tokens up to their own, and by then those are written anew. */
+ * The floor only rises, so each block is judged once. A block that is half forgotten keeps stale
+ * rows behind `at`; no row sees them, since rows see only tokens up to their own, and by then those
+ * are written anew. One that another sequence holds as well is copied before that.
+ *
+ * First the records that every rank will use are counted, and compared with what there is; then all
+ * parts of the call let go; then all take. */
 #include "dist/device_cache.h"
+#include "dist/plan.h"
 
 #include <string.h>
 
-static void *record_take(banyan_kept *kept, size_t record_bytes)
+/* One part of a call, in its layer. */
+typedef struct change {
+    banyan_cache *c;
+    banyan_sequence *s;
+    int32_t layer;
+    int64_t at, end, floor;
+    int64_t keep, half; /* whole and half blocks before `at`: all, and whole ones */
+} change;
+
+static change change_of(banyan_cache *c, const banyan_call *call, int32_t part)
 {
-    if (kept->spare) return kept->held[kept->capacity - kept->spare--].record;
-    if (kept->touched == kept->capacity) return NULL;
-    return kept->records + (size_t)kept->touched++ * record_bytes;
+    const banyan_rows *rows = &call->batch[part];
+    const int32_t tokens = c->plan->spec.block_tokens;
+    change x = {.c = c,
+                .s = rows->sequence,
+                .layer = call->layer,
+                .at = rows->at,
+                .end = rows->at + rows->rows,
+                .floor = rows->at - c->plan->spec.rollback_tokens};
+    const int64_t floor = x.s->layer[x.layer].floor;
+    if (x.floor < floor) x.floor = floor;
+    x.keep = banyan_blocks(x.at, tokens);
+    x.half = x.at / tokens;
+    return x;
 }
 
-/* The block is no longer among the held ones, so that there is room for its record behind them. */
-static void record_give(banyan_kept *kept, void *record)
+/* Does any block begin, go or change hands? */
+static int changes_blocks(const change *x)
 {
-    kept->held[kept->capacity - ++kept->spare].record = record;
+    const banyan_plan *plan = x->c->plan;
+    const banyan_kind *kind = banyan_plan_kind(plan, x->layer);
+    const banyan_layer *layer = &x->s->layer[x->layer];
+    const int64_t blocks = banyan_blocks(layer->length, plan->spec.block_tokens);
+    if (x->at < layer->length && (x->c->live > 1 || blocks > x->keep)) return 1;
+    if (banyan_blocks(x->end, plan->spec.block_tokens) > x->keep) return 1;
+    for (int32_t g = 0; plan->spec.evict && g < kind->shape.kv_heads; g++)
+        if (banyan_settled(plan, &kind->head[g], x->floor) !=
+            banyan_settled(plan, &kind->head[g], layer->floor))
+            return 1;
+    return 0;
 }
 
-/* The first held block that is not below `block`. */
-static int64_t held_find(const banyan_kept *kept, int64_t block)
+int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part)
 {
-    int64_t lo = 0, hi = kept->count;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        if (kept->held[mid].block < block)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
+    const change x = change_of(c, call, part);
+    return changes_blocks(&x);
+}
+
+static void count_drops(const change *x)
+{
+    banyan_count_drops(x->s, x->layer, x->keep, INT64_MAX, -1);
+    banyan_count_drops(x->s, x->layer, 0, x->keep, x->floor);
+}
+
+static void count_takes(const change *x, int goes_back)
+{
+    const int64_t blocks = banyan_blocks(x->end, x->c->plan->spec.block_tokens);
+    if (goes_back && x->keep > x->half) banyan_count_copies(x->s, x->layer, x->half);
+    banyan_count_takes(x->s, x->layer, x->s->turn, x->keep, blocks);
+}
+
+/* ---- letting go ---------------------------------------------------------------------------- */
+
+static int64_t give(const change *x, int32_t kv_head, const banyan_held *held)
+{
+    if (banyan_is_shared(x->s, x->layer, kv_head, held->block)) return 0;
+    banyan_record_give(banyan_cache_pool(x->c, x->layer), held->record);
+    return 1;
 }
 
 /* Blocks with no token below `at` go. */
-static void forget(banyan_kept *kept, int64_t at, int32_t block_tokens)
+static void forget(const change *x, banyan_kept *kept, int32_t kv_head)
 {
-    while (kept->count > 0 && kept->held[kept->count - 1].block * block_tokens >= at) {
-        void *record = kept->held[--kept->count].record;
-        record_give(kept, record);
+    const int64_t count = banyan_kept_find(kept, x->keep);
+    for (int64_t i = count; i < kept->count; i++) {
+        const banyan_held held = banyan_kept_at(kept, i);
+        give(x, kv_head, &held);
     }
+    banyan_kept_cut(x->c, kept, count);
 }
 
-enum { AT_ONCE = 64 };
-
-/* Blocks that no row at or after `row` reads go, so many at once at most; returns how many. *place
- * becomes the first place that has another block then. */
-static int64_t evict_some(banyan_kept *kept, const banyan_retention *retention, int64_t row,
-                          int32_t block_tokens, int64_t *place)
+/* Blocks that no row from the floor on reads go. */
+static banyan_status evict(const change *x, banyan_kept *kept, int32_t kv_head, int64_t *place)
 {
-    void *record[AT_ONCE];
-    int64_t i = held_find(kept, kept->settled), to = i, gone = 0;
-    for (; i < kept->count && gone < AT_ONCE; i++) {
-        banyan_held h = kept->held[i];
-        int64_t last = h.block * block_tokens + block_tokens - 1;
-        if (row <= last || row - last <= retention->reach) break;
-        if (banyan_retention_keeps(retention, h.block, row, block_tokens)) {
-            kept->held[to++] = h;
-        } else {
-            if (!gone && to < *place) *place = to;
-            record[gone++] = h.record;
+    const banyan_plan *plan = x->c->plan;
+    const banyan_head_plan *head = &banyan_plan_kind(plan, x->layer)->head[kv_head];
+    const int64_t before = banyan_settled(plan, head, x->s->layer[x->layer].floor);
+    const int64_t now = banyan_settled(plan, head, x->floor);
+    if (now == before) return BANYAN_OK;
+    const int64_t end = banyan_kept_find(kept, now);
+    int64_t to = banyan_kept_find(kept, before);
+    for (int64_t i = to; i < kept->count; i++) {
+        const banyan_held held = banyan_kept_at(kept, i);
+        if (i < end && !banyan_retention_permanent(&head->retention, held.block)) {
+            x->c->stats.evicted_blocks += give(x, kv_head, &held);
+            if (to < *place) *place = to;
+            continue;
         }
-        kept->settled = h.block + 1;
+        const banyan_status status = to < i ? banyan_kept_put(x->c, kept, to, held) : BANYAN_OK;
+        if (status) return status;
+        to++;
     }
-    if (gone == 0) return 0;
-    memmove(kept->held + to, kept->held + i, (size_t)(kept->count - i) * sizeof *kept->held);
-    kept->count -= gone;
-    for (int64_t r = 0; r < gone; r++) record_give(kept, record[r]);
-    return gone;
-}
-
-static int64_t evict(banyan_kept *kept, const banyan_retention *retention, int64_t row,
-                     int32_t block_tokens, int64_t *place)
-{
-    int64_t all = 0, gone;
-    do {
-        gone = evict_some(kept, retention, row, block_tokens, place);
-        all += gone;
-    } while (gone == AT_ONCE);
-    return all;
-}
-
-static int is_mine(const banyan_head_plan *head, int32_t index, int64_t block)
-{
-    return banyan_head_owner(head, 0, block) == index;
-}
-
-/* Room for the blocks of tokens at .. end-1 that are dealt to this rank. */
-static banyan_status make_room(banyan_kept *kept, const banyan_head_plan *head,
-                               const banyan_mine *mine, int64_t at, int64_t end,
-                               const banyan_shape *shape)
-{
-    int32_t tokens = shape->block.block_tokens;
-    /* A block that begins before `at` has its record since then. */
-    for (int64_t b = (at + tokens - 1) / tokens; b * tokens < end; b++) {
-        if (!is_mine(head, mine->index, b)) continue;
-        void *record = record_take(kept, shape->record_bytes);
-        if (!record)
-            return banyan_fail(BANYAN_ERR_MEMORY,
-                               "cache: KV head %d holds %lld blocks, all that were planned, "
-                               "and has no room for block %lld",
-                               mine->kv_head, (long long)kept->count, (long long)b);
-        kept->held[kept->count++] = (banyan_held){.block = b, .record = record};
-    }
+    banyan_kept_cut(x->c, kept, to);
     return BANYAN_OK;
 }
 
-/* Writing is spread over (KV head, block) pairs. */
+static banyan_status let_go(const change *x)
+{
+    const banyan_part *part = banyan_cache_part(x->c, x->layer);
+    banyan_layer *layer = &x->s->layer[x->layer];
+    banyan_status status = BANYAN_OK;
+    x->s->goes_back = x->at < layer->length;
+    count_drops(x);
+    for (int32_t j = 0; j < part->mine_count && !status; j++) {
+        banyan_kept *kept = &layer->kept[j];
+        forget(x, kept, part->mine[j].kv_head);
+        int64_t place = kept->count;
+        status = evict(x, kept, part->mine[j].kv_head, &place);
+        if (x->c->device) banyan_device_note(x->c, x->s, x->layer, j, place);
+    }
+    layer->length = x->at;
+    layer->floor = x->floor;
+    return status;
+}
+
+/* ---- taking -------------------------------------------------------------------------------- */
+
+static banyan_status take(const change *x, int32_t kv_head, void **record)
+{
+    banyan_pool *pool = banyan_cache_pool(x->c, x->layer);
+    *record = banyan_record_take(pool);
+    if (*record) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_MEMORY,
+                       "cache: KV head %d has no room for a block, though it was counted: %lld "
+                       "records are all that were planned",
+                       (int)kv_head, (long long)pool->capacity);
+}
+
+/* The block that the call goes on with in its middle, where other sequences hold it too. */
+static banyan_status copy_half(const change *x, banyan_kept *kept, int32_t j, int32_t kv_head)
+{
+    const int64_t place = banyan_kept_find(kept, x->half);
+    if (place == kept->count || !banyan_is_shared(x->s, x->layer, kv_head, x->half))
+        return BANYAN_OK;
+    const banyan_held half = banyan_kept_at(kept, place);
+    void *record = NULL;
+    banyan_status status = take(x, kv_head, &record);
+    if (!status)
+        status = x->c->way->copy(x->c, record, half.record,
+                                 banyan_cache_pool(x->c, x->layer)->record_bytes);
+    if (!status) status = banyan_kept_put(x->c, kept, place, (banyan_held){x->half, record});
+    if (x->c->device) banyan_device_note(x->c, x->s, x->layer, j, place);
+    return status;
+}
+
+static banyan_status take_blocks(const change *x)
+{
+    const banyan_plan *plan = x->c->plan;
+    const banyan_kind *kind = banyan_plan_kind(plan, x->layer);
+    const banyan_part *part = banyan_cache_part(x->c, x->layer);
+    banyan_layer *layer = &x->s->layer[x->layer];
+    banyan_status status = BANYAN_OK;
+    count_takes(x, x->s->goes_back);
+    for (int32_t j = 0; x->s->goes_back && x->keep > x->half && j < part->mine_count; j++) {
+        status = copy_half(x, &layer->kept[j], j, part->mine[j].kv_head);
+        if (status) return status;
+    }
+    if (x->s->goes_back) banyan_turns_branch(x->s, x->layer, x->half, x->keep > x->half);
+    const int64_t blocks = banyan_blocks(x->end, plan->spec.block_tokens);
+    for (int32_t j = 0; j < part->mine_count; j++) {
+        const banyan_mine *mine = &part->mine[j];
+        const banyan_head_plan *head = &kind->head[mine->kv_head];
+        for (int64_t b = x->keep; b < blocks && !status; b++) {
+            void *record = NULL;
+            if (banyan_head_owner(head, x->s->turn, b) != mine->index) continue;
+            status = take(x, mine->kv_head, &record);
+            if (!status)
+                status = banyan_kept_add(x->c, &layer->kept[j], (banyan_held){b, record});
+        }
+    }
+    layer->length = x->end;
+    if (x->end > layer->longest) layer->longest = x->end;
+    return status;
+}
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/* Spread over (KV head, piece) pairs. */
 typedef struct writing {
     const banyan_cache *c;
     const banyan_call *call;
     const banyan_part *part;
-    int64_t first_block, blocks;
+    const banyan_panel *panel;
 } writing;
 
-static void write_block(void *arg, int64_t i, int32_t worker)
+static void write_piece(void *arg, int64_t i, int32_t worker)
 {
     (void)worker;
     const writing *w = arg;
     const banyan_plan *plan = w->c->plan;
     const banyan_spec *spec = &plan->spec;
-    const banyan_call *call = w->call;
-    const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
-    int64_t j = i / w->blocks, block = w->first_block + i % w->blocks;
-    const banyan_kept *kept = &w->c->layer[call->cache_layer].kept[j];
-    int64_t place = held_find(kept, block);
-    if (place == kept->count || kept->held[place].block != block) return; /* not dealt to us */
+    const int64_t j = i / w->panel->pieces;
+    const banyan_piece *piece = &w->panel->piece[i % w->panel->pieces];
+    const banyan_rows *rows = &w->call->batch[piece->part];
+    const banyan_kept *kept = banyan_part_kept(rows, w->call->layer, (int32_t)j);
+    const int64_t block = piece->at / spec->block_tokens;
+    /* It is among the last: a sequence goes on at its end. */
+    const int64_t place = banyan_kept_find(kept, block);
+    if (place == kept->count) return;
+    const banyan_held held = banyan_kept_at(kept, place);
+    if (held.block != block) return; /* not dealt to us */
 
-    int64_t begin = block * spec->block_tokens, end = begin + spec->block_tokens;
-    int64_t from = begin < call->at ? call->at : begin;
-    int64_t to = end > call->at + call->rows ? call->at + call->rows : end;
-    int64_t k_stride = (int64_t)shape->kv_heads * shape->key_dim;
-    int64_t v_stride = (int64_t)shape->kv_heads * shape->value_dim;
-    int64_t row = from - call->at, head = w->part->mine[j].kv_head;
-    size_t bytes = banyan_dtype_bytes(spec->in_dtype);
-    const char *k =
-        (const char *)call->k + (size_t)(row * k_stride + head * shape->key_dim) * bytes;
-    const size_t v_at = (size_t)(row * v_stride + head * shape->value_dim) * bytes;
-    const char *v = call->v ? (const char *)call->v + v_at : NULL; /* value_in_key */
-    plan->kernel->pack(&shape->block, kept->held[place].record, from == begin,
-                       (int32_t)(from - begin), (int32_t)(to - from), k, k_stride, v, v_stride,
-                       spec->in_dtype);
+    const int32_t first = (int32_t)(piece->at % spec->block_tokens);
+    const banyan_shape *shape = &banyan_plan_kind(plan, w->call->layer)->shape;
+    const int64_t k_stride = (int64_t)shape->kv_heads * shape->key_dim;
+    const int64_t v_stride = (int64_t)shape->kv_heads * shape->value_dim;
+    const int64_t head = w->part->mine[j].kv_head;
+    const size_t bytes = banyan_dtype_bytes(spec->in_dtype);
+    const char *k = (const char *)w->call->k +
+                    (size_t)(piece->first * k_stride + head * shape->key_dim) * bytes;
+    const size_t v_at = (size_t)(piece->first * v_stride + head * shape->value_dim) * bytes;
+    const char *v = w->call->v ? (const char *)w->call->v + v_at : NULL; /* value_in_key */
+    plan->kernel->pack(&shape->block, held.record, first == 0, first, piece->rows, k, k_stride,
+                       v, v_stride, spec->in_dtype);
 }
 
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call)
 {
-    const banyan_part *part = banyan_cache_part(c, call->layer);
-    const int32_t tokens = c->plan->spec.block_tokens;
-    const int64_t end = call->at + call->rows;
-    writing w = {.c = c, .call = call, .part = part, .first_block = call->at / tokens};
-    w.blocks = (end - 1) / tokens - w.first_block + 1;
-    /* A decoded row is written before other threads have woken. */
-    int32_t threads = call->rows < tokens ? 1 : c->sizes.workers;
-    banyan_each(threads, part->mine_count * w.blocks, write_block, &w);
+    writing w = {.c = c, .call = call, .part = banyan_cache_part(c, call->layer)};
+    banyan_panel panel = {0};
+    w.panel = &panel;
+    while (banyan_panel_next(c, call, c->plan->panel_rows, &panel)) {
+        /* A decoded row is written before other threads have woken. */
+        const int32_t threads = panel.rows < c->plan->spec.block_tokens ? 1 : c->sizes.workers;
+        banyan_each(threads, (int64_t)w.part->mine_count * panel.pieces, write_piece, &w);
+    }
+    return BANYAN_OK;
+}
+
+banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes)
+{
+    (void)c;
+    memcpy(to, from, bytes);
     return BANYAN_OK;
 }
 
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 {
-    const banyan_plan *plan = c->plan;
-    const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
-    const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_layer *layer = &c->layer[call->cache_layer];
-    int32_t tokens = plan->spec.block_tokens;
-    int64_t end = call->at + call->rows, floor = call->at - plan->spec.rollback_tokens;
-
-    if (floor > layer->floor) layer->floor = floor;
-    for (int32_t j = 0; j < part->mine_count; j++) {
-        const banyan_mine *mine = &part->mine[j];
-        const banyan_head_plan *head = &kind->head[mine->kv_head];
-        banyan_kept *kept = &layer->kept[j];
-        forget(kept, call->at, tokens);
-        int64_t place = kept->count;
-        if (plan->spec.evict && floor > 0)
-            c->stats.evicted_blocks += evict(kept, &head->retention, floor, tokens, &place);
-        banyan_status status = make_room(kept, head, mine, call->at, end, &kind->shape);
-        if (status != BANYAN_OK) return status;
-        if (c->device) banyan_device_note(c->device, call->layer, j, place);
+    int32_t changes = 0;
+    for (int32_t i = 0; i < call->count; i++) {
+        const change x = change_of(c, call, i);
+        if (!call->batch[i].rows || !changes_blocks(&x)) continue;
+        if (changes++ == 0) banyan_count_begin(c);
+        count_drops(&x);
+        count_takes(&x, x.at < x.s->layer[x.layer].length);
     }
-    layer->length = end;
-    if (end > layer->longest) layer->longest = end;
+    banyan_status status = changes ? banyan_count_check(c) : BANYAN_OK;
+    if (status) return status;
 
-    return c->way->write(c, call);
+    if (changes) banyan_count_begin(c);
+    for (int32_t i = 0; i < call->count && !status; i++) {
+        const change x = change_of(c, call, i);
+        if (call->batch[i].rows) status = let_go(&x);
+    }
+    for (int32_t i = 0; i < call->count && !status; i++) {
+        const change x = change_of(c, call, i);
+        if (call->batch[i].rows) status = take_blocks(&x);
+    }
+    if (changes) banyan_count_end(c);
+    return status ? status : c->way->write(c, call);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The one verb. Append what is given, then attend in panels: compute this rank's partials, merge
- * them, write results. Decode is a call of one row, prefill one of many; nothing else differs. */
+ * them, write results. Decode is a part of one row, prefill one of many, a batch some of each;
+ * nothing else differs. */
 #include "dist/device_cache.h"
 
 static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *call)
@@ -9,9 +10,10 @@ static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *
     if (call->layer < 0 || call->layer >= spec->layers)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "layer %d: the plan has layers 0..%d",
                            call->layer, spec->layers - 1);
-    if (call->rows < 1 || call->rows > spec->max_rows)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "rows %d: expected 1..%d (max_rows)",
-                           call->rows, spec->max_rows);
+    if (!call->batch || call->count < 1)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "attend: a batch of %d parts, expected 1 or more",
+                           call->batch ? call->count : 0);
     if (banyan_plan_kind(cache->plan, call->layer)->shape.block.value_in_key) {
         if (call->v)
             return banyan_fail(BANYAN_ERR_ARGUMENT,
@@ -35,22 +37,27 @@ static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *
     return BANYAN_OK;
 }
 
-/* May rows `at` .. at+rows-1 be appended now? */
-static banyan_status check_append(const banyan_cache *cache, const banyan_call *call)
+/* May the part's rows be appended now? */
+static banyan_status check_append(const banyan_cache *cache, const banyan_call *call,
+                                  const banyan_rows *part)
 {
     const banyan_spec *spec = &cache->plan->spec;
-    const banyan_layer *layer = &cache->layer[call->cache_layer];
-    long long at = call->at, length = layer->length, longest = layer->longest;
+    const banyan_layer *layer = &part->sequence->layer[call->cache_layer];
+    const long long at = part->at, length = layer->length, longest = layer->longest;
+    if (part->sequence->call == cache->calls)
+        return banyan_fail(
+            BANYAN_ERR_ARGUMENT,
+            "a sequence stands in two parts of a call with k and v: expected one");
     if (at > length)
         return banyan_fail(
             BANYAN_ERR_ARGUMENT,
             "at %lld leaves a gap: layer %d has %lld tokens, expected at <= %lld", at,
             call->layer, length, length);
-    if (at > spec->max_tokens - call->rows)
+    if (at > spec->max_tokens - part->rows)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "at %lld with %d rows: past max_tokens %lld, expected at <= %lld",
-                           at, call->rows, (long long)spec->max_tokens,
-                           (long long)spec->max_tokens - call->rows);
+                           at, part->rows, (long long)spec->max_tokens,
+                           (long long)spec->max_tokens - part->rows);
     if (at < longest - spec->rollback_tokens)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "at %lld goes back too far: layer %d had %lld tokens and "
@@ -60,22 +67,71 @@ static banyan_status check_append(const banyan_cache *cache, const banyan_call *
     return BANYAN_OK;
 }
 
-/* May rows `at` .. at+rows-1 attend to what is there? */
-static banyan_status check_attend_only(const banyan_cache *cache, const banyan_call *call)
+/* Are the blocks that the part's rows read still there? */
+static banyan_status check_floor(const banyan_cache *cache, const banyan_call *call,
+                                 const banyan_rows *part)
 {
-    const banyan_layer *layer = &cache->layer[call->cache_layer];
-    long long at = call->at, length = layer->length;
-    if (at > length - call->rows)
-        return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "at %lld with %d rows and no k, v: past the %lld tokens of layer %d",
-                           at, call->rows, length, call->layer);
-    if (at < layer->floor)
-        return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "at %lld goes back too far: blocks that only rows before %lld read "
-                           "are gone from layer %d (rollback_tokens is %d)",
-                           at, (long long)layer->floor, call->layer,
-                           cache->plan->spec.rollback_tokens);
+    const banyan_layer *layer = &part->sequence->layer[call->cache_layer];
+    if (part->at >= layer->floor) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_ARGUMENT,
+                       "at %lld goes back too far: blocks that only rows before %lld read "
+                       "are gone from layer %d (rollback_tokens is %d)",
+                       (long long)part->at, (long long)layer->floor, call->layer,
+                       cache->plan->spec.rollback_tokens);
+}
+
+/* May the part's rows attend to what is there? */
+static banyan_status check_attend_only(const banyan_call *call, const banyan_rows *part)
+{
+    const int64_t length = part->sequence->layer[call->cache_layer].length;
+    if (part->at <= length - part->rows) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_ARGUMENT,
+                       "at %lld with %d rows and no k, v: past the %lld tokens of layer %d",
+                       (long long)part->at, part->rows, (long long)length, call->layer);
+}
+
+static banyan_status check_probes(const banyan_cache *cache, const banyan_rows *part)
+{
+    const int64_t max = cache->plan->spec.max_tokens;
+    if (part->first || part->end || part->strongest || part->probe_count > 1)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "a range of tokens, the strongest token and more than one probe are "
+                           "not supported");
+    if (!part->mass) return BANYAN_OK;
+    if (part->probe_count < 1 || !part->probes)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "mass without probes: expected 1 or more");
+    for (int32_t i = 0; i < part->probe_count; i++) {
+        const banyan_range *p = &part->probes[i];
+        if (p->first < 0 || p->end < p->first || p->end > max)
+            return banyan_fail(BANYAN_ERR_ARGUMENT,
+                               "probe %d: tokens %lld..%lld: expected a range within 0..%lld",
+                               (int)i, (long long)p->first, (long long)p->end - 1,
+                               (long long)max - 1);
+    }
     return BANYAN_OK;
+}
+
+static banyan_status check_part(const banyan_cache *cache, const banyan_call *call,
+                                const banyan_rows *part)
+{
+    const banyan_sequence *s = part->sequence;
+    const int32_t most = cache->plan->spec.max_rows;
+    if (part->rows < 0 || part->rows > most)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "rows %d: expected 0..%d (max_rows)",
+                           part->rows, most);
+    if (!part->rows) return BANYAN_OK;
+    if (!s || s->cache != cache || !s->is_live)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "the part's sequence is %s: expected one of "
+                           "this cache",
+                           s ? "another cache's, or destroyed" : "NULL");
+    if (part->at < 0)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "at %lld: expected 0 or more",
+                           (long long)part->at);
+    banyan_status status =
+        call->k ? check_append(cache, call, part) : check_attend_only(call, part);
+    if (!status) status = check_floor(cache, call, part);
+    return status ? status : check_probes(cache, part);
 }
 
 /* -1 outside the plan. */
@@ -85,33 +141,70 @@ static int32_t cache_layer_of(const banyan_cache *cache, int32_t layer)
     return layer >= 0 && layer < spec->layers ? spec->cache_layer[layer] : -1;
 }
 
-static banyan_status check(const banyan_cache *cache, const banyan_call *call)
+static banyan_status check(banyan_cache *cache, banyan_call *call)
 {
     if (cache->plan->comm->broken)
         return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
     banyan_status status = check_arrays(cache, call);
-    if (status != BANYAN_OK) return status;
-    if (call->at < 0)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "at %lld: expected 0 or more",
-                           (long long)call->at);
-    status = call->k ? check_append(cache, call) : check_attend_only(cache, call);
-    return status || !cache->device ? status : banyan_device_check(cache, call);
+    int64_t rows = 0;
+    cache->calls++;
+    for (int32_t i = 0; i < call->count && !status; i++) {
+        const banyan_rows *part = &call->batch[i];
+        const banyan_mark mark = {"part", i};
+        status = check_part(cache, call, part);
+        if (status) return call->count > 1 ? banyan_fail_at(status, &mark, 1) : status;
+        if (!part->rows) continue;
+        part->sequence->call = cache->calls;
+        rows += part->rows;
+        if (call->q && part->mass) call->probed = 1;
+    }
+    if (status) return status;
+    if (rows > cache->plan->spec.max_rows)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "rows of all parts are %lld: expected at most %d (max_rows)",
+                           (long long)rows, cache->plan->spec.max_rows);
+    call->rows = (int32_t)rows;
+    return cache->device ? banyan_device_check(cache, call) : BANYAN_OK;
+}
+
+/* Pieces do not depend on what else is in the call, and so neither do a row's bits. */
+int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
+                      banyan_panel *panel)
+{
+    const int64_t block = c->plan->spec.block_tokens;
+    panel->first += panel->rows;
+    panel->rows = panel->pieces = 0;
+    panel->piece = c->piece;
+    for (; panel->next_part < call->count; panel->next_part++, panel->next_row = 0) {
+        const banyan_rows *part = &call->batch[panel->next_part];
+        while (panel->next_row < part->rows) {
+            const int64_t at = part->at + panel->next_row, left = block - at % block;
+            int32_t rows = part->rows - panel->next_row;
+            if (rows > left) rows = (int32_t)left;
+            if (panel->rows + rows > most) return 1;
+            c->piece[panel->pieces++] =
+                (banyan_piece){panel->next_part, panel->first + panel->rows, rows, at};
+            panel->rows += rows;
+            panel->next_row += rows;
+        }
+    }
+    return panel->rows > 0;
 }
 
 /* Partials that other ranks wait for come first: they are under way while the rest is computed. */
-static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call, int32_t first,
-                                  int32_t rows)
+static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
+                                  const banyan_panel *panel)
 {
     const banyan_part *part = banyan_cache_part(cache, call->layer);
     const double start = banyan_seconds();
-    banyan_status status = cache->way->compute(cache, call, first, rows, 0, part->early);
+    banyan_status status = cache->way->compute(cache, call, panel, 0, part->early);
     const double early = banyan_seconds();
-    if (!status) status = cache->way->send(cache, call, first, rows);
+    if (!status) status = cache->way->send(cache, call, panel);
     const double sent = banyan_seconds();
     if (!status)
-        status = cache->way->compute(cache, call, first, rows, part->early, part->mine_count);
+        status = cache->way->compute(cache, call, panel, part->early, part->mine_count);
     const double computed = banyan_seconds();
-    if (!status) status = cache->way->merge(cache, call, first, rows);
+    if (!status) status = cache->way->merge(cache, call, panel);
     cache->stats.attend_seconds += early - start + computed - sent;
     cache->stats.merge_seconds += sent - early + banyan_seconds() - computed;
     return status;
@@ -120,15 +213,16 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call, 
 static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
-    if (call->mass && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
-    for (int32_t first = 0; first < call->rows; first += most) {
-        int32_t rows = call->rows - first < most ? call->rows - first : most;
-        banyan_status status = attend_panel(cache, call, first, rows);
+    if (call->probed && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
+    banyan_panel panel = {0};
+    while (banyan_panel_next(cache, call, most, &panel)) {
+        const banyan_status status = attend_panel(cache, call, &panel);
         if (status != BANYAN_OK) {
             cache->plan->comm->broken =
                 1; /* others may wait for ever for what we did not send */
             return status;
         }
+        cache->stats.merges++;
     }
     return BANYAN_OK;
 }
@@ -141,25 +235,23 @@ static banyan_status append_and_attend(banyan_cache *cache, const banyan_call *c
         cache->stats.append_seconds += banyan_seconds() - start;
         if (status != BANYAN_OK) return status;
     }
-    if (!call->q) return BANYAN_OK;
-    cache->probe = NULL;
-    return attend_panels(cache, call);
+    return call->q ? attend_panels(cache, call) : BANYAN_OK;
 }
 
-banyan_status banyan_attend(banyan_cache *cache, int32_t layer, int64_t at, int32_t rows,
-                            const void *q, const void *k, const void *v, void *out, float *lse)
+banyan_status banyan_attend(banyan_cache *cache, int32_t layer, const banyan_rows *batch,
+                            int32_t count, const void *q, const void *k, const void *v,
+                            void *out, float *lse)
 {
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "attend: cache is NULL");
     banyan_call call = {.layer = layer,
                         .cache_layer = cache_layer_of(cache, layer),
-                        .at = at,
-                        .rows = rows,
+                        .batch = batch,
+                        .count = count,
                         .q = q,
                         .k = k,
                         .v = v,
                         .out = out,
-                        .lse = lse,
-                        .mass = q ? cache->probe : NULL};
+                        .lse = lse};
     banyan_status status = check(cache, &call);
     if (status != BANYAN_OK) return status;
     const int device = banyan_device_enter(cache);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Making and unmaking a cache. Records are one mapping, reserved here and backed by memory as
- * blocks arrive: slots are handed out in order, and given back slots are used again first, so what
- * is resident is the most blocks that were ever held at once. */
+ * blocks arrive: they are handed out in order, and those given back first, so what is resident is the
+ * most blocks that were ever held at once. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -11,8 +11,7 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-/* A huge page half used costs up to 2 MiB for each (layer, KV head); not worth more than 1/16 of
- * the head's records. */
+/* A huge page half used costs up to 2 MiB; not worth more than 1/16 of the records. */
 static const size_t huge_worth = (size_t)16 * HUGE_PAGE;
 
 static banyan_status map_memory(size_t bytes, void **out)
@@ -26,33 +25,40 @@ static banyan_status map_memory(size_t bytes, void **out)
     return BANYAN_OK;
 }
 
+/* The records are one mapping, backed by memory as they are touched. */
 static banyan_status map_records(banyan_cache *c)
 {
-    const banyan_plan *plan = c->plan;
-    size_t bytes = 0, regions = 0;
-    for (int32_t i = 0; i < plan->spec.layers; i++) {
-        const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
-        for (int32_t j = 0; j < banyan_kept_count(c, i); j++, regions++)
-            bytes += (size_t)c->layer[i].kept[j].capacity * record;
-    }
+    size_t bytes = 0;
+    for (int32_t i = 0; i < c->plan->pools; i++)
+        bytes += (size_t)c->pool[i].capacity * c->pool[i].record_bytes;
     if (bytes == 0) return BANYAN_OK;
     banyan_status status = map_memory(bytes + HUGE_PAGE, &c->map);
     if (status != BANYAN_OK) return status;
     c->map_bytes = bytes + HUGE_PAGE;
-
     char *first = (char *)(((uintptr_t)c->map + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     /* Advice only: without huge pages everything still works. */
-    (void)madvise(first, bytes,
-                  bytes / regions >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    for (int32_t i = 0; i < plan->spec.layers; i++) {
-        const size_t record = banyan_plan_kind(plan, i)->shape.record_bytes;
-        for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
-            banyan_kept *kept = &c->layer[i].kept[j];
-            kept->records = first;
-            first += (size_t)kept->capacity * record;
-        }
-    }
+    (void)madvise(first, bytes, bytes >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    banyan_pools_place(c, first);
     return BANYAN_OK;
+}
+
+void banyan_pools_place(banyan_cache *c, char *records)
+{
+    for (int32_t i = 0; i < c->plan->pools; i++) {
+        c->pool[i].records = records;
+        records += (size_t)c->pool[i].capacity * c->pool[i].record_bytes;
+    }
+}
+
+/* What each rank has room for: all ranks count alike. */
+static void fill_pools(banyan_cache *c)
+{
+    const banyan_plan *plan = c->plan;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        c->pool[plan->kind[k].pool].record_bytes = plan->kind[k].shape.record_bytes;
+    for (int32_t i = 0; i < plan->pools; i++)
+        for (int32_t r = 0; r < plan->ranks; r++)
+            c->pool[i].most[r] = banyan_plan_records(plan, i, r);
 }
 
 /* Is any of the group's partials sent in this rank's first round? */
@@ -108,6 +114,7 @@ static banyan_status fill(banyan_cache *c, void *stream)
     c->arena_bytes = arena.used;
     arena = (banyan_arena){.base = base};
     banyan_cache_layout(plan, plan->rank, &arena, c);
+    fill_pools(c);
 
     size_t bytes = sizeof *c + arena.used;
     if (c->device) status = banyan_device_open(c, stream, &bytes);
@@ -167,6 +174,8 @@ void banyan_cache_destroy(banyan_cache *cache)
 {
     if (!cache) return;
     const int device = banyan_device_enter(cache);
+    for (int32_t i = 0; cache->sequence && i < cache->plan->spec.sequences; i++)
+        free(cache->sequence[i].turns);
     for (int32_t k = 0; cache->part && k < cache->plan->kinds; k++)
         banyan_exchange_destroy(cache->part[k].exchange);
     banyan_device_close(cache);
@@ -180,29 +189,15 @@ void banyan_cache_destroy(banyan_cache *cache)
 void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
 {
     *out = cache->stats;
-    for (int32_t i = 0; i < cache->plan->spec.layers; i++) {
-        const banyan_layer *layer = &cache->layer[i];
-        int64_t blocks = 0;
-        if (layer->length > out->tokens) out->tokens = layer->length;
-        for (int32_t j = 0; j < banyan_kept_count(cache, i); j++)
-            blocks += layer->kept[j].count;
-        out->blocks += blocks;
-        out->bytes += blocks * (int64_t)banyan_plan_kind(cache->plan, i)->shape.record_bytes;
+    for (int32_t i = 0; i < cache->plan->spec.sequences; i++)
+        if (cache->sequence[i].is_live)
+            out->tokens += banyan_sequence_length(&cache->sequence[i], -1);
+    out->sequences = cache->live;
+    for (int32_t i = 0; i < cache->plan->pools; i++) {
+        const banyan_pool *pool = &cache->pool[i];
+        out->blocks += pool->touched - pool->spares;
+        out->bytes += (pool->touched - pool->spares) * (int64_t)pool->record_bytes;
     }
-}
-
-banyan_status banyan_cache_probe(banyan_cache *cache, int64_t first, int64_t count, float *mass)
-{
-    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "probe: cache is NULL");
-    int64_t max = cache->plan->spec.max_tokens;
-    if (mass && (first < 0 || count < 0 || count > max || first > max - count))
-        return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "probe: tokens %lld, count %lld: expected a range within 0..%lld",
-                           (long long)first, (long long)count, (long long)max - 1);
-    cache->probe = mass;
-    cache->probe_first = first;
-    cache->probe_end = first + count;
-    return BANYAN_OK;
 }
 
 banyan_status banyan_cache_wait(banyan_cache *cache)
@@ -213,31 +208,4 @@ banyan_status banyan_cache_wait(banyan_cache *cache)
     const banyan_status status = banyan_device_wait(cache);
     banyan_device_leave(cache, device);
     return status;
-}
-
-banyan_status banyan_cache_memory(banyan_cache *cache, int32_t layer, int32_t kv_head,
-                                  void **data, size_t *bytes)
-{
-    if (!cache || !data || !bytes)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "cache_memory: cache, data and bytes must be "
-                                                "given");
-    const banyan_plan *plan = cache->plan;
-    if (layer < 0 || layer >= plan->spec.layers)
-        return banyan_fail(BANYAN_ERR_ARGUMENT, "cache_memory: layer %d; expected 0..%d",
-                           (int)layer, (int)plan->spec.layers - 1);
-    const banyan_shape *shape = &banyan_plan_kind(plan, layer)->shape;
-    if (kv_head < 0 || kv_head >= shape->kv_heads)
-        return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "cache_memory: KV head %d of layer %d; expected 0..%d", (int)kv_head,
-                           (int)layer, (int)shape->kv_heads - 1);
-    const banyan_part *part = banyan_cache_part(cache, layer);
-    *data = NULL;
-    *bytes = 0;
-    for (int32_t j = 0; j < part->mine_count; j++) {
-        if (part->mine[j].kv_head != kv_head) continue;
-        const banyan_kept *kept = &cache->layer[plan->spec.cache_layer[layer]].kept[j];
-        *data = kept->records;
-        *bytes = (size_t)kept->touched * shape->record_bytes;
-    }
-    return BANYAN_OK;
 }

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cache.h - what a cache is made of; for the files of dist/ that work on one.
  *
- *     cache ─ layer  [layers]   how long the sequence is here, and how far back it may go
- *           ─ part   [kinds]    what this rank does in all layers of a kind
- *           ─ kept   [layers x KV heads held here]   the blocks of one KV head of one layer
- *           ─ lane   [lanes]    one tile's q and block list
- *           ─ worker [workers]  one thread's scratch
- *           ─ slots             partials of tiles, or of parts of tiles
+ *     cache ─ pool [pools]       block records, and how many of them every rank uses
+ *           ─ chunks             what sequences' block tables are made of
+ *           ─ sequence  [sequences]
+ *               ─ layer [layers]   how long the sequence is here, and how far back it may go
+ *                   ─ turns        how its blocks are dealt
+ *                   ─ kept         [KV heads held here]  the block table of one KV head
+ *           ─ part      [kinds]    what this rank does in all layers of a kind
+ *           ─ lane      [lanes]    one tile's q and block list
+ *           ─ worker    [workers]  one thread's scratch
+ *           ─ slots                partials of tiles, or of parts of tiles
  *
- * Everything but the block records lies in one arena, laid out by plan_workspace.c, which also
- * measures it for ranks that are not here. */
+ * Everything but the block records and the turns lies in one arena, laid out by plan_workspace.c,
+ * which also measures it for ranks that are not here. */
 #ifndef BANYAN_DIST_CACHE_H
 #define BANYAN_DIST_CACHE_H
 
@@ -18,21 +22,63 @@
 /* A call that is probed goes in panels of at most so many rows: its partials need room twice. */
 enum { BANYAN_PROBE_ROWS = 256 };
 
-/* The blocks of one KV head of one layer that this rank keeps. */
-typedef struct banyan_kept {
-    banyan_held *held; /* [capacity]: the first `count`, ascending by block */
-    int64_t count, capacity;
-    char *records;   /* [capacity][record_bytes], on the plan's device */
+/* ---- blocks -------------------------------------------------------------------------------- */
+
+/* Block records of one size that this rank has room for, handed out in order; those given back first. */
+typedef struct banyan_pool {
+    char *records; /* [capacity][record_bytes], on the plan's device */
+    size_t record_bytes;
+    int64_t capacity;
     int64_t touched; /* records that were ever used: the first ones */
-    int64_t spare;   /* records given back: those of held[capacity - spare ..] */
-    int64_t settled; /* blocks below it are judged: what is still held of them stays for good */
+    uint32_t *spare; /* [spares]: given back */
+    int64_t spares;
+    /* What every rank uses, and may: each counts for all, and so says alike that the pool is full. */
+    int64_t *used, *most, *change; /* [ranks] */
+} banyan_pool;
+
+/* A part of a block table. Forks share them: what is shared is not written. */
+typedef struct banyan_chunk {
+    banyan_held held[BANYAN_HELD_CHUNK];
+    struct banyan_chunk *next; /* among those that nobody uses */
+    int32_t holders;
+} banyan_chunk;
+
+/* The block table of one KV head of one layer: the blocks that this rank keeps, ascending. */
+typedef struct banyan_kept {
+    banyan_held **chunk; /* [capacity / BANYAN_HELD_CHUNK + 1], of banyan_chunks */
+    int64_t count;
 } banyan_kept;
 
+/* Blocks from `first` on, up to the next of the list, are dealt with this turn. Two sequences hold
+ * the same record of a block iff its id is the same in both. */
+typedef struct banyan_turn {
+    int64_t first;
+    uint64_t turn, id;
+} banyan_turn;
+
+/* A layer of a sequence. What it holds of a KV head, on all ranks together, follows from it:
+ * blocks below `length` that are permanent or not below banyan_settled(floor). */
 typedef struct banyan_layer {
     int64_t length, longest; /* tokens now, and the most there ever were */
     int64_t floor;           /* rows below it may miss blocks */
-    banyan_kept *kept;       /* [part->mine_count]; NULL: it reads another layer's */
+    banyan_turn *turns;      /* ascending, the first from block 0 on */
+    int32_t turn_count;
+    banyan_kept *kept; /* [part->mine_count] */
 } banyan_layer;
+
+struct banyan_sequence {
+    banyan_cache *cache;
+    int is_live;
+    int goes_back;       /* in the call that is under way */
+    uint64_t turn;       /* of its own blocks */
+    uint64_t family;     /* of all that were forked from one */
+    int64_t call;        /* the last call that named it */
+    banyan_layer *layer; /* [layers] */
+    banyan_turn *turns;  /* [layers][turn_capacity] */
+    int32_t turn_capacity;
+};
+
+/* ---- the rest ------------------------------------------------------------------------------ */
 
 /* A KV head of which this rank is a holder. */
 typedef struct banyan_mine {
@@ -63,30 +109,47 @@ typedef struct banyan_worker {
     int64_t pairs;   /* (query row, block) pairs computed in this panel */
 } banyan_worker;
 
+/* Rows of one part of a call, of one own block: one row of tiles. */
+typedef struct banyan_piece {
+    int32_t part;  /* index into the batch */
+    int32_t first; /* row of the call */
+    int32_t rows;
+    int64_t at; /* token of its first row */
+} banyan_piece;
+
+/* Rows first .. first+rows-1 of a call, that are merged together: whole pieces. */
+typedef struct banyan_panel {
+    int32_t first, rows;
+    const banyan_piece *piece;
+    int32_t pieces;
+    int32_t next_part, next_row; /* where the next panel begins: a part, and a row of it */
+} banyan_panel;
+
 /* How much of everything a rank needs: see plan_workspace.c. */
 typedef struct banyan_sizes {
     int32_t tile_heads, tile_rows; /* largest tile */
     int32_t workers, lanes, slots;
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
+    int64_t chunks;
     size_t item_bytes, mass_bytes, slot_bytes, mass_slot_bytes;
 } banyan_sizes;
 
 typedef struct banyan_call banyan_call;
 
-/* The four steps of a call that depend on where records lie: rows .. of the call are a panel. */
+/* The four steps of a call that depend on where records lie. */
 typedef struct banyan_way {
     /* The call's k and v to the records of its blocks. */
     banyan_status (*write)(banyan_cache *c, const banyan_call *call);
-    /* Partials of rows first .. first+rows-1 of the call: of the KV heads part->order[from .. to-1]. */
-    banyan_status (*compute)(banyan_cache *c, const banyan_call *call, int32_t first,
-                             int32_t rows, int32_t from, int32_t to);
+    /* Partials of a panel: of the KV heads part->order[from .. to-1]. */
+    banyan_status (*compute)(banyan_cache *c, const banyan_call *call,
+                             const banyan_panel *panel, int32_t from, int32_t to);
     /* Sends what is sent at once. */
-    banyan_status (*send)(banyan_cache *c, const banyan_call *call, int32_t first,
-                          int32_t rows);
+    banyan_status (*send)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
     /* Merges all of them across ranks, and writes out, lse and mass where they are wanted. */
-    banyan_status (*merge)(banyan_cache *c, const banyan_call *call, int32_t first,
-                           int32_t rows);
+    banyan_status (*merge)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
+    /* A copy of a record. */
+    banyan_status (*copy)(banyan_cache *c, void *to, const void *from, size_t bytes);
 } banyan_way;
 
 struct banyan_cache {
@@ -94,13 +157,21 @@ struct banyan_cache {
     const banyan_way *way;
     struct banyan_device_cache *device; /* device_cache.h; NULL on the CPU */
     banyan_sizes sizes;
-    banyan_layer *layer;
+    banyan_pool *pool;         /* [plan->pools] */
+    banyan_chunk *chunks;      /* [sizes.chunks] */
+    banyan_chunk *spare_chunk; /* a list */
+    int64_t touched_chunks;
+    banyan_sequence *sequence; /* [spec.sequences] */
+    int32_t live;              /* sequences that there are */
+    uint64_t next_id;          /* of turns and families */
+    int64_t calls;
     banyan_part *part;
     banyan_lane *lane;
     banyan_worker *worker;
-    char *slots;      /* [slots][tile_heads * tile_rows] sums */
-    char *mass_slots; /* likewise, without values */
-    int64_t *start;   /* [lanes + 1]: first entry of a lane's list, end to end */
+    banyan_piece *piece; /* [panel_rows] */
+    char *slots;         /* [slots][tile_heads * tile_rows] sums */
+    char *mass_slots;    /* likewise, without values */
+    int64_t *start;      /* [lanes + 1]: the first cut of a lane's list, end to end */
     /* Of a merge that reduces; else NULL. */
     float *maxima;    /* [heads][panel_rows] */
     float *pass_room; /* twice the longest pass */
@@ -110,20 +181,19 @@ struct banyan_cache {
     void *map; /* records as mapped; the first record lies at a huge page's border */
     size_t map_bytes;
 
-    float *probe; /* where the next attend writes mass, or NULL */
-    int64_t probe_first, probe_end;
-    int64_t merges; /* panels merged so far */
     banyan_stats stats;
 };
 
 /* One call of banyan_attend, checked. */
 struct banyan_call {
     int32_t layer, cache_layer; /* whose keys and values it reads */
-    int64_t at;
-    int32_t rows;
+    const banyan_rows *batch;
+    int32_t count;
+    int32_t rows; /* of all parts */
     const void *q, *k, *v;
     void *out;
-    float *lse, *mass;
+    float *lse;
+    int probed; /* some part asks for mass */
 };
 
 /* A bump allocator. With base NULL it only counts. */
@@ -142,18 +212,67 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
 /* Does an item lie on `rank` at some time: is it held or wanted there? */
 int banyan_item_is_here(const banyan_plan *plan, const banyan_item *item, int rank);
 
+/* kept.c: block tables and records. */
+static inline banyan_held banyan_kept_at(const banyan_kept *kept, int64_t i)
+{
+    return kept->chunk[i / BANYAN_HELD_CHUNK][i % BANYAN_HELD_CHUNK];
+}
+/* The first held block that is not below `block`. */
+int64_t banyan_kept_find(const banyan_kept *kept, int64_t block);
+/* Behind the others. MEMORY: there is no chunk, which was planned for. */
+banyan_status banyan_kept_add(banyan_cache *c, banyan_kept *kept, banyan_held held);
+banyan_status banyan_kept_put(banyan_cache *c, banyan_kept *kept, int64_t i, banyan_held held);
+/* Only the first `count` remain; records are the caller's matter. */
+void banyan_kept_cut(banyan_cache *c, banyan_kept *kept, int64_t count);
+/* `to`, empty, becomes the first `count` of `from`. */
+void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count);
+/* cache.c: records of all pools, one behind the other. */
+void banyan_pools_place(banyan_cache *c, char *records);
+void *banyan_record_take(banyan_pool *pool); /* NULL when all are used */
+void banyan_record_give(banyan_pool *pool, void *record);
+
+/* turns.c: who holds what, on all ranks: arithmetic. */
+/* Blocks below it that are not permanent were let go. */
+int64_t banyan_settled(const banyan_plan *plan, const banyan_head_plan *head, int64_t floor);
+const banyan_turn *banyan_turn_of(const banyan_layer *layer, int64_t block);
+/* Does another sequence hold the same record? */
+int banyan_is_shared(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block);
+/* What every rank uses changes by the blocks first .. end-1 that s holds of a layer and that are
+ * let go for good; with floor >= 0 only by those that are not permanent and settled by it. */
+void banyan_count_drops(banyan_sequence *s, int32_t layer, int64_t first, int64_t end,
+                        int64_t floor);
+/* .. by the blocks first .. end-1, which s takes, dealt with this turn. */
+void banyan_count_takes(banyan_sequence *s, int32_t layer, uint64_t turn, int64_t first,
+                        int64_t end);
+/* .. and by the copies of a block that s shares. */
+void banyan_count_copies(banyan_sequence *s, int32_t layer, int64_t block);
+/* MEMORY where the change is more than what is left anywhere. */
+banyan_status banyan_count_check(banyan_cache *c);
+void banyan_count_begin(banyan_cache *c);
+void banyan_count_end(banyan_cache *c); /* the change becomes real */
+/* Blocks from `block` on are s's own, and not one of them is shared: it is about to write them. Is
+ * `block` half written, it stays with the rank that has it. */
+void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int is_half);
+
+/* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0} on. */
+int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
+                      banyan_panel *panel);
+
 /* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
+/* Does any block of any rank begin, go or change hands when this part is appended? */
+int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part);
 
 /* On the CPU, append.c, panel.c and merge_rows.c; on a device, device_append.c and device_attend.c. */
 extern const banyan_way banyan_host_way, banyan_device_way;
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
-banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call, int32_t first,
-                                   int32_t rows, int32_t from, int32_t to);
-banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                int32_t rows);
-banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                                 int32_t rows);
+banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
+banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
+                                   const banyan_panel *panel, int32_t from, int32_t to);
+banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel);
+banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel);
 
 /* sums.c: what a panel's rows add up to, and how. */
 void banyan_sum_clear(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
@@ -188,6 +307,16 @@ static inline int banyan_is_lost(const banyan_plan *plan, int32_t layer)
 static inline const banyan_part *banyan_cache_part(const banyan_cache *c, int32_t layer)
 {
     return &c->part[c->plan->kind_of_layer[layer]];
+}
+
+static inline banyan_pool *banyan_cache_pool(const banyan_cache *c, int32_t layer)
+{
+    return &c->pool[banyan_plan_kind(c->plan, layer)->pool];
+}
+
+static inline banyan_kept *banyan_part_kept(const banyan_rows *part, int32_t layer, int32_t j)
+{
+    return &part->sequence->layer[layer].kept[j];
 }
 
 /* KV heads of a layer that this rank keeps: none of a layer that reads another's. */

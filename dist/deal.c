@@ -127,6 +127,30 @@ int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high)
     return blocks / period * (int64_t)(last - first + 1) + (rest ? most : 0);
 }
 
+/* A run of n numbers has n w + e of [low, high), where w is the width of the cells of 2^-12 that are
+ * touched; e, over all places in the period, is at most the largest sum of any run of the numbers' own
+ * (1 - w or -w): Kadane's algorithm, over two periods, since a run may cross the end of one and a
+ * whole period sums up to 0. */
+int64_t banyan_deal_most_of(int64_t blocks, int64_t sequences, uint64_t low, uint64_t high)
+{
+    enum { DIGITS = 12 };
+    const int64_t period = INT64_C(1) << DIGITS;
+    if (sequences == 1 || blocks <= 1 || high <= low || (low == 0 && high == UINT64_MAX))
+        return banyan_deal_most(blocks, low, high);
+    const uint64_t first = low >> (64 - DIGITS), last = (high - 1) >> (64 - DIGITS);
+    const int64_t cells = (int64_t)(last - first + 1);
+    int64_t sum = 0, excess = 0; /* in units of 1 / period */
+    for (int64_t n = 0; n < 2 * period; n++) {
+        const uint64_t cell = banyan_bit_reverse((uint64_t)(n % period)) >> (64 - DIGITS);
+        sum += (cell >= first && cell <= last ? period : 0) - cells;
+        if (sum < 0) sum = 0;
+        if (sum > excess) excess = sum;
+    }
+    const int64_t most =
+        blocks / period * cells + (blocks % period * cells + sequences * excess) / period;
+    return most < blocks ? most : blocks;
+}
+
 /* The cut nearest to `ideal`, to within `grain`, with `target` blocks below it. The points are
  * about 2^64 / total apart, so a few doublings of the stride from there enclose it. (A permanent
  * block's ordinal can be another block's number: two blocks on one point. Then it may be one off.) */

@@ -10,36 +10,27 @@
 
 #include <string.h>
 
-void banyan_device_note(banyan_device_cache *d, int32_t layer, int32_t index, int64_t place)
+banyan_mirror *banyan_device_mirror(const banyan_cache *c, const banyan_sequence *s,
+                                    int32_t layer, int32_t index)
 {
-    banyan_mirror *mirror = &d->mirror[layer][index];
+    const int64_t of = s - c->sequence;
+    return &c->device->mirror[of * c->plan->spec.layers + layer][index];
+}
+
+void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer, int32_t index,
+                        int64_t place)
+{
+    banyan_mirror *mirror = banyan_device_mirror(c, s, layer, index);
     if (place < mirror->changed) mirror->changed = place;
 }
 
 /* ---- capturing ----------------------------------------------------------------------------- */
 
-/* Would appending at .. end-1 take or give up a record? */
-static int changes_blocks(const banyan_kept *kept, const banyan_head_plan *head,
-                          const banyan_spec *spec, int64_t at, int64_t end)
-{
-    const int64_t tokens = spec->block_tokens, floor = at - spec->rollback_tokens;
-    if (at % tokens == 0 || at / tokens != (end - 1) / tokens) return 1;
-    if (kept->count && kept->held[kept->count - 1].block * tokens >= at) return 1;
-    for (int64_t i = kept->count - 1; spec->evict && i >= 0; i--) {
-        if (kept->held[i].block < kept->settled) break;
-        if (!banyan_retention_keeps(&head->retention, kept->held[i].block, floor,
-                                    spec->block_tokens))
-            return 1;
-    }
-    return 0;
-}
-
-banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call)
+banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
 {
     const banyan_device_cache *d = c->device;
     const banyan_plan *plan = c->plan;
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
-    const banyan_part *part = banyan_cache_part(c, call->layer);
     if (!d->device->is_captured(d->queue)) return BANYAN_OK;
     const uint8_t *role = d->role[kind - plan->kind];
     for (int32_t h = 0; call->q && d->memory.is_staged && h < plan->spec.heads; h++)
@@ -49,15 +40,15 @@ banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call
                 "layer %d is merged by transport \"%s\", which moves host memory "
                 "and waits for the device: it cannot be captured in a graph",
                 (int)call->layer, plan->comm->transport->name);
-    for (int32_t j = 0; call->k && j < part->mine_count; j++)
-        if (changes_blocks(&c->layer[call->cache_layer].kept[j],
-                           &kind->head[part->mine[j].kv_head], &plan->spec, call->at,
-                           call->at + call->rows))
+    for (int32_t i = 0; call->k && i < call->count; i++) {
+        const banyan_rows *part = &call->batch[i];
+        if (part->rows && banyan_changes_blocks(c, call, i))
             return banyan_fail(
                 BANYAN_ERR_UNSUPPORTED,
                 "rows %lld..%lld of layer %d begin a block or give one up: such a "
                 "call cannot be captured in a graph, one within a block can",
-                (long long)call->at, (long long)call->at + call->rows - 1, (int)call->layer);
+                (long long)part->at, (long long)part->at + part->rows - 1, (int)call->layer);
+    }
     return BANYAN_OK;
 }
 
@@ -76,11 +67,11 @@ static banyan_status take_ring(banyan_device_cache *d, int64_t count, banyan_slo
     return BANYAN_OK;
 }
 
-static banyan_slot slot_of(const banyan_kept *kept, int64_t place, size_t record_bytes)
+static banyan_slot slot_of(const banyan_pool *pool, const banyan_kept *kept, int64_t place)
 {
-    const banyan_held *held = &kept->held[place];
-    const size_t offset = (size_t)((const char *)held->record - kept->records);
-    return (banyan_slot){(int32_t)held->block, (uint32_t)(offset / record_bytes)};
+    const banyan_held held = banyan_kept_at(kept, place);
+    const size_t offset = (size_t)((const char *)held.record - pool->records);
+    return (banyan_slot){(int32_t)held.block, (uint32_t)(offset / pool->record_bytes)};
 }
 
 static int is_current(const banyan_mirror *mirror, int64_t place, banyan_slot slot)
@@ -91,12 +82,12 @@ static int is_current(const banyan_mirror *mirror, int64_t place, banyan_slot sl
 
 /* Copies the places that are not on the device as they are held. */
 static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan_kept *kept,
-                            size_t bytes)
+                            const banyan_pool *pool)
 {
     banyan_device_cache *d = c->device;
     int64_t first = mirror->changed, end = kept->count;
-    while (first < end && is_current(mirror, first, slot_of(kept, first, bytes))) first++;
-    while (first < end && is_current(mirror, end - 1, slot_of(kept, end - 1, bytes))) end--;
+    while (first < end && is_current(mirror, first, slot_of(pool, kept, first))) first++;
+    while (first < end && is_current(mirror, end - 1, slot_of(pool, kept, end - 1))) end--;
     mirror->changed = kept->count;
     if (first == end) return BANYAN_OK;
 
@@ -104,7 +95,7 @@ static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan
     const banyan_status status = take_ring(d, end - first, &ring);
     if (status) return status;
     for (int64_t i = first; i < end; i++)
-        mirror->copy[i] = ring[i - first] = slot_of(kept, i, bytes);
+        mirror->copy[i] = ring[i - first] = slot_of(pool, kept, i);
     if (end > mirror->count) mirror->count = end;
     return banyan_device_said(d->device->copy(d->queue, mirror->slot + first, ring,
                                               (size_t)(end - first) * sizeof *ring));
@@ -112,26 +103,37 @@ static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
-/* The call's rows of one KV head: a packing for each block of theirs that is held. They are the
- * last ones. */
-static int64_t add_packings(const banyan_cache *c, const banyan_call *call,
-                            const banyan_kept *kept, int32_t kv_head, banyan_packing *out)
+/* A part's rows of one KV head: a packing for each block of theirs that is held. They are the last
+ * ones. `first`: the part's first row in the call. */
+static int64_t add_packings(const banyan_cache *c, const banyan_rows *part,
+                            const banyan_kept *kept, int32_t kv_head, int32_t first,
+                            banyan_packing *out)
 {
-    const int64_t tokens = c->plan->spec.block_tokens, call_end = call->at + call->rows;
+    const int64_t tokens = c->plan->spec.block_tokens, call_end = part->at + part->rows;
     int64_t count = 0;
     for (int64_t i = kept->count - 1; i >= 0; i--) {
-        const int64_t begin = kept->held[i].block * tokens, end = begin + tokens;
-        if (end <= call->at) break;
-        const int64_t from = begin < call->at ? call->at : begin;
+        const banyan_held held = banyan_kept_at(kept, i);
+        const int64_t begin = held.block * tokens, end = begin + tokens;
+        if (end <= part->at) break;
+        const int64_t from = begin < part->at ? part->at : begin;
         const int64_t to = end > call_end ? call_end : end;
-        out[count++] = (banyan_packing){.record = kept->held[i].record,
+        out[count++] = (banyan_packing){.record = held.record,
                                         .kv_head = kv_head,
-                                        .row = (int32_t)(from - call->at),
+                                        .row = first + (int32_t)(from - part->at),
                                         .first = (int32_t)(from - begin),
                                         .rows = (int32_t)(to - from),
                                         .fresh = from == begin};
     }
     return count;
+}
+
+banyan_status banyan_device_follow(banyan_cache *c, const banyan_sequence *s, int32_t layer)
+{
+    banyan_status status = BANYAN_OK;
+    for (int32_t j = 0; j < banyan_cache_part(c, layer)->mine_count && !status; j++)
+        status = follow(c, banyan_device_mirror(c, s, layer, j), &s->layer[layer].kept[j],
+                        banyan_cache_pool(c, layer));
+    return status;
 }
 
 banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
@@ -141,14 +143,23 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
     const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     int64_t count = 0;
-    for (int32_t j = 0; j < part->mine_count; j++) {
-        const banyan_kept *kept = &c->layer[call->cache_layer].kept[j];
-        const banyan_status status =
-            follow(c, &d->mirror[call->cache_layer][j], kept, shape->record_bytes);
+    int32_t first = 0;
+    for (int32_t i = 0; i < call->count; i++) {
+        if (!call->batch[i].rows) continue;
+        const banyan_rows *rows = &call->batch[i];
+        const banyan_status status = banyan_device_follow(c, rows->sequence, call->layer);
         if (status) return status;
-        count += add_packings(c, call, kept, part->mine[j].kv_head, d->packing + count);
+        for (int32_t j = 0; j < part->mine_count; j++)
+            count += add_packings(c, rows, banyan_part_kept(rows, call->layer, j),
+                                  part->mine[j].kv_head, first, d->packing + count);
+        first += rows->rows;
     }
     if (!count) return BANYAN_OK;
     return banyan_device_said(d->device->pack(d->queue, &shape->block, shape->kv_heads, call->k,
                                               call->v, plan->spec.in_dtype, d->packing, count));
+}
+
+banyan_status banyan_device_copy(banyan_cache *c, void *to, const void *from, size_t bytes)
+{
+    return banyan_device_said(c->device->device->copy(c->device->queue, to, from, bytes));
 }

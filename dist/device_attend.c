@@ -7,21 +7,17 @@
  * probe all partials go to items, and a second pass over the probed tokens to others. */
 #include "dist/device_cache.h"
 
-/* One pass over a panel. */
+/* One pass over rows of one part in a panel. */
 typedef struct pass {
     banyan_cache *c;
     const banyan_call *call;
     const banyan_kind *kind;
-    int32_t first, rows; /* of the call */
-    banyan_batch batch;  /* under construction */
-    int counts;          /* its pairs go to the stats */
+    const banyan_rows *part;
+    const banyan_piece *piece;
+    int32_t pieces;
+    banyan_batch batch; /* under construction */
+    int counts;         /* its pairs go to the stats */
 } pass;
-
-/* Rows of one own block, of the panel. */
-typedef struct piece {
-    int32_t first, rows;
-    int64_t at; /* token of the first */
-} piece;
 
 static banyan_status flush(pass *p)
 {
@@ -44,17 +40,18 @@ static int32_t add_edge(pass *p, const banyan_span_list *list)
     return p->batch.edges++;
 }
 
-static int build(const pass *p, const banyan_class *class, int32_t mine, const piece *rows,
-                 banyan_span_list *list)
+static int build(const pass *p, const banyan_class *class, int32_t mine,
+                 const banyan_piece *rows, banyan_span_list *list)
 {
     const banyan_device_cache *d = p->c->device;
-    const banyan_kept *kept = &p->c->layer[p->call->cache_layer].kept[mine];
+    const banyan_kept *kept = banyan_part_kept(p->part, p->call->cache_layer, mine);
     const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
+    const banyan_head_plan *head = &p->kind->head[kv_head];
     const banyan_held_set held = {
-        .block = kept->held,
-        .count = banyan_is_lost(p->c->plan, p->call->layer) ? 0 : kept->count,
-        .retention = &p->kind->head[kv_head].retention,
-        .settled = kept->settled};
+        .held = {kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : kept->count},
+        .retention = &head->retention,
+        .settled = banyan_settled(p->c->plan, head,
+                                  p->part->sequence->layer[p->call->cache_layer].floor)};
     *list = (banyan_span_list){.span = d->span + p->batch.spans,
                                .capacity = d->max_spans - p->batch.spans};
     return banyan_spans_build(&class->pattern, rows->at, rows->at + rows->rows - 1, &held,
@@ -62,7 +59,7 @@ static int build(const pass *p, const banyan_class *class, int32_t mine, const p
 }
 
 static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
-                               const banyan_class *class, const piece *rows)
+                               const banyan_class *class, const banyan_piece *rows)
 {
     banyan_device_cache *d = p->c->device;
     banyan_span_list list;
@@ -80,7 +77,7 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
     d->strip[p->batch.strips++] = (banyan_strip){.table = mine,
                                                  .first_head = first_head,
                                                  .heads = class->heads,
-                                                 .first_row = rows->first,
+                                                 .first_row = rows->first - p->piece->first,
                                                  .rows = rows->rows,
                                                  .first_span = p->batch.spans,
                                                  .spans = (int32_t)list.count,
@@ -94,48 +91,49 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
 
 static banyan_status add_head(pass *p, int32_t mine)
 {
-    const banyan_plan *plan = p->c->plan;
     const banyan_shape *shape = &p->kind->shape;
     const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
     const banyan_head_plan *head = &p->kind->head[kv_head];
-    const int64_t tokens = plan->spec.block_tokens, at = p->call->at + p->first;
     banyan_status status = BANYAN_OK;
     for (int32_t s = 0; s < shape->subgroups; s++)
         for (int32_t i = head->subgroup_first[s]; i < head->subgroup_first[s + 1]; i++)
-            for (int32_t row = 0; row < p->rows && !status;) {
-                const int64_t left = tokens - (at + row) % tokens;
-                const piece rows = {row, left < p->rows - row ? (int32_t)left : p->rows - row,
-                                    at + row};
+            for (int32_t r = 0; r < p->pieces && !status; r++)
                 status = add_strip(p, mine, kv_head * shape->group + s * BANYAN_TILE_HEADS,
-                                   &head->classes[i], &rows);
-                row += rows.rows;
-            }
+                                   &head->classes[i], &p->piece[r]);
     return status;
 }
 
 static void fill_tables(const pass *p)
 {
-    const banyan_device_cache *d = p->c->device;
+    const banyan_cache *c = p->c;
     const int32_t layer = p->call->cache_layer;
     for (int32_t j = 0; j < p->batch.tables; j++)
-        d->table[j] = (banyan_table_of_blocks){.records = p->c->layer[layer].kept[j].records,
-                                               .slot = d->mirror[layer][j].slot};
+        c->device->table[j] = (banyan_table_of_blocks){
+            .records = banyan_cache_pool(c, layer)->records,
+            .slot = banyan_device_mirror(c, p->part->sequence, layer, j)->slot};
 }
 
-static pass open_pass(banyan_cache *c, const banyan_call *call, int32_t first, int32_t rows)
+static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_piece *piece,
+                      int32_t pieces, int32_t rows)
 {
     const banyan_spec *spec = &c->plan->spec;
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     const banyan_shape *shape = &kind->shape;
     const banyan_device_cache *d = c->device;
-    const size_t row = (size_t)first * (size_t)spec->heads;
+    const size_t row = (size_t)piece->first * (size_t)spec->heads;
     const size_t q = row * (size_t)shape->key_dim * banyan_dtype_bytes(spec->in_dtype);
     const size_t out = row * (size_t)shape->value_dim * banyan_dtype_bytes(spec->out_dtype);
-    pass p = {.c = c, .call = call, .kind = kind, .first = first, .rows = rows, .counts = 1};
+    pass p = {.c = c,
+              .call = call,
+              .kind = kind,
+              .part = &call->batch[piece->part],
+              .piece = piece,
+              .pieces = pieces,
+              .counts = 1};
     p.batch = (banyan_batch){.shape = shape->block,
                              .scale = shape->scale,
                              .heads = spec->heads,
-                             .at = call->at + first,
+                             .at = piece->at,
                              .rows = rows,
                              .end_token = INT64_MAX,
                              .q = (const char *)call->q + q,
@@ -160,28 +158,56 @@ static banyan_status run(pass *p, const int32_t *order, int32_t from, int32_t to
     return status ? status : flush(p);
 }
 
-banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call, int32_t first,
-                                    int32_t rows, int32_t from, int32_t to)
+int32_t banyan_device_rows(const banyan_panel *panel, int32_t i, int32_t *rows)
+{
+    const int32_t part = panel->piece[i].part;
+    for (*rows = 0; i < panel->pieces && panel->piece[i].part == part; i++)
+        *rows += panel->piece[i].rows;
+    return i;
+}
+
+/* Partials of a part's rows, in the items from row `row` on. */
+static banyan_status compute_part(banyan_cache *c, const banyan_call *call,
+                                  const banyan_piece *piece, int32_t pieces, int32_t rows,
+                                  int32_t row, const int32_t range[2])
 {
     banyan_device_cache *d = c->device;
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    if (from == to) return BANYAN_OK;
-    banyan_device_place(c, call, rows);
+    const int32_t value_dim = banyan_plan_kind(c->plan, call->layer)->shape.value_dim;
+    const size_t first = (size_t)row * banyan_partial_floats(value_dim);
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
-        d->partial[h] = part->data[h];
-        d->probe[h] = part->mass[h];
+        d->partial[h] = part->data[h] ? (float *)part->data[h] + first : NULL;
+        d->probe[h] = part->mass[h] ? (float *)part->mass[h] + first : NULL;
     }
-    pass p = open_pass(c, call, first, rows);
-    banyan_status status = run(&p, part->order, from, to);
-    if (status || !call->mass) return status;
+    pass p = open_pass(c, call, piece, pieces, rows);
+    banyan_status status = banyan_device_follow(c, p.part->sequence, call->cache_layer);
+    if (!status) status = run(&p, part->order, range[0], range[1]);
+    if (status || !call->probed) return status;
     p.counts = 0;
     p.batch.partial = d->probe;
-    p.batch.first_token = c->probe_first;
-    p.batch.end_token = c->probe_end;
-    return run(&p, part->order, from, to);
+    p.batch.first_token = p.part->mass ? p.part->probes[0].first : 0;
+    p.batch.end_token = p.part->mass ? p.part->probes[0].end : 0;
+    return run(&p, part->order, range[0], range[1]);
+}
+
+banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call,
+                                    const banyan_panel *panel, int32_t from, int32_t to)
+{
+    const int32_t range[2] = {from, to};
+    banyan_status status = BANYAN_OK;
+    if (from == to) return BANYAN_OK;
+    banyan_device_place(c, call, panel->rows);
+    for (int32_t i = 0, next, rows; i < panel->pieces && !status; i = next) {
+        const banyan_piece *piece = &panel->piece[i];
+        next = banyan_device_rows(panel, i, &rows);
+        status =
+            compute_part(c, call, piece, next - i, rows, piece->first - panel->first, range);
+    }
+    return status;
 }
 
 const banyan_way banyan_device_way = {.write = banyan_device_write,
                                       .compute = banyan_device_compute,
                                       .send = banyan_device_send,
-                                      .merge = banyan_device_merge};
+                                      .merge = banyan_device_merge,
+                                      .copy = banyan_device_copy};

@@ -35,7 +35,7 @@ typedef struct banyan_device_cache {
 
     char *records, *items, *probed; /* device */
     banyan_slot *tables;            /* device */
-    banyan_mirror **mirror;         /* [layers][KV heads held here] */
+    banyan_mirror **mirror;         /* [sequences][layers][KV heads held here] */
     banyan_slot *ring;              /* [ring_slots], of allocate_host */
     int64_t ring_slots, ring_used;
 
@@ -80,19 +80,27 @@ int banyan_device_enter(const banyan_cache *c);
 void banyan_device_leave(const banyan_cache *c, int device);
 
 /* May this call be made just now? (Is it captured in a graph, and can it be?) */
-banyan_status banyan_device_check(const banyan_cache *c, const banyan_call *call);
+banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call);
 /* device_append.c: held places from `place` on of a KV head of a layer have changed. */
-void banyan_device_note(banyan_device_cache *d, int32_t layer, int32_t index, int64_t place);
+void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer, int32_t index,
+                        int64_t place);
+banyan_mirror *banyan_device_mirror(const banyan_cache *c, const banyan_sequence *s,
+                                    int32_t layer, int32_t index);
+/* The device's tables of a sequence become what the host's are. */
+banyan_status banyan_device_follow(banyan_cache *c, const banyan_sequence *s, int32_t layer);
+banyan_status banyan_device_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
 banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call);
 /* device_attend.c */
-banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call, int32_t first,
-                                    int32_t rows, int32_t from, int32_t to);
+banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call,
+                                    const banyan_panel *panel, int32_t from, int32_t to);
 /* device_merge.c: where the items of a panel lie, in part->data and part->mass. */
 void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows);
-banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                 int32_t rows);
-banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                                  int32_t rows);
+banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel);
+banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
+                                  const banyan_panel *panel);
+/* Pieces of one part, one behind the other, from piece i on; returns the next. */
+int32_t banyan_device_rows(const banyan_panel *panel, int32_t i, int32_t *rows);
 
 /* device_passes.c: merges the items of a panel by a merge that reduces; data [heads]. */
 banyan_status banyan_device_reduce(banyan_cache *c, const banyan_kind *kind, void *const *data,

@@ -81,7 +81,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
-        need->slots += capacity * kind->kept_layers;
+        need->slots += capacity * kind->kept_layers * plan->spec.sequences;
         longest_table = largest(longest_table, capacity);
         changed += least(capacity, moved_places(plan, &kind->head[g].retention));
         heads++;
@@ -97,7 +97,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     most->tables = largest(most->tables, heads);
     most->strips = largest(most->strips, least(strips * own, MOST));
     most->spans = largest(most->spans, least(spans * own, MOST));
-    most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows));
+    most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows) +
+                                                 2 * heads * (plan->spec.sequences - 1));
     need->ring_slots = largest(need->ring_slots, largest(longest_table, RING_CALLS * changed));
     need->probed_bytes = largest(need->probed_bytes, probed);
     need->items_bytes =
@@ -149,23 +150,31 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
     return need;
 }
 
+static banyan_mirror *lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                                banyan_arena *arena)
+{
+    banyan_mirror *mirror = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *mirror);
+    int32_t j = 0;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
+        if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
+        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        banyan_slot *copy = banyan_arena_take(arena, capacity, sizeof *copy);
+        if (mirror) mirror[j++] = (banyan_mirror){.copy = copy};
+    }
+    return mirror;
+}
+
 static void lay_mirrors(const banyan_plan *plan, int rank, banyan_arena *arena,
                         banyan_device_cache *d)
 {
-    banyan_mirror **layer = banyan_arena_take(arena, plan->spec.layers, sizeof *layer);
-    if (d) d->mirror = layer;
-    for (int32_t i = 0; i < plan->spec.layers; i++) {
-        const banyan_kind *kind = banyan_plan_kind(plan, i);
-        if (!banyan_keeps_own(plan, i)) continue;
-        banyan_mirror *mirror = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *mirror);
+    const int64_t layers = (int64_t)plan->spec.layers * plan->spec.sequences;
+    banyan_mirror **layer = banyan_arena_take(arena, layers, sizeof *layer);
+    for (int64_t i = 0; i < layers; i++) {
+        const banyan_kind *kind = banyan_plan_kind(plan, (int32_t)(i % plan->spec.layers));
+        banyan_mirror *mirror = lay_layer(plan, kind, rank, arena);
         if (d) layer[i] = mirror;
-        for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
-            if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
-            const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-            banyan_slot *copy = banyan_arena_take(arena, capacity, sizeof *copy);
-            if (d) *mirror++ = (banyan_mirror){.copy = copy};
-        }
     }
+    if (d) d->mirror = layer;
 }
 
 static void lay_roles(const banyan_plan *plan, int rank, banyan_arena *arena,

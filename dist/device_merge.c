@@ -26,13 +26,13 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
     const banyan_device_cache *d = c->device;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const uint8_t *role = roles(c, call->layer),
-                  wanted = call->mass ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
+                  wanted = call->probed ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
     const size_t bytes = item_bytes(c, call, rows);
     size_t at = 0;
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
         const int is_item = (role[h] & wanted) != 0;
         part->data[h] = is_item ? d->items + at : NULL;
-        part->mass[h] = is_item && call->mass ? d->probed + at : NULL;
+        part->mass[h] = is_item && call->probed ? d->probed + at : NULL;
         if (is_item) at += bytes;
     }
 }
@@ -56,43 +56,45 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     if (failed && !d->failed) d->failed = failed;
 }
 
-static void describe(const banyan_cache *c, const banyan_call *call, int32_t first,
-                     int32_t rows, void *const *data, merging *out)
+static void describe(const banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                     void *const *data, merging *out)
 {
     out->device = c->device;
     out->value_dim = value_dim_of(c, call);
     out->row_bytes = item_bytes(c, call, 1);
-    out->passage = (banyan_passage){
-        .data = data,
-        .item_bytes = item_bytes(c, call, rows),
-        .dtype = BANYAN_F32,
-        .combine = combine,
-        .ctx = out,
-        .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
+    out->passage = (banyan_passage){.data = data,
+                                    .item_bytes = item_bytes(c, call, panel->rows),
+                                    .dtype = BANYAN_F32,
+                                    .combine = combine,
+                                    .ctx = out,
+                                    .mark = {{"merge", c->stats.merges},
+                                             {"layer", call->layer},
+                                             {"token", panel->piece->at}}};
 }
 
-banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                 int32_t rows)
+banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_device_place(c, call, rows);
+    banyan_device_place(c, call, panel->rows);
     if (c->plan->merge->reduce) return BANYAN_OK;
     merging m;
-    describe(c, call, first, rows, part->data, &m);
+    describe(c, call, panel, part->data, &m);
     return banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
 }
 
 /* Partials have been started. */
-static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                           int32_t rows, void *const *data)
+static banyan_status merge(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                           void *const *data)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
     merging m;
-    describe(c, call, first, rows, data, &m);
+    describe(c, call, panel, data, &m);
     banyan_status status = BANYAN_OK;
     if (c->plan->merge->reduce) {
         if (c->plan->ranks == 1) return BANYAN_OK;
-        status = banyan_device_reduce(c, banyan_plan_kind(c->plan, call->layer), data, rows);
+        status =
+            banyan_device_reduce(c, banyan_plan_kind(c->plan, call->layer), data, panel->rows);
         return status ? banyan_fail_at(status, m.passage.mark, BANYAN_MARKS) : status;
     }
     if (data == part->mass)
@@ -106,48 +108,63 @@ static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t fir
 
 /* ---- results ------------------------------------------------------------------------------- */
 
-/* Of the items those that end here; returns how many. */
-static int32_t take_results(banyan_cache *c, const banyan_call *call)
+/* Of the items those that end here, from a row of theirs on; returns how many. */
+static int32_t take_results(banyan_cache *c, const banyan_call *call, int32_t row)
 {
     const banyan_device_cache *d = c->device;
     const banyan_plan *plan = c->plan;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
     const int everywhere = plan->spec.out == BANYAN_OUT_ALL;
+    const size_t first = (size_t)row * banyan_partial_floats(kind->shape.value_dim);
     int32_t count = 0;
     for (int32_t h = 0; h < plan->spec.heads; h++) {
         const int wanted = part->data[h] && (everywhere || kind->home[h] == plan->rank);
-        d->partial[h] = wanted ? part->data[h] : NULL;
-        d->probe[h] = wanted ? part->mass[h] : NULL;
+        d->partial[h] = wanted ? (float *)part->data[h] + first : NULL;
+        d->probe[h] = wanted && part->mass[h] ? (float *)part->mass[h] + first : NULL;
         count += wanted;
     }
     return count;
 }
 
-static banyan_status finish(banyan_cache *c, const banyan_call *call, int32_t first,
-                            int32_t rows)
+/* The masses of the parts that ask for them. */
+static banyan_status share(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
+{
+    const banyan_device_cache *d = c->device;
+    const int32_t heads = c->plan->spec.heads, value_dim = value_dim_of(c, call);
+    for (int32_t i = 0, next, rows; i < panel->pieces; i = next) {
+        const banyan_piece *piece = &panel->piece[i];
+        const banyan_rows *part = &call->batch[piece->part];
+        next = banyan_device_rows(panel, i, &rows);
+        if (!part->mass) continue;
+        take_results(c, call, piece->first - panel->first);
+        const banyan_status status = banyan_device_said(
+            d->device->share(d->queue, d->partial, d->probe, heads, value_dim, rows,
+                             part->mass + (piece->at - part->at) * heads));
+        if (status) return status;
+    }
+    return BANYAN_OK;
+}
+
+static banyan_status finish(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
 {
     const banyan_device_cache *d = c->device;
     const banyan_spec *spec = &c->plan->spec;
     const int32_t value_dim = value_dim_of(c, call);
-    const size_t row = (size_t)first * (size_t)spec->heads;
+    const size_t row = (size_t)panel->first * (size_t)spec->heads;
     const size_t out = row * (size_t)value_dim * banyan_dtype_bytes(spec->out_dtype);
-    if (!take_results(c, call)) return BANYAN_OK;
+    if (!take_results(c, call, 0)) return BANYAN_OK;
     const banyan_status status = banyan_device_said(d->device->finish(
-        d->queue, d->partial, spec->heads, value_dim, rows, (char *)call->out + out,
+        d->queue, d->partial, spec->heads, value_dim, panel->rows, (char *)call->out + out,
         spec->out_dtype, call->lse ? call->lse + row : NULL));
-    if (status || !call->mass) return status;
-    return banyan_device_said(d->device->share(d->queue, d->partial, d->probe, spec->heads,
-                                               value_dim, rows, call->mass + row));
+    return status || !call->probed ? status : share(c, call, panel);
 }
 
-banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                                  int32_t rows)
+banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
+                                  const banyan_panel *panel)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = merge(c, call, first, rows, part->data);
-    if (!status && call->mass) status = merge(c, call, first, rows, part->mass);
-    if (status) return status;
-    c->merges++;
-    return finish(c, call, first, rows);
+    banyan_status status = merge(c, call, panel, part->data);
+    if (!status && call->probed) status = merge(c, call, panel, part->mass);
+    return status ? status : finish(c, call, panel);
 }

@@ -89,16 +89,16 @@ static banyan_status take(banyan_device_cache *d, int64_t bytes, void *out)
 static void place(banyan_cache *c)
 {
     banyan_device_cache *d = c->device;
-    char *record = d->records;
     banyan_slot *slot = d->tables;
-    for (int32_t i = 0; i < c->plan->spec.layers; i++)
-        for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
-            banyan_kept *kept = &c->layer[i].kept[j];
-            kept->records = record;
-            d->mirror[i][j].slot = slot;
-            record += (size_t)kept->capacity * banyan_plan_kind(c->plan, i)->shape.record_bytes;
-            slot += kept->capacity;
-        }
+    banyan_pools_place(c, d->records);
+    for (int32_t s = 0; s < c->plan->spec.sequences; s++)
+        for (int32_t i = 0; i < c->plan->spec.layers; i++)
+            for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
+                const int32_t kv_head = banyan_cache_part(c, i)->mine[j].kv_head;
+                banyan_device_mirror(c, &c->sequence[s], i, j)->slot = slot;
+                slot += banyan_plan_capacity(c->plan, banyan_plan_kind(c->plan, i), kv_head,
+                                             c->plan->rank);
+            }
 }
 
 banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes)

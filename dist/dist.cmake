@@ -2,6 +2,9 @@ target_sources(banyan PRIVATE
   dist/append.c
   dist/attend.c
   dist/cache.c
+  dist/kept.c
+  dist/sequence.c
+  dist/turns.c
   dist/deal.c
   dist/device_append.c
   dist/device_attend.c

@@ -57,7 +57,8 @@ typedef struct banyan_head_plan {
     int32_t class_count;   /* .. bit h of a class is query head kv_head * group + h, h < 64;
                                      for wider groups classes of subgroup s follow those of s-1 .. */
     int32_t *subgroup_first; /* .. [subgroups + 1]: first class of each 64 query heads */
-    int64_t *capacity;       /* [placed.count]: records that each holder needs room for */
+    int64_t *capacity; /* [placed.count]: records that one sequence takes of each holder .. */
+    int64_t *pooled;   /* .. and all together; see plan_memory.c */
     double weight;
 } banyan_head_plan;
 
@@ -85,6 +86,8 @@ typedef struct banyan_kind {
     banyan_item *item;      /* [heads]: a query head's partials */
     int32_t *holder_rank;   /* what the items' holder lists point into */
     banyan_schedule schedule;
+    int32_t pool;       /* which of the cache's pools its records are of */
+    int32_t cut_blocks; /* blocks of a list that a thread computes at a time (panel.c) */
 } banyan_kind;
 
 struct banyan_plan {
@@ -97,6 +100,7 @@ struct banyan_plan {
     const banyan_placement *placement;
     const banyan_merge *merge;
     int32_t kinds;
+    int32_t pools;          /* one for each size of a record */
     banyan_kind *kind;      /* [kinds] */
     int32_t *kind_of_layer; /* [layers] */
     uint64_t hash;
@@ -104,9 +108,11 @@ struct banyan_plan {
     void *owned;    /* what plan_free frees */
 };
 
-/* Records of (kind, KV head) that a rank must have room for: see plan_memory.c for the formula. */
+/* Records of (kind, KV head) that one sequence takes on a rank at most. */
 int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                              int rank);
+/* Records that a rank has room for in a pool. */
+int64_t banyan_plan_records(const banyan_plan *plan, int32_t pool, int rank);
 /* Records that a rank keeps of it at `tokens` tokens. */
 int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                          int rank, int64_t tokens);

@@ -25,19 +25,20 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, (int64_t)(bytes / row));
 }
 
-static void describe(const banyan_cache *c, const banyan_call *call, int32_t first,
-                     int32_t rows, int32_t value_dim, merging *out)
+static void describe(const banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                     int32_t value_dim, merging *out)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
     out->plan = c->plan;
     out->value_dim = value_dim;
     out->passage = (banyan_passage){
         .data = value_dim ? part->data : part->mass,
-        .item_bytes = (size_t)rows * banyan_sum_bytes(c->plan, value_dim),
+        .item_bytes = (size_t)panel->rows * banyan_sum_bytes(c->plan, value_dim),
         .dtype = BANYAN_F32,
         .combine = combine,
         .ctx = out,
-        .mark = {{"merge", c->merges}, {"layer", call->layer}, {"token", call->at + first}}};
+        .mark = {
+            {"merge", c->stats.merges}, {"layer", call->layer}, {"token", panel->piece->at}}};
 }
 
 static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
@@ -48,25 +49,25 @@ static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t ro
     return status ? banyan_fail_at(status, m->passage.mark, BANYAN_MARKS) : status;
 }
 
-banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call, int32_t first,
-                                int32_t rows)
+banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel)
 {
     merging m;
     if (c->plan->merge->reduce) return BANYAN_OK;
-    describe(c, call, first, rows, banyan_plan_kind(c->plan, call->layer)->shape.value_dim, &m);
+    describe(c, call, panel, banyan_plan_kind(c->plan, call->layer)->shape.value_dim, &m);
     return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
                                  &m.passage);
 }
 
 /* Partials have been started. */
-static banyan_status merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                           int32_t rows, int32_t value_dim)
+static banyan_status merge(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                           int32_t value_dim)
 {
     merging m;
     banyan_exchange *x = banyan_cache_part(c, call->layer)->exchange;
     banyan_status status = BANYAN_OK;
-    describe(c, call, first, rows, value_dim, &m);
-    if (c->plan->merge->reduce) return reduce(c, call, rows, &m);
+    describe(c, call, panel, value_dim, &m);
+    if (c->plan->merge->reduce) return reduce(c, call, panel->rows, &m);
     if (!value_dim) status = banyan_exchange_start(x, c->plan->comm, &m.passage);
     if (status) return status;
     return banyan_exchange_finish(x, c->plan->comm, &m.passage, &c->stats.messages,
@@ -78,13 +79,30 @@ typedef struct finishing {
     const banyan_call *call;
     const banyan_kind *kind;
     const banyan_part *part;
-    int32_t first, rows;
+    const banyan_panel *panel;
 } finishing;
 
 static float mass_share(const float *probed, const float *all)
 {
     if (probed[1] == 0) return 0; /* no probed token was seen */
     return (float)(probed[1] * exp((double)probed[0] - all[0]) / all[1]);
+}
+
+/* A head's rows of the parts that ask for it. */
+static void finish_mass(const finishing *f, int64_t h, const float *partial)
+{
+    const int32_t heads = f->c->plan->spec.heads, value_dim = f->kind->shape.value_dim;
+    const size_t floats = banyan_partial_floats(value_dim);
+    const float *probed = banyan_sum_round(f->c->plan, f->part->mass[h], 0, f->panel->rows);
+    for (int32_t i = 0; i < f->panel->pieces; i++) {
+        const banyan_piece *piece = &f->panel->piece[i];
+        const banyan_rows *part = &f->call->batch[piece->part];
+        for (int32_t r = 0; part->mass && r < piece->rows; r++) {
+            const size_t row = (size_t)(piece->first - f->panel->first + r);
+            part->mass[(piece->at + r - part->at) * heads + h] =
+                mass_share(probed + 2 * row, partial + row * floats + value_dim);
+        }
+    }
 }
 
 static void finish_head(void *arg, int64_t h, int32_t worker)
@@ -95,39 +113,35 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const banyan_spec *spec = &plan->spec;
     if (spec->out != BANYAN_OUT_ALL && f->kind->home[h] != plan->rank) return;
 
-    const int32_t value_dim = f->kind->shape.value_dim;
-    float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, f->rows);
+    const int32_t rows = f->panel->rows, value_dim = f->kind->shape.value_dim;
+    float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, rows);
     if (spec->sinks)
         banyan_partial_sink(partial, spec->sinks[f->call->layer * (int64_t)spec->heads + h],
-                            value_dim, f->rows);
-    int64_t at = (int64_t)f->first * spec->heads + h;
+                            value_dim, rows);
+    int64_t at = (int64_t)f->panel->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
-    banyan_partial_finish(partial, value_dim, f->rows,
+    banyan_partial_finish(partial, value_dim, rows,
                           (char *)f->call->out + (size_t)(at * value_dim) * bytes,
                           spec->out_dtype, (int64_t)spec->heads * value_dim,
                           f->call->lse ? f->call->lse + at : NULL, spec->heads);
-    if (!f->call->mass) return;
-    const float *probed = banyan_sum_round(plan, f->part->mass[h], 0, f->rows);
-    for (int32_t r = 0; r < f->rows; r++) {
-        const float *all = partial + r * banyan_partial_floats(value_dim) + value_dim;
-        f->call->mass[at + (int64_t)r * spec->heads] = mass_share(probed + 2 * r, all);
-    }
+    if (f->call->probed) finish_mass(f, h, partial);
 }
 
-banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32_t first,
-                                 int32_t rows)
+banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel)
 {
-    const banyan_part *part = banyan_cache_part(c, call->layer);
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
-    banyan_status status = merge(c, call, first, rows, kind->shape.value_dim);
-    if (status == BANYAN_OK && call->mass) status = merge(c, call, first, rows, 0);
+    banyan_status status = merge(c, call, panel, kind->shape.value_dim);
+    if (status == BANYAN_OK && call->probed) status = merge(c, call, panel, 0);
     if (status != BANYAN_OK) return status;
-    c->merges++;
 
-    finishing f = {
-        .c = c, .call = call, .kind = kind, .part = part, .first = first, .rows = rows};
+    finishing f = {.c = c,
+                   .call = call,
+                   .kind = kind,
+                   .part = banyan_cache_part(c, call->layer),
+                   .panel = panel};
     /* A decoded row is done before other threads have woken. */
-    int64_t numbers = (int64_t)rows * c->plan->spec.heads * kind->shape.value_dim;
+    int64_t numbers = (int64_t)panel->rows * c->plan->spec.heads * kind->shape.value_dim;
     banyan_each(numbers < 1 << 16 ? 1 : c->sizes.workers, c->plan->spec.heads, finish_head, &f);
     return BANYAN_OK;
 }
@@ -135,4 +149,5 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call, int32
 const banyan_way banyan_host_way = {.write = banyan_host_write,
                                     .compute = banyan_panel_compute,
                                     .send = banyan_panel_send,
-                                    .merge = banyan_panel_merge};
+                                    .merge = banyan_panel_merge,
+                                    .copy = banyan_host_copy};

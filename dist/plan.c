@@ -151,6 +151,7 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     if (!s->value_dim) s->value_dim = s->key_dim;
     if (!(s->scale > 0)) s->scale = (float)(1 / sqrt((double)s->key_dim));
     if (!s->planned_tokens) s->planned_tokens = s->max_tokens;
+    if (!s->pool_tokens) s->pool_tokens = s->max_tokens;
     if (!s->threads) s->threads = own_cores(plan->comm);
     s->placement = banyan_plan_copy(plan, spec->placement);
     s->merge = banyan_plan_copy(plan, spec->merge);
@@ -176,7 +177,8 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
 static banyan_status check_size(const banyan_plan *plan)
 {
     const banyan_spec *s = &plan->spec;
-    const double blocks = (double)banyan_blocks(s->max_tokens, s->block_tokens);
+    const int64_t tokens = s->pool_tokens > s->max_tokens ? s->pool_tokens : s->max_tokens;
+    const double blocks = (double)banyan_blocks(tokens, s->block_tokens) + s->sequences;
     double bytes = 0;
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
@@ -185,10 +187,10 @@ static banyan_status check_size(const banyan_plan *plan)
     }
     if (bytes < 0x1p60) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG,
-                       "max_tokens is %lld: with %d layers of %d KV heads that is %.2g bytes; "
+                       "%s is %lld: with %d layers of %d KV heads that is %.2g bytes; "
                        "expected less than %.2g",
-                       (long long)s->max_tokens, (int)s->layers, (int)s->kv_heads, bytes,
-                       0x1p60);
+                       tokens > s->max_tokens ? "pool_tokens" : "max_tokens", (long long)tokens,
+                       (int)s->layers, (int)s->kv_heads, bytes, 0x1p60);
 }
 
 /* Everything that a rank does alone. */
@@ -222,6 +224,20 @@ static banyan_status compare(banyan_plan *plan, uint64_t *all)
     return status;
 }
 
+/* Kinds whose records are equally large share a pool. A cut of a list is about 1 MiB of records: long
+ * enough that beginning costs nothing, short enough for many threads. */
+static void pool_kinds(banyan_plan *plan)
+{
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        banyan_kind *kind = &plan->kind[k];
+        const int64_t blocks = (INT64_C(1) << 20) / (int64_t)kind->shape.record_bytes;
+        int32_t same = 0;
+        while (plan->kind[same].shape.record_bytes != kind->shape.record_bytes) same++;
+        kind->pool = same < k ? plan->kind[same].pool : plan->pools++;
+        kind->cut_blocks = blocks < 8 ? 8 : (int32_t)blocks;
+    }
+}
+
 /* The ranks' part of it. An imaginary cluster has nobody to talk to. */
 static banyan_status settle(banyan_plan *plan, banyan_status status)
 {
@@ -240,6 +256,7 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
             banyan_shape *shape = &plan->kind[k].shape;
             shape->record_bytes = plan->kernel->record_bytes(&shape->block);
         }
+        pool_kinds(plan);
         status = banyan_plan_memory(plan);
     }
     return alone ? status : banyan_comm_agree(plan->comm, status);

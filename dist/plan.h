@@ -56,6 +56,8 @@ int64_t banyan_kept_below(const banyan_kept_set *kept, uint64_t cut);
 /* The most of any `blocks` consecutive ordinals that are dealt to [low, high); an upper bound that
  * is at most 2 too many per 4096 blocks. */
 int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high);
+/* The most of `sequences` runs of consecutive ordinals, `blocks` together, that are dealt to it. */
+int64_t banyan_deal_most_of(int64_t blocks, int64_t sequences, uint64_t low, uint64_t high);
 /* Move the inner cuts as little as possible so that of the kept blocks each holder has its part,
  * rounded. */
 void banyan_deal_settle(const banyan_kept_set *kept, banyan_holder *holder, int32_t count);
@@ -74,7 +76,9 @@ static inline uint64_t banyan_cut_low(const banyan_placed *placed, int32_t index
 {
     return index > 0 ? placed->holder[index - 1].cut : 0;
 }
-/* Fill head->capacity; its holders are known. */
+/* Blocks of a head that a sequence may hold and that are not permanent: its window, at most. */
+int64_t banyan_head_window(const banyan_plan *plan, const banyan_head_plan *head);
+/* Fill head->capacity and head->pooled; its holders are known. */
 void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 /* Bytes of records set aside on a rank, over all layers. */
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);

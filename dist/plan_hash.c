@@ -37,7 +37,7 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
         s->layers,      s->heads,          s->kv_heads, s->key_dim,      s->value_dim,
         s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens, s->rollback_tokens,
         s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,    s->lost_rank,
-        s->lost_layer,  plan->panel_rows,  plan->ranks};
+        s->lost_layer,  plan->panel_rows,  plan->ranks, s->sequences,    s->pool_tokens};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add(hash, numbers[i]);
     add_bits(hash, &s->scale, 1);
     for (int32_t r = 0; r < plan->ranks; r++) {
@@ -82,6 +82,7 @@ static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind 
             add(hash, head->placed.holder[i].rank);
             add(hash, (int64_t)head->placed.holder[i].cut);
             add(hash, head->capacity[i]);
+            add(hash, head->pooled[i]);
         }
     }
     for (int32_t i = 0; i < kind->schedule.count; i++) {

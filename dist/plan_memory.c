@@ -2,7 +2,7 @@
 /* What a rank must have room for, in block records.
  *
  * A call appends rows at .. at + rows - 1, after evicting what no row from r = at - rollback_tokens
- * on will read. What a KV head then holds is
+ * on will read. What a KV head then holds of one sequence is
  *
  *     permanent blocks below max_tokens, and
  *     others from the first that row r or a later one reads to the last appended: the window.
@@ -12,10 +12,15 @@
  *
  *     w = ceil((max_rows + rollback_tokens + reach - 1) / block) + 1      blocks.
  *
- * A holder's part of the permanent blocks is counted exactly (deal.c); of the window it is the most
- * that it is dealt of any w consecutive block numbers. A sole holder's is w less the permanent
- * blocks that every w consecutive blocks contain. With evict: false there is room for all that a
- * holder is ever dealt. */
+ * A sole holder has all of the permanent blocks, and w less the permanent blocks that every w
+ * consecutive blocks contain. A holder of a part has the most that it is dealt of so many
+ * consecutive ordinals, whatever the sequence's turn (deal.c). With evict: false there is room for
+ * all that a holder is ever dealt.
+ *
+ * The pool. S sequences have N = ceil(pool_tokens / block) blocks together, the last one of each
+ * counted as whole. Of n blocks of one sequence at most prefix + R + n R / period are permanent (R
+ * residues), so of all at most min(N, S (prefix + R) + N R / period); and S windows have at most
+ * min(N, S w). A holder's part of each is its share and what S dealings can exceed theirs by. */
 #include "dist/plan.h"
 
 #include <stdio.h>
@@ -34,8 +39,9 @@ banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_p
 }
 
 /* Blocks of the window, at most. */
-static int64_t window_blocks(const banyan_plan *plan, const banyan_retention *r)
+int64_t banyan_head_window(const banyan_plan *plan, const banyan_head_plan *head)
 {
+    const banyan_retention *r = &head->retention;
     const banyan_spec *spec = &plan->spec;
     const int64_t all = banyan_blocks(spec->max_tokens, spec->block_tokens);
     if (r->reach >= spec->max_tokens) return all;
@@ -51,33 +57,48 @@ static int64_t residues_of(const banyan_retention *r)
     return banyan_retention_count(r, r->prefix + r->period) - r->prefix;
 }
 
-/* At most this many of the window's blocks are a holder's. */
-static int64_t window_part(const banyan_head_plan *head, int32_t index, int64_t window,
-                           int64_t blocks)
+/* Of `blocks` blocks in so many sequences, the most that are dealt to a holder. */
+static int64_t dealt_most(const banyan_head_plan *head, int32_t index, int64_t blocks,
+                          int64_t sequences)
+{
+    return banyan_deal_most_of(blocks, sequences, banyan_cut_low(&head->placed, index),
+                               head->placed.holder[index].cut);
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Records of `sequences` sequences with `blocks` blocks together; index -1: of all holders. */
+static int64_t room(const banyan_plan *plan, const banyan_head_plan *head, int32_t index,
+                    int64_t blocks, int64_t sequences)
 {
     const banyan_retention *r = &head->retention;
-    const uint64_t low = banyan_cut_low(&head->placed, index);
-    const uint64_t high = head->placed.holder[index].cut;
-    if (banyan_retention_count(r, blocks) == blocks) return 0; /* all are permanent */
-    if (head->placed.count == 1) return window - window / r->period * residues_of(r);
-    const int64_t most = banyan_deal_most(window, low, high);
-    const int64_t all = banyan_deal_below(blocks, high) - banyan_deal_below(blocks, low);
-    return most < all ? most : all;
+    const int64_t residues = residues_of(r), one = banyan_head_window(plan, head);
+    const int64_t permanent =
+        sequences == 1
+            ? banyan_retention_count(r, blocks)
+            : least(blocks, sequences * (r->prefix + residues) + blocks / r->period * residues);
+    int64_t window = plan->spec.evict ? least(blocks, sequences * one) : blocks;
+    if (residues == r->period || (sequences == 1 && permanent == blocks)) window = 0;
+    if (index >= 0 && head->placed.count > 1)
+        return least(blocks, dealt_most(head, index, permanent, sequences) +
+                                 dealt_most(head, index, window, sequences));
+    if (!plan->spec.evict) return blocks;
+    if (sequences == 1) window -= window / r->period * residues;
+    return least(blocks, permanent + window);
 }
 
 void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
 {
-    const banyan_kept_set ever = banyan_plan_kept_at(plan, head, plan->spec.max_tokens, 0);
-    const int64_t permanent = banyan_retention_count(&head->retention, ever.blocks);
-    const int64_t window = window_blocks(plan, &head->retention);
-    int64_t before = 0;
+    const banyan_spec *spec = &plan->spec;
+    const int64_t pool = banyan_blocks(spec->pool_tokens, spec->block_tokens);
+    const int64_t one = least(pool, banyan_blocks(spec->max_tokens, spec->block_tokens));
+    /* A fork's blocks are of several turns, each with an excess of its own. */
     for (int32_t i = 0; i < head->placed.count; i++) {
-        const uint64_t cut = head->placed.holder[i].cut;
-        const int64_t below = plan->spec.evict ? banyan_deal_below(permanent, cut)
-                                               : banyan_kept_below(&ever, cut);
-        head->capacity[i] = below - before;
-        if (plan->spec.evict) head->capacity[i] += window_part(head, i, window, ever.blocks);
-        before = below;
+        head->capacity[i] = room(plan, head, spec->sequences == 1 ? i : -1, one, 1);
+        head->pooled[i] = room(plan, head, i, pool, spec->sequences);
     }
 }
 
@@ -88,6 +109,25 @@ int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, i
     const banyan_head_plan *head = &kind->head[kv_head];
     const int32_t index = banyan_holder_index(&head->placed, rank);
     return index < 0 ? 0 : head->capacity[index];
+}
+
+/* Records that a rank has room for, of all layers of a kind. */
+static int64_t records_of(const banyan_kind *kind, int rank)
+{
+    int64_t records = 0;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
+        const int32_t index = banyan_holder_index(&kind->head[g].placed, rank);
+        if (index >= 0) records += kind->head[g].pooled[index] * kind->kept_layers;
+    }
+    return records;
+}
+
+int64_t banyan_plan_records(const banyan_plan *plan, int32_t pool, int rank)
+{
+    int64_t records = 0;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        if (plan->kind[k].pool == pool) records += records_of(&plan->kind[k], rank);
+    return records;
 }
 
 int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
@@ -104,12 +144,8 @@ int64_t banyan_plan_kept(const banyan_plan *plan, const banyan_kind *kind, int32
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank)
 {
     int64_t bytes = 0;
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        const banyan_kind *kind = &plan->kind[k];
-        const int64_t record = (int64_t)kind->shape.record_bytes;
-        for (int32_t g = 0; g < kind->shape.kv_heads; g++)
-            bytes += banyan_plan_capacity(plan, kind, g, rank) * kind->kept_layers * record;
-    }
+    for (int32_t k = 0; k < plan->kinds; k++)
+        bytes += records_of(&plan->kind[k], rank) * (int64_t)plan->kind[k].shape.record_bytes;
     return bytes;
 }
 

@@ -85,7 +85,8 @@ static banyan_status keep_holders(banyan_plan *plan, banyan_head_plan *head,
     const size_t count = (size_t)out->count;
     out->holder = banyan_plan_alloc(plan, count, sizeof *out->holder);
     head->capacity = banyan_plan_alloc(plan, count, sizeof *head->capacity);
-    if (!out->holder || !head->capacity) return BANYAN_ERR_MEMORY;
+    head->pooled = banyan_plan_alloc(plan, count, sizeof *head->pooled);
+    if (!out->holder || !head->capacity || !head->pooled) return BANYAN_ERR_MEMORY;
     memcpy(out->holder, placed->holder, count * sizeof *out->holder);
     banyan_head_capacity(plan, head);
     return BANYAN_OK;

@@ -2,7 +2,9 @@
 /* What a cache takes besides its records. One function lays the arena out; it runs once without
  * memory, to count, and once with it: the formula and the allocation cannot drift apart.
  *
- *     block tables    capacity x sizeof(held) for each (layer, KV head held here)
+ *     pool            counters of all ranks, and the numbers of records that were given back
+ *     block tables    chunks for all that the pool holds, and for what sequences do not share
+ *     sequences       pointers to chunks: capacity / 64 for each (sequence, layer, KV head held here)
  *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
  *     lanes           q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, partials of probed tokens
@@ -10,8 +12,8 @@
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
- * With one thread there is one lane and one slot. With T threads a panel of few tiles is cut into T
- * equal runs of blocks (panel.c), for at most 2T tiles: hence 2T lanes, and 3T - 1 slots. */
+ * With one thread there is one lane, and a slot to compute in beside the one to combine in. With T
+ * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T lanes, and 4T slots. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -45,13 +47,33 @@ static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
     return head->subgroup_first[s + 1] - head->subgroup_first[s];
 }
 
+static int64_t table_chunks(int64_t capacity)
+{
+    return capacity / BANYAN_HELD_CHUNK + 1;
+}
+
+/* All tables of a KV head of one layer: what the pool holds, in whole chunks, and beyond that one
+ * chunk of each sequence that is begun, and those that it has changed: where the window moves on,
+ * what comes after it moves up. */
+static int64_t chunks_of(const banyan_plan *plan, const banyan_head_plan *head,
+                         int64_t capacity, int rank)
+{
+    const banyan_spec *spec = &plan->spec;
+    const int32_t index = banyan_holder_index(&head->placed, rank);
+    if (spec->sequences == 1) return table_chunks(capacity);
+    const int64_t own = banyan_head_window(plan, head) / BANYAN_HELD_CHUNK + 3;
+    const int64_t changed = own < table_chunks(capacity) ? own : table_chunks(capacity);
+    return head->pooled[index] / BANYAN_HELD_CHUNK + spec->sequences * (1 + changed);
+}
+
 static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
                      banyan_sizes *out)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         if (banyan_holder_index(&head->placed, rank) < 0) continue;
-        int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        out->chunks += kind->kept_layers * chunks_of(plan, head, capacity, rank);
         for (int32_t s = 0; s < kind->shape.subgroups; s++) {
             int32_t classes = subgroup_classes(head, s);
             if (classes > out->edges) out->edges = classes;
@@ -75,7 +97,7 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
     z.lanes = z.workers > 1 ? 2 * z.workers : 1;
-    z.slots = z.lanes + z.workers - 1;
+    z.slots = 2 * z.lanes;
     for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = round_up((size_t)plan->panel_rows * row);
@@ -124,7 +146,7 @@ static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cach
     c->pass_room = room;
 }
 
-/* The block tables of one layer. */
+/* A layer of a sequence. */
 static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
                       banyan_arena *arena, banyan_layer *layer)
 {
@@ -132,10 +154,40 @@ static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank
     if (layer) layer->kept = kept;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
-        int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-        banyan_held *held = take(arena, capacity, sizeof *held);
-        if (layer) *kept++ = (banyan_kept){.held = held, .capacity = capacity};
+        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        banyan_held **chunk = take(arena, table_chunks(capacity), sizeof *chunk);
+        if (layer) *kept++ = (banyan_kept){.chunk = chunk};
     }
+}
+
+static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena,
+                          const banyan_sizes *z, banyan_cache *c)
+{
+    const banyan_spec *spec = &plan->spec;
+    banyan_sequence *sequence = take(arena, spec->sequences, sizeof *sequence);
+    banyan_chunk *chunks = take(arena, z->chunks, sizeof *chunks);
+    banyan_pool *pool = take(arena, plan->pools, sizeof *pool);
+    for (int32_t i = 0; i < plan->pools; i++) {
+        const int64_t records = banyan_plan_records(plan, i, rank);
+        uint32_t *spare = take(arena, records, sizeof *spare);
+        int64_t *counts = take(arena, 3 * (int64_t)plan->ranks, sizeof *counts);
+        if (c)
+            pool[i] = (banyan_pool){.spare = spare,
+                                    .capacity = records,
+                                    .used = counts,
+                                    .most = counts + plan->ranks,
+                                    .change = counts + 2 * plan->ranks};
+    }
+    for (int32_t i = 0; i < spec->sequences; i++) {
+        banyan_layer *layer = take(arena, spec->layers, sizeof *layer);
+        for (int32_t l = 0; l < spec->layers; l++)
+            lay_layer(plan, banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
+        if (c) sequence[i].layer = layer;
+    }
+    if (!c) return;
+    c->sequence = sequence;
+    c->chunks = chunks;
+    c->pool = pool;
 }
 
 static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
@@ -180,16 +232,14 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
 {
     banyan_sizes z = banyan_sizes_of(plan, rank);
     banyan_part *part = take(arena, plan->kinds, sizeof *part);
-    banyan_layer *layer = take(arena, plan->spec.layers, sizeof *layer);
+    banyan_piece *piece = take(arena, plan->panel_rows, sizeof *piece);
+    lay_sequences(plan, rank, arena, &z, c);
     /* One panel is under way at a time: all kinds share its memory. */
     const int on_device = plan->kernel->device != NULL;
     char *data = on_device ? NULL : take(arena, z.items, z.item_bytes);
     char *mass = on_device ? NULL : take(arena, z.items, z.mass_bytes);
     for (int32_t k = 0; k < plan->kinds; k++)
         lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
-    for (int32_t i = 0; i < plan->spec.layers; i++)
-        if (banyan_keeps_own(plan, i))
-            lay_layer(plan, banyan_plan_kind(plan, i), rank, arena, c ? &layer[i] : NULL);
     if (on_device) {
         banyan_device_lay(plan, rank, arena, c ? c->device : NULL);
     } else {
@@ -199,7 +249,7 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
     if (!c) return;
     c->sizes = z;
     c->part = part;
-    c->layer = layer;
+    c->piece = piece;
 }
 
 int64_t banyan_plan_workspace(const banyan_plan *plan, int rank)

@@ -14,6 +14,7 @@ void banyan_spec_defaults(banyan_spec *spec, size_t size)
 {
     const banyan_spec defaults = {
         .size = size,
+        .sequences = 1,
         .max_rows = 512,
         .block_tokens = 64,
         .cache_dtype = BANYAN_BF16,
@@ -222,6 +223,8 @@ static banyan_status check_cache(const banyan_spec *s)
                              "planned_tokens is %lld: expected 1..%lld (max_tokens), or 0 for "
                              "max_tokens",
                              (long long)s->planned_tokens, (long long)s->max_tokens);
+    if (!status) status = within("sequences", s->sequences, 1, MAX_COUNT);
+    if (!status) status = within("pool_tokens", s->pool_tokens, 0, max_length);
     if (!status) status = within("max_rows", s->max_rows, 1, 1 << 24);
     if (!status && (s->block_tokens < 16 || s->block_tokens > 256 ||
                     (s->block_tokens & (s->block_tokens - 1))))

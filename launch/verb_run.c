@@ -148,7 +148,7 @@ static int run_all(run_task *t)
     status = job_agree(j, make_arrays(t));
     if (status) return job_failed(j, status, "arrays of q, k, v and out");
     int64_t resident_before = resident_bytes();
-    status = banyan_cache_create(t->plan, device_stream(j->device), &t->cache);
+    status = single_create(t->plan, device_stream(j->device), &t->cache, &t->sequence);
     if (status) return job_failed(j, status, NULL);
     status = run_steps(t);
     if (!status) take_figures(t, resident_before);

@@ -6,6 +6,7 @@
 
 #include "launch/device.h"
 #include "launch/launch.h"
+#include "launch/single.h"
 
 typedef struct bench {
     const job *j;
@@ -109,6 +110,7 @@ typedef struct sequence {
     banyan_comm *comm, *own_comm; /* own_comm: made here */
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *held;
     float *q, *k, *v, *out; /* SEQUENCE_CHUNK rows */
 } sequence;
 /* comm NULL: this process alone. On failure sequence_close frees what there is. */

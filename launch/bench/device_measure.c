@@ -26,6 +26,7 @@ typedef struct work {
     banyan_comm *comm;
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *sequence;
     device_array q, k, v, out; /* [rows of a call][heads][dim] */
     int64_t tokens, from;
     int32_t rows; /* the most of a call */
@@ -89,16 +90,17 @@ static banyan_status new_cache(work *w)
 {
     banyan_cache_destroy(w->cache);
     w->cache = NULL;
-    return banyan_cache_create(w->plan, device_stream(w->d), &w->cache);
+    return single_create(w->plan, device_stream(w->d), &w->cache, &w->sequence);
 }
 
 static banyan_status call(work *w, int64_t at, int32_t rows, bool appends, bool attends)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t layer = 0; layer < w->row->layers && !status; layer++)
-        status = banyan_attend(w->cache, layer, at, rows, attends ? w->q.there : NULL,
-                               appends ? w->k.there : NULL, appends ? w->v.there : NULL,
-                               attends ? w->out.there : NULL, NULL);
+        status =
+            single_attend(w->cache, w->sequence, layer, at, rows, attends ? w->q.there : NULL,
+                          appends ? w->k.there : NULL, appends ? w->v.there : NULL,
+                          attends ? w->out.there : NULL, NULL);
     return status;
 }
 

@@ -69,13 +69,14 @@ banyan_status sequence_new_cache(sequence *s)
 {
     banyan_cache_destroy(s->cache);
     s->cache = NULL;
-    return banyan_cache_create(s->plan, NULL, &s->cache);
+    return single_create(s->plan, NULL, &s->cache, &s->held);
 }
 
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
 {
-    return banyan_attend(s->cache, 0, at, rows, attends ? s->q : NULL, appends ? s->k : NULL,
-                         appends ? s->v : NULL, attends ? s->out : NULL, NULL);
+    return single_attend(s->cache, s->held, 0, at, rows, attends ? s->q : NULL,
+                         appends ? s->k : NULL, appends ? s->v : NULL, attends ? s->out : NULL,
+                         NULL);
 }
 
 banyan_status sequence_fill(sequence *s)

@@ -42,15 +42,21 @@ banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_pr
     bool with_mass = probe && probe->mass;
     banyan_status status = send_heads(m, c);
     if (!status && skip > 0)
-        status = banyan_attend(m->cache, layer, c->at, skip, NULL, k, v, NULL, NULL);
+        status =
+            single_attend(m->cache, m->sequence, layer, c->at, skip, NULL, k, v, NULL, NULL);
     /* the host writes k and v again when this returns */
     if (status || c->wanted == 0) return status ? status : banyan_cache_wait(m->cache);
-    if (with_mass)
-        status = banyan_cache_probe(m->cache, probe->first_token, probe->token_count,
-                                    on[ON_MASS].there);
+    const banyan_range range = {with_mass ? probe->first_token : 0,
+                                with_mass ? probe->first_token + probe->token_count : 0};
+    const banyan_rows part = {.sequence = m->sequence,
+                              .at = c->at + skip,
+                              .rows = c->wanted,
+                              .probes = &range,
+                              .probe_count = with_mass ? 1 : 0,
+                              .mass = with_mass ? on[ON_MASS].there : NULL};
     if (!status)
-        status = banyan_attend(m->cache, layer, c->at + skip, c->wanted, on[ON_Q].there, k + kv,
-                               v + kv, on[ON_OUT].there, on[ON_LSE].there);
+        status = banyan_attend(m->cache, layer, &part, 1, on[ON_Q].there, k + kv, v + kv,
+                               on[ON_OUT].there, on[ON_LSE].there);
     if (!status) status = banyan_cache_wait(m->cache);
     return status ? status : fetch_heads(m, c->wanted, with_mass);
 }

@@ -91,7 +91,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
     if (!status) status = agree(m, make_ropes(m, spec->max_tokens));
     if (!status) status = make_plan(m, spec);
     if (status) return status;
-    status = banyan_cache_create(m->plan, device_stream(m->device), &m->cache);
+    status = single_create(m->plan, device_stream(m->device), &m->cache, &m->sequence);
     if (status) {
         snprintf(m->why, WHY, "%s", banyan_error_message());
         return status;

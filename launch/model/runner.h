@@ -15,6 +15,7 @@
 #define BANYAN_RUNNER_H
 
 #include "launch/device.h"
+#include "launch/single.h"
 #include "launch/model/family.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
@@ -98,6 +99,7 @@ struct model {
     rope rope[ROPES];
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *sequence;
     int32_t max_rows, block_tokens;
     workspace work;
     int64_t matrix_work;

@@ -10,6 +10,7 @@
 #include "launch/needle/evaluate.h"
 
 #include "launch/device.h"
+#include "launch/single.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -60,8 +61,9 @@ static banyan_spec one_layer(const evaluation *e, int64_t length, banyan_rule *r
     return spec;
 }
 
-static banyan_status append_all(const evaluation *e, banyan_cache *cache, int64_t length,
-                                int32_t max_rows, int32_t classes, const device_array *keys,
+static banyan_status append_all(const evaluation *e, banyan_cache *cache,
+                                banyan_sequence *sequence, int64_t length, int32_t max_rows,
+                                int32_t classes, const device_array *keys,
                                 const device_array *values)
 {
     device *d = e->j->device;
@@ -82,8 +84,8 @@ static banyan_status append_all(const evaluation *e, banyan_cache *cache, int64_
         banyan_status status = device_send(d, keys, keys->bytes);
         if (!status) status = device_send(d, values, values->bytes);
         if (!status)
-            status =
-                banyan_attend(cache, 0, at, rows, NULL, keys->there, values->there, NULL, NULL);
+            status = single_attend(cache, sequence, 0, at, rows, NULL, keys->there,
+                                   values->there, NULL, NULL);
         if (!status) status = device_wait(d);
         if (status) return status;
         progress(e->j, "uniform head, %lld tokens: %lld", (long long)length, (long long)at);
@@ -156,18 +158,19 @@ static void free_arrays(const evaluation *e, arrays *a)
     free(a->count);
 }
 
-static banyan_status attend_last(const evaluation *e, banyan_cache *cache, int64_t length,
-                                 const arrays *a)
+static banyan_status attend_last(const evaluation *e, banyan_cache *cache,
+                                 banyan_sequence *sequence, int64_t length, const arrays *a)
 {
     device *d = e->j->device;
-    banyan_status status = banyan_attend(cache, 0, length - 1, 1, a->q.there, NULL, NULL,
-                                         a->out.there, a->lse.there);
+    banyan_status status = single_attend(cache, sequence, 0, length - 1, 1, a->q.there, NULL,
+                                         NULL, a->out.there, a->lse.there);
     if (!status) status = device_fetch(d, &a->out, a->out.bytes);
     return status ? status : device_fetch(d, &a->lse, a->lse.bytes);
 }
 
-static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache, int64_t length,
-                   double worst[2], double seconds[2])
+static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache,
+                   banyan_sequence *sequence, int64_t length, double worst[2],
+                   double seconds[2])
 {
     int32_t classes = classes_of(e->shape.head_dim);
     int32_t rows = banyan_plan_spec(plan)->max_rows;
@@ -175,10 +178,11 @@ static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache, 
     int code = evaluation_agree(e, make_arrays(e, rows, classes, &a), "uniform head");
     if (!code) {
         double start = now_seconds();
-        banyan_status status = append_all(e, cache, length, rows, classes, &a.k, &a.v);
+        banyan_status status =
+            append_all(e, cache, sequence, length, rows, classes, &a.k, &a.v);
         seconds[0] = now_seconds() - start;
         start = now_seconds();
-        if (!status) status = attend_last(e, cache, length, &a);
+        if (!status) status = attend_last(e, cache, sequence, length, &a);
         seconds[1] = now_seconds() - start;
         code = evaluation_agree(e, status, "uniform head");
     }
@@ -224,11 +228,12 @@ int evaluate_uniform(evaluation *e, int64_t length)
     banyan_spec spec = one_layer(e, length, rules);
     banyan_plan *plan = NULL;
     banyan_cache *cache = NULL;
+    banyan_sequence *sequence = NULL;
     banyan_status status = banyan_plan_create(&spec, e->j->comm, &plan);
-    if (!status) status = banyan_cache_create(plan, device_stream(e->j->device), &cache);
+    if (!status) status = single_create(plan, device_stream(e->j->device), &cache, &sequence);
     double worst[2] = {0}, seconds[2] = {0};
     code = status ? job_failed(e->j, status, "uniform head") : EXIT_OK;
-    if (!code) code = measure(e, plan, cache, length, worst, seconds);
+    if (!code) code = measure(e, plan, cache, sequence, length, worst, seconds);
     if (!code) code = keep(e, cache, length, worst, seconds);
     banyan_cache_destroy(cache);
     banyan_plan_destroy(plan);

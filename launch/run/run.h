@@ -6,6 +6,7 @@
 
 #include "launch/device.h"
 #include "launch/launch.h"
+#include "launch/single.h"
 
 /* q has this deviation, k and v 1, so that scores have it, too: some tokens matter, none alone does.
  * A power of two: it rounds nothing. */
@@ -38,6 +39,7 @@ typedef struct run_task {
     config_spec asked;
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *sequence;
     const banyan_spec *spec; /* the plan's: defaults filled in */
     int64_t at, tokens;      /* append only below `at`, attend up to `tokens` */
     int32_t decode, rows;

@@ -118,9 +118,9 @@ static banyan_status attend(run_task *t, int32_t layer, int64_t at, int32_t rows
                             double *seconds)
 {
     double start = now_seconds(), start_cpu = cpu_seconds();
-    banyan_status status =
-        banyan_attend(t->cache, layer, at, rows, attends ? t->q.there : NULL, t->k.there,
-                      t->v.there, attends ? t->out.there : NULL, attends ? t->lse.there : NULL);
+    banyan_status status = single_attend(
+        t->cache, t->sequence, layer, at, rows, attends ? t->q.there : NULL, t->k.there,
+        t->v.there, attends ? t->out.there : NULL, attends ? t->lse.there : NULL);
     if (!status) status = banyan_cache_wait(t->cache);
     *seconds += now_seconds() - start;
     if (!attends) t->mine.append_cpu += cpu_seconds() - start_cpu;

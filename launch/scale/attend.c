@@ -30,8 +30,9 @@ static banyan_status call(scale_case *c, int32_t layer, int64_t at, int32_t rows
     if (c->q_rows > 1) q += row * s->heads * s->key_dim;
     k += row * s->kv_heads * s->key_dim;
     v += row * s->kv_heads * s->value_dim;
-    return banyan_attend(c->cache, layer, at, rows, attends ? q : NULL, appends ? k : NULL,
-                         appends ? v : NULL, attends ? c->on[SCALE_OUT].there : NULL,
+    return single_attend(c->cache, c->sequence, layer, at, rows, attends ? q : NULL,
+                         appends ? k : NULL, appends ? v : NULL,
+                         attends ? c->on[SCALE_OUT].there : NULL,
                          attends ? c->on[SCALE_LSE].there : NULL);
 }
 
@@ -90,7 +91,7 @@ static banyan_status open_case(scale_case *c)
     c->kv_bytes = (double)share.read_blocks * c->spec->block_tokens *
                   (double)((c->spec->key_dim + c->spec->value_dim) *
                            (int64_t)banyan_dtype_bytes(c->spec->cache_dtype));
-    status = banyan_cache_create(c->plan, device_stream(c->t->j->device), &c->cache);
+    status = single_create(c->plan, device_stream(c->t->j->device), &c->cache, &c->sequence);
     return status ? status : job_agree_on(c->t->j, c->comm, filled(c));
 }
 
@@ -113,7 +114,7 @@ static banyan_status prepare(scale_case *c)
     c->ended = sum;
     banyan_cache_destroy(c->cache);
     c->cache = NULL;
-    return banyan_cache_create(c->plan, device_stream(c->t->j->device), &c->cache);
+    return single_create(c->plan, device_stream(c->t->j->device), &c->cache, &c->sequence);
 }
 
 /* On a device a call returns before it is done, so that computing and merging are not told apart there:

@@ -134,6 +134,7 @@ typedef struct probe {
     banyan_comm *self;
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *sequence;
     const banyan_spec *spec;
     device *d;
     device_array q, k, v, out;
@@ -200,7 +201,8 @@ static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t thre
     if (!status) status = make_array(p, p->spec->kv_heads, p->spec->key_dim, DATA_K, &p->k);
     if (!status) status = make_array(p, p->spec->kv_heads, p->spec->value_dim, DATA_V, &p->v);
     if (!status) status = make_array(p, p->spec->heads, p->spec->value_dim, DATA_Q, &p->out);
-    return status ? status : banyan_cache_create(p->plan, device_stream(p->d), &p->cache);
+    return status ? status
+                  : single_create(p->plan, device_stream(p->d), &p->cache, &p->sequence);
 }
 
 static void close_probe(probe *p)
@@ -214,13 +216,11 @@ static void close_probe(probe *p)
     device_array_free(p->d, &p->out);
 }
 
-/* Alone, the median; beside others the mean: a rank that shares cores is put aside now and then, for
- * longer than a call takes, and the median would not see it. */
 /* Returns when it is done. */
 static banyan_status attend(probe *p, int64_t at, int32_t rows)
 {
-    banyan_status status =
-        banyan_attend(p->cache, 0, at, rows, p->q.there, NULL, NULL, p->out.there, NULL);
+    banyan_status status = single_attend(p->cache, p->sequence, 0, at, rows, p->q.there, NULL,
+                                         NULL, p->out.there, NULL);
     return status ? status : device_wait(p->d);
 }
 
@@ -261,8 +261,8 @@ static banyan_status probe_once(probe *p, figures *f)
         for (int32_t rows; length < p->point[i] && !status; length += rows) {
             const int64_t left = p->point[i] - length;
             rows = left < p->rows ? (int32_t)left : p->rows;
-            status = banyan_attend(p->cache, 0, length, rows, NULL, p->k.there, p->v.there,
-                                   NULL, NULL);
+            status = single_attend(p->cache, p->sequence, 0, length, rows, NULL, p->k.there,
+                                   p->v.there, NULL, NULL);
         }
         if (!status) status = timed(p, length - 1, 1, &f->seconds[i]);
         if (!status && (length <= 2048 || f->pair <= 0))

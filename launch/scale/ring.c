@@ -21,14 +21,14 @@
 
 typedef struct ring {
     banyan_comm *self;
-    banyan_cache *own, *pass[2];
-    banyan_message *send, *recv; /* [kv_heads] */
+    ring_shard own, pass[2];
+    ring_list send, recv;
     scale_aside *aside;
     float *out, *lse; /* of one shard */
     float *packet;    /* ring-q: out and lse as they travel */
     scale_count count;
     /* what the other thread computes */
-    banyan_cache *held;
+    const ring_shard *held;
     int64_t tokens;
     int32_t layer;
     const float *q;
@@ -66,12 +66,13 @@ static void close_case(scale_case *c)
     ring *r = c->own;
     if (!r) return;
     scale_aside_destroy(r->aside);
-    banyan_cache_destroy(r->own);
-    banyan_cache_destroy(r->pass[0]);
-    banyan_cache_destroy(r->pass[1]);
+    banyan_cache_destroy(r->own.cache);
+    banyan_cache_destroy(r->pass[0].cache);
+    banyan_cache_destroy(r->pass[1].cache);
     banyan_plan_destroy(c->plan);
     banyan_comm_destroy(r->self);
-    free(r->send);
+    free(r->send.message);
+    free(r->recv.message);
     free(r->out);
     free(r->packet);
     free(r);
@@ -81,13 +82,13 @@ static banyan_status make_room(scale_case *c, ring *r)
 {
     const banyan_spec *s = c->spec;
     const size_t floats = (size_t)s->heads * (size_t)(s->value_dim + 1);
-    r->send = calloc(2 * (size_t)s->kv_heads, sizeof *r->send);
     r->out = malloc(floats * sizeof *r->out);
     r->packet = malloc(2 * floats * sizeof *r->packet);
     r->aside = c->line->ranks > 1 ? scale_aside_create() : NULL;
-    if (!r->send || !r->out || !r->packet || (c->line->ranks > 1 && !r->aside))
+    banyan_status status = ring_list_make(c, longest(c), 1, &r->send);
+    if (!status) status = ring_list_make(c, longest(c), 1, &r->recv);
+    if (status || !r->out || !r->packet || (c->line->ranks > 1 && !r->aside))
         return BANYAN_ERR_MEMORY;
-    r->recv = r->send + s->kv_heads;
     r->lse = r->out + (int64_t)s->heads * s->value_dim;
     return BANYAN_OK;
 }
@@ -139,8 +140,8 @@ static banyan_status compute(void *arg)
 {
     scale_case *c = arg;
     ring *r = c->own;
-    banyan_status status =
-        banyan_attend(r->held, r->layer, r->tokens - 1, 1, c->q, NULL, NULL, r->out, r->lse);
+    banyan_status status = single_attend(r->held->cache, r->held->sequence, r->layer,
+                                         r->tokens - 1, 1, c->q, NULL, NULL, r->out, r->lse);
     if (status) return status;
     ring_add(c->out, c->lse, r->out, r->lse, c->spec->heads, c->spec->value_dim);
     r->count.pairs +=
@@ -157,20 +158,19 @@ static void clear(scale_case *c)
 }
 
 /* Send what is held to the next rank, and take what the one before holds into `into`. */
-static banyan_status rotate(scale_case *c, ring *r, int32_t hop, banyan_cache *into)
+static banyan_status rotate(scale_case *c, ring *r, int32_t hop, const ring_shard *into)
 {
     const int32_t ranks = c->line->ranks, next = (c->rank + 1) % ranks,
                   before = (c->rank + ranks - 1) % ranks;
     const int64_t mine = span_of(c, (c->rank - hop + ranks) % ranks).count,
                   theirs = span_of(c, (before - hop + ranks) % ranks).count;
     double received = 0;
-    banyan_status status =
-        ring_messages(c, r->held, r->layer, mine, next, r->send, &r->count.bytes);
-    if (!status) status = ring_messages(c, into, r->layer, theirs, before, r->recv, &received);
-    r->count.messages += c->spec->kv_heads;
-    return status ? status
-                  : banyan_comm_exchange_start(c->comm, r->send, c->spec->kv_heads, r->recv,
-                                               c->spec->kv_heads);
+    r->send.count = r->recv.count = 0;
+    ring_messages(c, r->held, r->layer, mine, next, &r->send, &r->count.bytes);
+    ring_messages(c, into, r->layer, theirs, before, &r->recv, &received);
+    r->count.messages += r->send.count;
+    return banyan_comm_exchange_start(c->comm, r->send.message, r->send.count, r->recv.message,
+                                      r->recv.count);
 }
 
 static banyan_status ring_layer(scale_case *c, ring *r, double *seconds)
@@ -178,9 +178,9 @@ static banyan_status ring_layer(scale_case *c, ring *r, double *seconds)
     const int32_t ranks = c->line->ranks;
     banyan_status status = BANYAN_OK;
     clear(c);
-    r->held = r->own;
+    r->held = &r->own;
     for (int32_t hop = 0; hop < ranks && !status; hop++) {
-        banyan_cache *into = hop < ranks - 1 ? r->pass[hop % 2] : NULL;
+        const ring_shard *into = hop < ranks - 1 ? &r->pass[hop % 2] : NULL;
         if (into) status = rotate(c, r, hop, into);
         if (status) return status;
         r->tokens = span_of(c, (c->rank - hop + ranks) % ranks).count;
@@ -232,7 +232,7 @@ static banyan_status step_ring_q(scale_case *c, double *seconds)
 {
     ring *r = c->own;
     banyan_status status = BANYAN_OK;
-    r->held = r->own;
+    r->held = &r->own;
     r->tokens = span_of(c, c->rank).count;
     for (r->layer = 0; !status && r->layer < c->spec->layers; r->layer++) {
         clear(c);

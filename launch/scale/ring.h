@@ -19,18 +19,32 @@ ring_span ring_part(const scale_case *c, int64_t tokens, int32_t i, int32_t part
 void ring_add(float *out, float *lse, const float *more, const float *more_lse, int64_t vectors,
               int32_t dim);
 
-/* The messages that carry the first `tokens` tokens of a cache, all layers' heads of one layer.
- * list: [kv_heads]. Returns their bytes in *bytes. */
-banyan_status ring_messages(const scale_case *c, banyan_cache *cache, int32_t layer,
-                            int64_t tokens, int peer, banyan_message *list, double *bytes);
+/* A cache with one sequence in it. */
+typedef struct ring_shard {
+    banyan_cache *cache;
+    banyan_sequence *sequence;
+} ring_shard;
+
+/* Messages of a hop: one for each stretch of records that lie one behind the other. */
+typedef struct ring_list {
+    banyan_message *message;
+    int count;
+} ring_list;
+
+/* Room for the messages of `shards` shards of `tokens` tokens. */
+banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ring_list *list);
+/* Adds those that carry the first `tokens` tokens of a shard, all heads of one layer, and their bytes
+ * to *bytes. Shards that were filled by the same calls have the same stretches. */
+void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, int64_t tokens,
+                   int peer, ring_list *list, double *bytes);
 
 /* A cache of the ring's plan with `span` of the context in it, padded to `room` tokens, so that all
  * caches of a ring have their records at the same places. */
 banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span span,
-                         int64_t room, banyan_cache **out);
+                         int64_t room, ring_shard *out);
 
 /* Only the filling; s: the spec of the cache's plan. */
-banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_spec *s,
+banyan_status ring_fill(const scale_case *c, const ring_shard *shard, const banyan_spec *s,
                         ring_span span, int64_t room);
 
 /* Wait for the exchange that was started on comm, and for `work`, which runs meanwhile: in the other

@@ -5,6 +5,7 @@
 #include "launch/scale/ring.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -29,25 +30,39 @@ void ring_add(float *out, float *lse, const float *more, const float *more_lse, 
     }
 }
 
-banyan_status ring_messages(const scale_case *c, banyan_cache *cache, int32_t layer,
-                            int64_t tokens, int peer, banyan_message *list, double *bytes)
+banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ring_list *list)
 {
     const banyan_spec *s = c->spec;
-    const int64_t block = s->block_tokens;
-    for (int32_t head = 0; head < s->kv_heads; head++) {
-        void *data;
-        size_t all;
-        banyan_status status = banyan_cache_memory(cache, layer, head, &data, &all);
-        if (status) return status;
-        const size_t blocks = (size_t)((tokens + block - 1) / block);
-        const size_t held = (size_t)((s->max_tokens + block - 1) / block);
-        list[head] = (banyan_message){peer, data, all / held * blocks};
-        *bytes += (double)list[head].bytes;
-    }
-    return BANYAN_OK;
+    const int64_t blocks = (tokens + s->block_tokens - 1) / s->block_tokens;
+    const int64_t most = shards * blocks * s->kv_heads;
+    list->count = 0;
+    list->message = calloc((size_t)most + 1, sizeof *list->message);
+    return list->message ? BANYAN_OK : BANYAN_ERR_MEMORY;
 }
 
-banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_spec *s,
+void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, int64_t tokens,
+                   int peer, ring_list *list, double *bytes)
+{
+    const banyan_spec *s = c->spec;
+    for (int32_t head = 0; head < s->kv_heads; head++) {
+        int64_t block;
+        void *record, *behind = NULL;
+        size_t size;
+        for (int64_t i = 0; i * s->block_tokens < tokens; i++) {
+            if (!banyan_sequence_record(shard->sequence, layer, head, i, &block, &record,
+                                        &size))
+                break;
+            if (record == behind)
+                list->message[list->count - 1].bytes += size;
+            else
+                list->message[list->count++] = (banyan_message){peer, record, size};
+            behind = (char *)record + size;
+            *bytes += (double)size;
+        }
+    }
+}
+
+banyan_status ring_fill(const scale_case *c, const ring_shard *shard, const banyan_spec *s,
                         ring_span span, int64_t room)
 {
     banyan_status status = BANYAN_OK;
@@ -56,7 +71,7 @@ banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_s
         /* Behind the span stands whatever comes next in the arrays; nobody sees it. */
         int64_t token = span.first + at, row = token < c->tokens ? scale_row(token) : 0;
         for (int32_t layer = 0; !status && layer < s->layers; layer++)
-            status = banyan_attend(cache, layer, at, rows, NULL,
+            status = single_attend(shard->cache, shard->sequence, layer, at, rows, NULL,
                                    c->k + row * s->kv_heads * s->key_dim,
                                    c->v + row * s->kv_heads * s->value_dim, NULL, NULL);
     }
@@ -64,16 +79,16 @@ banyan_status ring_fill(const scale_case *c, banyan_cache *cache, const banyan_s
 }
 
 banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span span,
-                         int64_t room, banyan_cache **out)
+                         int64_t room, ring_shard *out)
 {
-    banyan_cache *cache = NULL;
-    banyan_status status = banyan_cache_create(plan, NULL, &cache);
-    if (!status) status = ring_fill(c, cache, banyan_plan_spec(plan), span, room);
+    ring_shard shard = {0};
+    banyan_status status = single_create(plan, NULL, &shard.cache, &shard.sequence);
+    if (!status) status = ring_fill(c, &shard, banyan_plan_spec(plan), span, room);
     if (status) {
-        banyan_cache_destroy(cache);
+        banyan_cache_destroy(shard.cache);
         return status;
     }
-    *out = cache;
+    *out = shard;
     return BANYAN_OK;
 }
 

@@ -22,23 +22,23 @@ enum { wide_rows = 64 }; /* rows of one call on a full pair */
 
 typedef struct side { /* one of a rank's two chunks */
     ring_span span;
-    banyan_cache *causal, *own; /* of plans `causal` and `wide` */
-    float *q;         /* [kv_heads][rows][group][key_dim]: rows of a KV head together */
-    float *out, *lse; /* the same order */
+    ring_shard causal, own; /* of plans `causal` and `wide` */
+    float *q;               /* [kv_heads][rows][group][key_dim]: rows of a KV head together */
+    float *out, *lse;       /* the same order */
 } side;
 
 typedef struct ring_prefill {
     banyan_comm *self;
     banyan_plan *wide;
     side side[2];
-    banyan_cache *pass[2][2]; /* [which of two][chunk] */
-    banyan_message *send, *recv;
+    ring_shard pass[2][2]; /* [which of two][chunk] */
+    ring_list send, recv;
     scale_aside *aside;
     int64_t room; /* tokens of the longest chunk */
     float *wide_q, *wide_out, *wide_lse, *rows_out, *rows_lse;
     scale_count count;
     /* what the other thread computes */
-    banyan_cache *held[2];
+    const ring_shard *held[2];
     ring_span held_span[2];
     bool is_own;
     int32_t layer;
@@ -75,8 +75,8 @@ static int64_t longest(const scale_case *c)
 
 static void close_side(side *s)
 {
-    banyan_cache_destroy(s->causal);
-    banyan_cache_destroy(s->own);
+    banyan_cache_destroy(s->causal.cache);
+    banyan_cache_destroy(s->own.cache);
     free(s->q);
     free(s->out);
     free(s->lse);
@@ -89,11 +89,12 @@ static void close_case(scale_case *c)
     scale_aside_destroy(r->aside);
     close_side(&r->side[0]);
     close_side(&r->side[1]);
-    for (int i = 0; i < 4; i++) banyan_cache_destroy(r->pass[i / 2][i % 2]);
+    for (int i = 0; i < 4; i++) banyan_cache_destroy(r->pass[i / 2][i % 2].cache);
     banyan_plan_destroy(r->wide);
     banyan_plan_destroy(c->plan);
     banyan_comm_destroy(r->self);
-    free(r->send);
+    free(r->send.message);
+    free(r->recv.message);
     free(r->wide_q);
     free(r->wide_out);
     free(r->wide_lse);
@@ -137,7 +138,8 @@ static banyan_status open_wide(scale_case *c, ring_prefill *r, banyan_spec s)
     s.heads *= wide_rows;
     banyan_status status = banyan_plan_create(&s, r->self, &r->wide);
     if (status) return status;
-    r->send = calloc(4 * (size_t)s.kv_heads, sizeof *r->send);
+    status = ring_list_make(c, r->room, 2, &r->send);
+    if (!status) status = ring_list_make(c, r->room, 2, &r->recv);
     r->wide_q = calloc(vectors, (size_t)c->spec->key_dim * sizeof *r->wide_q);
     r->wide_out = malloc(vectors * (size_t)c->spec->value_dim * sizeof *r->wide_out);
     r->wide_lse = malloc(vectors * sizeof *r->wide_lse);
@@ -145,10 +147,9 @@ static banyan_status open_wide(scale_case *c, ring_prefill *r, banyan_spec s)
     r->rows_out = malloc(rows * (size_t)c->spec->value_dim * sizeof *r->rows_out);
     r->rows_lse = malloc(rows * sizeof *r->rows_lse);
     r->aside = c->line->ranks > 1 ? scale_aside_create() : NULL;
-    if (!r->send || !r->wide_q || !r->wide_out || !r->wide_lse || !r->rows_out ||
-        !r->rows_lse || (c->line->ranks > 1 && !r->aside))
+    if (status || !r->wide_q || !r->wide_out || !r->wide_lse || !r->rows_out || !r->rows_lse ||
+        (c->line->ranks > 1 && !r->aside))
         return BANYAN_ERR_MEMORY;
-    r->recv = r->send + 2 * s.kv_heads;
     for (int i = 0; i < 4 && c->line->ranks > 1 && !status; i++)
         status = ring_cache(c, r->wide, (ring_span){0, 0}, r->room, &r->pass[i / 2][i % 2]);
     return status;
@@ -196,8 +197,8 @@ static banyan_status causal(scale_case *c, ring_prefill *r, side *s)
         int64_t left = s->span.count - at;
         int32_t rows = left < spec->max_rows ? (int32_t)left : spec->max_rows;
         const float *q = c->q + scale_row(s->span.first + at) * spec->heads * spec->key_dim;
-        status = banyan_attend(s->causal, r->layer, at, rows, q, NULL, NULL, r->rows_out,
-                               r->rows_lse);
+        status = single_attend(s->causal.cache, s->causal.sequence, r->layer, at, rows, q, NULL,
+                               NULL, r->rows_out, r->rows_lse);
         for (int32_t i = 0; i < rows && !status; i++)
             for (int32_t h = 0; h < spec->heads; h++) {
                 int64_t from = (int64_t)i * spec->heads + h;
@@ -212,7 +213,7 @@ static banyan_status causal(scale_case *c, ring_prefill *r, side *s)
 
 /* Rows of a chunk against all keys of another that lies before it: `rows` rows at a time, the last
  * ones with some of the ones before them again, whose results are left out. */
-static banyan_status full(scale_case *c, ring_prefill *r, side *s, banyan_cache *keys,
+static banyan_status full(scale_case *c, ring_prefill *r, side *s, const ring_shard *keys,
                           int64_t tokens)
 {
     const banyan_spec *spec = c->spec;
@@ -224,8 +225,9 @@ static banyan_status full(scale_case *c, ring_prefill *r, side *s, banyan_cache 
             memcpy(r->wide_q + g * wide_rows * group * key,
                    s->q + (g * s->span.count + first) * group * key,
                    (size_t)(rows * group * key) * sizeof(float));
-        banyan_status status = banyan_attend(keys, r->layer, tokens - 1, 1, r->wide_q, NULL,
-                                             NULL, r->wide_out, r->wide_lse);
+        banyan_status status =
+            single_attend(keys->cache, keys->sequence, r->layer, tokens - 1, 1, r->wide_q, NULL,
+                          NULL, r->wide_out, r->wide_lse);
         if (status) return status;
         for (int64_t g = 0; g < spec->kv_heads; g++) {
             const int64_t to = (g * s->span.count + first) * group,
@@ -258,39 +260,37 @@ static banyan_status compute(void *arg)
     return status;
 }
 
-static banyan_status rotate(scale_case *c, ring_prefill *r, int32_t hop, banyan_cache **into)
+static banyan_status rotate(scale_case *c, ring_prefill *r, int32_t hop, const ring_shard *into)
 {
     const int32_t ranks = c->line->ranks, next = (c->rank + 1) % ranks,
-                  before = (c->rank + ranks - 1) % ranks, heads = c->spec->kv_heads;
+                  before = (c->rank + ranks - 1) % ranks;
     double received = 0;
-    banyan_status status = BANYAN_OK;
-    for (int w = 0; w < 2 && !status; w++) {
-        status = ring_messages(c, r->held[w], r->layer, r->held_span[w].count, next,
-                               r->send + w * heads, &r->count.bytes);
+    r->send.count = r->recv.count = 0;
+    for (int w = 0; w < 2; w++) {
         const ring_span theirs = chunk_of(c, (before - hop + 2 * ranks) % ranks, w);
-        if (!status)
-            status = ring_messages(c, into[w], r->layer, theirs.count, before,
-                                   r->recv + w * heads, &received);
+        ring_messages(c, r->held[w], r->layer, r->held_span[w].count, next, &r->send,
+                      &r->count.bytes);
+        ring_messages(c, &into[w], r->layer, theirs.count, before, &r->recv, &received);
     }
-    r->count.messages += 2 * heads;
-    return status ? status
-                  : banyan_comm_exchange_start(c->comm, r->send, 2 * heads, r->recv, 2 * heads);
+    r->count.messages += r->send.count;
+    return banyan_comm_exchange_start(c->comm, r->send.message, r->send.count, r->recv.message,
+                                      r->recv.count);
 }
 
 static banyan_status one_layer(scale_case *c, ring_prefill *r, double *seconds)
 {
     const int32_t ranks = c->line->ranks;
     banyan_status status = BANYAN_OK;
-    for (int w = 0; w < 2; w++) r->held[w] = r->side[w].own;
+    for (int w = 0; w < 2; w++) r->held[w] = &r->side[w].own;
     for (int32_t hop = 0; hop < ranks && !status; hop++) {
-        banyan_cache **into = hop < ranks - 1 ? r->pass[hop % 2] : NULL;
+        const ring_shard *into = hop < ranks - 1 ? r->pass[hop % 2] : NULL;
         for (int w = 0; w < 2; w++)
             r->held_span[w] = chunk_of(c, (c->rank - hop + ranks) % ranks, w);
         r->is_own = hop == 0;
         if (into) status = rotate(c, r, hop, into);
         if (status) return status;
         status = ring_overlap(c->comm, into != NULL, r->aside, compute, c, seconds);
-        for (int w = 0; w < 2 && into; w++) r->held[w] = into[w];
+        for (int w = 0; w < 2 && into; w++) r->held[w] = &into[w];
     }
     return status;
 }
@@ -301,9 +301,10 @@ static banyan_status prepare(scale_case *c)
     ring_prefill *r = c->own;
     banyan_status status = BANYAN_OK;
     for (int w = 0; w < 2 && !status; w++) {
-        banyan_cache_destroy(r->side[w].own);
-        r->side[w].own = NULL;
-        status = banyan_cache_create(r->wide, NULL, &r->side[w].own);
+        ring_shard *own = &r->side[w].own;
+        banyan_cache_destroy(own->cache);
+        *own = (ring_shard){0};
+        status = single_create(r->wide, NULL, &own->cache, &own->sequence);
     }
     return status;
 }
@@ -335,7 +336,7 @@ static banyan_status step(scale_case *c, double *seconds)
     double start = now_seconds();
     for (int w = 0; w < 2 && !status; w++)
         status =
-            ring_fill(c, r->side[w].own, banyan_plan_spec(r->wide), r->side[w].span, r->room);
+            ring_fill(c, &r->side[w].own, banyan_plan_spec(r->wide), r->side[w].span, r->room);
     *seconds += now_seconds() - start;
     for (r->layer = 0; !status && r->layer < c->spec->layers; r->layer++) {
         status = one_layer(c, r, seconds);

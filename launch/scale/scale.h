@@ -136,6 +136,7 @@ typedef struct scale_case {
     banyan_plan *plan;
     const banyan_spec *spec;
     banyan_cache *cache;
+    banyan_sequence *sequence;
     device_array on[SCALE_ARRAYS]; /* what attend reads and writes, and its host side: */
     float *q, *k, *v, *out,
         *lse; /* k, v: [period + max_rows][kv_heads][dim]; q, out: see fill */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Retention's closed forms and block lists, against counting and trying. */
 #include "attention/attention.h"
+#include "tests/attention/held.h"
 #include "tests/test.h"
 
 static banyan_retention draw(uint64_t *random, int32_t most_period)
@@ -195,8 +196,8 @@ static void test_lists(void)
         int64_t own = test_below(&random, BLOCKS);
         int64_t first = own * BLOCK + test_below(&random, BLOCK);
         int64_t last = first + test_below(&random, (own + 1) * BLOCK - first);
-        int64_t n =
-            banyan_list_build(classes, count, first, last, held, held_count, entries, edges);
+        const banyan_held_list list = held_list(held, held_count);
+        int64_t n = banyan_list_build(classes, count, first, last, &list, entries, edges);
 
         CHECK(n <= held_count * count);
         for (int64_t i = 0; i < n; i++) {

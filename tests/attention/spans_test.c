@@ -3,6 +3,7 @@
  * rows and ranges of tokens, every row sees exactly the same tokens of exactly the same blocks, no block
  * is read twice, and a list takes no more spans than its bound. */
 #include "dist/dist.h"
+#include "tests/attention/held.h"
 #include "tests/test.h"
 
 enum { BLOCK = 16, BLOCKS = 300, SPANS = 400 };
@@ -107,14 +108,15 @@ static void look(const scene *s, view *v, int64_t place, int by_rows, const bany
     v->reads[place]++;
 }
 
-static void look_by_list(const scene *s, view *v)
+static void look_by_list(scene *s, view *v)
 {
     static banyan_entry entry[BLOCKS];
     banyan_edge edge[1];
     const banyan_class class = {.pattern = s->pattern, .heads = 1};
     memset(v, 0, sizeof *v);
-    const int64_t count = banyan_list_build(&class, 1, s->first_row, s->last_row, s->held,
-                                            s->held_count, entry, edge);
+    const banyan_held_list held = held_list(s->held, s->held_count);
+    const int64_t count =
+        banyan_list_build(&class, 1, s->first_row, s->last_row, &held, entry, edge);
     int64_t place = 0;
     for (int64_t i = 0; i < count; i++) {
         while (s->held[place].block != entry[i].block) place++;
@@ -126,16 +128,15 @@ static void look_by_list(const scene *s, view *v)
     }
 }
 
-static banyan_held_set set_of(const scene *s)
+static banyan_held_set set_of(scene *s)
 {
-    const banyan_held_set set = {.block = s->held,
-                                 .count = s->held_count,
+    const banyan_held_set set = {.held = held_list(s->held, s->held_count),
                                  .retention = s->settled < 0 ? NULL : &s->keeps,
                                  .settled = s->settled};
     return set;
 }
 
-static void look_by_spans(const scene *s, view *v)
+static void look_by_spans(scene *s, view *v)
 {
     static banyan_span span[SPANS];
     const int64_t bound = banyan_spans_bound(&s->pattern, BLOCKS, s->held_count);
@@ -191,7 +192,7 @@ static void test_few(void)
     banyan_span span[16];
     banyan_span_list list = {.span = span, .capacity = 16};
     banyan_pattern p;
-    const banyan_held_set set = {.block = held, .count = MANY};
+    const banyan_held_set set = {.held = held_list(held, MANY)};
     const int64_t last = (int64_t)MANY * BLOCK - 1;
     for (int64_t i = 0; i < MANY; i++) held[i].block = i;
     CHECK(!banyan_pattern_parse("dense", 0, 8, 2, BLOCK, &p, why, sizeof why));

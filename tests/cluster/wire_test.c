@@ -122,8 +122,8 @@ static banyan_plan *make_plan(const char *merge, banyan_out out)
 }
 
 /* Attends `count` times to the last rows, and returns what all hosts sent meanwhile. */
-static double attend(banyan_cache *cache, int64_t at, const float *array, float *out, int count,
-                     int is_first_here)
+static double attend(banyan_cache *cache, const banyan_rows *part, const float *array,
+                     float *out, int count, int is_first_here)
 {
     sum(0); /* all have begun, and all that was sent has arrived .. */
     usleep(
@@ -131,7 +131,7 @@ static double attend(banyan_cache *cache, int64_t at, const float *array, float 
     const double before = is_first_here ? sent_bytes() : 0;
     sum(0);
     for (int i = 0; i < count; i++)
-        CHECK_MSG(banyan_attend(cache, 0, at, rows, array, NULL, NULL, out, NULL) == BANYAN_OK,
+        CHECK_MSG(banyan_attend(cache, 0, part, 1, array, NULL, NULL, out, NULL) == BANYAN_OK,
                   "%s", banyan_error_message());
     sum(0);
     usleep(60000);
@@ -185,17 +185,22 @@ static double test_merge(const char *merge, banyan_out out)
     const size_t floats = (size_t)rows * heads * dim;
     float *array = calloc(floats, sizeof *array), *result = calloc(floats, sizeof *result);
     CHECK(plan && banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
-    for (int64_t at = 0; at < length; at += rows)
-        CHECK(banyan_attend(cache, 0, at, length - at < rows ? (int32_t)(length - at) : rows,
-                            NULL, array, array, NULL, NULL) == BANYAN_OK);
+    banyan_rows part = {0};
+    CHECK(banyan_sequence_create(cache, 0, &part.sequence) == BANYAN_OK);
+    for (; part.at < length; part.at += rows) {
+        part.rows = length - part.at < rows ? (int32_t)(length - part.at) : rows;
+        CHECK(banyan_attend(cache, 0, &part, 1, NULL, array, array, NULL, NULL) == BANYAN_OK);
+    }
+    part.at = length - rows;
+    part.rows = rows;
     int is_first_here = 1;
     for (int r = 0; r < rank; r++)
         is_first_here &= banyan_comm_node(comm, r) != banyan_comm_node(comm, rank);
     banyan_stats before, after;
-    attend(cache, length - rows, array, result, 2, is_first_here); /* connections are made */
+    attend(cache, &part, array, result, 2, is_first_here); /* connections are made */
     banyan_cache_stats(cache, &before);
-    const double few = attend(cache, length - rows, array, result, calls, is_first_here);
-    const double many = attend(cache, length - rows, array, result, 3 * calls, is_first_here);
+    const double few = attend(cache, &part, array, result, calls, is_first_here);
+    const double many = attend(cache, &part, array, result, 3 * calls, is_first_here);
     banyan_cache_stats(cache, &after);
 
     figures f = {0};

@@ -147,8 +147,8 @@ static void run_script(sequence *s, banyan_cache *cache, uint64_t seed)
             break;
         case 1: /* speculate, and take it back: other keys at first, then the right ones */
             if (s->spec->rollback_tokens >= rows)
-                CHECK_MSG(banyan_attend(cache, 0, at, rows, NULL, s->k_in, s->v_in, NULL,
-                                        NULL) == BANYAN_OK,
+                CHECK_MSG(sequence_attend(cache, 0, at, rows, NULL, s->k_in, s->v_in, NULL,
+                                          NULL) == BANYAN_OK,
                           "%s", banyan_error_message());
             call(s, cache, at, rows, APPEND | ATTEND);
             break;

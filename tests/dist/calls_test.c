@@ -54,8 +54,8 @@ typedef struct refusal {
 static const refusal refusals[] = {
     {2, 100, 1, "qkvo", "layer 2: the plan has layers 0..1"},
     {-1, 100, 1, "qkvo", "layer -1: the plan has layers 0..1"},
-    {0, 100, 0, "qkvo", "rows 0: expected 1..64 (max_rows)"},
-    {0, 100, 65, "qkvo", "rows 65: expected 1..64 (max_rows)"},
+    {0, 100, -1, "qkvo", "rows -1: expected 0..64 (max_rows)"},
+    {0, 100, 65, "qkvo", "rows 65: expected 0..64 (max_rows)"},
     {0, 100, 1, "qko", "k without v: expected both or neither"},
     {0, 100, 1, "qvo", "v without k: expected both or neither"},
     {0, 100, 1, "o", "neither q nor k and v"},
@@ -88,7 +88,7 @@ static void test_refusals(banyan_plan *plan)
     uint64_t hash = sequence_results_hash(&s);
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
         const refusal *r = &refusals[i];
-        banyan_status status = banyan_attend(
+        banyan_status status = sequence_attend(
             cache, r->layer, r->at, r->rows, strchr(r->given, 'q') ? s.q_in : NULL,
             strchr(r->given, 'k') ? s.k_in : NULL, strchr(r->given, 'v') ? s.v_in : NULL,
             strchr(r->given, 'o') ? s.out : NULL, NULL);
@@ -104,16 +104,19 @@ static void test_refusals(banyan_plan *plan)
     for (int64_t at = 100; at < TOKENS; at += 50)
         CHECK_MSG(sequence_call(&s, cache, 0, at, 50, APPEND) == BANYAN_OK, "%s",
                   banyan_error_message());
-    CHECK(banyan_attend(cache, 0, TOKENS, 1, NULL, s.k_in, s.v_in, NULL, NULL) ==
+    CHECK(sequence_attend(cache, 0, TOKENS, 1, NULL, s.k_in, s.v_in, NULL, NULL) ==
           BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "at 300 with 1 rows: past max_tokens 300"));
-    CHECK(banyan_attend(NULL, 0, 0, 1, s.q_in, s.k_in, s.v_in, s.out, NULL) ==
+    const banyan_rows part = {.sequence = cache->sequence, .at = 90, .rows = 1};
+    CHECK(banyan_attend(NULL, 0, &part, 1, s.q_in, s.k_in, s.v_in, s.out, NULL) ==
           BANYAN_ERR_ARGUMENT);
     CHECK(banyan_cache_wait(NULL) == BANYAN_ERR_ARGUMENT);
     CHECK(banyan_cache_wait(cache) == BANYAN_OK);
-    CHECK(banyan_cache_probe(cache, 290, 11, s.mass) == BANYAN_ERR_ARGUMENT);
+    s.probe = (banyan_range){290, 301};
+    CHECK(sequence_call(&s, cache, 0, 299, 1, ATTEND | PROBE) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "expected a range within 0..299"));
-    CHECK(banyan_cache_probe(cache, -1, 2, s.mass) == BANYAN_ERR_ARGUMENT);
+    s.probe = (banyan_range){-1, 1};
+    CHECK(sequence_call(&s, cache, 0, 299, 1, ATTEND | PROBE) == BANYAN_ERR_ARGUMENT);
     sequence_free(&s);
     banyan_cache_destroy(cache);
 
@@ -225,18 +228,16 @@ static void test_probe(banyan_plan *plan)
     int64_t at = 256;
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++, at += 5) {
         const range *r = &ranges[i];
-        CHECK(banyan_cache_probe(cache, r->first, r->end - r->first,
-                                 sequence_mass(&s, 0, at, 0)) == BANYAN_OK);
-        CHECK(sequence_call(&s, cache, 0, at, 5, APPEND) == BANYAN_OK); /* the probe waits */
-        CHECK(sequence_call(&s, cache, 0, at, 5, ATTEND) == BANYAN_OK);
+        s.probe = (banyan_range){r->first, r->end};
+        CHECK(sequence_call(&s, cache, 0, at, 5, APPEND | PROBE) ==
+              BANYAN_OK); /* asks nothing */
+        CHECK(sequence_call(&s, cache, 0, at, 5, ATTEND | PROBE) == BANYAN_OK);
         for (int64_t row = at; row < at + 5; row++)
             for (int32_t h = 0; h < HEADS; h++)
                 if (sequence_is_written(&s, h, 0)) check_mass(&s, r, row, h);
-        /* it served one call, and cancelling leaves none */
+        /* it changes nothing else */
         uint64_t hash = sequence_results_hash(&s);
         CHECK(sequence_call(&s, cache, 0, at, 5, ATTEND) == BANYAN_OK);
-        CHECK(banyan_cache_probe(cache, 0, 1, s.mass) == BANYAN_OK);
-        CHECK(banyan_cache_probe(cache, 0, 1, NULL) == BANYAN_OK);
         CHECK(sequence_call(&s, cache, 0, at, 5, ATTEND) == BANYAN_OK);
         CHECK_MSG(hash == sequence_results_hash(&s), "a probe changed results");
     }

@@ -118,6 +118,8 @@ static void test_captured(banyan_comm *comm, void *arg)
     banyan_cache *cache = NULL;
     sequence s;
     CHECK(banyan_cache_create(plan, on, &cache) == BANYAN_OK);
+    banyan_sequence *first = NULL;
+    CHECK(banyan_sequence_create(cache, 0, &first) == BANYAN_OK);
     sequence_make(&s, plan, cases[0].tokens, 1);
     oracle_round(s.k, LAYERS * s.tokens * spec.kv_heads * spec.key_dim, spec.cache_dtype);
     oracle_round(s.v, LAYERS * s.tokens * spec.kv_heads * spec.key_dim, spec.cache_dtype);

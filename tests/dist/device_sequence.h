@@ -158,7 +158,7 @@ static inline void run_script(sequence *s, banyan_cache *cache, uint64_t seed)
             break;
         case 1: /* other keys at first, then the right ones */
             if (s->spec->rollback_tokens >= rows)
-                CHECK(banyan_attend(cache, 0, at, rows, NULL, s->k_in, s->v_in, NULL, NULL) ==
+                CHECK(sequence_attend(cache, 0, at, rows, NULL, s->k_in, s->v_in, NULL, NULL) ==
                       BANYAN_OK);
             call(s, cache, at, rows, APPEND | ATTEND);
             break;
@@ -294,9 +294,9 @@ static inline void check_mass(sequence *s, sequence *on, banyan_cache *cache, in
     const int64_t at = s->tokens - rows;
     double expect[BANYAN_MAX_DIM];
     /* rows that may be asked for again: those that eviction counted with */
-    if (cache->layer[0].floor > at) return;
-    CHECK(banyan_cache_probe(cache, first, count, sequence_mass(on, 0, at, 0)) == BANYAN_OK);
-    CHECK_MSG(sequence_call(on, cache, 0, at, rows, ATTEND) == BANYAN_OK, "%s",
+    if (cache->sequence->layer[0].floor > at) return;
+    on->probe = (banyan_range){first, first + count};
+    CHECK_MSG(sequence_call(on, cache, 0, at, rows, ATTEND | PROBE) == BANYAN_OK, "%s",
               banyan_error_message());
     sequence_fetch(s, on, cache, 0);
     check_row(s, 0, at, name);
@@ -319,14 +319,20 @@ static inline void check_mass(sequence *s, sequence *on, banyan_cache *cache, in
     }
 }
 
+static inline int64_t capacity_of(const banyan_cache *cache, int32_t layer, int32_t j)
+{
+    const banyan_plan *plan = cache->plan;
+    return banyan_plan_capacity(plan, banyan_plan_kind(plan, layer),
+                                banyan_cache_part(cache, layer)->mine[j].kv_head, plan->rank);
+}
+
 /* A ring that is full every few calls. */
 static inline void shrink_ring(banyan_cache *cache)
 {
     int64_t most = 1;
     for (int32_t layer = 0; layer < LAYERS; layer++)
         for (int32_t j = 0; j < banyan_cache_part(cache, layer)->mine_count; j++)
-            if (cache->layer[layer].kept[j].capacity > most)
-                most = cache->layer[layer].kept[j].capacity;
+            if (capacity_of(cache, layer, j) > most) most = capacity_of(cache, layer, j);
     CHECK(most <= cache->device->ring_slots);
     cache->device->ring_slots = most;
 }

@@ -46,7 +46,7 @@ static void run(sequence *s, banyan_cache *cache)
     /* and as far back as it goes, attending only, which is as far as the last append let it */
     for (int32_t layer = 0; layer < s->spec->layers; layer++)
         for (int64_t at = length - 1 - rollback; at < length; at++)
-            if (at >= cache->layer[layer].floor)
+            if (at >= cache->sequence->layer[layer].floor)
                 CHECK_MSG(sequence_call(s, cache, layer, at, 1, ATTEND) == BANYAN_OK, "%s",
                           banyan_error_message());
 }

@@ -43,8 +43,10 @@ static void run(const banyan_plan *plan, const float *k, const float *v, const f
     int32_t kv_heads = banyan_plan_spec(plan)->kv_heads;
     static float q[ROWS * HEADS * DIM], out[ROWS * HEADS * DIM], lse[ROWS * HEADS];
     banyan_cache *cache = NULL;
-    CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK, "%s",
-              banyan_error_message());
+    banyan_rows part = {0};
+    CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK &&
+                  banyan_sequence_create(cache, 0, &part.sequence) == BANYAN_OK,
+              "%s", banyan_error_message());
     if (!cache) return;
     for (int32_t i = 0; i < ROWS; i++)
         memcpy(q + i * HEADS * DIM, q_row, sizeof *q * HEADS * DIM);
@@ -52,7 +54,9 @@ static void run(const banyan_plan *plan, const float *k, const float *v, const f
     for (int64_t at = 0; at < TOKENS; at += rows) {
         rows = TOKENS - at < ROWS ? (int32_t)(TOKENS - at) : ROWS;
         int is_last = at + rows == TOKENS;
-        CHECK_MSG(banyan_attend(cache, 0, at, rows, is_last ? q : NULL, k + at * kv_heads * DIM,
+        part.at = at;
+        part.rows = rows;
+        CHECK_MSG(banyan_attend(cache, 0, &part, 1, is_last ? q : NULL, k + at * kv_heads * DIM,
                                 v + at * kv_heads * DIM, out, lse) == BANYAN_OK,
                   "%s", banyan_error_message());
     }

@@ -89,7 +89,19 @@ static void live(const banyan_plan *plan, int32_t kv_head, uint64_t *seed)
     }
 }
 
-/* The whole head's room, when one rank has it, is what it keeps and one call more. */
+/* Blocks that a holder is dealt when all are kept, with some other turn. */
+static int64_t dealt(const banyan_plan *plan, int32_t kv_head, int32_t index, uint64_t turn)
+{
+    const banyan_head_plan *head = &plan->kind[0].head[kv_head];
+    const int64_t blocks = banyan_blocks(plan->spec.max_tokens, plan->spec.block_tokens);
+    int64_t count = 0;
+    for (int64_t b = 0; b < blocks; b++) count += banyan_head_owner(head, turn, b) == index;
+    return count;
+}
+
+/* A holder's room is enough for any turn, and of a head that keeps all not much more: a run of n
+ * numbers is cut into 2 log2(n) aligned ones at most, each of which is less than one off. The whole
+ * head's room, when one rank has it, is what it keeps and one call more. */
 static void check_tight(const banyan_plan *plan, int32_t kv_head)
 {
     const banyan_spec *spec = &plan->spec;
@@ -104,7 +116,13 @@ static void check_tight(const banyan_plan *plan, int32_t kv_head)
         if (placed->count == 1)
             CHECK_MSG(room <= kept + call, "room %lld, kept %lld, call %lld", (long long)room,
                       (long long)kept, (long long)call);
-        if (!spec->evict) CHECK(room == kept);
+        const int64_t blocks = banyan_blocks(spec->max_tokens, spec->block_tokens);
+        const int is_dense =
+            banyan_retention_count(&plan->kind[0].head[kv_head].retention, blocks) == blocks;
+        for (uint64_t turn = 1; turn < 1 << 20 && (!spec->evict || is_dense); turn *= 5)
+            CHECK(dealt(plan, kv_head, i, turn) <= room);
+        if (is_dense) CHECK(room >= kept && room <= kept + 20);
+        if (!spec->evict && placed->count == 1) CHECK(room == kept);
     }
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan_cache_memory: the bytes of one cache, copied into another of the same plan, make it answer
+/* banyan_sequence_record: the bytes of one cache, copied into another of the same plan, make it answer
  * as the first does. Also where the sequence ends within a block, and when a shorter prefix is asked. */
 #include "tests/dist/sequence.h"
 
@@ -14,12 +14,11 @@ static void fill_random(float *x, int64_t count, uint64_t seed)
 
 static banyan_cache *filled(const banyan_plan *plan, uint64_t seed)
 {
-    banyan_cache *cache = NULL;
+    banyan_cache *cache = sequence_cache(plan);
     fill_random(k, TOKENS * KV_HEADS * DIM, seed);
     fill_random(v, TOKENS * KV_HEADS * DIM, seed + 1);
-    CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
     for (int32_t layer = 0; layer < 2; layer++)
-        CHECK(banyan_attend(cache, layer, 0, TOKENS, NULL, k, v, NULL, NULL) == BANYAN_OK);
+        CHECK(sequence_attend(cache, layer, 0, TOKENS, NULL, k, v, NULL, NULL) == BANYAN_OK);
     return cache;
 }
 
@@ -27,12 +26,18 @@ static void copy(banyan_cache *from, banyan_cache *to)
 {
     for (int32_t layer = 0; layer < 2; layer++)
         for (int32_t head = 0; head < KV_HEADS; head++) {
+            int64_t i = 0, block, other;
             void *source, *target;
             size_t bytes, room;
-            CHECK(banyan_cache_memory(from, layer, head, &source, &bytes) == BANYAN_OK);
-            CHECK(banyan_cache_memory(to, layer, head, &target, &room) == BANYAN_OK);
-            CHECK(bytes == room && bytes > 0);
-            memcpy(target, source, bytes);
+            for (; banyan_sequence_record(from->sequence, layer, head, i, &block, &source,
+                                          &bytes);
+                 i++) {
+                CHECK(banyan_sequence_record(to->sequence, layer, head, i, &other, &target,
+                                             &room));
+                CHECK(block == i && other == i && bytes == room && bytes > 0);
+                memcpy(target, source, bytes);
+            }
+            CHECK(i == (TOKENS + BLOCK - 1) / BLOCK);
         }
 }
 
@@ -40,8 +45,8 @@ static int is_same(banyan_cache *a, banyan_cache *b, int64_t at)
 {
     float out[2][HEADS * DIM], lse[2][HEADS];
     for (int32_t layer = 0; layer < 2; layer++) {
-        CHECK(banyan_attend(a, layer, at, 1, q, NULL, NULL, out[0], lse[0]) == BANYAN_OK);
-        CHECK(banyan_attend(b, layer, at, 1, q, NULL, NULL, out[1], lse[1]) == BANYAN_OK);
+        CHECK(sequence_attend(a, layer, at, 1, q, NULL, NULL, out[0], lse[0]) == BANYAN_OK);
+        CHECK(sequence_attend(b, layer, at, 1, q, NULL, NULL, out[1], lse[1]) == BANYAN_OK);
         if (memcmp(out[0], out[1], sizeof out[0]) || memcmp(lse[0], lse[1], sizeof lse[0]))
             return 0;
     }
@@ -70,12 +75,13 @@ static void test_dtype(banyan_comm *comm, banyan_dtype dtype)
     for (int64_t at = 0; at < TOKENS; at += 7) CHECK(is_same(a, b, at));
     CHECK(is_same(a, b, TOKENS - 1));
 
+    int64_t block;
     void *data;
     size_t bytes;
-    CHECK(banyan_cache_memory(a, 2, 0, &data, &bytes) == BANYAN_ERR_ARGUMENT);
-    CHECK(strstr(banyan_error_message(), "layer 2; expected 0..1"));
-    CHECK(banyan_cache_memory(a, 0, KV_HEADS, &data, &bytes) == BANYAN_ERR_ARGUMENT);
-    CHECK(banyan_cache_memory(NULL, 0, 0, &data, &bytes) == BANYAN_ERR_ARGUMENT);
+    CHECK(!banyan_sequence_record(a->sequence, 2, 0, 0, &block, &data, &bytes));
+    CHECK(!banyan_sequence_record(a->sequence, 0, KV_HEADS, 0, &block, &data, &bytes));
+    CHECK(!banyan_sequence_record(a->sequence, 0, 0, -1, &block, &data, &bytes));
+    CHECK(!banyan_sequence_record(NULL, 0, 0, 0, &block, &data, &bytes));
     banyan_cache_destroy(a);
     banyan_cache_destroy(b);
     banyan_plan_destroy(plan);

@@ -60,6 +60,7 @@ static void set_spec(const repro_case *c, const way *w, banyan_spec *spec, banya
 {
     banyan_spec_init(spec);
     *spec = (banyan_spec){.size = sizeof *spec,
+                          .sequences = 1,
                           .layers = 1,
                           .heads = c->heads,
                           .kv_heads = c->kv_heads,
@@ -132,15 +133,14 @@ static void run(sequence *s, banyan_plan *plan)
         int32_t rows = i % 3 == 1 ? spec->max_rows / 3 : spec->max_rows;
         if (rows > decode - at) rows = (int32_t)(decode - at);
         if (spec->rollback_tokens >= rows / 2 && rows / 2 > 0)
-            CHECK(banyan_attend(cache, 0, at, rows / 2, NULL, s->k_in, s->v_in, NULL, NULL) ==
+            CHECK(sequence_attend(cache, 0, at, rows / 2, NULL, s->k_in, s->v_in, NULL, NULL) ==
                   BANYAN_OK);
         call(s, cache, at, rows, APPEND | ATTEND);
         at += rows;
     }
     for (; at < s->tokens; at++) {
-        CHECK(banyan_cache_probe(cache, s->tokens / 3, s->tokens / 2,
-                                 sequence_mass(s, 0, at, 0)) == BANYAN_OK);
-        call(s, cache, at, 1, APPEND | ATTEND);
+        s->probe = (banyan_range){s->tokens / 3, s->tokens / 3 + s->tokens / 2};
+        call(s, cache, at, 1, APPEND | ATTEND | PROBE);
     }
     banyan_cache_destroy(cache);
 }

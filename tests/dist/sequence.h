@@ -6,7 +6,7 @@
 #ifndef BANYAN_TESTS_SEQUENCE_H
 #define BANYAN_TESTS_SEQUENCE_H
 
-#include "dist/dist.h"
+#include "dist/cache.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -22,6 +22,7 @@ typedef struct sequence {
     char *out;  /* [layers][tokens][heads][value_dim] of out_dtype */
     float *lse; /* [layers][tokens][heads] */
     float *mass;
+    banyan_range probe; /* of calls with PROBE */
 } sequence;
 
 static const uint32_t sequence_mark = 0x7fc0beef; /* a NaN that nobody computes */
@@ -105,6 +106,15 @@ static inline float *sequence_mass(const sequence *s, int32_t layer, int64_t row
     return s->mass + (layer * s->tokens + row) * s->spec->heads + head;
 }
 
+/* banyan_attend for a batch of one part: the first sequence of the cache. */
+static inline banyan_status sequence_attend(banyan_cache *cache, int32_t layer, int64_t at,
+                                            int32_t rows, const void *q, const void *k,
+                                            const void *v, void *out, float *lse)
+{
+    const banyan_rows part = {.sequence = cache->sequence, .at = at, .rows = rows};
+    return banyan_attend(cache, layer, &part, 1, q, k, v, out, lse);
+}
+
 /* One call of banyan_attend on rows at .. at+rows-1 of the sequence. */
 enum { APPEND = 1, ATTEND = 2, PROBE = 4 };
 static inline banyan_status sequence_call(sequence *s, banyan_cache *cache, int32_t layer,
@@ -116,7 +126,13 @@ static inline banyan_status sequence_call(sequence *s, banyan_cache *cache, int3
     const char *q = s->q_in + first * (size_t)(spec->heads * spec->key_dim) * bytes;
     const char *k = s->k_in + first * (size_t)(spec->kv_heads * spec->key_dim) * bytes;
     const char *v = s->v_in + first * (size_t)(spec->kv_heads * spec->value_dim) * bytes;
-    return banyan_attend(cache, layer, at, rows, what & ATTEND ? q : NULL,
+    const banyan_rows part = {.sequence = cache->sequence,
+                              .at = at,
+                              .rows = rows,
+                              .probes = &s->probe,
+                              .probe_count = 1,
+                              .mass = what & PROBE ? sequence_mass(s, layer, at, 0) : NULL};
+    return banyan_attend(cache, layer, &part, 1, what & ATTEND ? q : NULL,
                          what & APPEND ? k : NULL, what & APPEND ? v : NULL,
                          sequence_out(s, layer, at, 0), sequence_lse(s, layer, at, 0));
 }
@@ -172,8 +188,10 @@ static inline banyan_plan *sequence_plan(const banyan_spec *spec, banyan_comm *c
 static inline banyan_cache *sequence_cache(const banyan_plan *plan)
 {
     banyan_cache *cache = NULL;
-    CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK, "%s",
-              banyan_error_message());
+    banyan_sequence *first = NULL;
+    CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK &&
+                  banyan_sequence_create(cache, 0, &first) == BANYAN_OK,
+              "%s", banyan_error_message());
     return cache;
 }
 

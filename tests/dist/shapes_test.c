@@ -183,8 +183,10 @@ static void free_layers(scene *s)
     }
 }
 
-static void call(scene *s, banyan_cache *cache, int64_t at, int32_t rows)
+static void call(scene *s, banyan_cache *cache, banyan_sequence *sequence, int64_t at,
+                 int32_t rows)
 {
+    const banyan_rows part = {.sequence = sequence, .at = at, .rows = rows};
     for (int32_t i = 0; i < LAYERS; i++) {
         const layer *l = &s->layers[i];
         const banyan_layer_shape *h = &l->shape;
@@ -192,7 +194,7 @@ static void call(scene *s, banyan_cache *cache, int64_t at, int32_t rows)
         const float *k = own ? l->k + at * h->kv_heads * h->key_dim : NULL;
         const float *v =
             own && !h->value_in_key ? l->v + at * h->kv_heads * h->value_dim : NULL;
-        CHECK_MSG(banyan_attend(cache, i, at, rows, l->q + at * HEADS * h->key_dim, k, v,
+        CHECK_MSG(banyan_attend(cache, i, &part, 1, l->q + at * HEADS * h->key_dim, k, v,
                                 l->out + at * HEADS * h->value_dim,
                                 l->lse + at * HEADS) == BANYAN_OK,
                   "%s", banyan_error_message());
@@ -210,12 +212,14 @@ static uint64_t hash_of(uint64_t hash, const float *x, int64_t count)
 /* Prefill by chunks of any size, then decode; returns a hash of the results. */
 static uint64_t run(scene *s, banyan_cache *cache)
 {
+    banyan_sequence *sequence = NULL;
+    CHECK(banyan_sequence_create(cache, 3, &sequence) == BANYAN_OK);
     uint64_t seed = 5, hash = 0xcbf29ce484222325u;
     for (int64_t at = 0; at < TOKENS;) {
         const int64_t left = TOKENS - DECODED - at;
         int32_t rows = left > 0 ? (int32_t)test_below(&seed, MOST_ROWS) + 1 : 1;
         if (left > 0 && rows > left) rows = (int32_t)left;
-        call(s, cache, at, rows);
+        call(s, cache, sequence, at, rows);
         at += rows;
     }
     for (int32_t i = 0; i < LAYERS; i++) {

@@ -83,8 +83,9 @@ static void test_no_allocation(banyan_comm *comm, int32_t threads)
         allocations = 0;
         CHECK(sequence_call(&s, cache, 0, 0, 100, APPEND | ATTEND) == BANYAN_OK);
         for (int64_t at = 100; at < 1100; at++) {
-            if (at % 7 == 0) CHECK(banyan_cache_probe(cache, at / 2, 20, s.mass) == BANYAN_OK);
-            CHECK(sequence_call(&s, cache, 0, at, 1, APPEND | ATTEND) == BANYAN_OK);
+            const int what = APPEND | ATTEND | (at % 7 == 0 ? PROBE : 0);
+            s.probe = (banyan_range){at / 2, at / 2 + 20};
+            CHECK(sequence_call(&s, cache, 0, at, 1, what) == BANYAN_OK);
             if (at % 5 == 0)
                 CHECK(sequence_call(&s, cache, 0, at - 2, 3, APPEND | ATTEND) == BANYAN_OK);
         }
@@ -129,7 +130,7 @@ static void test_resident(banyan_comm *comm, const char *use, int64_t tokens)
     banyan_cache *cache = sequence_cache(plan);
     if (cache) {
         for (int64_t at = 0; at < tokens; at += ROWS)
-            CHECK(banyan_attend(cache, 0, at, ROWS, NULL, k, k, NULL, NULL) == BANYAN_OK);
+            CHECK(sequence_attend(cache, 0, at, ROWS, NULL, k, k, NULL, NULL) == BANYAN_OK);
         banyan_stats stats;
         banyan_cache_stats(cache, &stats);
         int64_t growth = resident() - before;

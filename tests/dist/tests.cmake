@@ -19,7 +19,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend calls evict graded repro shapes steady)
+foreach(name attend batch calls evict graded repro shapes steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -42,6 +42,9 @@ foreach(ranks 3 7)
   banyan_mpi_test(shapes_test ${ranks})
 endforeach()
 banyan_mpi_test(steady_test 3)
+foreach(ranks 2 3 4 7)
+  banyan_mpi_test(batch_test ${ranks})
+endforeach()
 # The job ends with the ranks' own exit code, 7.
 if(BANYAN_HAS_MPI)
   banyan_mpi_test(calls_test 3 absent)

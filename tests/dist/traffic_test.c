@@ -57,9 +57,12 @@ static sent measure(banyan_comm *comm, const banyan_plan *plan)
     for (int i = 0; i < tokens * heads * dim; i++) q[i] = test_normal(&seed);
     for (int i = 0; i < tokens * kv_heads * dim; i++) kv[i] = test_normal(&seed);
     CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
-    CHECK(banyan_attend(cache, 0, 0, tokens, NULL, kv, kv, NULL, NULL) == BANYAN_OK);
-    for (int r = 0; r < rows; r++)
-        CHECK(banyan_attend(cache, 0, tokens + r, 1, q, kv, kv, out, NULL) == BANYAN_OK);
+    banyan_rows part = {.rows = tokens};
+    CHECK(banyan_sequence_create(cache, 0, &part.sequence) == BANYAN_OK);
+    CHECK(banyan_attend(cache, 0, &part, 1, NULL, kv, kv, NULL, NULL) == BANYAN_OK);
+    part.rows = 1;
+    for (part.at = tokens; part.at < tokens + rows; part.at++)
+        CHECK(banyan_attend(cache, 0, &part, 1, q, kv, kv, out, NULL) == BANYAN_OK);
     banyan_cache_stats(cache, &stats);
     CHECK(banyan_plan_share(plan, plan->rank, tokens, &share) == BANYAN_OK);
     CHECK_MSG(stats.messages == rows * share.messages &&

@@ -10,6 +10,7 @@ typedef struct lane {
     banyan_comm *comm;
     banyan_plan *plan;
     banyan_cache *cache;
+    banyan_sequence *sequence;
 } lane;
 
 lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, const char *use,
@@ -68,7 +69,8 @@ lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, 
     spec.kernel = kernel && *kernel ? kernel : NULL;
     if (banyan_comm_create("self", NULL, &l->comm) ||
         banyan_plan_create(&spec, l->comm, &l->plan) ||
-        banyan_cache_create(l->plan, stream, &l->cache)) {
+        banyan_cache_create(l->plan, stream, &l->cache) ||
+        banyan_sequence_create(l->cache, 0, &l->sequence)) {
         lane_close(l);
         return NULL;
     }
@@ -78,7 +80,8 @@ lane *lane_open(int heads, int kv_heads, int dim, int layers, int dense_layers, 
 int lane_attend(lane *l, int layer, long long at, int rows, const void *q, const void *k,
                 const void *v, void *out, float *lse)
 {
-    return banyan_attend(l->cache, layer, at, rows, q, k, v, out, lse);
+    const banyan_rows part = {.sequence = l->sequence, .at = at, .rows = rows};
+    return banyan_attend(l->cache, layer, &part, 1, q, k, v, out, lse);
 }
 
 /* (query row, block) pairs computed since it was opened. */

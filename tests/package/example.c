@@ -8,6 +8,7 @@ int main(void)
     banyan_comm *comm = NULL;
     banyan_plan *plan = NULL;
     banyan_cache *cache = NULL;
+    banyan_rows all = {.rows = 100}; /* at token 0 */
 
     for (int i = 0; i < 100 * 2 * 8; i++) q[i] = (float)(i % 7) - 3;
     banyan_spec_init(&spec);
@@ -15,7 +16,8 @@ int main(void)
     int failed = banyan_comm_create("self", NULL, &comm) ||
                  banyan_plan_create(&spec, comm, &plan) ||
                  banyan_cache_create(plan, NULL, &cache) ||
-                 banyan_attend(cache, 0, 0, 100, q, q, q, out, lse);
+                 banyan_sequence_create(cache, 0, &all.sequence) ||
+                 banyan_attend(cache, 0, &all, 1, q, q, q, out, lse);
     if (failed)
         fprintf(stderr, "%s\n", banyan_error_message());
     else

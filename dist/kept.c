@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Block tables and records.
+ *
+ * A table is made of chunks of 64 blocks. A fork takes its parent's chunks and counts itself among
+ * their holders; whoever then writes to a chunk that has other holders copies it first. So a table
+ * costs a fork what it changes, and a sequence what it holds. */
+#include "dist/cache.h"
+
+#include <string.h>
+
+/* ---- records ------------------------------------------------------------------------------- */
+
+void *banyan_record_take(banyan_pool *pool)
+{
+    int64_t i;
+    if (pool->spares)
+        i = pool->spare[--pool->spares];
+    else if (pool->touched < pool->capacity)
+        i = pool->touched++;
+    else
+        return NULL;
+    return pool->records + (size_t)i * pool->record_bytes;
+}
+
+void banyan_record_give(banyan_pool *pool, void *record)
+{
+    const size_t offset = (size_t)((char *)record - pool->records);
+    pool->spare[pool->spares++] = (uint32_t)(offset / pool->record_bytes);
+}
+
+/* ---- chunks -------------------------------------------------------------------------------- */
+
+/* A chunk begins with its blocks. */
+static banyan_chunk *chunk_of(banyan_held *held)
+{
+    void *chunk = held;
+    return chunk;
+}
+
+static banyan_chunk *chunk_take(banyan_cache *c)
+{
+    banyan_chunk *chunk = c->spare_chunk;
+    if (chunk)
+        c->spare_chunk = chunk->next;
+    else if (c->touched_chunks < c->sizes.chunks)
+        chunk = &c->chunks[c->touched_chunks++];
+    if (chunk) chunk->holders = 1;
+    return chunk;
+}
+
+static void chunk_give(banyan_cache *c, banyan_chunk *chunk)
+{
+    if (--chunk->holders) return;
+    chunk->next = c->spare_chunk;
+    c->spare_chunk = chunk;
+}
+
+static banyan_status no_chunk(const banyan_cache *c)
+{
+    return banyan_fail(BANYAN_ERR_MEMORY,
+                       "cache: block tables take more than the %lld chunks that were planned",
+                       (long long)c->sizes.chunks);
+}
+
+/* ---- tables -------------------------------------------------------------------------------- */
+
+int64_t banyan_kept_find(const banyan_kept *kept, int64_t block)
+{
+    int64_t lo = 0, hi = kept->count;
+    while (lo < hi) {
+        const int64_t mid = lo + (hi - lo) / 2;
+        if (banyan_kept_at(kept, mid).block < block)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+banyan_status banyan_kept_put(banyan_cache *c, banyan_kept *kept, int64_t i, banyan_held held)
+{
+    banyan_held **at = &kept->chunk[i / BANYAN_HELD_CHUNK];
+    banyan_chunk *chunk = chunk_of(*at);
+    if (chunk->holders > 1) {
+        banyan_chunk *own = chunk_take(c);
+        if (!own) return no_chunk(c);
+        memcpy(own->held, chunk->held, sizeof own->held);
+        chunk_give(c, chunk);
+        *at = own->held;
+    }
+    (*at)[i % BANYAN_HELD_CHUNK] = held;
+    return BANYAN_OK;
+}
+
+banyan_status banyan_kept_add(banyan_cache *c, banyan_kept *kept, banyan_held held)
+{
+    if (kept->count % BANYAN_HELD_CHUNK == 0) {
+        banyan_chunk *chunk = chunk_take(c);
+        if (!chunk) return no_chunk(c);
+        kept->chunk[kept->count / BANYAN_HELD_CHUNK] = chunk->held;
+    }
+    return banyan_kept_put(c, kept, kept->count++, held);
+}
+
+static int64_t chunks_of(int64_t count)
+{
+    return (count + BANYAN_HELD_CHUNK - 1) / BANYAN_HELD_CHUNK;
+}
+
+void banyan_kept_cut(banyan_cache *c, banyan_kept *kept, int64_t count)
+{
+    for (int64_t i = chunks_of(count); i < chunks_of(kept->count); i++)
+        chunk_give(c, chunk_of(kept->chunk[i]));
+    kept->count = count;
+}
+
+void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count)
+{
+    for (int64_t i = 0; i < chunks_of(count); i++) {
+        to->chunk[i] = from->chunk[i];
+        chunk_of(to->chunk[i])->holders++;
+    }
+    to->count = count;
+}
