@@ -192,11 +192,15 @@ static void test_waits(banyan_comm *comm)
                   banyan_error_message());
         CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK, "%s",
                   banyan_error_message());
+        banyan_sequence *sequence = NULL;
+        CHECK(banyan_sequence_create(cache, 0, &sequence) == BANYAN_OK);
         const int64_t before = fake_waits;
-        for (int i = 0; cache && i < CALLS; i++)
-            CHECK_MSG(banyan_attend(cache, 0, (int64_t)i * ROWS, ROWS, NULL, kv, kv, NULL,
-                                    NULL) == BANYAN_OK,
+        for (int i = 0; sequence && i < CALLS; i++) {
+            const banyan_rows part = {
+                .sequence = sequence, .at = (int64_t)i * ROWS, .rows = ROWS};
+            CHECK_MSG(banyan_attend(cache, 0, &part, 1, NULL, kv, kv, NULL, NULL) == BANYAN_OK,
                       "%s", banyan_error_message());
+        }
         CHECK_MSG(fake_waits - before <= CALLS / 4, "%lld waits in %d calls, evict %d",
                   (long long)(fake_waits - before), (int)CALLS, evict);
         banyan_cache_destroy(cache);
