@@ -304,20 +304,21 @@ BANYAN_API int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t 
 BANYAN_API int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head,
                                  int64_t row, int64_t token);
 
-/* What the plan gives one rank when a sequence of `tokens` tokens is cached, over all layers. */
+/* What the plan gives one rank when `sequences` sequences of `tokens` tokens each, with the turns 0,
+ * 1, .., are cached, over all layers. A step decodes one row of each. */
 typedef struct banyan_share {
     int64_t kept_blocks;     /* block records that are kept */
     int64_t kept_bytes;      /* and their bytes */
-    int64_t read_blocks;     /* (KV head, block) records that the next decoded row reads */
-    int64_t pairs;           /* (query head, block) pairs that one decoded row computes */
-    int64_t capacity_bytes;  /* bytes of records set aside for max_tokens */
+    int64_t read_blocks;     /* (KV head, block) records that the next step reads */
+    int64_t pairs;           /* (query head, block) pairs that it computes */
+    int64_t capacity_bytes;  /* bytes of records set aside */
     int64_t workspace_bytes; /* everything else that cache_create takes */
     int64_t device_bytes;    /* of these two, what lies in device memory: 0 on the CPU */
-    int64_t messages;        /* messages sent for one decoded row */
+    int64_t messages;        /* messages sent for a step */
     int64_t bytes_sent;      /* and their bytes */
 } banyan_share;
-BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
-                                           banyan_share *out);
+BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t sequences,
+                                           int64_t tokens, banyan_share *out);
 
 /* The merge that the plan takes: asked for, or the cheapest. */
 BANYAN_API const char *banyan_plan_merge_name(const banyan_plan *plan);

@@ -78,19 +78,28 @@ static int has_residues(const banyan_retention *r)
     return 0;
 }
 
-/* Permanent blocks of [first, end), counted by the points of their block numbers. */
-static int64_t permanent_below(const banyan_retention *r, int64_t first, int64_t end,
-                               uint64_t cut)
+/* Of the ordinals first .. end-1, with a turn added. */
+static int64_t dealt(int64_t first, int64_t end, int64_t turn, uint64_t cut)
 {
+    if (end <= first) return 0;
+    return banyan_deal_below(turn + end, cut) - banyan_deal_below(turn + first, cut);
+}
+
+/* Permanent blocks of [first, end), counted by the points of their block numbers. */
+static int64_t permanent_below(const banyan_kept_set *kept, int64_t first, uint64_t cut)
+{
+    const banyan_retention *r = kept->retention;
+    const int64_t end = kept->blocks;
     int64_t count = 0;
     if (first < r->prefix) {
         const int64_t until = r->prefix < end ? r->prefix : end;
-        count += banyan_deal_below(until, cut) - banyan_deal_below(first, cut);
+        count += dealt(first, until, kept->turn, cut);
         first = until;
     }
     if (first >= end || !has_residues(r)) return count;
     for (int64_t b = first; b < end; b++)
-        count += banyan_retention_permanent(r, b) && banyan_bit_reverse((uint64_t)b) < cut;
+        count += banyan_retention_permanent(r, b) &&
+                 banyan_bit_reverse((uint64_t)(kept->turn + b)) < cut;
     return count;
 }
 
@@ -99,10 +108,10 @@ int64_t banyan_kept_below(const banyan_kept_set *kept, uint64_t cut)
 {
     const banyan_retention *r = kept->retention;
     const int64_t permanent = banyan_retention_count(r, kept->blocks);
-    int64_t count = banyan_deal_below(permanent, cut);
+    const int64_t count = dealt(0, permanent, kept->turn, cut);
     if (permanent == kept->blocks || kept->from >= kept->blocks) return count;
-    count += banyan_deal_below(kept->blocks, cut) - banyan_deal_below(kept->from, cut);
-    return count - permanent_below(r, kept->from, kept->blocks, cut);
+    return count + dealt(kept->from, kept->blocks, kept->turn, cut) -
+           permanent_below(kept, kept->from, cut);
 }
 
 /* The first d bits of a point are decided by the number modulo 2^d. So look at the cells of [0, 1)

@@ -42,10 +42,10 @@ uint64_t banyan_plan_digest(const banyan_plan *plan);
 /* ---- dealing (deal.c) ---------------------------------------------------------------------- */
 
 /* A head's kept blocks at one moment: permanent ones below `blocks`, and the others in [from,
- * blocks). */
+ * blocks), of a sequence with this turn, which is small. */
 typedef struct banyan_kept_set {
     const banyan_retention *retention;
-    int64_t from, blocks;
+    int64_t from, blocks, turn;
 } banyan_kept_set;
 
 uint64_t banyan_bit_reverse(uint64_t x);
@@ -83,9 +83,10 @@ void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head);
 /* Bytes of records set aside on a rank, over all layers. */
 int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank);
 /* A rank's share but for what a row reads, which takes a loop over blocks. */
-banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens);
-/* Add to kept [ranks] what each rank keeps of a kind's layers at `tokens` tokens, as if with
- * evict. */
+banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequences,
+                              int64_t tokens);
+/* Add to kept [ranks] what each rank keeps of a kind's layers, of all sequences at `tokens` tokens, as if
+ * with evict. */
 typedef struct banyan_load {
     int64_t blocks, bytes;
 } banyan_load;

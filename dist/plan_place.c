@@ -2,7 +2,8 @@
 /* From patterns to places: how heavy each KV head is, which ranks hold it, where its query heads'
  * results go, and what therefore has to be merged.
  *
- * Weight, by `balance`: decode weighs the blocks that a head keeps at planned_tokens. prefill
+ * Weight, by `balance`: decode weighs the blocks that a head keeps at planned_tokens, of all
+ * sequences. prefill
  * weighs the (query head, own block, block) triples that computing all rows up to there takes.
  * With n blocks and a window in which block b is read by the w own blocks from its own on, b
  * counts n - b if it is permanent, and min(n - b, w) if not: sums of arithmetic series. */
@@ -59,7 +60,7 @@ static double weight_of(const banyan_plan *plan, const banyan_kind *kind, int32_
                    __builtin_popcountll(class->heads);
         }
     }
-    return sum;
+    return sum * plan->spec.sequences;
 }
 
 /* Settle a head's cuts, and forget holders that would never be dealt a block. */
@@ -70,14 +71,15 @@ static banyan_status keep_holders(banyan_plan *plan, banyan_head_plan *head,
     const banyan_kept_set planned = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
     const int64_t blocks = banyan_blocks(spec->max_tokens, spec->block_tokens);
     const int64_t permanent = banyan_retention_count(&head->retention, blocks);
-    banyan_deal_settle(&planned, placed->holder, placed->count);
+    /* Of many sequences' dealings the rounding evens out by itself. */
+    if (spec->sequences == 1) banyan_deal_settle(&planned, placed->holder, placed->count);
 
     banyan_placed *out = &head->placed;
     int64_t before = 0;
     for (int32_t i = 0; i < placed->count; i++) {
         const uint64_t cut = placed->holder[i].cut;
-        int64_t below = banyan_deal_below(permanent, cut);
-        if (permanent < blocks) below += banyan_deal_below(blocks, cut);
+        int64_t below = banyan_deal_below(permanent * spec->sequences, cut);
+        if (permanent < blocks) below += banyan_deal_below(blocks * spec->sequences, cut);
         if (below > before) placed->holder[out->count++] = placed->holder[i];
         before = below;
     }
@@ -181,7 +183,7 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
     for (int32_t g = 0; g < kv_heads; g++) {
         banyan_head_plan *head = &kind->head[g];
         const banyan_kept_set kept = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
-        const int64_t count = banyan_kept_below(&kept, UINT64_MAX);
+        const int64_t count = banyan_kept_below(&kept, UINT64_MAX) * spec->sequences;
         weight[g] = head->weight = weight_of(plan, kind, g, count);
         weights += weight[g];
         blocks += (double)count;

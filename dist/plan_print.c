@@ -43,6 +43,9 @@ static void print_asked(const banyan_plan *plan, FILE *out)
     fprintf(out, "cache      %lld tokens at most, planned for %lld; blocks of %d tokens, %s\n",
             (long long)s->max_tokens, (long long)s->planned_tokens, (int)s->block_tokens,
             banyan_dtype_name(s->cache_dtype));
+    if (s->sequences > 1)
+        fprintf(out, "sequences  %d at most, %lld tokens together\n", (int)s->sequences,
+                (long long)s->pool_tokens);
     fprintf(out, "calls      %d rows at most, back by %d tokens at most; %s\n",
             (int)s->max_rows, (int)s->rollback_tokens,
             s->evict ? "what nobody will read is evicted" : "nothing is evicted");
@@ -242,7 +245,8 @@ static void print_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_
 static void print_rank(const banyan_plan *plan, int rank, FILE *out)
 {
     char kept[32], capacity[32], workspace[32], sent[32];
-    const banyan_share share = banyan_plan_load(plan, rank, plan->spec.planned_tokens);
+    const banyan_share share =
+        banyan_plan_load(plan, rank, plan->spec.sequences, plan->spec.planned_tokens);
     fprintf(out, "  %5d %5d  %10lld %12s %12s %12s %8lld %12s\n", rank,
             (int)banyan_comm_topology(plan->comm)->node[rank], (long long)share.kept_blocks,
             bytes_text(kept, share.kept_bytes), bytes_text(capacity, share.capacity_bytes),
@@ -269,9 +273,11 @@ static void print_device(const banyan_plan *plan, FILE *out)
 
 static void print_ranks(const banyan_plan *plan, banyan_load *kept, FILE *out)
 {
-    fprintf(out, "\nall layers at %lld tokens\n", (long long)plan->spec.planned_tokens);
-    fprintf(out, "   rank  node      blocks         kept    set aside    workspace messages   "
-                 "sent a row\n");
+    fprintf(out, "\nall layers at %lld tokens", (long long)plan->spec.planned_tokens);
+    if (plan->spec.sequences > 1) fprintf(out, " of each sequence");
+    fprintf(out,
+            "\n   rank  node      blocks         kept    set aside    workspace messages   "
+            "sent a row\n");
     for (int32_t r = 0; r < plan->ranks; r++) {
         if (plan->ranks > MANY_RANKS && r == MANY_RANKS / 2) {
             r = plan->ranks - MANY_RANKS / 2 - 1;

@@ -4,12 +4,14 @@
 
 #include <stdlib.h>
 
+static const int64_t most_sequences = 65536;
+
 /* The blocks that the row at token `tokens`, the next one, reads: without rollback's reserve. */
 static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention *r,
-                                 int64_t tokens)
+                                 int64_t turn, int64_t tokens)
 {
     const int64_t block = plan->spec.block_tokens;
-    banyan_kept_set kept = {.retention = r, .blocks = tokens / block + 1};
+    banyan_kept_set kept = {.retention = r, .blocks = tokens / block + 1, .turn = turn};
     if (tokens >= r->reach) kept.from = (tokens - r->reach) / block;
     return kept;
 }
@@ -36,7 +38,8 @@ static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, i
 /* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
  * read different blocks there is no short way, since blocks are dealt by the group's union. */
 static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
-                                 int32_t index, int64_t tokens, int64_t *blocks, int64_t *pairs)
+                                 int32_t index, int64_t sequences, int64_t tokens,
+                                 int64_t *blocks, int64_t *pairs)
 {
     const int64_t own = tokens / plan->spec.block_tokens;
     banyan_selection *each = calloc((size_t)head->class_count, sizeof *each);
@@ -49,27 +52,34 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
             if (banyan_selection_holds(&each[c], b))
                 readers += __builtin_popcountll(head->classes[c].heads);
         if (!readers) continue;
-        if (banyan_head_owner(head, 0, b) != index) continue;
-        *blocks += 1;
-        *pairs += readers;
+        for (int64_t turn = 0; turn < sequences; turn++) {
+            if (banyan_head_owner(head, (uint64_t)turn, b) != index) continue;
+            *blocks += 1;
+            *pairs += readers;
+        }
     }
     free(each);
     return BANYAN_OK;
 }
 
 static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
-                               int32_t kv_head, int rank, int64_t tokens, banyan_share *sum)
+                               int32_t kv_head, int rank, int64_t sequences, int64_t tokens,
+                               banyan_share *sum)
 {
     const banyan_head_plan *head = &kind->head[kv_head];
     const int32_t index = banyan_holder_index(&head->placed, rank);
     if (index < 0) return BANYAN_OK;
     int64_t blocks = 0, pairs = 0;
-    const banyan_kept_set next = read_next(plan, &head->retention, tokens);
+    const banyan_kept_set next = read_next(plan, &head->retention, 0, tokens);
     if (reads_all(head, &next, tokens)) {
-        blocks = dealt(&next, &head->placed, index);
+        for (int64_t turn = 0; turn < sequences; turn++) {
+            const banyan_kept_set of = read_next(plan, &head->retention, turn, tokens);
+            blocks += dealt(&of, &head->placed, index);
+        }
         pairs = blocks * kind->shape.group;
     } else {
-        const banyan_status status = count_reads(plan, head, index, tokens, &blocks, &pairs);
+        const banyan_status status =
+            count_reads(plan, head, index, sequences, tokens, &blocks, &pairs);
         if (status) return status;
     }
     sum->read_blocks += blocks * kind->layer_count;
@@ -77,20 +87,37 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
     return BANYAN_OK;
 }
 
-banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
+/* What a rank keeps of a KV head of one layer, of all sequences. */
+static int64_t kept_of(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                       int rank, int64_t sequences, int64_t tokens)
+{
+    const banyan_head_plan *head = &kind->head[kv_head];
+    const int32_t index = banyan_holder_index(&head->placed, rank);
+    banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, plan->spec.evict);
+    int64_t blocks = 0;
+    for (kept.turn = 0; kept.turn < sequences && index >= 0; kept.turn++)
+        blocks += dealt(&kept, &head->placed, index);
+    return blocks;
+}
+
+banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequences,
+                              int64_t tokens)
 {
     banyan_share sum = {0};
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         int64_t blocks = 0;
         for (int32_t g = 0; g < kind->shape.kv_heads; g++)
-            blocks += banyan_plan_kept(plan, kind, g, rank, tokens) * kind->kept_layers;
+            blocks += kept_of(plan, kind, g, rank, sequences, tokens) * kind->kept_layers;
         sum.kept_blocks += blocks;
         sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
-        banyan_traffic traffic;
-        banyan_kind_traffic(plan, kind, 1, rank, &traffic);
-        sum.messages += traffic.messages * kind->layer_count;
-        sum.bytes_sent += traffic.bytes * kind->layer_count;
+        for (int64_t left = sequences; left > 0; left -= plan->panel_rows) {
+            banyan_traffic traffic;
+            const int64_t rows = left < plan->panel_rows ? left : plan->panel_rows;
+            banyan_kind_traffic(plan, kind, (int32_t)rows, rank, &traffic);
+            sum.messages += traffic.messages * kind->layer_count;
+            sum.bytes_sent += traffic.bytes * kind->layer_count;
+        }
     }
     sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
     sum.workspace_bytes = banyan_plan_workspace(plan, rank);
@@ -98,8 +125,8 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t tokens)
     return sum;
 }
 
-banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t tokens,
-                                banyan_share *out)
+banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t sequences,
+                                int64_t tokens, banyan_share *out)
 {
     if (!plan || !out)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "plan_share: plan and out must be given");
@@ -109,11 +136,15 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t token
     if (tokens < 0 || tokens > plan->spec.max_tokens)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "tokens is %lld: expected 0..%lld",
                            (long long)tokens, (long long)plan->spec.max_tokens);
-    banyan_share sum = banyan_plan_load(plan, rank, tokens);
+    if (sequences < 1 || sequences > most_sequences)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "sequences is %lld: expected 1..%lld",
+                           (long long)sequences, (long long)most_sequences);
+    banyan_share sum = banyan_plan_load(plan, rank, sequences, tokens);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
-            const banyan_status status = add_reads(plan, kind, g, rank, tokens, &sum);
+            const banyan_status status =
+                add_reads(plan, kind, g, rank, sequences, tokens, &sum);
             if (status) return status;
         }
     }
@@ -126,10 +157,12 @@ void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
-        const banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
+        banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, 1);
         int64_t before = 0;
         for (int32_t i = 0; i < head->placed.count; i++) {
-            const int64_t below = banyan_kept_below(&kept, head->placed.holder[i].cut);
+            int64_t below = 0;
+            for (kept.turn = 0; kept.turn < plan->spec.sequences; kept.turn++)
+                below += banyan_kept_below(&kept, head->placed.holder[i].cut);
             const int64_t blocks = (below - before) * kind->kept_layers;
             banyan_load *rank = &load[head->placed.holder[i].rank];
             rank->blocks += blocks;

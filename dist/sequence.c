@@ -141,6 +141,7 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
     if (status) return status;
     banyan_count_end(c);
 
+    const int device = banyan_device_enter(c);
     const int32_t block = c->plan->spec.block_tokens;
     s->turn = turn;
     s->family = sequence->family;
@@ -156,6 +157,7 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
         banyan_turns_branch(s, i, layer->length / block, layer->length % block != 0);
         status = fork_tables(s, sequence, i);
     }
+    banyan_device_leave(c, device);
     if (status) {
         banyan_sequence_destroy(s);
         return status;

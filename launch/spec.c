@@ -86,6 +86,9 @@ static void fill_cache(const Banyan__Cache *cache, banyan_spec *spec)
     TAKE(cache, block_tokens, spec->block_tokens);
     TAKE(cache, rollback_tokens, spec->rollback_tokens);
     TAKE(cache, evict, spec->evict);
+    TAKE(cache, sequences, spec->sequences);
+    if (spec->sequences > 1) spec->pool_tokens = spec->sequences * spec->max_tokens;
+    TAKE(cache, pool_tokens, spec->pool_tokens);
     if (!cache || !cache->has_dtype) return;
     switch (cache->dtype) {
     case BANYAN__DTYPE__FP32: spec->cache_dtype = BANYAN_F32; break;

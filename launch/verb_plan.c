@@ -7,6 +7,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Blocks that each rank reads for a step of so many sequences of equal lengths, and how even that is. */
+static banyan_status print_balance(const banyan_plan *plan, const banyan_comm *comm,
+                                   int64_t sequences, int64_t tokens)
+{
+    const int ranks = banyan_comm_size(comm);
+    int64_t least = INT64_MAX, most = 0, sum = 0;
+    for (int r = 0; r < ranks; r++) {
+        banyan_share s;
+        const banyan_status status = banyan_plan_share(plan, r, sequences, tokens, &s);
+        if (status) return status;
+        if (s.read_blocks < least) least = s.read_blocks;
+        if (s.read_blocks > most) most = s.read_blocks;
+        sum += s.read_blocks;
+    }
+    printf("\n%" PRId64 " sequences of %" PRId64 " tokens, turns 0..%" PRId64
+           ": a step reads %" PRId64 " blocks, a rank %" PRId64 " to %" PRId64
+           ", largest over mean %.3f\n",
+           sequences, tokens, sequences - 1, sum, least, most,
+           sum ? (double)most * ranks / (double)sum : 1);
+    return BANYAN_OK;
+}
+
 static bool read_count(const job *j, const char *name, long *out)
 {
     const char *text = job_text(j, name);
@@ -47,11 +69,12 @@ static char *machine_text(const job *j)
 static banyan_status write_length(const banyan_plan *plan, const banyan_comm *comm,
                                   int64_t tokens, FILE *out)
 {
+    const int64_t sequences = banyan_plan_spec(plan)->sequences;
     int ranks = banyan_comm_size(comm);
     double sum = 0, most = 0;
     for (int r = 0; r < ranks; r++) {
         banyan_share s;
-        banyan_status status = banyan_plan_share(plan, r, tokens, &s);
+        banyan_status status = banyan_plan_share(plan, r, sequences, tokens, &s);
         if (status) return status;
         double kept = (double)s.kept_blocks;
         sum += kept;
@@ -148,8 +171,14 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     } else if ((status = banyan_plan_create(spec, comm, &plan))) {
         code = job_failed(j, status, NULL);
     } else {
+        const banyan_spec *s = banyan_plan_spec(plan);
+        long tokens = (long)s->planned_tokens;
         banyan_plan_print(plan, stdout);
-        code = write_json(j, plan, comm);
+        if (!read_count(j, "tokens", &tokens)) code = EXIT_USAGE;
+        if (!code && (s->sequences > 1 || job_text(j, "tokens")) &&
+            (status = print_balance(plan, comm, s->sequences, tokens)))
+            code = job_failed(j, status, NULL);
+        if (!code) code = write_json(j, plan, comm);
         if (!code) code = advise(j, spec, plan, comm);
     }
     banyan_plan_destroy(plan);
@@ -179,6 +208,8 @@ static const flag flags[] = {
     {"nodes", "N", NULL, "nodes that the ranks are dealt to, default 1"},
     {"topology", "TEXT", NULL,
      "the machine in words, \"node:4 rank:8\" or \"node:2 rank:8,3\""},
+    {"sequences", "N", "cache.sequences", "sequences at a time, default 1"},
+    {"tokens", "N", NULL, "how evenly a step reads when each sequence has N tokens"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"placement", "NAME", "execution.placement", "line, spread, heads"},
     {"merge", "NAME", "execution.merge",

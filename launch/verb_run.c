@@ -134,7 +134,7 @@ static void take_figures(run_task *t, int64_t resident_before)
     t->mine.workspace_bytes = stats.workspace_bytes;
     t->mine.messages = stats.messages;
     t->mine.bytes_sent = stats.bytes_sent;
-    if (!banyan_plan_share(t->plan, t->j->rank, stats.tokens, &share))
+    if (!banyan_plan_share(t->plan, t->j->rank, 1, stats.tokens, &share))
         t->mine.planned_bytes = share.kept_bytes;
 }
 

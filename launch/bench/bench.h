@@ -77,9 +77,11 @@ typedef struct bench_row {
     int32_t every;    /* prefill: time one call of so many, the others only append */
     bool each_thread; /* also with one thread */
     bool reproducible;
-    double bar;       /* the fraction of the bound that it should reach */
-    const char *like; /* NULL, or: the row whose rate it should keep up with .. */
-    double like_bar;  /* .. and how much longer it may take than at that rate */
+    double bar;                /* the fraction of the bound that it should reach */
+    int32_t sequences, layers; /* 0: 1. Of so many sequences each has `tokens` tokens */
+    const char *placement;     /* NULL: the default */
+    const char *like;          /* NULL, or: the row whose rate it should keep up with .. */
+    double like_bar;           /* .. and how much longer it may take than at that rate */
 } bench_row;
 extern const bench_row bench_rows[]; /* ends with a NULL name */
 
@@ -101,7 +103,10 @@ double bench_spread(const double *sorted, int count); /* half of the middle half
 
 /* ---- what rows are made of ---------------------------------------------------------------------- */
 
-enum { SEQUENCE_CHUNK = 512 }; /* rows in one call of a prefill */
+enum {
+    SEQUENCE_CHUNK = 512, /* rows in one call of a prefill */
+    BENCH_SEQUENCES = 64  /* sequences at most */
+};
 
 /* A row's plan, cache and arrays. */
 typedef struct sequence {
@@ -110,7 +115,8 @@ typedef struct sequence {
     banyan_comm *comm, *own_comm; /* own_comm: made here */
     banyan_plan *plan;
     banyan_cache *cache;
-    banyan_sequence *held;
+    int32_t layers, sequences;
+    banyan_rows batch[BENCH_SEQUENCES];
     float *q, *k, *v, *out; /* SEQUENCE_CHUNK rows */
 } sequence;
 /* comm NULL: this process alone. On failure sequence_close frees what there is. */
@@ -118,8 +124,11 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
                             banyan_comm *comm, int threads);
 void sequence_close(sequence *s);
 banyan_status sequence_new_cache(sequence *s);
-/* The call for tokens at .. at+rows-1; a row may attend, append or both. */
+/* The call, in each layer, for tokens at .. at+rows-1 of every sequence; a row may attend, append or
+ * both. */
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
+/* The same, but one call for each sequence. */
+banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
 /* A new cache with the row's tokens in it. */
 banyan_status sequence_fill(sequence *s);
 

@@ -190,7 +190,7 @@ static banyan_status count(work *w, device_result *out)
     const banyan_spec *s = banyan_plan_spec(w->plan);
     banyan_share share;
     banyan_stats stats;
-    banyan_status status = banyan_plan_share(w->plan, 0, w->tokens, &share);
+    banyan_status status = banyan_plan_share(w->plan, 0, 1, w->tokens, &share);
     if (status) return status;
     banyan_cache_stats(w->cache, &stats);
     const double pair = 2.0 * (s->key_dim + s->value_dim);

@@ -53,6 +53,7 @@ static double call_flops(measuring *m, int64_t at, int32_t rows)
     banyan_cache_stats(m->s.cache, &stats);
     double unseen = 0, pairs = (double)(stats.pairs - m->pairs);
     for (int64_t t = at; t < at + rows; t++) unseen += block - 1 - (double)(t % block);
+    unseen *= m->s.sequences * m->s.layers;
     m->pairs = stats.pairs;
     return (pairs * block - unseen * spec->heads) * 2 * (spec->key_dim + spec->value_dim);
 }
@@ -80,7 +81,8 @@ static banyan_status decode(measuring *m)
     const int64_t at = m->s.tokens - row->rows;
     const int least = m->b->quick ? 1 : 7;
     banyan_share share;
-    banyan_status status = banyan_plan_share(m->s.plan, 0, m->s.tokens, &share);
+    banyan_status status =
+        banyan_plan_share(m->s.plan, 0, m->s.sequences, m->s.tokens - 1, &share);
     if (status) return status;
     m->bytes = (double)share.read_blocks * spec->block_tokens *
                (spec->key_dim + spec->value_dim) *

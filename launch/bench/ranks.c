@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What splitting a rank costs: under mpirun, N ranks with one thread each against rank 0 alone with N
+/* Rows under mpirun. A batch against its parts called one by one: the same ranks, in turns.
+ *
+ * What splitting a rank costs: under mpirun, N ranks with one thread each against rank 0 alone with N
  * threads, on the same cores and the same work. They take turns, and each turn of one is compared
  * with the next turn of the other. A rank that waits polls, and would take a core from the threads of
  * rank 0, so for its turn the others sleep a little longer than the turn before took. */
@@ -13,9 +15,11 @@
 
 static const bench_row rows[] = {
     {"ranks: decode dense bf16", LLAMA, .tokens = 128 * 1024, .rows = 1},
-    {"ranks: prefill dense bf16", LLAMA, .tokens = 8 * 1024}};
+    {"ranks: prefill dense bf16", LLAMA, .tokens = 8 * 1024},
+    {"ranks: decode 64 sequences", LLAMA, .tokens = 64, .rows = 1, .sequences = 64,
+     .placement = "spread", .bar = 3}};
 const char *const ranks_names[] = {"ranks: decode dense bf16", "ranks: prefill dense bf16",
-                                   NULL};
+                                   "ranks: decode 64 sequences", NULL};
 static const double bar = 1.10;
 
 enum { most_turns = 31 };
@@ -114,11 +118,63 @@ static void print(race *r, int count)
     output_line(r->b->json, line);
 }
 
+/* A step of all sequences, as one batch or one by one; the slowest rank's time counts. */
+static banyan_status step(race *r, bool as_batch, double *seconds)
+{
+    sequence *s = &r->together;
+    banyan_status status = banyan_comm_agree(r->b->j->comm, BANYAN_OK);
+    if (status) return status;
+    const double start = bench_seconds(r->b, 1);
+    status = as_batch ? sequence_call(s, s->tokens - 1, 1, false, true)
+                      : sequence_calls(s, s->tokens - 1, 1, false, true);
+    *seconds = bench_seconds(r->b, 1) - start;
+    return status ? status : banyan_comm_allreduce(r->b->j->comm, seconds, 1, BANYAN_MAX);
+}
+
+static void print_batch(race *r, int count)
+{
+    const double batch = numbers_median(r->together_seconds, count);
+    const double calls = numbers_median(r->alone_seconds, count);
+    const double ratio = numbers_median(r->ratio, count),
+                 spread = bench_spread(r->ratio, count);
+    printf(
+        "%-26s | %d ranks x 1 thread: a batch %.0f tokens/s, calls one by one %.0f: %.2f x as "
+        "many +-%.1f%% (at least %.2f)\n",
+        r->row->name, r->b->j->ranks, r->row->sequences / batch, r->row->sequences / calls,
+        ratio, spread * 100, r->row->bar);
+    if (!r->b->json) return;
+    json_t *line =
+        json_pack("{s:s,s:i,s:f,s:f,s:f,s:f,s:i,s:f}", "row", r->row->name, "ranks",
+                  r->b->j->ranks, "batch_seconds", batch, "calls_seconds", calls, "ratio",
+                  ratio, "spread", spread, "repetitions", count, "bar", r->row->bar);
+    output_line(r->b->json, line);
+}
+
+static int batch_run(race *r)
+{
+    const int most = r->b->quick ? 1 : most_turns;
+    const job *j = r->b->j;
+    double warm;
+    banyan_status status = sequence_open(&r->together, r->row, r->row->tokens, j->comm, 1);
+    if (!status) status = sequence_fill(&r->together);
+    if (!status) status = step(r, true, &warm);
+    if (!status) status = step(r, false, &warm);
+    for (int i = 0; i < most && !status; i++) {
+        status = step(r, true, &r->together_seconds[i]);
+        if (!status) status = step(r, false, &r->alone_seconds[i]);
+        r->ratio[i] = r->alone_seconds[i] / r->together_seconds[i];
+    }
+    if (!status && j->rank == 0) print_batch(r, most);
+    sequence_close(&r->together);
+    return status ? job_failed(j, status, r->row->name) : EXIT_OK;
+}
+
 int ranks_run(const bench *b, int index)
 {
     const job *j = b->j;
     race r = {.b = b, .row = &rows[index]};
     int count = 0;
+    if (r.row->sequences) return batch_run(&r);
     if (j->rank == 0 && omp_get_num_procs() < j->ranks)
         say_warning(j,
                     "rank 0 may use %d core%s for %d threads; if there are more, start "

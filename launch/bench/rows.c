@@ -22,6 +22,8 @@ const bench_row bench_rows[] = {
      .each_thread = true, .bar = 0.75},
     {"decode 8 rows bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 128 K, .rows = 8,
      .each_thread = true, .bar = 0.60},
+    {"decode 64 sequences bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 2000, .rows = 1,
+     .sequences = 64, .layers = 2, .bar = 0.85},
     {"prefill dense bf16", LLAMA, .dtype = BANYAN_BF16, .tokens = 16 K, .bar = 0.60},
     {"prefill dense fp32", LLAMA, .dtype = BANYAN_F32, .tokens = 16 K, .every = 2, .bar = 0.70},
     {"prefill dense fp32 avx2", LLAMA, .dtype = BANYAN_F32, .kernel = "avx2", .tokens = 16 K,

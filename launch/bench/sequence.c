@@ -21,7 +21,11 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
                             banyan_comm *comm, int threads)
 {
     banyan_status status = BANYAN_OK;
-    *s = (sequence){.row = row, .tokens = tokens, .comm = comm};
+    *s = (sequence){.row = row,
+                    .tokens = tokens,
+                    .comm = comm,
+                    .layers = row->layers ? row->layers : 1,
+                    .sequences = row->sequences ? row->sequences : 1};
     if (!comm) status = banyan_comm_create("self", NULL, &s->own_comm);
     if (status) return status;
     if (!comm) s->comm = s->own_comm;
@@ -29,7 +33,7 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     banyan_spec spec;
     banyan_spec_init(&spec);
     banyan_rule rule = {.last_layer = -1, .last_head = -1, .use = row->use};
-    spec.layers = 1;
+    spec.layers = s->layers;
     spec.heads = row->heads;
     spec.kv_heads = row->kv_heads;
     spec.key_dim = row->key_dim;
@@ -37,6 +41,10 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     spec.cache_dtype = row->dtype;
     spec.kernel = row->kernel;
     spec.max_tokens = tokens;
+    spec.sequences = s->sequences;
+    spec.pool_tokens = s->sequences * ((tokens + spec.block_tokens - 1) / spec.block_tokens) *
+                       spec.block_tokens;
+    if (row->placement) spec.placement = row->placement;
     spec.max_rows = SEQUENCE_CHUNK;
     spec.rollback_tokens = row->rows;
     spec.threads = threads;
@@ -69,14 +77,38 @@ banyan_status sequence_new_cache(sequence *s)
 {
     banyan_cache_destroy(s->cache);
     s->cache = NULL;
-    return single_create(s->plan, NULL, &s->cache, &s->held);
+    banyan_status status = banyan_cache_create(s->plan, NULL, &s->cache);
+    for (int32_t i = 0; i < s->sequences && !status; i++)
+        status = banyan_sequence_create(s->cache, (uint64_t)i, &s->batch[i].sequence);
+    return status;
+}
+
+static banyan_status call(sequence *s, int32_t first, int32_t count, int64_t at, int32_t rows,
+                          bool appends, bool attends)
+{
+    banyan_status status = BANYAN_OK;
+    for (int32_t i = first; i < first + count; i++) {
+        s->batch[i].at = at;
+        s->batch[i].rows = rows;
+    }
+    for (int32_t layer = 0; layer < s->layers && !status; layer++)
+        status = banyan_attend(s->cache, layer, &s->batch[first], count, attends ? s->q : NULL,
+                               appends ? s->k : NULL, appends ? s->v : NULL,
+                               attends ? s->out : NULL, NULL);
+    return status;
 }
 
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
 {
-    return single_attend(s->cache, s->held, 0, at, rows, attends ? s->q : NULL,
-                         appends ? s->k : NULL, appends ? s->v : NULL, attends ? s->out : NULL,
-                         NULL);
+    return call(s, 0, s->sequences, at, rows, appends, attends);
+}
+
+banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
+{
+    banyan_status status = BANYAN_OK;
+    for (int32_t i = 0; i < s->sequences && !status; i++)
+        status = call(s, i, 1, at, rows, appends, attends);
+    return status;
 }
 
 banyan_status sequence_fill(sequence *s)
@@ -84,8 +116,8 @@ banyan_status sequence_fill(sequence *s)
     banyan_status status = sequence_new_cache(s);
     for (int64_t at = 0; !status && at < s->tokens; at += SEQUENCE_CHUNK) {
         int64_t left = s->tokens - at;
-        status = sequence_call(s, at, (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK),
-                               true, false);
+        status = sequence_calls(s, at, (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK),
+                                true, false);
     }
     return status;
 }

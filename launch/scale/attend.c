@@ -86,7 +86,7 @@ static banyan_status open_case(scale_case *c)
     status = job_agree_on(c->t->j, c->comm, scale_fill(c, reads));
     if (status || c->t->prefill) return status;
     banyan_share share;
-    status = banyan_plan_share(c->plan, c->rank, c->tokens - 1, &share);
+    status = banyan_plan_share(c->plan, c->rank, 1, c->tokens - 1, &share);
     if (status) return status;
     c->kv_bytes = (double)share.read_blocks * c->spec->block_tokens *
                   (double)((c->spec->key_dim + c->spec->value_dim) *

@@ -79,7 +79,7 @@ static double decode_seconds(const banyan_plan *plan, const Banyan__Machine *m, 
     double most = 0;
     for (int32_t r = 0; r < ranks; r++) {
         banyan_share share;
-        if (banyan_plan_share(plan, r, tokens - 1, &share)) return INFINITY;
+        if (banyan_plan_share(plan, r, 1, tokens - 1, &share)) return INFINITY;
         double bytes = (double)share.read_blocks * s->block_tokens * token_bytes(s);
         double seconds = s->layers * predict_read(m, s, bytes / s->layers, together);
         if (share.read_blocks > 0) most = fmax(most, seconds);
@@ -101,7 +101,7 @@ static double prefill_seconds(const banyan_plan *plan, const Banyan__Machine *m,
         double most = 0;
         for (int32_t r = 0; r < ranks; r++) {
             banyan_share share;
-            if (banyan_plan_share(plan, r, (from + to) / 2, &share)) return INFINITY;
+            if (banyan_plan_share(plan, r, 1, (from + to) / 2, &share)) return INFINITY;
             const double pairs = (double)share.pairs * (double)(to - from);
             most = fmax(most, predict_pairs(m, s, pairs, together));
         }

@@ -234,7 +234,7 @@ static void check_stats(const sequence *s, const banyan_cache *cache, const char
     banyan_stats stats;
     banyan_share share;
     banyan_cache_stats(cache, &stats);
-    CHECK(banyan_plan_share(plan, plan->rank, s->tokens, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(plan, plan->rank, 1, s->tokens, &share) == BANYAN_OK);
     CHECK_MSG(stats.bytes == share.kept_bytes, "%s: rank %d keeps %lld bytes, planned %lld",
               name, plan->rank, (long long)stats.bytes, (long long)share.kept_bytes);
     CHECK(stats.blocks == share.kept_blocks && stats.tokens == s->tokens);

@@ -100,7 +100,7 @@ static void check_bar(const banyan_plan *plan)
     int64_t kept[MAX_RANKS];
     for (int32_t r = 0; r < plan->ranks; r++) {
         banyan_share share;
-        CHECK(banyan_plan_share(plan, r, spec->planned_tokens, &share) == BANYAN_OK);
+        CHECK(banyan_plan_share(plan, r, 1, spec->planned_tokens, &share) == BANYAN_OK);
         kept[r] = share.kept_blocks;
         sum += (double)kept[r];
         speed += spec->bandwidth[r];
@@ -168,11 +168,53 @@ static void test_like_s2(void)
     }
 }
 
+/* What a step of 64 sequences reads, with turns 0..63: the largest part over the mean. */
+static double step_imbalance(const banyan_spec *spec, int64_t tokens)
+{
+    planned p = plan_on("rank:7", spec);
+    CHECK_MSG(!p.status, "%s", banyan_error_message());
+    int64_t most = 0, sum = 0;
+    for (int32_t r = 0; r < 7 && !p.status; r++) {
+        banyan_share share;
+        CHECK(banyan_plan_share(p.plan, r, 64, tokens, &share) == BANYAN_OK);
+        if (share.read_blocks > most) most = share.read_blocks;
+        sum += share.read_blocks;
+    }
+    unplan(&p);
+    return (double)most * 7 / (double)sum;
+}
+
+/* Many short sequences: each has a block or two of a head, and their turns deal them evenly. */
+static void test_sequences(void)
+{
+    const banyan_rule rule = {0, -1, 8, -1, "s2 stride=16 local=16"};
+    banyan_spec spec = small_spec();
+    spec.layers = 1;
+    spec.heads = 32;
+    spec.kv_heads = 8;
+    spec.key_dim = 128;
+    spec.sequences = 64;
+    for (int i = 0; i < 3; i++) {
+        spec.max_tokens = i < 1 ? 64 : 1048576;
+        spec.planned_tokens = i < 2 ? 64 : 1048576;
+        spec.pool_tokens = 64 * spec.max_tokens;
+        const double most = step_imbalance(&spec, 63);
+        CHECK_MSG(most <= 1.05, "64 sequences of 63 tokens, case %d: %.4f", i, most);
+    }
+    spec.rules = &rule;
+    spec.rule_count = 1;
+    spec.max_tokens = spec.planned_tokens = 65536;
+    spec.pool_tokens = 64 * spec.max_tokens;
+    const double mixed = step_imbalance(&spec, 65535);
+    CHECK_MSG(mixed <= 1.05, "mixed heads: %.4f", mixed);
+}
+
 int main(void)
 {
     test_mixed_million();
     test_dense_million();
     test_random_mixes();
     test_like_s2();
+    test_sequences();
     return test_end();
 }

@@ -71,13 +71,13 @@ static void test_two_devices(void)
     spec.device = "cuda";
     CHECK(banyan_comm_create("self", NULL, &comm) == BANYAN_OK);
     CHECK(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK);
-    CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
+    cache = sequence_cache(plan);
     CHECK(cudaMalloc(&kv, 100 * 64 * 2) == cudaSuccess);
     CHECK(cudaMemset(kv, 0, 100 * 64 * 2) == cudaSuccess);
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
     CHECK(cudaSetDevice(1) == cudaSuccess);
     for (int i = 0; i < 2; i++)
-        CHECK_MSG(banyan_attend(cache, 0, 100 * i, 100, kv, kv, kv, kv, NULL) == BANYAN_OK,
+        CHECK_MSG(sequence_attend(cache, 0, 100 * i, 100, kv, kv, kv, kv, NULL) == BANYAN_OK,
                   "%s", banyan_error_message());
     CHECK_MSG(banyan_cache_wait(cache) == BANYAN_OK, "%s", banyan_error_message());
     CHECK(cudaGetDevice(&current) == cudaSuccess && current == 1);

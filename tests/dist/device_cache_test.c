@@ -94,7 +94,7 @@ static void test_memory(banyan_comm *comm)
     banyan_plan *plan = sequence_plan(&spec, comm);
     banyan_cache *cache = NULL;
     banyan_share share;
-    CHECK(banyan_plan_share(plan, 0, 1, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(plan, 0, 1, 1, &share) == BANYAN_OK);
     fake_memory_free = share.device_bytes - 1;
     CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_ERR_MEMORY && !cache);
     CHECK_MSG(strstr(banyan_error_message(), "free on the device"), "%s",

@@ -275,7 +275,7 @@ static inline void check_stats(const sequence *s, const banyan_cache *cache, ban
     CHECK_MSG((here.messages > 0) == (there.messages > 0) && here.messages <= there.messages,
               "%s: messages %lld %lld", name, (long long)here.messages,
               (long long)there.messages);
-    CHECK(banyan_plan_share(s->plan, s->plan->rank, s->tokens, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(s->plan, s->plan->rank, 1, s->tokens, &share) == BANYAN_OK);
     CHECK_MSG(here.workspace_bytes <= share.workspace_bytes, "%s: %lld, planned %lld", name,
               (long long)here.workspace_bytes, (long long)share.workspace_bytes);
     CHECK(here.capacity_bytes == share.capacity_bytes && here.device_bytes &&

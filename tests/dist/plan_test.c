@@ -104,7 +104,7 @@ static void test_shares(void)
         count_reads(p.plan, lengths[i], blocks, pairs);
         for (int32_t r = 0; r < p.plan->ranks; r++) {
             banyan_share share;
-            CHECK(banyan_plan_share(p.plan, r, lengths[i], &share) == BANYAN_OK);
+            CHECK(banyan_plan_share(p.plan, r, 1, lengths[i], &share) == BANYAN_OK);
             CHECK_MSG(share.read_blocks == blocks[r] && share.pairs == pairs[r],
                       "rank %d at %lld: %lld blocks, %lld pairs; not %lld, %lld", (int)r,
                       (long long)lengths[i], (long long)share.read_blocks,
@@ -247,7 +247,7 @@ static void test_evict_off(void)
     int64_t all = 0;
     for (int32_t r = 0; r < 7; r++) {
         banyan_share share;
-        CHECK(banyan_plan_share(q.plan, r, spec.max_tokens, &share) == BANYAN_OK);
+        CHECK(banyan_plan_share(q.plan, r, 1, spec.max_tokens, &share) == BANYAN_OK);
         all += share.kept_blocks;
     }
     CHECK(all == (int64_t)spec.layers * spec.kv_heads * 313);

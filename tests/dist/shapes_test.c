@@ -309,7 +309,7 @@ static void check_kept(const scene *s, const banyan_cache *cache, const char *na
     banyan_share share;
     double bytes = 0, expect = 0;
     banyan_cache_stats(cache, &stats);
-    CHECK(banyan_plan_share(s->plan, s->plan->rank, TOKENS, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(s->plan, s->plan->rank, 1, TOKENS, &share) == BANYAN_OK);
     CHECK_MSG(stats.bytes == share.kept_bytes && stats.blocks == share.kept_blocks,
               "%s: keeps %lld bytes, planned %lld", name, (long long)stats.bytes,
               (long long)share.kept_bytes);

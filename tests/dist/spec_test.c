@@ -135,9 +135,9 @@ static void test_arguments(void)
     CHECK(banyan_plan_create(NULL, p.comm, &plan) == BANYAN_ERR_ARGUMENT);
     CHECK(banyan_plan_create(&spec, NULL, &plan) == BANYAN_ERR_ARGUMENT);
     CHECK(!plan);
-    CHECK(banyan_plan_share(p.plan, 3, 64, &share) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_plan_share(p.plan, 3, 1, 64, &share) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "rank is 3: expected 0..2"));
-    CHECK(banyan_plan_share(p.plan, 0, 65537, &share) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_plan_share(p.plan, 0, 1, 65537, &share) == BANYAN_ERR_ARGUMENT);
     CHECK(strstr(banyan_error_message(), "tokens is 65537: expected 0..65536"));
     CHECK(banyan_plan_owner(p.plan, 0, 2, 0, 0) == -1 &&
           banyan_plan_owner(p.plan, 0, 0, 4, 0) == -1);

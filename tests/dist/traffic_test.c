@@ -64,7 +64,7 @@ static sent measure(banyan_comm *comm, const banyan_plan *plan)
     for (part.at = tokens; part.at < tokens + rows; part.at++)
         CHECK(banyan_attend(cache, 0, &part, 1, q, kv, kv, out, NULL) == BANYAN_OK);
     banyan_cache_stats(cache, &stats);
-    CHECK(banyan_plan_share(plan, plan->rank, tokens, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(plan, plan->rank, 1, tokens, &share) == BANYAN_OK);
     CHECK_MSG(stats.messages == rows * share.messages &&
                   stats.bytes_sent == rows * share.bytes_sent,
               "rank %d sent %lld messages, %lld bytes; planned %lld, %lld a row", plan->rank,
@@ -83,7 +83,7 @@ static sent send_row(banyan_comm *comm, const char *merge, banyan_out out, int i
     if (!plan) return s;
     for (int r = 0; r < ranks; r++) {
         banyan_share share = {0};
-        CHECK(banyan_plan_share(plan, r, tokens, &share) == BANYAN_OK);
+        CHECK(banyan_plan_share(plan, r, 1, tokens, &share) == BANYAN_OK);
         s.messages += share.messages;
         s.bytes += share.bytes_sent;
     }

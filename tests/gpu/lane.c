@@ -98,7 +98,7 @@ long long lane_bytes(const lane *l)
     banyan_stats stats;
     banyan_share share;
     banyan_cache_stats(l->cache, &stats);
-    if (stats.blocks == 0 || banyan_plan_share(l->plan, 0, stats.tokens, &share)) return 0;
+    if (stats.blocks == 0 || banyan_plan_share(l->plan, 0, 1, stats.tokens, &share)) return 0;
     return share.read_blocks * (stats.bytes / stats.blocks);
 }
 

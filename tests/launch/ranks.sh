@@ -20,6 +20,7 @@ expect 0 "rows checked" "$mpirun" 2 "$banyan" run --config "$folder/a.txtpb"
 expect 0 "ranks: decode dense bf16" "$mpirun" 2 "$banyan" bench --quick --json "$folder/bench.json"
 grep -q "^ranks: prefill .* 2 ranks x 1 thread [0-9.]* ms, 1 rank x 2 threads [0-9.]* ms" \
   "$folder/output" || fault "bench under mpirun lacks the prefill"
+[ "$(grep -c '"ranks":2,"batch_seconds":' "$folder/bench.json")" = 1 ] || fault "bench --json of a batch"
 [ "$(grep -c '"ranks":2,"together_seconds":' "$folder/bench.json")" = 2 ] || fault "bench --json of ranks"
 expect_once 2 '--only "s2" matches no row that is for several ranks' \
   "$mpirun" 3 "$banyan" bench --quick --only s2
