@@ -30,7 +30,8 @@ typedef struct scene {
 static void attend(scene *s, int64_t at, int32_t rows, int appends, int attends)
 {
     void *const kv = appends ? s->rows : NULL, *const q = attends ? s->rows : NULL;
-    CHECK_MSG(banyan_attend(s->cache, 0, at, rows, q, kv, kv, q, NULL) == BANYAN_OK, "%s",
+    const banyan_rows part = {.sequence = s->cache->sequence, .at = at, .rows = rows};
+    CHECK_MSG(banyan_attend(s->cache, 0, &part, 1, q, kv, kv, q, NULL) == BANYAN_OK, "%s",
               banyan_error_message());
 }
 
@@ -56,6 +57,8 @@ static scene open_scene(int evict)
               banyan_error_message());
     CHECK_MSG(banyan_cache_create(s.plan, NULL, &s.cache) == BANYAN_OK, "%s",
               banyan_error_message());
+    banyan_sequence *first = NULL;
+    CHECK(banyan_sequence_create(s.cache, 0, &first) == BANYAN_OK);
     CHECK(cudaMalloc(&s.rows, 16) == cudaSuccess);
     for (int64_t at = 0; at < MILLION; at += ROWS) attend(&s, at, ROWS, 1, 0);
     return s;
@@ -76,11 +79,11 @@ static void build_lists(const scene *s)
     static banyan_span span[64];
     const banyan_kind *kind = banyan_plan_kind(s->plan, 0);
     for (int32_t h = 0; h < KV_HEADS; h++) {
-        const banyan_kept *kept = &s->cache->layer[0].kept[h];
-        const banyan_held_set held = {.block = kept->held,
-                                      .count = kept->count,
-                                      .retention = &kind->head[h].retention,
-                                      .settled = kept->settled};
+        const banyan_layer *layer = &s->cache->sequence->layer[0];
+        const banyan_held_set held = {
+            .held = {layer->kept[h].chunk, layer->kept[h].count},
+            .retention = &kind->head[h].retention,
+            .settled = banyan_settled(s->plan, &kind->head[h], layer->floor)};
         for (int64_t row = MILLION - ROWS; row < MILLION; row += BLOCK) {
             banyan_span_list list = {.span = span, .capacity = 64};
             CHECK(banyan_spans_build(&kind->head[h].classes[0].pattern, row, row + BLOCK - 1,
