@@ -123,6 +123,10 @@ BANYAN_API int64_t banyan_memory_free(void);
 BANYAN_API banyan_status banyan_comm_create(const char *transport, void *native,
                                             banyan_comm **out);
 BANYAN_API void banyan_comm_destroy(banyan_comm *comm);
+/* What MPI_Get_library_version says of the MPI that this library is linked to, and in *handle_bytes
+ * (or NULL) the size of an MPI_Comm: a binding compares both with those of its own MPI before it
+ * gives a communicator to banyan_comm_create. NULL in a build without MPI. */
+BANYAN_API const char *banyan_mpi_library(size_t *handle_bytes);
 BANYAN_API int banyan_comm_rank(const banyan_comm *comm);
 BANYAN_API int banyan_comm_size(const banyan_comm *comm);
 BANYAN_API int banyan_comm_node(const banyan_comm *comm, int rank); /* its node, from 0 */

@@ -133,6 +133,13 @@ banyan_status banyan_comm_create(const char *transport, void *native, banyan_com
     return BANYAN_OK;
 }
 
+const char *banyan_mpi_library(size_t *handle_bytes)
+{
+    for (int i = 0; i < built_count; i++)
+        if (built_rows[i]->library) return built_rows[i]->library(handle_bytes);
+    return NULL;
+}
+
 void banyan_comm_destroy(banyan_comm *comm)
 {
     if (!comm) return;

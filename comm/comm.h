@@ -271,6 +271,8 @@ typedef struct banyan_transport {
     /* optional */
     banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
     banyan_status (*allgather)(banyan_comm *comm, const void *mine, size_t bytes, void *all);
+    /* optional. The text and the size of banyan_mpi_library. */
+    const char *(*library)(size_t *handle_bytes);
     /* optional. The time limit of something else is over, which all ranks take part in: tells all of
      * them that this one is there, listens for a moment, and writes what it heard, in words. */
     void (*signs)(banyan_comm *comm, char *text, size_t bytes);

@@ -207,6 +207,16 @@ static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_com
     return BANYAN_OK;
 }
 
+/* May be asked before MPI_Init. */
+static const char *mpi_library(size_t *handle_bytes)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    if (handle_bytes) *handle_bytes = sizeof(MPI_Comm);
+    if (!text[0] && MPI_Get_library_version(text, &length)) return "";
+    return text;
+}
+
 const banyan_transport banyan_transport_mpi = {
     .name = "mpi",
     .open = mpi_open,
@@ -216,4 +226,5 @@ const banyan_transport banyan_transport_mpi = {
     .test = banyan_mpi_test,
     .split = mpi_split,
     .signs = banyan_mpi_signs,
+    .library = mpi_library,
 };
