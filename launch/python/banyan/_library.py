@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds libbanyan, loads it, and calls it.
+
+Looked for in this order: the file that BANYAN_LIBRARY names; beside this package; where the system
+looks for libraries. Functions are called through `call` (a status becomes an exception) or `raw`.
+The GIL is free while C computes.
+"""
+import ctypes as C
+import os
+import pathlib
+import sys
+
+from . import _abi, errors
+
+_LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
+
+
+def _import_mpi_first():
+    """mpi4py must map its libmpi before libbanyan maps one: the second then finds the first, and
+    there is one MPI in the process. Importing it also initialises MPI, so that a process which no
+    launcher started is left alone."""
+    if "mpi4py.MPI" in sys.modules or not any(name in os.environ for name in _LAUNCHED):
+        return
+    try:
+        import mpi4py.MPI  # noqa: F401
+    except ImportError:
+        pass  # banyan initialises MPI itself
+
+
+def _candidates():
+    named = os.environ.get("BANYAN_LIBRARY")
+    if named:
+        return [named]
+    here = pathlib.Path(__file__).resolve().parent
+    beside = [str(p) for folder in (here, here / "lib") for p in sorted(folder.glob("libbanyan.so*"))]
+    return beside + ["libbanyan.so.0", "libbanyan.so"]
+
+
+def _load():
+    _import_mpi_first()
+    reasons = []
+    for name in _candidates():
+        try:
+            return C.CDLL(name)
+        except OSError as error:
+            reasons.append(str(error))
+    raise ImportError("libbanyan was not found: set BANYAN_LIBRARY to its file, or install it "
+                      "(pip install ./launch/python builds it). Tried: " + "; ".join(reasons))
+
+
+_lib = _load()
+raw = {}
+for _name, (_result, _arguments) in _abi.FUNCTIONS.items():
+    try:
+        _function = getattr(_lib, _name)
+    except AttributeError:
+        raise ImportError(f"{_lib._name} has no {_name}: it is another version of libbanyan than "
+                          "this package was made for") from None
+    _function.argtypes, _function.restype = _arguments, _result
+    raw[_name] = _function
+
+
+def call(name, *arguments):
+    """Calls a function that returns a status; raises what it says went wrong, in its own words."""
+    status = raw[name](*arguments)
+    if status:
+        message = raw["banyan_error_message"]().decode(errors="replace")
+        raise errors.of_status(status, message)
