@@ -36,15 +36,24 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/banyan-config-version.cma
                                  COMPATIBILITY SameMinorVersion)
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/banyan)
-install(TARGETS banyan EXPORT banyan-targets)
-install(EXPORT banyan-targets NAMESPACE banyan:: DESTINATION ${package})
+install(TARGETS banyan EXPORT banyan-targets
+        LIBRARY COMPONENT library NAMELINK_COMPONENT development
+        ARCHIVE COMPONENT development)
+install(EXPORT banyan-targets NAMESPACE banyan:: DESTINATION ${package} COMPONENT development)
 install(FILES ${PROJECT_BINARY_DIR}/banyan-config.cmake
-              ${PROJECT_BINARY_DIR}/banyan-config-version.cmake DESTINATION ${package})
-install(FILES ${PROJECT_BINARY_DIR}/banyan.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
-install(FILES banyan.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan FILES_MATCHING PATTERN "*.txtpb")
-install(FILES launch/banyan.sbatch launch/hostfile.example
-        DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan)
+              ${PROJECT_BINARY_DIR}/banyan-config-version.cmake DESTINATION ${package}
+        COMPONENT development)
+install(FILES ${PROJECT_BINARY_DIR}/banyan.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig
+        COMPONENT development)
+install(FILES banyan.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 if(TARGET banyan_program)
-  install(TARGETS banyan_program)
+  install(TARGETS banyan_program COMPONENT program)
+  install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan COMPONENT program
+          FILES_MATCHING PATTERN "*.txtpb")
+  install(FILES launch/banyan.sbatch launch/hostfile.example
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan COMPONENT program)
+  install(PROGRAMS launch/mpirun-here DESTINATION ${CMAKE_INSTALL_DATADIR}/banyan
+          COMPONENT program)
 endif()
+include(launch/packaging/manuals.cmake)
+include(launch/packaging/debian.cmake)
