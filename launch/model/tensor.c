@@ -91,34 +91,3 @@ int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count)
     }
     return -1;
 }
-
-/* ---- one row of input -------------------------------------------------------------------- */
-
-enum { LANES = 16 };
-
-/* Sum of w x in 16 lanes, folded at the end; `count` values of w as fp32. */
-EACH_ISA static float dot(const float *restrict w, const float *restrict x, int64_t count)
-{
-    float lane[LANES] = {0}, sum = 0;
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (int j = 0; j < LANES; j++) lane[j] += w[i + j] * x[i + j];
-    for (; i < count; i++) sum += w[i] * x[i];
-    for (int j = 0; j < LANES; j++) sum += lane[j];
-    return sum;
-}
-
-void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, int64_t in,
-                     const float *x, float *out)
-{
-    float piece[PIECE];
-    for (int64_t c = 0; c < count; c++) {
-        float sum = 0;
-        for (int64_t i = 0, n; i < in; i += n) {
-            n = in - i < PIECE ? in - i : PIECE;
-            tensor_read(t, (row + c * step) * in + i, n, piece);
-            sum += dot(piece, x + i, n);
-        }
-        out[c] = sum;
-    }
-}
