@@ -12,6 +12,7 @@ target_sources(banyan PRIVATE
   dist/device_merge.c
   dist/device_open.c
   dist/device_passes.c
+  dist/groups.c
   dist/list.c
   dist/merge_passes.c
   dist/merge_rows.c

@@ -36,6 +36,9 @@ banyan_status banyan_plan_place(banyan_plan *plan);
 banyan_status banyan_plan_merge(banyan_plan *plan);
 banyan_status banyan_plan_memory(const banyan_plan *plan);
 /* MEMORY: "needs 48.0 GiB per rank, 23.4 free" and the note. */
+/* What control groups leave (groups.c), -1 without a limit; root: "", or where a test keeps its own
+ * /proc and /sys. */
+int64_t banyan_groups_free(const char *root);
 banyan_status banyan_memory_refuse(int64_t need, int64_t have, const char *note);
 uint64_t banyan_plan_digest(const banyan_plan *plan);
 

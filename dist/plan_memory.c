@@ -151,34 +151,6 @@ int64_t banyan_plan_capacity_bytes(const banyan_plan *plan, int rank)
 
 /* ---- what there is -------------------------------------------------------------------------- */
 
-/* A number in a one-line file, or -1. */
-static int64_t read_number(const char *path)
-{
-    long long value = -1;
-    FILE *file = fopen(path, "r");
-    if (!file) return -1;
-    if (fscanf(file, "%lld", &value) != 1) value = -1;
-    fclose(file);
-    return value;
-}
-
-/* What may still be taken within a control group's limit; -1 without one. Pages of files count as
- * used there, though they can be dropped. */
-static int64_t group_free(const char *limit, const char *used, const char *stat,
-                          const char *droppable)
-{
-    const int64_t most = read_number(limit), now = read_number(used);
-    if (most < 0 || now < 0) return -1;
-    int64_t files = 0;
-    char name[64];
-    long long value;
-    FILE *file = fopen(stat, "r");
-    while (file && fscanf(file, "%63s %lld", name, &value) == 2)
-        if (strcmp(name, droppable) == 0) files = value;
-    if (file) fclose(file);
-    return most > now - files ? most - (now - files) : 0;
-}
-
 int64_t banyan_memory_free(void)
 {
     long long kib = -1;
@@ -187,17 +159,8 @@ int64_t banyan_memory_free(void)
     while (file && fgets(line, sizeof line, file))
         if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
     if (file) fclose(file);
-    int64_t least = kib < 0 ? -1 : (int64_t)kib * 1024;
-    const int64_t groups[] = {
-        group_free("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
-                   "/sys/fs/cgroup/memory.stat", "inactive_file"),
-        group_free("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                   "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-                   "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
-    };
-    for (int i = 0; i < 2; i++)
-        if (groups[i] >= 0 && (least < 0 || groups[i] < least)) least = groups[i];
-    return least;
+    const int64_t all = kib < 0 ? -1 : (int64_t)kib * 1024, groups = banyan_groups_free("");
+    return groups >= 0 && (all < 0 || groups < all) ? groups : all;
 }
 
 /* Of the host's memory. */
