@@ -222,6 +222,13 @@ static size_t value_bytes(field_type *f)
     }
 }
 
+static void free_list(field_type *f, char *list, size_t count)
+{
+    for (size_t i = 0; f->type == PROTOBUF_C_TYPE_STRING && i < count; i++)
+        free(((char **)(void *)list)[i]);
+    free(list);
+}
+
 /* "a,b,c" replaces the list. */
 static bool set_list(place at, const char *text, const complaint *why)
 {
@@ -236,10 +243,10 @@ static bool set_list(place at, const char *text, const complaint *why)
         good = read_value(at.field, one, fresh + n * value_bytes(at.field), why);
     free(copy);
     if (!good) {
-        free(fresh);
+        free_list(at.field, fresh, fresh ? n : 0);
         return false;
     }
-    free(*list);
+    free_list(at.field, *list, *count);
     *list = fresh;
     *count = n;
     return true;

@@ -64,6 +64,9 @@ class FirstError : public google::protobuf::io::ErrorCollector
 bool textformat_parse(const char *text, size_t text_bytes, unsigned char **out,
                       size_t *out_bytes, char *why, size_t why_bytes)
 {
+#if GOOGLE_PROTOBUF_VERSION < 4022000 // it has words of its own for stderr
+    google::protobuf::SetLogHandler(nullptr);
+#endif
     banyan::Config config;
     FirstError error;
     google::protobuf::TextFormat::Parser parser;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { most_ranks = 1 << 16 }; /* whose plan takes some seconds */
+
 /* Blocks that each rank reads for a step of so many sequences of equal lengths, and how even that is. */
 static banyan_status print_balance(const banyan_plan *plan, const banyan_comm *comm,
                                    int64_t sequences, int64_t tokens)
@@ -35,8 +37,8 @@ static bool read_count(const job *j, const char *name, long *out)
     char *end;
     if (!text) return true;
     *out = strtol(text, &end, 10);
-    if (end != text && !*end && *out >= 1 && *out <= 1 << 20) return true;
-    say_error(j, "--%s \"%s\": expected a number, 1..%d", name, text, 1 << 20);
+    if (end != text && !*end && *out >= 1 && *out <= most_ranks) return true;
+    say_error(j, "--%s \"%s\": expected a number, 1..%d", name, text, most_ranks);
     return false;
 }
 
@@ -158,6 +160,12 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     banyan_status status = banyan_comm_create("imaginary", (void *)(uintptr_t)machine, &comm);
     if (status) return job_failed(j, status, "--topology");
     int code = EXIT_OK;
+    if (banyan_comm_size(comm) > most_ranks) {
+        say_error(j, "--topology \"%s\": %d ranks; expected at most %d", machine,
+                  banyan_comm_size(comm), most_ranks);
+        banyan_comm_destroy(comm);
+        return EXIT_USAGE;
+    }
     status = machine_links(j->config->machine, comm);
     if (status) {
         banyan_comm_destroy(comm);

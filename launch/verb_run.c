@@ -44,9 +44,10 @@ static int ask(run_task *t)
     }
     int64_t decoded = (int64_t)t->decode * t->rows;
     t->tokens = TAKE(r, tokens, s->max_tokens - decoded);
-    if (s->max_tokens == 0) s->max_tokens = t->tokens + decoded;
+    if (s->max_tokens == 0 && t->tokens <= INT64_MAX - decoded)
+        s->max_tokens = t->tokens + decoded;
     if (!(c && c->has_max_rows) && t->rows > s->max_rows) s->max_rows = t->rows;
-    if (t->tokens < 0 || t->tokens + decoded > s->max_tokens || t->tokens + decoded < 1) {
+    if (t->tokens < 0 || t->tokens > s->max_tokens - decoded || t->tokens + decoded < 1) {
         say_error(j,
                   "run.tokens %lld and %d steps of %d rows: expected 1..%lld tokens in all "
                   "(cache.max_tokens)",

@@ -54,13 +54,13 @@ static int ask(scale_task *t)
     t->seconds = TAKE(asked, seconds, 20);
     t->samples = TAKE(asked, samples, 4);
     t->seed = TAKE(asked, seed, 1);
-    if (t->steps < 1 || t->steps > 1 << 20 || t->warmup < 1 || t->samples < 0 ||
-        !(t->seconds > 0)) {
+    if (t->steps < 1 || t->steps > 1 << 20 || t->warmup < 1 || t->warmup > 1 << 20 ||
+        t->samples < 0 || t->samples > 1 << 20 || !(t->seconds > 0)) {
         say_error(
             t->j,
             "scale: steps %d, warmup %d, samples %d, seconds %g: expected 1 step and 1 to "
-            "warm up or more, samples 0 or more, seconds above 0",
-            t->steps, t->warmup, t->samples, t->seconds);
+            "warm up or more, samples 0 or more, at most %d of each, seconds above 0",
+            t->steps, t->warmup, t->samples, t->seconds, 1 << 20);
         return EXIT_USAGE;
     }
     banyan_spec *s = &t->asked.spec;

@@ -5,6 +5,7 @@
 banyan=$1
 . "$(dirname "$0")/expect.sh"
 shape="--heads 4 --kv-heads 2 --key-dim 32"
+plan_shape="--set shape.heads=4 --set shape.key_dim=32 --set cache.max_tokens=1m"
 
 # verbs and flags
 expect 2 "usage: banyan VERB" "$banyan"
@@ -38,6 +39,15 @@ printf 'shape {\n  heads: eight\n}\n' > "$folder/a.txtpb"
 expect 2 'a.txtpb:2:10: expected integer' "$banyan" plan --config "$folder/a.txtpb"
 printf 'shape {\n' > "$folder/a.txtpb"
 expect 2 'a.txtpb:2:1: ' "$banyan" plan --config "$folder/a.txtpb"
+
+# numbers that would run over, or for ever
+expect 2 'max_tokens' "$banyan" run $shape --tokens 9223372036854775807
+expect 2 'run.tokens' "$banyan" run $shape --tokens 9223372036854775807 --max-tokens 1k
+expect 2 'at most 1048576 of each' "$banyan" scale --tokens 1k --samples 2147483647
+expect 2 'at most 1048576 of each' "$banyan" scale --tokens 1k --warmup 2147483647
+expect 2 'expected a number, 1..65536' "$banyan" plan $plan_shape --ranks 1048576
+expect 2 '1048576 ranks; expected at most 65536' "$banyan" plan $plan_shape --topology "rank:1048576"
+expect 0 '65536 on 1 node' "$banyan" plan $plan_shape --ranks 65536
 
 # specs
 expect 2 'dence' "$banyan" run $shape --tokens 64 --use dence
