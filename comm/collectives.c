@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { few_values = 1024, message_bytes = 1024 };
+/* What all ranks' values take of the scratch; what is gathered, not cut; of a message. */
+enum {
+    scratch_values = BANYAN_SCRATCH_BYTES / sizeof(double),
+    few_values = 1024,
+    message_bytes = 1024
+};
 
 banyan_status banyan_comm_start(banyan_comm *comm, int recv, int peer, void *data, size_t bytes)
 {
@@ -272,16 +277,19 @@ banyan_status banyan_comm_allreduce(banyan_comm *comm, double *values, int count
                            "comm_allreduce: %d values at %s, op %d; expected sum or max", count,
                            values ? "data" : "NULL", (int)op);
     if (!count) return BANYAN_OK;
-    const int is_few = count <= few_values;
+    const int is_few = count <= few_values, fits = count <= scratch_values;
     const size_t parts =
         is_few ? (size_t)count * (size_t)comm->size : (size_t)count + 2 * (size_t)comm->size;
-    double *part = malloc(parts * sizeof *part);
+    double *part = fits ? banyan_comm_scratch(comm) : malloc(parts * sizeof *part);
+    banyan_status status = BANYAN_OK;
     if (!part)
-        return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d values of %d ranks", count,
-                           (int)comm->size);
-    const banyan_status status = is_few ? reduce_few(comm, values, (size_t)count, part, op)
-                                        : reduce_many(comm, values, (size_t)count, part, op);
-    free(part);
+        status = banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d values of %d ranks",
+                             count, (int)comm->size);
+    if (!fits) status = banyan_comm_agree(comm, status); /* or the others would wait */
+    if (!status)
+        status = is_few ? reduce_few(comm, values, (size_t)count, part, op)
+                        : reduce_many(comm, values, (size_t)count, part, op);
+    if (!fits) free(part);
     return status;
 }
 
@@ -291,14 +299,13 @@ banyan_status banyan_comm_agree(banyan_comm *comm, banyan_status mine)
     if (comm->transport->is_imaginary) return mine;
     char words[message_bytes];
     snprintf(words, sizeof words, "%s", banyan_error_message());
+    if (mine == BANYAN_ERR_MEMORY && !*words) snprintf(words, sizeof words, "out of memory");
     const int32_t own = mine;
-    int32_t *all = malloc((size_t)comm->size * sizeof *all);
+    int32_t *all = banyan_comm_scratch(comm);
     banyan_status status =
-        all ? banyan_comm_allgather(comm, &own, sizeof own, all)
-            : banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d ranks", (int)comm->size);
+        all ? banyan_comm_allgather(comm, &own, sizeof own, all) : BANYAN_ERR_MEMORY;
     int first = 0;
     while (!status && first < comm->size && !all[first]) first++;
-    free(all);
     if (!status && first < comm->size) {
         char theirs[message_bytes];
         memcpy(theirs, words, sizeof theirs);
@@ -306,6 +313,7 @@ banyan_status banyan_comm_agree(banyan_comm *comm, banyan_status mine)
         theirs[sizeof theirs - 1] = 0;
         if (!status) status = banyan_fail(BANYAN_ERR_PEER, "rank %d: %s", first, theirs);
     }
-    if (!mine) return status;
-    return banyan_fail(mine, "%s", words);
+    if (mine) return banyan_fail(mine, "%s", words);
+    if (!status) banyan_fail(BANYAN_OK, "%s", ""); /* nobody's reason is a later failure's */
+    return status;
 }

@@ -116,6 +116,13 @@ static banyan_comm *new_comm(const banyan_transport *row)
     return comm;
 }
 
+static void free_comm(banyan_comm *comm)
+{
+    banyan_topology_free(&comm->topology);
+    free(comm->scratch);
+    free(comm);
+}
+
 banyan_status banyan_comm_create(const char *transport, void *native, banyan_comm **out)
 {
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_create: out is NULL");
@@ -126,7 +133,7 @@ banyan_status banyan_comm_create(const char *transport, void *native, banyan_com
     if (!comm) return BANYAN_ERR_MEMORY;
     const banyan_status status = row->open(comm, native);
     if (status) {
-        free(comm);
+        free_comm(comm);
         return status;
     }
     *out = comm;
@@ -144,8 +151,15 @@ void banyan_comm_destroy(banyan_comm *comm)
 {
     if (!comm) return;
     comm->transport->close(comm);
-    banyan_topology_free(&comm->topology);
-    free(comm);
+    free_comm(comm);
+}
+
+void *banyan_comm_scratch(banyan_comm *comm)
+{
+    if (!comm->scratch) comm->scratch = malloc((size_t)comm->size * BANYAN_SCRATCH_BYTES);
+    if (!comm->scratch)
+        banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d ranks", (int)comm->size);
+    return comm->scratch;
 }
 
 int banyan_comm_rank(const banyan_comm *comm)
@@ -239,23 +253,19 @@ banyan_status banyan_comm_split(banyan_comm *comm, int color, int key, banyan_co
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_split: out is NULL");
     const choice mine = {color < 0 ? -1 : color, key, comm->rank};
     banyan_comm *made = NULL;
-    choice *all = malloc((size_t)comm->size * sizeof *all);
-    banyan_status status = BANYAN_OK;
-    if (!all) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d ranks", comm->size);
-    status = banyan_comm_allgather(comm, &mine, sizeof mine, all);
-    if (status) goto free_all;
+    _Static_assert(sizeof mine <= BANYAN_SCRATCH_BYTES, "choices fit in the scratch");
+    choice *all = banyan_comm_scratch(comm);
+    if (!all) return BANYAN_ERR_MEMORY;
+    banyan_status status = banyan_comm_allgather(comm, &mine, sizeof mine, all);
+    if (status) return status;
     if (color >= 0) {
         made = new_comm(comm->transport);
         status = made ? describe_split(comm, color, all, made) : BANYAN_ERR_MEMORY;
+        if (!status && !banyan_comm_scratch(made)) status = BANYAN_ERR_MEMORY;
     }
     status = banyan_comm_agree(comm, status);
     if (!status) status = comm->transport->split(comm, mine.color, key, made);
-    if (status && made) {
-        banyan_topology_free(&made->topology);
-        free(made);
-    }
+    if (status && made) free_comm(made);
     if (!status) *out = made;
-free_all:
-    free(all);
     return status;
 }

@@ -127,7 +127,7 @@ const banyan_merge *banyan_merge_find(const char *name);
 const banyan_merge *banyan_merge_row(int index); /* NULL past the end */
 
 /* rank >= 0: messages and bytes (also between nodes) count what that rank sends, only. Needs a
- * sorted schedule. */
+ * sorted schedule. Out of memory: infinite seconds. */
 void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,
                           size_t item_bytes, int rank, banyan_traffic *out);
 
@@ -288,7 +288,13 @@ struct banyan_comm {
     int broken;     /* a transfer failed: every further call fails */
     int is_started; /* between exchange_start and its end */
     size_t piece;   /* bytes that the transport counts with one int; tests make it small */
+    /* [BANYAN_SCRATCH_BYTES x size], so that what ranks agree with allocates nothing: a rank that runs
+     * out of memory must still be able to say so. NULL: made by the first who needs it. */
+    void *scratch;
 };
+enum { BANYAN_SCRATCH_BYTES = 128 };
+/* The scratch, made if need be; NULL, with the message set: out of memory. */
+void *banyan_comm_scratch(banyan_comm *comm);
 
 /* The transport's start and wait_all, as everyone calls them: they refuse on a broken comm, and
  * break it when a transfer fails. */

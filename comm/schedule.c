@@ -99,7 +99,7 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
     *out = (banyan_traffic){0};
     rank_load *load = calloc((size_t)topology->ranks, sizeof *load);
     if (!load) {
-        out->seconds = INFINITY; /* never the cheapest */
+        out->seconds = INFINITY;
         return;
     }
     for (int32_t i = 0, end; i < s->count; i = end) {

@@ -7,6 +7,7 @@
  * process exits. `job` remembers this for all comms that were split from one. */
 #include "comm/transport_mpi.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 
@@ -87,25 +88,32 @@ static banyan_status initialise(const void *native, int *finalise)
     return BANYAN_OK;
 }
 
+/* Before there is a comm to agree on: PEER where another rank's status is not OK. */
+static banyan_status agree_early(MPI_Comm base, int rank, banyan_status mine)
+{
+    int first = mine ? rank : INT_MAX;
+    const int error = MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, base);
+    if (mine) return mine;
+    if (error) return banyan_fail(BANYAN_ERR_COMM, "MPI_Allreduce failed at the start");
+    return first == INT_MAX
+               ? BANYAN_OK
+               : banyan_fail(BANYAN_ERR_PEER, "rank %d could not make its comm", first);
+}
+
 /* The ranks that can share memory are a node. */
 static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
 {
     MPI_Comm near = MPI_COMM_NULL;
     int lowest = comm->rank;
-    int32_t *node = malloc((size_t)comm->size * sizeof *node);
-    if (!node)
-        return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d ranks", (int)comm->size);
+    int32_t *node = comm->scratch;
     int error = MPI_Comm_split_type(state->comm, MPI_COMM_TYPE_SHARED, comm->rank,
                                     MPI_INFO_NULL, &near);
     if (!error) error = MPI_Allreduce(MPI_IN_PLACE, &lowest, 1, MPI_INT, MPI_MIN, near);
     const int32_t own = lowest;
     if (!error) error = MPI_Allgather(&own, 1, MPI_INT32_T, node, 1, MPI_INT32_T, state->comm);
     if (near != MPI_COMM_NULL) MPI_Comm_free(&near);
-    const banyan_status status =
-        error ? banyan_mpi_fail(state, "finding the ranks of this node", error)
-              : banyan_topology_make(node, comm->size, &comm->topology);
-    free(node);
-    return status;
+    if (error) return banyan_mpi_fail(state, "finding the ranks of this node", error);
+    return banyan_comm_agree(comm, banyan_topology_make(node, comm->size, &comm->topology));
 }
 
 /* MPI_Finalize waits for everyone and knows no time limit: do they all come to the end? */
@@ -162,13 +170,15 @@ static banyan_status mpi_open(banyan_comm *comm, void *native)
     int rank = 0, size = 1;
     MPI_Comm_rank(base, &rank);
     MPI_Comm_size(base, &size);
-    mpi_state *state = new_state(job, size);
-    if (!state) {
-        status = BANYAN_ERR_MEMORY;
-        goto free_job;
-    }
     comm->rank = rank;
     comm->size = size;
+    mpi_state *state = new_state(job, size);
+    status = state && banyan_comm_scratch(comm) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    status = agree_early(base, rank, status);
+    if (status) {
+        if (state) free_state(state);
+        goto free_job;
+    }
     const int error = MPI_Comm_dup(base, &state->comm);
     if (error) {
         status = banyan_mpi_fail(state, "MPI_Comm_dup", error);
@@ -181,6 +191,8 @@ static banyan_status mpi_open(banyan_comm *comm, void *native)
     if (status) mpi_close(comm);
     return status;
 free_job:
+    if (status && job->finalise && status != BANYAN_ERR_COMM)
+        MPI_Finalize(); /* all come here */
     free(job);
     return status;
 }

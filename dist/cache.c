@@ -144,7 +144,7 @@ static banyan_status make(banyan_cache *c, void *stream)
                            "cache: a stream was given, but the device is %s",
                            c->plan->spec.device);
     if (on_device && !(c->device = calloc(1, sizeof *c->device)))
-        return banyan_fail(BANYAN_ERR_MEMORY, "cache: no memory for %zu bytes",
+        return banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes",
                            sizeof *c->device);
     return fill(c, stream);
 }
@@ -156,7 +156,7 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
     banyan_status status = BANYAN_OK;
     banyan_cache *c = calloc(1, sizeof *c);
     if (!c) {
-        status = banyan_fail(BANYAN_ERR_MEMORY, "cache: no memory for %zu bytes", sizeof *c);
+        status = banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes", sizeof *c);
     } else {
         c->plan = plan;
         status = make(c, stream);

@@ -24,8 +24,8 @@ void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
     if (!bytes || count < (SIZE_MAX - sizeof *p) / bytes)
         p = calloc(1, sizeof *p + count * bytes);
     if (!p) {
-        banyan_fail(BANYAN_ERR_MEMORY, "the plan needs %zu x %zu bytes, which are not free",
-                    count, bytes);
+        banyan_fail(BANYAN_ERR_MEMORY, "out of memory: the plan needs %zu x %zu bytes", count,
+                    bytes);
         return NULL;
     }
     p->next = plan->owned;
@@ -268,7 +268,7 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "plan_create: spec, comm and out must be given");
     banyan_plan *plan = calloc(1, sizeof *plan);
-    if (!plan) return banyan_fail(BANYAN_ERR_MEMORY, "no memory for a plan");
+    if (!plan) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for a plan");
     plan->comm = comm;
     plan->ranks = comm->size;
     plan->rank = comm->rank;

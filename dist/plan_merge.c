@@ -5,6 +5,8 @@
  * there to compare with, and must be asked for. */
 #include "dist/plan.h"
 
+#include <math.h>
+
 banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *kind,
                                    const banyan_merge *merge, banyan_schedule *out)
 {
@@ -14,7 +16,7 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
                  plan->spec.out == BANYAN_OUT_ALL, out);
     if (out->failed) {
         banyan_schedule_free(out);
-        return banyan_fail(BANYAN_ERR_MEMORY, "no memory for the schedule of merge %s",
+        return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the schedule of merge %s",
                            merge->name);
     }
     banyan_schedule_sort(out);
@@ -55,6 +57,9 @@ banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_me
         if (status) return status;
         find_traffic(plan, kind, merge, &schedule, 1, -1, &traffic);
         banyan_schedule_free(&schedule);
+        if (isinf(traffic.seconds))
+            return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the cost of merge %s",
+                               merge->name);
         sum += traffic.seconds * kind->layer_count;
     }
     *seconds = sum;

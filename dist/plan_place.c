@@ -213,7 +213,7 @@ banyan_status banyan_plan_place(banyan_plan *plan)
     double *weight = calloc(heads, sizeof *weight);
     banyan_status status = BANYAN_OK;
     if (!holder || !placed || !weight)
-        status = banyan_fail(BANYAN_ERR_MEMORY, "no memory to place %zu heads on %zu ranks",
+        status = banyan_fail(BANYAN_ERR_MEMORY, "out of memory to place %zu heads on %zu ranks",
                              heads, ranks);
     for (size_t g = 0; !status && g < heads; g++) placed[g].holder = holder + g * ranks;
     for (int32_t k = 0; !status && k < plan->kinds; k++)

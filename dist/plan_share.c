@@ -43,7 +43,7 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
 {
     const int64_t own = tokens / plan->spec.block_tokens;
     banyan_selection *each = calloc((size_t)head->class_count, sizeof *each);
-    if (!each) return banyan_fail(BANYAN_ERR_MEMORY, "no memory to count reads");
+    if (!each) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory to count reads");
     for (int32_t c = 0; c < head->class_count; c++)
         banyan_pattern_select(&head->classes[c].pattern, tokens, tokens, &each[c]);
     for (int64_t b = 0; b <= own; b++) {

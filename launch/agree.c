@@ -4,30 +4,43 @@
 #include "launch/launch.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { word_bytes = 1024 };
 
+/* One number says who failed first, and how: ranks count down, so that the maximum is the lowest. */
+static double encode(int ranks, int rank, banyan_status mine)
+{
+    return mine ? 16.0 * (ranks - rank) - (double)mine : 0; /* errors are negative */
+}
+
+/* The words of rank `first`, on all; with its name, unless all failed alike. */
+static banyan_status share_words(banyan_comm *comm, int first, double failed, char *why,
+                                 size_t why_bytes)
+{
+    const int ranks = banyan_comm_size(comm);
+    char words[word_bytes];
+    banyan_status status = banyan_comm_allreduce(comm, &failed, 1, BANYAN_SUM);
+    if (!status && (int)failed < ranks)
+        snprintf(words, sizeof words, "rank %d: %s", banyan_comm_rank(comm), why);
+    else
+        snprintf(words, sizeof words, "%s", why);
+    if (!status) status = banyan_comm_broadcast(comm, words, sizeof words, first);
+    if (!status) snprintf(why, why_bytes, "%s", words);
+    return status;
+}
+
 banyan_status agree_words(banyan_comm *comm, banyan_status mine, char *why, size_t why_bytes)
 {
-    int ranks = banyan_comm_size(comm), first = 0;
-    int32_t own = mine, *all = calloc((size_t)ranks, sizeof *all);
-    if (!all) {
-        snprintf(why, why_bytes, "out of memory for %d ranks", ranks);
-        return BANYAN_ERR_MEMORY;
+    const int ranks = banyan_comm_size(comm);
+    double worst = encode(ranks, banyan_comm_rank(comm), mine);
+    banyan_status status = banyan_comm_allreduce(comm, &worst, 1, BANYAN_MAX);
+    if (!status && worst > 0) {
+        const int code = (int)worst;
+        status = share_words(comm, ranks - code / 16, mine != BANYAN_OK, why, why_bytes);
+        if (!status) return (banyan_status) - (code % 16);
     }
-    banyan_status status = banyan_comm_allgather(comm, &own, sizeof own, all), verdict = mine;
-    while (!status && first < ranks && !all[first]) first++;
-    if (!status && first < ranks) {
-        char words[word_bytes];
-        snprintf(words, sizeof words, "%s", why);
-        status = banyan_comm_broadcast(comm, words, sizeof words, first);
-        if (!status) snprintf(why, why_bytes, "%s", words);
-        verdict = (banyan_status)all[first];
-    }
-    free(all);
     if (status) snprintf(why, why_bytes, "%s", banyan_error_message());
-    return status ? status : verdict;
+    return status;
 }
 
 banyan_status agree_room(banyan_comm *comm, int64_t bytes, const char *what, char *why,

@@ -33,6 +33,17 @@ int choose_place(job *j);
  * EXIT_OK, or a reported failure, the same on every rank. */
 int config_load(const job *j, const char *path, Banyan__Config **out);
 
+/* execution.timeout as a command line asks for it, before there are ranks to share a config with; -1:
+ * it does not. What is wrong with it is said when the config is loaded. */
+double config_time_limit(char **words);
+
+/* Ends this process with EXIT_FAILED and words when watch_end is not called within `seconds` (0: no
+ * limit): for what waits for other ranks and knows no time limit. what: "MPI to start". */
+void watch_begin(const char *what, double seconds);
+void watch_end(void);
+/* This process's rank as its launcher tells it, before MPI does; "0" without one. */
+const char *launched_rank(void);
+
 /* Set one field, "cache.max_tokens" or "rule[0].use", from its text. false: why says in words. */
 bool config_set(Banyan__Config *config, const char *path, const char *text, char *why,
                 size_t why_bytes);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { largest_config = 1 << 20, why_bytes = 1024 };
 
@@ -53,6 +54,47 @@ static unsigned char *read_config(const char *path, verdict *v)
     return wire;
 }
 
+/* "--NAME VALUE" or "--NAME=VALUE" at *words: the value, and *words at its last word. */
+static const char *take_value(char **words, int *at, const char *name)
+{
+    const char *word = words[*at];
+    const size_t length = strlen(name);
+    if (strncmp(word, "--", 2) || strncmp(word + 2, name, length)) return NULL;
+    if (word[2 + length] == '=') return word + 3 + length;
+    if (word[2 + length] || !words[*at + 1]) return NULL;
+    return words[++*at];
+}
+
+/* The file as this rank sees it; what can be read only once (a pipe) is left for rank 0. */
+static void read_limit(const char *path, double *seconds)
+{
+    verdict v = {0};
+    struct stat about;
+    if (stat(path, &about) || !S_ISREG(about.st_mode)) return;
+    unsigned char *wire = read_config(path, &v);
+    Banyan__Config *c =
+        v.bytes >= 0 ? banyan__config__unpack(NULL, (size_t)v.bytes, wire) : NULL;
+    if (c && c->execution && c->execution->has_timeout) *seconds = c->execution->timeout;
+    if (c) banyan__config__free_unpacked(c, NULL);
+    free(wire);
+}
+
+double config_time_limit(char **words)
+{
+    static const char field[] = "execution.timeout=";
+    double seconds = -1;
+    for (int i = 0; words[i]; i++) {
+        const char *path = take_value(words, &i, "config");
+        if (path) read_limit(path, &seconds);
+    }
+    for (int i = 0; words[i]; i++) {
+        const char *set = take_value(words, &i, "set");
+        if (set && !strncmp(set, field, sizeof field - 1))
+            seconds = strtod(set + sizeof field - 1, NULL);
+    }
+    return seconds >= 0 ? seconds : -1; /* NaN: -1 */
+}
+
 int config_load(const job *j, const char *path, Banyan__Config **out)
 {
     verdict v = {0};
@@ -72,10 +114,8 @@ int config_load(const job *j, const char *path, Banyan__Config **out)
         code = EXIT_USAGE;
     } else {
         *out = banyan__config__unpack(NULL, (size_t)v.bytes, wire);
-        if (!*out) {
-            say_error(j, "config \"%s\" cannot be unpacked", path ? path : "");
-            code = EXIT_FAILED;
-        }
+        if (!*out) say_error(j, "out of memory for the config");
+        if (!job_all_good(j, *out != NULL)) code = EXIT_USAGE;
     }
     free(wire);
     return code;

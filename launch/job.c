@@ -28,21 +28,51 @@ bool job_switch(const job *j, const char *flag_name)
     return value_of(j, flag_name) != NULL;
 }
 
-static void say(const char *kind, const char *format, va_list args)
+/* Memory runs out on one rank: which? */
+static bool lacks_rank(const job *j, const char *text)
 {
-    char text[2048];
-    vsnprintf(text, sizeof text, format, args);
-    fflush(stdout);
-    fprintf(stderr, "banyan: %s%s\n", kind, text); /* one write: ranks share the terminal */
+    return j->ranks > 1 && !strstr(text, "rank ") &&
+           (strstr(text, "out of memory") || strstr(text, "Cannot allocate memory"));
 }
+
+static void say(const job *j, const char *kind, const char *format, va_list args)
+{
+    char text[2048], rank[32] = "";
+    vsnprintf(text, sizeof text, format, args);
+    if (lacks_rank(j, text)) snprintf(rank, sizeof rank, "rank %d: ", j->rank);
+    fflush(stdout);
+    fprintf(stderr, "banyan: %s%s%s\n", kind, rank, text); /* one write: a shared terminal */
+}
+
+/* What this rank would have said first, were it rank 0: rank 0 may be the one that is gone. */
+static char unsaid[2048];
 
 void say_error(const job *j, const char *format, ...)
 {
-    if (j->rank != 0) return;
     va_list args;
     va_start(args, format);
-    say("", format, args);
+    if (j->rank == 0)
+        say(j, "", format, args);
+    else if (!*unsaid)
+        vsnprintf(unsaid, sizeof unsaid, format, args);
     va_end(args);
+}
+
+void say_unsaid(const job *j)
+{
+    if (*unsaid) fprintf(stderr, "banyan: rank %d: %s\n", j->rank, unsaid);
+    *unsaid = 0;
+}
+
+bool job_all_good(const job *j, bool mine)
+{
+    char why[sizeof unsaid] = "it failed";
+    if (!j->comm || j->ranks == 1) return mine;
+    if (*unsaid) memcpy(why, unsaid, sizeof why);
+    const banyan_status status =
+        agree_words(j->comm, mine ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why);
+    if (status && mine) say_error(j, "%s", why); /* else it has been said */
+    return !status;
 }
 
 void say_warning(const job *j, const char *format, ...)
@@ -50,7 +80,7 @@ void say_warning(const job *j, const char *format, ...)
     if (j->rank != 0) return;
     va_list args;
     va_start(args, format);
-    say("warning: ", format, args);
+    say(j, "warning: ", format, args);
     va_end(args);
 }
 
@@ -75,9 +105,10 @@ int job_failed(const job *j, banyan_status status, const char *what)
     const char *colon = what && *what ? ": " : "";
     const char *words = j->device->why[0] ? j->device->why : banyan_error_message();
     if (!what) what = "";
-    if (status == BANYAN_ERR_COMM && j->ranks > 1)
+    if (status == BANYAN_ERR_COMM && j->ranks > 1) {
         fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon, words);
-    else
+        *unsaid = 0;
+    } else
         say_error(j, "%s%s%s", what, colon, words);
     return exit_code(status);
 }

@@ -54,9 +54,15 @@ const verb *verb_row(int index); /* NULL past the end */
 const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
 bool job_switch(const job *j, const char *flag_name);
 
-/* Print "banyan: ..." once, from rank 0, on stderr. */
+/* Print "banyan: ..." once, from rank 0, on stderr. Should rank 0 be gone in the end, the first error of
+ * every other rank is printed there (say_unsaid). */
 void say_error(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void say_warning(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say_unsaid(const job *j);
+/* Every rank passes whether it has what it needs, having said what it lacks: for what can fail on one
+ * rank alone, which must not leave the others waiting. The words of the first that failed are said.
+ * Collective (without a comm: `mine`). */
+bool job_all_good(const job *j, bool mine);
 /* The exit code for a failed library call, its message printed once. For failures that every rank
  * knows of: what set-up calls return, or banyan_comm_agree after calls that do not agree. (Each
  * rank speaks for itself when communication failed.) */

@@ -78,7 +78,7 @@ static const verb_entry *find_verb(const job *j, const char *name)
 static int run_verb(job *j, const verb_entry *entry, char **words)
 {
     j->verb = entry->verb;
-    if (!command_parse(j, words)) return EXIT_USAGE;
+    if (!job_all_good(j, command_parse(j, words))) return EXIT_USAGE;
     if (job_switch(j, "help")) {
         if (j->rank == 0) help_verb(stdout, entry);
         return EXIT_OK;
@@ -89,7 +89,7 @@ static int run_verb(job *j, const verb_entry *entry, char **words)
     }
     int code = config_load(j, job_text(j, "config"), &j->config);
     if (code) return code;
-    if (!command_apply(j, words)) return EXIT_USAGE;
+    if (!job_all_good(j, command_apply(j, words))) return EXIT_USAGE;
     if (j->verb->needs_comm) {
         code = choose_place(j);
         return code ? code : j->verb->run(j);
@@ -148,8 +148,27 @@ static int same_code(const job *j, int code)
     if (j->ranks == 1) return code;
     banyan_status status = banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX);
     if (!status) return (int)worst;
-    if (!code) job_failed(j, status, "at the end"); /* else it has been said */
+    if (code)
+        say_unsaid(j); /* rank 0 may not be there to say it */
+    else
+        job_failed(j, status, "at the end");
     return EXIT_FAILED;
+}
+
+/* Starting takes longer than a message: processes come up one after another. */
+static const double start_seconds = 15;
+
+/* From before MPI is up, the time limit that was asked for holds. */
+static banyan_status begin(job *j, char **words, double *limit)
+{
+    const double asked = config_time_limit(words);
+    *limit = asked < 0 ? 600 : asked;
+    if (*limit > 0) *limit += start_seconds;
+    watch_begin("all ranks to start (MPI_Init)", *limit);
+    const banyan_status status = banyan_comm_create(NULL, NULL, &j->comm);
+    watch_end();
+    if (!status && asked >= 0) banyan_comm_timeout(j->comm, asked);
+    return status;
 }
 
 int main(int argc, char **argv)
@@ -157,9 +176,10 @@ int main(int argc, char **argv)
     (void)argc;
     blas_choose(argv);
     job j = {.device = &device_cpu};
-    banyan_status status = banyan_comm_create(NULL, NULL, &j.comm);
+    double limit;
+    banyan_status status = begin(&j, argv + 1, &limit);
     if (status) {
-        fprintf(stderr, "banyan: %s\n", banyan_error_message());
+        fprintf(stderr, "banyan: rank %s: %s\n", launched_rank(), banyan_error_message());
         return EXIT_FAILED;
     }
     j.rank = banyan_comm_rank(j.comm);
@@ -169,7 +189,9 @@ int main(int argc, char **argv)
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL);
     if (j.config) banyan__config__free_unpacked(j.config, NULL);
     free(j.value);
+    watch_begin("all ranks to end (MPI_Finalize)", limit);
     banyan_comm_destroy(j.comm);
+    watch_end();
     device_close(j.device);
     return code;
 }

@@ -285,8 +285,7 @@ static int run_all(scale_task *t)
     if (path && !json) return EXIT_FAILED;
     code = run_cases(t, json ? output_stream(json) : NULL);
     double worst = code; /* rank 0 judged */
-    if (code < EXIT_USAGE && banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX))
-        return EXIT_FAILED;
+    if (banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX)) return EXIT_FAILED;
     int written = output_close(json, j, (int)worst < EXIT_USAGE);
     if ((int)worst >= EXIT_USAGE) return (int)worst;
     int drawn = write_pictures(t), advised = advise(t);

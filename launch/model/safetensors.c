@@ -2,8 +2,9 @@
 /* Reading safetensors: map, parse, and believe nothing. Every length and offset is compared
  * with what the file really has before it is used; sums are arranged so that they cannot
  * overflow. */
-#include "launch/model/safetensors.h"
+#include "launch/mapped.h"
 #include "launch/model/folder.h"
+#include "launch/model/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -73,6 +74,7 @@ static bool map_file(const char *path, mapped_file *out, char *why, size_t why_b
     }
     out->data = map;
     out->bytes = (size_t)st.st_size;
+    mapped_watch(map, out->bytes, path);
     return !folder_is_pointer(path, map, out->bytes, why, why_bytes);
 }
 
@@ -339,7 +341,10 @@ void safetensors_close(safetensors *s)
 {
     if (!s) return;
     for (int64_t i = 0; i < s->files; i++) {
-        if (s->file[i].data) munmap((void *)(uintptr_t)s->file[i].data, s->file[i].bytes);
+        if (s->file[i].data) {
+            mapped_forget(s->file[i].data);
+            munmap((void *)(uintptr_t)s->file[i].data, s->file[i].bytes);
+        }
         json_decref(s->file[i].header);
         free(s->file[i].path);
     }

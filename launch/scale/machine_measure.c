@@ -387,7 +387,9 @@ static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int3
     m->read_together = together > 1 ? crowded.sustained : crowded.read;
     m->together = together;
     m->has_threads = m->has_read = m->has_read_together = m->has_together = 1;
-    if (!status && !set_measured(m, &p, &alone, &crowded)) status = BANYAN_ERR_MEMORY;
+    if (!status)
+        status = job_agree(
+            j, set_measured(m, &p, &alone, &crowded) ? BANYAN_OK : BANYAN_ERR_MEMORY);
     close_probe(&p);
     free(machine);
     return status;

@@ -3,7 +3,6 @@
  * cores than ranks that is what would be measured. */
 #include "launch/scale/scale.h"
 
-#include <stdlib.h>
 #include <time.h>
 
 banyan_status quiet_wait(banyan_comm *comm, int leader)
@@ -23,13 +22,11 @@ banyan_status quiet_wait(banyan_comm *comm, int leader)
 banyan_status quiet_release(banyan_comm *comm, const bool *waits)
 {
     char byte = 1;
-    const int ranks = banyan_comm_size(comm);
-    banyan_message *list = calloc((size_t)ranks, sizeof *list);
-    if (!list) return BANYAN_ERR_MEMORY;
-    int count = 0;
-    for (int r = 0; r < ranks; r++)
-        if (waits[r]) list[count++] = (banyan_message){r, &byte, 1};
-    banyan_status status = banyan_comm_exchange(comm, list, count, NULL, 0);
-    free(list);
+    banyan_status status = BANYAN_OK;
+    /* One after the other: a list of them might not fit, and they would wait for ever. */
+    for (int r = 0; r < banyan_comm_size(comm) && !status; r++) {
+        const banyan_message message = {r, &byte, 1};
+        if (waits[r]) status = banyan_comm_exchange(comm, &message, 1, NULL, 0);
+    }
     return status;
 }
