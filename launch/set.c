@@ -146,10 +146,9 @@ static bool read_integer(const char *text, int64_t low, uint64_t high, int64_t *
         end++;
     }
     if (errno || *end) return false;
-    if (minus && (low >= 0 || size > (uint64_t)INT64_MAX || -(int64_t)size < low))
-        return size == 0 ? (*out = 0, true) : false;
-    if (!minus && size > high) return false;
-    *out = minus ? -(int64_t)size : (int64_t)size;
+    const uint64_t least = low < 0 ? 0 - (uint64_t)low : 0; /* its size; INT64_MIN has one, too */
+    if (size > (minus ? least : high)) return false;
+    *out = (int64_t)(minus ? 0 - size : size);
     return true;
 }
 

@@ -104,6 +104,12 @@ static void check_shape(hf_config *c, const model_shape *s)
     json_decref(value);
 }
 
+/* Beyond 64 bits there is no difference. */
+static int64_t as_tokens(double count)
+{
+    return count < 0x1p63 ? (int64_t)count : INT64_MAX;
+}
+
 static void read_shape(hf_config *c, const family *f, model_shape *out)
 {
     const config_words *w = &f->words;
@@ -120,7 +126,7 @@ static void read_shape(hf_config *c, const family *f, model_shape *out)
     out->layers = hf_count(c, NULL, word(w->layers, "num_hidden_layers"), -1);
     out->vocab = hf_count(c, NULL, word(w->vocab, "vocab_size"), -1);
     out->max_positions =
-        (int64_t)hf_number(c, NULL, word(w->positions, "max_position_embeddings"), 0);
+        as_tokens(hf_number(c, NULL, word(w->positions, "max_position_embeddings"), 0));
     out->norm_eps =
         hf_number(c, NULL, word(w->eps, "rms_norm_eps"), f->eps > 0 ? f->eps : 1e-6);
     out->tied = hf_truth(c, NULL, "tie_word_embeddings", f->tied);
@@ -184,7 +190,7 @@ static void read_ropes(hf_config *c, const family *f, description *d)
     const json_t *sliding = is_nested ? rope_object(c, "sliding_attention", &is_nested) : NULL;
     if (sliding) rope_read(c, sliding, &defaults, &d->rope[d->ropes++]);
     d->shape.rope_theta = d->rope[0].theta;
-    if (!c->failed) d->shape.max_positions = (int64_t)rope_reach(&d->rope[0]);
+    if (!c->failed) d->shape.max_positions = as_tokens(rope_reach(&d->rope[0]));
 }
 
 /* ---- layers that differ ------------------------------------------------------------------ */

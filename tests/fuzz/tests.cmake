@@ -1,0 +1,27 @@
+# What reads bytes that somebody else wrote, fed with anything: see README.md here. The corpora are plain
+# tests, always. With clang and BANYAN_FUZZ the same programs are libFuzzer's; fuzz/run builds them apart.
+if(NOT BANYAN_HAS_PROGRAMS)
+  return()
+endif()
+set(fuzz_dir ${CMAKE_CURRENT_LIST_DIR})
+set(fuzz_targets safetensors model_config rules topology text_config set number results header)
+foreach(name IN LISTS fuzz_targets)
+  add_executable(fuzz_${name} fuzz/fuzz_${name}.c fuzz/fuzz.c)
+  target_link_libraries(fuzz_${name} PRIVATE banyan_launch)
+  target_include_directories(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  if(BANYAN_FUZZ)
+    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  else()
+    target_sources(fuzz_${name} PRIVATE fuzz/driver.c)
+    add_test(NAME fuzz_${name} COMMAND fuzz_${name} ${fuzz_dir}/corpus/${name})
+    set_tests_properties(fuzz_${name} PROPERTIES LABELS unit TIMEOUT 300)
+    add_test(NAME fuzz_${name}_2_minutes
+             COMMAND ${fuzz_dir}/run ${PROJECT_BINARY_DIR}/fuzz 120 ${name})
+    set_tests_properties(fuzz_${name}_2_minutes PROPERTIES LABELS "fuzz;full" TIMEOUT 1800
+      SKIP_RETURN_CODE 77 RESOURCE_LOCK fuzz)
+  endif()
+endforeach()
+if(BANYAN_FUZZ)
+  list(TRANSFORM fuzz_targets PREPEND fuzz_)
+  add_custom_target(fuzzers DEPENDS ${fuzz_targets})
+endif()
