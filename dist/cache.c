@@ -156,7 +156,8 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
     banyan_status status = BANYAN_OK;
     banyan_cache *c = calloc(1, sizeof *c);
     if (!c) {
-        status = banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes", sizeof *c);
+        status =
+            banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes", sizeof *c);
     } else {
         c->plan = plan;
         status = make(c, stream);

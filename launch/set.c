@@ -146,7 +146,8 @@ static bool read_integer(const char *text, int64_t low, uint64_t high, int64_t *
         end++;
     }
     if (errno || *end) return false;
-    const uint64_t least = low < 0 ? 0 - (uint64_t)low : 0; /* its size; INT64_MIN has one, too */
+    const uint64_t least =
+        low < 0 ? 0 - (uint64_t)low : 0; /* its size; INT64_MIN has one, too */
     if (size > (minus ? least : high)) return false;
     *out = (int64_t)(minus ? 0 - size : size);
     return true;

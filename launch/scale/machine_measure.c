@@ -388,8 +388,8 @@ static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int3
     m->together = together;
     m->has_threads = m->has_read = m->has_read_together = m->has_together = 1;
     if (!status)
-        status = job_agree(
-            j, set_measured(m, &p, &alone, &crowded) ? BANYAN_OK : BANYAN_ERR_MEMORY);
+        status =
+            job_agree(j, set_measured(m, &p, &alone, &crowded) ? BANYAN_OK : BANYAN_ERR_MEMORY);
     close_probe(&p);
     free(machine);
     return status;
