@@ -161,6 +161,7 @@ static int open_and_decode(task *t, banyan_spec *spec)
     warn_length(t, model_get_shape(m), tokens);
     int code = check_ids(t, model_get_shape(m)->vocab);
     if (!code) code = decode(t, m);
+    if (!code) code = failed(t, m, model_unchanged(m));
     if (!code && t->logits) code = write_logits(t);
     if (!code && job_text(t->j, "json")) code = write_json(t);
     model_close(m);

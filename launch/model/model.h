@@ -46,6 +46,10 @@ void model_close(model *m);
  * failure the model can only be closed. Collective. */
 banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t why_bytes);
 
+/* Are the files of the checkpoint, which stay mapped, what they were when it was opened? Else
+ * CONFIG, and results may be of a mixture: model_message names the file. Collective. */
+banyan_status model_unchanged(model *m);
+
 const model_shape *model_get_shape(const model *m);
 uint64_t model_get_digest(const model *m); /* of what was opened */
 const banyan_plan *model_plan(const model *m);

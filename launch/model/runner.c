@@ -143,9 +143,12 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
                          device *device, model **out, char *why, size_t why_bytes)
 {
     model *m = calloc(1, sizeof *m);
-    if (!m) {
-        snprintf(why, why_bytes, "out of memory");
-        return BANYAN_ERR_MEMORY;
+    banyan_status status = m ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    snprintf(why, why_bytes, "out of memory");
+    status = agree_words(comm, status, why, why_bytes);
+    if (status) {
+        free(m);
+        return status;
     }
     m->comm = comm;
     m->device = device;
@@ -153,7 +156,7 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     m->ranks = banyan_comm_size(comm);
     openblas_set_num_threads(1);
     int64_t bytes = 0;
-    banyan_status status = agree(m, open_files(m, dir, &bytes));
+    status = agree(m, open_files(m, dir, &bytes));
     if (!status) status = compare_digests(m);
     if (!status) status = agree_room(comm, bytes, "the model's weights", m->why, WHY);
     if (!status) status = agree(m, weights_load(m));
@@ -184,6 +187,12 @@ void model_close(model *m)
     description_free(&m->is);
     safetensors_close(m->files);
     free(m);
+}
+
+banyan_status model_unchanged(model *m)
+{
+    const bool good = safetensors_unchanged(m->files, m->why, WHY);
+    return agree(m, good ? BANYAN_OK : BANYAN_ERR_CONFIG);
 }
 
 const model_shape *model_get_shape(const model *m)

@@ -23,7 +23,8 @@ typedef struct mapped_file {
     char *path; /* as opened */
     const unsigned char *data;
     size_t bytes, header_bytes;
-    json_t *header; /* owns the names of its tensors */
+    struct stat opened; /* what the file was like */
+    json_t *header;     /* owns the names of its tensors */
 } mapped_file;
 
 struct safetensors {
@@ -74,6 +75,7 @@ static bool map_file(const char *path, mapped_file *out, char *why, size_t why_b
     }
     out->data = map;
     out->bytes = (size_t)st.st_size;
+    out->opened = st;
     mapped_watch(map, out->bytes, path);
     return !folder_is_pointer(path, map, out->bytes, why, why_bytes);
 }
@@ -352,6 +354,23 @@ void safetensors_close(safetensors *s)
     free(s->tensor);
     free(s->is_used);
     free(s);
+}
+
+/* A file that was replaced is another one: the map keeps the old. */
+bool safetensors_unchanged(const safetensors *s, char *why, size_t why_bytes)
+{
+    for (int64_t i = 0; i < s->files; i++) {
+        struct stat now;
+        const struct stat *then = &s->file[i].opened;
+        if (stat(s->file[i].path, &now) || now.st_ino != then->st_ino ||
+            now.st_dev != then->st_dev ||
+            (now.st_size == then->st_size && now.st_mtim.tv_sec == then->st_mtim.tv_sec &&
+             now.st_mtim.tv_nsec == then->st_mtim.tv_nsec))
+            continue;
+        snprintf(why, why_bytes, "%s: was written to while this job used it", s->file[i].path);
+        return false;
+    }
+    return true;
 }
 
 int64_t safetensors_count(const safetensors *s)

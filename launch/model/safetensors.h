@@ -36,6 +36,9 @@ typedef struct safetensors safetensors;
  * file. */
 safetensors *safetensors_open(const char *dir, char *why, size_t why_bytes);
 void safetensors_close(safetensors *s);
+/* Have the files stayed as they were when they were opened? false: why names the first that has
+ * not. */
+bool safetensors_unchanged(const safetensors *s, char *why, size_t why_bytes);
 int64_t safetensors_count(const safetensors *s);
 const tensor *safetensors_row(const safetensors *s, int64_t index); /* ascending by name */
 const tensor *safetensors_find(const safetensors *s,

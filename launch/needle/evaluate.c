@@ -178,6 +178,7 @@ int evaluate_all(evaluation *e)
             if (!code && w->tasks & TASK_GRADED) code = evaluate_graded(e, length, trial);
         }
         if (!code && w->tasks & TASK_UNIFORM) code = evaluate_uniform(e, length);
+        if (!code && e->m) code = evaluation_agree(e, model_unchanged(e->m), "the model");
     }
     progress_end(e->j);
     return code;

@@ -100,6 +100,15 @@ class Job:
             return f.read()
 
 
+def maps(pid, name):
+    """Is a file of that name mapped there?"""
+    try:
+        with open('/proc/%d/maps' % pid) as f:
+            return name in f.read()
+    except OSError:
+        return False
+
+
 def scratch():
     return tempfile.mkdtemp(prefix='banyan_faults_')
 
