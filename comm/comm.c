@@ -187,6 +187,11 @@ void banyan_comm_timeout(banyan_comm *comm, double seconds)
     comm->timeout = seconds > 0 ? seconds : 0;
 }
 
+void banyan_comm_checksums(banyan_comm *comm, int on)
+{
+    comm->has_checksums = on != 0;
+}
+
 static banyan_status check_link(const banyan_link *link, const char *where)
 {
     if (!link ||
@@ -245,6 +250,7 @@ static banyan_status describe_split(const banyan_comm *comm, int color, choice *
     out->topology.between = comm->topology.between;
     out->timeout = comm->timeout;
     out->piece = comm->piece;
+    out->has_checksums = comm->has_checksums;
     return BANYAN_OK;
 }
 

@@ -286,6 +286,7 @@ struct banyan_comm {
     banyan_topology topology;
     double timeout; /* seconds; 0: none */
     int broken;     /* a transfer failed: every further call fails */
+    int has_checksums;
     int is_started; /* between exchange_start and its end */
     size_t piece;   /* bytes that the transport counts with one int; tests make it small */
     /* [BANYAN_SCRATCH_BYTES x size], so that what ranks agree with allocates nothing: a rank that runs

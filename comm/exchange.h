@@ -56,7 +56,8 @@ typedef struct header {
     uint64_t item_bytes;
     int64_t mark[BANYAN_MARKS];
     int32_t round, items;
-    int32_t dtype, sequence; /* which of several sequences: one in this version */
+    int32_t dtype;
+    uint32_t checksum; /* of the items; 0: none was asked for */
 } header;
 
 _Static_assert(sizeof(header) == BANYAN_HEADER_BYTES, "a header is one cache line");
@@ -99,7 +100,12 @@ static inline header header_of(const passing *run, const round_part *part, const
     return h;
 }
 
-/* exchange_header.c: is what `peer` sent what this rank expects? Else ERR_COMM, with both values. */
+/* exchange_header.c: of a message's items. */
+uint32_t banyan_items_checksum(const void *items, size_t bytes);
+/* A message's header, before its items, which are there. Host memory. */
+void banyan_header_write(const passing *run, const round_part *part, const message *m,
+                         char *place);
+/* Is what `peer` sent what this rank expects? Else ERR_COMM, with both values. */
 banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
                                     const header *mine, const char *const *mark_name);
 /* The same for what the host received in a round. After a failed transfer, those headers that are

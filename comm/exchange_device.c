@@ -108,8 +108,7 @@ static banyan_status post_staged(const passing *run, const round_part *part)
     }
     for (int32_t i = 0; i < part->sends && !status; i++) {
         char *place = message_at(run, run->x->send_buffer, &m[i]);
-        const header h = header_of(run, part, &m[i]);
-        memcpy(place, &h, sizeof h);
+        banyan_header_write(run, part, &m[i], place);
         status = banyan_comm_start(run->comm, 0, m[i].peer, place, message_bytes(run, &m[i]));
     }
     return status;

@@ -33,8 +33,6 @@ banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
                                theirs->mark[i], mine->mark[i]);
     if (theirs->round != mine->round)
         return fail_number(rank, peer, "round", theirs->round, mine->round);
-    if (theirs->sequence != mine->sequence)
-        return fail_number(rank, peer, "sequence", theirs->sequence, mine->sequence);
     if (theirs->dtype != mine->dtype)
         return banyan_fail(BANYAN_ERR_COMM, "rank %d sends %s, but rank %d expects %s", peer,
                            banyan_dtype_name((banyan_dtype)theirs->dtype), rank,
@@ -45,6 +43,46 @@ banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
     if (theirs->items != mine->items)
         return fail_number(rank, peer, "item count", theirs->items, mine->items);
     return BANYAN_OK;
+}
+
+/* Each step is a bijection of h, so that a change within one word is always seen in 64 bits, and missed in
+ * the 32 that are kept once in 2^32. */
+uint32_t banyan_items_checksum(const void *items, size_t bytes)
+{
+    const char *at = items;
+    uint64_t h = bytes, word;
+    for (; bytes >= sizeof word; at += sizeof word, bytes -= sizeof word) {
+        memcpy(&word, at, sizeof word);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+    }
+    word = 0;
+    if (bytes) memcpy(&word, at, bytes);
+    h = (h ^ word) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)(h >> 32) | 1; /* never 0 */
+}
+
+void banyan_header_write(const passing *run, const round_part *part, const message *m,
+                         char *place)
+{
+    header h = header_of(run, part, m);
+    if (run->comm->has_checksums)
+        h.checksum = banyan_items_checksum(place + sizeof h, message_bytes(run, m) - sizeof h);
+    memcpy(place, &h, sizeof h);
+}
+
+static banyan_status check_items(const passing *run, const message *m, const char *items,
+                                 uint32_t sent)
+{
+    if (!run->comm->has_checksums) return BANYAN_OK;
+    const size_t bytes = (size_t)m->items * run->p->item_bytes;
+    const uint32_t arrived = banyan_items_checksum(items, bytes);
+    if (arrived == sent) return BANYAN_OK;
+    return banyan_fail(
+        BANYAN_ERR_COMM,
+        "rank %d sent %zu bytes of partials with checksum %08x, but what rank %d "
+        "received has %08x",
+        m->peer, bytes, (unsigned)sent, (int)run->comm->rank, (unsigned)arrived);
 }
 
 banyan_status banyan_headers_check(const passing *run, const round_part *part, char *buffer,
@@ -58,8 +96,10 @@ banyan_status banyan_headers_check(const passing *run, const round_part *part, c
         const header mine = header_of(run, part, &m[i]);
         memcpy(&theirs, message_at(run, buffer, &m[i]), sizeof theirs);
         if (transfer && theirs.magic != mine.magic) continue;
-        const banyan_status status =
+        banyan_status status =
             banyan_header_compare(run->comm->rank, m[i].peer, &theirs, &mine, name);
+        if (!status && !transfer)
+            status = check_items(run, &m[i], item_at(run, buffer, &m[i], 0), theirs.checksum);
         if (status) return status;
     }
     return transfer;

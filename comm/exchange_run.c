@@ -22,11 +22,10 @@ static banyan_status start_receive(const passing *run, const message *m)
 static banyan_status start_send(const passing *run, const round_part *part, const message *m)
 {
     char *place = message_at(run, run->x->send_buffer, m);
-    const header h = header_of(run, part, m);
-    memcpy(place, &h, sizeof h);
     for (int32_t i = 0; i < m->items; i++)
         memcpy(item_at(run, run->x->send_buffer, m, i),
                run->p->data[run->x->item[m->first_item + i]], run->p->item_bytes);
+    banyan_header_write(run, part, m, place);
     return banyan_comm_start(run->comm, 0, m->peer, place, message_bytes(run, m));
 }
 

@@ -86,6 +86,7 @@ static int choose_comm(job *j)
     banyan_comm_destroy(j->comm);
     j->comm = other;
     if (e && e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
+    banyan_comm_checksums(j->comm, e && e->checksums);
     return EXIT_OK;
 }
 
@@ -102,6 +103,7 @@ int choose_place(job *j)
         return EXIT_USAGE;
     }
     if (e && e->has_timeout) banyan_comm_timeout(j->comm, e->timeout);
+    banyan_comm_checksums(j->comm, e && e->checksums);
     int code = choose_device(j);
     return code ? code : choose_comm(j);
 }

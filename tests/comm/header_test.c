@@ -3,7 +3,7 @@
  * call, another round, other items. Rank 0 says what, with both ranks and both values, and where.
  * Every case has a comm of its own, which is broken afterwards. The job ends with exit code 7 when
  * all checks passed: after a failure, MPI is not finalised. */
-#include "comm/comm.h"
+#include "comm/exchange.h"
 #include "tests/test.h"
 
 #include <unistd.h>
@@ -23,7 +23,7 @@ typedef struct belief {
     banyan_dtype dtype;
 } belief;
 
-static void fold(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void take(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
     (void)ctx, (void)lo;
     memmove(out, hi, bytes);
@@ -39,7 +39,7 @@ static banyan_status pass(banyan_comm *comm, const belief *b)
         .data = data,
         .item_bytes = b->item_bytes,
         .dtype = b->dtype,
-        .combine = fold,
+        .combine = take,
         .mark = {{"merge", b->merge}, {"layer", b->layer}, {"token", b->token}}};
     for (int32_t i = 0; i < b->items; i++) banyan_schedule_add(&s, b->round, 1, 0, i, 1);
     banyan_schedule_sort(&s);
@@ -91,6 +91,34 @@ static void check_foreign(void)
     banyan_comm_destroy(comm);
 }
 
+/* Items that arrive as they were sent, or with one bit turned on the way. */
+static void check_items(int32_t at)
+{
+    banyan_comm *comm = NULL;
+    CHECK(banyan_comm_split(world, 0, 0, &comm) == BANYAN_OK);
+    banyan_comm_checksums(comm, 1);
+    char data[BANYAN_HEADER_BYTES + 2 * 520] = "";
+    header h = {.magic = header_magic,
+                .version = header_version,
+                .plan = right.plan,
+                .item_bytes = right.item_bytes,
+                .mark = {right.merge, right.layer, right.token},
+                .items = right.items};
+    for (int i = BANYAN_HEADER_BYTES; i < (int)sizeof data; i++) data[i] = (char)(i * 37);
+    h.checksum = banyan_items_checksum(data + sizeof h, sizeof data - sizeof h);
+    memcpy(data, &h, sizeof h);
+    if (at >= 0) data[BANYAN_HEADER_BYTES + at] ^= 4;
+    const banyan_message send = {0, data, sizeof data};
+    if (rank == 1) CHECK(banyan_comm_exchange(comm, &send, 1, NULL, 0) == BANYAN_OK);
+    if (rank == 0) {
+        CHECK(pass(comm, &right) == (at >= 0 ? BANYAN_ERR_COMM : BANYAN_OK));
+        CHECK_MSG(at < 0 || strstr(banyan_error_message(),
+                                   "rank 1 sent 1040 bytes of partials with checksum "),
+                  "%s", banyan_error_message());
+    }
+    banyan_comm_destroy(comm);
+}
+
 int main(void)
 {
     if (banyan_comm_create("mpi", NULL, &world)) {
@@ -124,6 +152,9 @@ int main(void)
     b = right, b.layer = 5, b.items = 4, b.item_bytes = most_bytes;
     check(&b, "rank 1 sends layer 5, but rank 0 expects 3");
     check_foreign();
+    check_items(-1);
+    for (int32_t at = 0; at < 1040; at += 173) check_items(at);
+    check_items(1039);
     banyan_comm_destroy(world);
     const int failures = test_end();
     if (!failures) sleep(1); /* so that an earlier rank's failure is the job's */
