@@ -178,7 +178,11 @@ int evaluate_all(evaluation *e)
             if (!code && w->tasks & TASK_GRADED) code = evaluate_graded(e, length, trial);
         }
         if (!code && w->tasks & TASK_UNIFORM) code = evaluate_uniform(e, length);
-        if (!code && e->m) code = evaluation_agree(e, model_unchanged(e->m), "the model");
+        if (!code && e->m && model_unchanged(e->m)) {
+            progress_end(e->j);
+            say_error(e->j, "%s", model_message(e->m));
+            code = EXIT_FAILED;
+        }
     }
     progress_end(e->j);
     return code;
