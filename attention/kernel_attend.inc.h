@@ -265,7 +265,7 @@ static void attend_list(work *w)
             }
 #endif
         }
-        plan_ahead(w, &x, tile->entries - i - x.count);
+        plan_ahead(w, &x, tile->entries + tile->behind - i - x.count);
         attend_window(w, &x);
     }
 }

@@ -81,28 +81,30 @@ static void count_takes(const change *x, int goes_back)
 
 /* ---- letting go ---------------------------------------------------------------------------- */
 
-static int64_t give(const change *x, int32_t kv_head, const banyan_held *held)
+static int64_t give(const change *x, int32_t j, const banyan_held *held)
 {
+    const int32_t kv_head = banyan_cache_part(x->c, x->layer)->mine[j].kv_head;
     if (banyan_is_shared(x->s, x->layer, kv_head, held->block)) return 0;
-    banyan_record_give(banyan_cache_pool(x->c, x->layer), held->record);
+    banyan_record_give(x->c, x->layer, j, held->record);
     return 1;
 }
 
 /* Blocks with no token below `at` go. */
-static void forget(const change *x, banyan_kept *kept, int32_t kv_head)
+static void forget(const change *x, banyan_kept *kept, int32_t j)
 {
     const int64_t count = banyan_kept_find(kept, x->keep);
     for (int64_t i = count; i < kept->count; i++) {
         const banyan_held held = banyan_kept_at(kept, i);
-        give(x, kv_head, &held);
+        give(x, j, &held);
     }
     banyan_kept_cut(x->c, kept, count);
 }
 
 /* Blocks that no row from the floor on reads go. */
-static banyan_status evict(const change *x, banyan_kept *kept, int32_t kv_head, int64_t *place)
+static banyan_status evict(const change *x, banyan_kept *kept, int32_t j, int64_t *place)
 {
     const banyan_plan *plan = x->c->plan;
+    const int32_t kv_head = banyan_cache_part(x->c, x->layer)->mine[j].kv_head;
     const banyan_head_plan *head = &banyan_plan_kind(plan, x->layer)->head[kv_head];
     const int64_t before = banyan_settled(plan, head, x->s->layer[x->layer].floor);
     const int64_t now = banyan_settled(plan, head, x->floor);
@@ -112,7 +114,7 @@ static banyan_status evict(const change *x, banyan_kept *kept, int32_t kv_head, 
     for (int64_t i = to; i < kept->count; i++) {
         const banyan_held held = banyan_kept_at(kept, i);
         if (i < end && !banyan_retention_permanent(&head->retention, held.block)) {
-            x->c->stats.evicted_blocks += give(x, kv_head, &held);
+            x->c->stats.evicted_blocks += give(x, j, &held);
             if (to < *place) *place = to;
             continue;
         }
@@ -133,9 +135,9 @@ static banyan_status let_go(const change *x)
     count_drops(x);
     for (int32_t j = 0; j < part->mine_count && !status; j++) {
         banyan_kept *kept = &layer->kept[j];
-        forget(x, kept, part->mine[j].kv_head);
+        forget(x, kept, j);
         int64_t place = kept->count;
-        status = evict(x, kept, part->mine[j].kv_head, &place);
+        status = evict(x, kept, j, &place);
         if (x->c->device) banyan_device_note(x->c, x->s, x->layer, j, place);
     }
     layer->length = x->at;
@@ -145,15 +147,14 @@ static banyan_status let_go(const change *x)
 
 /* ---- taking -------------------------------------------------------------------------------- */
 
-static banyan_status take(const change *x, int32_t kv_head, void **record)
+static banyan_status take(const change *x, int32_t j, void **record)
 {
-    banyan_pool *pool = banyan_cache_pool(x->c, x->layer);
-    *record = banyan_record_take(pool);
+    *record = banyan_record_take(x->c, x->layer, j);
     if (*record) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_MEMORY,
-                       "cache: KV head %d has no room for a block, though it was counted: %lld "
+                       "cache: layer %d has no room for a block, though it was counted: %lld "
                        "records are all that were planned",
-                       (int)kv_head, (long long)pool->capacity);
+                       (int)x->layer, (long long)banyan_cache_pool(x->c, x->layer)->capacity);
 }
 
 /* The block that the call goes on with in its middle, where other sequences hold it too. */
@@ -164,7 +165,7 @@ static banyan_status copy_half(const change *x, banyan_kept *kept, int32_t j, in
         return BANYAN_OK;
     const banyan_held half = banyan_kept_at(kept, place);
     void *record = NULL;
-    banyan_status status = take(x, kv_head, &record);
+    banyan_status status = take(x, j, &record);
     if (!status)
         status = x->c->way->copy(x->c, record, half.record,
                                  banyan_cache_pool(x->c, x->layer)->record_bytes);
@@ -193,7 +194,7 @@ static banyan_status take_blocks(const change *x)
         for (int64_t b = x->keep; b < blocks && !status; b++) {
             void *record = NULL;
             if (banyan_head_owner(head, x->s->turn, b) != mine->index) continue;
-            status = take(x, mine->kv_head, &record);
+            status = take(x, j, &record);
             if (!status)
                 status = banyan_kept_add(x->c, &layer->kept[j], (banyan_held){b, record});
         }

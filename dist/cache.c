@@ -50,6 +50,13 @@ void banyan_pools_place(banyan_cache *c, char *records)
     }
 }
 
+/* Records set aside for a KV head of one layer. */
+static int64_t pooled(const banyan_cache *c, int32_t layer, int32_t j)
+{
+    const banyan_mine *mine = &banyan_cache_part(c, layer)->mine[j];
+    return banyan_plan_kind(c->plan, layer)->head[mine->kv_head].pooled[mine->index];
+}
+
 /* What each rank has room for: all ranks count alike. */
 static void fill_pools(banyan_cache *c)
 {
@@ -59,6 +66,15 @@ static void fill_pools(banyan_cache *c)
     for (int32_t i = 0; i < plan->pools; i++)
         for (int32_t r = 0; r < plan->ranks; r++)
             c->pool[i].most[r] = banyan_plan_records(plan, i, r);
+    for (int32_t layer = 0; layer < plan->spec.layers; layer++) {
+        banyan_pool *pool = banyan_cache_pool(c, layer);
+        for (int32_t j = 0; j < banyan_kept_count(c, layer); j++) {
+            banyan_region *region = &c->region[layer][j];
+            region->first = pool->capacity;
+            region->capacity = pooled(c, layer, j);
+            pool->capacity += region->capacity;
+        }
+    }
 }
 
 /* Is any of the group's partials sent in this rank's first round? */
@@ -196,8 +212,8 @@ void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out)
     out->sequences = cache->live;
     for (int32_t i = 0; i < cache->plan->pools; i++) {
         const banyan_pool *pool = &cache->pool[i];
-        out->blocks += pool->touched - pool->spares;
-        out->bytes += (pool->touched - pool->spares) * (int64_t)pool->record_bytes;
+        out->blocks += pool->held;
+        out->bytes += pool->held * (int64_t)pool->record_bytes;
     }
 }
 

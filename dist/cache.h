@@ -24,17 +24,24 @@ enum { BANYAN_PROBE_ROWS = 256 };
 
 /* ---- blocks -------------------------------------------------------------------------------- */
 
-/* Block records of one size that this rank has room for, handed out in order; those given back first. */
+/* Block records of one size that this rank has room for, and how many of them every rank uses. */
 typedef struct banyan_pool {
     char *records; /* [capacity][record_bytes], on the plan's device */
     size_t record_bytes;
-    int64_t capacity;
-    int64_t touched; /* records that were ever used: the first ones */
-    uint32_t *spare; /* [spares]: given back */
-    int64_t spares;
+    int64_t capacity, held;
+    uint32_t
+        *next; /* [capacity]: of a record that was given back, the one that was before, + 1 */
     /* What every rank uses, and may: each counts for all, and so says alike that the pool is full. */
     int64_t *used, *most, *change; /* [ranks] */
 } banyan_pool;
+
+/* Records of a pool from which those of one KV head of one layer are taken by preference, in order,
+ * so that a list of blocks goes through memory from front to back. */
+typedef struct banyan_region {
+    int64_t first, capacity;
+    int64_t touched; /* records that were ever used: the first ones */
+    uint32_t spare;  /* of those given back, the last, + 1 */
+} banyan_region;
 
 /* A part of a block table. Forks share them: what is shared is not written. */
 typedef struct banyan_chunk {
@@ -100,6 +107,7 @@ typedef struct banyan_lane {
     banyan_entry *entry;
     banyan_edge *edge;
     int64_t entries;
+    int32_t hints;  /* entries behind them that are only to be asked for */
     int is_refused; /* a list could not be built */
 } banyan_lane;
 
@@ -158,6 +166,7 @@ struct banyan_cache {
     struct banyan_device_cache *device; /* device_cache.h; NULL on the CPU */
     banyan_sizes sizes;
     banyan_pool *pool;         /* [plan->pools] */
+    banyan_region **region;    /* [layers][KV heads held here] */
     banyan_chunk *chunks;      /* [sizes.chunks] */
     banyan_chunk *spare_chunk; /* a list */
     int64_t touched_chunks;
@@ -228,8 +237,9 @@ void banyan_kept_cut(banyan_cache *c, banyan_kept *kept, int64_t count);
 void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count);
 /* cache.c: records of all pools, one behind the other. */
 void banyan_pools_place(banyan_cache *c, char *records);
-void *banyan_record_take(banyan_pool *pool); /* NULL when all are used */
-void banyan_record_give(banyan_pool *pool, void *record);
+/* Of KV head j of a layer; NULL when all are used. */
+void *banyan_record_take(banyan_cache *c, int32_t layer, int32_t j);
+void banyan_record_give(banyan_cache *c, int32_t layer, int32_t j, void *record);
 
 /* turns.c: who holds what, on all ranks: arithmetic. */
 /* Blocks below it that are not permanent were let go. */

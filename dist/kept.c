@@ -10,22 +10,47 @@
 
 /* ---- records ------------------------------------------------------------------------------- */
 
-void *banyan_record_take(banyan_pool *pool)
+static int64_t take_from(const banyan_pool *pool, banyan_region *region)
 {
-    int64_t i;
-    if (pool->spares)
-        i = pool->spare[--pool->spares];
-    else if (pool->touched < pool->capacity)
-        i = pool->touched++;
-    else
-        return NULL;
-    return pool->records + (size_t)i * pool->record_bytes;
+    if (region->spare) {
+        const int64_t record = (int64_t)region->spare - 1;
+        region->spare = pool->next[record];
+        return record;
+    }
+    return region->touched < region->capacity ? region->first + region->touched++ : -1;
 }
 
-void banyan_record_give(banyan_pool *pool, void *record)
+/* The heads' regions are together as large as the pool: when one is used up, another has room. */
+static int64_t take_elsewhere(const banyan_cache *c, const banyan_pool *pool)
 {
-    const size_t offset = (size_t)((char *)record - pool->records);
-    pool->spare[pool->spares++] = (uint32_t)(offset / pool->record_bytes);
+    for (int32_t layer = 0; layer < c->plan->spec.layers; layer++) {
+        if (banyan_cache_pool(c, layer) != pool) continue;
+        for (int32_t j = 0; j < banyan_kept_count(c, layer); j++) {
+            const int64_t record = take_from(pool, &c->region[layer][j]);
+            if (record >= 0) return record;
+        }
+    }
+    return -1;
+}
+
+void *banyan_record_take(banyan_cache *c, int32_t layer, int32_t j)
+{
+    banyan_pool *pool = banyan_cache_pool(c, layer);
+    int64_t record = take_from(pool, &c->region[layer][j]);
+    if (record < 0) record = take_elsewhere(c, pool);
+    if (record < 0) return NULL;
+    pool->held++;
+    return pool->records + (size_t)record * pool->record_bytes;
+}
+
+void banyan_record_give(banyan_cache *c, int32_t layer, int32_t j, void *record)
+{
+    banyan_pool *pool = banyan_cache_pool(c, layer);
+    banyan_region *region = &c->region[layer][j];
+    const size_t index = (size_t)((char *)record - pool->records) / pool->record_bytes;
+    pool->next[index] = region->spare;
+    region->spare = (uint32_t)index + 1;
+    pool->held--;
 }
 
 /* ---- chunks -------------------------------------------------------------------------------- */

@@ -91,6 +91,7 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     const int32_t *classes = t->head->subgroup_first + t->subgroup;
     const banyan_held_list held = {
         t->kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : t->kept->count};
+    lane->hints = 0;
     lane->entries =
         banyan_list_build(t->head->classes + classes[0], classes[1] - classes[0], t->piece->at,
                           t->piece->at + t->piece->rows - 1, &held, lane->entry, lane->edge);
@@ -113,6 +114,7 @@ static void attend_probed(const panel *p, const banyan_rows *part, banyan_tile t
     while (tile.entries > 0 &&
            tile.entry[tile.entries - 1].block * tile.shape.block_tokens >= range.end)
         tile.entries--;
+    tile.behind = 0;
     tile.first_token = range.first;
     tile.end_token = range.end;
     banyan_sum_attend(p->c->plan, &tile, worker->probe);
@@ -137,6 +139,7 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
                         .q = lane->q,
                         .entry = lane->entry + from,
                         .entries = to - from,
+                        .behind = lane->entries + lane->hints - to,
                         .edge = lane->edge,
                         .end_token = INT64_MAX,
                         .workspace = c->worker[worker].workspace};
@@ -175,6 +178,17 @@ static void scatter(const panel *p, const place *t, const char *slot, const char
     }
 }
 
+/* Where the worker's next tile will probably begin, behind the list of this one: so that it is asked for
+ * while this one ends. */
+static void hint(const panel *p, int64_t next, banyan_lane *lane)
+{
+    if (next >= p->tiles) return;
+    const place t = tile_place(p, next);
+    if (!t.kept->count) return;
+    lane->entry[lane->entries] = (banyan_entry){.record = banyan_kept_at(t.kept, 0).record};
+    lane->hints = 1;
+}
+
 static void whole_tile(void *arg, int64_t i, int32_t worker)
 {
     const panel *p = arg;
@@ -184,6 +198,7 @@ static void whole_tile(void *arg, int64_t i, int32_t worker)
     char *slot = c->slots + (size_t)(2 * worker) * c->sizes.slot_bytes;
     char *mass = c->mass_slots + (size_t)(2 * worker) * c->sizes.mass_slot_bytes;
     prepare(p, &t, lane);
+    hint(p, i + c->sizes.workers, lane);
     const int64_t cuts = cuts_of(p, &t, lane);
     attend(p, &t, lane, 0, worker, slot, mass);
     for (int64_t cut = 1; cut < cuts; cut++) {

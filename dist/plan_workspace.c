@@ -169,14 +169,19 @@ static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena
     banyan_pool *pool = take(arena, plan->pools, sizeof *pool);
     for (int32_t i = 0; i < plan->pools; i++) {
         const int64_t records = banyan_plan_records(plan, i, rank);
-        uint32_t *spare = take(arena, records, sizeof *spare);
+        uint32_t *next = take(arena, records, sizeof *next);
         int64_t *counts = take(arena, 3 * (int64_t)plan->ranks, sizeof *counts);
         if (c)
-            pool[i] = (banyan_pool){.spare = spare,
-                                    .capacity = records,
+            pool[i] = (banyan_pool){.next = next,
                                     .used = counts,
                                     .most = counts + plan->ranks,
                                     .change = counts + 2 * plan->ranks};
+    }
+    banyan_region **region = take(arena, spec->layers, sizeof *region);
+    for (int32_t l = 0; l < spec->layers; l++) {
+        const int32_t heads = banyan_plan_kind(plan, l)->shape.kv_heads;
+        banyan_region *of = take(arena, heads, sizeof *of);
+        if (c) region[l] = of;
     }
     for (int32_t i = 0; i < spec->sequences; i++) {
         banyan_layer *layer = take(arena, spec->layers, sizeof *layer);
@@ -188,6 +193,7 @@ static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena
     c->sequence = sequence;
     c->chunks = chunks;
     c->pool = pool;
+    c->region = region;
 }
 
 static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
@@ -210,7 +216,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     char *mass_slots = take(arena, z->slots, z->mass_slot_bytes);
     for (int32_t i = 0; i < z->lanes; i++) {
         banyan_lane l = {.q = take(arena, q, sizeof(float)),
-                         .entry = take(arena, z->list, sizeof(banyan_entry)),
+                         .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
                          .edge = take(arena, z->edges, sizeof(banyan_edge))};
         if (c) lane[i] = l;
     }

@@ -114,7 +114,7 @@ static banyan_status fork_tables(banyan_sequence *s, const banyan_sequence *from
         if (length % block == 0 || count == kept->count) continue;
         const banyan_held half = banyan_kept_at(kept, count);
         if (half.block != whole) continue;
-        void *record = banyan_record_take(banyan_cache_pool(c, layer));
+        void *record = banyan_record_take(c, layer, j);
         if (!record)
             return banyan_fail(BANYAN_ERR_MEMORY, "fork: a record is missing that was counted");
         banyan_status status =
@@ -179,7 +179,7 @@ void banyan_sequence_destroy(banyan_sequence *s)
             for (int64_t b = 0; b < kept->count; b++) {
                 const banyan_held held = banyan_kept_at(kept, b);
                 if (!banyan_is_shared(s, i, part->mine[j].kv_head, held.block))
-                    banyan_record_give(banyan_cache_pool(c, i), held.record);
+                    banyan_record_give(c, i, j, held.record);
             }
             banyan_kept_cut(c, kept, 0);
         }
