@@ -122,7 +122,7 @@ static void find_owners(model *m, int32_t layer, const chunk *c)
     for (int32_t g = 0; g < m->shape.kv_heads; g++)
         for (int64_t b = c->at / size; b * size < c->at + c->rows; b++)
             m->work.owner[g * room + b - c->at / size] =
-                banyan_plan_owner(m->plan, 0, layer, g, b);
+                banyan_sequence_owner(m->sequence, layer, g, b);
 }
 
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)

@@ -54,6 +54,11 @@ const model_shape *model_get_shape(const model *m);
 uint64_t model_get_digest(const model *m); /* of what was opened */
 const banyan_plan *model_plan(const model *m);
 banyan_cache *model_cache(model *m);
+
+/* From here on calls go to a fork of the sequence, of its first `tokens` tokens; model_back forgets
+ * it, and calls go to the sequence as it was. The spec has room for two sequences. */
+banyan_status model_fork(model *m, int64_t tokens);
+void model_back(model *m);
 /* Multiply-adds done in matrices by this rank since opening. */
 int64_t model_matrix_work(const model *m);
 

@@ -107,6 +107,7 @@ static void drop_cache(model *m)
     banyan_cache_destroy(m->cache);
     banyan_plan_destroy(m->plan);
     m->cache = NULL;
+    m->sequence = m->parent = NULL;
     m->plan = NULL;
 }
 
@@ -213,6 +214,25 @@ const banyan_plan *model_plan(const model *m)
 banyan_cache *model_cache(model *m)
 {
     return m->cache;
+}
+
+banyan_status model_fork(model *m, int64_t tokens)
+{
+    banyan_sequence *fork = NULL;
+    banyan_status status = banyan_sequence_fork(m->sequence, tokens, 0, &fork);
+    m->why[0] = 0;
+    if (status) return status;
+    m->parent = m->sequence;
+    m->sequence = fork;
+    return BANYAN_OK;
+}
+
+void model_back(model *m)
+{
+    if (!m->parent) return;
+    banyan_sequence_destroy(m->sequence);
+    m->sequence = m->parent;
+    m->parent = NULL;
 }
 
 int64_t model_matrix_work(const model *m)

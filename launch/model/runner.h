@@ -99,7 +99,8 @@ struct model {
     rope rope[ROPES];
     banyan_plan *plan;
     banyan_cache *cache;
-    banyan_sequence *sequence;
+    banyan_sequence *sequence; /* that calls go to */
+    banyan_sequence *parent;   /* of which it is a fork; or NULL */
     int32_t max_rows, block_tokens;
     workspace work;
     int64_t matrix_work;

@@ -38,8 +38,11 @@ banyan_status question_ask(model *m, const question *q, reply *out)
                              .token_count = q->mass_count,
                              .mass = out->mass};
         double start = now_seconds();
-        status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
-                               out->got, out->mass ? &probe : NULL, NULL, NULL);
+        status = model_fork(m, q->at);
+        if (!status)
+            status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers,
+                                   NULL, out->got, out->mass ? &probe : NULL, NULL, NULL);
+        model_back(m);
         out->seconds = now_seconds() - start;
     }
     if (status != BANYAN_OK) {

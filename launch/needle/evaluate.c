@@ -85,8 +85,15 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     banyan_spec spec = e->spec;
     spec.cache_dtype = cache_dtype;
     spec.planned_tokens = length;
+    int64_t asked = NEEDLE_QUESTION + NEEDLE_ANSWERS;
     spec.max_tokens = length + NEEDLE_ANSWERS;
-    if (e->wish->foreign) spec.max_tokens = length + e->wish->foreign->answer.count;
+    if (e->wish->foreign) {
+        asked = e->wish->foreign->question.count + e->wish->foreign->answer.count;
+        spec.max_tokens = length + e->wish->foreign->answer.count;
+    }
+    /* The haystack, and a fork of it that is asked: its own tokens, and a block that is copied. */
+    spec.sequences = 2;
+    spec.pool_tokens = spec.max_tokens + asked + 2 * spec.block_tokens;
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
     banyan_status status =
         e->m ? model_reset(e->m, &spec, why, sizeof why)

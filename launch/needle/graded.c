@@ -244,10 +244,12 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
                                          CONSTRUCTED_VALUE};
         model_probe probe = {.layer = e->shape.layers - 1, .out = out, .lse = lse};
         double start = now_seconds();
-        code = evaluation_agree(e,
-                                model_forward(e->m, p->count, ids, NEEDLE_QUESTION, 1, NULL,
-                                              NULL, &probe, NULL, NULL),
-                                "graded split");
+        banyan_status status = model_fork(e->m, p->count);
+        if (!status)
+            status = model_forward(e->m, p->count, ids, NEEDLE_QUESTION, 1, NULL, NULL, &probe,
+                                   NULL, NULL);
+        model_back(e->m);
+        code = evaluation_agree(e, status, "graded split");
         double decode = now_seconds() - start;
         usage used;
         if (!code) code = evaluation_usage(e, &used);

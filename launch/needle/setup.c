@@ -268,7 +268,6 @@ static bool make_spec(const job *j, setup *s)
     if (!cache || !cache->has_max_rows) spec->max_rows = 2048;
     int64_t back = NEEDLE_QUESTION + NEEDLE_ANSWERS;
     if (s->wish.foreign) back = s->foreign.question.count + s->foreign.answer.count;
-    if (spec->rollback_tokens < back) spec->rollback_tokens = (int32_t)back;
     if (spec->max_rows < back) spec->max_rows = (int32_t)back;
     bool named = x && x->has_lost_layer;
     if (spec->lost_rank >= 0 && !named && !s->wish.foreign) spec->lost_layer = last;
