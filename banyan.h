@@ -363,8 +363,9 @@ typedef struct banyan_stats {
  * With a transport that moves host memory ("mpi"), a call whose partials are merged with other ranks'
  * waits for the stream in between.
  *
- * A call that waits for nothing (above) may be captured in a graph: see banyan_cache_step. At most
- * `layers` calls per cache can be captured. */
+ * A call may be captured in a graph, and replayed as long as no other call was made on the cache, when
+ * it waits for nothing (above) and no block begins or goes in it: attending only, or appending
+ * within a block. Others are UNSUPPORTED there. At most `layers` calls per cache can be captured. */
 BANYAN_API banyan_status banyan_cache_create(const banyan_plan *plan, void *stream,
                                              banyan_cache **out);
 /* Its sequences are destroyed with it, if they were not before. */
