@@ -261,7 +261,8 @@ typedef struct banyan_tile {
     const float *q;            /* [heads][rows][key_dim], as given (not scaled) */
     const banyan_entry *entry; /* ascending */
     int64_t entries;
-    int64_t behind; /* entries that follow these, and are attended to next: to be asked for early */
+    int64_t
+        behind; /* entries that follow these, and are attended to next: to be asked for early */
     const banyan_edge *edge;
     int64_t first_token, end_token; /* only these tokens count: 0, INT64_MAX is all */
     float *partial;                 /* [heads][rows][value_dim + 2], combined into */

@@ -20,7 +20,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend batch calls evict graded repro shapes steady)
+foreach(name attend batch many calls evict graded repro shapes steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -45,6 +45,7 @@ endforeach()
 banyan_mpi_test(steady_test 3)
 foreach(ranks 2 3 4 7)
   banyan_mpi_test(batch_test ${ranks})
+  banyan_mpi_test(many_test ${ranks})
 endforeach()
 # The job ends with the ranks' own exit code, 7.
 if(BANYAN_HAS_MPI)
@@ -83,3 +84,8 @@ if(BANYAN_HAS_EMULATOR)
   add_test(NAME cuda_host_test COMMAND cuda_host_test)
   set_tests_properties(cuda_host_test PROPERTIES LABELS unit TIMEOUT 300)
 endif()
+
+# Minutes each.
+add_test(NAME batch_test_full COMMAND batch_test 10000 30)
+add_test(NAME many_test_full COMMAND many_test full)
+set_tests_properties(batch_test_full many_test_full PROPERTIES LABELS full TIMEOUT 3600)
