@@ -94,6 +94,7 @@ endif()
 include(launch/model/model.cmake)
 include(launch/needle/needle.cmake)
 include(launch/text/text.cmake)
+include(launch/generate/generate.cmake)
 
 add_executable(banyan_program launch/main.c)
 banyan_rows(banyan_program launch verbs verb)

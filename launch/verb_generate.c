@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan generate: greedy decoding of a checkpoint, from token ids to token ids. */
+/* banyan generate: what a checkpoint goes on with, from text to text or from token ids to token ids. */
 #include "launch/device.h"
+#include "launch/generate/generate.h"
 #include "launch/launch.h"
 #include "launch/model/model.h"
 
@@ -10,65 +11,50 @@
 
 typedef struct task {
     job *j;
-    const char *dir, *ids_path;
-    int64_t count; /* to generate */
+    prompt_wish wish;
+    continuation text; /* ids on every rank, the rest on rank 0 */
+    int64_t made;      /* ids that follow the prompt */
     int32_t vocab;
-    uint32_t *ids; /* the prompt, and room for what follows */
-    int64_t prompt;
-    float *logits; /* NULL: not asked for */
+    float *first;   /* [vocab] the logits of the prompt's last token; NULL: not asked for */
+    float *logits;  /* [vocab] of every token, where ids are drawn; else NULL */
+    scored *scored; /* [vocab], rank 0, likewise */
 } task;
 
-static int ask(task *t)
-{
-    const job *j = t->j;
-    const char *count = job_text(j, "count");
-    char *end = NULL;
-    t->dir = job_text(j, "model");
-    t->ids_path = job_text(j, "ids");
-    if (!t->dir || !t->ids_path) {
-        say_error(j, "generate: --%s is needed",
-                  t->dir ? "ids FILE (token ids, 32-bit little endian)" : "model DIR");
-        return EXIT_USAGE;
-    }
-    t->count = count ? strtoll(count, &end, 10) : 16;
-    if (count && (end == count || *end || t->count < 1 || t->count > INT32_MAX)) {
-        say_error(j, "--count \"%s\": expected a number of tokens, 1 or more", count);
-        return EXIT_USAGE;
-    }
-    return EXIT_OK;
-}
-
 /* Rank 0 reads, all get it. */
-static int share_ids(task *t)
+static int share_prompt(task *t)
 {
-    int64_t prompt = 0;
-    char why[1024];
-    if (t->j->rank == 0) t->ids = ids_read(t->ids_path, t->count, &prompt, why, sizeof why);
-    if (t->j->rank == 0 && !t->ids) say_error(t->j, "%s", why);
-    banyan_status status = banyan_comm_broadcast(t->j->comm, &prompt, sizeof prompt, 0);
+    continuation *c = &t->text;
+    banyan_comm *comm = t->j->comm;
+    char why[2048];
+    bool good = t->j->rank != 0 || continuation_begin(&t->wish, c, why, sizeof why);
+    if (!good) say_error(t->j, "%s", why);
+    int64_t prompt = good ? c->prompt : 0;
+    banyan_status status = banyan_comm_broadcast(comm, &prompt, sizeof prompt, 0);
     if (status) return job_failed(t->j, status, "sharing the prompt");
     if (prompt == 0) return EXIT_USAGE;
-    if (t->j->rank != 0) t->ids = malloc((size_t)(prompt + t->count) * sizeof *t->ids);
-    status = banyan_comm_agree(t->j->comm, t->ids ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    c->prompt = prompt;
+    if (t->j->rank != 0) c->ids = malloc((size_t)(prompt + t->wish.count) * sizeof *c->ids);
+    status = banyan_comm_agree(comm, c->ids ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (!status)
-        status = banyan_comm_broadcast(t->j->comm, t->ids, (size_t)prompt * sizeof *t->ids, 0);
-    if (status) return job_failed(t->j, status, "sharing the prompt");
-    t->prompt = prompt;
-    return EXIT_OK;
+        status = banyan_comm_broadcast(comm, c->ids, (size_t)prompt * sizeof *c->ids, 0);
+    return status ? job_failed(t->j, status, "sharing the prompt") : EXIT_OK;
 }
 
-static int check_ids(task *t, int32_t vocab)
+static int make_room(task *t, int32_t vocab)
 {
     char why[1024];
-    if (!ids_check(t->ids, t->prompt, vocab, t->ids_path, why, sizeof why)) {
+    const char *what = t->wish.ids ? t->wish.ids : "the tokenizer";
+    if (!ids_check(t->text.ids, t->text.prompt, vocab, what, why, sizeof why)) {
         say_error(t->j, "%s", why);
         return EXIT_USAGE;
     }
-    if (!job_text(t->j, "logits")) return EXIT_OK;
+    bool draws = t->wish.sampling.temperature > 0, good = true;
     t->vocab = vocab;
-    t->logits = malloc((size_t)vocab * sizeof *t->logits);
-    banyan_status status =
-        banyan_comm_agree(t->j->comm, t->logits ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (job_text(t->j, "logits"))
+        good = (t->first = malloc((size_t)vocab * sizeof *t->first)) != NULL;
+    if (draws) good = good && (t->logits = malloc((size_t)vocab * sizeof *t->logits)) != NULL;
+    if (draws) good = good && (t->scored = malloc((size_t)vocab * sizeof *t->scored)) != NULL;
+    banyan_status status = banyan_comm_agree(t->j->comm, good ? BANYAN_OK : BANYAN_ERR_MEMORY);
     return status ? job_failed(t->j, status, "logits") : EXIT_OK;
 }
 
@@ -86,27 +72,58 @@ static int failed(const task *t, const model *m, banyan_status status)
 static void show_progress(void *arg, int64_t done)
 {
     const task *t = arg;
-    progress(t->j, "prefill %3.0f %%", 100.0 * (double)done / (double)t->prompt);
+    progress(t->j, "prefill %3.0f %%", 100.0 * (double)done / (double)t->text.prompt);
+}
+
+/* The next token's id; logits that are not finite are model_forward's error. */
+static banyan_status next(task *t, model *m, int64_t at, int64_t rows, uint32_t *id)
+{
+    bool is_first = at == 0;
+    float *logits = t->logits ? t->logits : is_first ? t->first : NULL;
+    banyan_status status = model_forward(m, at, t->text.ids + at, rows, 1, logits, id, NULL,
+                                         is_first ? show_progress : NULL, t);
+    if (status) return status;
+    if (is_first && t->first && t->first != logits)
+        memcpy(t->first, logits, (size_t)t->vocab * sizeof *logits);
+    if (t->logits && t->j->rank == 0)
+        *id = sample(&t->wish.sampling, logits, t->vocab, at + rows, t->scored);
+    return BANYAN_OK;
+}
+
+/* What rank 0 makes of an id, told to all. */
+typedef struct step {
+    uint32_t id;
+    int32_t ends, failed;
+} step;
+
+static int take(task *t, step *s)
+{
+    if (t->j->rank == 0) {
+        bool ends = false;
+        s->failed = !continuation_add(&t->text, s->id, &ends);
+        s->ends = ends;
+    }
+    banyan_status status = banyan_comm_broadcast(t->j->comm, s, sizeof *s, 0);
+    if (status) return job_failed(t->j, status, "sharing the next id");
+    if (s->failed) say_error(t->j, "out of memory for the text");
+    return s->failed ? EXIT_FAILED : EXIT_OK;
 }
 
 static int decode(task *t, model *m)
 {
-    int64_t at = 0, rows = t->prompt;
+    int64_t at = 0, rows = t->text.prompt;
     int code = EXIT_OK;
-    for (int64_t i = 0; i < t->count && !code; i++) {
-        uint32_t *next = &t->ids[t->prompt + i];
-        banyan_status status =
-            model_forward(m, at, t->ids + at, rows, 1, i == 0 ? t->logits : NULL, next, NULL,
-                          i == 0 ? show_progress : NULL, t);
-        if (i == 0) progress_end(t->j);
+    step s = {0};
+    while (!code && !s.ends && t->made < t->wish.count) {
+        banyan_status status = next(t, m, at, rows, &s.id);
+        if (at == 0) progress_end(t->j);
         code = failed(t, m, status);
-        if (!code && t->j->rank == 0) {
-            printf("%" PRIu32 "\n", *next);
-            fflush(stdout);
-        }
+        if (!code) code = take(t, &s);
+        if (!code) t->text.ids[t->text.prompt + t->made++] = s.id;
         at += rows;
         rows = 1;
     }
+    if (t->j->rank == 0 && !continuation_end(&t->text)) code = EXIT_FAILED;
     return code;
 }
 
@@ -114,7 +131,7 @@ static int write_logits(task *t)
 {
     output_file *f = output_open(t->j, job_text(t->j, "logits"));
     if (!f) return EXIT_FAILED;
-    fwrite(t->logits, sizeof *t->logits, (size_t)t->vocab, output_stream(f));
+    fwrite(t->first, sizeof *t->first, (size_t)t->vocab, output_stream(f));
     return output_close(f, t->j, true); /* which asks whether all was written */
 }
 
@@ -123,9 +140,9 @@ static int write_json(const task *t)
 {
     output_file *f = output_open(t->j, job_text(t->j, "json"));
     if (!f) return EXIT_FAILED;
-    for (int64_t i = t->prompt; i < t->prompt + t->count; i++)
+    for (int64_t i = t->text.prompt; i < t->text.prompt + t->made; i++)
         fprintf(output_stream(f), "{\"position\":%" PRId64 ",\"id\":%" PRIu32 "}\n", i,
-                t->ids[i]);
+                t->text.ids[i]);
     return output_close(f, t->j, true);
 }
 
@@ -142,27 +159,27 @@ static int open_and_decode(task *t, banyan_spec *spec)
 {
     char why[1024];
     model *m = NULL;
-    int64_t tokens = t->prompt + t->count - 1; /* the last id is never read */
+    int64_t tokens = t->text.prompt + t->wish.count - 1; /* the last id is never read */
     if (spec->max_tokens > 0 && spec->max_tokens < tokens) {
         say_error(t->j,
                   "cache.max_tokens %" PRId64 ": a prompt of %" PRId64 " and %" PRId64
                   " more tokens need %" PRId64,
-                  spec->max_tokens, t->prompt, t->count, tokens);
+                  spec->max_tokens, t->text.prompt, t->wish.count, tokens);
         return EXIT_USAGE;
     }
     if (spec->max_tokens == 0) spec->max_tokens = tokens;
     banyan_status status =
-        model_open(t->dir, spec, t->j->comm, t->j->device, &m, why, sizeof why);
+        model_open(t->wish.model, spec, t->j->comm, t->j->device, &m, why, sizeof why);
     if (status) {
         say_error(t->j, "%s", why);
         return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED
                                                                         : EXIT_USAGE;
     }
     warn_length(t, model_get_shape(m), tokens);
-    int code = check_ids(t, model_get_shape(m)->vocab);
+    int code = make_room(t, model_get_shape(m)->vocab);
     if (!code) code = decode(t, m);
     if (!code) code = failed(t, m, model_unchanged(m));
-    if (!code && t->logits) code = write_logits(t);
+    if (!code && t->first) code = write_logits(t);
     if (!code && job_text(t->j, "json")) code = write_json(t);
     model_close(m);
     return code;
@@ -172,9 +189,8 @@ static int generate(task *t)
 {
     char why[1024];
     config_spec asked;
-    int code = ask(t);
-    if (code) return code;
-    code = share_ids(t);
+    if (!wish_read(t->j, &t->wish)) return EXIT_USAGE;
+    int code = share_prompt(t);
     if (code) return code;
     if (spec_from_config(t->j->config, &asked, why, sizeof why)) {
         say_error(t->j, "%s", why);
@@ -189,16 +205,30 @@ static int run(job *j)
 {
     task t = {.j = j};
     int code = generate(&t);
-    free(t.ids);
+    continuation_free(&t.text);
+    free(t.first);
     free(t.logits);
+    free(t.scored);
     return code;
 }
 
 static const flag flags[] = {
     {"model", "DIR", NULL,
      "checkpoint: config.json and safetensors of a model of \"banyan list\""},
-    {"ids", "FILE", NULL, "the prompt: token ids, 32-bit little endian"},
-    {"count", "N", NULL, "tokens to generate, default 16"},
+    {"prompt", "TEXT", NULL, "the prompt; what follows is printed as text, too"},
+    {"prompt-file", "FILE", NULL, "the prompt is in this file; -: standard input"},
+    {"chat", NULL, NULL, "the prompt is a question: put it as the chat model expects it"},
+    {"system", "TEXT", NULL, "what the chat's system says"},
+    {"ids", "FILE", NULL,
+     "the prompt as token ids, decimal or 32-bit little endian (-: standard input); ids are "
+     "printed, one a line"},
+    {"count", "N", NULL, "tokens to generate at most, default 256; with --ids 16"},
+    {"stop", "TEXT", NULL, "end before this text"},
+    {"ignore-eos", NULL, NULL, "go on beyond the model's own end (eos_token_id)"},
+    {"temperature", "T", NULL, "draw each token; default: the most probable"},
+    {"top-p", "P", NULL, "draw of the most probable ones, as few as have this probability"},
+    {"top-k", "K", NULL, "draw of the K most probable ones"},
+    {"seed", "N", NULL, "of the random numbers, default 0"},
     {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
@@ -209,9 +239,8 @@ static const flag flags[] = {
 
 const verb verb_generate = {
     .name = "generate",
-    .doc = "Greedy decoding of a checkpoint through banyan, on any number of ranks: reads "
-           "token ids,\n"
-           "prints the ids that follow, one a line.",
+    .doc = "A checkpoint goes on with a text, through banyan, on any number of ranks. Text in, "
+           "text out;\nor token ids in, and ids out, one a line.",
     .flags = flags,
     .needs_comm = 1,
     .run = run};

@@ -4,18 +4,20 @@
 #include "launch/model/runner.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 typedef struct choice {
     float logit;
     uint32_t id;
 } choice;
 
+/* A logit that is NaN is chosen: it must not go unnoticed. */
 static choice choose(const float *logits, int64_t count, int64_t first)
 {
     choice best = {0, UINT32_MAX}; /* of no column */
     for (int64_t i = 0; i < count; i++)
-        if (best.id == UINT32_MAX || logits[i] > best.logit)
+        if (isnan(logits[i]))
+            return (choice){logits[i], (uint32_t)(first + i)};
+        else if (best.id == UINT32_MAX || logits[i] > best.logit)
             best = (choice){logits[i], (uint32_t)(first + i)};
     return best;
 }
@@ -50,17 +52,32 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
     return status;
 }
 
-/* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. */
-static void choose_all(const model *m, const choice *all, int32_t rows, uint32_t *greedy)
+/* -infinity alone is a logit: of an id that is never said. */
+static banyan_status not_finite(model *m, float logit)
+{
+    const char *dtype = banyan_dtype_name(banyan_plan_spec(m->plan)->cache_dtype);
+    snprintf(m->why, WHY,
+             "logits are not finite (%g): keys or values are beyond what the cache's format "
+             "%s can hold, or the weights overflow; cache.dtype=FP32 tells which",
+             (double)logit, dtype);
+    return BANYAN_ERR_ARGUMENT;
+}
+
+/* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. The
+ * same on every rank, faults too. */
+static banyan_status choose_all(model *m, const choice *all, int32_t rows, uint32_t *greedy)
 {
     for (int32_t row = 0; row < rows; row++) {
         choice best = {0, UINT32_MAX};
         for (int r = 0; r < m->ranks; r++) {
             choice c = all[(int64_t)r * rows + row];
+            if (isnan(c.logit)) return not_finite(m, c.logit);
             if (c.id != UINT32_MAX && (best.id == UINT32_MAX || c.logit > best.logit)) best = c;
         }
+        if (isinf(best.logit)) return not_finite(m, best.logit);
         greedy[row] = best.id;
     }
+    return BANYAN_OK;
 }
 
 banyan_status head_run(model *m, const float *h, int32_t rows, float *logits, uint32_t *greedy)
@@ -74,8 +91,8 @@ banyan_status head_run(model *m, const float *h, int32_t rows, float *logits, ui
                       logits ? logits + (int64_t)first * m->shape.vocab : NULL, best);
         if (!status && greedy)
             status = banyan_comm_allgather(m->comm, best, (size_t)n * sizeof *best, all);
+        if (!status && greedy) status = choose_all(m, all, n, greedy + first);
         if (status) return status;
-        if (greedy) choose_all(m, all, n, greedy + first);
     }
     return BANYAN_OK;
 }

@@ -65,9 +65,15 @@ static char *without_infinities(char *text)
 
 bool hf_config_open(const char *dir, hf_config *out, char *why, size_t why_bytes)
 {
+    return hf_file_open(dir, "config.json", out, why, why_bytes);
+}
+
+bool hf_file_open(const char *dir, const char *name, hf_config *out, char *why,
+                  size_t why_bytes)
+{
     json_error_t error;
     *out = (hf_config){.why = why, .why_bytes = why_bytes, .failed = true};
-    snprintf(out->path, sizeof out->path, "%s/config.json", dir);
+    snprintf(out->path, sizeof out->path, "%s/%s", dir, name);
     size_t bytes;
     char *text = hf_read(out->path, &bytes, why, why_bytes);
     bool is_other = text ? folder_is_pointer(out->path, text, bytes, why, why_bytes)

@@ -25,6 +25,9 @@ typedef struct hf_config {
 
 /* false: why. */
 bool hf_config_open(const char *dir, hf_config *out, char *why, size_t why_bytes);
+/* Another file of the folder that is written alike. */
+bool hf_file_open(const char *dir, const char *name, hf_config *out, char *why,
+                  size_t why_bytes);
 void hf_config_close(hf_config *c);
 
 /* A file whole, with a 0 behind it, for free(); NULL: why. */

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# generate.sh BANYAN [MPIRUN]: `model` and `generate` as a user starts them, and what they say to what
+# generate.sh BANYAN TOKENIZERS [MPIRUN]: `model` and `generate` as a user starts them, and what they say to what
 # cannot be. With MPIRUN on three ranks, where every error is said once.
-banyan=$1 mpirun=$2
+banyan=$1 tokenizers=$2 mpirun=$3
 . "$(dirname "$0")/expect.sh"
 ranks() {
   if [ -n "$mpirun" ]; then "$mpirun" 3 "$banyan" "$@"; else "$banyan" "$@"; fi
@@ -53,6 +53,67 @@ expect_once 0 "warning: 23 tokens, and the model was made for 20" \
 sed -i 's/"max_position_embeddings": 20/"max_position_embeddings": 4096/' "$m/config.json"
 le 0 0 0 0 500 8 700 701 702 9 900 901 902 903 10 600 601 602 1 700 701 703 9 > "$ids"
 expect_once 0 2 ranks generate --model "$m" --ids "$ids" --count 1
+
+
+# The same as text: in this vocabulary (, ), ! and * are the ids of <K>, <V>, <Q> and of the dot, which the
+# config says ends an answer. A value is a letter cut in two.
+cp "$tokenizers/gpt2/tokenizer.json" "$m"
+e='<|endoftext|>'
+prompt="$e$e$e${e}a(QXZ)ñJK*bcd!QXZ)"
+says() { # OUTPUT FLAGS..: what follows the prompt
+  want=$1
+  shift
+  ranks generate --model "$m" "$@" > "$folder/output" 2>&1 || fault "generate $*"
+  [ "$(cat "$folder/output")" = "$want" ] || fault "not \"$want\" from: $*"
+}
+says "ñJK" --prompt "$prompt"
+says "ñJK*" --prompt "$prompt" --ignore-eos --count 5
+says "ñ" --prompt "$prompt" --count 2
+says "ñ" --prompt "$prompt" --stop "JK"
+says "" --prompt "$prompt" --stop "ñ"
+says "ñJK" --prompt "$prompt" --stop "JKL"
+printf '%s' "$prompt" > "$folder/text"
+says "ñJK" --prompt-file "$folder/text"
+printf '%s' "$prompt" | ranks generate --model "$m" --prompt-file - > "$folder/output" 2>&1
+[ "$(cat "$folder/output")" = "ñJK" ] || fault "--prompt-file -"
+ids_of() { "$banyan" tokenize --model "$m" --file "$folder/text" "$@"; }
+third=$(ranks generate --model "$m" --prompt "$prompt" --count 3 --json /dev/stdout 2> /dev/null |
+  sed -n 's/.*"id":\([0-9]*\).*/\1/p' | sed -n 3p)
+ids_of | ranks generate --model "$m" --ids - --count 9 > "$folder/output" 2>&1
+[ "$(wc -l < "$folder/output")" = 5 ] || fault "ids beyond the end"
+[ "$(tail -1 "$folder/output")" = 10 ] || fault "the end is not the dot"
+echo '{"eos_token_id": ['"$third"', 7]}' > "$m/generation_config.json"
+ids_of --u32 | ranks generate --model "$m" --ids /dev/stdin --count 9 > "$folder/output" 2>&1
+[ "$(wc -l < "$folder/output")" = 3 ] || fault "the end of generation_config.json"
+says "ñ" --prompt "$prompt"
+echo '{"eos_token_id": "*"}' > "$m/generation_config.json"
+expect_once 2 'generation_config.json: eos_token_id is "*"; expected a token id' \
+  ranks generate --model "$m" --prompt "$prompt"
+rm "$m/generation_config.json"
+# A sharp model draws what it says at any moderate temperature; at a high one the seed decides.
+says "ñJK" --prompt "$prompt" --temperature 0.01 --top-p 0.9 --top-k 50 --seed 3
+for seed in 1 1 2; do
+  ranks generate --model "$m" --ids "$ids" --count 4 --ignore-eos --temperature 1000 --seed $seed 2>&1
+done > "$folder/output"
+[ "$(sed -n 1,4p "$folder/output")" = "$(sed -n 5,8p "$folder/output")" ] || fault "one seed, other ids"
+[ "$(sed -n 1,4p "$folder/output")" != "$(sed -n 9,12p "$folder/output")" ] || fault "another seed, same ids"
+
+expect_once 2 "only one of --prompt TEXT" ranks generate --model "$m" --prompt a --ids "$ids"
+expect_once 2 "one of --prompt TEXT" ranks generate --model "$m"
+expect_once 2 "--stop is for text" ranks generate --model "$m" --ids "$ids" --stop x
+expect_once 2 "--system: only with --chat" ranks generate --model "$m" --prompt a --system x
+expect_once 2 "no known chat layout" ranks generate --model "$m" --prompt a --chat
+expect_once 2 "--top-p: without --temperature" ranks generate --model "$m" --prompt a --top-p 0.5
+expect_once 2 '--top-p "1.5": expected a number above 0, at most 1' \
+  ranks generate --model "$m" --prompt a --temperature 1 --top-p 1.5
+expect_once 2 '--temperature "nan": expected a number above 0' ranks generate --model "$m" --prompt a --temperature nan
+expect_once 2 '--seed "-1": expected a number' ranks generate --model "$m" --prompt a --temperature 1 --seed -1
+expect_once 2 "the prompt is empty" ranks generate --model "$m" --prompt ""
+printf 'ab\377' > "$folder/text"
+expect_once 2 "the prompt: byte 2, 0xFF, is not UTF-8" ranks generate --model "$m" --prompt-file "$folder/text"
+mv "$m/tokenizer.json" "$m/tokenizer.model"
+expect_once 2 "no tokenizer.json, only tokenizer.model; this makes one" ranks generate --model "$m" --prompt a
+rm "$m/tokenizer.model"
 
 expect_once 2 "--model DIR is needed" ranks generate --ids "$ids"
 expect_once 2 "--ids FILE" ranks generate --model "$m"

@@ -17,7 +17,8 @@ banyan_mpi_test(model_test 3 calls)
 
 # As a user starts it.
 if(TARGET banyan_program)
-  set(generate ${CMAKE_CURRENT_LIST_DIR}/generate.sh $<TARGET_FILE:banyan_program>)
+  set(generate ${CMAKE_CURRENT_LIST_DIR}/generate.sh $<TARGET_FILE:banyan_program>
+               ${CMAKE_CURRENT_LIST_DIR}/tokenizers)
   add_test(NAME generate COMMAND ${generate})
   set_tests_properties(generate PROPERTIES LABELS smoke TIMEOUT 300)
   if(BANYAN_HAS_MPI)

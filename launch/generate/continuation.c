@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rank 0's side of a continuation: from text to ids, and from ids to text on stdout. What may be the
+ * beginning of the stop text is held back until it is known. */
+#include "launch/generate/generate.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool add_end(continuation *c, int64_t id)
+{
+    if (id < 0) return true;
+    uint32_t *grown = realloc(c->ends, (size_t)(c->end_count + 1) * sizeof *grown);
+    if (!grown) return false;
+    c->ends = grown;
+    c->ends[c->end_count++] = (uint32_t)id;
+    return true;
+}
+
+/* A question in its layout, whose own end ends the answer too. */
+static bool lay_out(const prompt_wish *w, continuation *c, const char *data, text *out,
+                    char *why, size_t why_bytes)
+{
+    const chat_layout *layout = chat_choose(c->tokenizer, why, why_bytes);
+    if (!layout) return false;
+    if (chat_write(layout, w->system, data, out) &&
+        (w->ignores_eos || add_end(c, tokenizer_added(c->tokenizer, layout->end))))
+        return true;
+    snprintf(why, why_bytes, "out of memory for the prompt");
+    return false;
+}
+
+static bool encode(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
+                   char *why, size_t why_bytes)
+{
+    text laid = {0};
+    token_ids ids = {0};
+    char reason[512];
+    bool good = !w->chat || lay_out(w, c, data, &laid, why, why_bytes);
+    if (good && w->chat && strlen(data) != bytes) {
+        snprintf(why, why_bytes, "a byte 0 in the question");
+        good = false;
+    }
+    if (good) {
+        good = tokenizer_encode(c->tokenizer, w->chat ? laid.data : data,
+                                w->chat ? laid.bytes : bytes, !w->chat, &ids, reason,
+                                sizeof reason);
+        if (!good) snprintf(why, why_bytes, "the prompt: %s", reason);
+    }
+    if (good && ids.count == 0) {
+        snprintf(why, why_bytes,
+                 "the prompt is empty, and the model has no token to begin with");
+        good = false;
+    }
+    free(laid.data);
+    uint32_t *grown =
+        good ? realloc(ids.id, (size_t)(ids.count + w->count) * sizeof *grown) : NULL;
+    if (grown) {
+        c->ids = grown;
+        c->prompt = ids.count;
+        return true;
+    }
+    if (good) snprintf(why, why_bytes, "out of memory for %" PRId64 " ids", ids.count);
+    free(ids.id);
+    return false;
+}
+
+static bool read_text(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+{
+    c->tokenizer = tokenizer_open(w->model, why, why_bytes);
+    if (!c->tokenizer) return false;
+    /* An answer begins anew; without a layout the text goes on. */
+    c->decoder =
+        (token_decoder){.t = c->tokenizer, .skips_special = true, .has_begun = !w->chat};
+    c->stop = w->stop;
+    if (w->prompt) return encode(w, c, w->prompt, strlen(w->prompt), why, why_bytes);
+    size_t bytes;
+    char *data = input_read(w->prompt_file, &bytes, why, why_bytes);
+    bool good = data && encode(w, c, data, bytes, why, why_bytes);
+    free(data);
+    return good;
+}
+
+bool continuation_begin(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+{
+    if (!w->ignores_eos && !ends_read(w->model, &c->ends, &c->end_count, why, why_bytes))
+        return false;
+    if (!w->ids) return read_text(w, c, why, why_bytes);
+    c->ids = ids_read(w->ids, w->count, &c->prompt, why, why_bytes);
+    return c->ids != NULL;
+}
+
+void continuation_free(continuation *c)
+{
+    free(c->ids);
+    free(c->ends);
+    free(c->held.data);
+    tokenizer_close(c->tokenizer);
+}
+
+/* How much of the held text cannot become the stop text any more; *found: it stands there. */
+static size_t settled(const continuation *c, bool *found)
+{
+    size_t stop = c->stop ? strlen(c->stop) : 0;
+    *found = false;
+    for (size_t i = 0; stop && i < c->held.bytes; i++) {
+        size_t rest = c->held.bytes - i, common = rest < stop ? rest : stop;
+        if (memcmp(c->held.data + i, c->stop, common) != 0) continue;
+        *found = rest >= stop;
+        return i;
+    }
+    return c->held.bytes;
+}
+
+static void print(continuation *c, size_t bytes)
+{
+    fwrite(c->held.data, 1, bytes, stdout);
+    fflush(stdout);
+    memmove(c->held.data, c->held.data + bytes, c->held.bytes - bytes);
+    c->held.bytes -= bytes;
+}
+
+bool continuation_add(continuation *c, uint32_t id, bool *ends)
+{
+    *ends = false;
+    for (int64_t i = 0; i < c->end_count; i++)
+        if (c->ends[i] == id) *ends = true;
+    if (!c->tokenizer) {
+        printf("%" PRIu32 "\n", id);
+        fflush(stdout);
+        return true;
+    }
+    bool found;
+    if (*ends) return true; /* no part of the text, special or not */
+    if (!decoder_add(&c->decoder, id, &c->held)) return false;
+    if (c->held.bytes == 0) return true;
+    print(c, settled(c, &found));
+    if (found) c->held.bytes = 0;
+    *ends = found;
+    return true;
+}
+
+bool continuation_end(continuation *c)
+{
+    if (!c->tokenizer) return true;
+    bool good = decoder_end(&c->decoder, &c->held) && text_add(&c->held, "\n", 1);
+    if (good) print(c, c->held.bytes);
+    return good;
+}
