@@ -16,3 +16,11 @@ if(TARGET banyan_program)
 endif()
 banyan_unit_test(sample_test launch/sample_test.c)
 target_link_libraries(sample_test PRIVATE banyan_launch)
+# Of the last run of launch/smollm, if there was one.
+if(TARGET banyan_program AND BANYAN_HAS_MPI)
+  add_test(NAME smollm_reference
+    COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/smollm_reference.py
+            $<TARGET_FILE:banyan_program> ${test_mpirun} ${PROJECT_SOURCE_DIR}/smollm-out)
+  set_tests_properties(smollm_reference PROPERTIES LABELS reference SKIP_RETURN_CODE 77 TIMEOUT 1800
+                                                   PROCESSORS 2)
+endif()
