@@ -156,7 +156,7 @@ static int same_code(const job *j, int code)
 }
 
 /* Starting takes longer than a message: processes come up one after another. */
-static const double start_seconds = 25;
+static const double start_seconds = 15;
 
 /* From before MPI is up, the time limit that was asked for holds. */
 static banyan_status begin(job *j, char **words, double *limit)
