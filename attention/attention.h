@@ -15,8 +15,9 @@ extern "C" {
 #endif
 
 enum {
-    BANYAN_MAX_DIM = 576,  /* of key_dim and value_dim */
-    BANYAN_TILE_HEADS = 64 /* query heads in a tile: the bits of banyan_entry.heads */
+    BANYAN_MAX_DIM = 576, /* of key_dim and value_dim */
+    BANYAN_TILE_HEADS =
+        64 /* bits of banyan_entry.heads: query heads in a tile, or pairs of them */
 };
 
 /* ---- numbers ------------------------------------------------------------------------------- */
@@ -223,8 +224,9 @@ static inline const banyan_held *banyan_held_at(const banyan_held_list *list, in
 typedef struct banyan_entry {
     const void *record;
     int64_t block;
-    uint64_t heads; /* bit h: query head h of the tile */
-    int32_t edge;   /* index into the tile's edges, or -1: every token up to the row */
+    uint64_t
+        heads;    /* bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
+    int32_t edge; /* index into the tile's edges, or -1: every token up to the row */
 } banyan_entry;
 
 /* Query heads of a group that share one pattern. */
@@ -256,7 +258,8 @@ typedef struct banyan_block_shape {
 typedef struct banyan_tile {
     banyan_block_shape shape;
     float scale;
-    int32_t heads, rows;       /* <= BANYAN_TILE_HEADS, <= block_tokens */
+    int32_t heads, rows;       /* <= BANYAN_TILE_HEADS units, <= block_tokens */
+    int32_t unit;              /* query heads that a bit of an entry stands for; 0: 1 */
     int64_t at;                /* token of row 0; row i is at token at + i */
     const float *q;            /* [heads][rows][key_dim], as given (not scaled) */
     const banyan_entry *entry; /* ascending */
@@ -271,6 +274,11 @@ typedef struct banyan_tile {
      * `partial` is not used. A block adds the same bits whatever else is in the list. */
     void *sums;
 } banyan_tile;
+
+static inline int32_t banyan_tile_unit(const banyan_tile *tile)
+{
+    return tile->unit > 1 ? tile->unit : 1;
+}
 
 #include "attention/device.h"
 

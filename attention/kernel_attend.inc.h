@@ -5,7 +5,8 @@
  * strip of rows passes over them. Query heads that read the same blocks of a window form one run of
  * rows, so that with one row a head (decode) a loaded key still serves the whole group. When many
  * rows will use a 16-bit block and there is no dot product for its format, the block is widened to
- * fp32 once for all of them.
+ * fp32 once for all of them. A block of rows as they come (value_in_key) is always brought into the
+ * products' layout first.
  *
  * The tile starts from the empty partial and is combined with the caller's at the end, in the base
  * that it really has: its sums are relative to exp(|scale| max), an exact product of two floats,
@@ -32,6 +33,12 @@ typedef struct window {
     const banyan_entry *entry;
     const char *used[WINDOW];
 } window;
+
+#ifdef VEC_DOT
+#define IMAGE_DTYPE BANYAN_BF16
+#else
+#define IMAGE_DTYPE BANYAN_F32
+#endif
 
 /* ---- the workspace -------------------------------------------------------------------------- */
 
@@ -65,8 +72,10 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
 {
     w->total = heads * rows;
     w->stored = layout_of(shape);
-    const int widened = is_widened(shape, w->total);
-    w->used = widened ? layout_widened(&w->stored) : w->stored;
+    const int has_image = w->stored.in_key || is_widened(shape, w->total);
+    w->used = w->stored.in_key ? layout_of_image(&w->stored, IMAGE_DTYPE)
+              : has_image      ? layout_widened(&w->stored)
+                               : w->stored;
 #ifdef VEC_DOT
     w->kind = PRODUCT_DOT;
     w->q_stride = round_up(w->used.key_steps, VEC_LANES);
@@ -89,7 +98,7 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
     }
     at *= sizeof(float);
     w->image = memory ? (char *)memory + at : NULL;
-    return at + (widened ? (size_t)window_blocks(&w->used, w->total) * w->used.bytes : 0);
+    return at + (has_image ? (size_t)window_blocks(&w->used, w->total) * w->used.bytes : 0);
 }
 
 static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
@@ -159,6 +168,21 @@ static void widen(const work *w, const char *record, char *image)
 }
 #endif
 
+/* A block of rows as they come, into the layout that products read. */
+static void arrange(const work *w, const char *record, char *image)
+{
+    const layout *s = &w->stored, *y = &w->used;
+    const int64_t row = s->key_dim * (int64_t)banyan_dtype_bytes(s->dtype);
+    source key = {record, row, s->key_dim, s->dtype},
+           value = {record, row, s->value_dim, s->dtype};
+    trailer_of(y, image)->not_finite = 0;
+    for (int32_t token = 0; token < s->tokens; token += VEC_LANES) {
+        pack_run(y, image, token, &key, &value);
+        key.at += VEC_LANES * row;
+        value.at += VEC_LANES * row;
+    }
+}
+
 /* The partials of the block that rows have just attended to, into fixed-point sums; the next block
  * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_strip
  * are for those who do without. */
@@ -193,7 +217,7 @@ static void attend_strip(work *w, const window *x, uint32_t members, int32_t row
         for (int32_t token = seen.first, count; token < seen.end; token += count) {
             count = seen.end - token;
             if (count > CHUNK - now.columns) count = CHUNK - now.columns;
-            chunk_add(&now, &w->stored, x->used[i], x->entry[i].record, &seen, token, count);
+            chunk_add(&now, w, x->used[i], x->entry[i].record, &seen, token, count);
             if (now.columns == CHUNK || (sums && token + count == seen.end)) chunk_run(w, &now);
         }
         if (sums) add_block(w, row, rows);
@@ -205,18 +229,19 @@ static void attend_window(work *w, const window *x)
 {
     const banyan_tile *tile = w->tile;
     uint32_t members[BANYAN_TILE_HEADS] = {0};
-    for (int32_t head = 0; head < tile->heads; head++)
+    const int32_t unit = banyan_tile_unit(tile), bits = tile->heads / unit;
+    for (int32_t bit = 0; bit < bits; bit++)
         for (int32_t i = 0; i < x->count; i++)
-            members[head] |= (uint32_t)(x->entry[i].heads >> head & 1) << i;
+            members[bit] |= (uint32_t)(x->entry[i].heads >> bit & 1) << i;
 
-    for (int32_t head = 0, next; head < tile->heads; head = next) {
-        for (next = head + 1; next < tile->heads && members[next] == members[head];) next++;
-        if (!members[head]) continue;
-        const int32_t first = head * tile->rows, count = (next - head) * tile->rows;
+    for (int32_t bit = 0, next; bit < bits; bit = next) {
+        for (next = bit + 1; next < bits && members[next] == members[bit];) next++;
+        if (!members[bit]) continue;
+        const int32_t first = bit * unit * tile->rows, count = (next - bit) * unit * tile->rows;
         const int32_t strips = strips_of(count);
         for (int32_t i = 0; i < strips; i++) {
             int32_t from = count * i / strips, to = count * (i + 1) / strips;
-            attend_strip(w, x, members[head], first + from, to - from);
+            attend_strip(w, x, members[bit], first + from, to - from);
         }
     }
 }
@@ -256,11 +281,16 @@ static void attend_list(work *w)
     for (int64_t i = 0; i < tile->entries; i += most) {
         window x = {.entry = tile->entry + i};
         for (; x.count < most && i + x.count < tile->entries; x.count++) {
-            x.used[x.count] = x.entry[x.count].record;
+            const char *record = x.entry[x.count].record;
+            char *image = w->image + (size_t)x.count * w->used.bytes;
+            x.used[x.count] = record;
+            if (w->stored.in_key) {
+                arrange(w, record, image);
+                x.used[x.count] = image;
+            }
 #ifndef VEC_DOT
-            if (w->used.dtype != w->stored.dtype) {
-                char *image = w->image + (size_t)x.count * w->used.bytes;
-                widen(w, x.used[x.count], image);
+            else if (w->used.dtype != w->stored.dtype) {
+                widen(w, record, image);
                 x.used[x.count] = image;
             }
 #endif

@@ -9,6 +9,7 @@
 
 #include "attention/kernel_layout.inc.h"
 #include "attention/kernel_source.inc.h"
+#include "attention/kernel_run.inc.h"
 #include "attention/kernel_pack.inc.h"
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
@@ -25,7 +26,7 @@ static int usable(void)
 
 static int supports(const banyan_block_shape *shape)
 {
-    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3 && !shape->value_in_key;
+    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
 }
 
 static size_t record_bytes(const banyan_block_shape *shape)

@@ -12,6 +12,7 @@
 
 #include "attention/kernel_layout.inc.h"
 #include "attention/kernel_source.inc.h"
+#include "attention/kernel_run.inc.h"
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"

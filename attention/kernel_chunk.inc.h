@@ -17,7 +17,7 @@ enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 1
 typedef struct work {
     const banyan_tile *tile;
     layout stored; /* of the records */
-    layout used;   /* of what the products read: the records, or fp32 images of them */
+    layout used;   /* of what the products read: the records, or images of them */
     product_kind kind;
     int32_t total; /* rows of all heads */
     float c;       /* |scale| log2(e) */
@@ -43,9 +43,9 @@ typedef struct view {
 } view;
 
 typedef struct piece {
-    const char *used, *stored;
-    int32_t token, count; /* of the block */
-    int32_t column;       /* of the chunk */
+    const char *used, *plain; /* what value_load reads: the record, or its image */
+    int32_t token, count;     /* of the block */
+    int32_t column;           /* of the chunk */
     int partial;
     int exact; /* some value of the block is not finite */
 } piece;
@@ -115,12 +115,19 @@ static uint32_t bits_between(int32_t first, int32_t end, int32_t from)
     return below_end & ~below_first;
 }
 
-static void chunk_add(chunk *x, const layout *stored, const char *used, const char *record,
+/* A block with values: those of its record, or, where that has rows as they come, of its image. */
+VEC_INLINE const layout *plain_layout(const work *w)
+{
+    return w->stored.in_key ? &w->used : &w->stored;
+}
+
+static void chunk_add(chunk *x, const work *w, const char *used, const char *record,
                       const view *seen, int32_t token, int32_t count)
 {
+    const char *plain = w->stored.in_key ? used : record;
     piece *p = &x->piece[x->pieces++];
-    *p = (piece){used, record, token, count, x->columns, seen->partial, 0};
-    p->exact = trailer_of(stored, record)->not_finite != 0;
+    *p = (piece){used, plain, token, count, x->columns, seen->partial, 0};
+    p->exact = trailer_of(plain_layout(w), plain)->not_finite != 0;
     x->columns += count;
     if (!p->partial && !p->exact) return;
     for (int32_t r = 0; r < x->rows; r++) {
@@ -223,7 +230,7 @@ static void chunk_values(work *w, const chunk *x, const float *alpha)
     }
 }
 
-/* VEC_LANES values of a token, from the record. */
+/* VEC_LANES values of a token. */
 static vec value_load(const layout *y, const char *record, int32_t token, int32_t dim)
 {
     const char *at =
@@ -243,7 +250,7 @@ static void chunk_values_exact(const work *w, const chunk *x, const piece *p)
             if (!(x->seen[r][column / GRAIN] >> column % GRAIN & 1)) continue;
             vec weight = vec_set(weight_at(w->score + r * SCORE_STRIDE, column));
             for (int32_t dim = 0; dim < w->stored.columns; dim += VEC_LANES) {
-                vec value = value_load(&w->stored, p->stored, p->token + t, dim);
+                vec value = value_load(plain_layout(w), p->plain, p->token + t, dim);
                 vec_store(o + dim, vec_fma(weight, value, vec_load(o + dim)));
             }
         }

@@ -24,6 +24,9 @@
  *
  *     record:  | key panels | value panels | trailer, 64 bytes |
  *
+ * With value_in_key a record is the keys alone, row by row as they come, in the cache's format; attend
+ * brings a block into the layout above when a tile needs it, once for all of the tile's rows.
+ *
  * Dims are padded with zeros to whole steps and vectors. The trailer says whether some value ever
  * written is not finite: then a weight of 0 does not silence an unseen token (0 x inf is NaN), and
  * attend takes a slower, exact way. Tokens never written are zero. */
@@ -35,6 +38,7 @@ typedef struct trailer {
 typedef struct layout {
     banyan_dtype dtype;
     int32_t tokens, key_dim, value_dim;
+    int in_key;          /* value_in_key: what follows is not used but for bytes and columns */
     int32_t fold;        /* elements in a step */
     int32_t unit;        /* bytes of a column in a step */
     int32_t width;       /* columns (tokens) of a key panel */
@@ -65,6 +69,11 @@ static layout layout_of(const banyan_block_shape *shape)
     y.trailer_at = y.value_at + (size_t)y.columns * (size_t)y.value_steps * (size_t)y.unit;
     y.trailer_at = (y.trailer_at + 63) / 64 * 64;
     y.bytes = y.trailer_at + 64;
+    if (shape->value_in_key) {
+        y.in_key = 1;
+        y.bytes = (size_t)y.tokens * (size_t)y.key_dim * banyan_dtype_bytes(y.dtype);
+        y.bytes = (y.bytes + 63) / 64 * 64;
+    }
     return y;
 }
 
@@ -75,6 +84,16 @@ static layout layout_widened(const layout *y)
                                 .key_dim = y->key_steps * y->fold,
                                 .value_dim = y->value_dim,
                                 .dtype = BANYAN_F32};
+    return layout_of(&shape);
+}
+
+/* What a block of rows as they come is brought into: fp32, or pairs for dot products. */
+static layout layout_of_image(const layout *y, banyan_dtype dtype)
+{
+    banyan_block_shape shape = {.block_tokens = y->tokens,
+                                .key_dim = y->key_dim,
+                                .value_dim = y->value_dim,
+                                .dtype = dtype};
     return layout_of(&shape);
 }
 

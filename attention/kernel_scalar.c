@@ -181,6 +181,7 @@ static void attend(const banyan_tile *tile)
 {
     const banyan_block_shape *shape = &tile->shape;
     int64_t tokens = shape->block_tokens;
+    const int32_t unit = banyan_tile_unit(tile);
     scratch x;
     x.key = tile->workspace;
     x.value = shape->value_in_key ? x.key : x.key + tokens * shape->key_dim;
@@ -196,7 +197,7 @@ static void attend(const banyan_tile *tile)
             banyan_to_float(x.value, record + key_bytes(shape), shape->dtype,
                             tokens * shape->value_dim);
         for (int32_t head = 0; head < tile->heads; head++)
-            if (entry->heads >> head & 1) attend_head(tile, entry, head, &x);
+            if (entry->heads >> head / unit & 1) attend_head(tile, entry, head, &x);
     }
 }
 

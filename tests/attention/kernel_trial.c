@@ -12,7 +12,8 @@ int trial_reads(void *ctx, int head, int64_t row, int64_t token)
     if (token > row || absolute < t->first_token || absolute >= t->end_token) return 0;
     for (int64_t i = 0; i < t->entries; i++) {
         const banyan_entry *e = &t->entry[i];
-        if (e->block != absolute / t->shape.block_tokens || !(e->heads >> head & 1)) continue;
+        if (e->block != absolute / t->shape.block_tokens || !(e->heads >> head / t->unit & 1))
+            continue;
         if (e->edge < 0) return 1;
         const banyan_edge *edge = &t->edge[e->edge];
         return absolute < edge->sink_end || token > row - edge->window;
@@ -59,6 +60,9 @@ static void draw_shape(trial *t, uint64_t *random)
     t->shape.block_tokens = blocks[test_below(random, 6)];
     t->shape.key_dim = draw_dim(random);
     t->shape.value_dim = test_below(random, 2) ? t->shape.key_dim : draw_dim(random);
+    t->shape.value_in_key = test_below(random, 4) == 0;
+    if (t->shape.value_in_key && t->shape.value_dim > t->shape.key_dim)
+        t->shape.value_dim = 1 + (int32_t)test_below(random, t->shape.key_dim);
     t->shape.dtype = (banyan_dtype)test_below(random, 3);
     t->in_dtype = (banyan_dtype)test_below(random, 3);
     t->kind = (int)test_below(random, KINDS);
@@ -70,7 +74,8 @@ static void draw_shape(trial *t, uint64_t *random)
     int64_t pairs =
         3000000 / (t->blocks * tokens * (t->shape.key_dim + t->shape.value_dim)) + 1;
     int64_t most = pairs < BANYAN_TILE_HEADS ? pairs : BANYAN_TILE_HEADS;
-    t->heads = 1 + (int32_t)test_below(random, most);
+    t->unit = 1 + (int32_t)(test_below(random, 3) == 0);
+    t->heads = t->unit * (1 + (int32_t)test_below(random, most));
     most = pairs / t->heads < tokens ? pairs / t->heads : tokens;
     t->rows = 1 + (int32_t)test_below(random, most > 0 ? most : 1);
     t->at = (t->blocks - 1) * tokens + test_below(random, tokens - t->rows + 1);
@@ -80,7 +85,8 @@ static void draw_shape(trial *t, uint64_t *random)
 
 static void draw_entries(trial *t, uint64_t *random)
 {
-    uint64_t all = t->heads == 64 ? ~(uint64_t)0 : ((uint64_t)1 << t->heads) - 1;
+    const int32_t bits = t->heads / t->unit;
+    uint64_t all = bits == 64 ? ~(uint64_t)0 : ((uint64_t)1 << bits) - 1;
     for (int i = 0; i < MAX_EDGES; i++)
         t->edge[i] = (banyan_edge){.sink_end = t->base + test_below(random, t->tokens) *
                                                              test_below(random, 2),
@@ -141,6 +147,8 @@ static void draw_data(trial *t, uint64_t *random)
         for (int32_t d = 0; d < value_dim; d++)
             t->v[s * value_dim + d] = poison[test_below(random, 4)];
     }
+    for (int64_t s = 0; t->shape.value_in_key && s < t->tokens; s++)
+        memcpy(&t->v[s * value_dim], &t->k[s * key_dim], (size_t)value_dim * sizeof(float));
     oracle_round(t->k, t->tokens * key_dim, t->in_dtype); /* what the caller has */
     oracle_round(t->v, t->tokens * value_dim, t->in_dtype);
 }
@@ -167,8 +175,8 @@ static void pack_rows(trial *t, int32_t block, int fresh, int32_t first, int32_t
     void *k_memory, *v_memory;
     void *k_in = strided(k, rows, t->shape.key_dim, k_stride, t->in_dtype, &k_memory);
     void *v_in = strided(v, rows, t->shape.value_dim, v_stride, t->in_dtype, &v_memory);
-    t->kernel->pack(&t->shape, t->record[block], fresh, first, rows, k_in, k_stride, v_in,
-                    v_stride, t->in_dtype);
+    t->kernel->pack(&t->shape, t->record[block], fresh, first, rows, k_in, k_stride,
+                    t->shape.value_in_key ? NULL : v_in, v_stride, t->in_dtype);
     free(k_memory);
     free(v_memory);
 }

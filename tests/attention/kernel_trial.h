@@ -19,6 +19,7 @@ typedef struct trial {
     banyan_dtype in_dtype;
     int kind;
     int32_t heads, rows, blocks;
+    int32_t unit;       /* query heads that a bit of an entry stands for */
     int64_t base;       /* absolute token of the oracle's token 0 */
     int64_t at, tokens; /* relative to base; tokens that the oracle knows */
     banyan_entry entry[MAX_ENTRIES];

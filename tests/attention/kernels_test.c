@@ -25,6 +25,7 @@ static void attend(const trial *t, int64_t first_entry, int64_t entries, float *
         .scale = t->scale,
         .heads = t->heads,
         .rows = t->rows,
+        .unit = t->unit,
         .at = t->base + t->at,
         .q = t->q,
         .entry = t->entry + first_entry,
@@ -85,7 +86,7 @@ static void check_row(trial *t, int32_t head, int32_t row, const float *partial)
                .rounds = bound_rounds(t->kernel->name, t->shape.dtype)};
 
     oracle_row(&o, t->q + index * t->shape.key_dim, head, t->at + row, expect, &expect_lse, &b);
-    if (t->kind >= ALIKE && t->kind <= NEGATIVE) b.spread = 1;
+    if ((t->kind >= ALIKE && t->kind <= NEGATIVE) || t->shape.value_in_key) b.spread = 1;
     banyan_partial_finish(p, value_dim, 1, out, BANYAN_F32, value_dim, &lse, 1);
     double worst = oracle_compare(expect, expect_lse, &b, value_dim, out, BANYAN_F32, &lse);
     CHECK_MSG(

@@ -34,6 +34,7 @@ static void attend(const trial *t, int64_t first, int64_t entries, void *sums, f
     banyan_tile tile = {.shape = t->shape,
                         .scale = t->scale,
                         .heads = t->heads,
+                        .unit = t->unit,
                         .rows = t->rows,
                         .at = t->base + t->at,
                         .q = t->q,
@@ -86,7 +87,7 @@ static void check_row(trial *t, int32_t head, int32_t row, const char *sums)
                .combines = 1,
                .rounds = bound_rounds(t->kernel->name, t->shape.dtype)};
     oracle_row(&o, t->q + index * t->shape.key_dim, head, t->at + row, expect, &expect_lse, &b);
-    if (t->kind >= ALIKE && t->kind <= NEGATIVE) b.spread = 1;
+    if ((t->kind >= ALIKE && t->kind <= NEGATIVE) || t->shape.value_in_key) b.spread = 1;
     banyan_fixed_round(sums + (size_t)index * banyan_fixed_bytes(value_dim), p, value_dim, 1);
     banyan_partial_finish(p, value_dim, 1, out, BANYAN_F32, value_dim, &lse, 1);
     const double worst =
