@@ -423,10 +423,12 @@ typedef struct banyan_rows {
                            range have no sinks: banyan_combine adds them */
     const banyan_range *probes; /* the share of softmax mass of each of these is measured too */
     int32_t probe_count;
-    float *mass; /* [probe_count][rows][heads], written where out is; NULL: none */
-    int64_t
-        *strongest; /* [rows][heads]: the token of the largest score, the lower on ties; -1 when
-                           nothing was seen; NULL: none */
+    float *
+        mass; /* [probe_count][rows][heads], written where out is; NULL: none. With a device: of
+                    one probe */
+    int64_t *
+        strongest; /* [rows][heads]: the token of the largest score, the lower on ties; -1: none
+                           was seen; NULL: not asked for. On the CPU */
 } banyan_rows;
 
 /* Append k and v of each part's tokens to one layer, and attend to the layer's tokens causally: row i
@@ -459,6 +461,15 @@ typedef struct banyan_rows {
 BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
                                        const banyan_rows *batch, int32_t count, const void *q,
                                        const void *k, const void *v, void *out, float *lse);
+
+/* Joins results of the same rows of a layer that attended to different tokens (parts with ranges), and
+ * adds the layer's sinks once: outs [count] of [rows][heads][value_dim] of out_dtype, lses [count] of
+ * [rows][heads], as banyan_attend wrote them; out and lse (or NULL) may be one of them. In ascending
+ * order, so that every rank computes the same bits. Of the heads that are written here; not
+ * collective. UNSUPPORTED with a device. */
+BANYAN_API banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows,
+                                        int32_t count, const void *const *outs,
+                                        const float *const *lses, void *out, float *lse);
 
 #ifdef __cplusplus
 }

@@ -200,6 +200,21 @@ int64_t banyan_retention_count(const banyan_retention *r,
 int banyan_retention_keeps(const banyan_retention *r, int64_t block, int64_t row,
                            int32_t block_tokens);
 
+/* ---- the strongest token ----------------------------------------------------------------------- */
+
+/* Of one row: the token of its largest score, the lower one on ties; -1: nothing was seen. A score that
+ * is NaN is no score. */
+typedef struct banyan_strongest {
+    float score;
+    int32_t upper; /* 0; merges use it */
+    int64_t token;
+} banyan_strongest;
+
+void banyan_strongest_clear(banyan_strongest *best, int64_t rows);
+/* Row by row; out may be either input. */
+void banyan_strongest_combine(banyan_strongest *out, const banyan_strongest *lo,
+                              const banyan_strongest *hi, int64_t rows);
+
 /* ---- block lists ---------------------------------------------------------------------------- */
 
 /* A block that is held here. */
@@ -302,6 +317,10 @@ typedef struct banyan_kernel {
     void (*attend)(const banyan_tile *tile);
     const banyan_device *device; /* NULL: the CPU */
 } banyan_kernel;
+
+/* Of all rows of a tile, best [heads][rows]. tile->partial is scratch. */
+void banyan_strongest_find(const banyan_kernel *kernel, const banyan_tile *tile,
+                           banyan_strongest *best);
 
 const banyan_kernel *banyan_kernel_row(int index); /* NULL past the end; not all are usable */
 const char *banyan_kernel_device(const banyan_kernel *kernel); /* its name, or "cpu" */

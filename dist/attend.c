@@ -90,13 +90,19 @@ static banyan_status check_attend_only(const banyan_call *call, const banyan_row
                        (long long)part->at, part->rows, (long long)length, call->layer);
 }
 
-static banyan_status check_probes(const banyan_cache *cache, const banyan_rows *part)
+/* A range, and what else is asked of the rows. */
+static banyan_status check_looks(const banyan_cache *cache, const banyan_rows *part)
 {
     const int64_t max = cache->plan->spec.max_tokens;
-    if (part->first || part->end || part->strongest || part->probe_count > 1)
+    if ((part->first || part->end) && (part->first < 0 || part->end <= part->first))
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "tokens %lld..%lld: expected first < end, or 0 and 0 for all",
+                           (long long)part->first, (long long)part->end - 1);
+    if (cache->device && (part->strongest || (part->mass && part->probe_count > 1)))
         return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                           "a range of tokens, the strongest token and more than one probe are "
-                           "not supported");
+                           "device is \"%s\", which measures the mass of one probe and finds "
+                           "no strongest token: expected device cpu for more",
+                           cache->plan->spec.device);
     if (!part->mass) return BANYAN_OK;
     if (part->probe_count < 1 || !part->probes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "mass without probes: expected 1 or more");
@@ -131,7 +137,7 @@ static banyan_status check_part(const banyan_cache *cache, const banyan_call *ca
     banyan_status status =
         call->k ? check_append(cache, call, part) : check_attend_only(call, part);
     if (!status) status = check_floor(cache, call, part);
-    return status ? status : check_probes(cache, part);
+    return status ? status : check_looks(cache, part);
 }
 
 /* -1 outside the plan. */
@@ -156,7 +162,9 @@ static banyan_status check(banyan_cache *cache, banyan_call *call)
         if (!part->rows) continue;
         part->sequence->call = cache->calls;
         rows += part->rows;
-        if (call->q && part->mass) call->probed = 1;
+        if (call->q && part->mass && part->probe_count > call->probes)
+            call->probes = part->probe_count;
+        call->strongest |= call->q && part->strongest;
     }
     if (status) return status;
     if (rows > cache->plan->spec.max_rows)
@@ -205,6 +213,10 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
         status = cache->way->compute(cache, call, panel, part->early, part->mine_count);
     const double computed = banyan_seconds();
     if (!status) status = cache->way->merge(cache, call, panel);
+    for (int32_t i = 0; i < call->probes && cache->way->look && !status; i++)
+        status = cache->way->look(cache, call, panel, i);
+    if (!status && call->strongest)
+        status = cache->way->look(cache, call, panel, BANYAN_WHAT_STRONGEST);
     cache->stats.attend_seconds += early - start + computed - sent;
     cache->stats.merge_seconds += sent - early + banyan_seconds() - computed;
     return status;
@@ -213,7 +225,7 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
 static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
-    if (call->probed && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
+    if (call->probes && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
     banyan_panel panel = {0};
     while (banyan_panel_next(cache, call, most, &panel)) {
         const banyan_status status = attend_panel(cache, call, &panel);

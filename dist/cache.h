@@ -99,22 +99,22 @@ typedef struct banyan_part {
     int32_t early;
     banyan_exchange *exchange;
     void **data; /* [heads]: a query head's sums of a panel, [rows] (sums.c); NULL: none */
-    void **mass; /* [heads]: likewise of the probed tokens, without values */
+    void **mass; /* [heads]: likewise what else a panel is asked for: BANYAN_WHAT_.. */
 } banyan_part;
 
 typedef struct banyan_lane {
     float *q; /* [tile_heads][rows][key_dim] */
     banyan_entry *entry;
     banyan_edge *edge;
-    int64_t entries;
-    int32_t hints;  /* entries behind them that are only to be asked for */
-    int is_refused; /* a list could not be built */
+    int64_t first, entries; /* of these, those that the part's range leaves */
+    int32_t hints;          /* entries behind them that are only to be asked for */
+    int is_refused;         /* a list could not be built */
 } banyan_lane;
 
 typedef struct banyan_worker {
-    void *workspace; /* the kernel's */
-    void *probe;     /* sums over the probed tokens of one tile */
-    int64_t pairs;   /* (query row, block) pairs computed in this panel */
+    void *workspace;        /* the kernel's */
+    banyan_strongest *best; /* of one tile's rows */
+    int64_t pairs;          /* (query row, block) pairs computed in this panel */
 } banyan_worker;
 
 /* Rows of one part of a call, of one own block: one row of tiles. */
@@ -140,10 +140,13 @@ typedef struct banyan_sizes {
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
     int64_t chunks;
-    size_t item_bytes, mass_bytes, slot_bytes, mass_slot_bytes;
+    size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
 
 typedef struct banyan_call banyan_call;
+
+/* What is asked of a panel's rows: their results, a probe's mass (its index), or the strongest token. */
+enum { BANYAN_WHAT_RESULTS = -1, BANYAN_WHAT_STRONGEST = -2 };
 
 /* The four steps of a call that depend on where records lie. */
 typedef struct banyan_way {
@@ -154,8 +157,12 @@ typedef struct banyan_way {
                              const banyan_panel *panel, int32_t from, int32_t to);
     /* Sends what is sent at once. */
     banyan_status (*send)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
-    /* Merges all of them across ranks, and writes out, lse and mass where they are wanted. */
+    /* Merges all of them across ranks, and writes out and lse (on a device, mass as well) where they
+     * are wanted. */
     banyan_status (*merge)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
+    /* The panel once more, for a probe or the strongest token; NULL: compute and merge do. */
+    banyan_status (*look)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                          int32_t what);
     /* A copy of a record. */
     banyan_status (*copy)(banyan_cache *c, void *to, const void *from, size_t bytes);
 } banyan_way;
@@ -179,7 +186,6 @@ struct banyan_cache {
     banyan_worker *worker;
     banyan_piece *piece; /* [panel_rows] */
     char *slots;         /* [slots][tile_heads * tile_rows] sums */
-    char *mass_slots;    /* likewise, without values */
     int64_t *start;      /* [lanes + 1]: the first cut of a lane's list, end to end */
     /* Of a merge that reduces; else NULL. */
     float *maxima;    /* [heads][panel_rows] */
@@ -202,7 +208,8 @@ struct banyan_call {
     const void *q, *k, *v;
     void *out;
     float *lse;
-    int probed; /* some part asks for mass */
+    int32_t probes; /* the most that a part asks the mass of */
+    int strongest;  /* some part asks for the strongest token */
 };
 
 /* A bump allocator. With base NULL it only counts. */
@@ -279,6 +286,13 @@ banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
 banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
                                    const banyan_panel *panel, int32_t from, int32_t to);
+banyan_status banyan_panel_look(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel, int32_t what);
+/* merge_rows.c: merges what lies in part->mass, and writes it where it is wanted. */
+banyan_status banyan_panel_show(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel, int32_t what);
+/* The tokens that count for a part's rows. */
+banyan_range banyan_part_range(const banyan_rows *part, int32_t what);
 banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel);
 banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
@@ -297,6 +311,8 @@ void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int3
 float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
 
 /* merge_passes.c: for a merge that reduces; data [heads] on every rank. */
+banyan_status banyan_reduce_strongest(banyan_cache *c, const banyan_kind *kind,
+                                      void *const *data, int32_t rows);
 banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
                                      void *const *data, int32_t value_dim, int32_t rows);
 

@@ -120,6 +120,8 @@ static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_pie
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     const banyan_shape *shape = &kind->shape;
     const banyan_device_cache *d = c->device;
+    const banyan_range range =
+        banyan_part_range(&call->batch[piece->part], BANYAN_WHAT_RESULTS);
     const size_t row = (size_t)piece->first * (size_t)spec->heads;
     const size_t q = row * (size_t)shape->key_dim * banyan_dtype_bytes(spec->in_dtype);
     const size_t out = row * (size_t)shape->value_dim * banyan_dtype_bytes(spec->out_dtype);
@@ -135,7 +137,8 @@ static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_pie
                              .heads = spec->heads,
                              .at = piece->at,
                              .rows = rows,
-                             .end_token = INT64_MAX,
+                             .first_token = range.first,
+                             .end_token = range.end,
                              .q = (const char *)call->q + q,
                              .in_dtype = spec->in_dtype,
                              .out_dtype = spec->out_dtype,
@@ -182,11 +185,12 @@ static banyan_status compute_part(banyan_cache *c, const banyan_call *call,
     pass p = open_pass(c, call, piece, pieces, rows);
     banyan_status status = banyan_device_follow(c, p.part->sequence, call->cache_layer);
     if (!status) status = run(&p, part->order, range[0], range[1]);
-    if (status || !call->probed) return status;
+    if (status || !call->probes) return status;
     p.counts = 0;
     p.batch.partial = d->probe;
-    p.batch.first_token = p.part->mass ? p.part->probes[0].first : 0;
-    p.batch.end_token = p.part->mass ? p.part->probes[0].end : 0;
+    const banyan_range probed = banyan_part_range(p.part, 0);
+    p.batch.first_token = probed.first;
+    p.batch.end_token = probed.end;
     return run(&p, part->order, range[0], range[1]);
 }
 

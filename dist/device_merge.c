@@ -26,13 +26,13 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
     const banyan_device_cache *d = c->device;
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const uint8_t *role = roles(c, call->layer),
-                  wanted = call->probed ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
+                  wanted = call->probes ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
     const size_t bytes = item_bytes(c, call, rows);
     size_t at = 0;
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
         const int is_item = (role[h] & wanted) != 0;
         part->data[h] = is_item ? d->items + at : NULL;
-        part->mass[h] = is_item && call->probed ? d->probed + at : NULL;
+        part->mass[h] = is_item && call->probes ? d->probed + at : NULL;
         if (is_item) at += bytes;
     }
 }
@@ -157,7 +157,7 @@ static banyan_status finish(banyan_cache *c, const banyan_call *call, const bany
     const banyan_status status = banyan_device_said(d->device->finish(
         d->queue, d->partial, spec->heads, value_dim, panel->rows, (char *)call->out + out,
         spec->out_dtype, call->lse ? call->lse + row : NULL));
-    return status || !call->probed ? status : share(c, call, panel);
+    return status || !call->probes ? status : share(c, call, panel);
 }
 
 banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
@@ -165,6 +165,6 @@ banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
     banyan_status status = merge(c, call, panel, part->data);
-    if (!status && call->probed) status = merge(c, call, panel, part->mass);
+    if (!status && call->probes) status = merge(c, call, panel, part->mass);
     return status ? status : finish(c, call, panel);
 }

@@ -2,6 +2,7 @@ target_sources(banyan PRIVATE
   dist/append.c
   dist/attend.c
   dist/cache.c
+  dist/combine.c
   dist/kept.c
   dist/sequence.c
   dist/turns.c

@@ -129,3 +129,65 @@ banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
     return plan->merge->reduce(plan->comm, pass, BANYAN_PASSES, &p, &room, &c->stats.messages,
                                &c->stats.bytes_sent);
 }
+
+/* ---- strongest tokens ---------------------------------------------------------------------- */
+
+/* The largest score of all ranks, then among those that have it the lowest token: 24 bits at a time,
+ * which a float holds. A rank whose token is out of it has none; in the end all know what was found. */
+enum { TOKEN_BITS = 24 };
+
+typedef struct choosing {
+    parts p;
+    int pass; /* 0: scores; 1: the token's upper bits; 2: its lower bits. Each gives, then takes */
+} choosing;
+
+static float choice_of(const banyan_strongest *best, int pass)
+{
+    const int64_t low = best->token & ((INT64_C(1) << TOKEN_BITS) - 1);
+    if (best->token < 0) return -INFINITY;
+    if (pass == 0) return best->score;
+    return -(float)(pass == 1 ? best->token >> TOKEN_BITS
+                              : low); /* the largest is the lowest */
+}
+
+static void give_choice(void *ctx, float *values)
+{
+    const choosing *x = ctx;
+    for (int32_t h = 0; h < x->p.c->plan->spec.heads; h++) {
+        banyan_strongest *best = x->p.data[h];
+        if (x->pass == 0 && !is_held(&x->p, h)) banyan_strongest_clear(best, x->p.rows);
+        for (int32_t r = 0; r < x->p.rows; r++) *values++ = choice_of(&best[r], x->pass);
+    }
+}
+
+static void take_choice(void *ctx, const float *values)
+{
+    choosing *x = ctx;
+    for (int32_t h = 0; h < x->p.c->plan->spec.heads; h++) {
+        banyan_strongest *best = x->p.data[h];
+        for (int32_t r = 0; r < x->p.rows; r++, best++) {
+            const float most = *values++;
+            if (choice_of(best, x->pass) != most) best->token = -1;
+            if (x->pass == 0) best->score = most;
+            if (x->pass == 1) best->upper = most > -INFINITY ? (int32_t)-most : -1;
+            if (x->pass < 2) continue;
+            best->token =
+                best->upper < 0 ? -1 : ((int64_t)best->upper << TOKEN_BITS) + (int64_t)-most;
+            best->upper = 0;
+        }
+    }
+    x->pass++;
+}
+
+banyan_status banyan_reduce_strongest(banyan_cache *c, const banyan_kind *kind,
+                                      void *const *data, int32_t rows)
+{
+    const banyan_plan *plan = c->plan;
+    choosing x = {.p = {c, kind, data, 0, rows}};
+    const int64_t floats = (int64_t)plan->spec.heads * rows;
+    const banyan_pass choice = {BANYAN_MAX, floats, give_choice, take_choice};
+    const banyan_pass pass[] = {choice, choice, choice};
+    const banyan_pass_room room = {.values = c->pass_room};
+    return plan->merge->reduce(plan->comm, pass, 3, &x, &room, &c->stats.messages,
+                               &c->stats.bytes_sent);
+}

@@ -3,49 +3,60 @@
  *
  * What is merged is one item per query head: the partials of all the panel's rows, or fixed-point sums
  * (sums.c). Each holder has its own, the empty one included, so the schedule needs no exceptions. A
- * probe merges (m, l) of the probed tokens along the same schedule: a partial of value_dim 0. Its
- * share of the mass is
+ * probe merges (m, l) of the probed tokens along the same schedule, a partial of value_dim 0, and the
+ * strongest token is the better of two wherever two meet. A probe's share of the mass is
  *
  *     sum over probed exp(s_i) / sum over all exp(s_i)  =  l_p exp(m_p - m) / l */
 #include "dist/cache.h"
 
 #include <math.h>
 
-/* One merge of a panel: of its sums, or, with value_dim 0, of the probed tokens'. */
+/* One merge of a panel: of its sums, or, with value_dim 0, of a probe's, or of strongest tokens. */
 typedef struct merging {
     const banyan_plan *plan;
-    int32_t value_dim;
+    int32_t value_dim, what;
+    size_t row_bytes;
     banyan_passage passage;
 } merging;
 
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
     const merging *m = ctx;
-    const size_t row = banyan_sum_bytes(m->plan, m->value_dim);
-    banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, (int64_t)(bytes / row));
+    const int64_t rows = (int64_t)(bytes / m->row_bytes);
+    if (m->what == BANYAN_WHAT_STRONGEST)
+        banyan_strongest_combine(out, lo, hi, rows);
+    else
+        banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, rows);
 }
 
 static void describe(const banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                     int32_t value_dim, merging *out)
+                     int32_t what, merging *out)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
+    const int is_result = what == BANYAN_WHAT_RESULTS;
     out->plan = c->plan;
-    out->value_dim = value_dim;
-    out->passage = (banyan_passage){
-        .data = value_dim ? part->data : part->mass,
-        .item_bytes = (size_t)panel->rows * banyan_sum_bytes(c->plan, value_dim),
-        .dtype = BANYAN_F32,
-        .combine = combine,
-        .ctx = out,
-        .mark = {
-            {"merge", c->stats.merges}, {"layer", call->layer}, {"token", panel->piece->at}}};
+    out->what = what;
+    out->value_dim = is_result ? banyan_plan_kind(c->plan, call->layer)->shape.value_dim : 0;
+    out->row_bytes = what == BANYAN_WHAT_STRONGEST ? sizeof(banyan_strongest)
+                                                   : banyan_sum_bytes(c->plan, out->value_dim);
+    out->passage = (banyan_passage){.data = is_result ? part->data : part->mass,
+                                    .item_bytes = (size_t)panel->rows * out->row_bytes,
+                                    .dtype = BANYAN_F32,
+                                    .combine = combine,
+                                    .ctx = out,
+                                    .mark = {{"merge", c->stats.merges},
+                                             {"layer", call->layer},
+                                             {"token", panel->piece->at}}};
 }
 
 static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
                             const merging *m)
 {
-    const banyan_status status = banyan_reduce_partials(
-        c, banyan_plan_kind(c->plan, call->layer), m->passage.data, m->value_dim, rows);
+    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
+    const banyan_status status =
+        m->what == BANYAN_WHAT_STRONGEST
+            ? banyan_reduce_strongest(c, kind, m->passage.data, rows)
+            : banyan_reduce_partials(c, kind, m->passage.data, m->value_dim, rows);
     return status ? banyan_fail_at(status, m->passage.mark, BANYAN_MARKS) : status;
 }
 
@@ -54,21 +65,22 @@ banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
 {
     merging m;
     if (c->plan->merge->reduce) return BANYAN_OK;
-    describe(c, call, panel, banyan_plan_kind(c->plan, call->layer)->shape.value_dim, &m);
+    describe(c, call, panel, BANYAN_WHAT_RESULTS, &m);
     return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
                                  &m.passage);
 }
 
-/* Partials have been started. */
+/* Results have been started. */
 static banyan_status merge(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                           int32_t value_dim)
+                           int32_t what)
 {
     merging m;
     banyan_exchange *x = banyan_cache_part(c, call->layer)->exchange;
     banyan_status status = BANYAN_OK;
-    describe(c, call, panel, value_dim, &m);
+    describe(c, call, panel, what, &m);
     if (c->plan->merge->reduce) return reduce(c, call, panel->rows, &m);
-    if (!value_dim) status = banyan_exchange_start(x, c->plan->comm, &m.passage);
+    if (what != BANYAN_WHAT_RESULTS)
+        status = banyan_exchange_start(x, c->plan->comm, &m.passage);
     if (status) return status;
     return banyan_exchange_finish(x, c->plan->comm, &m.passage, &c->stats.messages,
                                   &c->stats.bytes_sent);
@@ -80,6 +92,7 @@ typedef struct finishing {
     const banyan_kind *kind;
     const banyan_part *part;
     const banyan_panel *panel;
+    int32_t what;
 } finishing;
 
 static float mass_share(const float *probed, const float *all)
@@ -88,20 +101,75 @@ static float mass_share(const float *probed, const float *all)
     return (float)(probed[1] * exp((double)probed[0] - all[0]) / all[1]);
 }
 
-/* A head's rows of the parts that ask for it. */
-static void finish_mass(const finishing *f, int64_t h, const float *partial)
+static int is_wanted(const finishing *f, int64_t h)
 {
-    const int32_t heads = f->c->plan->spec.heads, value_dim = f->kind->shape.value_dim;
+    const banyan_plan *plan = f->c->plan;
+    return plan->spec.out == BANYAN_OUT_ALL || f->kind->home[h] == plan->rank;
+}
+
+/* Where [rows][heads] of a part has a row of a head, of the row `r` of a piece. */
+static int64_t part_row(const finishing *f, const banyan_piece *piece, int32_t r, int64_t h)
+{
+    const banyan_rows *part = &f->call->batch[piece->part];
+    return (piece->at + r - part->at) * f->c->plan->spec.heads + h;
+}
+
+/* A head's rows of the parts that ask for this probe. Its results are there already. */
+static void show_mass(const finishing *f, int64_t h)
+{
+    const int32_t value_dim = f->kind->shape.value_dim;
     const size_t floats = banyan_partial_floats(value_dim);
+    const float *all = f->part->data[h];
     const float *probed = banyan_sum_round(f->c->plan, f->part->mass[h], 0, f->panel->rows);
     for (int32_t i = 0; i < f->panel->pieces; i++) {
         const banyan_piece *piece = &f->panel->piece[i];
         const banyan_rows *part = &f->call->batch[piece->part];
-        for (int32_t r = 0; part->mass && r < piece->rows; r++) {
+        if (!part->mass || f->what >= part->probe_count) continue;
+        float *mass = part->mass + (int64_t)f->what * part->rows * f->c->plan->spec.heads;
+        for (int32_t r = 0; r < piece->rows; r++) {
             const size_t row = (size_t)(piece->first - f->panel->first + r);
-            part->mass[(piece->at + r - part->at) * heads + h] =
-                mass_share(probed + 2 * row, partial + row * floats + value_dim);
+            mass[part_row(f, piece, r, h)] =
+                mass_share(probed + 2 * row, all + row * floats + value_dim);
         }
+    }
+}
+
+static void show_strongest(const finishing *f, int64_t h)
+{
+    const banyan_strongest *best = f->part->mass[h];
+    for (int32_t i = 0; i < f->panel->pieces; i++) {
+        const banyan_piece *piece = &f->panel->piece[i];
+        int64_t *strongest = f->call->batch[piece->part].strongest;
+        for (int32_t r = 0; strongest && r < piece->rows; r++)
+            strongest[part_row(f, piece, r, h)] =
+                best[piece->first - f->panel->first + r].token;
+    }
+}
+
+static void show_head(void *arg, int64_t h, int32_t worker)
+{
+    (void)worker;
+    const finishing *f = arg;
+    if (!is_wanted(f, h)) return;
+    if (f->what == BANYAN_WHAT_STRONGEST)
+        show_strongest(f, h);
+    else
+        show_mass(f, h);
+}
+
+/* A sink joins the rows of parts without a range: it counts once, and who cuts their tokens into ranges
+ * adds it when they are joined. */
+static void add_sink(const finishing *f, int64_t h, float *partial)
+{
+    const banyan_spec *spec = &f->c->plan->spec;
+    const int32_t value_dim = f->kind->shape.value_dim;
+    const float sink = spec->sinks[f->call->layer * (int64_t)spec->heads + h];
+    for (int32_t i = 0; i < f->panel->pieces; i++) {
+        const banyan_piece *piece = &f->panel->piece[i];
+        const size_t row = (size_t)(piece->first - f->panel->first);
+        if (!f->call->batch[piece->part].end)
+            banyan_partial_sink(partial + row * banyan_partial_floats(value_dim), sink,
+                                value_dim, piece->rows);
     }
 }
 
@@ -111,28 +179,24 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const finishing *f = arg;
     const banyan_plan *plan = f->c->plan;
     const banyan_spec *spec = &plan->spec;
-    if (spec->out != BANYAN_OUT_ALL && f->kind->home[h] != plan->rank) return;
+    if (!is_wanted(f, h)) return;
 
     const int32_t rows = f->panel->rows, value_dim = f->kind->shape.value_dim;
     float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, rows);
-    if (spec->sinks)
-        banyan_partial_sink(partial, spec->sinks[f->call->layer * (int64_t)spec->heads + h],
-                            value_dim, rows);
+    if (spec->sinks) add_sink(f, h, partial);
     int64_t at = (int64_t)f->panel->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
     banyan_partial_finish(partial, value_dim, rows,
                           (char *)f->call->out + (size_t)(at * value_dim) * bytes,
                           spec->out_dtype, (int64_t)spec->heads * value_dim,
                           f->call->lse ? f->call->lse + at : NULL, spec->heads);
-    if (f->call->probed) finish_mass(f, h, partial);
 }
 
 banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
                                  const banyan_panel *panel)
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
-    banyan_status status = merge(c, call, panel, kind->shape.value_dim);
-    if (status == BANYAN_OK && call->probed) status = merge(c, call, panel, 0);
+    const banyan_status status = merge(c, call, panel, BANYAN_WHAT_RESULTS);
     if (status != BANYAN_OK) return status;
 
     finishing f = {.c = c,
@@ -146,8 +210,24 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
     return BANYAN_OK;
 }
 
+banyan_status banyan_panel_show(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel, int32_t what)
+{
+    const banyan_status status = merge(c, call, panel, what);
+    if (status != BANYAN_OK) return status;
+    finishing f = {.c = c,
+                   .call = call,
+                   .kind = banyan_plan_kind(c->plan, call->layer),
+                   .part = banyan_cache_part(c, call->layer),
+                   .panel = panel,
+                   .what = what};
+    banyan_each(1, c->plan->spec.heads, show_head, &f);
+    return BANYAN_OK;
+}
+
 const banyan_way banyan_host_way = {.write = banyan_host_write,
                                     .compute = banyan_panel_compute,
                                     .send = banyan_panel_send,
                                     .merge = banyan_panel_merge,
+                                    .look = banyan_panel_look,
                                     .copy = banyan_host_copy};

@@ -27,9 +27,10 @@ typedef struct panel {
     const banyan_part *part;
     const int32_t *order; /* KV heads held here, those of this panel */
     int64_t tiles;
-    size_t sum_bytes, mass_bytes;   /* of a row */
-    size_t slot_bytes, mass_stride; /* of a wave's slot */
-    int64_t wave, wave_end;         /* cuts first .. end-1, when lists are cut */
+    size_t sum_bytes;       /* of a row */
+    size_t slot_bytes;      /* of a wave's slot */
+    int32_t what;           /* BANYAN_WHAT_.. */
+    int64_t wave, wave_end; /* cuts first .. end-1, when lists are cut */
 } panel;
 
 /* Where tile `i` lies. */
@@ -85,6 +86,34 @@ static int64_t cuts_of(const panel *p, const place *t, const banyan_lane *lane)
     return lane->entries > cut ? (lane->entries + cut - 1) / cut : 1;
 }
 
+banyan_range banyan_part_range(const banyan_rows *part, int32_t what)
+{
+    banyan_range range = {part->first, part->end ? part->end : INT64_MAX};
+    if (what < 0) return range;
+    if (!part->mass || what >= part->probe_count) return (banyan_range){0, 0};
+    const banyan_range *probe = &part->probes[what];
+    if (probe->first > range.first) range.first = probe->first;
+    if (probe->end < range.end) range.end = probe->end;
+    if (range.end < range.first) range.end = range.first;
+    return range;
+}
+
+static banyan_range range_of(const panel *p, const place *t)
+{
+    return banyan_part_range(&p->call->batch[t->piece->part], p->what);
+}
+
+/* Of a lane's list, the entries with a token of the range. */
+static void trim(banyan_lane *lane, banyan_range range, int64_t tokens)
+{
+    int64_t end = lane->entries;
+    lane->first = 0;
+    while (lane->first < end && (lane->entry[lane->first].block + 1) * tokens <= range.first)
+        lane->first++;
+    while (end > lane->first && lane->entry[end - 1].block * tokens >= range.end) end--;
+    lane->entries = range.end > range.first ? end - lane->first : 0;
+}
+
 /* A tile's q and block list into a lane. */
 static void prepare(const panel *p, const place *t, banyan_lane *lane)
 {
@@ -98,37 +127,17 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     lane->is_refused |=
         lane->entries < 0; /* a pattern that the plan should not have let pass */
     if (lane->entries < 0) lane->entries = 0;
+    trim(lane, range_of(p, t), p->kind->shape.block.block_tokens);
     gather_q(p, t, lane->q);
-}
-
-/* The same entries once more, for the probed tokens alone. */
-static void attend_probed(const panel *p, const banyan_rows *part, banyan_tile tile,
-                          banyan_worker *worker, void *mass)
-{
-    const banyan_range range = part->probes[0];
-    while (tile.entries > 0 &&
-           (tile.entry[0].block + 1) * tile.shape.block_tokens <= range.first) {
-        tile.entry++;
-        tile.entries--;
-    }
-    while (tile.entries > 0 &&
-           tile.entry[tile.entries - 1].block * tile.shape.block_tokens >= range.end)
-        tile.entries--;
-    tile.behind = 0;
-    tile.first_token = range.first;
-    tile.end_token = range.end;
-    banyan_sum_attend(p->c->plan, &tile, worker->probe);
-    banyan_sum_strip(p->c->plan, mass, worker->probe, tile.shape.value_dim,
-                     (int64_t)tile.heads * tile.rows);
 }
 
 /* A cut of a lane's list into a slot. */
 static void attend(const panel *p, const place *t, const banyan_lane *lane, int64_t cut,
-                   int32_t worker, char *slot, char *mass)
+                   int32_t worker, char *slot)
 {
     banyan_cache *c = p->c;
     const banyan_plan *plan = c->plan;
-    const banyan_rows *part = &p->call->batch[t->piece->part];
+    const banyan_range range = range_of(p, t);
     const int64_t blocks = cut_blocks(p, t), from = cut * blocks;
     const int64_t to = from + blocks < lane->entries ? from + blocks : lane->entries;
     banyan_tile tile = {.shape = p->kind->shape.block,
@@ -137,45 +146,48 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
                         .rows = t->piece->rows,
                         .at = t->piece->at,
                         .q = lane->q,
-                        .entry = lane->entry + from,
+                        .entry = lane->entry + lane->first + from,
                         .entries = to - from,
                         .behind = lane->entries + lane->hints - to,
                         .edge = lane->edge,
-                        .end_token = INT64_MAX,
+                        .first_token = range.first,
+                        .end_token = range.end,
                         .workspace = c->worker[worker].workspace};
     banyan_sum_attend(plan, &tile, slot);
     int64_t pairs = 0;
-    for (int64_t i = from; i < to; i++) pairs += __builtin_popcountll(lane->entry[i].heads);
-    c->worker[worker].pairs += pairs * t->piece->rows;
-    if (!p->call->probed) return;
-    if (part->mass)
-        attend_probed(p, part, tile, &c->worker[worker], mass);
-    else
-        banyan_sum_clear(plan, mass, 0, (int64_t)t->heads * t->piece->rows);
+    for (int64_t i = 0; i < tile.entries; i++)
+        pairs += __builtin_popcountll(tile.entry[i].heads);
+    if (p->what == BANYAN_WHAT_RESULTS) c->worker[worker].pairs += pairs * t->piece->rows;
 }
 
-static void combine(const panel *p, const place *t, char *slot, char *mass, const char *more,
-                    const char *more_mass)
+static void combine(const panel *p, const place *t, char *slot, const char *more)
+{
+    banyan_sum_combine(p->c->plan, slot, slot, more, p->kind->shape.value_dim,
+                       (int64_t)t->heads * t->piece->rows);
+}
+
+/* A finished slot, [heads][rows], to its rows of the items; of a probe without the values. */
+static void scatter(const panel *p, const place *t, const char *slot)
 {
     const banyan_plan *plan = p->c->plan;
-    const int64_t vectors = (int64_t)t->heads * t->piece->rows;
-    banyan_sum_combine(plan, slot, slot, more, p->kind->shape.value_dim, vectors);
-    if (p->call->probed) banyan_sum_combine(plan, mass, mass, more_mass, 0, vectors);
+    const int32_t rows = t->piece->rows;
+    const size_t row = (size_t)(t->piece->first - p->panel->first);
+    for (int32_t h = 0; h < t->heads; h++) {
+        const char *from = slot + (size_t)h * (size_t)rows * p->sum_bytes;
+        const int32_t head = t->first_head + h;
+        if (p->what == BANYAN_WHAT_RESULTS)
+            memcpy((char *)p->part->data[head] + row * p->sum_bytes, from,
+                   (size_t)rows * p->sum_bytes);
+        else
+            banyan_sum_strip(plan,
+                             (char *)p->part->mass[head] + row * banyan_sum_bytes(plan, 0),
+                             from, p->kind->shape.value_dim, rows);
+    }
 }
 
-/* A finished slot, [heads][rows], to its rows of the items. */
-static void scatter(const panel *p, const place *t, const char *slot, const char *mass)
+static char *worker_slot(const banyan_cache *c, int32_t worker)
 {
-    const size_t row = (size_t)(t->piece->first - p->panel->first);
-    const size_t rows = (size_t)t->piece->rows;
-    for (int32_t h = 0; h < t->heads; h++) {
-        char *item = (char *)p->part->data[t->first_head + h] + row * p->sum_bytes;
-        char *item_mass = (char *)p->part->mass[t->first_head + h] + row * p->mass_bytes;
-        const size_t first = (size_t)h * rows;
-        memcpy(item, slot + first * p->sum_bytes, rows * p->sum_bytes);
-        if (p->call->probed)
-            memcpy(item_mass, mass + first * p->mass_bytes, rows * p->mass_bytes);
-    }
+    return c->slots + (size_t)(2 * worker) * c->sizes.slot_bytes;
 }
 
 /* Where the worker's next tile will probably begin, behind the list of this one: so that it is asked for
@@ -185,7 +197,8 @@ static void hint(const panel *p, int64_t next, banyan_lane *lane)
     if (next >= p->tiles) return;
     const place t = tile_place(p, next);
     if (!t.kept->count) return;
-    lane->entry[lane->entries] = (banyan_entry){.record = banyan_kept_at(t.kept, 0).record};
+    lane->entry[lane->first + lane->entries] =
+        (banyan_entry){.record = banyan_kept_at(t.kept, 0).record};
     lane->hints = 1;
 }
 
@@ -195,18 +208,48 @@ static void whole_tile(void *arg, int64_t i, int32_t worker)
     const banyan_cache *c = p->c;
     const place t = tile_place(p, i);
     banyan_lane *lane = &c->lane[worker];
-    char *slot = c->slots + (size_t)(2 * worker) * c->sizes.slot_bytes;
-    char *mass = c->mass_slots + (size_t)(2 * worker) * c->sizes.mass_slot_bytes;
+    char *slot = worker_slot(c, worker), *more = slot + c->sizes.slot_bytes;
     prepare(p, &t, lane);
     hint(p, i + c->sizes.workers, lane);
     const int64_t cuts = cuts_of(p, &t, lane);
-    attend(p, &t, lane, 0, worker, slot, mass);
+    attend(p, &t, lane, 0, worker, slot);
     for (int64_t cut = 1; cut < cuts; cut++) {
-        char *more = slot + c->sizes.slot_bytes, *more_mass = mass + c->sizes.mass_slot_bytes;
-        attend(p, &t, lane, cut, worker, more, more_mass);
-        combine(p, &t, slot, mass, more, more_mass);
+        attend(p, &t, lane, cut, worker, more);
+        combine(p, &t, slot, more);
     }
-    scatter(p, &t, slot, mass);
+    scatter(p, &t, slot);
+}
+
+/* The strongest tokens of a tile, to their rows of the items. */
+static void strongest_tile(void *arg, int64_t i, int32_t worker)
+{
+    const panel *p = arg;
+    const banyan_cache *c = p->c;
+    const place t = tile_place(p, i);
+    const banyan_range range = range_of(p, &t);
+    banyan_lane *lane = &c->lane[worker];
+    banyan_strongest *best = c->worker[worker].best;
+    const int32_t rows = t.piece->rows;
+    const size_t row = (size_t)(t.piece->first - p->panel->first);
+    void *scratch = worker_slot(c, worker);
+    prepare(p, &t, lane);
+    const banyan_tile tile = {.shape = p->kind->shape.block,
+                              .scale = p->kind->shape.scale,
+                              .heads = t.heads,
+                              .rows = rows,
+                              .at = t.piece->at,
+                              .q = lane->q,
+                              .entry = lane->entry + lane->first,
+                              .entries = lane->entries,
+                              .edge = lane->edge,
+                              .first_token = range.first,
+                              .end_token = range.end,
+                              .partial = scratch,
+                              .workspace = c->worker[worker].workspace};
+    banyan_strongest_find(c->plan->kernel, &tile, best);
+    for (int32_t h = 0; h < t.heads; h++)
+        memcpy((banyan_strongest *)p->part->mass[t.first_head + h] + row,
+               best + (size_t)h * (size_t)rows, (size_t)rows * sizeof *best);
 }
 
 static void prepare_tile(void *arg, int64_t i, int32_t worker)
@@ -223,11 +266,6 @@ static char *wave_slot(const panel *p, int64_t i)
     return p->c->slots + (size_t)i * p->slot_bytes;
 }
 
-static char *wave_mass(const panel *p, int64_t i)
-{
-    return p->c->mass_slots + (size_t)i * p->mass_stride;
-}
-
 static void one_cut(void *arg, int64_t i, int32_t worker)
 {
     const panel *p = arg;
@@ -235,8 +273,7 @@ static void one_cut(void *arg, int64_t i, int32_t worker)
     int64_t tile = 0;
     while (start[tile + 1] <= cut) tile++;
     const place t = tile_place(p, tile);
-    attend(p, &t, &p->c->lane[tile], cut - start[tile], worker, wave_slot(p, slot),
-           wave_mass(p, slot));
+    attend(p, &t, &p->c->lane[tile], cut - start[tile], worker, wave_slot(p, slot));
 }
 
 /* The wave's cuts of a tile, behind those of the waves before. */
@@ -247,19 +284,15 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
     const int64_t *start = p->c->start;
     const place t = tile_place(p, i);
     const size_t vectors = (size_t)t.heads * (size_t)t.piece->rows;
-    char *slot = wave_slot(p, i), *mass = wave_mass(p, i);
+    char *slot = wave_slot(p, i);
     int64_t from = start[i] > p->wave ? start[i] : p->wave;
     const int64_t to = start[i + 1] < p->wave_end ? start[i + 1] : p->wave_end;
     if (from < to && from == start[i]) { /* its first */
         const int64_t first = p->tiles + from++ - p->wave;
         memcpy(slot, wave_slot(p, first), vectors * p->sum_bytes);
-        if (p->call->probed) memcpy(mass, wave_mass(p, first), vectors * p->mass_bytes);
     }
-    for (; from < to; from++) {
-        const int64_t more = p->tiles + from - p->wave;
-        combine(p, &t, slot, mass, wave_slot(p, more), wave_mass(p, more));
-    }
-    if (start[i + 1] > p->wave && to == start[i + 1]) scatter(p, &t, slot, mass);
+    for (; from < to; from++) combine(p, &t, slot, wave_slot(p, p->tiles + from - p->wave));
+    if (start[i + 1] > p->wave && to == start[i + 1]) scatter(p, &t, slot);
 }
 
 /* Room for one slot of the largest tile of this panel, and how many fit. */
@@ -271,10 +304,7 @@ static int64_t fit_slots(panel *p)
         if (p->panel->piece[i].rows > rows) rows = p->panel->piece[i].rows;
     const size_t vectors = (size_t)c->sizes.tile_heads * (size_t)rows;
     p->slot_bytes = (vectors * p->sum_bytes + 63) / 64 * 64;
-    p->mass_stride = (vectors * p->mass_bytes + 63) / 64 * 64;
-    const size_t slots = (size_t)c->sizes.slots * c->sizes.slot_bytes / p->slot_bytes;
-    const size_t masses = (size_t)c->sizes.slots * c->sizes.mass_slot_bytes / p->mass_stride;
-    return (int64_t)(slots < masses ? slots : masses);
+    return (int64_t)((size_t)c->sizes.slots * c->sizes.slot_bytes / p->slot_bytes);
 }
 
 static void few_tiles(panel *p)
@@ -295,8 +325,8 @@ static void few_tiles(panel *p)
     }
 }
 
-banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
-                                   const banyan_panel *rows, int32_t from, int32_t to)
+static banyan_status compute(banyan_cache *c, const banyan_call *call, const banyan_panel *rows,
+                             int32_t from, int32_t to, int32_t what)
 {
     if (from == to) return BANYAN_OK;
     const banyan_plan *plan = c->plan;
@@ -307,10 +337,12 @@ banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
                .kind = kind,
                .part = banyan_cache_part(c, call->layer),
                .sum_bytes = banyan_sum_bytes(plan, kind->shape.value_dim),
-               .mass_bytes = banyan_sum_bytes(plan, 0)};
+               .what = what};
     p.order = p.part->order + from;
     p.tiles = (int64_t)(to - from) * kind->shape.subgroups * rows->pieces;
-    if (c->sizes.workers == 1 || p.tiles > c->sizes.lanes)
+    if (what == BANYAN_WHAT_STRONGEST)
+        banyan_each(c->sizes.workers, p.tiles, strongest_tile, &p);
+    else if (c->sizes.workers == 1 || p.tiles > c->sizes.lanes)
         banyan_each(c->sizes.workers, p.tiles, whole_tile, &p);
     else
         few_tiles(&p);
@@ -324,4 +356,18 @@ banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
         c->worker[i].pairs = 0;
     }
     return BANYAN_OK;
+}
+
+banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
+                                   const banyan_panel *panel, int32_t from, int32_t to)
+{
+    return compute(c, call, panel, from, to, BANYAN_WHAT_RESULTS);
+}
+
+banyan_status banyan_panel_look(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel, int32_t what)
+{
+    const int32_t mine = banyan_cache_part(c, call->layer)->mine_count;
+    const banyan_status status = compute(c, call, panel, 0, mine, what);
+    return status ? status : banyan_panel_show(c, call, panel, what);
 }

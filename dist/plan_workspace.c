@@ -7,7 +7,7 @@
  *     sequences       pointers to chunks: capacity / 64 for each (sequence, layer, KV head held here)
  *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
  *     lanes           q of a tile, and its block list: capacity x classes entries
- *     workers         the kernel's workspace, partials of probed tokens
+ *     workers         the kernel's workspace, a tile's strongest tokens
  *     slots           partials of a tile, or of a part of one
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
@@ -92,7 +92,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
 {
     const banyan_spec *spec = &plan->spec;
-    const size_t row = banyan_plan_row_bytes(plan), mass = banyan_sum_bytes(plan, 0);
+    const size_t row = banyan_plan_row_bytes(plan), sums = banyan_sum_bytes(plan, 0);
+    const size_t mass = sums > sizeof(banyan_strongest) ? sums : sizeof(banyan_strongest);
     banyan_sizes z = {0};
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
@@ -103,7 +104,6 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     z.item_bytes = round_up((size_t)plan->panel_rows * row);
     z.mass_bytes = round_up((size_t)plan->panel_rows * mass);
     z.slot_bytes = round_up(vectors * row);
-    z.mass_slot_bytes = round_up(vectors * mass);
     return z;
 }
 
@@ -213,7 +213,6 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     banyan_worker *worker = take(arena, z->workers, sizeof *worker);
     int64_t *start = take(arena, z->lanes + 1, sizeof *start);
     char *slots = take(arena, z->slots, z->slot_bytes);
-    char *mass_slots = take(arena, z->slots, z->mass_slot_bytes);
     for (int32_t i = 0; i < z->lanes; i++) {
         banyan_lane l = {.q = take(arena, q, sizeof(float)),
                          .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
@@ -222,7 +221,8 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     }
     for (int32_t i = 0; i < z->workers; i++) {
         banyan_worker w = {.workspace = take(arena, 1, kernel),
-                           .probe = take(arena, 1, z->slot_bytes)};
+                           .best = take(arena, (int64_t)z->tile_heads * z->tile_rows,
+                                        sizeof(banyan_strongest))};
         if (c) worker[i] = w;
     }
     if (!c) return;
@@ -230,7 +230,6 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->worker = worker;
     c->start = start;
     c->slots = slots;
-    c->mass_slots = mass_slots;
 }
 
 void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Results of the same rows that attended to different tokens, joined: a result and its lse are a partial
+ * of l = 1,
+ *
+ *     out = sum_i exp(lse_i - M) out_i / S     lse = M + ln S     S = sum_i exp(lse_i - M) + exp(sink - M)
+ *
+ * with M the largest of them all. The sink joins here, once, since results of a range of tokens have
+ * none. Sums are taken in double, in the order of the results, alike on every rank. */
+#include "dist/cache.h"
+
+#include <math.h>
+
+typedef struct joining {
+    const banyan_plan *plan;
+    const banyan_kind *kind;
+    int32_t layer, count;
+    int64_t rows;
+    const void *const *outs;
+    const float *const *lses;
+    void *out;
+    float *lse;
+} joining;
+
+static double sink_of(const joining *j, int64_t head)
+{
+    const banyan_spec *spec = &j->plan->spec;
+    return spec->sinks ? (double)spec->sinks[j->layer * (int64_t)spec->heads + head]
+                       : -INFINITY;
+}
+
+/* `at`: of [rows][heads]. */
+static void join_row(const joining *j, int64_t at, double sink)
+{
+    const banyan_dtype dtype = j->plan->spec.out_dtype;
+    const int32_t value_dim = j->kind->shape.value_dim;
+    const size_t bytes = (size_t)value_dim * banyan_dtype_bytes(dtype);
+    double sum = 0, top = sink, mean[BANYAN_MAX_DIM] = {0};
+    float row[BANYAN_MAX_DIM];
+    for (int32_t i = 0; i < j->count; i++) {
+        const double lse = (double)j->lses[i][at];
+        if (lse > top || lse != lse) top = lse; /* NaN stays */
+    }
+    if (sink > -INFINITY) sum = exp(sink - top);
+    for (int32_t i = 0; i < j->count; i++) {
+        if (j->lses[i][at] == -INFINITY) continue; /* nothing was seen */
+        const double weight = exp((double)j->lses[i][at] - top);
+        banyan_to_float(row, (const char *)j->outs[i] + (size_t)at * bytes, dtype, value_dim);
+        for (int32_t d = 0; d < value_dim; d++) mean[d] += weight * (double)row[d];
+        sum += weight;
+    }
+    for (int32_t d = 0; d < value_dim; d++)
+        row[d] = top == -INFINITY ? 0 : (float)(mean[d] / sum);
+    banyan_from_float((char *)j->out + (size_t)at * bytes, dtype, row, value_dim);
+    if (j->lse) j->lse[at] = top == -INFINITY ? -INFINITY : (float)(top + log(sum));
+}
+
+static void join_head(void *arg, int64_t head, int32_t worker)
+{
+    (void)worker;
+    const joining *j = arg;
+    const banyan_spec *spec = &j->plan->spec;
+    if (spec->out != BANYAN_OUT_ALL && j->kind->home[head] != j->plan->rank) return;
+    const double sink = sink_of(j, head);
+    for (int64_t row = 0; row < j->rows; row++) join_row(j, row * spec->heads + head, sink);
+}
+
+static banyan_status check(const banyan_cache *cache, const joining *j)
+{
+    const banyan_spec *spec = &cache->plan->spec;
+    if (j->layer < 0 || j->layer >= spec->layers)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: layer %d: the plan has layers 0..%d",
+                           (int)j->layer, (int)spec->layers - 1);
+    if (j->rows < 1 || j->count < 1)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "combine: %lld rows of %d results: expected 1 or more of both",
+                           (long long)j->rows, (int)j->count);
+    if (!j->outs || !j->lses || !j->out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: %s is NULL",
+                           !j->outs   ? "outs"
+                           : !j->lses ? "lses"
+                                      : "out");
+    for (int32_t i = 0; i < j->count; i++)
+        if (!j->outs[i] || !j->lses[i])
+            return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: result %d has no %s", (int)i,
+                               j->outs[i] ? "lse" : "out");
+    if (cache->device)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "combine: device is \"%s\": results are joined in host memory only, "
+                           "expected device cpu",
+                           spec->device);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows, int32_t count,
+                             const void *const *outs, const float *const *lses, void *out,
+                             float *lse)
+{
+    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: cache is NULL");
+    joining j = {cache->plan, NULL, layer, count, rows, outs, lses, out, lse};
+    const banyan_status status = check(cache, &j);
+    if (status != BANYAN_OK) return status;
+    j.kind = banyan_plan_kind(cache->plan, layer);
+    const int32_t heads = cache->plan->spec.heads;
+    const int64_t numbers = rows * heads * j.kind->shape.value_dim * count;
+    banyan_each(numbers < 1 << 16 ? 1 : cache->sizes.workers, heads, join_head, &j);
+    return BANYAN_OK;
+}
