@@ -18,13 +18,46 @@ void help_program(FILE *out)
         "3 the run failed.\n");
 }
 
+/* The names of a table's rows, for "{merges}" in a text. */
+static const struct {
+    const char *word;
+    banyan_table table;
+} tables[] = {{"{selectors}", BANYAN_SELECTORS},
+              {"{kernels}", BANYAN_KERNELS},
+              {"{placements}", BANYAN_PLACEMENTS},
+              {"{merges}", BANYAN_MERGES},
+              {"{transports}", BANYAN_TRANSPORTS}};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+static void help_names(FILE *out, banyan_table table)
+{
+    const char *name;
+    for (int i = 0; banyan_list(table, i, &name, NULL, NULL, NULL); i++)
+        fprintf(out, "%s%s", i ? ", " : "", name);
+}
+
+static void help_text(FILE *out, const char *text)
+{
+    while (*text) {
+        int t = 0;
+        while (t < TABLES && strncmp(text, tables[t].word, strlen(tables[t].word)) != 0) t++;
+        if (t == TABLES) {
+            fputc(*text++, out);
+            continue;
+        }
+        help_names(out, tables[t].table);
+        text += strlen(tables[t].word);
+    }
+}
+
 static void help_flags(FILE *out, const flag *f)
 {
     for (; f && f->name; f++) {
         char left[64];
         snprintf(left, sizeof left, "--%s%s%s", f->name, f->arg ? " " : "",
                  f->arg ? f->arg : "");
-        fprintf(out, "  %-22s %s", left, f->doc);
+        fprintf(out, "  %-22s ", left);
+        help_text(out, f->doc);
         if (f->field) fprintf(out, " (%s)", f->field);
         fputc('\n', out);
     }

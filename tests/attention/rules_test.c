@@ -8,7 +8,7 @@ static const banyan_block_shape shape = {64, 128, 128, BANYAN_BF16, 0};
 static void refused(const char *use, const char *words)
 {
     banyan_pattern p = {.head = -7};
-    char why[256] = "";
+    char why[512] = "";
     banyan_status status = banyan_pattern_parse(use, 0, 32, 8, 64, &p, why, sizeof(why));
     CHECK_MSG(status == BANYAN_ERR_CONFIG && !strcmp(why, words), "\"%s\" gives %d: %s", use,
               status, why);
@@ -17,9 +17,14 @@ static void refused(const char *use, const char *words)
 
 static void test_refusals(void)
 {
-    char *list = " (there are: dense sink_window s2)", words[256];
-    refused("", "a head rule is empty, expected a selector: dense sink_window s2");
-    refused("  ", "a head rule is empty, expected a selector: dense sink_window s2");
+    char names[256] = "", list[300], words[512];
+    for (int i = 0; banyan_selector_row(i); i++)
+        snprintf(names + strlen(names), sizeof(names) - strlen(names), " %s",
+                 banyan_selector_row(i)->name);
+    snprintf(list, sizeof(list), " (there are:%s)", names);
+    snprintf(words, sizeof(words), "a head rule is empty, expected a selector:%s", names);
+    refused("", words);
+    refused("  ", words);
     snprintf(words, sizeof(words), "unknown selector \"dens\", did you mean \"dense\"?%s",
              list);
     refused("dens", words);

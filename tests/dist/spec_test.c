@@ -66,8 +66,15 @@ static void test_cache(void)
 
 static void test_names(void)
 {
-    BAD(placement, "lien",
-        "placement is \"lien\": expected line, spread or heads; did you mean \"line\"?");
+    char words[512] = "placement is \"lien\": expected ";
+    for (int i = 0; banyan_placement_row(i); i++)
+        snprintf(words + strlen(words), sizeof words - strlen(words), "%s%s",
+                 i == 0                        ? ""
+                 : banyan_placement_row(i + 1) ? ", "
+                                               : " or ",
+                 banyan_placement_row(i)->name);
+    snprintf(words + strlen(words), sizeof words - strlen(words), "; did you mean \"line\"?");
+    BAD(placement, "lien", words);
     BAD(placement, NULL, "placement is not set: expected line");
     BAD(balance, (banyan_balance)2, "balance is 2: expected 0..1");
     BAD(merge, "tre", "merge is \"tre\": expected direct");
