@@ -54,9 +54,9 @@ typedef struct banyan_head_plan {
         retention; /* the union over its group and all readers of its cache layer */
     banyan_placed placed;
     banyan_class *classes; /* query heads of the group with equal patterns: [class_count] ..  */
-    int32_t class_count;   /* .. bit h of a class is query head kv_head * group + h, h < 64;
-                                     for wider groups classes of subgroup s follow those of s-1 .. */
-    int32_t *subgroup_first; /* .. [subgroups + 1]: first class of each 64 query heads */
+    int32_t class_count;   /* .. bit h of a class is query heads kv_head * group + h * unit ..,
+                                     h < 64; classes of subgroup s follow those of s-1 .. */
+    int32_t *subgroup_first; /* .. [subgroups + 1]: first class of each 64 units */
     int64_t *capacity; /* [placed.count]: records that one sequence takes of each holder .. */
     int64_t *pooled;   /* .. and all together; see plan_memory.c */
     double weight;
@@ -65,8 +65,9 @@ typedef struct banyan_head_plan {
 /* The shape of a kind of layer: what spec.shapes says of it, with the spec's for what it leaves out. */
 typedef struct banyan_shape {
     int32_t kv_heads, key_dim, value_dim;
-    int32_t group,
-        subgroups; /* query heads of a KV head, and how many tiles of heads they make */
+    int32_t group; /* query heads of a KV head .. */
+    int32_t unit; /* .. so many of which a bit of a class stands for: 2 where a group is wide */
+    int32_t subgroups; /* .. and how many tiles of heads they make */
     float scale;
     banyan_block_shape block; /* as kernels see it */
     size_t record_bytes;
@@ -141,6 +142,12 @@ static inline int banyan_head_owner(const banyan_head_plan *head, uint64_t turn,
 static inline int banyan_keeps_own(const banyan_plan *plan, int32_t layer)
 {
     return plan->spec.cache_layer[layer] == layer;
+}
+/* Query heads of a tile, at most. */
+static inline int32_t banyan_tile_heads(const banyan_shape *shape)
+{
+    const int32_t most = BANYAN_TILE_HEADS * shape->unit;
+    return shape->group < most ? shape->group : most;
 }
 /* Index of `rank` among a KV head's holders, or -1. */
 int32_t banyan_holder_index(const banyan_placed *placed, int rank);

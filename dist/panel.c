@@ -49,14 +49,14 @@ static place tile_place(const panel *p, int64_t i)
     const int64_t rest = i / p->panel->pieces;
     const int32_t subgroup = (int32_t)(rest % shape->subgroups);
     const int32_t j = p->order[rest / shape->subgroups], kv_head = p->part->mine[j].kv_head;
-    const int32_t before = subgroup * BANYAN_TILE_HEADS;
+    const int32_t most = banyan_tile_heads(shape), before = subgroup * most;
     place t = {.kept = banyan_part_kept(&p->call->batch[piece->part], p->call->cache_layer, j),
                .head = &p->kind->head[kv_head],
                .piece = piece,
                .subgroup = subgroup,
                .heads = shape->group - before,
                .first_head = kv_head * shape->group + before};
-    if (t.heads > BANYAN_TILE_HEADS) t.heads = BANYAN_TILE_HEADS;
+    if (t.heads > most) t.heads = most;
     return t;
 }
 
@@ -144,6 +144,7 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
                         .scale = p->kind->shape.scale,
                         .heads = t->heads,
                         .rows = t->piece->rows,
+                        .unit = p->kind->shape.unit,
                         .at = t->piece->at,
                         .q = lane->q,
                         .entry = lane->entry + lane->first + from,
@@ -157,7 +158,8 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
     int64_t pairs = 0;
     for (int64_t i = 0; i < tile.entries; i++)
         pairs += __builtin_popcountll(tile.entry[i].heads);
-    if (p->what == BANYAN_WHAT_RESULTS) c->worker[worker].pairs += pairs * t->piece->rows;
+    if (p->what == BANYAN_WHAT_RESULTS)
+        c->worker[worker].pairs += pairs * p->kind->shape.unit * t->piece->rows;
 }
 
 static void combine(const panel *p, const place *t, char *slot, const char *more)
@@ -237,6 +239,7 @@ static void strongest_tile(void *arg, int64_t i, int32_t worker)
                               .scale = p->kind->shape.scale,
                               .heads = t.heads,
                               .rows = rows,
+                              .unit = p->kind->shape.unit,
                               .at = t.piece->at,
                               .q = lane->q,
                               .entry = lane->entry + lane->first,

@@ -328,12 +328,13 @@ int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int6
 {
     if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 || row < 0 || token < 0)
         return 0;
-    const int32_t group = banyan_plan_kind(plan, layer)->shape.group;
+    const banyan_shape *shape = &banyan_plan_kind(plan, layer)->shape;
+    const int32_t group = shape->group, tile = BANYAN_TILE_HEADS * shape->unit;
     const banyan_head_plan *kv = head_of(plan, layer, head / group);
     if (!kv) return 0;
-    const int32_t within = head % group, s = within / BANYAN_TILE_HEADS;
+    const int32_t within = head % group, s = within / tile;
     for (int32_t c = kv->subgroup_first[s]; c < kv->subgroup_first[s + 1]; c++)
-        if (kv->classes[c].heads >> within % BANYAN_TILE_HEADS & 1)
+        if (kv->classes[c].heads >> within % tile / shape->unit & 1)
             return banyan_pattern_reads(&kv->classes[c].pattern, row, token);
     return 0;
 }

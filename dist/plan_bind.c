@@ -20,6 +20,24 @@ static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int
     return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
 }
 
+/* A KV head of more than 64 query heads is read once for 128 of them, if neighbours read alike. */
+static banyan_status set_unit(const banyan_plan *plan, banyan_kind *kind)
+{
+    banyan_shape *shape = &kind->shape;
+    const int is_cpu = strcmp(plan->spec.device, "cpu") == 0;
+    shape->unit = is_cpu && shape->group > BANYAN_TILE_HEADS && shape->group % 2 == 0 ? 2 : 1;
+    for (int32_t q = 0; q < plan->spec.heads && shape->unit == 2; q += 2) {
+        banyan_pattern a, b;
+        banyan_status status = parse(plan, kind, q, &a);
+        if (!status) status = parse(plan, kind, q + 1, &b);
+        if (status) return status;
+        if (!banyan_pattern_equal(&a, &b)) shape->unit = 1;
+    }
+    const int32_t tile = BANYAN_TILE_HEADS * shape->unit;
+    shape->subgroups = (shape->group + tile - 1) / tile;
+    return BANYAN_OK;
+}
+
 /* Does what it selects fit in a selection, wherever the row is? Tried at each of the first own blocks,
  * then ever further apart. */
 static banyan_status check_runs(const banyan_plan *plan, const char *use, int32_t head,
@@ -48,13 +66,14 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
                                banyan_class *scratch)
 {
     const int32_t group = kind->shape.group, subgroups = kind->shape.subgroups;
+    const int32_t unit = kind->shape.unit, tile = BANYAN_TILE_HEADS * unit;
     banyan_head_plan *head = &kind->head[kv_head];
     head->subgroup_first =
         banyan_plan_alloc(plan, (size_t)subgroups + 1, sizeof *head->subgroup_first);
     if (!head->subgroup_first) return BANYAN_ERR_MEMORY;
     for (int32_t i = 0; i < group; i++) {
-        const int32_t q = kv_head * group + i, s = i / BANYAN_TILE_HEADS;
-        if (i % BANYAN_TILE_HEADS == 0) head->subgroup_first[s] = head->class_count;
+        const int32_t q = kv_head * group + i, s = i / tile;
+        if (i % tile == 0) head->subgroup_first[s] = head->class_count;
         banyan_pattern pattern;
         const banyan_status status = parse(plan, kind, q, &pattern);
         if (status) return status;
@@ -68,7 +87,7 @@ static banyan_status bind_head(banyan_plan *plan, const banyan_kind *kind, int32
             scratch[c] = (banyan_class){.pattern = pattern};
             head->class_count++;
         }
-        scratch[c].heads |= UINT64_C(1) << i % BANYAN_TILE_HEADS;
+        scratch[c].heads |= UINT64_C(1) << i % tile / unit;
     }
     head->subgroup_first[subgroups] = head->class_count;
     head->classes = banyan_plan_alloc(plan, (size_t)head->class_count, sizeof *head->classes);
@@ -105,6 +124,7 @@ banyan_status banyan_plan_bind(banyan_plan *plan)
         const int32_t kv_heads = kind->shape.kv_heads;
         kind->head = banyan_plan_alloc(plan, (size_t)kv_heads, sizeof *kind->head);
         if (!kind->head) return BANYAN_ERR_MEMORY;
+        status = set_unit(plan, kind);
         for (int32_t g = 0; !status && g < kv_heads; g++)
             status = bind_head(plan, kind, g, scratch);
     }

@@ -35,7 +35,6 @@ static banyan_shape shape_of_layer(const banyan_spec *spec, int32_t layer)
                           .value_dim = s.value_dim,
                           .scale = s.scale,
                           .group = group,
-                          .subgroups = (group + BANYAN_TILE_HEADS - 1) / BANYAN_TILE_HEADS,
                           .block = {.block_tokens = spec->block_tokens,
                                     .key_dim = s.key_dim,
                                     .value_dim = s.value_dim,

@@ -51,13 +51,14 @@ static double weight_of(const banyan_plan *plan, const banyan_kind *kind, int32_
     const int64_t n = banyan_blocks(plan->spec.planned_tokens, plan->spec.block_tokens);
     double sum = 0;
     for (int32_t i = 0; i < kind->reader_count; i++) {
-        const banyan_head_plan *head = &plan->kind[kind->reader[i]].head[kv_head];
+        const banyan_kind *reader = &plan->kind[kind->reader[i]];
+        const banyan_head_plan *head = &reader->head[kv_head];
         for (int32_t c = 0; c < head->class_count; c++) {
             const banyan_class *class = &head->classes[c];
             banyan_retention r;
             class->pattern.selector->keeps(&class->pattern, &r);
             sum += prefill_triples(&r, n, plan->spec.block_tokens) *
-                   __builtin_popcountll(class->heads);
+                   __builtin_popcountll(class->heads) * reader->shape.unit;
         }
     }
     return sum * plan->spec.sequences;

@@ -38,7 +38,7 @@ static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, i
 /* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
  * read different blocks there is no short way, since blocks are dealt by the group's union. */
 static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
-                                 int32_t index, int64_t sequences, int64_t tokens,
+                                 int32_t unit, int32_t index, int64_t sequences, int64_t tokens,
                                  int64_t *blocks, int64_t *pairs)
 {
     const int64_t own = tokens / plan->spec.block_tokens;
@@ -50,7 +50,7 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
         int64_t readers = 0;
         for (int32_t c = 0; c < head->class_count; c++)
             if (banyan_selection_holds(&each[c], b))
-                readers += __builtin_popcountll(head->classes[c].heads);
+                readers += __builtin_popcountll(head->classes[c].heads) * unit;
         if (!readers) continue;
         for (int64_t turn = 0; turn < sequences; turn++) {
             if (banyan_head_owner(head, (uint64_t)turn, b) != index) continue;
@@ -78,8 +78,8 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
         }
         pairs = blocks * kind->shape.group;
     } else {
-        const banyan_status status =
-            count_reads(plan, head, index, sequences, tokens, &blocks, &pairs);
+        const banyan_status status = count_reads(plan, head, kind->shape.unit, index, sequences,
+                                                 tokens, &blocks, &pairs);
         if (status) return status;
     }
     sum->read_blocks += blocks * kind->layer_count;

@@ -80,8 +80,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
             if (capacity * classes > out->list) out->list = capacity * classes;
         }
     }
-    const int32_t group = kind->shape.group;
-    const int32_t tile_heads = group < BANYAN_TILE_HEADS ? group : BANYAN_TILE_HEADS;
+    const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
     for (int32_t h = 0; h < plan->spec.heads; h++)

@@ -153,6 +153,12 @@ static banyan_status check_one_shape(const banyan_spec *s, int32_t i)
                            "shape %d: value_dim is %d: expected at most key_dim, %d, with "
                            "value_in_key",
                            (int)i, (int)whole.value_dim, (int)whole.key_dim);
+    if (whole.value_in_key && (s->cache_dtype == BANYAN_E4M3 || strcmp(s->device, "cpu") != 0))
+        return banyan_fail(
+            BANYAN_ERR_UNSUPPORTED,
+            "shape %d: value_in_key with cache_dtype %s and device \"%s\": expected "
+            "fp32, bf16 or fp16 on the CPU",
+            (int)i, banyan_dtype_name(s->cache_dtype), s->device);
     return BANYAN_OK;
 }
 
@@ -348,10 +354,10 @@ static banyan_status check_reproducible(const banyan_spec *s)
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
 {
     banyan_status status = check_shape(spec);
-    if (!status) status = check_shapes(spec);
-    if (!status) status = check_cache_layers(spec);
     if (!status) status = check_cache(spec);
     if (!status) status = check_names(spec);
+    if (!status) status = check_shapes(spec);
+    if (!status) status = check_cache_layers(spec);
     if (!status) status = check_sinks(spec);
     if (!status) status = check_bandwidth(spec, ranks);
     if (!status) status = check_rules(spec);

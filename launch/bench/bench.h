@@ -70,6 +70,7 @@ banyan_status ceilings_matrix(device *d, int32_t n, double *rate);
 typedef struct bench_row {
     const char *name;
     int32_t heads, kv_heads, key_dim, value_dim;
+    bool value_in_key;
     banyan_dtype dtype;
     const char *kernel, *use; /* NULL: the fastest; dense */
     int64_t tokens;

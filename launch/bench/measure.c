@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One row of the bench. The bound comes first, from what must be done whatever the code:
  *
- *     bytes   blocks that the last row reads x block_tokens x (key_dim + value_dim) x format
+ *     bytes   blocks that the last row reads x block_tokens x (key_dim + value_dim, or key_dim where
+ *             values are a part of it) x format
  *     flops   (query row, token) pairs that are visible x 2 (key_dim + value_dim)
  *     bound   max(bytes / read bandwidth, flops / arithmetic rate)
  *
@@ -85,7 +86,7 @@ static banyan_status decode(measuring *m)
         banyan_plan_share(m->s.plan, 0, m->s.sequences, m->s.tokens - 1, &share);
     if (status) return status;
     m->bytes = (double)share.read_blocks * spec->block_tokens *
-               (spec->key_dim + spec->value_dim) *
+               (spec->key_dim + (row->value_in_key ? 0 : spec->value_dim)) *
                (double)banyan_dtype_bytes(spec->cache_dtype);
 
     status = sequence_fill(&m->s);

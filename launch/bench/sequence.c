@@ -49,6 +49,9 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     spec.rollback_tokens = row->rows;
     spec.threads = threads;
     spec.reproducible = row->reproducible;
+    const banyan_layer_shape latent = {.last_layer = -1, .value_in_key = 1};
+    spec.shapes = row->value_in_key ? &latent : NULL;
+    spec.shape_count = row->value_in_key ? 1 : 0;
     spec.rules = row->use ? &rule : NULL;
     spec.rule_count = row->use ? 1 : 0;
     status = banyan_plan_create(&spec, s->comm, &s->plan);
@@ -92,9 +95,10 @@ static banyan_status call(sequence *s, int32_t first, int32_t count, int64_t at,
         s->batch[i].rows = rows;
     }
     for (int32_t layer = 0; layer < s->layers && !status; layer++)
-        status = banyan_attend(s->cache, layer, &s->batch[first], count, attends ? s->q : NULL,
-                               appends ? s->k : NULL, appends ? s->v : NULL,
-                               attends ? s->out : NULL, NULL);
+        status =
+            banyan_attend(s->cache, layer, &s->batch[first], count, attends ? s->q : NULL,
+                          appends ? s->k : NULL, appends && !s->row->value_in_key ? s->v : NULL,
+                          attends ? s->out : NULL, NULL);
     return status;
 }
 

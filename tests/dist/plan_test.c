@@ -46,24 +46,38 @@ static void test_rules(void)
     unplan(&p);
 }
 
-/* Groups wider than a tile: subgroups of 64, each with its own classes. */
+/* Groups wider than a tile: subgroups of 64 units, each with its own classes. A unit is two query heads
+ * where neighbours read alike. */
 static void test_wide_group(void)
 {
-    const banyan_rule rules[] = {{0, -1, 100, -1, "sink_window sink=1 window=4"}};
+    banyan_rule rule = {0, -1, 101, -1, "sink_window sink=1 window=4"};
     banyan_spec spec = small_spec();
     spec.heads = 150;
     spec.kv_heads = 1;
-    spec.rules = rules;
+    spec.rules = &rule;
     spec.rule_count = 1;
     planned p = plan_on("rank:1", &spec);
     const banyan_head_plan *head = &p.plan->kind[0].head[0];
-    CHECK(p.plan->kind[0].shape.subgroups == 3 && head->class_count == 4);
-    CHECK(head->subgroup_first[1] == 1 && head->subgroup_first[2] == 3);
-    CHECK(head->subgroup_first[3] == 4);
+    CHECK(p.plan->kind[0].shape.unit == 1 && p.plan->kind[0].shape.subgroups == 3);
+    CHECK(head->class_count == 4 && head->subgroup_first[1] == 1);
+    CHECK(head->subgroup_first[2] == 3 && head->subgroup_first[3] == 4);
     CHECK(head->classes[0].heads == UINT64_MAX);
-    CHECK(head->classes[1].heads == (UINT64_C(1) << 36) - 1);
-    CHECK(head->classes[2].heads == ~((UINT64_C(1) << 36) - 1));
+    CHECK(head->classes[1].heads == (UINT64_C(1) << 37) - 1);
+    CHECK(head->classes[2].heads == ~((UINT64_C(1) << 37) - 1));
     CHECK(head->classes[3].heads == (UINT64_C(1) << 22) - 1);
+    CHECK(banyan_plan_reads(p.plan, 0, 100, 5000, 2500));
+    CHECK(!banyan_plan_reads(p.plan, 0, 101, 5000, 2500));
+    CHECK(!banyan_plan_reads(p.plan, 0, 149, 5000, 2500));
+    unplan(&p);
+
+    rule.first_head = 100;
+    p = plan_on("rank:1", &spec);
+    head = &p.plan->kind[0].head[0];
+    CHECK(p.plan->kind[0].shape.unit == 2 && p.plan->kind[0].shape.subgroups == 2);
+    CHECK(head->class_count == 3 && head->subgroup_first[1] == 2);
+    CHECK(head->classes[0].heads == (UINT64_C(1) << 50) - 1);
+    CHECK(head->classes[1].heads == ~((UINT64_C(1) << 50) - 1));
+    CHECK(head->classes[2].heads == (UINT64_C(1) << 11) - 1);
     CHECK(banyan_plan_reads(p.plan, 0, 99, 5000, 2500));
     CHECK(!banyan_plan_reads(p.plan, 0, 100, 5000, 2500));
     CHECK(!banyan_plan_reads(p.plan, 0, 149, 5000, 2500));

@@ -336,8 +336,6 @@ static void test_way(const shape_case *c, const way *w, banyan_comm *comm, int h
     set_spec(c, w, &spec);
     draw_sinks(&s);
     if (has_sinks) spec.sinks = s.sinks[0];
-    for (int32_t i = 0; i < c->shape_count; i++)
-        if (c->shapes[i].value_in_key) spec.kernel = "scalar";
     CHECK_MSG(banyan_plan_create(&spec, comm, &s.plan) == BANYAN_OK, "%s: %s", name,
               banyan_error_message());
     if (!s.plan) return;

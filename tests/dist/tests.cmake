@@ -20,7 +20,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend batch many calls evict graded ranges repro shapes steady)
+foreach(name attend batch many calls evict graded latent ranges repro shapes steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -40,10 +40,13 @@ foreach(ranks 2 3 7)
   banyan_mpi_test(calls_test ${ranks})
 endforeach()
 foreach(ranks 3 7)
+  banyan_mpi_test(latent_test ${ranks})
   banyan_mpi_test(ranges_test ${ranks})
   banyan_mpi_test(shapes_test ${ranks})
 endforeach()
 banyan_mpi_test(steady_test 3)
+add_test(NAME latent_test_32k COMMAND latent_test 32768)
+set_tests_properties(latent_test_32k PROPERTIES LABELS full TIMEOUT 900)
 foreach(ranks 2 3 4 7)
   banyan_mpi_test(batch_test ${ranks})
   banyan_mpi_test(many_test ${ranks})

@@ -147,7 +147,7 @@ static void test_levels(void)
             CHECK_MSG(error <= 1, "row %d head %d: %g times the bound", row, h, error);
         }
     banyan_share share;
-    CHECK(banyan_plan_share(plan, 0, 800, &share) == BANYAN_OK);
+    CHECK(banyan_plan_share(plan, 0, 1, 800, &share) == BANYAN_OK);
     int64_t read = 0, pairs = 0; /* of the next row, at token 800 */
     for (int64_t b = 0; b <= 800 / BLOCK; b++)
         for (int g = 0; g < KV_HEADS; g++) {
