@@ -76,8 +76,8 @@ static double result_of(const trial *t, int row, int head, double *out)
 
 static void check_trial(const trial *t, uint64_t *random)
 {
-    oracle o = {t->heads,       t->kv_heads, t->dim, t->dim, t->tokens,
-                t->batch.scale, t->k,        t->v,   NULL,   NULL};
+    oracle o = {t->heads, t->kv_heads, t->dim, t->dim, t->tokens, t->batch.scale,
+                t->k,     t->v,        NULL,   NULL,   NULL};
     double *expect = (double *)malloc(2 * (size_t)t->dim * sizeof(double)),
            *got = expect + t->dim;
     o.reads = trial_reads;
