@@ -176,6 +176,14 @@ static void arrange(const work *w, const char *record, char *image)
     source key = {record, row, s->key_dim, s->dtype},
            value = {record, row, s->value_dim, s->dtype};
     trailer_of(y, image)->not_finite = 0;
+    if (is_arranged(s)) {
+        pairs largest = pairs_zero();
+        for (int32_t token = 0; token < s->tokens;
+             token += VEC_LANES, record += VEC_LANES * row)
+            largest = arrange_run(y, image, token, record, row, largest);
+        trailer_of(y, image)->not_finite = pairs_highest(largest) >= 0x7f800000;
+        return;
+    }
     for (int32_t token = 0; token < s->tokens; token += VEC_LANES) {
         pack_run(y, image, token, &key, &value);
         key.at += VEC_LANES * row;

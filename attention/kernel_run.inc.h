@@ -77,3 +77,82 @@ static void pack_run(const layout *y, char *record, int32_t token, const source 
     }
     if (beyond) trailer_of(y, record)->not_finite = 1;
 }
+
+/* ---- rows as they come, into an image -------------------------------------------------------- */
+
+/* The usual dims and formats go this way; others by pack_run. */
+VEC_INLINE int is_arranged(const layout *stored)
+{
+#ifdef VEC_DOT
+    const int32_t key_unit = 2 * VEC_LANES;
+#else
+    const int32_t key_unit = VEC_LANES;
+#endif
+    return stored->dtype == BANYAN_BF16 && stored->key_dim % key_unit == 0 &&
+           stored->value_dim % VEC_LANES == 0;
+}
+
+#ifdef VEC_DOT
+/* Keys are pairs of dims already, and are transposed as words; values of two tokens are woven. Returns
+ * the bits of the largest size among the values. */
+static pairs arrange_run(const layout *y, char *image, int32_t token, const char *from,
+                         int64_t row_bytes, pairs largest)
+{
+    char *to = image + key_at(y, token);
+    const size_t stride = key_stride(y);
+    for (int32_t word = 0; word < y->key_steps; word += VEC_LANES) {
+        vec square[VEC_LANES];
+#pragma GCC unroll 16
+        for (int32_t row = 0; row < VEC_LANES; row++)
+            square[row] =
+                vec_load((const float *)(const void *)(from + row * row_bytes) + word);
+        vec_transpose(square);
+#pragma GCC unroll 16
+        for (int32_t i = 0; i < VEC_LANES; i++, to += stride)
+            vec_store((float *)(void *)to, square[i]);
+    }
+    for (int32_t dim = 0; dim < y->columns; dim += VEC_LANES) {
+        const size_t step = value_stride(y, dim);
+        const char *at = from + dim * 2;
+        to = image + value_at(y, dim) + (size_t)(token / 2) * step;
+#pragma GCC unroll 8
+        for (int32_t row = 0; row < VEC_LANES; row += 2, to += step, at += 2 * row_bytes) {
+            const pairs x = pairs_weave(at, at + row_bytes);
+            largest = pairs_largest(largest, vec_and(pairs_even(x), 0x7fffffff));
+            largest = pairs_largest(largest, vec_and(pairs_odd(x), 0x7fffffff));
+            pairs_store(to, x);
+        }
+    }
+    return largest;
+}
+#else
+/* A row's vector is stored as values, and then transposed with its neighbours as keys. Returns the bits
+ * of the largest size among the values. */
+static pairs arrange_run(const layout *y, char *image, int32_t token, const char *from,
+                         int64_t row_bytes, pairs largest)
+{
+    char *key = image + key_at(y, token);
+    const size_t stride = key_stride(y);
+    for (int32_t dim = 0; dim < y->key_dim; dim += VEC_LANES) {
+        vec square[VEC_LANES];
+#pragma GCC unroll 16
+        for (int32_t row = 0; row < VEC_LANES; row++)
+            square[row] =
+                vec_from_bf16((const uint16_t *)(const void *)(from + row * row_bytes) + dim);
+        if (dim < y->value_dim) {
+            const size_t step = value_stride(y, dim);
+            char *to = image + value_at(y, dim) + (size_t)token * step;
+#pragma GCC unroll 16
+            for (int32_t row = 0; row < VEC_LANES; row++, to += step) {
+                largest = pairs_largest(largest, vec_and(square[row], 0x7fffffff));
+                vec_store((float *)(void *)to, square[row]);
+            }
+        }
+        vec_transpose(square);
+#pragma GCC unroll 16
+        for (int32_t i = 0; i < VEC_LANES; i++, key += stride)
+            vec_store((float *)(void *)key, square[i]);
+    }
+    return largest;
+}
+#endif

@@ -205,6 +205,13 @@ VEC_INLINE void vec_transpose(vec x[VEC_LANES])
 }
 
 #ifdef VEC_DOT
+/* Pairs of VEC_LANES consecutive bf16 each. */
+VEC_INLINE pairs pairs_weave(const void *even, const void *odd)
+{
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)even));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)odd));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
 VEC_INLINE pairs pairs_set(uint32_t word)
 {
     return _mm512_set1_epi32((int)word);

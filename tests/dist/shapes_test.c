@@ -213,7 +213,7 @@ static uint64_t hash_of(uint64_t hash, const float *x, int64_t count)
 static uint64_t run(scene *s, banyan_cache *cache)
 {
     banyan_sequence *sequence = NULL;
-    CHECK(banyan_sequence_create(cache, 3, &sequence) == BANYAN_OK);
+    CHECK(banyan_sequence_create(cache, 0, &sequence) == BANYAN_OK);
     uint64_t seed = 5, hash = 0xcbf29ce484222325u;
     for (int64_t at = 0; at < TOKENS;) {
         const int64_t left = TOKENS - DECODED - at;
