@@ -87,6 +87,19 @@ class Attend(unittest.TestCase):
                 self.check(p, run, out, lse, 0, 40, 20)
             self.assertEqual(len(first), 40)
 
+    def test_ranges_are_combined(self):
+        with plan() as p:
+            cache, run = p.cache(), Run(40, 48)
+            s = cache.sequence()
+            cache.attend(0, Part(s, 0, 48), None, *run.rows(0, 48)[1:])
+            q = run.rows(47, 1)[0]
+            outs, lses = [zeros(1, HEADS, DIM) for _ in range(2)], [zeros(1, HEADS) for _ in range(2)]
+            for (first, end), out, lse in zip(((0, 20), (20, 48)), outs, lses):
+                cache.attend(0, Part(s, 47, 1, first, end), q, None, None, out, lse)
+            out, lse = zeros(1, HEADS, DIM), zeros(1, HEADS)
+            cache.combine(0, outs, lses, out, lse)
+            self.check(p, run, out, lse, 0, 47, 1)
+
 
 class Wrong(unittest.TestCase):
     """Each is refused in words, before the call, on every rank alike."""
