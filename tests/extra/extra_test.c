@@ -126,7 +126,10 @@ static void test_levels(void)
               banyan_error_message());
     banyan_cache *cache = NULL;
     CHECK(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK);
-    CHECK_MSG(banyan_attend(cache, 0, 0, TOKENS, q, k, v, out, lse[0]) == BANYAN_OK, "%s",
+    banyan_sequence *sequence = NULL;
+    CHECK(banyan_sequence_create(cache, 0, &sequence) == BANYAN_OK);
+    const banyan_rows part = {.sequence = sequence, .rows = TOKENS};
+    CHECK_MSG(banyan_attend(cache, 0, &part, 1, q, k, v, out, lse[0]) == BANYAN_OK, "%s",
               banyan_error_message());
     const oracle o = {.heads = HEADS,
                       .kv_heads = KV_HEADS,
