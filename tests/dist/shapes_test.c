@@ -404,6 +404,26 @@ static void test_sinks(banyan_comm *comm)
     banyan_plan_destroy(s.plan);
 }
 
+/* Pairs of layers on one cache layer take half the memory of layers of their own. */
+static void test_capacity(banyan_comm *comm)
+{
+    const int32_t pairs[LAYERS] = {0, 0, 2, 2, 4, 4};
+    banyan_share share[2];
+    for (int i = 0; i < 2; i++) {
+        banyan_spec spec;
+        banyan_plan *plan = NULL;
+        set_spec(&cases[1], &ways[0], &spec);
+        spec.rule_count = 0;
+        spec.cache_layer = i ? pairs : NULL;
+        CHECK(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK);
+        CHECK(banyan_plan_share(plan, plan->rank, 1, TOKENS, &share[i]) == BANYAN_OK);
+        banyan_plan_destroy(plan);
+    }
+    CHECK(share[0].capacity_bytes == 2 * share[1].capacity_bytes);
+    CHECK(share[0].kept_bytes == 2 * share[1].kept_bytes);
+    CHECK(share[0].read_blocks == share[1].read_blocks);
+}
+
 /* ---- refusals -------------------------------------------------------------------------------- */
 
 static void refused(banyan_comm *comm, const banyan_spec *spec, const char *words)
@@ -458,6 +478,7 @@ int main(void)
     }
     test_refusals(comm);
     test_sinks(comm);
+    test_capacity(comm);
     for (int i = 0; i < CASES; i++)
         for (int w = 0; w < WAYS; w++) test_way(&cases[i], &ways[w], comm, (i + w) % 2);
     banyan_comm_destroy(comm);
