@@ -269,8 +269,9 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 {
     int32_t changes = 0;
     for (int32_t i = 0; i < call->count; i++) {
+        if (!call->batch[i].rows) continue; /* a place kept free */
         const change x = change_of(c, call, i);
-        if (!call->batch[i].rows || !changes_blocks(&x)) continue;
+        if (!changes_blocks(&x)) continue;
         if (changes++ == 0) banyan_count_begin(c);
         count_drops(&x);
         count_takes(&x, x.at < x.s->layer[x.layer].length);
@@ -280,12 +281,14 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 
     if (changes) banyan_count_begin(c);
     for (int32_t i = 0; i < call->count && !status; i++) {
+        if (!call->batch[i].rows) continue;
         const change x = change_of(c, call, i);
-        if (call->batch[i].rows) status = let_go(&x);
+        status = let_go(&x);
     }
     for (int32_t i = 0; i < call->count && !status; i++) {
+        if (!call->batch[i].rows) continue;
         const change x = change_of(c, call, i);
-        if (call->batch[i].rows) status = take_blocks(&x);
+        status = take_blocks(&x);
     }
     if (changes) banyan_count_end(c);
     return status ? status : c->way->write(c, call);

@@ -192,7 +192,7 @@ static void call(world *w)
         int64_t most = TOKENS - at < ROWS - rows ? TOKENS - at : ROWS - rows;
         if (most > 0 && test_below(&w->seed, 2)) most = 1;
         const int32_t n = most > 0 ? 1 + (int32_t)test_below(&w->seed, most) : 0;
-        batch[count] = (banyan_rows){.sequence = l->sequence, .at = at, .rows = n};
+        batch[count] = (banyan_rows){.sequence = n ? l->sequence : NULL, .at = at, .rows = n};
         of[count++] = s;
         for (int32_t r = 0; r < n; r++) l->source[at + r] = test_below(&w->seed, POOL);
         rows_of(w->k, l, at, n, KV_HEADS * DIM, k + (int64_t)rows * KV_HEADS * DIM);

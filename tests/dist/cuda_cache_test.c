@@ -35,7 +35,9 @@ enum { CASES = (int)(sizeof cases / sizeof *cases), RANKS = 3 };
 
 static void test_one(banyan_comm *comm, void *arg)
 {
-    test_case(arg, comm);
+    const device_case *c = arg;
+    test_case(c, comm);
+    if (c->rows >= 93) test_device_batches(c, comm);
 }
 
 static void with_ranks(int32_t ranks, const device_case *c)

@@ -42,6 +42,8 @@ static void test_cases(banyan_comm *comm, void *arg)
 {
     (void)arg;
     for (int i = 0; i < CASES; i++) test_case(&cases[i], comm);
+    for (int i = 0; i < CASES; i++)
+        if (cases[i].rows >= 93) test_device_batches(&cases[i], comm);
 }
 
 /* ---- refusals ------------------------------------------------------------------------------ */

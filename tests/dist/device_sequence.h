@@ -371,4 +371,87 @@ static inline void test_case(const device_case *c, banyan_comm *comm)
     CHECK_MSG(hash[0] == hash[2], "%s: eviction shows", c->name);
 }
 
+/* ---- batches ------------------------------------------------------------------------------- */
+
+/* A part, and the rows of the arrays that it is given: first .. first+rows-1. */
+typedef struct device_part {
+    int32_t of; /* which of the sequences */
+    int64_t at;
+    int32_t rows, first;
+} device_part;
+
+/* A call of layer 0 with parts that stand one behind the other in the arrays. */
+static inline void call_parts(const sequence *on, banyan_cache *cache, banyan_sequence **of,
+                              const device_part *part, int32_t count)
+{
+    const banyan_spec *spec = on->spec;
+    const size_t in = banyan_dtype_bytes(spec->in_dtype), first = (size_t)part->first;
+    banyan_rows batch[4];
+    for (int32_t i = 0; i < count; i++)
+        batch[i] = (banyan_rows){.sequence = part[i].rows ? of[part[i].of] : NULL,
+                                 .at = part[i].at,
+                                 .rows = part[i].rows};
+    CHECK_MSG(banyan_attend(cache, 0, batch, count,
+                            on->q_in + first * (size_t)(spec->heads * spec->key_dim) * in,
+                            on->k_in + first * (size_t)(spec->kv_heads * spec->key_dim) * in,
+                            on->v_in + first * (size_t)(spec->kv_heads * spec->value_dim) * in,
+                            sequence_out(on, 0, part->first, 0),
+                            sequence_lse(on, 0, part->first, 0)) == BANYAN_OK,
+              "%s", banyan_error_message());
+}
+
+/* Two sequences and a fork of one, in batches; or the same calls one by one, and the fork a sequence
+ * that was given all of it: the same bits. */
+static inline uint64_t run_batches(const banyan_plan *plan, const sequence *s, int as_batch)
+{
+    static const device_part first[] = {{0, 0, 40, 0}, {1, 0, 30, 40}}, alone = {2, 0, 35, 0};
+    static const device_part second[] = {
+        {0, 40, 1, 70}, {0, 0, 0, 71}, {2, 35, 5, 71}, {1, 30, 17, 76}};
+    banyan_cache *cache = NULL;
+    banyan_sequence *of[3] = {NULL};
+    CHECK_MSG(banyan_cache_create(plan, NULL, &cache) == BANYAN_OK, "%s",
+              banyan_error_message());
+    for (int i = 0; i < 3 - as_batch; i++)
+        CHECK(banyan_sequence_create(cache, i == 1 ? 5 : 0, &of[i]) == BANYAN_OK);
+    sequence mine = *s;
+    sequence_mark_results(&mine);
+    sequence on = sequence_board(&mine, cache);
+    if (as_batch) {
+        call_parts(&on, cache, of, first, 2);
+        CHECK_MSG(banyan_sequence_fork(of[0], 35, 0, &of[2]) == BANYAN_OK, "%s",
+                  banyan_error_message());
+        call_parts(&on, cache, of, second, 4);
+    } else {
+        call_parts(&on, cache, of, &alone, 1);
+        for (int i = 0; i < 2; i++) call_parts(&on, cache, of, &first[i], 1);
+        for (int i = 0; i < 4; i++) call_parts(&on, cache, of, &second[i], 1);
+    }
+    settle(cache);
+    sequence_fetch(&mine, &on, cache, 0);
+    sequence_leave(&on, cache);
+    banyan_cache_destroy(cache);
+    return sequence_results_hash(&mine);
+}
+
+static inline void test_device_batches(const device_case *c, banyan_comm *comm)
+{
+    banyan_spec spec;
+    banyan_rule rules[2];
+    set_spec(c, comm->size, &spec, rules);
+    spec.sequences = 3;
+    spec.pool_tokens = 3 * (spec.max_tokens + spec.block_tokens);
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    sequence s;
+    if (!plan) return;
+    sequence_make(&s, plan, c->tokens, 77);
+    sequence_mark_results(&s);
+    const uint64_t nothing = sequence_results_hash(&s), batch = run_batches(plan, &s, 1);
+    const uint64_t calls = run_batches(plan, &s, 0);
+    CHECK_MSG(batch == calls, "%s, rank %d of %d: a batch gives other bits than its parts",
+              c->name, plan->rank, plan->ranks);
+    CHECK(batch != nothing || plan->ranks > 1);
+    sequence_free(&s);
+    banyan_plan_destroy(plan);
+}
+
 #endif
