@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The last matrix: one column per id of the vocabulary, cut like the others. Greedy decoding
- * needs only each rank's largest logit; all logits are gathered only for those who ask. */
+ * needs only each rank's largest logit; all logits are gathered only for those who ask. A rank
+ * whose logits are not finite says so in its choice, and all ranks refuse the row. */
 #include "launch/model/runner.h"
 
 #include <math.h>
@@ -14,10 +15,9 @@ typedef struct choice {
 static choice choose(const float *logits, int64_t count, int64_t first)
 {
     choice best = {0, UINT32_MAX}; /* of no column */
+    if (!finite_row(logits, count)) return (choice){NAN, (uint32_t)first};
     for (int64_t i = 0; i < count; i++)
-        if (isnan(logits[i]))
-            return (choice){logits[i], (uint32_t)(first + i)};
-        else if (best.id == UINT32_MAX || logits[i] > best.logit)
+        if (best.id == UINT32_MAX || logits[i] > best.logit)
             best = (choice){logits[i], (uint32_t)(first + i)};
     return best;
 }
@@ -52,35 +52,24 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
     return status;
 }
 
-/* -infinity alone is a logit: of an id that is never said. */
-static banyan_status not_finite(model *m, float logit)
-{
-    const char *dtype = banyan_dtype_name(banyan_plan_spec(m->plan)->cache_dtype);
-    snprintf(m->why, WHY,
-             "logits are not finite (%g): keys or values are beyond what the cache's format "
-             "%s can hold, or the weights overflow; cache.dtype=FP32 tells which",
-             (double)logit, dtype);
-    return BANYAN_ERR_ARGUMENT;
-}
-
-/* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. The
- * same on every rank, faults too. */
-static banyan_status choose_all(model *m, const choice *all, int32_t rows, uint32_t *greedy)
+/* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. */
+static banyan_status choose_all(model *m, int64_t token, const choice *all, int32_t rows,
+                                uint32_t *greedy)
 {
     for (int32_t row = 0; row < rows; row++) {
         choice best = {0, UINT32_MAX};
         for (int r = 0; r < m->ranks; r++) {
             choice c = all[(int64_t)r * rows + row];
-            if (isnan(c.logit)) return not_finite(m, c.logit);
+            if (isnan(c.logit)) return finite_failed(m, "the logits", token + row);
             if (c.id != UINT32_MAX && (best.id == UINT32_MAX || c.logit > best.logit)) best = c;
         }
-        if (isinf(best.logit)) return not_finite(m, best.logit);
-        greedy[row] = best.id;
+        if (greedy) greedy[row] = best.id;
     }
     return BANYAN_OK;
 }
 
-banyan_status head_run(model *m, const float *h, int32_t rows, float *logits, uint32_t *greedy)
+banyan_status head_run(model *m, int64_t token, const float *h, int32_t rows, float *logits,
+                       uint32_t *greedy)
 {
     choice best[HEAD_ROWS];
     choice *all = (choice *)m->work.recv;
@@ -89,9 +78,10 @@ banyan_status head_run(model *m, const float *h, int32_t rows, float *logits, ui
         banyan_status status =
             head_rows(m, h + (int64_t)first * m->shape.hidden, n,
                       logits ? logits + (int64_t)first * m->shape.vocab : NULL, best);
-        if (!status && greedy)
+        if (!status)
             status = banyan_comm_allgather(m->comm, best, (size_t)n * sizeof *best, all);
-        if (!status && greedy) status = choose_all(m, all, n, greedy + first);
+        if (!status)
+            status = choose_all(m, token + first, all, n, greedy ? greedy + first : NULL);
         if (status) return status;
     }
     return BANYAN_OK;

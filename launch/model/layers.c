@@ -23,11 +23,11 @@ static void norm_rows(const model *m, const norm *n, const float *x, int32_t row
 }
 
 /* Probe the rows that are asked for: the last `rows` of those just attended. */
-static banyan_status gather_probe(model *m, int32_t layer, int32_t attended, int32_t rows,
+static banyan_status gather_probe(model *m, int32_t layer, const chunk *c, int32_t rows,
                                   const model_probe *probe)
 {
     workspace *w = &m->work;
-    int64_t skip = (int64_t)(attended - rows) * m->shape.heads;
+    int64_t skip = (int64_t)(c->wanted - rows) * m->shape.heads;
     banyan_status status = BANYAN_OK;
     if (probe->out)
         memcpy(probe->out, w->wide + skip * m->shape.head_dim,
@@ -36,6 +36,12 @@ static banyan_status gather_probe(model *m, int32_t layer, int32_t attended, int
     if (probe->lse) status = exchange_values(m, layer, rows, w->lse + skip, probe->lse);
     if (!status && probe->mass)
         status = exchange_values(m, layer, rows, w->mass + skip, probe->mass);
+    /* every rank has the same numbers, and so the same verdict */
+    int64_t token = c->at + c->rows - rows;
+    if (!status && probe->lse)
+        status = finite_rows(m, "lse", token, probe->lse, rows, m->shape.heads);
+    if (!status && probe->mass)
+        status = finite_rows(m, "masses", token, probe->mass, rows, m->shape.heads);
     return status;
 }
 
@@ -56,7 +62,7 @@ static banyan_status attend(model *m, int32_t layer, const chunk *c, const float
     status = attend_run(m, layer, c, probed ? probe : NULL);
     if (status || c->wanted == 0) return status;
     status = exchange_out(m, layer, c->wanted, w->wide);
-    if (!status && probed) status = gather_probe(m, layer, c->wanted, rows, probe);
+    if (!status && probed) status = gather_probe(m, layer, c, rows, probe);
     return status;
 }
 

@@ -291,6 +291,7 @@ banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t c
         done += c.rows;
         if (!status && progress) progress(arg, done);
     }
-    if (!status && rows > 0) status = head_run(m, m->work.h, rows, logits, greedy);
+    if (!status && rows > 0)
+        status = head_run(m, at + count - rows, m->work.h, rows, logits, greedy);
     return status;
 }

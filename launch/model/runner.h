@@ -177,8 +177,16 @@ int64_t exchange_floats(const model *m, int sending); /* room that send, recv ne
 /* layers.c */
 banyan_status layers_run(model *m, const chunk *c, const uint32_t *ids, int32_t rows,
                          const model_probe *probe);
-/* head.c */
-banyan_status head_run(model *m, const float *x, int32_t rows, float *logits, uint32_t *greedy);
+/* head.c: token is that of the first row. */
+banyan_status head_run(model *m, int64_t token, const float *x, int32_t rows, float *logits,
+                       uint32_t *greedy);
+
+/* finite.c: is no number of them NaN or +inf? */
+bool finite_row(const float *x, int64_t count);
+/* .. of rows for tokens from `token` on: ARGUMENT, with the words in m->why, where one is. */
+banyan_status finite_rows(model *m, const char *what, int64_t token, const float *x,
+                          int32_t rows, int64_t width);
+banyan_status finite_failed(model *m, const char *what, int64_t token);
 
 /* workspace.c */
 /* What a row has between gate and down: of all its experts, where there are. */

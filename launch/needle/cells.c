@@ -178,7 +178,7 @@ static int ask(cells *c, const char *task, int32_t depth, const needle_item *ite
     usage used;
     progress(c->e->j, "%s, %lld tokens: question %d of %d", task, (long long)c->length,
              depth + 1, c->e->wish->depths);
-    int code = evaluation_agree(c->e, question_ask(c->e->m, q, &r), "asking");
+    int code = evaluation_forward(c->e, question_ask(c->e->m, q, &r), "asking");
     if (code) return code;
     code = evaluation_usage(c->e, &used);
     if (!code) {

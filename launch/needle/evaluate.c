@@ -19,6 +19,18 @@ int evaluation_agree(const evaluation *e, banyan_status status, const char *what
     return status ? job_failed(e->j, status, what) : EXIT_OK;
 }
 
+int evaluation_forward(const evaluation *e, banyan_status status, const char *what)
+{
+    char why[NEEDLE_WHY] = "";
+    if (status) snprintf(why, sizeof why, "%s", model_message(e->m));
+    if (status == BANYAN_ERR_COMM) return evaluation_agree(e, status, what);
+    status = agree_words(e->j->comm, status, why, sizeof why);
+    if (!status) return EXIT_OK;
+    progress_end(e->j);
+    say_error(e->j, "%s: %s", what, why);
+    return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED : EXIT_USAGE;
+}
+
 /* ---- the results file, on rank 0 --------------------- */
 
 static void cell_name(char *text, size_t bytes, const char *task, int64_t length, int32_t trial,
@@ -128,7 +140,7 @@ int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double 
         model_forward(e->m, 0, p->ids, p->count, 0, NULL, NULL, NULL, show_prefill, &s);
     *seconds = now_seconds() - s.start;
     progress_end(e->j);
-    return evaluation_agree(e, status, "reading the haystack");
+    return evaluation_forward(e, status, "reading the haystack");
 }
 
 /* This process's share of physical memory (PSS: shared pages divided by their users), or 0. */

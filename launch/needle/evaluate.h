@@ -57,6 +57,8 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype);
 int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double *seconds);
 /* All ranks come to one exit code; `what` was tried. */
 int evaluation_agree(const evaluation *e, banyan_status status, const char *what);
+/* .. after a call on the model, whose words are said. */
+int evaluation_forward(const evaluation *e, banyan_status status, const char *what);
 
 /* What all ranks together have used so far. */
 typedef struct usage {

@@ -249,7 +249,7 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
             status = model_forward(e->m, p->count, ids, NEEDLE_QUESTION, 1, NULL, NULL, &probe,
                                    NULL, NULL);
         model_back(e->m);
-        code = evaluation_agree(e, status, "graded split");
+        code = evaluation_forward(e, status, "graded split");
         double decode = now_seconds() - start;
         usage used;
         if (!code) code = evaluation_usage(e, &used);

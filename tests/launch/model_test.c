@@ -6,7 +6,8 @@
  *   work     matrix work is cut evenly, also with mixed heads, more ranks than divide anything
  *   calls    the same tokens in other chunks, or decoded one by one, give the same ids; wrong calls
  *            are refused in words
- *   nan      a NaN in a weight is found by the rank that has it, and told by all */
+ *   nan      a NaN in a weight is found by the rank that has it, and told by all
+ *   range    keys that are too large for the cache's format make an error, not an answer */
 #include "launch/device.h"
 #include "launch/model/model.h"
 #include "tests/test.h"
@@ -243,6 +244,62 @@ static void test_calls(void)
     model_close(m);
 }
 
+/* The fp32 tensor `name` times `factor`, in the file. */
+static void scale_tensor(const char *path, const char *name, float factor)
+{
+    static char header[1 << 16];
+    uint64_t bytes = 0;
+    long long from = 0, to = 0;
+    FILE *f = fopen(path, "r+b");
+    CHECK(f && fread(&bytes, sizeof bytes, 1, f) == 1 && bytes < sizeof header);
+    CHECK(f && fread(header, bytes, 1, f) == 1);
+    const char *at = strstr(header, name);
+    at = at ? strstr(at, "data_offsets") : NULL;
+    CHECK(at && sscanf(at, "data_offsets\":[%lld,%lld", &from, &to) == 2);
+    for (long long i = from; f && i < to; i += (long long)sizeof(float)) {
+        float x;
+        CHECK(!fseek(f, (long)(8 + bytes) + (long)i, SEEK_SET) &&
+              fread(&x, sizeof x, 1, f) == 1);
+        x *= factor;
+        if (x == 0) continue;
+        CHECK(!fseek(f, -(long)sizeof x, SEEK_CUR) && fwrite(&x, sizeof x, 1, f) == 1);
+    }
+    CHECK(f && !fclose(f));
+}
+
+static void test_range(void)
+{
+    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 1};
+    char path[PATH_MAX];
+    prompt p;
+    uint32_t next;
+    float lse[16], mass[16];
+    static float logits[CONSTRUCTED_VOCAB];
+    model_probe probe = {1, 4, 1, NULL, lse, NULL}, masses = {1, 4, 1, NULL, NULL, mass};
+    make_checkpoint(&spec);
+    make_prompt(&p, 5, 0.01, 0);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    if (rank == 0) scale_tensor(path, "model.layers.1.self_attn.k_proj.weight", 1e6f);
+    CHECK(!banyan_comm_agree(comm, BANYAN_OK));
+    model *m = open_model("dense", BANYAN_F32, 512);
+    check_status(m, model_forward(m, 0, p.ids, 600, 1, NULL, &next, &probe, NULL, NULL));
+    model_close(m);
+    m = open_model("dense", BANYAN_F16, 512);
+    CHECK(model_forward(m, 0, p.ids, 600, 1, NULL, &next, NULL, NULL, NULL) ==
+          BANYAN_ERR_ARGUMENT);
+    CHECK_MSG(strstr(model_message(m), "the logits of token 599 are not finite: the cache's "
+                                       "format is fp16"),
+              "%s", model_message(m));
+    CHECK_MSG(strstr(model_message(m), "cache.dtype=BF16"), "%s", model_message(m));
+    CHECK(model_forward(m, 600, p.ids, 2, 1, logits, NULL, NULL, NULL, NULL) &&
+          strstr(model_message(m), "the logits of token 601"));
+    CHECK(model_forward(m, 602, p.ids, 2, 2, NULL, NULL, &probe, NULL, NULL) &&
+          strstr(model_message(m), "lse of token 602"));
+    CHECK(model_forward(m, 604, p.ids, 2, 1, NULL, NULL, &masses, NULL, NULL) &&
+          strstr(model_message(m), "masses of token 605"));
+    model_close(m);
+}
+
 /* One weight becomes NaN, in the middle of the last matrix: the rank that has it finds it. */
 static void test_nan(void)
 {
@@ -284,6 +341,7 @@ int main(int argc, char **argv)
         test_work(6, 3, "sink_window sink=1 window=4");
     } else {
         test_calls();
+        test_range();
         test_nan();
     }
     char command[PATH_MAX];
