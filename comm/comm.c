@@ -82,25 +82,9 @@ static banyan_status fail_unknown(const char *name)
                        nearest ? "\"?)" : "");
 }
 
-/* Every MPI launcher tells its processes who they are by one of these: mpirun and prte, MPICH's
- * Hydra and srun --mpi=pmi2, srun --mpi=pmix, MVAPICH. What Slurm itself sets says nothing of MPI:
- * it is also there for a plain program in a job script. */
-static int is_launched_by_mpi(void)
-{
-    static const char *const told[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE",
-                                       "PMI_RANK", "MV2_COMM_WORLD_SIZE"};
-    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
-        if (getenv(told[i])) return 1;
-    return 0;
-}
-
 static const char *default_transport(void)
 {
-    if (!is_launched_by_mpi()) return "self";
-    if (find_row("mpi")) return "mpi";
-    banyan_log(BANYAN_LOG_WARN, "started by an MPI launcher, but this build has no mpi "
-                                "transport: every process is alone");
-    return "self";
+    return banyan_launched_by_mpi() && find_row("mpi") ? "mpi" : "self";
 }
 
 static banyan_comm *new_comm(const banyan_transport *row)
@@ -131,13 +115,18 @@ banyan_status banyan_comm_create(const char *transport, void *native, banyan_com
     if (!row) return fail_unknown(name);
     banyan_comm *comm = new_comm(row);
     if (!comm) return BANYAN_ERR_MEMORY;
-    const banyan_status status = row->open(comm, native);
+    banyan_status status = row->open(comm, native);
     if (status) {
         free_comm(comm);
         return status;
     }
-    *out = comm;
-    return BANYAN_OK;
+    if (!native && (!transport || !strcmp(name, "mpi")))
+        status = banyan_launcher_check(row->name, comm->size);
+    if (status)
+        banyan_comm_destroy(comm);
+    else
+        *out = comm;
+    return status;
 }
 
 const char *banyan_mpi_library(size_t *handle_bytes)

@@ -235,6 +235,12 @@ int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item);
  * names of marks live as long as the exchange. */
 banyan_status banyan_exchange_look(const banyan_exchange *x, banyan_comm *comm);
 
+/* ---- launcher.c: what started this process ---------------------------------------------------- */
+
+int banyan_launched_by_mpi(void);
+/* CONFIG, with the word that helps, when the launcher started several ranks and the comm has one. */
+banyan_status banyan_launcher_check(const char *transport, int ranks);
+
 /* ---- transports: how bytes move ---------------------------------------------------------------- */
 
 /* The half of a transport that moves device memory, apart from host memory: a comm has both. Calls

@@ -97,6 +97,13 @@ bool command_parse(job *j, char **words)
     while (*words) {
         given g;
         if (!next_flag(j, &words, &g)) return false;
+        const char *before = j->value[g.index];
+        /* of other flags the last counts; two configs might be meant to be laid over each other */
+        if (before && !strcmp(g.flag->name, "config")) {
+            say_error(j, "--%s is given twice: \"%s\" and \"%s\"", g.flag->name, before,
+                      g.value);
+            return false;
+        }
         j->value[g.index] = g.value;
     }
     return true;

@@ -133,6 +133,31 @@ uint32_t *ids_read(const char *path, int64_t room, int64_t *count, char *why, si
     return NULL;
 }
 
+int ids_share(const job *j, const char *path, int64_t room, uint32_t **ids, int64_t *count)
+{
+    int64_t n = 0;
+    uint32_t *list = NULL;
+    char why[1024];
+    if (j->rank == 0) list = ids_read(path, room, &n, why, sizeof why);
+    if (j->rank == 0 && !list) say_error(j, "%s", why);
+    banyan_status status = banyan_comm_broadcast(j->comm, &n, sizeof n, 0);
+    if (status) {
+        free(list);
+        return job_failed(j, status, "sharing token ids");
+    }
+    if (n == 0) return EXIT_USAGE;
+    if (j->rank != 0) list = malloc((size_t)(n + room) * sizeof *list);
+    status = banyan_comm_agree(j->comm, list ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (!status) status = banyan_comm_broadcast(j->comm, list, (size_t)n * sizeof *list, 0);
+    if (status) {
+        free(list);
+        return job_failed(j, status, "sharing token ids");
+    }
+    *ids = list;
+    *count = n;
+    return EXIT_OK;
+}
+
 bool ids_check(const uint32_t *ids, int64_t count, int32_t vocab, const char *path, char *why,
                size_t why_bytes)
 {

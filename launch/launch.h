@@ -115,15 +115,24 @@ plot_result plot_svg(const char *script, FILE *out);
 /* One line of JSON; takes `line` (of jansson; NULL, out of memory, writes nothing). */
 void output_line(FILE *out, struct json_t *line);
 
+/* Any text as a JSON string: bytes that are no UTF-8 (in a name of a file) are shown as "\xFC". NULL:
+ * out of memory. */
+struct json_t *json_text(const char *text);
+
 /* All bytes of a file ("-": standard input), with a 0 behind them; for free(). NULL: why. */
 char *input_read(const char *path, size_t *bytes, char *why, size_t why_bytes);
 /* The token ids in a file ("-": standard input), 32-bit little endian or decimal text, at least one,
  * with `room` free places behind them; for free(). NULL: why. */
 uint32_t *ids_read(const char *path, int64_t room, int64_t *count, char *why, size_t why_bytes);
+/* .. read by rank 0 alone, which may read a pipe, and given to all. Collective; EXIT_OK, or reported. */
+int ids_share(const job *j, const char *path, int64_t room, uint32_t **ids, int64_t *count);
 /* Are all of them below `vocab`? */
 bool ids_check(const uint32_t *ids, int64_t count, int32_t vocab, const char *path, char *why,
                size_t why_bytes);
 
+/* "12", "-3", "64k", "1m": with a suffix k, m or g, of powers of 1024, from low to high. */
+bool number_read(const char *text, int64_t low, uint64_t high, int64_t *out);
+int number_suffix(char c); /* 10, 20 or 30 bits for k, m, g; 0: none of them */
 void numbers_sort(double *values, int count);     /* ascending */
 double numbers_median(double *values, int count); /* sorts them; count > 0 */
 

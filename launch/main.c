@@ -180,7 +180,7 @@ int main(int argc, char **argv)
     banyan_status status = begin(&j, argv + 1, &limit);
     if (status) {
         fprintf(stderr, "banyan: rank %s: %s\n", launched_rank(), banyan_error_message());
-        return EXIT_FAILED;
+        return status == BANYAN_ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;
     }
     j.rank = banyan_comm_rank(j.comm);
     j.ranks = banyan_comm_size(j.comm);

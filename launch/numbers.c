@@ -1,8 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Orders of measured numbers. */
+/* Numbers as people write them, and orders of measured ones. */
 #include "launch/launch.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+
+int number_suffix(char c)
+{
+    const char *suffixes = "kmg", *at = c ? strchr(suffixes, tolower((unsigned char)c)) : NULL;
+    return at ? 10 * (int)(at - suffixes + 1) : 0;
+}
+
+bool number_read(const char *text, int64_t low, uint64_t high, int64_t *out)
+{
+    char *end;
+    errno = 0;
+    bool minus = text[0] == '-';
+    if (!isdigit((unsigned char)text[minus])) return false;
+    uint64_t size = strtoull(text + minus, &end, 10);
+    int suffix = number_suffix(*end);
+    if (suffix) {
+        if (__builtin_mul_overflow(size, (uint64_t)1 << suffix, &size)) return false;
+        end++;
+    }
+    if (errno || *end) return false;
+    const uint64_t least =
+        low < 0 ? 0 - (uint64_t)low : 0; /* its size; INT64_MIN has one, too */
+    if (size > (minus ? least : high) || (low > 0 && size < (uint64_t)low)) return false;
+    *out = (int64_t)(minus ? 0 - size : size);
+    return true;
+}
 
 static int compare(const void *a, const void *b)
 {

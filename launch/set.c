@@ -6,7 +6,6 @@
  * scalars the offset of the flag `has_..`. Lists are a count (quantifier_offset) and a pointer. */
 #include "launch/command.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -132,27 +131,6 @@ static bool walk(ProtobufCMessage *m, const char *path, place *out, const compla
 
 /* ---- the value ----------------------------------------------------------------------------- */
 
-static bool read_integer(const char *text, int64_t low, uint64_t high, int64_t *out)
-{
-    char *end;
-    errno = 0;
-    bool minus = text[0] == '-';
-    if (!isdigit((unsigned char)text[minus])) return false;
-    uint64_t size = strtoull(text + minus, &end, 10);
-    const char *suffixes = "kmg", *suffix = *end ? strchr(suffixes, tolower(*end)) : NULL;
-    if (suffix) {
-        if (__builtin_mul_overflow(size, (uint64_t)1 << 10 * (suffix - suffixes + 1), &size))
-            return false;
-        end++;
-    }
-    if (errno || *end) return false;
-    const uint64_t least =
-        low < 0 ? 0 - (uint64_t)low : 0; /* its size; INT64_MIN has one, too */
-    if (size > (minus ? least : high)) return false;
-    *out = (int64_t)(minus ? 0 - size : size);
-    return true;
-}
-
 static bool read_enum(field_type *f, const char *text, int *out, const complaint *why)
 {
     const ProtobufCEnumDescriptor *type = f->descriptor;
@@ -175,13 +153,13 @@ static bool read_value(field_type *f, const char *text, void *to, const complain
     double x;
     switch (f->type) {
     case PROTOBUF_C_TYPE_INT32:
-        if (!read_integer(text, INT32_MIN, INT32_MAX, &n)) break;
+        if (!number_read(text, INT32_MIN, INT32_MAX, &n)) break;
         return *(int32_t *)to = (int32_t)n, true;
     case PROTOBUF_C_TYPE_INT64:
-        if (!read_integer(text, INT64_MIN, INT64_MAX, &n)) break;
+        if (!number_read(text, INT64_MIN, INT64_MAX, &n)) break;
         return *(int64_t *)to = n, true;
     case PROTOBUF_C_TYPE_UINT64:
-        if (!read_integer(text, 0, UINT64_MAX, &n)) break;
+        if (!number_read(text, 0, UINT64_MAX, &n)) break;
         return *(uint64_t *)to = (uint64_t)n, true;
     case PROTOBUF_C_TYPE_FLOAT:
     case PROTOBUF_C_TYPE_DOUBLE:

@@ -14,7 +14,7 @@ static int write_json(const job *j, const char *dir, const constructed_spec *s)
     output_file *f = path ? output_open(j, path) : NULL;
     if (!f) return path ? EXIT_FAILED : EXIT_OK;
     json_t *line =
-        json_pack("{s:s,s:I,s:i,s:i,s:s,s:i}", "out", dir, "max_tokens",
+        json_pack("{s:o,s:I,s:i,s:i,s:s,s:i}", "out", json_text(dir), "max_tokens",
                   (json_int_t)s->max_tokens, "heads", s->heads, "kv_heads", s->kv_heads,
                   "dtype", banyan_dtype_name(s->dtype), "shards", s->shards);
     output_line(output_stream(f), line);

@@ -64,19 +64,20 @@ static json_t *make_header(const job *j, const setup *s)
         char text[512];
         snprintf(text, sizeof text, "layers %d..%d heads %d..%d: %s", r->first_layer,
                  r->last_layer, r->first_head, r->last_head, r->use);
-        json_array_append_new(rules, json_string(text));
+        json_array_append_new(rules, json_text(text));
     }
     json_t *bandwidth = json_array();
     for (int r = 0; e->spec.bandwidth && r < j->ranks; r++)
         json_array_append_new(bandwidth, json_real(e->spec.bandwidth[r]));
     const char *merge = e->spec.merge ? e->spec.merge : "cheapest";
     return json_pack(
-        "{s:s, s:i, s:i, s:i, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
+        "{s:o, s:i, s:i, s:i, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
         "s:s, s:s, s:s, s:I}",
-        "model", model, "heads", e->shape.heads, "kv_heads", e->shape.kv_heads, "ranks",
-        j->ranks, "rules", rules, "bandwidth", bandwidth, "placement", e->spec.placement,
-        "balance", e->spec.balance == BANYAN_BALANCE_PREFILL ? "prefill" : "decode", "merge",
-        merge, "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
+        "model", json_text(model), "heads", e->shape.heads, "kv_heads", e->shape.kv_heads,
+        "ranks", j->ranks, "rules", rules, "bandwidth", bandwidth, "placement",
+        e->spec.placement, "balance",
+        e->spec.balance == BANYAN_BALANCE_PREFILL ? "prefill" : "decode", "merge", merge,
+        "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
         e->spec.block_tokens, "evict", e->spec.evict, "lost_rank", e->spec.lost_rank,
         "lost_layer", e->spec.lost_layer, "depths", s->wish.depths, "depth_mode",
         depth_modes[s->wish.mode], "mode", s->wish.classic ? "classic" : "shared", "haystack",

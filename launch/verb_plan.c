@@ -31,13 +31,10 @@ static banyan_status print_balance(const banyan_plan *plan, const banyan_comm *c
     return BANYAN_OK;
 }
 
-static bool read_count(const job *j, const char *name, long *out)
+static bool read_count(const job *j, const char *name, int64_t *out)
 {
     const char *text = job_text(j, name);
-    char *end;
-    if (!text) return true;
-    *out = strtol(text, &end, 10);
-    if (end != text && !*end && *out >= 1 && *out <= most_ranks) return true;
+    if (!text || number_read(text, 1, most_ranks, out)) return true;
     say_error(j, "--%s \"%s\": expected a number, 1..%d", name, text, most_ranks);
     return false;
 }
@@ -46,7 +43,7 @@ static bool read_count(const job *j, const char *name, long *out)
 static char *machine_text(const job *j)
 {
     const char *given = job_text(j, "topology");
-    long ranks = 1, nodes = 1;
+    int64_t ranks = 1, nodes = 1;
     if (given && (job_text(j, "ranks") || job_text(j, "nodes"))) {
         say_error(j, "--topology stands for --ranks and --nodes; give one or the other");
         return NULL;
@@ -54,16 +51,17 @@ static char *machine_text(const job *j)
     if (given) return strdup(given);
     if (!read_count(j, "ranks", &ranks) || !read_count(j, "nodes", &nodes)) return NULL;
     if (nodes > ranks) {
-        say_error(j, "--nodes %ld: expected 1..%ld (--ranks)", nodes, ranks);
+        say_error(j, "--nodes %lld: expected 1..%lld (--ranks)", (long long)nodes,
+                  (long long)ranks);
         return NULL;
     }
     size_t bytes = 64 + 9 * (size_t)nodes, used = 0;
     char *text = malloc(bytes);
     if (!text) return NULL;
-    used = (size_t)snprintf(text, bytes, "node:%ld rank:", nodes);
-    for (long n = 0; n < nodes; n++)
-        used += (size_t)snprintf(text + used, bytes - used, "%s%ld", n ? "," : "",
-                                 ranks / nodes + (n < ranks % nodes));
+    used = (size_t)snprintf(text, bytes, "node:%lld rank:", (long long)nodes);
+    for (int64_t n = 0; n < nodes; n++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%lld", n ? "," : "",
+                                 (long long)(ranks / nodes + (n < ranks % nodes)));
     return text;
 }
 
@@ -180,7 +178,7 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
         code = job_failed(j, status, NULL);
     } else {
         const banyan_spec *s = banyan_plan_spec(plan);
-        long tokens = (long)s->planned_tokens;
+        int64_t tokens = s->planned_tokens;
         banyan_plan_print(plan, stdout);
         if (!read_count(j, "tokens", &tokens)) code = EXIT_USAGE;
         if (!code && (s->sequences > 1 || job_text(j, "tokens")) &&
@@ -218,6 +216,16 @@ static const flag flags[] = {
      "the machine in words, \"node:4 rank:8\" or \"node:2 rank:8,3\""},
     {"sequences", "N", "cache.sequences", "sequences at a time, default 1"},
     {"tokens", "N", NULL, "how evenly a step reads when each sequence has N tokens"},
+    {"layers", "N", "shape.layers", "layers, default 1"},
+    {"heads", "N", "shape.heads", "query heads"},
+    {"kv-heads", "N", "shape.kv_heads", "key/value heads, default: heads"},
+    {"key-dim", "N", "shape.key_dim", "width of a key"},
+    {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
+    {"max-tokens", "N", "cache.max_tokens", "longest sequence"},
+    {"planned-tokens", "N", "cache.planned_tokens",
+     "balance for this length, default: longest"},
+    {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
+    {"balance", "WHAT", "execution.balance", "decode (default) or prefill"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"placement", "NAME", "execution.placement", "{placements}; default: line"},
     {"merge", "NAME", "execution.merge", "{merges}; default: the cheapest"},

@@ -42,6 +42,10 @@ static int ask(run_task *t)
         say_error(j, "cache.max_tokens %lld: expected 1 or more", (long long)s->max_tokens);
         return EXIT_USAGE;
     }
+    if (s->max_tokens == 0 && !(r && r->has_tokens)) {
+        say_error(j, "run: --tokens N is needed: how many to prefill (or cache.max_tokens)");
+        return EXIT_USAGE;
+    }
     int64_t decoded = (int64_t)t->decode * t->rows;
     t->tokens = TAKE(r, tokens, s->max_tokens - decoded);
     if (s->max_tokens == 0 && t->tokens <= INT64_MAX - decoded)

@@ -86,7 +86,6 @@ bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t laye
 
 /* ---- foreign.c --------------------- */
 
-bool foreign_load(const char *path, int32_t vocab, id_list *out, char *why, size_t why_bytes);
 void foreign_free(foreign_ids *f);
 /* Everything before the question, `count` tokens, with the needle at `first`. */
 bool foreign_prompt(const foreign_ids *f, int64_t count, int64_t first, prompt *out, char *why,

@@ -1,24 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prompts for checkpoints with a vocabulary of their own: token ids that a tokeniser wrote, a file of
- * little-endian u32 each. The haystack is tokenised once and repeated; the needle is spliced between
+/* Prompts for checkpoints with a vocabulary of their own: token ids that a tokeniser wrote. The haystack is tokenised once and repeated; the needle is spliced between
  * its ids, so nothing here needs a tokeniser. */
 #include "launch/needle/evaluate.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-bool foreign_load(const char *path, int32_t vocab, id_list *out, char *why, size_t why_bytes)
-{
-    id_list list = {0};
-    list.ids = ids_read(path, 0, &list.count, why, why_bytes);
-    if (!list.ids) return false;
-    if (!ids_check(list.ids, list.count, vocab, path, why, why_bytes)) {
-        free(list.ids);
-        return false;
-    }
-    *out = list;
-    return true;
-}
 
 void foreign_free(foreign_ids *f)
 {

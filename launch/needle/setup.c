@@ -185,8 +185,9 @@ static bool read_foreign(const job *j, setup *s)
                       s->dir, file[i].flag);
             return false;
         }
-        bool good = foreign_load(path, s->e.shape.vocab, file[i].list, why, sizeof why);
-        if (agree_words(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
+        id_list *list = file[i].list;
+        if (ids_share(j, path, 0, &list->ids, &list->count)) return false;
+        if (!ids_check(list->ids, list->count, s->e.shape.vocab, path, why, sizeof why)) {
             say_error(j, "--%s: %s", file[i].flag, why);
             return false;
         }

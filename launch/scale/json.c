@@ -90,7 +90,7 @@ void scale_write_json(const scale_task *t, const scale_line *l, FILE *out)
         set_times(line, t, l);
         set_results(line, l);
     } else {
-        json_object_set_new(line, "why", json_string(l->why));
+        json_object_set_new(line, "why", json_text(l->why));
     }
     output_line(out, line);
 }

@@ -5,8 +5,15 @@
 #include "comm/comm.h"
 #include "tests/test.h"
 
-static const char *const launcher_words[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE",
-                                             "PMI_RANK", "MV2_COMM_WORLD_SIZE"};
+static const char *const launcher_words[] = {"OMPI_COMM_WORLD_SIZE",
+                                             "OMPI_COMM_WORLD_RANK",
+                                             "PMIX_RANK",
+                                             "PMI_SIZE",
+                                             "PMI_RANK",
+                                             "MV2_COMM_WORLD_SIZE",
+                                             "MV2_COMM_WORLD_RANK",
+                                             "SLURM_STEP_NUM_TASKS",
+                                             "SLURM_PROCID"};
 
 static void check_description(banyan_comm *comm)
 {
@@ -132,6 +139,44 @@ static void test_refusals(void)
     banyan_comm_destroy(NULL);
 }
 
+/* One rank is refused where the launcher, the innermost that speaks, says that there are more. */
+static void test_launchers(void)
+{
+    static const struct {
+        const char *set[3], *words; /* NAME=VALUE; words NULL: no objection */
+    } cases[] = {
+        {{"PMI_SIZE=4", "PMI_RANK=2"}, "rank 2 of 4 (PMI_RANK, PMI_SIZE)"},
+        {{"PMI_SIZE=1", "PMI_RANK=0"}, NULL},
+        {{"SLURM_STEP_NUM_TASKS=3", "SLURM_PROCID=1"}, "rank 1 of 3 (SLURM_PROCID, "},
+        {{"SLURM_STEP_NUM_TASKS=3", "PMIX_RANK=0"}, "srun --mpi=pmix"},
+        {{"OMPI_COMM_WORLD_SIZE=1", "SLURM_STEP_NUM_TASKS=3", "PMIX_RANK=0"}, NULL},
+        {{"PMIX_RANK=0"}, NULL},
+        {{"PMIX_RANK=5"}, "rank 5 of 6 or more (PMIX_RANK)"},
+        {{"SLURM_PROCID=3"}, NULL}, /* a plain program in a job script */
+        {{"MV2_COMM_WORLD_SIZE=2"}, "(to run alone, unset MV2_COMM_WORLD_SIZE)"},
+        {{"PMI_SIZE=four"}, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t w = 0; w < sizeof launcher_words / sizeof *launcher_words; w++)
+            unsetenv(launcher_words[w]);
+        for (int n = 0; n < 3 && cases[i].set[n]; n++) {
+            char name[64];
+            const char *equal = strchr(cases[i].set[n], '=');
+            snprintf(name, sizeof name, "%.*s", (int)(equal - cases[i].set[n]),
+                     cases[i].set[n]);
+            setenv(name, equal + 1, 1);
+        }
+        CHECK(banyan_launcher_check("mpi", 4) == BANYAN_OK);
+        banyan_status status = banyan_launcher_check("mpi", 1);
+        CHECK_MSG(status == (cases[i].words ? BANYAN_ERR_CONFIG : BANYAN_OK), "case %zu", i);
+        if (!cases[i].words) continue;
+        CHECK_MSG(strstr(banyan_error_message(), cases[i].words), "case %zu: %s", i,
+                  banyan_error_message());
+        CHECK(banyan_launcher_check("self", 1) == BANYAN_ERR_CONFIG &&
+              strstr(banyan_error_message(), "this process is alone"));
+    }
+}
+
 /* Without a launcher's words in the environment a process is alone. */
 static void test_default(void)
 {
@@ -165,5 +210,6 @@ int main(void)
     test_default();
     test_large_machine();
     banyan_comm_destroy(whole);
+    test_launchers(); /* the last: it changes the environment */
     return test_end();
 }

@@ -25,6 +25,11 @@ grep -q "^ranks: prefill .* 2 ranks x 1 thread [0-9.]* ms, 1 rank x 2 threads [0
 expect_once 2 '--only "s2" matches no row that is for several ranks' \
   "$mpirun" 3 "$banyan" bench --quick --only s2
 
+# mpirun-here without words
+expect 2 "RANKS and PROGRAM are missing; usage: mpirun-here RANKS PROGRAM" "$mpirun"
+expect 2 'RANKS is "list", expected a number' "$mpirun" list "$banyan"
+expect 2 "PROGRAM is missing" "$mpirun" 3
+
 # At 256 MiB of keys and values a rank and more, memory is compared with them by run itself (within
 # 10 %); what is kept is what the plan says.
 large() {

@@ -18,6 +18,9 @@ expect 2 '"4" is not expected here; flags begin with "--"' "$banyan" plan 4
 expect 2 '--ranks needs a value: --ranks N' "$banyan" plan --ranks
 expect 2 '--fields is a switch: it takes no value, got "yes"' "$banyan" list --fields=yes
 
+# a launcher that started more ranks than MPI knows of
+expect_once 2 "rank 2 of 4 (PMI_RANK, PMI_SIZE), but" env PMI_RANK=2 PMI_SIZE=4 "$banyan" run $shape --tokens 64
+
 # fields
 expect 2 'no field "max_token" in Cache; did you mean "max_tokens"?' \
   "$banyan" plan --set cache.max_token=1
@@ -37,6 +40,16 @@ expect 2 'a.txtpb:3:10: no field "kv_head" in Shape; did you mean "kv_heads"?' \
   "$banyan" plan --config "$folder/a.txtpb"
 printf 'shape {\n  heads: eight\n}\n' > "$folder/a.txtpb"
 expect 2 'a.txtpb:2:10: expected integer' "$banyan" plan --config "$folder/a.txtpb"
+printf '\357\273\277# 3m\nshape { heads: 8 kv_heads: 2 key_dim: 64 }\ncache { max_tokens: 1m max_rows: 1K } # 2x\n' > "$folder/a.txtpb"
+expect 0 "1048576 tokens" "$banyan" plan --config "$folder/a.txtpb"
+printf 'cache { max_tokens: 1m max_rows: 1k  max_row: 3 }\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:1:45: no field "max_row" in Cache' "$banyan" plan --config "$folder/a.txtpb"
+printf 'rule { use: "s2 stride=1m \\" 2k" } cache { max_tokens: 99999999999999g }\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:1:56: "99999999999999g" is beyond 64 bits' "$banyan" plan --config "$folder/a.txtpb"
+printf 'shape { heads: 8 key_dim: 32 }\nrule { use: "dense 1m" }\n' > "$folder/a.txtpb"
+expect 2 'dense 1m' "$banyan" plan --config "$folder/a.txtpb" --max-tokens 1k
+printf 'shape { heads: 8x }\n' > "$folder/a.txtpb"
+expect 2 'a.txtpb:1:17: ' "$banyan" plan --config "$folder/a.txtpb"
 printf 'shape {\n' > "$folder/a.txtpb"
 expect 2 'a.txtpb:2:1: ' "$banyan" plan --config "$folder/a.txtpb"
 
@@ -86,6 +99,9 @@ expect 2 'run.rows 64: expected 1..32 (cache.max_rows)' \
 expect 2 'cache.max_tokens -5: expected 1 or more' "$banyan" run $shape --tokens 64 --max-tokens=-5
 expect 2 'execution.timeout -1: expected seconds' \
   "$banyan" run $shape --tokens 64 --set execution.timeout=-1
+expect 2 'run: --tokens N is needed' "$banyan" run $shape
+expect 2 '--config is given twice: "a" and "b"' "$banyan" plan --config a --config b
+expect 0 "ranks      1024" "$banyan" plan --heads 64 --key-dim 32 --max-tokens 1m --ranks 1k
 expect 2 '--ranks "0": expected a number, 1..' "$banyan" plan --ranks 0
 expect 2 '--nodes 3: expected 1..2 (--ranks)' "$banyan" plan --ranks 2 --nodes 3
 expect 2 'stands for --ranks and --nodes' "$banyan" plan --ranks 2 --topology "rank:2"
