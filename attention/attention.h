@@ -45,6 +45,8 @@ static inline size_t banyan_partial_floats(int32_t value_dim)
 {
     return (size_t)value_dim + 2;
 }
+/* A base point for the same sum, so high that its l, now `l` relative to exp(m), is 1/2 or a little less. */
+float banyan_partial_above(float m, double l);
 void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows);
 /* out = lo + hi, row by row; out may be either input. The caller passes the part that comes first
  * (lower rank, lower block run) as lo, so that every rank computes the same bits. */

@@ -186,15 +186,18 @@ static int has_flag(const uint64_t *flags, int32_t at)
     return (int)(flags[at / 64] >> at % 64 & 1);
 }
 
-/* l = exp(lse - m) with m the float above lse: 1, but for the rounding of m. */
+/* l = exp(lse - m) with m the float above lse: 1, but for the rounding of m. An m of 2^24 and more has no
+ * fraction bits, and may lie so far from lse that nothing would be left of l and o: there lse is the
+ * nearest m, and l is 1. */
 static void round_row(const fixed_row *row, float *partial, int32_t value_dim)
 {
     const double l = total(&row->l, 0);
     const double lse =
         (FIXED_WIDTH * (*row->l.n + (double)*row->l.j) - FIXED_BITS + log2(l)) * M_LN2;
     float m = (float)lse;
-    if ((double)m < lse) m = nextafterf(m, INFINITY);
-    const double rest = exp(lse - (double)m);
+    const int is_whole = fabsf(m) >= 0x1p24f;
+    if (!is_whole && (double)m < lse) m = nextafterf(m, INFINITY);
+    const double rest = is_whole ? 1 : exp(lse - (double)m);
     const double apart = (*row->o.n - *row->l.n) + (double)(*row->o.j - *row->l.j);
     const double unit = exp2(apart * FIXED_WIDTH) * rest / l;
     for (int32_t d = 0; d < value_dim; d++) {

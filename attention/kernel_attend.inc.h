@@ -14,7 +14,11 @@
  * o agree to the last bits however large m is.
  *
  * For fixed-point sums a chunk is one block and starts from the empty partial: what came before it
- * leaves no trace in its bits. */
+ * leaves no trace in its bits.
+ *
+ * Sums of values near the largest fp32 overflow though their mean does not: l is up to the number of
+ * tokens, and o up to l times the largest value. Such a row attends again, alone, with a base point
+ * that lies above its maximum, so that l is about 1/2. */
 
 enum {
     WINDOW = 16, /* blocks of a window at most */
@@ -191,19 +195,70 @@ static void arrange(const work *w, const char *record, char *image)
     }
 }
 
+/* What the sums of a row are relative to is exp of this: an exact product. */
+static double base_of(const work *w, int32_t row)
+{
+    const double scale = w->tile->scale == 0 ? M_LN2 : fabs((double)w->tile->scale);
+    return scale * (double)w->max[row];
+}
+
+/* One block of a window, into the chunk, which runs when it is full. */
+static void attend_block(work *w, chunk *now, const window *x, int32_t i)
+{
+    const int sums = w->tile->sums != NULL;
+    view seen;
+    view_of(w->tile, &x->entry[i], now->row, now->rows, &seen);
+    for (int32_t token = seen.first, count; token < seen.end; token += count) {
+        count = seen.end - token;
+        if (count > CHUNK - now->columns) count = CHUNK - now->columns;
+        chunk_add(now, w, x->used[i], x->entry[i].record, &seen, token, count);
+        if (now->columns == CHUNK || (sums && token + count == seen.end)) chunk_run(w, now);
+    }
+}
+
+/* Is l a number, and o not? */
+static int overflows(const work *w, int32_t row)
+{
+    if (fixed_largest(w->o + row * w->o_stride, w->stored.columns) < 0x7f800000) return 0;
+    const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
+    return l > 0 && l < INFINITY && fabsf(w->max[row]) < INFINITY;
+}
+
+/* The row's sums are empty again, their base point lies above all scores: exp(base) is at least twice
+ * the sum of all weights. */
+static void raise_base(work *w, int32_t row)
+{
+    const double l = vec_total(vec_load(w->sum + row * VEC_LANES));
+    const double above = (double)w->max[row] + (log2(l) + 1) / (double)w->c;
+    w->max[row] = (float)above;
+    if ((double)w->max[row] < above) w->max[row] = nextafterf(w->max[row], INFINITY);
+    memset(w->o + row * w->o_stride, 0, (size_t)w->o_stride * sizeof(float));
+    vec_store(w->sum + row * VEC_LANES, vec_set(0));
+}
+
+/* Rows whose sums of this one block overflow take it again. */
+static void repeat_block(work *w, const window *x, int32_t i, int32_t first, int32_t rows)
+{
+    for (int32_t row = first; row < first + rows; row++) {
+        if (!overflows(w, row)) continue;
+        chunk now = {.row = row, .rows = 1};
+        raise_base(w, row);
+        attend_block(w, &now, x, i);
+    }
+}
+
 /* The partials of the block that rows have just attended to, into fixed-point sums; the next block
  * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_strip
  * are for those who do without. */
 __attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t rows)
 {
     const banyan_tile *tile = w->tile;
-    const double scale = fabs((double)tile->scale);
     const int32_t value_dim = w->stored.value_dim;
     const size_t bytes = banyan_fixed_bytes(value_dim);
     char *sum = (char *)tile->sums + (size_t)first * bytes;
     for (int32_t row = first; row < first + rows; row++, sum += bytes) {
         ahead_step(&w->ahead);
-        const double base = scale * (double)w->max[row];
+        const double base = base_of(w, row);
         const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
         if (l != l || w->max[row] != -INFINITY)
             fixed_add(sum, base, l, w->o + row * w->o_stride, value_dim, w->stored.columns);
@@ -215,20 +270,14 @@ __attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t 
 /* The blocks of `members` (bits of the window) for the rows of a strip. */
 static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
-    const int sums = w->tile->sums != NULL;
     chunk now;
     now.row = row, now.rows = rows, now.pieces = now.columns = 0;
     for (int32_t i = 0; i < x->count; i++) {
         if (!(members >> i & 1)) continue;
-        view seen;
-        view_of(w->tile, &x->entry[i], row, rows, &seen);
-        for (int32_t token = seen.first, count; token < seen.end; token += count) {
-            count = seen.end - token;
-            if (count > CHUNK - now.columns) count = CHUNK - now.columns;
-            chunk_add(&now, w, x->used[i], x->entry[i].record, &seen, token, count);
-            if (now.columns == CHUNK || (sums && token + count == seen.end)) chunk_run(w, &now);
-        }
-        if (sums) add_block(w, row, rows);
+        attend_block(w, &now, x, i);
+        if (!w->tile->sums) continue;
+        repeat_block(w, x, i, row, rows);
+        add_block(w, row, rows);
     }
     if (now.columns) chunk_run(w, &now);
 }
@@ -282,29 +331,48 @@ static void plan_ahead(work *w, const window *x, int64_t left)
     }
 }
 
+/* The next block of a window, as the products read it. */
+static void window_add(work *w, window *x)
+{
+    const char *record = x->entry[x->count].record;
+    char *image = w->image + (size_t)x->count * w->used.bytes;
+    x->used[x->count] = record;
+    if (w->stored.in_key) {
+        arrange(w, record, image);
+        x->used[x->count] = image;
+    }
+#ifndef VEC_DOT
+    else if (w->used.dtype != w->stored.dtype) {
+        widen(w, record, image);
+        x->used[x->count] = image;
+    }
+#endif
+    x->count++;
+}
+
 static void attend_list(work *w)
 {
     const banyan_tile *tile = w->tile;
     const int32_t most = window_blocks(&w->used, w->total);
     for (int64_t i = 0; i < tile->entries; i += most) {
         window x = {.entry = tile->entry + i};
-        for (; x.count < most && i + x.count < tile->entries; x.count++) {
-            const char *record = x.entry[x.count].record;
-            char *image = w->image + (size_t)x.count * w->used.bytes;
-            x.used[x.count] = record;
-            if (w->stored.in_key) {
-                arrange(w, record, image);
-                x.used[x.count] = image;
-            }
-#ifndef VEC_DOT
-            else if (w->used.dtype != w->stored.dtype) {
-                widen(w, record, image);
-                x.used[x.count] = image;
-            }
-#endif
-        }
+        while (x.count < most && i + x.count < tile->entries) window_add(w, &x);
         plan_ahead(w, &x, tile->entries + tile->behind - i - x.count);
         attend_window(w, &x);
+    }
+}
+
+/* A row whose sums overflow takes the whole list again. */
+static void repeat_list(work *w, int32_t row)
+{
+    const banyan_tile *tile = w->tile;
+    const int32_t unit = banyan_tile_unit(tile);
+    raise_base(w, row);
+    for (int64_t i = 0; i < tile->entries; i++) {
+        window x = {.entry = tile->entry + i};
+        if (!(x.entry->heads >> row / (tile->rows * unit) & 1)) continue;
+        window_add(w, &x);
+        attend_strip(w, &x, 1, row, 1);
     }
 }
 
@@ -331,7 +399,7 @@ static void finish_row(const work *w, int32_t row)
     const int32_t value_dim = w->stored.value_dim;
     float *out = w->tile->partial + row * (int64_t)banyan_partial_floats(value_dim);
     float *m_out = out + value_dim, *l_out = m_out + 1;
-    double base = fabs((double)w->tile->scale) * (double)w->max[row];
+    double base = base_of(w, row);
     float m = (float)base, l = vec_total(vec_load(w->sum + row * VEC_LANES)), top, a, b;
 
     if (m == INFINITY) l = NAN; /* a score of +inf */
@@ -359,5 +427,8 @@ static void attend(const banyan_tile *tile)
     work_lay(&w, &tile->shape, tile->heads, tile->rows, tile->workspace);
     work_begin(&w, tile);
     attend_list(&w);
-    for (int32_t row = 0; row < w.total && !tile->sums; row++) finish_row(&w, row);
+    for (int32_t row = 0; row < w.total && !tile->sums; row++) {
+        if (overflows(&w, row)) repeat_list(&w, row);
+        finish_row(&w, row);
+    }
 }

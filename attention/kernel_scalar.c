@@ -124,6 +124,31 @@ static float dot(const float *a, const float *b, int32_t count)
     return sum;
 }
 
+/* o and l of the scores relative to exp(base); returns l. */
+static float sum_block(const scratch *x, int32_t tokens, int32_t value_dim, float base)
+{
+    float l = 0;
+    memset(x->sum, 0, (size_t)value_dim * sizeof(*x->sum));
+    for (int32_t j = 0; j < tokens; j++) {
+        if (x->score[j] == -INFINITY) continue;
+        const float *v = x->value + (int64_t)j * x->value_stride;
+        float weight = expf(x->score[j] - base);
+        l += weight;
+        for (int32_t d = 0; d < value_dim; d++) x->sum[d] += weight * v[d];
+    }
+    return l;
+}
+
+/* Is l a number, and o not? Sums of values near the largest fp32 are, though their mean is not. */
+static int overflows(const float *o, float rescale, const float *sum, int32_t value_dim,
+                     float l)
+{
+    int over = 0;
+    for (int32_t d = 0; d < value_dim; d++)
+        over |= !(fabsf(o[d] * rescale + sum[d]) < INFINITY);
+    return over && l > 0 && l < INFINITY;
+}
+
 /* Combines the block into `partial`. */
 static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32_t head,
                        int32_t row, float *partial, const scratch *x)
@@ -143,17 +168,16 @@ static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32
     }
     if (max == -INFINITY) return; /* nothing seen, here or before */
 
-    memset(x->sum, 0, (size_t)value_dim * sizeof(*x->sum));
-    for (int32_t j = 0; j < tokens; j++) {
-        if (x->score[j] == -INFINITY) continue;
-        const float *v = x->value + (int64_t)j * x->value_stride;
-        float weight = expf(x->score[j] - max);
-        l_block += weight;
-        for (int32_t d = 0; d < value_dim; d++) x->sum[d] += weight * v[d];
+    l_block = sum_block(x, tokens, value_dim, max);
+    float rescale = *m == max ? 1 : expf(*m - max), sum = *l * rescale + l_block;
+    if (overflows(o, rescale, x->sum, value_dim, sum)) {
+        max = banyan_partial_above(max, sum);
+        l_block = sum_block(x, tokens, value_dim, max);
+        rescale = expf(*m - max);
+        sum = *l * rescale + l_block;
     }
-    float rescale = *m == max ? 1 : expf(*m - max);
     for (int32_t d = 0; d < value_dim; d++) o[d] = o[d] * rescale + x->sum[d];
-    *l = *l * rescale + l_block;
+    *l = sum;
     *m = max;
 }
 

@@ -20,6 +20,10 @@
  * (-inf) - (-inf) would be NaN, so an empty side is recognised and the other one copied, bit for
  * bit; and a side that holds the maximum gets the factor 1 without asking exp.
  *
+ * Values near the largest fp32: o may be up to l times as large, and overflow where the mean o / l
+ * does not. The base point need not be the maximum, so such a sum is taken again relative to one
+ * that is so high that l is about 1/2.
+ *
  * NaN is data: a row that read a NaN is NaN, and stays so whatever is added. l carries it: a score
  * that is NaN or +inf makes l NaN, and a factor is never applied to part of (l, o). Emptiness is
  * asked of m and l together, so that a NaN in l is not taken for "nothing seen". A NaN that is in
@@ -47,6 +51,46 @@ static void fold(float *restrict x, float a, const float *restrict y, float b, i
     for (int32_t d = 0; d < count; d++) x[d] = x[d] * a + y[d] * b;
 }
 
+static int is_finite_row(const float *x, int32_t count)
+{
+    uint32_t largest = 0;
+    for (int32_t d = 0; d < count; d++) {
+        uint32_t bits;
+        memcpy(&bits, &x[d], sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest < 0x7f800000;
+}
+
+float banyan_partial_above(float m, double l)
+{
+    const double above = (double)m + log(l) + M_LN2;
+    float base = (float)above;
+    return (double)base < above ? nextafterf(base, INFINITY) : base;
+}
+
+/* The same sum in double, relative to a higher base point. out may be lo or hi. */
+static void combine_above(float *out, const float *lo, const float *hi, int32_t value_dim,
+                          float m, double l)
+{
+    const float base = banyan_partial_above(m, l);
+    const double a = exp((double)lo[value_dim] - (double)base);
+    const double b = exp((double)hi[value_dim] - (double)base);
+    for (int32_t d = 0; d < value_dim; d++)
+        out[d] = (float)((double)lo[d] * a + (double)hi[d] * b);
+    out[value_dim + 1] = (float)((double)lo[value_dim + 1] * a + (double)hi[value_dim + 1] * b);
+    out[value_dim] = base;
+}
+
+/* Would x a + y b overflow where both are finite? */
+static int overflows(const float *x, float a, const float *y, float b, int32_t count)
+{
+    int over = 0;
+    for (int32_t d = 0; d < count; d++) over |= !(fabsf(x[d] * a + y[d] * b) < INFINITY);
+    return over && is_finite_row(x, count) && is_finite_row(y, count);
+}
+
 static void combine_row(float *out, const float *lo, const float *hi, int32_t value_dim)
 {
     size_t bytes = banyan_partial_floats(value_dim) * sizeof(*out);
@@ -64,6 +108,11 @@ static void combine_row(float *out, const float *lo, const float *hi, int32_t va
     float m = m_hi > m_lo || m_hi != m_hi ? m_hi : m_lo; /* NaN if either is */
     float a = m_lo == m ? 1 : expf(m_lo - m);
     float b = m_hi == m ? 1 : expf(m_hi - m);
+    float l = l_lo * a + l_hi * b;
+    if (l < INFINITY && overflows(lo, a, hi, b, value_dim)) {
+        combine_above(out, lo, hi, value_dim, m, l);
+        return;
+    }
     if (out == hi) {
         fold(out, b, lo, a, value_dim);
     } else {
@@ -71,7 +120,7 @@ static void combine_row(float *out, const float *lo, const float *hi, int32_t va
         fold(out, a, hi, b, value_dim);
     }
     out[value_dim] = m;
-    out[value_dim + 1] = l_lo * a + l_hi * b;
+    out[value_dim + 1] = l;
 }
 
 void banyan_partial_combine(float *out, const float *lo, const float *hi, int32_t value_dim,
