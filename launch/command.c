@@ -10,7 +10,7 @@
 const flag common_flags[] = {
     {"config", "FILE", NULL, "read this config (text format, see configs/)"},
     {"set", "FIELD=VALUE", NULL, "set any field of the config, \"cache.max_rows=1k\""},
-    {"json", "FILE", NULL, "also write results as JSON lines"},
+    {"json", "OUTPUT", NULL, "also write results as JSON lines"},
     {"help", NULL, NULL, "show this"},
     {NULL, NULL, NULL, NULL}};
 

@@ -47,6 +47,8 @@ const char *launched_rank(void);
 /* Set one field, "cache.max_tokens" or "rule[0].use", from its text. false: why says in words. */
 bool config_set(Banyan__Config *config, const char *path, const char *text, char *why,
                 size_t why_bytes);
+/* A field of text, "needle.csv"; NULL: not given, or no such field. */
+const char *config_text(const Banyan__Config *config, const char *path);
 /* Print every field of the schema with its type, one a line. */
 void config_print_fields(FILE *out);
 

@@ -27,7 +27,9 @@ enum {
 
 /* One flag of a verb. With `field`, "--name VALUE" sets that config field ("needle.depths");
  * repeated fields take comma-separated lists, integers the suffixes k, m, g (powers of 1024).
- * Without, the verb asks for it by name. arg NULL: a switch. */
+ * Without, the verb asks for it by name. arg NULL: a switch. arg "OUTPUT": a file that the verb
+ * writes; it is opened before the verb runs, so that a folder which is not there is noticed before the
+ * work. */
 typedef struct flag {
     const char *name, *arg, *field, *doc;
 } flag;
@@ -39,8 +41,9 @@ typedef struct job {
     Banyan__Config *config;
     banyan_comm *comm; /* NULL for verbs that need none */
     int rank, ranks;
-    struct device *device; /* never NULL: the CPU, or what execution.device asks for */
-    char **value;          /* [flags of the verb, then the common ones], NULL: not given */
+    struct device *device;      /* never NULL: the CPU, or what execution.device asks for */
+    char **value;               /* [flags of the verb, then the common ones], NULL: not given */
+    struct output_file **early; /* a list: outputs that no output_open has asked for yet */
 } job;
 
 typedef struct verb {
@@ -96,6 +99,10 @@ void spec_free(config_spec *s);
  * Collective where the verb is: rank 0 writes, what other ranks print goes nowhere. */
 typedef struct output_file output_file;
 output_file *output_open(const job *j, const char *path); /* NULL on all ranks: reported */
+/* Open everything that a flag or a config field of this verb says it writes; output_open hands it out.
+ * EXIT_OK, or reported. */
+int output_open_early(job *j);
+void output_drop_early(job *j); /* nothing remains of what nobody asked for */
 FILE *output_stream(output_file *f);
 /* keep: under its name, else nothing remains. f may be NULL. EXIT_OK, or on every rank EXIT_FAILED */
 int output_close(output_file *f, const job *j, bool keep);

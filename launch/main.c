@@ -75,6 +75,17 @@ static const verb_entry *find_verb(const job *j, const char *name)
     return NULL;
 }
 
+static int run_with_outputs(job *j)
+{
+    output_file *early = NULL;
+    j->early = &early;
+    int code = output_open_early(j);
+    if (!code) code = j->verb->run(j);
+    output_drop_early(j);
+    j->early = NULL;
+    return code;
+}
+
 static int run_verb(job *j, const verb_entry *entry, char **words)
 {
     j->verb = entry->verb;
@@ -92,11 +103,11 @@ static int run_verb(job *j, const verb_entry *entry, char **words)
     if (!job_all_good(j, command_apply(j, words))) return EXIT_USAGE;
     if (j->verb->needs_comm) {
         code = choose_place(j);
-        return code ? code : j->verb->run(j);
+        return code ? code : run_with_outputs(j);
     }
     banyan_comm *comm = j->comm;
     j->comm = NULL;
-    code = j->verb->run(j);
+    code = run_with_outputs(j);
     j->comm = comm;
     return code;
 }

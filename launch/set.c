@@ -243,6 +243,24 @@ bool config_set(Banyan__Config *config, const char *path, const char *text, char
     return true;
 }
 
+const char *config_text(const Banyan__Config *config, const char *path)
+{
+    const ProtobufCMessage *m = &config->base;
+    for (const char *dot; m && (dot = strchr(path, '.')); path = dot + 1) {
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)(dot - path), path);
+        field_type *f = protobuf_c_message_descriptor_get_field_by_name(m->descriptor, name);
+        bool enters =
+            f && f->type == PROTOBUF_C_TYPE_MESSAGE && f->label != PROTOBUF_C_LABEL_REPEATED;
+        m = enters ? *(ProtobufCMessage *const *)((const char *)m + f->offset) : NULL;
+    }
+    field_type *f =
+        m ? protobuf_c_message_descriptor_get_field_by_name(m->descriptor, path) : NULL;
+    bool is_text =
+        f && f->type == PROTOBUF_C_TYPE_STRING && f->label != PROTOBUF_C_LABEL_REPEATED;
+    return is_text ? *(char *const *)((const char *)m + f->offset) : NULL;
+}
+
 /* ---- listing ------------------------------------------------------------------------------- */
 
 static const char *type_word(field_type *f)

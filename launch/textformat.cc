@@ -56,6 +56,24 @@ struct Longer {
     int line, column, more;
 };
 
+bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+bool is_word(char c)
+{
+    return is_digit(c) || c == '.' || c == '_' || std::isalpha((unsigned char)c);
+}
+
+size_t end_of_text(const std::string &given, size_t at)
+{
+    const char quote = given[at++];
+    while (at < given.size() && given[at] != quote && given[at] != '\n')
+        at += given[at] == '\\' ? 2 : 1;
+    return at + 1;
+}
+
 class Plain
 {
   public:
@@ -92,21 +110,6 @@ class Plain
     int line = 0;
     size_t line_begins = 0; // in text
 
-    static bool is_digit(char c)
-    {
-        return c >= '0' && c <= '9';
-    }
-    static bool is_word(char c)
-    {
-        return is_digit(c) || c == '.' || c == '_' || std::isalpha((unsigned char)c);
-    }
-    static size_t end_of_text(const std::string &given, size_t at)
-    {
-        const char quote = given[at++];
-        while (at < given.size() && given[at] != quote && given[at] != '\n')
-            at += given[at] == '\\' ? 2 : 1;
-        return at + 1;
-    }
     void take(const std::string &given, size_t *at, size_t end)
     {
         for (end = end < given.size() ? end : given.size(); *at < end; ++*at) {

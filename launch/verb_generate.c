@@ -229,7 +229,7 @@ static const flag flags[] = {
     {"top-p", "P", NULL, "draw of the most probable ones, as few as have this probability"},
     {"top-k", "K", NULL, "draw of the K most probable ones"},
     {"seed", "N", NULL, "of the random numbers, default 0"},
-    {"logits", "FILE", NULL, "write the logits of the prompt's last token: fp32, one per id"},
+    {"logits", "OUTPUT", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},

@@ -31,8 +31,8 @@ static const flag flags[] = {
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
     {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},
-    {"csv", "FILE", "needle.csv", "the same as a table"},
-    {"svg", "FILE", "needle.svg", "heat map"},
+    {"csv", "OUTPUT", "needle.csv", "the same as a table"},
+    {"svg", "OUTPUT", "needle.svg", "heat map"},
     {"colour", "WHEN", NULL, "auto, always or never"},
     {NULL, NULL, NULL, NULL}};
 
@@ -87,26 +87,34 @@ static json_t *make_header(const job *j, const setup *s)
         "seed", (json_int_t)s->wish.seed);
 }
 
+/* Before anything is done: can they be written? */
 static int open_results(const job *j, setup *s)
 {
+    char why[NEEDLE_WHY] = "";
+    if (j->rank == 0) s->e.results = results_open(s->results, why, sizeof why);
+    bool good = j->rank != 0 || s->e.results;
+    banyan_status status =
+        agree_words(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why);
+    if (status) say_error(j, "%s", why);
+    return !status ? EXIT_OK : status == BANYAN_ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static int begin_results(const job *j, setup *s)
+{
     char why[NEEDLE_WHY] = "out of memory";
-    int32_t code = EXIT_OK;
+    banyan_status status = BANYAN_OK;
     if (j->rank == 0) {
         json_t *header = make_header(j, s);
-        banyan_status status =
-            header ? results_open(s->results, header, &s->e.results, why, sizeof why)
-                   : BANYAN_ERR_MEMORY;
+        status =
+            header ? results_begin(s->e.results, header, why, sizeof why) : BANYAN_ERR_MEMORY;
         json_decref(header);
-        if (status) {
-            say_error(j, "%s", why);
-            code = status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
-        } else if (results_cut(s->e.results)) {
+        if (!status && results_cut(s->e.results))
             say_warning(j, "%s ended in an unfinished line; its cell is measured again",
                         s->results);
-        }
     }
-    banyan_status status = banyan_comm_broadcast(j->comm, &code, sizeof code, 0);
-    return status ? job_failed(j, status, "results") : code;
+    status = agree_words(j->comm, status, why, sizeof why);
+    if (status) say_error(j, "%s", why);
+    return !status ? EXIT_OK : status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
 }
 
 static int write_text(const job *j, const setup *s, const char *path, bool csv)
@@ -194,8 +202,10 @@ static int run(job *j)
     s->e.wish = &s->wish;
     const char *colour = job_text(j, "colour");
     if (colour && setup_choose(j, "--colour", colour, when) < 0) goto done;
-    code = setup_read(j, s);
+    code = setup_wish(j, s);
     if (!code) code = open_results(j, s);
+    if (!code) code = setup_read(j, s);
+    if (!code) code = begin_results(j, s);
     if (!code) code = evaluate_all(&s->e);
     if (!code) code = finish(j, s);
 done:

@@ -42,17 +42,24 @@ static void cell_name(char *text, size_t bytes, const char *task, int64_t length
 int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
                        int32_t first, int32_t count, bool *missing, int32_t *total)
 {
-    char cell[96];
-    if (e->j->rank == 0)
+    char cell[96], why[NEEDLE_WHY];
+    banyan_status status = BANYAN_OK;
+    if (e->j->rank == 0) {
+        status = results_refresh(e->results, why, sizeof why);
         for (int32_t i = 0; i < count; i++) {
             cell_name(cell, sizeof cell, task, length, trial, first + i);
             missing[i] = !results_has(e->results, cell);
         }
-    banyan_status status =
-        banyan_comm_broadcast(e->j->comm, missing, (size_t)count * sizeof *missing, 0);
+    }
+    status = agree_words(e->j->comm, status, why, sizeof why);
+    if (!status)
+        status = banyan_comm_broadcast(e->j->comm, missing, (size_t)count * sizeof *missing, 0);
     *total = 0;
     for (int32_t i = 0; i < count; i++) *total += missing[i];
-    return evaluation_agree(e, status, "results");
+    if (!status) return EXIT_OK;
+    progress_end(e->j);
+    say_error(e->j, "%s", why);
+    return status == BANYAN_ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;
 }
 
 int evaluation_keep(evaluation *e, json_t *record)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prompts for checkpoints with a vocabulary of their own: token ids that a tokeniser wrote. The haystack is tokenised once and repeated; the needle is spliced between
- * its ids, so nothing here needs a tokeniser. */
+/* Prompts for checkpoints with a vocabulary of their own: token ids that a tokeniser wrote. The haystack
+ * is tokenised once and repeated; the needle is spliced between its ids. */
 #include "launch/needle/evaluate.h"
 
 #include <stdlib.h>

@@ -205,10 +205,13 @@ bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x
 /* ---- results.c: the file that a second run resumes --------------------- */
 
 typedef struct results results;
-/* header: an object; every field must equal the file's. Reads what is there. CONFIG for a file of
- * another configuration, or one that cannot be written; COMM when half a line cannot be cut off. */
-banyan_status results_open(const char *path, json_t *header, results **out, char *why,
-                           size_t why_bytes);
+/* NULL, with why: it cannot be written. */
+results *results_open(const char *path, char *why, size_t why_bytes);
+/* header: an object; every field but "folder" must equal the file's. Reads what is there. CONFIG for a
+ * file of another configuration; COMM when it cannot be read, or half a line cannot be cut off. */
+banyan_status results_begin(results *r, json_t *header, char *why, size_t why_bytes);
+/* What other jobs have written meanwhile. */
+banyan_status results_refresh(results *r, char *why, size_t why_bytes);
 bool results_has(const results *r, const char *cell);
 /* Takes the reference. On disk when it returns. */
 bool results_add(results *r, json_t *record, char *why, size_t why_bytes);

@@ -280,9 +280,13 @@ static bool make_spec(const job *j, setup *s)
     return true;
 }
 
+int setup_wish(const job *j, setup *s)
+{
+    return read_wish(j, s) ? EXIT_OK : EXIT_USAGE;
+}
+
 int setup_read(const job *j, setup *s)
 {
-    if (!read_wish(j, s)) return EXIT_USAGE;
     int code = find_model(j, s);
     if (code) return code;
     bool good = check_kind(j, s) && make_spec(j, s);

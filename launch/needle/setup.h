@@ -19,8 +19,11 @@ typedef struct setup {
     int64_t length[2]; /* when none were given */
 } setup;
 
-/* Each says what was wrong; an exit code, the same on every rank. */
-int setup_read(const job *j, setup *s); /* s: zeros, but for e.j and e.wish */
+/* Each says what was wrong; an exit code, the same on every rank. First what is asked, from flags and
+ * config alone; s: zeros, but for e.j and e.wish. */
+int setup_wish(const job *j, setup *s);
+/* .. then the checkpoint, which may be written, the texts and the spec. */
+int setup_read(const job *j, setup *s);
 void setup_free(setup *s);
 /* Index of `word` in names (NULL-terminated), or -1: reported. */
 int setup_choose(const job *j, const char *what, const char *word, const char *const *names);

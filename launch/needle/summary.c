@@ -39,7 +39,7 @@ static double larger(double a, double b) /* of NaN and a number: the number */
     return isnan(a) || b > a ? b : a;
 }
 
-tally summary_tally(json_t *records, const char *task, int64_t length)
+tally summary_tally(json_t *records, const needle_wish *w, const char *task, int64_t length)
 {
     tally t = {.least_mass = NAN, .error = NAN, .lse_error = NAN};
     size_t i;
@@ -47,6 +47,7 @@ tally summary_tally(json_t *records, const char *task, int64_t length)
     json_array_foreach(records, i, r)
     {
         if (integer_of(r, "length") != length || strcmp(text_of(r, "task"), task)) continue;
+        if (!is_asked(r, w)) continue; /* of an earlier run with more trials */
         t.cells++;
         t.found += !strcmp(text_of(r, "outcome"), "found");
         t.none += !strcmp(text_of(r, "outcome"), "none");
@@ -148,7 +149,7 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
     for (int t = 0; t < 3; t++)
         for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
             char text[32], least[32] = "-", predicted[32] = "-", equal[48] = "-";
-            tally s = summary_tally(records, task_name[t], w->length[i]);
+            tally s = summary_tally(records, w, task_name[t], w->length[i]);
             if (!s.cells) continue;
             char recall[32] = "-"; /* of what is not there */
             double cells = (double)s.cells;
@@ -172,14 +173,14 @@ static void print_merges(json_t *records, const needle_wish *w, FILE *out)
     char text[32];
     for (int32_t i = 0; i < w->lengths; i++) {
         length_text(w->length[i], text, sizeof text);
-        tally g = summary_tally(records, "graded", w->length[i]);
+        tally g = summary_tally(records, w, "graded", w->length[i]);
         if (w->tasks & TASK_GRADED && g.cells)
             fprintf(out,
                     "graded    %7s mass error %.1e (bar 2e-03), %lld of %lld as expected, "
                     "%lld messages\n",
                     text, g.error, (long long)g.equal, (long long)g.cells,
                     (long long)g.messages);
-        tally u = summary_tally(records, "uniform", w->length[i]);
+        tally u = summary_tally(records, w, "uniform", w->length[i]);
         if (w->tasks & TASK_UNIFORM && u.cells)
             fprintf(out,
                     "uniform   %7s lse error %.1e (bar 1e-05), count error %.2f (bar 0.5), "
@@ -310,7 +311,7 @@ void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *ou
 {
     for (int t = 0; t < 5; t++)
         for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
-            tally s = summary_tally(records, task_name[t], w->length[i]);
+            tally s = summary_tally(records, w, task_name[t], w->length[i]);
             if (!s.cells) continue;
             json_t *line = json_pack(
                 "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}",

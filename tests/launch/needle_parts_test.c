@@ -218,9 +218,13 @@ static long file_bytes(const char *path)
 
 static banyan_status reopen(const char *path, int seed, results **out)
 {
+    results *r = *out = results_open(path, why, sizeof why);
+    if (!r) return BANYAN_ERR_CONFIG;
     json_t *h = header(seed);
-    banyan_status status = results_open(path, h, out, why, sizeof why);
+    banyan_status status = results_begin(r, h, why, sizeof why);
     json_decref(h);
+    if (!status) return BANYAN_OK;
+    results_close(r);
     return status;
 }
 
@@ -264,6 +268,11 @@ static void test_resume(void)
     CHECK(reopen(path, 1, &r) == BANYAN_ERR_CONFIG);
     CHECK_MSG(strstr(why, "is not a results file"), "%s", why);
     CHECK(file_bytes(path) == 6); /* untouched */
+    f = fopen(path, "w");
+    fputs("a letter without an end of line", f);
+    fclose(f);
+    CHECK(reopen(path, 1, &r) == BANYAN_ERR_CONFIG && strstr(why, "is not a results file"));
+    CHECK(file_bytes(path) == 31);
     remove(path);
     CHECK(reopen("/nowhere/at/all", 1, &r) == BANYAN_ERR_CONFIG);
     CHECK(access(path, F_OK) != 0);
@@ -273,7 +282,32 @@ static void test_resume(void)
     CHECK(reopen("/dev/full", 1, &r) == BANYAN_OK);
     CHECK(!results_add(r, json_pack("{s:s}", "cell", "a"), why, sizeof why));
     results_close(r);
-    CHECK_MSG(strstr(why, "cannot write /dev/full: No space left"), "%s", why);
+    CHECK_MSG(strstr(why, "cannot write \"/dev/full\": No space left"), "%s", why);
+}
+
+/* Two jobs at a time: each adds its cells, and has the other's. */
+static void test_together(void)
+{
+    char path[] = "/tmp/banyan_results_XXXXXX";
+    results *a, *b;
+    close(mkstemp(path));
+    remove(path);
+    CHECK(reopen(path, 1, &a) == BANYAN_OK && reopen(path, 1, &b) == BANYAN_OK);
+    CHECK(results_add(a, json_pack("{s:s}", "cell", "1"), why, sizeof why));
+    CHECK(results_add(b, json_pack("{s:s}", "cell", "2"), why, sizeof why));
+    CHECK(results_has(b, "1") && !results_has(a, "2"));
+    CHECK(results_refresh(a, why, sizeof why) == BANYAN_OK && results_has(a, "2"));
+    long bytes = file_bytes(path);
+    CHECK(results_add(b, json_pack("{s:s}", "cell", "1"), why, sizeof why)); /* it is there */
+    CHECK(file_bytes(path) == bytes && json_array_size(results_all(b)) == 2);
+    results *c;
+    CHECK(reopen(path, 2, &c) == BANYAN_ERR_CONFIG);
+    remove(path);
+    CHECK(!results_add(a, json_pack("{s:s}", "cell", "3"), why, sizeof why));
+    CHECK_MSG(strstr(why, "was removed or replaced"), "%s", why);
+    results_close(a);
+    results_close(b);
+    CHECK(access(path, F_OK) != 0);
 }
 
 /* ---- pictures ---------------------------------------------------------------------------------- */
@@ -318,6 +352,7 @@ int main(void)
     test_prompts();
     test_uniqueness();
     test_resume();
+    test_together();
     test_pictures();
     return test_end();
 }

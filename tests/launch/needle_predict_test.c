@@ -207,10 +207,14 @@ static void test_summary(void)
                       "least_mass", .999 + i * 1e-4, "saw", found ? "10" : "00",
                       "predicted_saw", "11", "messages", 5));
     }
-    tally t = summary_tally(all, "single", 4096);
+    tally t = summary_tally(all, &w, "single", 4096);
     CHECK(t.cells == 3 && t.found == 2 && t.none == 1 && t.predicted == 3 && t.equal == 2);
     CHECK(t.least_mass == .999 && t.messages == 5);
     CHECK(summary_unequal(all, &w) == 1);
+    w.trials = 1; /* resumed with fewer trials: what was not asked for does not count */
+    t = summary_tally(all, &w, "single", 4096);
+    CHECK(t.cells == 2 && t.found == 1 && t.predicted == 2);
+    w.trials = 2;
     double value[4], depth[2], head[4];
     summary_heat(all, "single", &w, value, depth);
     CHECK(value[0] == 1 && value[2] == 0 && isnan(value[1]) && depth[1] == 75);

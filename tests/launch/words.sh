@@ -136,6 +136,11 @@ expect 3 'cannot write "/dev/full": No space left' \
 expect 3 'cannot write "/nowhere/a.json": No such file' \
   "$banyan" run $shape --tokens 64 --json /nowhere/a.json
 expect 3 'cannot write to standard output' sh -c '"$1" list > /dev/full' sh "$banyan"
+grep -q "output bits" "$folder/output" && fault "everything was computed before that was said"
+for flag in json markdown svg; do
+  expect 3 "cannot write \"/nowhere/a\": No such file" "$banyan" scale $shape --tokens 2k --$flag /nowhere/a
+  grep -q "measured in" "$folder/output" && fault "scale --$flag: noticed late"
+done
 expect 2 'key_dim' "$banyan" run --heads 4 --tokens 64 --json "$folder/x.json"
 expect_no_file "$folder/x.json"
 [ $faults = 0 ]
