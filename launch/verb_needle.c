@@ -44,19 +44,21 @@ static uint64_t hash_ids(uint64_t h, const id_list *list)
     return (h ^ (uint64_t)list->count) * 0x100000001b3u;
 }
 
-/* What must be equal for old and new cells to stand in one file. */
+/* What must be equal for old and new cells to stand in one file. A checkpoint is known by its digest, not
+ * by its folder, whose contents may change. */
 static json_t *make_header(const job *j, const setup *s)
 {
     static const char *const depth_modes[] = {"stratified", "jittered", "linear", "border"};
     const evaluation *e = &s->e;
-    char model[4200];
+    char model[128], digest[32];
+    snprintf(digest, sizeof digest, "%016llx", (unsigned long long)s->digest);
     snprintf(model, sizeof model, "constructed for %lld tokens",
              (long long)e->constructed.max_tokens);
     if (s->wish.foreign) {
         uint64_t h = hash_ids(hash_ids(0, &s->foreign.haystack), &s->foreign.needle);
         h = hash_ids(hash_ids(hash_ids(h, &s->foreign.question), &s->foreign.answer),
                      &s->foreign.prefix);
-        snprintf(model, sizeof model, "%s, ids %016llx", s->dir, (unsigned long long)h);
+        snprintf(model, sizeof model, "given, ids %016llx", (unsigned long long)h);
     }
     json_t *rules = json_array();
     for (int32_t i = 0; i < e->spec.rule_count; i++) {
@@ -71,11 +73,11 @@ static json_t *make_header(const job *j, const setup *s)
         json_array_append_new(bandwidth, json_real(e->spec.bandwidth[r]));
     const char *merge = e->spec.merge ? e->spec.merge : "cheapest";
     return json_pack(
-        "{s:o, s:i, s:i, s:i, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
+        "{s:s, s:s, s:o, s:i, s:i, s:i, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
         "s:s, s:s, s:s, s:I}",
-        "model", json_text(model), "heads", e->shape.heads, "kv_heads", e->shape.kv_heads,
-        "ranks", j->ranks, "rules", rules, "bandwidth", bandwidth, "placement",
-        e->spec.placement, "balance",
+        "model", model, "digest", digest, "folder", json_text(s->dir), "heads", e->shape.heads,
+        "kv_heads", e->shape.kv_heads, "ranks", j->ranks, "rules", rules, "bandwidth",
+        bandwidth, "placement", e->spec.placement, "balance",
         e->spec.balance == BANYAN_BALANCE_PREFILL ? "prefill" : "decode", "merge", merge,
         "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
         e->spec.block_tokens, "evict", e->spec.evict, "lost_rank", e->spec.lost_rank,

@@ -102,8 +102,7 @@ typedef struct tally {
     double error, lse_error; /* graded, uniform: the largest */
     double prefill_seconds, decode_seconds; /* means */
 } tally;
-tally summary_tally(json_t *records, const needle_wish *wish, const char *task,
-                    int64_t length);
+tally summary_tally(json_t *records, const needle_wish *wish, const char *task, int64_t length);
 /* Recall by depth and length; value [depths][lengths], depth [depths]: mean percent. */
 void summary_heat(json_t *records, const char *task, const needle_wish *wish, double *value,
                   double *depth);

@@ -156,6 +156,7 @@ static int find_model(const job *j, setup *s)
     }
     s->e.dir = s->dir;
     banyan_status status = model_shape_read(s->dir, &s->e.shape, why, sizeof why);
+    if (!status && j->rank == 0) status = model_digest(s->dir, &s->digest, why, sizeof why);
     status = agree_words(j->comm, status, why, sizeof why); /* each rank reads its own disk */
     if (!status) return EXIT_OK;
     say_error(j, "%s", why);

@@ -15,6 +15,7 @@ typedef struct setup {
     banyan_rule *rules;
     char *context, *retrieval; /* cut up; the rules point into them */
     char dir[4096];
+    uint64_t digest; /* of the checkpoint that is there, on rank 0 */
     const char *results;
     int64_t length[2]; /* when none were given */
 } setup;
