@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Flags and config to a wish, a checkpoint and a spec. When no checkpoint is named, rank 0 writes the
  * constructed one beside the results, once: a directory that holds it already is used again. */
+#include "launch/file.h"
 #include "launch/needle/setup.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -107,24 +109,44 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     return spec;
 }
 
-/* On rank 0: write it unless it is there. An exit code. */
-static int provide(const char *dir, const constructed_spec *want, char *why, size_t why_bytes)
+static bool is_wanted(const char *dir, const constructed_spec *want)
 {
     constructed_spec have;
+    return constructed_recognise(dir, &have) && have.max_tokens == want->max_tokens &&
+           have.heads == want->heads && have.kv_heads == want->kv_heads &&
+           have.dtype == want->dtype;
+}
+
+/* Write it unless it is there. An exit code. */
+static int write_missing(const char *dir, const constructed_spec *want, char *why,
+                         size_t why_bytes)
+{
+    constructed_spec other;
     struct stat about;
     char path[4200];
     snprintf(path, sizeof path, "%s/config.json", dir);
-    if (constructed_recognise(dir, &have)) {
-        if (have.max_tokens == want->max_tokens && have.heads == want->heads &&
-            have.kv_heads == want->kv_heads && have.dtype == want->dtype)
-            return EXIT_OK;
-    } else if (stat(path, &about) == 0) {
+    if (is_wanted(dir, want)) return EXIT_OK;
+    if (!constructed_recognise(dir, &other) && stat(path, &about) == 0) {
         snprintf(why, why_bytes, "%.400s holds another checkpoint; name another --model-dir",
                  dir);
         return EXIT_USAGE;
     }
     banyan_status status = constructed_write(dir, want, why, why_bytes);
     return !status ? EXIT_OK : status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+/* On rank 0. Jobs that start together want the same one: one writes it, the others wait. */
+static int provide(const job *j, const char *dir, const constructed_spec *want, char *why,
+                   size_t why_bytes)
+{
+    enum { SECONDS = 600 };
+    path_lock *lock = path_lock_take(dir, SECONDS, why, why_bytes);
+    if (!lock && errno != EWOULDBLOCK && is_wanted(dir, want)) return EXIT_OK; /* read only */
+    if (!lock) return EXIT_FAILED;
+    progress(j, "writing the constructed model to %s", dir);
+    int code = write_missing(dir, want, why, why_bytes);
+    path_lock_release(lock);
+    return code;
 }
 
 static int find_model(const job *j, setup *s)
@@ -144,10 +166,9 @@ static int find_model(const job *j, setup *s)
             snprintf(s->dir, sizeof s->dir, "%.*s%sconstructed_h%d_g%d_%lld_%s", parent,
                      s->results, slash ? "/" : "", want.heads, want.kv_heads,
                      (long long)want.max_tokens, banyan_dtype_name(want.dtype));
-        if (slash == s->results)
+        if (!given && slash == s->results)
             memmove(s->dir + 1, s->dir, strlen(s->dir) + 1), s->dir[0] = '/';
-        progress(j, "writing the constructed model to %s", s->dir);
-        if (j->rank == 0) code = provide(s->dir, &want, why, sizeof why);
+        if (j->rank == 0) code = provide(j, s->dir, &want, why, sizeof why);
         progress_end(j);
         if (code) say_error(j, "%s", why);
         banyan_status status = banyan_comm_broadcast(j->comm, &code, sizeof code, 0);
