@@ -23,7 +23,9 @@ static const flag flags[] = {
     {"answer", "FILE", NULL, "the answer that is expected"},
     {"trials", "N", "needle.trials", "repetitions with other keys and places"},
     {"seed", "N", "needle.seed", "of keys, places and words"},
-    {"retrieval", "RULE", NULL, "what the last layer reads: \"0-1: dense; 2-: s2 stride=8\""},
+    {"retrieval", "RULE", NULL,
+     "what the last layer reads: \"0-1: dense; 2-: s2 stride=8\"; with | between them\n"
+     "                         several patterns, compared on one prefill"},
     {"context", "RULE", NULL, "what layer 0 reads; default \"sink_window sink=1 window=3\""},
     {"heads", "N", "constructed.heads", "query heads of the constructed model"},
     {"kv-heads", "N", "constructed.kv_heads", "its key/value heads"},
@@ -134,32 +136,58 @@ static int write_text(const job *j, const setup *s, const char *path, bool csv)
     return output_close(f, j, true);
 }
 
+/* The heat maps of all patterns beside each other; value, of and length: room for all columns. */
+static void fill_map(const setup *s, const char *task, double *value, double *depth,
+                     const char **of, int64_t *length)
+{
+    const needle_wish *w = &s->wish;
+    int32_t columns = w->lengths * w->patterns;
+    double *one = value + (size_t)w->depths * (size_t)columns;
+    needle_wish wish = *w;
+    for (; wish.which < w->patterns; wish.which++) {
+        summary_heat(results_all(s->e.results), task, &wish, one, depth);
+        for (int32_t c = 0; c < w->lengths; c++) {
+            int32_t column = wish.which * w->lengths + c;
+            for (int32_t d = 0; d < w->depths; d++)
+                value[d * columns + column] = one[d * w->lengths + c];
+            of[column] = w->pattern[wish.which];
+            length[column] = w->length[c];
+        }
+    }
+}
+
 /* On rank 0. A picture that cannot be drawn is a warning: the numbers are there. */
 static bool draw(const job *j, const setup *s, const char *path, FILE *out)
 {
-    size_t cells = (size_t)s->wish.depths * (size_t)s->wish.lengths;
-    double *value = malloc((cells + (size_t)s->wish.depths) * sizeof *value);
-    const char *task = s->wish.tasks & TASK_SINGLE     ? "single"
-                       : s->wish.tasks & TASK_MULTIKEY ? "multikey"
-                                                       : NULL;
-    if (!value || !task) {
-        if (!task)
-            say_warning(j, "no heat map in %s: neither single nor multikey was asked", path);
-        free(value);
-        return false;
+    const needle_wish *w = &s->wish;
+    size_t columns = (size_t)w->lengths * (size_t)w->patterns, depths = (size_t)w->depths;
+    double *value = malloc((2 * columns * depths + depths) * sizeof *value);
+    const char **of = malloc(columns * sizeof *of);
+    int64_t *length = malloc(columns * sizeof *length);
+    const char *task = w->tasks & TASK_SINGLE     ? "single"
+                       : w->tasks & TASK_MULTIKEY ? "multikey"
+                                                  : NULL;
+    plot_result result = PLOT_FAILED;
+    if (!task) {
+        say_warning(j, "no heat map in %s: neither single nor multikey was asked", path);
+    } else if (value && of && length) {
+        char title[128];
+        double *depth = value + 2 * columns * depths;
+        fill_map(s, task, value, depth, of, length);
+        snprintf(title, sizeof title, "needle, %s, %d ranks", task, j->ranks);
+        heat_map h = {title, w->depths, (int32_t)columns,           value,
+                      depth, length,    w->patterns > 1 ? of : NULL};
+        result = heat_svg(&h, out);
     }
-    summary_heat(results_all(s->e.results), task, &s->wish, value, value + cells);
-    char title[128];
-    snprintf(title, sizeof title, "needle, %s, %d ranks", task, j->ranks);
-    heat_map h = {title, s->wish.depths, s->wish.lengths, value, value + cells, s->wish.length};
-    plot_result result = heat_svg(&h, out);
     if (result == PLOT_NO_GNUPLOT)
         say_warning(j,
                     "gnuplot is not installed: no heat map in %s; the results hold its numbers",
                     path);
-    else if (result == PLOT_FAILED)
+    else if (result == PLOT_FAILED && task)
         say_warning(j, "gnuplot could not draw the heat map %s", path);
     free(value);
+    free(of);
+    free(length);
     return result == PLOT_DRAWN;
 }
 

@@ -58,7 +58,7 @@ static int holds_head(const model *m, int32_t layer, int64_t head, int rank)
 static void walk_q(walk *w)
 {
     const model *m = w->m;
-    int64_t dim = m->shape.head_dim, all = m->layer[w->layer].q.columns;
+    int64_t dim = m->shape.head_dim, all = m->layer[layer_of(m, w->layer)].q.columns;
     int64_t first = cut_first(all, w->src, m->ranks),
             end = cut_first(all, w->src + 1, m->ranks);
     for (int64_t at = first; at < end;) {
@@ -95,7 +95,7 @@ static void walk_blocks(walk *w, int64_t kv_head, float *mine, int64_t mine_stri
 static void walk_kv(walk *w)
 {
     const model *m = w->m;
-    int64_t dim = m->shape.head_dim, all = m->layer[w->layer].kv.columns;
+    int64_t dim = m->shape.head_dim, all = m->layer[layer_of(m, w->layer)].kv.columns;
     int64_t first = cut_first(all, w->src, m->ranks),
             end = cut_first(all, w->src + 1, m->ranks);
     for (int64_t part = first / dim; part * dim < end; part++) { /* k_0, v_0, k_1, v_1, .. */
@@ -246,17 +246,16 @@ int64_t exchange_floats(const model *m, int sending)
     /* q goes to every holder of a head, k and v to one owner each; outputs to all from one
      * copy */
     int64_t most = 0;
-    for (int32_t layer = 0; layer < s->layers; layer++) {
-        int64_t floats = 0;
-        for (int64_t at = m->layer[layer].q.first;
-             at < m->layer[layer].q.first + m->layer[layer].q.count;) {
-            int64_t next = smaller((at / s->head_dim + 1) * s->head_dim,
-                                   m->layer[layer].q.first + m->layer[layer].q.count);
+    for (int32_t layer = 0; layer < s->layers + m->readings; layer++) {
+        const struct layer *of = &m->layer[layer_of(m, layer)];
+        int64_t floats = 0, end = of->q.first + of->q.count;
+        for (int64_t at = of->q.first; at < end;) {
+            int64_t next = smaller((at / s->head_dim + 1) * s->head_dim, end);
             for (int peer = 0; peer < m->ranks; peer++)
                 if (holds_head(m, layer, at / s->head_dim, peer)) floats += next - at;
             at = next;
         }
-        most = larger(most, floats + m->layer[layer].kv.count);
+        most = larger(most, floats + of->kv.count);
     }
     return rows * larger(most, q);
 }

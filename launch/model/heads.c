@@ -13,13 +13,14 @@ static void prepare(const model *m, int32_t layer, const norm *n, float *x, int3
     rope_turn(x, heads, dim, pairs, m->work.turn[which] + row * 2 * pairs);
 }
 
-void heads_prepare(model *m, int32_t layer, const chunk *c)
+void heads_prepare(model *m, int32_t cache_layer, const chunk *c)
 {
+    const int32_t layer = layer_of(m, cache_layer);
     const struct layer *l = &m->layer[layer];
     int32_t dim = m->shape.head_dim, group = m->shape.heads / m->shape.kv_heads;
     int64_t size = m->block_tokens, first = c->at / size, room = m->max_rows / size + 2;
     for (int32_t g = 0; g < m->shape.kv_heads; g++) {
-        if (!banyan_plan_holds(m->plan, layer, g, m->rank)) continue;
+        if (!banyan_plan_holds(m->plan, cache_layer, g, m->rank)) continue;
         for (int64_t row = 0; row < c->rows; row++) {
             int64_t wanted = row - (c->rows - c->wanted);
             if (m->work.owner[g * room + (c->at + row) / size - first] == m->rank)

@@ -45,24 +45,38 @@ static banyan_status gather_probe(model *m, int32_t layer, const chunk *c, int32
     return status;
 }
 
+/* The k and v of a chunk to a cache layer that nobody reads now. */
+static banyan_status append_heads(model *m, int32_t cache_layer, const chunk *c)
+{
+    const chunk none = {c->at, c->rows, 0};
+    banyan_status status = exchange_heads(m, cache_layer, &none);
+    if (status) return status;
+    heads_prepare(m, cache_layer, &none);
+    return attend_run(m, cache_layer, &none, NULL);
+}
+
 /* q, k, v of a chunk to the ranks that hold the heads; attend; outputs of all heads in
  * work.wide. */
 static banyan_status attend(model *m, int32_t layer, const chunk *c, const float *h,
                             int32_t rows, const model_probe *probe)
 {
+    const bool last = layer == m->shape.layers - 1;
+    const int32_t cache_layer = layer + (last ? m->reading : 0);
     workspace *w = &m->work;
     int32_t skip = c->rows - c->wanted;
     bool probed = probe && probe->layer == layer;
     banyan_status status = linear_run(m, &m->layer[layer].q,
                                       h + (int64_t)skip * m->shape.hidden, c->wanted, w->cut);
     if (!status) status = linear_run(m, &m->layer[layer].kv, h, c->rows, w->cut_kv);
-    if (!status) status = exchange_heads(m, layer, c);
+    for (int32_t i = 0; last && !status && i <= m->readings; i++)
+        if (i != m->reading) status = append_heads(m, layer + i, c);
+    if (!status) status = exchange_heads(m, cache_layer, c);
     if (status) return status;
-    heads_prepare(m, layer, c);
-    status = attend_run(m, layer, c, probed ? probe : NULL);
+    heads_prepare(m, cache_layer, c);
+    status = attend_run(m, cache_layer, c, probed ? probe : NULL);
     if (status || c->wanted == 0) return status;
-    status = exchange_out(m, layer, c->wanted, w->wide);
-    if (!status && probed) status = gather_probe(m, layer, c, rows, probe);
+    status = exchange_out(m, cache_layer, c->wanted, w->wide);
+    if (!status && probed) status = gather_probe(m, cache_layer, c, rows, probe);
     return status;
 }
 

@@ -49,6 +49,11 @@ banyan_status model_reset(model *m, const banyan_spec *spec, char *why, size_t w
 /* Are the files of the checkpoint, which stay mapped, what they were when it was opened? Else
  * CONFIG, and results may be of a mixture: model_message names the file. Collective. */
 banyan_status model_unchanged(model *m);
+/* Patterns that are compared on one prefill: the last layer's keys and values go to `count` further cache
+ * layers as well, which rules name as layers shape.layers .. . Holds from the next model_reset on. */
+void model_add_readings(model *m, int32_t count);
+/* Which of them the last layer attends to: 1 .. count, or 0: its own. The others only append. */
+void model_choose_reading(model *m, int32_t reading);
 
 const model_shape *model_get_shape(const model *m);
 uint64_t model_get_digest(const model *m); /* of what was opened */

@@ -39,7 +39,7 @@ static banyan_status make_plan(model *m, const banyan_spec *spec)
         snprintf(m->why, WHY, "out of memory for the rules of %d layers", m->shape.layers);
         return BANYAN_ERR_MEMORY;
     }
-    s.layers = m->shape.layers;
+    s.layers = m->shape.layers + m->readings;
     s.heads = m->shape.heads;
     s.kv_heads = m->shape.kv_heads;
     s.key_dim = s.value_dim = m->shape.head_dim;
@@ -194,6 +194,17 @@ banyan_status model_unchanged(model *m)
 {
     const bool good = safetensors_unchanged(m->files, m->why, WHY);
     return agree(m, good ? BANYAN_OK : BANYAN_ERR_CONFIG);
+}
+
+void model_add_readings(model *m, int32_t count)
+{
+    m->readings = count;
+    m->reading = 0;
+}
+
+void model_choose_reading(model *m, int32_t reading)
+{
+    m->reading = reading;
 }
 
 const model_shape *model_get_shape(const model *m)

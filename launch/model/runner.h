@@ -102,6 +102,8 @@ struct model {
     banyan_sequence *sequence; /* that calls go to */
     banyan_sequence *parent;   /* of which it is a fork; or NULL */
     int32_t max_rows, block_tokens;
+    int32_t readings,
+        reading; /* further cache layers of the last layer, and which one it reads */
     workspace work;
     int64_t matrix_work;
     char why[WHY];
@@ -113,6 +115,12 @@ typedef struct chunk {
     int64_t at;
     int32_t rows, wanted;
 } chunk;
+
+/* The model's layer whose keys and values a cache layer has. */
+static inline int32_t layer_of(const model *m, int32_t cache_layer)
+{
+    return cache_layer < m->shape.layers ? cache_layer : m->shape.layers - 1;
+}
 
 int64_t cut_first(int64_t columns, int rank, int ranks);
 

@@ -24,11 +24,18 @@ typedef struct cells {
     double prefill;
 } cells;
 
+static void choose_pattern(cells *c, int32_t pattern)
+{
+    c->e->pattern = pattern;
+    c->view.last = c->e->shape.layers - 1 + pattern;
+    model_choose_reading(c->e->m, pattern);
+}
+
 /* DEPTH_BORDER: KV heads take turns. */
 static int owner_of(const void *arg, int32_t depth, int64_t block)
 {
     const predictor *v = arg;
-    return banyan_plan_owner(v->plan, 0, v->layers - 1, depth % v->kv_heads, block);
+    return banyan_plan_owner(v->plan, 0, v->last, depth % v->kv_heads, block);
 }
 
 static needle_grid make_grid(const cells *c)
@@ -77,7 +84,10 @@ static bool build(cells *c, char *why, size_t why_bytes)
                         .needles = w->needles,
                         .seed = needle_seed(w->seed, c->length, c->trial, purpose)};
     if (!prompt_make(&wish, &c->p, why, why_bytes)) return false;
-    predictor_plant(&c->view, &c->p, c->length - 1, NEEDLE_ANSWERS);
+    for (int32_t p = 0; p < w->patterns; p++) {
+        choose_pattern(c, p);
+        predictor_plant(&c->view, &c->p, c->length - 1, NEEDLE_ANSWERS);
+    }
     return true;
 }
 
@@ -112,8 +122,8 @@ static void record_place(json_t *record, const cells *c, int64_t first, int64_t 
     json_t *owners = json_array();
     int64_t block = answer / c->view.block_tokens;
     for (int32_t g = 0; g < c->view.kv_heads; g++)
-        json_array_append_new(owners, json_integer(banyan_plan_owner(
-                                          c->view.plan, 0, c->view.layers - 1, g, block)));
+        json_array_append_new(
+            owners, json_integer(banyan_plan_owner(c->view.plan, 0, c->view.last, g, block)));
     json_object_set_new(record, "depth_percent", json_real(grid_percent(&c->grid, first)));
     json_object_set_new(record, "needle",
                         json_pack("[I, i]", (json_int_t)first, (int)c->grid.tokens));
@@ -244,6 +254,7 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
     if (code) return code;
     predictor_init(&c->view, model_plan(e->m), &e->constructed);
+    choose_pattern(c, 0);
     bool built = build(c, why, sizeof why);
     if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
         progress_end(e->j);
@@ -252,14 +263,35 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
         return EXIT_USAGE;
     }
     code = evaluation_prefill(e, &c->p, c->task ? c->task : "absent", &c->prefill);
-    for (int32_t i = 0; !code && i < c->count; i++) {
-        if (needle[i] && e->wish->foreign)
-            code = ask_foreign(c, c->first + i);
-        else if (needle[i])
-            code = ask_item(c, c->task, c->first + i, &c->p.item[i]);
-        if (!code && absent[i]) code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);
+    for (int32_t p = 0; !code && p < e->wish->patterns; p++) {
+        choose_pattern(c, p);
+        for (int32_t i = 0; !code && i < c->count; i++) {
+            if (needle[p * c->count + i] && e->wish->foreign)
+                code = ask_foreign(c, c->first + i);
+            else if (needle[p * c->count + i])
+                code = ask_item(c, c->task, c->first + i, &c->p.item[i]);
+            if (!code && absent[p * c->count + i])
+                code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);
+        }
     }
+    choose_pattern(c, 0);
     prompt_free(&c->p);
+    return code;
+}
+
+/* Which cells the file lacks, of every pattern. */
+static int find_missing(cells *c, const char *task, bool *missing, int32_t *total)
+{
+    evaluation *e = c->e;
+    int code = EXIT_OK;
+    for (int32_t p = 0; !code && p < e->wish->patterns; p++) {
+        int32_t some;
+        e->pattern = p;
+        code = evaluation_missing(e, task, c->length, c->trial, c->first, c->count,
+                                  missing + p * c->count, &some);
+        *total += some;
+    }
+    e->pattern = 0;
     return code;
 }
 
@@ -273,17 +305,16 @@ int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t tri
                .trial = trial,
                .first = first,
                .count = count};
-    int32_t needles = 0, absents = 0;
-    bool *needle = calloc((size_t)count, sizeof *needle);
-    bool *absent = calloc((size_t)count, sizeof *absent);
+    int32_t missing = 0;
+    size_t all = (size_t)count * (size_t)e->wish->patterns;
+    bool *needle = calloc(all, sizeof *needle);
+    bool *absent = calloc(all, sizeof *absent);
     c.place = calloc((size_t)e->wish->depths, sizeof *c.place);
     bool room = needle && absent && c.place;
     int code = evaluation_agree(e, room ? BANYAN_OK : BANYAN_ERR_MEMORY, "a prompt");
-    if (!code && task)
-        code = evaluation_missing(e, task, length, trial, first, count, needle, &needles);
-    if (!code && with_absent)
-        code = evaluation_missing(e, "absent", length, trial, first, count, absent, &absents);
-    if (!code && needles + absents > 0) code = read_and_ask(&c, needle, absent);
+    if (!code && task) code = find_missing(&c, task, needle, &missing);
+    if (!code && with_absent) code = find_missing(&c, "absent", absent, &missing);
+    if (!code && missing > 0) code = read_and_ask(&c, needle, absent);
     free(needle);
     free(absent);
     free(c.place);

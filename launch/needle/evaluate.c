@@ -33,10 +33,11 @@ int evaluation_forward(const evaluation *e, banyan_status status, const char *wh
 
 /* ---- the results file, on rank 0 --------------------- */
 
-static void cell_name(char *text, size_t bytes, const char *task, int64_t length, int32_t trial,
-                      int32_t depth)
+static void cell_name(const evaluation *e, char *text, size_t bytes, const char *task,
+                      int64_t length, int32_t trial, int32_t depth)
 {
-    snprintf(text, bytes, "%s/%lld/%d/%d", task, (long long)length, trial, depth);
+    int used = snprintf(text, bytes, "%s/%lld/%d/%d", task, (long long)length, trial, depth);
+    if (e->pattern) snprintf(text + used, bytes - (size_t)used, "/%d", e->pattern);
 }
 
 int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
@@ -47,7 +48,7 @@ int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t 
     if (e->j->rank == 0) {
         status = results_refresh(e->results, why, sizeof why);
         for (int32_t i = 0; i < count; i++) {
-            cell_name(cell, sizeof cell, task, length, trial, first + i);
+            cell_name(e, cell, sizeof cell, task, length, trial, first + i);
             missing[i] = !results_has(e->results, cell);
         }
     }
@@ -80,10 +81,15 @@ json_t *record_begin(const evaluation *e, const char *task, int64_t length, int3
                      int32_t depth)
 {
     char cell[96];
-    cell_name(cell, sizeof cell, task, length, trial, depth);
-    return json_pack("{s:s, s:s, s:I, s:i, s:i, s:I}", "cell", cell, "task", task, "length",
-                     (json_int_t)length, "trial", trial, "depth", depth, "seed",
-                     (json_int_t)e->wish->seed);
+    cell_name(e, cell, sizeof cell, task, length, trial, depth);
+    json_t *record = json_pack("{s:s, s:s, s:I, s:i, s:i, s:I}", "cell", cell, "task", task,
+                               "length", (json_int_t)length, "trial", trial, "depth", depth,
+                               "seed", (json_int_t)e->wish->seed);
+    if (e->wish->patterns > 1) {
+        json_object_set_new(record, "pattern", json_integer(e->pattern));
+        json_object_set_new(record, "retrieval", json_text(e->wish->pattern[e->pattern]));
+    }
+    return record;
 }
 
 void record_usage(json_t *record, const usage *u, double prefill, double decode)
@@ -97,6 +103,21 @@ void record_usage(json_t *record, const usage *u, double prefill, double decode)
 }
 
 /* ---- the model --------------------- */
+
+/* Further patterns need cache layers that the checkpoint does not know of. */
+static banyan_status open_model(evaluation *e, const banyan_spec *spec, char *why,
+                                size_t why_bytes)
+{
+    banyan_spec first = *spec;
+    first.rule_count -= e->further;
+    if (e->wish->patterns > 1 && first.max_tokens > 4 * first.max_rows)
+        first.max_tokens = first.planned_tokens = 4 * first.max_rows; /* made anew at once */
+    banyan_status status =
+        model_open(e->dir, &first, e->j->comm, e->j->device, &e->m, why, why_bytes);
+    if (status || e->wish->patterns == 1) return status;
+    model_add_readings(e->m, e->wish->patterns - 1);
+    return model_reset(e->m, spec, why, why_bytes);
+}
 
 int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
 {
@@ -114,9 +135,8 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     spec.sequences = 2;
     spec.pool_tokens = spec.max_tokens + asked + 2 * spec.block_tokens;
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
-    banyan_status status =
-        e->m ? model_reset(e->m, &spec, why, sizeof why)
-             : model_open(e->dir, &spec, e->j->comm, e->j->device, &e->m, why, sizeof why);
+    banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
+                                : open_model(e, &spec, why, sizeof why);
     if (!status) return EXIT_OK;
     progress_end(e->j);
     if (!why[0]) return job_failed(e->j, status, e->dir);

@@ -31,6 +31,9 @@ typedef struct needle_wish {
     uint64_t seed;
     int32_t period;
     const foreign_ids *foreign; /* NULL: the constructed model */
+    /* What the last layer reads, compared on one prefill; one: the plain rules. A summary is of one. */
+    const char *const *pattern;
+    int32_t patterns, which;
 } needle_wish;
 
 typedef struct evaluation {
@@ -40,6 +43,8 @@ typedef struct evaluation {
     banyan_spec spec; /* rules and execution; lengths are filled in per prompt */
     model_shape shape;
     constructed_spec constructed;
+    int32_t further;  /* rules at the end of spec's, of patterns beside the first */
+    int32_t pattern;  /* that is asked now */
     model *m;         /* NULL until the first prompt */
     results *results; /* rank 0 only */
 } evaluation;

@@ -152,7 +152,8 @@ typedef enum outcome { OUTCOME_NONE, OUTCOME_FOUND, OUTCOME_WRONG } outcome;
 typedef struct predictor {
     const banyan_plan *plan;
     constructed_spec constructed;
-    int32_t layers, heads, kv_heads, block_tokens;
+    int32_t last; /* the cache layer that the last layer reads */
+    int32_t heads, kv_heads, block_tokens;
     int32_t lost_rank, lost_layer;
     const prompt *p;      /* what is read, and then .. */
     const uint32_t *tail; /* .. the question and what follows it */
@@ -227,6 +228,7 @@ typedef struct heat_map {
     const double *value;   /* [rows][columns] 0..1; NaN: not measured */
     const double *depth;   /* [rows] percent */
     const int64_t *length; /* [columns] */
+    const char *const *of; /* NULL, or [columns]: what stands beside the length */
 } heat_map;
 void heat_print(const heat_map *h, FILE *out, bool colour);
 double heat_mean(const heat_map *h);

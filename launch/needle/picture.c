@@ -95,9 +95,14 @@ void heat_plot(const heat_map *h, FILE *out)
     fputs("set xlabel 'context length, tokens'\nset ylabel 'depth, %'\nset border 0\n"
           "set tics scale 0\nset xtics (",
           out);
-    for (int32_t c = 0; c < h->columns; c++)
-        fprintf(out, "%s'%s' %d", c ? ", " : "", length_text(h->length[c], text, sizeof text),
-                c);
+    for (int32_t c = 0; c < h->columns; c++) {
+        char label[96];
+        snprintf(label, sizeof label, "%s%s%s", length_text(h->length[c], text, sizeof text),
+                 h->of ? " " : "", h->of ? h->of[c] : "");
+        fputs(c ? ", " : "", out);
+        plot_string(label, out);
+        fprintf(out, " %d", c);
+    }
     fputs(")\nset ytics (", out);
     for (int32_t r = 0; r < h->rows; r++)
         fprintf(out, "%s'%.0f' %d", r ? ", " : "", h->depth[r], r);

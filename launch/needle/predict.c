@@ -31,7 +31,7 @@ void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spe
     const banyan_spec *spec = banyan_plan_spec(plan);
     *v = (predictor){.plan = plan,
                      .constructed = *constructed,
-                     .layers = spec->layers,
+                     .last = spec->layers - 1,
                      .heads = spec->heads,
                      .kv_heads = spec->kv_heads,
                      .block_tokens = spec->block_tokens,
@@ -150,7 +150,7 @@ static const double null_match = 2.75; /* 11/12 of 3 */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token)
 {
     memory query, key;
-    if (!predictor_reads(v, v->layers - 1, head, row, token)) return false;
+    if (!predictor_reads(v, v->last, head, row, token)) return false;
     remember(v, row, &query);
     remember(v, token, &key);
     return match(&query, &key) > null_match;
@@ -188,7 +188,7 @@ outcome predictor_answer(const predictor *v, const needle_item *item, int64_t fi
             for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) {
                 double m = match(&query, &key[k]);
                 if (m <= most) continue;
-                if (!predictor_reads(v, v->layers - 1, h, first_row + i, first + k)) continue;
+                if (!predictor_reads(v, v->last, h, first_row + i, first + k)) continue;
                 most = m;
                 choice[h] = first + k;
             }
@@ -205,7 +205,7 @@ outcome predictor_answer(const predictor *v, const needle_item *item, int64_t fi
 static bool has_null(const predictor *v, const prompt *p, int32_t head, int64_t row,
                      const int64_t *planted, int32_t count)
 {
-    int32_t layer = v->layers - 1;
+    int32_t layer = v->last;
     for (int64_t t = 0; t < NEEDLE_FIRST; t++)
         if (predictor_reads(v, layer, head, row, t)) return true;
     if (predictor_reads(v, layer, head, row, p->count)) return true;
@@ -218,7 +218,7 @@ static bool has_null(const predictor *v, const prompt *p, int32_t head, int64_t 
  * residue is enough, since patterns are made of blocks. */
 static int64_t place_for_null(const predictor *v, const prompt *p, int32_t head, int64_t row)
 {
-    int32_t layer = v->layers - 1;
+    int32_t layer = v->last;
     for (int64_t b = (p->count - 1) / v->block_tokens; b >= 0; b--) {
         int64_t end = (b + 1) * v->block_tokens;
         if (end > p->count) end = p->count;

@@ -245,11 +245,12 @@ static bool check_kind(const job *j, setup *s)
 
 /* ---- the spec --------------------- */
 
+/* Rules of one layer, or with | between them of so many: those of `layer` on. */
 static bool add_line(const job *j, setup *s, const char *flag_name, int32_t layer,
                      const char *otherwise, char **text)
 {
     const char *given = job_text(j, flag_name);
-    char why[NEEDLE_WHY];
+    char why[NEEDLE_WHY], *rest;
     int32_t room = (int32_t)j->config->n_rule + 2 * EXTRA_RULES;
     if (!given) given = otherwise;
     if (!given) return true;
@@ -259,11 +260,36 @@ static bool add_line(const job *j, setup *s, const char *flag_name, int32_t laye
                   flag_name);
         return false;
     }
-    *text = strdup(given);
-    bool ok = *text && rules_append(s->rules, &s->e.spec.rule_count, room, layer, *text, why,
-                                    sizeof why);
-    if (!ok) say_error(j, "--%s: %s", flag_name, *text ? why : "out of memory");
-    return ok;
+    *text = rest = strdup(given);
+    if (!*text) return say_error(j, "out of memory"), false;
+    for (char *one; (one = strsep(&rest, "|")); layer++) {
+        if (rules_append(s->rules, &s->e.spec.rule_count, room, layer, one, why, sizeof why))
+            continue;
+        say_error(j, "--%s: %s", flag_name, why);
+        return false;
+    }
+    return true;
+}
+
+/* "dense | s2 stride=8": patterns of the last layer that are compared on one prefill. */
+static bool name_patterns(const job *j, setup *s)
+{
+    const char *given = job_text(j, "retrieval");
+    char *rest = s->patterns = strdup(given ? given : "");
+    needle_wish *w = &s->wish;
+    if (!rest) return say_error(j, "out of memory"), false;
+    for (char *one; (one = strsep(&rest, "|")) && w->patterns < MOST_PATTERNS;) {
+        one += strspn(one, " ");
+        for (size_t n = strlen(one); n > 0 && one[n - 1] == ' ';) one[--n] = 0;
+        s->pattern[w->patterns++] = one;
+    }
+    w->pattern = s->pattern;
+    const char *why = rest ? "expected at most 16 patterns" : NULL;
+    if (w->patterns > 1 && w->tasks & (TASK_GRADED | TASK_UNIFORM))
+        why = "several patterns are for the tasks single, multikey and absent";
+    if (w->patterns > 1 && s->e.spec.lost_rank >= 0) why = "several patterns, and a lost rank";
+    if (why) say_error(j, "--retrieval \"%s\": %s", given, why);
+    return !why;
 }
 
 static bool make_spec(const job *j, setup *s)
@@ -282,12 +308,18 @@ static bool make_spec(const job *j, setup *s)
     bool defaults = !s->wish.foreign && !j->config->n_rule;
     int32_t last = s->e.shape.layers - 1;
     memcpy(s->rules, s->config.rules, j->config->n_rule * sizeof *s->rules);
-    if (!add_line(j, s, "context", 0, defaults ? "sink_window sink=1 window=3" : NULL,
+    if (!name_patterns(j, s) ||
+        !add_line(j, s, "context", 0, defaults ? "sink_window sink=1 window=3" : NULL,
                   &s->context) ||
         !add_line(j, s, "retrieval", last, NULL, &s->retrieval))
         return false;
     spec->rules = s->rules;
-    s->wish.period = grid_period(s->rules, spec->rule_count, last, 16);
+    for (int32_t i = 0; i < spec->rule_count; i++)
+        s->e.further += s->rules[i].first_layer > last && s->wish.patterns > 1;
+    for (int32_t p = 0; p < s->wish.patterns; p++) {
+        int32_t period = grid_period(s->rules, spec->rule_count, last + p, p ? 1 : 16);
+        if (period > s->wish.period) s->wish.period = period;
+    }
     if (!cache || !cache->has_max_rows) spec->max_rows = 2048;
     int64_t back = NEEDLE_QUESTION + NEEDLE_ANSWERS;
     if (s->wish.foreign) back = s->foreign.question.count + s->foreign.answer.count;
@@ -324,4 +356,5 @@ void setup_free(setup *s)
     free(s->rules);
     free(s->context);
     free(s->retrieval);
+    free(s->patterns);
 }

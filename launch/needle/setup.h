@@ -6,6 +6,8 @@
 
 #include "launch/needle/evaluate.h"
 
+enum { MOST_PATTERNS = 16 };
+
 /* Everything that lives as long as the run. */
 typedef struct setup {
     evaluation e;
@@ -13,7 +15,8 @@ typedef struct setup {
     foreign_ids foreign;
     config_spec config;
     banyan_rule *rules;
-    char *context, *retrieval; /* cut up; the rules point into them */
+    char *context, *retrieval, *patterns; /* cut up; rules and wish point into them */
+    const char *pattern[MOST_PATTERNS];
     char dir[4096];
     uint64_t digest; /* of the checkpoint that is there, on rank 0 */
     const char *results;

@@ -27,6 +27,7 @@ static double number_of(const json_t *record, const char *name) /* NaN: not ther
 static bool is_asked(const json_t *record, const needle_wish *w)
 {
     bool length = false, task = false;
+    if (integer_of(record, "pattern") != w->which) return false;
     for (int32_t i = 0; i < w->lengths; i++)
         length = length || integer_of(record, "length") == w->length[i];
     for (int t = 0; t < 5; t++)
@@ -132,10 +133,13 @@ void summary_heads(json_t *records, const char *task, const needle_wish *w, int3
 int64_t summary_unequal(json_t *records, const needle_wish *w)
 {
     int64_t unequal = 0;
-    size_t i;
-    json_t *r;
-    json_array_foreach(records, i, r) unequal +=
-        is_asked(r, w) && json_is_false(json_object_get(r, "equal"));
+    needle_wish one = *w;
+    for (; one.which < w->patterns; one.which++) {
+        size_t i;
+        json_t *r;
+        json_array_foreach(records, i, r) unequal +=
+            is_asked(r, &one) && json_is_false(json_object_get(r, "equal"));
+    }
     return unequal;
 }
 
@@ -220,7 +224,8 @@ static void print_heads(json_t *records, const char *task, const needle_wish *w,
     free(saw);
 }
 
-void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *out, bool colour)
+static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE *out,
+                      bool colour)
 {
     size_t cells = (size_t)w->depths * (size_t)w->lengths;
     double *value = malloc((cells + (size_t)w->depths) * sizeof *value);
@@ -231,7 +236,7 @@ void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *o
         summary_heat(records, task_name[t], w, value, depth);
         char title[64];
         snprintf(title, sizeof title, "needle, %s: recall", task_name[t]);
-        heat_map h = {title, w->depths, w->lengths, value, depth, w->length};
+        heat_map h = {title, w->depths, w->lengths, value, depth, w->length, NULL};
         heat_print(&h, out, colour);
         print_heads(records, task_name[t], w, heads, out);
     }
@@ -242,13 +247,27 @@ void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *o
     print_merges(records, w, out);
 }
 
+void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *out, bool colour)
+{
+    needle_wish one = *w;
+    for (; one.which < w->patterns; one.which++) {
+        if (w->patterns > 1) fprintf(out, "\n== retrieval layer: %s\n", w->pattern[one.which]);
+        print_one(records, &one, heads, out, colour);
+    }
+}
+
 /* ---- for programs --------------------- */
 
 static void csv_value(const json_t *value, FILE *out)
 {
-    if (json_is_string(value))
-        fputs(json_string_value(value), out);
-    else if (json_is_integer(value))
+    const char *text = json_string_value(value);
+    if (text && strpbrk(text, ",\"\n")) { /* RFC 4180 */
+        fputc('"', out);
+        for (; *text; text++) fprintf(out, *text == '"' ? "\"\"" : "%c", *text);
+        fputc('"', out);
+    } else if (text) {
+        fputs(text, out);
+    } else if (json_is_integer(value))
         fprintf(out, "%lld", (long long)json_integer_value(value));
     else if (json_is_real(value))
         fprintf(out, "%.9g", json_real_value(value));
@@ -268,25 +287,28 @@ static void csv_value(const json_t *value, FILE *out)
 void summary_csv(json_t *records, const needle_wish *w, FILE *out)
 {
     static const char *const column[] = {
-        "task",        "length",         "trial",           "depth",          "depth_percent",
-        "seed",        "needle",         "block",           "owners",         "expected",
-        "got",         "outcome",        "predicted",       "equal",          "least_mass",
-        "saw",         "error",          "predicted_saw",   "lse_error",      "plain_error",
-        "cache_bytes", "resident_bytes", "prefill_seconds", "decode_seconds", "messages",
-        "bytes_sent"};
+        "task",          "retrieval",   "length",         "trial",           "depth",
+        "depth_percent", "seed",        "needle",         "block",           "owners",
+        "expected",      "got",         "outcome",        "predicted",       "equal",
+        "least_mass",    "saw",         "error",          "predicted_saw",   "lse_error",
+        "plain_error",   "cache_bytes", "resident_bytes", "prefill_seconds", "decode_seconds",
+        "messages",      "bytes_sent"};
     enum { COLUMNS = sizeof column / sizeof column[0] };
     for (int c = 0; c < COLUMNS; c++) fprintf(out, "%s%s", c ? "," : "", column[c]);
     fputc('\n', out);
-    size_t i;
-    json_t *r;
-    json_array_foreach(records, i, r)
-    {
-        if (!is_asked(r, w)) continue;
-        for (int c = 0; c < COLUMNS; c++) {
-            if (c) fputc(',', out);
-            csv_value(json_object_get(r, column[c]), out);
+    needle_wish one = *w;
+    for (; one.which < w->patterns; one.which++) {
+        size_t i;
+        json_t *r;
+        json_array_foreach(records, i, r)
+        {
+            if (!is_asked(r, &one)) continue;
+            for (int c = 0; c < COLUMNS; c++) {
+                if (c) fputc(',', out);
+                csv_value(json_object_get(r, column[c]), out);
+            }
+            fputc('\n', out);
         }
-        fputc('\n', out);
     }
 }
 
@@ -307,7 +329,7 @@ static json_t *heads_of(json_t *records, const char *task, const needle_wish *w,
     return array;
 }
 
-void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *out)
+static void json_of_one(json_t *records, const needle_wish *w, int32_t heads, FILE *out)
 {
     for (int t = 0; t < 5; t++)
         for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
@@ -323,6 +345,8 @@ void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *ou
                 real_or_null(s.lse_error), "prefill_seconds", real_or_null(s.prefill_seconds),
                 "decode_seconds", real_or_null(s.decode_seconds), "messages",
                 (json_int_t)s.messages);
+            if (w->patterns > 1)
+                json_object_set_new(line, "retrieval", json_text(w->pattern[w->which]));
             if (t < 2) {
                 json_object_set_new(line, "head_saw",
                                     heads_of(records, task_name[t], w, heads, "saw", i));
@@ -332,4 +356,10 @@ void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *ou
             }
             output_line(out, line);
         }
+}
+
+void summary_json(json_t *records, const needle_wish *w, int32_t heads, FILE *out)
+{
+    needle_wish one = *w;
+    for (; one.which < w->patterns; one.which++) json_of_one(records, &one, heads, out);
 }

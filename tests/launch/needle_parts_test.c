@@ -328,7 +328,7 @@ static void test_pictures(void)
 
     double value[4] = {1, .5, 0, NAN}, depth[2] = {5, 95};
     int64_t length[2] = {4096, 65536};
-    heat_map h = {"it's", 2, 2, value, depth, length};
+    heat_map h = {"it's", 2, 2, value, depth, length, NULL};
     CHECK(heat_mean(&h) == .5);
     char printed[4096] = "";
     FILE *f = fmemopen(printed, sizeof printed, "w");

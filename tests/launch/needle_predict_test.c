@@ -193,8 +193,12 @@ static void test_least_squares(void)
 static void test_summary(void)
 {
     int64_t length[2] = {4096, 65536};
-    needle_wish w = {
-        .length = length, .lengths = 2, .depths = 2, .trials = 2, .tasks = TASK_SINGLE};
+    needle_wish w = {.length = length,
+                     .lengths = 2,
+                     .depths = 2,
+                     .trials = 2,
+                     .patterns = 1,
+                     .tasks = TASK_SINGLE};
     json_t *all = json_array();
     for (int i = 0; i < 4; i++) {
         int found = i != 1, longer = i == 3; /* the last trial is not asked for */
@@ -226,7 +230,7 @@ static void test_summary(void)
     summary_json(all, &w, 2, f);
     summary_print(all, &w, 2, f, false);
     fclose(f);
-    CHECK(strstr(text, "single,4096,1,0,25,"));
+    CHECK(strstr(text, "single,,4096,1,0,25,"));
     CHECK(strstr(text, "\"cells\":3,\"found\":2"));
     CHECK(strstr(text, "2 of 3"));
     json_decref(all);
