@@ -224,13 +224,13 @@ static banyan_status compare(banyan_plan *plan, uint64_t *all)
     return status;
 }
 
-/* Kinds whose records are equally large share a pool. A cut of a list is about 2 MiB of records: long
+/* Kinds whose records are equally large share a pool. A cut of a list is about 8 MiB of records: long
  * enough that beginning costs nothing, short enough for many threads. */
 static void pool_kinds(banyan_plan *plan)
 {
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_kind *kind = &plan->kind[k];
-        const int64_t blocks = (INT64_C(1) << 21) / (int64_t)kind->shape.record_bytes;
+        const int64_t blocks = (INT64_C(1) << 23) / (int64_t)kind->shape.record_bytes;
         int32_t same = 0;
         while (plan->kind[same].shape.record_bytes != kind->shape.record_bytes) same++;
         kind->pool = same < k ? plan->kind[same].pool : plan->pools++;
