@@ -33,6 +33,8 @@ static void read_environment(settings &s)
     s.multiprocessors = (int)number_from("BANYAN_EMU_SMS", 132);
     s.memory = (size_t)number_from("BANYAN_EMU_MEMORY", 80LL << 30);
     s.guard = (int)number_from("BANYAN_EMU_GUARD", 1);
+    s.idle = 0;
+    s.kernels = s.copies = s.events = 0;
 }
 
 settings &get_settings()
