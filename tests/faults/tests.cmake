@@ -16,7 +16,7 @@ function(banyan_campaign name labels seconds)
     SKIP_RETURN_CODE 77 ENVIRONMENT CLUSTER_SWITCH=$<TARGET_FILE:cluster_switch>)
 endfunction()
 
-banyan_campaign(faults_campaign smoke 600 20 1)
+banyan_campaign(faults_campaign full 600 20 1)
 banyan_campaign(faults_campaign_all full 5400 200 2 --table)
 # One allocation of one rank fails: some of them, and all.
 banyan_campaign(faults_memory smoke 600 --sweep 40 --verb run)
