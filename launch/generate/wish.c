@@ -12,11 +12,7 @@ enum { COUNT_IDS = 16, COUNT_TEXT = 256 };
 static bool read_count(const job *j, const char *name, int64_t least, int64_t *out)
 {
     const char *text = job_text(j, name);
-    char *end;
-    if (!text) return true;
-    errno = 0;
-    *out = strtoll(text, &end, 10);
-    if (end != text && !*end && !errno && *out >= least && *out <= INT32_MAX) return true;
+    if (!text || number_read(text, least, INT32_MAX, out)) return true;
     say_error(j, "--%s \"%s\": expected a number of tokens, %d or more", name, text,
               (int)least);
     return false;

@@ -63,6 +63,8 @@ static banyan_status choose_all(model *m, int64_t token, const choice *all, int3
             if (isnan(c.logit)) return finite_failed(m, "the logits", token + row);
             if (c.id != UINT32_MAX && (best.id == UINT32_MAX || c.logit > best.logit)) best = c;
         }
+        /* Not one id can follow: all logits are -infinity. */
+        if (isinf(best.logit)) return finite_failed(m, "the logits", token + row);
         if (greedy) greedy[row] = best.id;
     }
     return BANYAN_OK;
