@@ -33,7 +33,7 @@ def _candidates():
         return [named]
     here = pathlib.Path(__file__).resolve().parent
     beside = [str(p) for folder in (here, here / "lib") for p in sorted(folder.glob("libbanyan.so*"))]
-    return beside + ["libbanyan.so.0", "libbanyan.so"]
+    return beside + ["libbanyan.so.0.1", "libbanyan.so"]
 
 
 def _load():
