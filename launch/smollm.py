@@ -81,6 +81,9 @@ def tokenizer(reader, folder):
         sys.exit(f"tokenizer {field('model')} {field('pre')}: expected gpt2 smollm")
     tokens = field("tokens")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    write_json(folder + "/tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": reader.fields["tokenizer.chat_template"].contents(),
+        "bos_token": tokens[field("bos_token_id")], "eos_token": tokens[field("eos_token_id")]})
     write_json(folder + "/tokenizer.json", {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False,

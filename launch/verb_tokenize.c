@@ -22,15 +22,16 @@ static bool write_ids(const token_ids *ids, bool binary, FILE *out)
 
 static int encode(const job *j, tokenizer *t, const char *path)
 {
-    char why[1024];
+    char why[2048];
     token_ids ids = {0};
     size_t bytes;
     char *data = input_read(path, &bytes, why, sizeof why);
+    bool ends = job_switch(j, "ends"), chat = job_switch(j, "chat");
     int code = EXIT_USAGE;
     if (!data) {
         say_error(j, "%s", why);
-    } else if (!tokenizer_encode(t, data, bytes, job_switch(j, "ends"), &ids, why,
-                                 sizeof why)) {
+    } else if (chat ? !chat_encode(t, job_text(j, "system"), data, bytes, &ids, why, sizeof why)
+                    : !tokenizer_encode(t, data, bytes, ends, &ids, why, sizeof why)) {
         say_error(j, "%s: %s", path, why);
     } else {
         code = write_ids(&ids, job_switch(j, "u32"), stdout) ? EXIT_OK : EXIT_FAILED;
@@ -71,6 +72,10 @@ static int run(job *j)
         say_error(j, "tokenize: --model DIR is needed");
         return EXIT_USAGE;
     }
+    if (job_text(j, "system") && !job_switch(j, "chat")) {
+        say_error(j, "--system: only with --chat");
+        return EXIT_USAGE;
+    }
     tokenizer *t = tokenizer_open(dir, why, sizeof why);
     if (!t) {
         say_error(j, "%s", why);
@@ -87,6 +92,8 @@ static const flag flags[] = {
     {"file", "FILE", NULL, "read this, default - (standard input): text, or ids to decode"},
     {"decode", NULL, NULL, "the other way: from ids (decimal or u32) to text"},
     {"ends", NULL, NULL, "also the tokens that the model expects around a text (bos)"},
+    {"chat", NULL, NULL, "as a question to a chat model, as generate --chat asks it"},
+    {"system", "TEXT", NULL, "what stands before the question; with --chat"},
     {"u32", NULL, NULL, "write ids as 32-bit little endian instead of one a line"},
     {NULL, NULL, NULL, NULL}};
 

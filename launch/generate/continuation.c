@@ -18,41 +18,31 @@ static bool add_end(continuation *c, int64_t id)
 }
 
 /* A question in its layout, whose own end ends the answer too. */
-static bool lay_out(const prompt_wish *w, continuation *c, const char *data, text *out,
-                    char *why, size_t why_bytes)
+static bool lay_out(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
+                    token_ids *ids, char *why, size_t why_bytes)
 {
-    const chat_layout *layout = chat_choose(c->tokenizer, why, why_bytes);
+    const chat_layout *layout =
+        chat_encode(c->tokenizer, w->system, data, bytes, ids, why, why_bytes);
     if (!layout) return false;
-    if (chat_write(layout, w->system, data, out) &&
-        (w->ignores_eos || add_end(c, tokenizer_added(c->tokenizer, layout->end))))
-        return true;
-    snprintf(why, why_bytes, "out of memory for the prompt");
+    if (w->ignores_eos || add_end(c, tokenizer_added(c->tokenizer, layout->end))) return true;
+    snprintf(why, why_bytes, "out of memory");
     return false;
 }
 
 static bool encode(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
                    char *why, size_t why_bytes)
 {
-    text laid = {0};
     token_ids ids = {0};
-    char reason[512];
-    bool good = !w->chat || lay_out(w, c, data, &laid, why, why_bytes);
-    if (good && w->chat && strlen(data) != bytes) {
-        snprintf(why, why_bytes, "a byte 0 in the question");
-        good = false;
-    }
-    if (good) {
-        good = tokenizer_encode(c->tokenizer, w->chat ? laid.data : data,
-                                w->chat ? laid.bytes : bytes, !w->chat, &ids, reason,
-                                sizeof reason);
-        if (!good) snprintf(why, why_bytes, "the prompt: %s", reason);
-    }
+    char reason[1024];
+    bool good = w->chat ? lay_out(w, c, data, bytes, &ids, reason, sizeof reason)
+                        : tokenizer_encode(c->tokenizer, data, bytes, true, &ids, reason,
+                                           sizeof reason);
+    if (!good) snprintf(why, why_bytes, "the prompt: %s", reason);
     if (good && ids.count == 0) {
         snprintf(why, why_bytes,
                  "the prompt is empty, and the model has no token to begin with");
         good = false;
     }
-    free(laid.data);
     uint32_t *grown =
         good ? realloc(ids.id, (size_t)(ids.count + w->count) * sizeof *grown) : NULL;
     if (grown) {

@@ -4,9 +4,11 @@
 #include "launch/text/tokenizer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { CODING_ANY, CODING_BYTES, CODING_FALLBACK };
+enum { TRIM_NONE, TRIM_QUESTION, TRIM_ALL };
 
 #define BANYAN_LAYOUT(name, needs, lacks, coding, trims, begin, system, user, answer, end)     \
     {#name, end, begin, system, user, answer, needs, lacks, coding, trims},
@@ -68,7 +70,26 @@ static bool fill(const char *format, const char *words, bool trims, text *out)
 bool chat_write(const chat_layout *layout, const char *system, const char *user, text *out)
 {
     return text_add(out, layout->begin, strlen(layout->begin)) &&
-           (!system || fill(layout->system, system, layout->trims, out)) &&
-           fill(layout->user, user, layout->trims, out) &&
+           (!system || fill(layout->system, system, layout->trims == TRIM_ALL, out)) &&
+           fill(layout->user, user, layout->trims != TRIM_NONE, out) &&
            text_add(out, layout->answer, strlen(layout->answer));
+}
+
+const chat_layout *chat_encode(tokenizer *t, const char *system, const char *user, size_t bytes,
+                               token_ids *ids, char *why, size_t why_bytes)
+{
+    const chat_layout *layout = chat_choose(t, why, why_bytes);
+    text laid = {0};
+    bool good = layout != NULL;
+    if (good && memchr(user, 0, bytes)) {
+        snprintf(why, why_bytes, "a byte 0 in the question");
+        good = false;
+    }
+    if (good && !chat_write(layout, system, user, &laid)) {
+        snprintf(why, why_bytes, "out of memory for the question");
+        good = false;
+    }
+    good = good && tokenizer_encode(t, laid.data, laid.bytes, false, ids, why, why_bytes);
+    free(laid.data);
+    return good ? layout : NULL;
 }

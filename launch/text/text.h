@@ -69,12 +69,16 @@ typedef struct chat_layout {
     const char *begin, *system, *user, *answer; /* with %s, where it has one, for the words */
     const char *needs, *lacks; /* added tokens, parted by spaces: all of them, none of them */
     int coding;                /* 0 any, 1 byte-level, 2 byte fallback */
-    bool trims;                /* white space around the words is dropped */
+    int trims; /* white space is dropped: 0 nowhere, 1 around the question, 2 around all words */
 } chat_layout;
 /* The layout whose tokens this tokenizer has. NULL: why. */
 const chat_layout *chat_choose(const tokenizer *t, char *why, size_t why_bytes);
 /* One turn, up to where the answer begins: to be encoded without ends. system NULL: none. false: out of
  * memory. */
 bool chat_write(const chat_layout *layout, const char *system, const char *user, text *out);
+/* Append the ids of a question (`bytes` of it, and a 0 behind them) in the tokenizer's layout, which is
+ * returned; NULL: why. */
+const chat_layout *chat_encode(tokenizer *t, const char *system, const char *user, size_t bytes,
+                               token_ids *ids, char *why, size_t why_bytes);
 
 #endif

@@ -284,19 +284,20 @@ static const struct chat {
      "<|start_header_id|>assistant<|end_header_id|>\n\n",
      "<|eot_id|>"},
     {"gpt2", "<|im_start|> <|im_end|>", "chatml",
-     "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n "
+     "<|im_start|>system\n S\n<|im_end|>\n<|im_start|>user\n "
      "Q?\n<|im_end|>\n<|im_start|>assistant\n",
      "<|im_end|>"},
-    {"gpt2", "<s> </s> [INST] [/INST]", "mistral", "<s>[INST]S\n\n Q?\n[/INST]", "</s>"},
-    {"llama2", "[INST] [/INST]", "mistral", "<s>[INST] S\n\n Q?\n[/INST]", "</s>"},
+    {"gpt2", "<s> </s> [INST] [/INST]", "mistral", "<s>[INST] S\n\n\n Q?\n[/INST]", "</s>"},
+    {"llama2", "[INST] [/INST]", "mistral", "<s>[INST]  S\n\n\n Q?\n[/INST]", "</s>"},
     {"gpt2", "[INST] [/INST] [SYSTEM_PROMPT] [/SYSTEM_PROMPT]", "mistral",
-     "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST] Q?\n[/INST]", "</s>"},
+     "<s>[SYSTEM_PROMPT] S\n[/SYSTEM_PROMPT][INST] Q?\n[/INST]", "</s>"},
     {"llama2", "<|system|> <|user|> <|assistant|> <|end|>", "phi3",
-     "<|system|>\nS<|end|>\n<|user|>\n Q?\n<|end|>\n<|assistant|>\n", "<|end|>"},
+     "<|system|>\n S\n<|end|>\n<|user|>\n Q?\n<|end|>\n<|assistant|>\n", "<|end|>"},
     {"gpt2", "<|system|> <|user|> <|assistant|> <|end|>", "phi4_mini",
-     "<|system|>S<|end|><|user|> Q?\n<|end|><|assistant|>", "<|end|>"},
+     "<|system|> S\n<|end|><|user|> Q?\n<|end|><|assistant|>", "<|end|>"},
     {"llama2", "<start_of_turn> <end_of_turn>", "gemma",
-     "<bos><start_of_turn>user\nS\n\nQ?<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>"},
+     "<bos><start_of_turn>user\n S\n\n\nQ?<end_of_turn>\n<start_of_turn>model\n",
+     "<end_of_turn>"},
 };
 
 static json_t *with_tokens(const char *kind, const char *tokens)
@@ -323,7 +324,7 @@ static void check_chats(void)
         CHECK_MSG(l != NULL, "%s", why);
         text out = {0};
         if (l) {
-            CHECK(chat_write(l, "S", " Q?\n", &out));
+            CHECK(chat_write(l, " S\n", " Q?\n", &out));
             CHECK_MSG(!strcmp(l->name, chats[i].name) && !strcmp(l->end, chats[i].end) &&
                           !strcmp(out.data, chats[i].text),
                       "%s: \"%s\"", l->name, out.data);

@@ -16,6 +16,19 @@ done
 "$banyan" tokenize --model "$m" --ends < "$folder/text" | tail -n +2 | cmp - "$folder/ids" || fault "--ends: no bos"
 [ "$("$banyan" tokenize --model "$m" --file /dev/null | wc -c)" = 0 ] || fault "ids of nothing"
 
+
+# A chat's layout, by the tokens that the vocabulary has.
+mkdir "$folder/chat"
+sed 's/"added_tokens": *\[/&{"id":900,"content":"<|im_start|>","special":true},{"id":901,"content":"<|im_end|>","special":true},/' \
+  "$tokenizers/gpt2/tokenizer.json" > "$folder/chat/tokenizer.json"
+laid() { "$banyan" tokenize --model "$folder/chat" --chat "$@" < "$folder/text" | "$banyan" tokenize --model "$folder/chat" --decode; }
+printf '<|im_start|>user\n%s\n<|im_end|>\n<|im_start|>assistant\n' "$(cat "$folder/text")" > "$folder/plain"
+{ printf '<|im_start|>system\nBe brief.<|im_end|>\n'; cat "$folder/plain"; } > "$folder/brief"
+laid | cmp - "$folder/plain" || fault "tokenize --chat"
+laid --system "Be brief." | cmp - "$folder/brief" || fault "tokenize --chat --system"
+expect 2 "--system: only with --chat" "$banyan" tokenize --model "$m" --system x
+expect 2 "no known chat layout" "$banyan" tokenize --model "$tokenizers/gpt2" --chat --file "$folder/text"
+
 expect 2 "--model DIR is needed" "$banyan" tokenize
 expect 2 "no/tokenizer.json: No such file" "$banyan" tokenize --model "$folder/no"
 expect 2 "$folder/none: No such file" "$banyan" tokenize --model "$m" --file "$folder/none"
