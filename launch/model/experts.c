@@ -89,7 +89,7 @@ static banyan_status activate(model *m, const layer *l, int32_t rows, float *min
         const linear *both = &l->expert_gate_up[e];
         int32_t count = gather(m, e, rows, w->some);
         status = linear_run(m, both, w->some, count, w->cut);
-        if (!status) rows_activate(m->is.act, w->cut, count, both->count, mine);
+        if (!status) rows_activate(&m->is, w->cut, count, both->count, mine);
         mine += count * both->count;
     }
     return status;

@@ -148,9 +148,14 @@ static void read_layer(hf_config *c, const family *f, description *d)
     d->o_bias = bias && !f->no_o_bias;
     d->mlp_bias = hf_truth(c, NULL, word(f->words.mlp_bias, "mlp_bias"), false);
     d->embedding_scale = d->residual_scale = d->logit_divisor = 1;
+    d->act_cap = 20;
     const json_t *quantised = hf_get(c, NULL, "quantization_config");
-    if (quantised)
-        hf_fail(c, "quantization_config", quantised, "none: BF16, F16 or F32 weights");
+    const char *method = json_string_value(json_object_get(quantised, "quant_method"));
+    d->is_mxfp4 = f->experts_together && method && !strcmp(method, "mxfp4");
+    if (quantised && !d->is_mxfp4)
+        hf_fail(c, "quantization_config", quantised,
+                f->experts_together ? "quant_method mxfp4, or none: BF16, F16 or F32 weights"
+                                    : "none: BF16, F16 or F32 weights");
 }
 
 /* ---- ropes ------------------------------------------------------------------------------- */

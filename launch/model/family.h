@@ -26,7 +26,8 @@
 /* RMSNorm, x w / rms(x); with 1 + w; LayerNorm, (x - mean) w / deviation + bias. */
 typedef enum norm_kind { NORM_RMS, NORM_RMS_ONE, NORM_LAYER } norm_kind;
 
-/* On gate and up; gegelu (Phi-3-small): min(g, 20) sigmoid(1.702 g) (clamp(u, -20, 20) + 1) */
+/* On gate and up; gegelu (Phi-3-small; gpt-oss calls it swiglu), with a cap c:
+ * min(g, c) sigmoid(1.702 g) (clamp(u, -c, c) + 1) */
 typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_GEGELU } activation;
 
 /* Tensors of q, k and v: three; one, q then k then v; one, for each KV head its q heads, k,
@@ -44,6 +45,7 @@ typedef struct tensor_names {
     const char *input_norm, *q, *k, *v, *q_norm, *k_norm, *o, *attention_norm;
     const char *post_norm, *gate, *up, *down, *mlp_norm;
     const char *router, *expert_gate, *expert_up, *expert_down;
+    const char *sinks; /* without an ending */
 } tensor_names;
 
 /* Llama's, from which most differ little. */
@@ -70,6 +72,8 @@ typedef struct family {
     qkv_layout qkv;
     gate_up_layout gate_up;
     norm_kind norm;
+    bool
+        experts_together; /* one tensor has all experts, of which even outputs are gate's: views.c */
     bool interleaved;  /* rope turns entries (2i, 2i+1) of a head, not (i, i + d/2) */
     bool qkv_bias;     /* always; "attention_bias" says it for others .. */
     bool biased;       /* .. where it is absent */
@@ -105,6 +109,8 @@ typedef struct description {
     int32_t ropes;
     int32_t experts, top_experts, expert_intermediate; /* experts 0: none */
     bool experts_normed;                               /* weights of the chosen sum to 1 */
+    bool router_bias, expert_bias, is_mxfp4;           /* .. of the experts alone */
+    double act_cap;                                    /* of gegelu */
     int32_t block_tokens;    /* of `use` that speaks of blocks; 0: any */
     layer_kind *layer;       /* [shape.layers] */
     int32_t *dummy, dummies; /* ids whose logits are -infinity */

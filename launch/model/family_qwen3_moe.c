@@ -14,7 +14,7 @@ static void read(hf_config *c, description *d)
     const json_t *dense = hf_get(c, NULL, "mlp_only_layers");
     int32_t step = hf_count(c, NULL, "decoder_sparse_step", 1);
     description_slide_above(c, d);
-    d->experts = hf_count(c, NULL, "num_experts", 128);
+    d->experts = hf_count_either(c, "num_experts", "num_local_experts", 128);
     d->top_experts = hf_count(c, NULL, "num_experts_per_tok", 8);
     d->expert_intermediate = hf_count(c, NULL, "moe_intermediate_size", 768);
     d->experts_normed = hf_truth(c, NULL, "norm_topk_prob", false);

@@ -139,6 +139,16 @@ int32_t hf_count(hf_config *c, const json_t *object, const char *field, int32_t 
     return 1;
 }
 
+int32_t hf_count_either(hf_config *c, const char *field, const char *other, int32_t absent)
+{
+    const int32_t count = hf_count(c, NULL, field, hf_count(c, NULL, other, absent));
+    char want[128];
+    snprintf(want, sizeof want, "the same as in %s, or one of the two", field);
+    if (!c->failed && hf_get(c, NULL, other) && hf_count(c, NULL, other, absent) != count)
+        hf_fail(c, other, hf_get(c, NULL, other), want);
+    return count;
+}
+
 double hf_number(hf_config *c, const json_t *object, const char *field, double absent)
 {
     const json_t *value = hf_get(c, object, field);

@@ -42,6 +42,8 @@ bool hf_has(const hf_config *c, const json_t *object, const char *field);
 const json_t *hf_get(const hf_config *c, const json_t *object, const char *field);
 /* An integer 1 .. INT32_MAX, or `absent` (negative: required). */
 int32_t hf_count(hf_config *c, const json_t *object, const char *field, int32_t absent);
+/* A field that files have under either name; different numbers under both are a fault. */
+int32_t hf_count_either(hf_config *c, const char *field, const char *other, int32_t absent);
 /* Greater than 0 and finite, or `absent`. */
 double hf_number(hf_config *c, const json_t *object, const char *field, double absent);
 bool hf_truth(hf_config *c, const json_t *object, const char *field, bool absent);

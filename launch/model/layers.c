@@ -88,7 +88,7 @@ static banyan_status feed_forward(model *m, const layer *l, int32_t rows)
     banyan_status status = linear_run(m, &l->gate_up, w->h, rows, w->cut);
     if (status) return status;
     float *mine = w->out; /* free by now */
-    rows_activate(m->is.act, w->cut, rows, l->gate_up.count, mine);
+    rows_activate(&m->is, w->cut, rows, l->gate_up.count, mine);
     status = exchange_cut(m, width, rows, mine, w->pieces);
     for (int r = 0; !status && r < m->ranks; r++)
         rows_copy(w->wide + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,

@@ -28,7 +28,8 @@ static int64_t smaller(int64_t a, int64_t b)
 static const float *as_floats(const stretch *s, int64_t in)
 {
     const void *data = s->tensor->data + (size_t)(s->row * in) * sizeof(float);
-    bool is_dense = s->tensor->dtype == BANYAN_F32 && (s->step == 1 || s->count == 1);
+    bool is_dense = s->tensor->layout == TENSOR_ROWS && s->tensor->dtype == BANYAN_F32 &&
+                    (s->step == 1 || s->count == 1);
     return is_dense && (uintptr_t)data % sizeof(float) == 0 ? data : NULL;
 }
 
@@ -152,6 +153,7 @@ void linear_free(model *m, linear *l)
 {
     free(l->stretch);
     free(l->bias);
+    free(l->view);
     if (l->there) m->device->row->release(m->device->own, l->there);
     *l = (linear){0};
 }

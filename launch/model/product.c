@@ -84,9 +84,9 @@ static inline __attribute__((always_inline)) float fold(const floats *lanes)
 PRODUCT(multiply_bf16, 2, take_bf16, one_bf16)
 PRODUCT(multiply_f32, 4, take_f32, one_f32)
 
-/* fp16: through fp32, a piece at a time. */
-static void multiply_f16(const tensor *t, int64_t row, int64_t step, int64_t count, int64_t in,
-                         const float *x, float *out)
+/* What is not multiplied as it lies: through fp32, a piece at a time. */
+static void multiply_pieces(const tensor *t, int64_t row, int64_t step, int64_t count,
+                            int64_t in, const float *x, float *out)
 {
     float piece[PIECE];
     for (int64_t c = 0; c < count; c++) {
@@ -101,15 +101,37 @@ static void multiply_f16(const tensor *t, int64_t row, int64_t step, int64_t cou
     }
 }
 
+/* Input first: what lies together is one input's share of all columns, so that these are summed side by
+ * side, in fp64 since the order is the input's. */
+static void multiply_columns(const tensor *t, int64_t row, int64_t step, int64_t count,
+                             int64_t in, const float *x, float *out)
+{
+    const size_t bytes = banyan_dtype_bytes(t->dtype);
+    const tensor line = {.dtype = t->dtype, .data = t->data + (size_t)row * bytes};
+    for (int64_t c = 0, n; c < count; c += n) {
+        double sum[PIECE] = {0};
+        float piece[PIECE];
+        n = step == 1 ? PIECE : (PIECE - 1) / step + 1;
+        if (n > count - c) n = count - c;
+        for (int64_t i = 0; i < in; i++) {
+            tensor_read(&line, i * t->shape[0] + c * step, (n - 1) * step + 1, piece);
+            for (int64_t k = 0; k < n; k++) sum[k] += (double)x[i] * piece[k * step];
+        }
+        for (int64_t k = 0; k < n; k++) out[c + k] = (float)sum[k];
+    }
+}
+
 void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, int64_t in,
                      const float *x, float *out)
 {
     int64_t bytes = in * (int64_t)banyan_dtype_bytes(t->dtype);
     const unsigned char *from = t->data + row * bytes;
-    if (t->dtype == BANYAN_BF16)
+    if (t->layout == TENSOR_COLUMNS && step < PIECE)
+        multiply_columns(t, row, step, count, in, x, out);
+    else if (t->layout != TENSOR_ROWS || t->dtype == BANYAN_F16)
+        multiply_pieces(t, row, step, count, in, x, out);
+    else if (t->dtype == BANYAN_BF16)
         multiply_bf16(from, step * bytes, count, in, x, out);
-    else if (t->dtype == BANYAN_F16)
-        multiply_f16(t, row, step, count, in, x, out);
     else
         multiply_f32(from, step * bytes, count, in, x, out);
 }

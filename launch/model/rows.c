@@ -96,27 +96,32 @@ static float clamp(float x, float low, float high)
     return x < low ? low : x > high ? high : x;
 }
 
+/* min(g, c) sigmoid(1.702 g) (clamp(u, -c, c) + 1) */
+static float gegelu(float gate, float up, float cap)
+{
+    gate = gate < cap ? gate : cap;
+    return gate / (1 + expf(-1.702f * gate)) * (clamp(up, -cap, cap) + 1);
+}
+
 /* gelu: x Phi(x) (Hendrycks and Gimpel, arXiv 1606.08415), exact and by tanh, section 2. */
-static float activate(activation act, float gate, float up)
+static float activate(const description *d, float gate, float up)
 {
     const float root = 0.7978845608028654f; /* sqrt(2 / pi) */
-    switch (act) {
+    switch (d->act) {
     case ACT_SILU: return gate / (1 + expf(-gate)) * up;
     case ACT_GELU: return 0.5f * gate * (1 + erff(gate * 0.7071067811865476f)) * up;
     case ACT_GELU_TANH:
         return 0.5f * gate * (1 + tanhf(root * (gate + 0.044715f * gate * gate * gate))) * up;
     case ACT_GEGELU: break;
     }
-    gate = gate < 20 ? gate : 20;
-    return gate / (1 + expf(-1.702f * gate)) * (clamp(up, -20, 20) + 1);
+    return gegelu(gate, up, (float)d->act_cap);
 }
 
-void rows_activate(activation act, const float *gate_up, int64_t rows, int64_t width,
+void rows_activate(const description *d, const float *gate_up, int64_t rows, int64_t width,
                    float *out)
 {
     for (int64_t row = 0; row < rows; row++) {
         const float *gate = gate_up + row * 2 * width, *up = gate + width;
-        for (int64_t i = 0; i < width; i++)
-            out[row * width + i] = activate(act, gate[i], up[i]);
+        for (int64_t i = 0; i < width; i++) out[row * width + i] = activate(d, gate[i], up[i]);
     }
 }

@@ -31,14 +31,33 @@ static void fill_rules(const model *m, banyan_spec *s, banyan_rule *rules)
     s->rule_count = count;
 }
 
+/* Sinks of all layers and of the further readings of the last, for free(); NULL: none. */
+static banyan_status spread_sinks(const model *m, float **out)
+{
+    const size_t heads = (size_t)m->shape.heads, layers = (size_t)m->shape.layers;
+    const size_t readings = (size_t)m->readings;
+    *out = NULL;
+    if (!m->sinks) return BANYAN_OK;
+    *out = malloc((layers + readings) * heads * sizeof **out);
+    if (!*out) return BANYAN_ERR_MEMORY;
+    memcpy(*out, m->sinks, layers * heads * sizeof **out);
+    for (size_t i = 0; i < readings; i++)
+        memcpy(*out + (layers + i) * heads, m->sinks + (layers - 1) * heads,
+               heads * sizeof **out);
+    return BANYAN_OK;
+}
+
 static banyan_status make_plan(model *m, const banyan_spec *spec)
 {
     banyan_rule *rules = calloc((size_t)m->shape.layers, sizeof *rules);
     banyan_spec s = *spec;
-    if (!rules) {
+    float *sinks = NULL;
+    if (!rules || spread_sinks(m, &sinks)) {
+        free(rules);
         snprintf(m->why, WHY, "out of memory for the rules of %d layers", m->shape.layers);
         return BANYAN_ERR_MEMORY;
     }
+    s.sinks = sinks;
     s.layers = m->shape.layers + m->readings;
     s.heads = m->shape.heads;
     s.kv_heads = m->shape.kv_heads;
@@ -50,6 +69,7 @@ static banyan_status make_plan(model *m, const banyan_spec *spec)
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
     if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
     free(rules);
+    free(sinks);
     return status;
 }
 

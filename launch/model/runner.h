@@ -35,6 +35,7 @@ typedef struct linear {
         outputs; /* what a row gives here: count numbers, or count of gate and count of up */
     stretch *stretch;
     int32_t stretches;
+    tensor *view; /* of an expert, where one tensor has all of them; else NULL */
     float *bias;  /* [outputs], or NULL */
     float *there; /* [outputs][in], on a device that is apart; else NULL */
 } linear;
@@ -94,6 +95,7 @@ struct model {
     uint64_t digest;
     const tensor *embedding; /* [vocab][hidden], read from the map */
     layer *layer;
+    float *sinks; /* [layers and readings][heads], or NULL */
     norm final_norm;
     linear head;
     rope rope[ROPES];
@@ -157,8 +159,8 @@ void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_str
                int64_t rows, int64_t width);
 void rows_scale(float *x, int64_t count, float scale);
 void rows_bias(float *x, int64_t rows, int64_t width, const float *bias);
-/* gate_up [rows][gate, up][width] -> out [rows][width] = act(gate) up */
-void rows_activate(activation act, const float *gate_up, int64_t rows, int64_t width,
+/* gate_up [rows][gate, up][width] -> out [rows][width] = act(gate) up, by the description */
+void rows_activate(const description *d, const float *gate_up, int64_t rows, int64_t width,
                    float *out);
 
 /* heads.c: norm and rotation of the q and k that this rank holds. */

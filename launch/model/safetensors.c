@@ -390,30 +390,46 @@ const tensor *safetensors_find(const safetensors *s, const char *name)
     return bsearch(&key, s->tensor, (size_t)s->count, sizeof key, by_name);
 }
 
-const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
-                                 int64_t cols, char *why, size_t why_bytes)
+/* "[3, 4]" */
+static void shape_words(const int64_t *shape, int32_t dims, char *out, size_t bytes)
+{
+    size_t used = (size_t)snprintf(out, bytes, "[");
+    for (int32_t i = 0; i < dims && used < bytes; i++)
+        used +=
+            (size_t)snprintf(out + used, bytes - used, "%s%" PRId64, i ? ", " : "", shape[i]);
+    if (used < bytes) snprintf(out + used, bytes - used, "]");
+}
+
+const tensor *safetensors_shaped(const safetensors *s, const char *name, const int64_t *shape,
+                                 int32_t dims, const char *dtype, char *why, size_t why_bytes)
 {
     const tensor *t = safetensors_find(s, name);
-    char want[64], have[TENSOR_DIMS * 22 + 1] = "";
+    char want[TENSOR_DIMS * 22 + 3], have[TENSOR_DIMS * 22 + 3];
     if (!t) {
         snprintf(why, why_bytes, "tensor '%s' is missing", name);
         return NULL;
     }
     s->is_used[t - s->tensor] = true;
-    if (!t->readable) {
-        snprintf(why, why_bytes, "%s: tensor '%s' has dtype %s; BF16, F16 and F32 are read",
-                 t->file, name, t->dtype_name);
+    if (dtype ? strcmp(dtype, t->dtype_name) != 0 : !t->readable) {
+        snprintf(why, why_bytes, "%s: tensor '%s' has dtype %s; %s", t->file, name,
+                 t->dtype_name, dtype ? "U8 is read, of mxfp4" : "BF16, F16 and F32 are read");
         return NULL;
     }
-    if (t->dims == (cols ? 2 : 1) && t->shape[0] == rows && (!cols || t->shape[1] == cols))
-        return t;
-    for (int32_t i = 0; i < t->dims; i++)
-        snprintf(have + strlen(have), sizeof have - strlen(have), "%s%" PRId64, i ? ", " : "",
-                 t->shape[i]);
-    snprintf(want, sizeof want, cols ? "%" PRId64 ", %" PRId64 : "%" PRId64, rows, cols);
-    snprintf(why, why_bytes, "%s: tensor '%s' has shape [%s]; config.json asks for [%s]",
-             t->file, name, have, want);
+    bool equal = t->dims == dims;
+    for (int32_t i = 0; equal && i < dims; i++) equal = shape[i] == t->shape[i];
+    if (equal) return t;
+    shape_words(t->shape, t->dims, have, sizeof have);
+    shape_words(shape, dims, want, sizeof want);
+    snprintf(why, why_bytes, "%s: tensor '%s' has shape %s; config.json asks for %s", t->file,
+             name, have, want);
     return NULL;
+}
+
+const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
+                                 int64_t cols, char *why, size_t why_bytes)
+{
+    const int64_t shape[] = {rows, cols};
+    return safetensors_shaped(s, name, shape, cols ? 2 : 1, NULL, why, why_bytes);
 }
 
 const tensor *safetensors_unused(const safetensors *s)

@@ -18,6 +18,13 @@
 #include <stdbool.h>
 
 enum { TENSOR_DIMS = 8 };
+enum {
+    MX_BLOCK = 32,
+    MX_NAN = 255
+}; /* numbers of mxfp4 that share a scale; a scale that is none */
+
+/* Row by row; input first, rows apart by one number; blocks of 4-bit numbers (views.c). */
+typedef enum tensor_layout { TENSOR_ROWS, TENSOR_COLUMNS, TENSOR_MXFP4 } tensor_layout;
 
 typedef struct tensor {
     const char *name, *file;
@@ -28,6 +35,8 @@ typedef struct tensor {
     int64_t shape[TENSOR_DIMS];
     const unsigned char *data; /* in the map; possibly unaligned */
     size_t bytes;
+    tensor_layout layout;        /* of a view; files have rows */
+    const unsigned char *scales; /* MXFP4: one for each block */
 } tensor;
 
 typedef struct safetensors safetensors;
@@ -52,6 +61,20 @@ const void *safetensors_header(const safetensors *s, int64_t index, size_t *byte
  * From then on it counts as used. */
 const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t rows,
                                  int64_t cols, char *why, size_t why_bytes);
+
+/* Likewise, of any shape and of the dtype of that name (NULL: a readable one). */
+const tensor *safetensors_shaped(const safetensors *s, const char *name, const int64_t *shape,
+                                 int32_t dims, const char *dtype, char *why, size_t why_bytes);
+
+/* One expert's matrix [rows][in] of a tensor (or of two, mxfp4) that has all of them: views.c. */
+typedef struct view_wish {
+    int64_t experts, expert, rows, in;
+    bool is_mxfp4;
+} view_wish;
+bool tensor_view(const safetensors *s, const char *name, const view_wish *w, tensor *out,
+                 char *why, size_t why_bytes);
+/* What `count` numbers of it take in the file. */
+int64_t tensor_room(const tensor *t, int64_t count);
 
 /* The first tensor that was never asked for, tables of rotary embeddings apart (which older
  * files carry and config.json implies); NULL: none. */

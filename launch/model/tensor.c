@@ -9,6 +9,7 @@
 #include "launch/model/safetensors.h"
 #include "launch/isa.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { PIECE = 1024 }; /* values converted and tested at a time */
@@ -58,15 +59,75 @@ EACH_ISA static uint32_t any_bad(const float *x, int64_t count)
     return bad;
 }
 
-void tensor_read(const tensor *t, int64_t first, int64_t count, float *out)
+static void convert(const tensor *t, const unsigned char *in, int64_t count, float *out)
 {
-    const unsigned char *in = t->data + (size_t)first * banyan_dtype_bytes(t->dtype);
     if (t->dtype == BANYAN_BF16)
         from_bf16(in, count, out);
     else if (t->dtype == BANYAN_F16)
         from_f16(in, count, out);
     else
         memcpy(out, in, (size_t)count * sizeof *out);
+}
+
+/* Numbers that lie `pitch` bytes apart. */
+static void read_apart(const tensor *t, const unsigned char *in, size_t pitch, int64_t count,
+                       float *out)
+{
+    unsigned char together[PIECE * sizeof(float)];
+    const size_t bytes = banyan_dtype_bytes(t->dtype);
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done < PIECE ? count - done : PIECE;
+        for (int64_t i = 0; i < n; i++, in += pitch)
+            memcpy(together + (size_t)i * bytes, in, bytes);
+        convert(t, together, n, out + done);
+    }
+}
+
+static void read_columns(const tensor *t, int64_t first, int64_t count, float *out)
+{
+    const int64_t in = t->shape[1];
+    const size_t bytes = banyan_dtype_bytes(t->dtype), pitch = (size_t)t->shape[0] * bytes;
+    for (int64_t n; count > 0; first += n, count -= n, out += n) {
+        const int64_t row = first / in, at = first % in;
+        n = in - at < count ? in - at : count;
+        read_apart(t, t->data + (size_t)at * pitch + (size_t)row * bytes, pitch, n, out);
+    }
+}
+
+/* A scale of 0 is 2^-127, which fp32 has as a subnormal; 255 is no number. */
+static float mx_factor(int scale)
+{
+    return scale == MX_NAN ? NAN : ldexpf(1, scale - 127);
+}
+
+static void read_mxfp4(const tensor *t, int64_t first, int64_t count, float *out)
+{
+    static const float value[] = {0,    .5f,  1,  1.5f,  2,  3,  4,  6,
+                                  -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
+    for (int64_t n; count > 0; first += n, count -= n, out += n) {
+        const float factor = mx_factor(t->scales[first / MX_BLOCK]);
+        n = MX_BLOCK - first % MX_BLOCK;
+        if (n > count) n = count;
+        for (int64_t i = 0, at = first; i < n; i++, at++)
+            out[i] = value[t->data[at / 2] >> at % 2 * 4 & 15] * factor;
+    }
+}
+
+void tensor_read(const tensor *t, int64_t first, int64_t count, float *out)
+{
+    switch (t->layout) {
+    case TENSOR_ROWS:
+        convert(t, t->data + (size_t)first * banyan_dtype_bytes(t->dtype), count, out);
+        break;
+    case TENSOR_COLUMNS: read_columns(t, first, count, out); break;
+    case TENSOR_MXFP4: read_mxfp4(t, first, count, out); break;
+    }
+}
+
+int64_t tensor_room(const tensor *t, int64_t count)
+{
+    if (t->layout == TENSOR_MXFP4) return count / 2 + count / MX_BLOCK;
+    return count * (int64_t)banyan_dtype_bytes(t->dtype);
 }
 
 int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *out)

@@ -119,6 +119,14 @@ static source kv_source(const description *d, int64_t column, int64_t columns)
     return (source){0, (head * (group + 2) + group + is_v) * dim + i};
 }
 
+/* .. where gate has the even rows and up the odd ones. */
+static source mixed_source(const description *d, int64_t column, int64_t columns)
+{
+    (void)d;
+    const int64_t is_up = column >= columns;
+    return (source){0, 2 * (column - is_up * columns) + is_up};
+}
+
 /* Columns [gate, up][columns]. */
 static source gate_up_source(const description *d, int64_t column, int64_t columns)
 {
@@ -128,12 +136,12 @@ static source gate_up_source(const description *d, int64_t column, int64_t colum
     case GATE_UP_JOINED: return (source){0, column};
     case GATE_UP_MIXED: break;
     }
-    return (source){0, 2 * i + is_up};
+    return mixed_source(d, column, columns);
 }
 
 /* ---- matrices ---------------------------------------------------------------------------- */
 
-/* A matrix as it is looked for. */
+/* A matrix as it is looked for. Where all experts lie together, its one tensor is theirs. */
 typedef struct matrix {
     where at;
     const char *part[2]; /* its tensors; the second may be NULL */
@@ -142,6 +150,7 @@ typedef struct matrix {
     int copies; /* 2: columns .. of gate, then the same of up */
     bool has_bias;
     source_fn source;
+    bool is_together;
 } matrix;
 
 static bool add_row(linear *l, const tensor *t, int64_t row)
@@ -177,12 +186,36 @@ static banyan_status find_tensors(model *m, const matrix *x, const tensor *t[2],
     return BANYAN_OK;
 }
 
+/* .. of an expert among all: views of its matrix, and of its bias, a vector that lies in one piece. */
+static banyan_status find_view(model *m, const matrix *x, linear *l, const tensor *t[2],
+                               tensor *bias, const tensor *biases[2])
+{
+    char name[NAME];
+    const int64_t shape[] = {m->is.experts, x->rows[0]};
+    const view_wish wish = {m->is.experts, x->at.expert, x->rows[0], x->in, m->is.is_mxfp4};
+    l->view = malloc(sizeof *l->view);
+    if (!l->view) return no_memory(m);
+    full_name(m, x->at, x->part[0], "", name);
+    if (!tensor_view(m->files, name, &wish, l->view, m->why, WHY)) return BANYAN_ERR_CONFIG;
+    t[0] = l->view;
+    if (!x->has_bias) return BANYAN_OK;
+    full_name(m, x->at, x->part[0], "_bias", name);
+    const tensor *all = safetensors_shaped(m->files, name, shape, 2, NULL, m->why, WHY);
+    if (!all) return BANYAN_ERR_CONFIG;
+    *bias = *all;
+    bias->data += tensor_room(all, x->at.expert * x->rows[0]);
+    biases[0] = bias;
+    return BANYAN_OK;
+}
+
 static banyan_status find_matrix(model *m, const matrix *x, linear *l)
 {
     const tensor *t[2] = {NULL}, *bias[2] = {NULL};
-    banyan_status status = find_tensors(m, x, t, bias);
-    if (status) return status;
+    tensor own_bias;
     *l = (linear){.columns = x->columns, .in = x->in};
+    banyan_status status =
+        x->is_together ? find_view(m, x, l, t, &own_bias, bias) : find_tensors(m, x, t, bias);
+    if (status) return status;
     l->first = cut_first(x->columns, m->rank, m->ranks);
     l->count = cut_first(x->columns, m->rank + 1, m->ranks) - l->first;
     l->outputs = x->copies * l->count;
@@ -206,7 +239,8 @@ static banyan_status find_qkv(model *m, where at, layer *l)
     bool apart = m->is.family->qkv == QKV_APART, bias = m->is.qkv_bias;
     int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
     int64_t all = q + 2 * kv;
-    const matrix query = {at, {n->q}, {apart ? q : all}, q, s->hidden, 1, bias, q_source};
+    const matrix query = {at, {n->q}, {apart ? q : all}, q,    s->hidden,
+                          1,  bias,   q_source,          false};
     const matrix rest = {at,
                          {apart ? n->k : n->q, apart ? n->v : NULL},
                          {apart ? kv : all, kv},
@@ -214,7 +248,8 @@ static banyan_status find_qkv(model *m, where at, layer *l)
                          s->hidden,
                          1,
                          bias,
-                         kv_source};
+                         kv_source,
+                         false};
     banyan_status status = find_matrix(m, &query, &l->q);
     return status ? status : find_matrix(m, &rest, &l->kv);
 }
@@ -224,13 +259,15 @@ static banyan_status find_mlp(model *m, where at, const char *const part[3], int
                               linear *gate_up, linear *down)
 {
     int64_t hidden = m->shape.hidden;
-    bool apart = m->is.family->gate_up == GATE_UP_APART, bias = m->is.mlp_bias;
+    bool of_expert = m->is.layer[at.layer].experts;
+    bool together = of_expert && m->is.family->experts_together;
+    bool apart = !together && m->is.family->gate_up == GATE_UP_APART;
+    bool bias = of_expert ? m->is.expert_bias : m->is.mlp_bias;
     int64_t rows = apart ? width : 2 * width;
-    const matrix both = {at,           {part[0], apart ? part[1] : NULL},
-                         {rows, rows}, width,
-                         hidden,       2,
-                         bias,         gate_up_source};
-    const matrix last = {at, {part[2]}, {hidden}, hidden, width, 1, bias, plain};
+    const matrix both = {
+        at,   {part[0], apart ? part[1] : NULL},        {rows, rows}, width, hidden, 2,
+        bias, together ? mixed_source : gate_up_source, together};
+    const matrix last = {at, {part[2]}, {hidden}, hidden, width, 1, bias, plain, together};
     banyan_status status = find_matrix(m, &both, gate_up);
     return status ? status : find_matrix(m, &last, down);
 }
@@ -241,7 +278,8 @@ static banyan_status find_feed_forward(model *m, where at, layer *l)
     const char *const dense[] = {n->gate, n->up, n->down};
     const char *const expert[] = {n->expert_gate, n->expert_up, n->expert_down};
     int64_t hidden = m->shape.hidden, experts = m->is.experts;
-    const matrix router = {at, {n->router}, {experts}, experts, hidden, 1, false, plain};
+    const matrix router = {at, {n->router},       {experts}, experts, hidden,
+                           1,  m->is.router_bias, plain,     false};
     if (!m->is.layer[at.layer].experts)
         return find_mlp(m, at, dense, m->shape.intermediate, &l->gate_up, &l->down);
     l->expert_gate_up = calloc((size_t)experts, sizeof *l->expert_gate_up);
@@ -252,6 +290,23 @@ static banyan_status find_feed_forward(model *m, where at, layer *l)
         status = find_mlp(m, (where){at.layer, e}, expert, m->is.expert_intermediate,
                           &l->expert_gate_up[e], &l->expert_down[e]);
     return status;
+}
+
+/* A logit of each query head. */
+static banyan_status find_sinks(model *m, where at)
+{
+    const char *part = m->is.family->names.sinks;
+    char name[NAME];
+    if (!part) return BANYAN_OK;
+    if (!m->sinks)
+        m->sinks = calloc((size_t)m->shape.layers * (size_t)m->shape.heads, sizeof *m->sinks);
+    if (!m->sinks) return no_memory(m);
+    full_name(m, at, part, "", name);
+    const tensor *t = safetensors_matrix(m->files, name, m->shape.heads, 0, m->why, WHY);
+    if (!t) return BANYAN_ERR_CONFIG;
+    int64_t bad =
+        tensor_to_float(t, 0, m->shape.heads, m->sinks + (int64_t)at.layer * m->shape.heads);
+    return bad < 0 ? BANYAN_OK : not_finite(m, t, bad);
 }
 
 static banyan_status find_layer(model *m, int32_t index)
@@ -269,10 +324,11 @@ static banyan_status find_layer(model *m, int32_t index)
         {n->input_norm, s->hidden, &l->input}, {n->attention_norm, s->hidden, &l->attention},
         {n->post_norm, s->hidden, &l->post},   {n->mlp_norm, s->hidden, &l->mlp},
         {n->q_norm, s->head_dim, &l->q_norm},  {n->k_norm, s->head_dim, &l->k_norm}};
-    const matrix o = {at, {n->o}, {s->hidden}, s->hidden, q, 1, m->is.o_bias, plain};
+    const matrix o = {at, {n->o}, {s->hidden}, s->hidden, q, 1, m->is.o_bias, plain, false};
     banyan_status status = BANYAN_OK;
     for (size_t i = 0; !status && i < sizeof norms / sizeof norms[0]; i++)
         status = find_norm(m, at, norms[i].part, norms[i].width, norms[i].to);
+    if (!status) status = find_sinks(m, at);
     if (!status) status = find_qkv(m, at, l);
     if (!status) status = find_matrix(m, &o, &l->o);
     if (!status) status = find_feed_forward(m, at, l);
@@ -293,7 +349,8 @@ static banyan_status find_ends(model *m)
     full_name(m, at, n->head, ".weight", name);
     bool own = !s->tied || safetensors_find(m->files, name);
     const matrix head = {
-        at, {own ? n->head : n->embedding}, {s->vocab}, s->vocab, s->hidden, 1, false, plain};
+        at,   {own ? n->head : n->embedding}, {s->vocab}, s->vocab, s->hidden, 1, false, plain,
+        false};
     banyan_status status = find_norm(m, at, n->final_norm, s->hidden, &m->final_norm);
     return status ? status : find_matrix(m, &head, &m->head);
 }
@@ -302,8 +359,7 @@ static int64_t share(const linear *l)
 {
     int64_t bytes = 0;
     for (int32_t i = 0; i < l->stretches; i++)
-        bytes += l->stretch[i].count * l->in *
-                 (int64_t)banyan_dtype_bytes(l->stretch[i].tensor->dtype);
+        bytes += tensor_room(l->stretch[i].tensor, l->stretch[i].count * l->in);
     return bytes;
 }
 
@@ -389,6 +445,7 @@ void weights_free(model *m)
         free(l->expert_down);
     }
     free(m->layer);
+    free(m->sinks);
     free(m->final_norm.weight);
     free(m->final_norm.bias);
     linear_free(m, &m->head);

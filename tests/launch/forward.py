@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-HIDDEN, HEADS, KV, DIM, INNER, VOCAB = 24, 4, 2, 8, 20, 61
+HIDDEN, HEADS, KV, DIM, INNER, VOCAB = 32, 4, 2, 8, 20, 61
 GROUP = HEADS // KV
 
 
@@ -61,8 +61,8 @@ def gelu_tanh(x):
     return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
 
 
-def gegelu(gate, up):
-    gate, up = min(gate, 20), max(-20, min(20, up))
+def gegelu(gate, up, cap=20):
+    gate, up = min(gate, cap), max(-cap, min(cap, up))
     return gate / (1 + math.exp(-1.702 * gate)) * (up + 1)
 
 
@@ -78,6 +78,30 @@ def turn(x, position, frequency, factor, interleaved):
 
 def plain_frequency(theta, dims):
     return [theta ** (-2 * i / dims) for i in range(dims // 2)]
+
+
+def yarn_frequency(theta, dims, factor, original):
+    """As gpt-oss has it: the ends of the ramp are not rounded; fast 32, slow 1."""
+    place = lambda turns: dims * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    low, high = max(place(32), 0), min(place(1), dims - 1)
+    out = []
+    for i, w in enumerate(plain_frequency(theta, dims)):
+        ramp = max(0, min(1, (i - low) / (high - low)))
+        out.append(w / factor * ramp + w * (1 - ramp))
+    return out
+
+
+class Mxfp4(list):
+    """Rows of random 4-bit numbers, 32 of which share a power of two; codes and scales are kept."""
+    VALUES = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    VALUES += [-x for x in VALUES]
+
+    def __init__(self, rows, columns, chance):
+        super().__init__()
+        self.codes = [[chance.randrange(16) for _ in range(columns)] for _ in range(rows)]
+        self.scales = [[chance.randrange(121, 126) for _ in range(columns // 32)] for _ in range(rows)]
+        for codes, scales in zip(self.codes, self.scales):
+            self.append([self.VALUES[c] * 2.0 ** (scales[i // 32] - 127) for i, c in enumerate(codes)])
 
 
 # ---- the model ---------------------------------------------------------------------------------
@@ -130,16 +154,23 @@ class Model:
         if case.get("qk_norm"):
             l["q_norm"], l["k_norm"] = self.norm_of(DIM), self.norm_of(DIM)
         if index in case.get("expert_layers", []):
-            l["router"] = self.matrix(case["experts"], HIDDEN)
+            l["router"], l["rb"] = self.matrix(case["experts"], HIDDEN), self.bias("router", case["experts"])
             l["experts"] = [self.make_mlp(case["expert_inner"]) for _ in range(case["experts"])]
         else:
             l["mlp"] = self.make_mlp(INNER)
+        if case.get("sinks"):
+            l["sinks"] = self.vector(HEADS, 1.0)
         return l
 
+    def expert_matrix(self, rows, columns):
+        if self.case.get("mxfp4"):
+            return Mxfp4(rows, columns, self.random)
+        return self.matrix(rows, columns)
+
     def make_mlp(self, inner):
-        return {"gate": self.matrix(inner, HIDDEN), "gb": self.bias("mlp", inner),
-                "up": self.matrix(inner, HIDDEN), "ub": self.bias("mlp", inner),
-                "down": self.matrix(HIDDEN, inner), "db": self.bias("mlp", HIDDEN)}
+        return {"gate": self.expert_matrix(inner, HIDDEN), "gb": self.bias("mlp", inner),
+                "up": self.expert_matrix(inner, HIDDEN), "ub": self.bias("mlp", inner),
+                "down": self.expert_matrix(HIDDEN, inner), "db": self.bias("mlp", HIDDEN)}
 
     # -- forward
 
@@ -152,7 +183,7 @@ class Model:
     def act(self, gate, up):
         kind = self.case.get("act", "silu")
         if kind == "gegelu":
-            return [gegelu(g, u) for g, u in zip(gate, up)]
+            return [gegelu(g, u, self.case.get("cap", 20)) for g, u in zip(gate, up)]
         f = silu if kind == "silu" else gelu_tanh
         return [f(g) * u for g, u in zip(gate, up)]
 
@@ -161,7 +192,7 @@ class Model:
         return times(m["down"], inner, m["db"])
 
     def experts(self, l, x):
-        share = softmax(times(l["router"], x))
+        share = softmax(times(l["router"], x, l["rb"]))
         best = sorted(range(len(share)), key=lambda e: (-share[e], e))[:self.case["top"]]
         total = sum(share[e] for e in best) if self.case.get("normed", True) else 1
         out = [0.0] * HIDDEN
@@ -200,7 +231,8 @@ class Model:
             row = []
             for h in range(HEADS):
                 seen = [j for j in range(p + 1) if self.sees(index, h, p, j)]
-                mass = softmax([scale * dot(q[p][h], k[j][h // GROUP]) for j in seen])
+                sink = [l["sinks"][h]] if "sinks" in l else []  # without a value
+                mass = softmax([scale * dot(q[p][h], k[j][h // GROUP]) for j in seen] + sink)
                 row += [sum(m * v[j][h // GROUP][i] for m, j in zip(mass, seen)) for i in range(DIM)]
             out.append(times(l["o"], row, l["ob"]))
         return out
@@ -286,6 +318,37 @@ def put_qkv(out, name, l, how):
     put(out, name("q"), join(l["q"], l["k"], l["v"]), join(l["qb"], l["kb"], l["vb"]))
 
 
+def put_together(out, name, weights, biases, mxfp4):
+    """All experts in one tensor: input first, or blocks and scales."""
+    count, rows, columns = len(weights), len(weights[0]), len(weights[0][0])
+    out[name + "_bias"] = biases
+    if not mxfp4:
+        flat = [w[r][i] for w in weights for i in range(columns) for r in range(rows)]
+        out[name] = ("", [count, columns, rows], flat)
+        return
+    codes = [c for w in weights for row in w.codes for c in row]
+    pairs = bytes(a | b << 4 for a, b in zip(codes[::2], codes[1::2]))
+    out[name + "_blocks"] = ("U8", [count, rows, columns // 32, 16], pairs)
+    scales = bytes(s for w in weights for row in w.scales for s in row)
+    out[name + "_scales"] = ("U8", [count, rows, columns // 32], scales)
+
+
+def mixed_codes(gate, up):
+    """Rows of gate and up in turn, with their codes."""
+    both = Mxfp4(0, 0, None)
+    both.extend(mixed(gate, up))
+    both.codes, both.scales = mixed(gate.codes, up.codes), mixed(gate.scales, up.scales)
+    return both
+
+
+def put_experts(out, prefix, experts, mxfp4):
+    join = mixed_codes if mxfp4 else mixed
+    put_together(out, prefix + "mlp.experts.gate_up_proj", [join(m["gate"], m["up"]) for m in experts],
+                 [mixed(m["gb"], m["ub"]) for m in experts], mxfp4)
+    put_together(out, prefix + "mlp.experts.down_proj", [m["down"] for m in experts],
+                 [m["db"] for m in experts], mxfp4)
+
+
 def tensors(model):
     case, out = model.case, {}
     names = {**LLAMA, **case.get("names", {})}
@@ -300,10 +363,15 @@ def tensors(model):
                 put_norm(out, prefix + names[part], l[part])
         put_qkv(out, lambda part: prefix + names[part], l, case.get("qkv"))
         put(out, prefix + names["o"], l["o"], l["ob"])
+        if "sinks" in l:
+            out[prefix + "self_attn.sinks"] = l["sinks"]
         if "mlp" in l:
             put_mlp(out, names, prefix, l["mlp"], case.get("gate_up"))
             continue
-        put(out, prefix + names["router"], l["router"])
+        put(out, prefix + names["router"], l["router"], l["rb"])
+        if case.get("together"):
+            put_experts(out, prefix, l["experts"], case.get("mxfp4"))
+            continue
         for e, m in enumerate(l["experts"]):
             put_mlp(out, {x: names["expert_" + x] % e for x in ("gate", "up", "down")}, prefix, m, None)
     return out
@@ -316,11 +384,13 @@ def flat(x):
 def save(path, parts, bf16):
     header, data, at = {}, [], 0
     for name, x in parts.items():
-        raw = array.array("f", flat(x)).tobytes()
-        if bf16:
+        dtype, shape = "BF16" if bf16 else "F32", [len(x), len(x[0])] if isinstance(x[0], list) else [len(x)]
+        if isinstance(x, tuple):
+            dtype, shape, x = x[0] or dtype, x[1], x[2]
+        raw = x if isinstance(x, bytes) else array.array("f", flat(x)).tobytes()
+        if dtype == "BF16":
             raw = b"".join(raw[i + 2:i + 4] for i in range(0, len(raw), 4))
-        shape = [len(x), len(x[0])] if isinstance(x[0], list) else [len(x)]
-        header[name] = {"dtype": "BF16" if bf16 else "F32", "shape": shape,
+        header[name] = {"dtype": dtype, "shape": shape,
                         "data_offsets": [at, at + len(raw)]}
         at += len(raw)
         data.append(raw)
@@ -376,6 +446,15 @@ def phi3small_sees(l, h, p, j):
 LONGROPE = {"type": "su", "short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 3.0, 4.0]}
 NTK = 10000.0 * (2.5 * 40 / 16 - 1.5) ** (8 / 6)
 
+GPT_OSS = {"layers": 3, "bias": "qkv out mlp router", "experts": 5, "top": 2, "expert_layers": [0, 1, 2],
+           "expert_inner": 32, "together": True, "sinks": True, "act": "gegelu", "cap": 1.5, "names": {"router": "mlp.router"},
+           "sees": window(9, lambda l: l % 2 == 0),
+           "rope": same_rope(yarn_frequency(150000.0, DIM, 32.0, 64), 0.1 * math.log(32.0) + 1)}
+GPT_OSS_CONFIG = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "intermediate_size": 32, "num_local_experts": 5,
+                  "num_experts_per_tok": 2, "swiglu_limit": 1.5, "sliding_window": 9, "rope_theta": 150000.0,
+                  "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                                   "original_max_position_embeddings": 64}}
+
 # name, what the reference does, what config.json says besides BASE (None: not there)
 CASES = [
     ("llama", {}, {"architectures": ["LlamaForCausalLM"]}),
@@ -394,6 +473,10 @@ CASES = [
                    "expert_inner": 12, "normed": False, "names": EXPERTS, "bf16": True},
      {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 3,
       "moe_intermediate_size": 12, "decoder_sparse_step": 2, "mlp_only_layers": [3]}),
+    ("gpt_oss", GPT_OSS, GPT_OSS_CONFIG),
+    ("gpt_oss bf16", {**GPT_OSS, "bf16": True, "tokens": 41}, GPT_OSS_CONFIG),
+    ("gpt_oss mxfp4", {**GPT_OSS, "bf16": True, "mxfp4": True},
+     {**GPT_OSS_CONFIG, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}),
     ("phi3", {"qkv": "joined", "gate_up": "joined", "names": JOINED, "dims": 6,
               "rope": long_rope(41)},
      {"model_type": "phi3", "partial_rotary_factor": 0.75, "rope_scaling": LONGROPE,

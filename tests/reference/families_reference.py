@@ -86,6 +86,12 @@ CASES = [
     ("granite", "Granite", dict(attention_multiplier=0.2, embedding_multiplier=6.0,
                                 residual_multiplier=0.3, logits_scaling=4.0), "bf16", {}),
     ("mixtral", "Mixtral", dict(num_local_experts=5, num_experts_per_tok=2), "bf16", {}),
+    ("gpt oss", "GptOss", dict(head_dim=32, num_local_experts=6, num_experts_per_tok=2, sliding_window=70,
+                               num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2,
+                               rope_parameters=rope("yarn", factor=8.0, truncate=False,
+                                                    original_max_position_embeddings=128)), "fp32", {}),
+    ("gpt oss bf16", "GptOss", dict(head_dim=32, num_local_experts=6, num_experts_per_tok=2, sliding_window=70,
+                                    layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "bf16", {}),
     ("qwen3 moe", "Qwen3Moe", dict(head_dim=32, num_experts=8, num_experts_per_tok=3,
                                    moe_intermediate_size=72, norm_topk_prob=True,
                                    mlp_only_layers=[1]), "fp32", {}),
@@ -99,7 +105,7 @@ def make_model(name, more):
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for part, weight in model.named_parameters():
-            if "norm" in part or part.endswith("bias"):
+            if "norm" in part or part.endswith(("bias", "sinks")):
                 weight.add_(0.1 * torch.randn_like(weight))
     return model
 
