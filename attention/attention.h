@@ -83,15 +83,17 @@ void banyan_fixed_strip(const void *sums, void *out, int32_t value_dim, int64_t 
 /* ---- selectors: which blocks a head reads, and which a KV head keeps ------------------------ */
 
 enum {
-    BANYAN_MAX_PARAMS = 8,
+    BANYAN_MAX_PARAMS = 16,
     BANYAN_MAX_PERIOD = 4096,
     BANYAN_MAX_RUNS = 12 /* of a selection */
 };
 
-/* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens. */
+/* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens; "0.125" is of
+ * a parameter that takes fractions. */
 typedef struct banyan_value {
     int64_t number;
     int in_tokens;
+    double fraction; /* else 0 */
 } banyan_value;
 
 typedef struct banyan_param {
@@ -99,6 +101,8 @@ typedef struct banyan_param {
     const char *default_text; /* in the syntax of a rule */
     const char *choices;      /* "kv|query": the number is the index of the choice; else NULL */
     int in_blocks;            /* a length: blocks, or tokens with the suffix t */
+    int in_tokens;            /* a length in tokens, with or without the suffix */
+    int is_fraction;          /* min .. max, with decimals */
     int64_t min, max;
     const char *doc;
 } banyan_param;
@@ -110,6 +114,8 @@ typedef struct banyan_pattern {
     int32_t head, heads; /* global index of the query head, and how many there are */
     int32_t kv_heads;
     int32_t block_tokens;
+    int64_t
+        planned_tokens; /* of the plan: what lengths that are shares of the whole refer to */
 } banyan_pattern;
 
 /* Blocks first, first+step, .. <= last. edge: some rows see only some of the tokens (below). */
@@ -160,6 +166,9 @@ typedef struct banyan_selector {
     void (*keeps)(const banyan_pattern *pattern, banyan_retention *out);
     /* NULL: query heads with equal parameters read alike. Else: do these two, of equal parameters? */
     int (*alike)(const banyan_pattern *a, const banyan_pattern *b);
+    /* NULL, or: rows `row` .. up to this one, exclusive, read by one law; INT64_MAX: all that come.
+     * Rows on both sides of it are never selected for together. */
+    int64_t (*until)(const banyan_pattern *pattern, int64_t row);
     int whole; /* 1: a KV head that is read so has one holder */
 } banyan_selector;
 
@@ -169,8 +178,9 @@ const banyan_selector *banyan_selector_row(int index); /* NULL past the end */
 /* Parse "s2 stride=16 local=16" for one query head. On failure writes the reason, with the nearest
  * name where one is meant, and returns CONFIG. */
 banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
-                                   int32_t kv_heads, int32_t block_tokens, banyan_pattern *out,
-                                   char *why, size_t why_bytes);
+                                   int32_t kv_heads, int32_t block_tokens,
+                                   int64_t planned_tokens, banyan_pattern *out, char *why,
+                                   size_t why_bytes);
 int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b); /* same tokens? */
 /* Select, of patterns that have been accepted. */
 static inline void banyan_pattern_select(const banyan_pattern *pattern, int64_t first_row,

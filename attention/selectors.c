@@ -93,36 +93,61 @@ static int choice_index(const char *choices, const char *text)
     }
 }
 
-static banyan_status parse_value(const char *selector, const banyan_param *param,
-                                 const char *text, int32_t block_tokens, banyan_value *out,
-                                 reason why)
+static banyan_status parse_fraction(const char *selector, const banyan_param *param,
+                                    const char *text, banyan_value *out, reason why)
 {
-    if (param->choices) {
-        out->number = choice_index(param->choices, text);
-        out->in_tokens = 0;
-        if (out->number >= 0) return BANYAN_OK;
-        return refuse(why, "%s: %s=%s is unknown, expected one of %s", selector, param->name,
-                      text, param->choices);
-    }
+    char *end = NULL;
+    const double number = strtod(text, &end);
+    if (!isdigit((unsigned char)*text) || *end || strpbrk(text, "xX"))
+        return refuse(why, "%s: %s=%s is not a number such as 0.125", selector, param->name,
+                      text);
+    if (!(number >= (double)param->min && number <= (double)param->max))
+        return refuse(why, "%s: %s=%s is out of range, expected %lld..%lld", selector,
+                      param->name, text, (long long)param->min, (long long)param->max);
+    *out = (banyan_value){.fraction = number};
+    return BANYAN_OK;
+}
+
+static const char *unit_of(const banyan_param *param, int in_tokens)
+{
+    if (in_tokens || param->in_tokens) return " tokens";
+    return param->in_blocks ? " blocks" : "";
+}
+
+static banyan_status parse_number(const char *selector, const banyan_param *param,
+                                  const char *text, int32_t block_tokens, banyan_value *out,
+                                  reason why)
+{
     char *end = NULL;
     int64_t number = strtoll(text, &end, 10); /* saturates, out of every range */
     int in_tokens = *end == 't' && end > text;
     if (!(isdigit((unsigned char)*text) || *text == '-') || end == text || end[in_tokens])
         return refuse(why, "%s: %s=%s is not a whole number%s", selector, param->name, text,
-                      param->in_blocks ? " of blocks (or of tokens, with the suffix t)" : "");
-    if (in_tokens && !param->in_blocks)
+                      param->in_blocks   ? " of blocks (or of tokens, with the suffix t)"
+                      : param->in_tokens ? " of tokens"
+                                         : "");
+    if (in_tokens && !param->in_blocks && !param->in_tokens)
         return refuse(why, "%s: %s=%s counts tokens, but %s is not a length", selector,
                       param->name, text, param->name);
-    int64_t max = in_tokens ? param->max * block_tokens : param->max;
+    int64_t max = in_tokens && param->in_blocks ? param->max * block_tokens : param->max;
     if (number < param->min || number > max)
         return refuse(why, "%s: %s=%s is out of range, expected %lld..%lld%s", selector,
                       param->name, text, (long long)param->min, (long long)max,
-                      in_tokens          ? " tokens"
-                      : param->in_blocks ? " blocks"
-                                         : "");
-    out->number = number;
-    out->in_tokens = in_tokens;
+                      unit_of(param, in_tokens));
+    *out = (banyan_value){.number = number, .in_tokens = in_tokens || param->in_tokens};
     return BANYAN_OK;
+}
+
+static banyan_status parse_value(const char *selector, const banyan_param *param,
+                                 const char *text, int32_t block_tokens, banyan_value *out,
+                                 reason why)
+{
+    if (param->is_fraction) return parse_fraction(selector, param, text, out, why);
+    if (!param->choices) return parse_number(selector, param, text, block_tokens, out, why);
+    *out = (banyan_value){.number = choice_index(param->choices, text)};
+    if (out->number >= 0) return BANYAN_OK;
+    return refuse(why, "%s: %s=%s is unknown, expected one of %s", selector, param->name, text,
+                  param->choices);
 }
 
 static banyan_status unknown_param(const banyan_selector *selector, const char *name,
@@ -183,13 +208,17 @@ static banyan_status parse_param(banyan_pattern *out, char *word, unsigned *seen
 }
 
 banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
-                                   int32_t kv_heads, int32_t block_tokens, banyan_pattern *out,
-                                   char *why_text, size_t why_bytes)
+                                   int32_t kv_heads, int32_t block_tokens,
+                                   int64_t planned_tokens, banyan_pattern *out, char *why_text,
+                                   size_t why_bytes)
 {
     reason why = {why_text, why_bytes};
     char word[MAX_WORD];
-    banyan_pattern p = {
-        .head = head, .heads = heads, .kv_heads = kv_heads, .block_tokens = block_tokens};
+    banyan_pattern p = {.head = head,
+                        .heads = heads,
+                        .kv_heads = kv_heads,
+                        .block_tokens = block_tokens,
+                        .planned_tokens = planned_tokens};
     const char *rest = use ? use : "";
     int length = next_word(&rest, word);
 
@@ -226,14 +255,22 @@ banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
 
 /* ---- patterns -------------------------------------------------------------------------------------- */
 
+static int is_same(double a, double b)
+{
+    return !(a < b) && !(a > b);
+}
+
 /* Patterns that agree by accident, such as dense and a stride of 1, may count as different: that costs
  * nothing but a second class. */
 int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b)
 {
-    if (a->selector != b->selector || a->block_tokens != b->block_tokens) return 0;
+    if (a->selector != b->selector || a->block_tokens != b->block_tokens ||
+        a->planned_tokens != b->planned_tokens)
+        return 0;
     for (int i = 0; i < BANYAN_MAX_PARAMS && a->selector->params[i].name; i++)
         if (a->value[i].number != b->value[i].number ||
-            a->value[i].in_tokens != b->value[i].in_tokens)
+            a->value[i].in_tokens != b->value[i].in_tokens ||
+            !is_same(a->value[i].fraction, b->value[i].fraction))
             return 0;
     return !a->selector->alike || a->selector->alike(a, b);
 }

@@ -175,11 +175,20 @@ static banyan_status check(banyan_cache *cache, banyan_call *call)
     return cache->device ? banyan_device_check(cache, call) : BANYAN_OK;
 }
 
+/* Of `rows` rows from token `at` on, how many are read for by one law? */
+static int32_t rows_of_one_law(const banyan_kind *kind, int64_t at, int32_t rows)
+{
+    int32_t i = 0;
+    while (i < kind->ends && kind->end[i] <= at) i++;
+    return i < kind->ends && kind->end[i] < at + rows ? (int32_t)(kind->end[i] - at) : rows;
+}
+
 /* Pieces do not depend on what else is in the call, and so neither do a row's bits. */
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel)
 {
     const int64_t block = c->plan->spec.block_tokens;
+    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     panel->first += panel->rows;
     panel->rows = panel->pieces = 0;
     panel->piece = c->piece;
@@ -189,6 +198,7 @@ int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t mo
             const int64_t at = part->at + panel->next_row, left = block - at % block;
             int32_t rows = part->rows - panel->next_row;
             if (rows > left) rows = (int32_t)left;
+            if (panel->attends) rows = rows_of_one_law(kind, at, rows);
             if (panel->rows + rows > most) return 1;
             c->piece[panel->pieces++] =
                 (banyan_piece){panel->next_part, panel->first + panel->rows, rows, at};
@@ -226,7 +236,7 @@ static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 {
     int32_t most = cache->plan->panel_rows;
     if (call->probes && most > BANYAN_PROBE_ROWS) most = BANYAN_PROBE_ROWS;
-    banyan_panel panel = {0};
+    banyan_panel panel = {.attends = 1};
     while (banyan_panel_next(cache, call, most, &panel)) {
         const banyan_status status = attend_panel(cache, call, &panel);
         if (status != BANYAN_OK) {

@@ -117,7 +117,7 @@ typedef struct banyan_worker {
     int64_t pairs;          /* (query row, block) pairs computed in this panel */
 } banyan_worker;
 
-/* Rows of one part of a call, of one own block: one row of tiles. */
+/* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
 typedef struct banyan_piece {
     int32_t part;  /* index into the batch */
     int32_t first; /* row of the call */
@@ -131,6 +131,7 @@ typedef struct banyan_panel {
     const banyan_piece *piece;
     int32_t pieces;
     int32_t next_part, next_row; /* where the next panel begins: a part, and a row of it */
+    int attends; /* its pieces do not go beyond the rows at which some head reads by another law */
 } banyan_panel;
 
 /* How much of everything a rank needs: see plan_workspace.c. */
@@ -271,7 +272,8 @@ void banyan_count_end(banyan_cache *c); /* the change becomes real */
  * `block` half written, it stays with the rank that has it. */
 void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int is_half);
 
-/* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0} on. */
+/* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
+ * on, but for `attends`. */
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel);
 

@@ -76,7 +76,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
     int64_t longest_table = 0, changed = 0;
-    const int64_t own = pieces(plan, plan->panel_rows);
+    const int64_t own = pieces(plan, plan->panel_rows) + kind->ends;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;

@@ -87,6 +87,8 @@ typedef struct banyan_kind {
     banyan_item *item;      /* [heads]: a query head's partials */
     int32_t *holder_rank;   /* what the items' holder lists point into */
     banyan_schedule schedule;
+    int64_t *end; /* [ends] ascending: rows from which on some head reads by another law */
+    int32_t ends;
     int32_t pool;       /* which of the cache's pools its records are of */
     int32_t cut_blocks; /* blocks of a list that a thread computes at a time (panel.c) */
 } banyan_kind;

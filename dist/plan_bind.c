@@ -15,7 +15,7 @@ static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int
     const char *use = kind->use[head];
     char why[512];
     if (!banyan_pattern_parse(use, head, spec->heads, kind->shape.kv_heads, spec->block_tokens,
-                              out, why, sizeof why))
+                              spec->planned_tokens, out, why, sizeof why))
         return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
 }
@@ -114,6 +114,34 @@ static void set_retention(const banyan_plan *plan, const banyan_kind *kind, int3
     }
 }
 
+/* The first row after `row` from which on some head reads by another law. */
+static int64_t next_end(const banyan_kind *kind, int64_t row)
+{
+    int64_t next = INT64_MAX;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        for (int32_t c = 0; c < head->class_count; c++) {
+            const banyan_pattern *pattern = &head->classes[c].pattern;
+            const banyan_selector *selector = pattern->selector;
+            const int64_t end = selector->until ? selector->until(pattern, row) : INT64_MAX;
+            if (end < next) next = end;
+        }
+    }
+    return next;
+}
+
+static banyan_status set_ends(banyan_plan *plan, banyan_kind *kind)
+{
+    const int64_t last = plan->spec.max_tokens;
+    int32_t count = 0;
+    for (int64_t row = next_end(kind, 0); row < last; row = next_end(kind, row)) count++;
+    kind->end = banyan_plan_alloc(plan, (size_t)count, sizeof *kind->end);
+    if (!kind->end) return BANYAN_ERR_MEMORY;
+    for (int64_t row = next_end(kind, 0); row < last; row = next_end(kind, row))
+        kind->end[kind->ends++] = row;
+    return BANYAN_OK;
+}
+
 banyan_status banyan_plan_bind(banyan_plan *plan)
 {
     banyan_status status = BANYAN_OK;
@@ -127,6 +155,7 @@ banyan_status banyan_plan_bind(banyan_plan *plan)
         status = set_unit(plan, kind);
         for (int32_t g = 0; !status && g < kv_heads; g++)
             status = bind_head(plan, kind, g, scratch);
+        if (!status) status = set_ends(plan, kind);
     }
     for (int32_t k = 0; !status && k < plan->kinds; k++)
         for (int32_t g = 0; g < plan->kind[k].shape.kv_heads; g++)

@@ -318,9 +318,11 @@ static banyan_status check_rules(const banyan_spec *s)
                                  "rule %d: use is not set: expected a selector", (int)i);
         char why[512];
         banyan_pattern pattern;
-        if (!status && banyan_pattern_parse(rule->use, rule->first_head, s->heads,
-                                            banyan_spec_shape(s, rule->first_layer).kv_heads,
-                                            s->block_tokens, &pattern, why, sizeof why))
+        if (!status && banyan_pattern_parse(
+                           rule->use, rule->first_head, s->heads,
+                           banyan_spec_shape(s, rule->first_layer).kv_heads, s->block_tokens,
+                           s->planned_tokens ? s->planned_tokens : s->max_tokens, &pattern, why,
+                           sizeof why))
             status =
                 banyan_fail(BANYAN_ERR_CONFIG, "rule %d, \"%s\": %s", (int)i, rule->use, why);
     }

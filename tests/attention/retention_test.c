@@ -151,7 +151,8 @@ static int draw_classes(uint64_t *random, banyan_class *classes, int *class_of_h
     for (int h = 0; h < GROUP; h++) {
         banyan_pattern p;
         const char *use = rules[test_below(random, 6)];
-        CHECK(banyan_pattern_parse(use, h, GROUP, 1, BLOCK, &p, why, sizeof(why)) == BANYAN_OK);
+        CHECK(banyan_pattern_parse(use, h, GROUP, 1, BLOCK, 0, &p, why, sizeof(why)) ==
+              BANYAN_OK);
         int c = 0;
         while (c < count && !banyan_pattern_equal(&classes[c].pattern, &p)) c++;
         if (c == count) classes[count++] = (banyan_class){.pattern = p};

@@ -9,7 +9,7 @@ static void refused(const char *use, const char *words)
 {
     banyan_pattern p = {.head = -7};
     char why[512] = "";
-    banyan_status status = banyan_pattern_parse(use, 0, 32, 8, 64, &p, why, sizeof(why));
+    banyan_status status = banyan_pattern_parse(use, 0, 32, 8, 64, 0, &p, why, sizeof(why));
     CHECK_MSG(status == BANYAN_ERR_CONFIG && !strcmp(why, words), "\"%s\" gives %d: %s", use,
               status, why);
     CHECK(p.head == -7); /* written on success only */
@@ -59,6 +59,13 @@ static void test_refusals(void)
             "0..1099511627776 blocks");
     refused("s2 per=head", "s2: per=head is unknown, expected one of kv|query");
     refused("s2 per=k", "s2: per=k is unknown, expected one of kv|query");
+    refused("span alpha=1x", "span: alpha=1x is not a whole number of tokens");
+    refused("span beta=1.5", "span: beta=1.5 is out of range, expected 0..1");
+    refused("span beta=nan", "span: beta=nan is not a number such as 0.125");
+    refused("span beta=0x1p-2", "span: beta=0x1p-2 is not a number such as 0.125");
+    refused("a_shape prompt=-1",
+            "a_shape: prompt=-1 is out of range, expected 0..70368744177664 tokens");
+    refused("strided local=64t", "strided: local=64t counts tokens, but local is not a length");
     refused("s2 local=0",
             "s2: local=0 with stride=16 leaves rows without their own block, expected "
             "local >= 1");
@@ -72,26 +79,31 @@ static void test_refusals(void)
     /* a short buffer is cut, none is allowed */
     char why[8];
     banyan_pattern p;
-    CHECK(banyan_pattern_parse("s3", 0, 1, 1, 64, &p, why, sizeof(why)) == BANYAN_ERR_CONFIG);
+    CHECK(banyan_pattern_parse("s3", 0, 1, 1, 64, 0, &p, why, sizeof(why)) ==
+          BANYAN_ERR_CONFIG);
     CHECK(!strcmp(why, "unknown"));
-    CHECK(banyan_pattern_parse("s3", 0, 1, 1, 64, &p, NULL, 0) == BANYAN_ERR_CONFIG);
-    CHECK(banyan_pattern_parse("s2 local=0", 0, 1, 1, 64, &p, NULL, 0) == BANYAN_ERR_CONFIG);
+    CHECK(banyan_pattern_parse("s3", 0, 1, 1, 64, 0, &p, NULL, 0) == BANYAN_ERR_CONFIG);
+    CHECK(banyan_pattern_parse("s2 local=0", 0, 1, 1, 64, 0, &p, NULL, 0) == BANYAN_ERR_CONFIG);
 }
 
 static void test_accepted(void)
 {
     banyan_pattern p;
     char why[256] = "";
-    CHECK(!banyan_pattern_parse("  s2\tlocal=300t  stride=1\n", 3, 32, 8, 64, &p, why,
+    CHECK(!banyan_pattern_parse("  s2\tlocal=300t  stride=1\n", 3, 32, 8, 64, 0, &p, why,
                                 sizeof(why)));
     CHECK(!strcmp(p.selector->name, "s2") && p.head == 3 && p.heads == 32 && p.kv_heads == 8 &&
           p.block_tokens == 64);
     CHECK(p.value[0].number == 1 && !p.value[0].in_tokens);
     CHECK(p.value[1].number == 300 && p.value[1].in_tokens);
-    CHECK(!banyan_pattern_parse("s2 per=query", 3, 32, 8, 64, &p, why, sizeof(why)));
+    CHECK(!banyan_pattern_parse("s2 per=query", 3, 32, 8, 64, 0, &p, why, sizeof(why)));
     CHECK(p.value[0].number == 16 && p.value[1].number == 16 && p.value[4].number == 1);
-    CHECK(!banyan_pattern_parse("s2 stride=1 local=0", 3, 32, 8, 64, &p, why, sizeof(why)));
+    CHECK(!banyan_pattern_parse("s2 stride=1 local=0", 3, 32, 8, 64, 0, &p, why, sizeof(why)));
     CHECK(banyan_pattern_reads(&p, 1000, 0));
+    CHECK(!banyan_pattern_parse("span alpha=-128t beta=0.625", 0, 32, 8, 64, 4096, &p, why,
+                                sizeof(why)));
+    CHECK(p.value[0].number == -128 && p.value[0].in_tokens && p.planned_tokens == 4096);
+    CHECK(p.value[1].fraction > 0.6249 && p.value[1].fraction < 0.6251);
 }
 
 static void test_params(void)

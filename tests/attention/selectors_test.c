@@ -4,12 +4,14 @@
 #include "attention/attention.h"
 #include "tests/test.h"
 
+enum { PLANNED = 500 };
+
 static banyan_pattern parse(const char *use, int heads, int kv_heads, int head, int block)
 {
     banyan_pattern p = {0};
     char why[256] = "";
-    CHECK_MSG(banyan_pattern_parse(use, head, heads, kv_heads, block, &p, why, sizeof(why)) ==
-                  BANYAN_OK,
+    CHECK_MSG(banyan_pattern_parse(use, head, heads, kv_heads, block, PLANNED, &p, why,
+                                   sizeof(why)) == BANYAN_OK,
               "%s: %s", use, why);
     return p;
 }
@@ -177,10 +179,21 @@ static void draw_rule(const banyan_selector *selector, uint64_t *random, char *u
 {
     size_t used = (size_t)snprintf(use, bytes, "%s", selector->name);
     for (const banyan_param *p = selector->params; p->name; p++) {
-        if (test_below(random, 4) == 0 && !p->in_blocks) continue;
+        if (test_below(random, 4) == 0 && !p->in_blocks) continue; /* its default */
         if (p->choices) {
             const char *bar = strrchr(p->choices, '|');
             used += (size_t)snprintf(use + used, bytes - used, " %s=%s", p->name, bar + 1);
+            continue;
+        }
+        if (p->is_fraction) {
+            used += (size_t)snprintf(use + used, bytes - used, " %s=0.%03d", p->name,
+                                     (int)test_below(random, 1000));
+            continue;
+        }
+        if (p->in_tokens) {
+            const int64_t tokens = test_below(random, 400) - (p->min < 0 ? 200 : 0);
+            used += (size_t)snprintf(use + used, bytes - used, " %s=%lld", p->name,
+                                     (long long)tokens);
             continue;
         }
         int in_tokens = p->in_blocks && test_below(random, 2);
@@ -212,6 +225,13 @@ static void check_selection(const banyan_pattern *p, const char *use, int64_t fi
     int64_t own = last / p->block_tokens, before = -1;
     int holds_own = 0;
 
+    const int64_t end = p->selector->until ? p->selector->until(p, first) : INT64_MAX;
+    CHECK_MSG(end > first, "%s: row %lld until %lld", use, (long long)first, (long long)end);
+    if (end <= last) { /* of these rows no selection is asked for together */
+        check_selection(p, use, end, last);
+        last = end - 1;
+        own = last / p->block_tokens;
+    }
     memset(&s, 77, sizeof s);
     banyan_pattern_select(p, first, last, &s);
     CHECK_MSG(s.count >= 1 && s.count <= BANYAN_MAX_RUNS && !s.too_many, "%s: %d runs", use,

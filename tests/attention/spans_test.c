@@ -41,8 +41,8 @@ static void random_pattern(scene *s, uint64_t *random)
         snprintf(s->use, sizeof s->use, "s2 stride=%d local=%d per=query",
                  1 + (int)test_below(random, 12), blocks);
     }
-    CHECK_MSG(banyan_pattern_parse(s->use, (int)test_below(random, 8), 8, 2, BLOCK, &s->pattern,
-                                   why, sizeof why) == BANYAN_OK,
+    CHECK_MSG(banyan_pattern_parse(s->use, (int)test_below(random, 8), 8, 2, BLOCK, 0,
+                                   &s->pattern, why, sizeof why) == BANYAN_OK,
               "%s: %s", s->use, why);
 }
 
@@ -195,7 +195,7 @@ static void test_few(void)
     const banyan_held_set set = {.held = held_list(held, MANY)};
     const int64_t last = (int64_t)MANY * BLOCK - 1;
     for (int64_t i = 0; i < MANY; i++) held[i].block = i;
-    CHECK(!banyan_pattern_parse("dense", 0, 8, 2, BLOCK, &p, why, sizeof why));
+    CHECK(!banyan_pattern_parse("dense", 0, 8, 2, BLOCK, 0, &p, why, sizeof why));
     CHECK(banyan_spans_build(&p, last, last, &set, 0, INT64_MAX, &list));
     CHECK(list.count == 2 && list.blocks == MANY);
     CHECK(span[0].count == MANY - 1 && !span[0].masked && span[1].masked);
@@ -203,7 +203,8 @@ static void test_few(void)
     CHECK(banyan_spans_build(&p, last, last, &set, 100, 5000, &list));
     CHECK(list.count == 3 && span[0].masked == 1 && !span[1].masked && span[2].masked == 1);
     CHECK(span[0].first == 6 && list.blocks == 5000 / BLOCK + 1 - 6);
-    CHECK(!banyan_pattern_parse("s2 stride=16 local=16", 0, 8, 2, BLOCK, &p, why, sizeof why));
+    CHECK(
+        !banyan_pattern_parse("s2 stride=16 local=16", 0, 8, 2, BLOCK, 0, &p, why, sizeof why));
     CHECK(banyan_spans_build(&p, last, last, &set, 0, INT64_MAX, &list));
     CHECK(list.count == 3 && span[0].step == 16 && list.blocks == (MANY - 16) / 16 + 16);
     /* a range of tokens without any */

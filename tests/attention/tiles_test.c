@@ -103,7 +103,7 @@ static void draw_batch(uint64_t *random, const char *use, int32_t group, int per
             for (int32_t row = 0, rows; row < trial.batch.rows; row += rows) {
                 rows = BLOCK - (int32_t)((trial.batch.at + row) % BLOCK);
                 if (rows > trial.batch.rows - row) rows = trial.batch.rows - row;
-                if (banyan_pattern_parse(use, kv * group + head, heads, kv_heads, BLOCK,
+                if (banyan_pattern_parse(use, kv * group + head, heads, kv_heads, BLOCK, 0,
                                          &pattern, why, sizeof why) != BANYAN_OK)
                     fprintf(stderr, "%s\n", why), abort();
                 add_strip(&pattern, kv, per_head ? 1 : (1u << group) - 1, kv * group + head,

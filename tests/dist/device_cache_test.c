@@ -32,6 +32,12 @@ static const device_case cases[] = {
      "line", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"a rank lost", 8, 2, 32, 16, 350, 100, 0, FORMATS, {"0-3:s2 stride=4 local=2"},
      "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
+    {"of the prompt", 8, 4, 32, 16, 420, 150, 0, FORMATS,
+     {"0-3:a_shape prompt=333 sink=5t window=50t", "4-7:tri_shape prompt=333 last=70 sink=1 window=2"},
+     "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
+    {"spans and strides", 8, 4, 32, 16, 500, 150, 7, FORMATS,
+     {"0-3:span alpha=-40 beta=0.375 sink=20t", "4-7:strided local=2 stride1=2 range1=5 stride2=3 range2=9"},
+     "line", "direct", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"whole heads", 8, 8, 32, 16, 400, 128, 0, FORMATS, {"2-7:sink_window sink=2 window=3"},
      "heads", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
 };

@@ -20,7 +20,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend batch many calls evict graded latent ranges repro shapes steady)
+foreach(name attend batch many calls evict graded latent patterns ranges repro shapes steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -34,6 +34,9 @@ foreach(ranks 2 3 4 5 6 7 8)
 endforeach()
 foreach(ranks 2 3 4 7 8)
   banyan_mpi_test(repro_test ${ranks})
+endforeach()
+foreach(ranks 2 3 4 7)
+  banyan_mpi_test(patterns_test ${ranks})
 endforeach()
 foreach(ranks 2 3 7)
   banyan_mpi_test(evict_test ${ranks})
