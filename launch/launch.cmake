@@ -92,6 +92,9 @@ if(BANYAN_HAS_CUDA)
 else()
   target_sources(banyan_launch PRIVATE launch/cuda_none.c)
 endif()
+target_sources(banyan_launch PRIVATE
+  launch/pattern/apply.c launch/pattern/duo.c launch/pattern/minference.c launch/pattern/moa.c
+  launch/pattern/razor.c launch/pattern/read.c launch/pattern/retrieval.c)
 include(launch/model/model.cmake)
 include(launch/needle/needle.cmake)
 include(launch/text/text.cmake)

@@ -4,6 +4,7 @@
 #include "launch/generate/generate.h"
 #include "launch/launch.h"
 #include "launch/model/model.h"
+#include "launch/pattern/pattern.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -185,12 +186,34 @@ static int open_and_decode(task *t, banyan_spec *spec)
     return code;
 }
 
+/* Rules of a file are made for the model's shape. */
+static int apply_pattern(const task *t)
+{
+    char why[1024];
+    model_shape shape = {0};
+    banyan_status status = BANYAN_OK;
+    if (job_text(t->j, "pattern"))
+        status = model_shape_read(t->wish.model, &shape, why, sizeof why);
+    status = agree_words(t->j->comm, status, why, sizeof why); /* each reads its own disk */
+    if (status) {
+        say_error(t->j, "%s", why);
+        return status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
+    }
+    const int code = pattern_apply(t->j, shape.layers, shape.heads, shape.kv_heads);
+    if (code) return code;
+    if (pattern_prompt(t->j->config, t->text.prompt, NULL)) return EXIT_OK;
+    say_error(t->j, "out of memory for the rules");
+    return EXIT_USAGE;
+}
+
 static int generate(task *t)
 {
     char why[1024];
     config_spec asked;
     if (!wish_read(t->j, &t->wish)) return EXIT_USAGE;
     int code = share_prompt(t);
+    if (code) return code;
+    code = apply_pattern(t);
     if (code) return code;
     if (spec_from_config(t->j->config, &asked, why, sizeof why)) {
         say_error(t->j, "%s", why);
@@ -232,6 +255,7 @@ static const flag flags[] = {
     {"logits", "OUTPUT", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    PATTERN_FLAGS,
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"cache", "NAME", "cache.dtype", "format of cached keys and values: FP32, BF16, FP16, FP8"},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan plan: the plan for a machine that need not exist. */
+#include "launch/pattern/pattern.h"
 #include "launch/scale/scale.h"
 
 #include <inttypes.h>
@@ -192,17 +193,33 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     return code;
 }
 
+/* Rows up to the planned length are a prompt's. */
+static bool set_prompt(const job *j, config_spec *asked)
+{
+    const banyan_spec *s = &asked->spec;
+    const int64_t tokens = s->planned_tokens > 0 ? s->planned_tokens : s->max_tokens;
+    if (pattern_prompt(j->config, tokens, asked->rules)) return true;
+    say_error(j, "out of memory for the rules");
+    return false;
+}
+
 static int run(job *j)
 {
     char why[512];
     config_spec asked;
+    int code = pattern_apply_config(j);
+    if (code) return code;
+    if (job_switch(j, "print-config")) {
+        pattern_print(j->config, stdout);
+        return EXIT_OK;
+    }
     banyan_status status = spec_from_config(j->config, &asked, why, sizeof why);
     if (status) {
         say_error(j, "%s", why);
         return EXIT_USAGE;
     }
-    char *machine = machine_text(j);
-    int code = machine ? find_machine(j, &asked.spec) : EXIT_USAGE;
+    char *machine = set_prompt(j, &asked) ? machine_text(j) : NULL;
+    code = machine ? find_machine(j, &asked.spec) : EXIT_USAGE;
     if (!code) code = plan_on(j, &asked.spec, machine);
     free(machine);
     spec_free(&asked);
@@ -232,6 +249,8 @@ static const flag flags[] = {
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    PATTERN_FLAGS,
+    {"print-config", NULL, NULL, "print the rules as a config, and no plan"},
     {"machine", "FILE", NULL, "predict by these figures, which \"scale --measure\" wrote"},
     {"measure", NULL, NULL, "measure how fast one rank reads and computes here"},
     {NULL, NULL, NULL, NULL}};

@@ -4,6 +4,7 @@
 #include "launch/run/run.h"
 
 #include "launch/data.h"
+#include "launch/pattern/pattern.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -167,12 +168,18 @@ static int run(job *j)
 {
     char why[512];
     run_task t = {.j = j};
+    int code = pattern_apply_config(j);
+    if (code) return code;
     banyan_status status = spec_from_config(j->config, &t.asked, why, sizeof why);
     if (status) {
         say_error(j, "%s", why);
         return EXIT_USAGE;
     }
-    int code = ask(&t);
+    code = ask(&t);
+    if (!code && !pattern_prompt(j->config, t.tokens, t.asked.rules)) {
+        say_error(j, "out of memory for the rules");
+        code = EXIT_USAGE;
+    }
     if (!code) code = run_all(&t);
     banyan_cache_destroy(t.cache);
     banyan_plan_destroy(t.plan);
@@ -203,6 +210,7 @@ static const flag flags[] = {
     {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
     {"use", "RULE", "rule[0].use",
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
+    PATTERN_FLAGS,
     {"placement", "NAME", "execution.placement", "{placements}; default: line"},
     {"merge", "NAME", "execution.merge", "{merges}; default: the cheapest"},
     {"kernel", "NAME", "execution.kernel",

@@ -5,6 +5,7 @@
 #include "launch/scale/scale.h"
 
 #include "launch/data.h"
+#include "launch/pattern/pattern.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -275,6 +276,11 @@ static int run_all(scale_task *t)
     const job *j = t->j;
     int code = ask(t);
     if (code) return code;
+    /* All rows of a prefill are of the prompt, those of a decode come after it. */
+    if (t->prefill && !pattern_prompt(j->config, INT64_C(1) << 46, t->asked.rules)) {
+        say_error(j, "out of memory for the rules");
+        return EXIT_USAGE;
+    }
     banyan_status status = find_ranks(t);
     if (status) return job_failed(j, status, NULL);
     code = scale_cases(t);
@@ -298,13 +304,15 @@ static int run(job *j)
 {
     char why[512];
     scale_task t = {.j = j};
+    int code = pattern_apply_config(j);
+    if (code) return code;
     banyan_status status = spec_from_config(j->config, &t.asked, why, sizeof why);
     if (status) {
         say_error(j, "%s", why);
         return EXIT_USAGE;
     }
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
-    int code = run_all(&t);
+    code = run_all(&t);
     free(t.line);
     free(t.all);
     spec_free(&t.asked);
@@ -337,6 +345,7 @@ static const flag flags[] = {
     {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
     {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
     {"use", "RULE", "rule[0].use", "what the first rule's heads read"},
+    PATTERN_FLAGS,
     {"merge", "NAME", "execution.merge", "of method line and heads; default: the cheapest"},
     {"out", "WHERE", "execution.out", "home or all: where outputs are written"},
     {"kernel", "NAME", "execution.kernel",

@@ -1,4 +1,4 @@
-foreach(name set_test data_test file_test)
+foreach(name set_test data_test file_test pattern_test)
   banyan_unit_test(${name} launch/${name}.c)
   target_link_libraries(${name} PRIVATE banyan_launch)
 endforeach()
@@ -12,6 +12,11 @@ add_test(NAME launch_words COMMAND ${scripts}/words.sh $<TARGET_FILE:banyan_prog
 add_test(NAME launch_verbs COMMAND ${scripts}/verbs.sh $<TARGET_FILE:banyan_program>
                                    ${PROJECT_SOURCE_DIR}/configs)
 set_tests_properties(launch_words launch_verbs PROPERTIES LABELS smoke TIMEOUT 300)
+if(BANYAN_HAS_MPI)
+  set(pattern_mpirun ${test_mpirun})
+endif()
+add_test(NAME launch_pattern COMMAND ${scripts}/pattern.sh $<TARGET_FILE:banyan_program> ${pattern_mpirun})
+set_tests_properties(launch_pattern PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
 if(BANYAN_HAS_MPI)
   add_test(NAME launch_ranks COMMAND ${scripts}/ranks.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A pattern file, whatever kind it is of, and what the readers of all kinds share. */
+#include "launch/pattern/pattern.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const pattern_reader *const readers[] = {&pattern_duo, &pattern_razor, &pattern_moa,
+                                                &pattern_minference, &pattern_retrieval};
+enum { READERS = sizeof readers / sizeof *readers };
+
+bool pattern_fail(pattern *p, const char *format, ...)
+{
+    va_list args;
+    const int used = snprintf(p->why, p->why_bytes, "%s", p->path);
+    if (used >= 0 && (size_t)used < p->why_bytes) {
+        va_start(args, format);
+        vsnprintf(p->why + used, p->why_bytes - (size_t)used, format, args);
+        va_end(args);
+    }
+    return false;
+}
+
+bool pattern_shape(pattern *p, int64_t layers, int64_t heads, bool per_kv_head)
+{
+    const char *kind = per_kv_head ? "KV" : "query";
+    const pattern_wish *w = p->wish;
+    const int32_t known = per_kv_head ? w->kv_heads : w->heads;
+    if (layers < 1 || layers > PATTERN_MOST_LAYERS || heads < 1 || heads > PATTERN_MOST_HEADS ||
+        layers * heads > PATTERN_MOST)
+        return pattern_fail(p,
+                            ": %lld layers of %lld %s heads; expected 1..%d of 1..%d, and %d "
+                            "in all",
+                            (long long)layers, (long long)heads, kind, PATTERN_MOST_LAYERS,
+                            PATTERN_MOST_HEADS, PATTERN_MOST);
+    if ((w->layers && w->layers != layers) || (known && known != heads))
+        return pattern_fail(p, ": %lld layers of %lld %s heads; the model has %d of %d",
+                            (long long)layers, (long long)heads, kind,
+                            (int)(w->layers ? w->layers : layers),
+                            (int)(known ? known : heads));
+    p->layers = (int32_t)layers;
+    p->heads = (int32_t)heads;
+    p->per_kv_head = per_kv_head;
+    p->use = calloc((size_t)(layers * heads), sizeof *p->use);
+    return p->use || pattern_fail(p, ": out of memory");
+}
+
+char *pattern_use(pattern *p, int32_t layer, int32_t head)
+{
+    return p->use[(int64_t)layer * p->heads + head];
+}
+
+bool pattern_integer(pattern *p, const json_t *value, int64_t low, int64_t high,
+                     const char *what, int64_t *out)
+{
+    char shown[64];
+    const double real = json_number_value(value);
+    if (json_is_integer(value))
+        *out = json_integer_value(value);
+    else if (json_is_real(value) && fabs(real) < 0x1p53 && real == trunc(real))
+        *out = (int64_t)real;
+    else
+        return pattern_fail(p, ": %s is %s; expected a whole number", what,
+                            pattern_shown(value, shown, sizeof shown));
+    if (*out >= low && *out <= high) return true;
+    return pattern_fail(p, ": %s is %lld; expected %lld..%lld", what, (long long)*out,
+                        (long long)low, (long long)high);
+}
+
+bool pattern_index(const char *text, int64_t end, int64_t *out)
+{
+    return *text != '-' && *text && strlen(text) < 10 &&
+           strspn(text, "0123456789") == strlen(text) &&
+           number_read(text, 0, (uint64_t)end - 1, out);
+}
+
+const char *pattern_shown(const json_t *value, char *text, size_t bytes)
+{
+    char *all = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    snprintf(text, bytes, "%s", all ? all : "not there");
+    if (all && strlen(all) >= bytes) strcpy(text + bytes - 4, "...");
+    free(all);
+    return text;
+}
+
+/* ---- scores --------------------------------------------------------------------------------- */
+
+typedef struct ranked {
+    double score;
+    int32_t index;
+} ranked;
+
+/* Highest first; of equal ones the lower layer, then the lower head. */
+static int compare_ranked(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->score > y->score) return -1;
+    if (x->score < y->score) return 1;
+    return x->index - y->index;
+}
+
+static bool read_share(pattern *p, const char *flag_name, const char *text, double *out)
+{
+    char *end;
+    *out = strtod(text, &end);
+    if (end != text && !*end && isfinite(*out)) return true;
+    snprintf(p->why, p->why_bytes, "--%s \"%s\": expected a number", flag_name, text);
+    return false;
+}
+
+/* The heads whose score is not below the quantile at `share` of all layers' scores, interpolated
+ * linearly, as numpy's: of count, all but the ceil(share (count - 1)) lowest. */
+static int32_t dense_of_share(double share, int32_t count)
+{
+    if (share <= 0) return count;
+    if (share >= 1) return 0;
+    return count - (int32_t)ceil(share * (count - 1));
+}
+
+bool pattern_rank(pattern *p, const double *score, const double *share, double threshold,
+                  const char *rest)
+{
+    const pattern_wish *w = p->wish;
+    const int32_t count = p->layers * p->heads;
+    double sparsity = share ? *share : 0;
+    if (w->sparsity && w->threshold) {
+        snprintf(p->why, p->why_bytes, "--sparsity and --threshold: give one or the other");
+        return false;
+    }
+    if (w->sparsity && !read_share(p, "sparsity", w->sparsity, &sparsity)) return false;
+    if (w->threshold && !read_share(p, "threshold", w->threshold, &threshold)) return false;
+    ranked *order = calloc((size_t)count, sizeof *order);
+    if (!order) return pattern_fail(p, ": out of memory");
+    for (int32_t i = 0; i < count; i++) order[i] = (ranked){score[i], i};
+    qsort(order, (size_t)count, sizeof *order, compare_ranked);
+    int32_t dense = 0;
+    if (w->sparsity || (share && !w->threshold))
+        dense = dense_of_share(sparsity, count);
+    else
+        while (dense < count && order[dense].score >= threshold) dense++;
+    for (int32_t i = 0; i < count; i++)
+        snprintf(p->use[order[i].index], PATTERN_USE, "%s",
+                 i < dense ? "dense"
+                 : w->rest ? w->rest
+                           : rest);
+    free(order);
+    return true;
+}
+
+/* ---- a file --------------------------------------------------------------------------------- */
+
+/* A folder stands for the file that DuoAttention's have. */
+static void find_path(pattern *p, const char *path)
+{
+    struct stat about;
+    const int is_folder = !stat(path, &about) && S_ISDIR(about.st_mode);
+    snprintf(p->path, sizeof p->path, "%s%s", path,
+             is_folder ? "/full_attention_heads.tsv" : "");
+}
+
+static bool open_file(pattern *p)
+{
+    json_error_t error;
+    find_path(p, p->wish->path);
+    p->text = input_read(p->path, &p->bytes, p->why, p->why_bytes);
+    if (!p->text) return false;
+    const size_t blank = strspn(p->text, " \t\r\n");
+    if (blank == p->bytes) return pattern_fail(p, ": empty; expected a pattern file");
+    if (p->text[blank] != '{' && p->text[blank] != '[') return true;
+    p->root = json_loadb(p->text, p->bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!p->root) return pattern_fail(p, ":%d:%d: %s", error.line, error.column, error.text);
+    return true;
+}
+
+static bool read_kind(pattern *p)
+{
+    for (int i = 0; i < READERS; i++)
+        if (readers[i]->is_it(p)) return readers[i]->read(p);
+    return pattern_fail(p, ": no pattern file that is known: expected \"prefix_matching\", "
+                           "\"alphas\", keys \"LAYER-HEAD\", a list of layers, or lines of "
+                           "numbers with tabs");
+}
+
+static void close_file(pattern *p)
+{
+    json_decref(p->root);
+    free(p->use);
+    free(p->text);
+}
+
+/* ---- text of a config ------------------------------------------------------------------------ */
+
+void pattern_field(const char *name, const char *text, FILE *out)
+{
+    if (!text) return;
+    fprintf(out, " %s: \"", name);
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') fputc('\\', out);
+        if (*text == '\n')
+            fputs("\\n", out);
+        else
+            fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+/* ---- rules ---------------------------------------------------------------------------------- */
+
+/* Heads first .. last of a file's layer that read alike. */
+static int32_t alike_until(pattern *p, int32_t layer, int32_t head)
+{
+    const char *use = pattern_use(p, layer, head);
+    int32_t last = head;
+    while (last + 1 < p->heads && !strcmp(pattern_use(p, layer, last + 1), use)) last++;
+    return last;
+}
+
+static bool is_same_layer(pattern *p, int32_t a, int32_t b)
+{
+    for (int32_t h = 0; h < p->heads; h++)
+        if (strcmp(pattern_use(p, a, h), pattern_use(p, b, h))) return false;
+    return true;
+}
+
+static void print_range(FILE *out, const char *field, int32_t first, int32_t last)
+{
+    char text[32];
+    if (first == last)
+        snprintf(text, sizeof text, "%d", (int)first);
+    else
+        snprintf(text, sizeof text, "%d-%d", (int)first, (int)last);
+    pattern_field(field, text, out);
+}
+
+/* A rule for each run of heads that read alike, of as many layers in a row as are the same. */
+static void print_rules(pattern *p, int32_t group, FILE *out)
+{
+    for (int32_t layer = 0, last; layer < p->layers; layer = last + 1) {
+        last = layer;
+        while (last + 1 < p->layers && is_same_layer(p, layer, last + 1)) last++;
+        for (int32_t head = 0, end; head < p->heads; head = end + 1) {
+            end = alike_until(p, layer, head);
+            fputs("rule {", out);
+            print_range(out, "layers", layer, last);
+            print_range(out, "heads", head * group, end * group + group - 1);
+            pattern_field("use", pattern_use(p, layer, head), out);
+            fputs(" }\n", out);
+        }
+    }
+}
+
+/* Query heads for each head of the file; the wish's shape is complete then. */
+static bool settle_shape(pattern *p, pattern_wish *wish, int32_t *group)
+{
+    *group = 1;
+    if (p->per_kv_head && !wish->heads)
+        return pattern_fail(p,
+                            ": lists %d KV heads a layer, and rules are of query heads: "
+                            "expected how many there are, --heads",
+                            (int)p->heads);
+    if (p->per_kv_head && wish->heads % p->heads)
+        return pattern_fail(p,
+                            ": lists %d KV heads a layer; expected a divisor of the %d "
+                            "query heads",
+                            (int)p->heads, (int)wish->heads);
+    if (p->per_kv_head) *group = wish->heads / p->heads;
+    wish->layers = p->layers;
+    if (p->per_kv_head)
+        wish->kv_heads = p->heads;
+    else
+        wish->heads = p->heads;
+    return true;
+}
+
+char *pattern_read(pattern_wish *wish, char *note, size_t note_bytes, char *why,
+                   size_t why_bytes)
+{
+    pattern p = {.wish = wish, .why = why, .why_bytes = why_bytes};
+    char *text = NULL;
+    size_t bytes;
+    int32_t group;
+    if (wish->rest && strlen(wish->rest) >= PATTERN_USE) {
+        snprintf(why, why_bytes, "--rest \"%.40s..\": longer than %d bytes", wish->rest,
+                 PATTERN_USE - 1);
+        return NULL;
+    }
+    bool good = open_file(&p) && read_kind(&p) && settle_shape(&p, wish, &group);
+    FILE *out = good ? open_memstream(&text, &bytes) : NULL;
+    if (out) print_rules(&p, group, out);
+    if (out && fclose(out)) {
+        free(text);
+        text = NULL;
+    }
+    if (good && !text) pattern_fail(&p, ": out of memory");
+    snprintf(note, note_bytes, "%s", p.note);
+    close_file(&p);
+    return text;
+}
