@@ -40,6 +40,7 @@ banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_pr
     int64_t kv = skip * (int64_t)m->shape.kv_heads * m->shape.head_dim;
     const float *k = on[ON_K].there, *v = on[ON_V].there;
     bool with_mass = probe && probe->mass;
+    if (dual_is_on(m, c)) return dual_attend(m, layer, c, probe);
     banyan_status status = send_heads(m, c);
     if (!status && skip > 0)
         status =

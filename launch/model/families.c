@@ -263,14 +263,18 @@ void description_dummies(hf_config *c, description *d, const char *field)
     }
 }
 
-/* Qwen2.5-1M, Qwen3-2507: up to a chunk's length it is plain attention. */
+/* Qwen2.5-1M, Qwen3-2507: dual.c. */
 static void read_dual_chunk(hf_config *c, description *d)
 {
     const json_t *dual = hf_get(c, NULL, "dual_chunk_attention_config");
     if (!dual) return;
-    int32_t chunk = hf_count(c, dual, "chunk_size", -1);
-    d->most_tokens = chunk - hf_count(c, dual, "local_size", -1);
-    d->beyond = "dual chunk attention";
+    d->dual_chunk = hf_count(c, dual, "chunk_size", -1);
+    d->dual_local = hf_count(c, dual, "local_size", -1);
+    d->dual_original = hf_number(c, dual, "original_max_position_embeddings", 0);
+    if (!c->failed && d->dual_local >= d->dual_chunk)
+        hf_fail(c, "local_size", hf_get(c, dual, "local_size"), "less than chunk_size");
+    if (!c->failed && d->ropes > 1)
+        hf_fail(c, "dual_chunk_attention_config", dual, "one kind of rotary embedding");
 }
 
 /* ---- all of it --------------------------------------------------------------------------- */

@@ -111,12 +111,11 @@ typedef struct description {
     bool experts_normed;                               /* weights of the chosen sum to 1 */
     bool router_bias, expert_bias, is_mxfp4;           /* .. of the experts alone */
     double act_cap;                                    /* of gegelu */
-    int32_t block_tokens;    /* of `use` that speaks of blocks; 0: any */
-    layer_kind *layer;       /* [shape.layers] */
-    int32_t *dummy, dummies; /* ids whose logits are -infinity */
-    int64_t
-        most_tokens; /* 0: any; beyond, attention would be of a kind that is not computed .. */
-    const char *beyond; /* .. named so */
+    int32_t block_tokens;           /* of `use` that speaks of blocks; 0: any */
+    layer_kind *layer;              /* [shape.layers] */
+    int32_t *dummy, dummies;        /* ids whose logits are -infinity */
+    int32_t dual_chunk, dual_local; /* of dual chunk attention; 0: none */
+    double dual_original;           /* tokens beyond which its scores are sharpened; 0: never */
 } description;
 
 /* Only config.json. `why`: the reason in words on failure. */

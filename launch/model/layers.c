@@ -126,7 +126,9 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
     workspace *w = &m->work;
     chunk c = *whole;
     embed(m, ids, c.rows);
-    for (int32_t i = 0; i < m->is.ropes; i++) rope_table(&m->rope[i], c.at, c.rows, w->turn[i]);
+    if (dual_is_on(m, &c)) dual_turns(m, &c);
+    for (int32_t i = 0; !dual_is_on(m, &c) && i < m->is.ropes; i++)
+        rope_table(&m->rope[i], c.at, c.rows, w->turn[i]);
     norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const layer *l = &m->layer[i];

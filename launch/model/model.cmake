@@ -1,6 +1,6 @@
 # The model runner and the constructed checkpoint, a part of banyan_launch.
 target_sources(banyan_launch PRIVATE
-  launch/model/attend.c launch/model/codes.c launch/model/constructed.c launch/model/digest.c
+  launch/model/attend.c launch/model/codes.c launch/model/constructed.c launch/model/digest.c launch/model/dual.c
   launch/model/exchange.c launch/model/experts.c
   launch/model/families.c launch/model/folder.c launch/model/head.c launch/model/heads.c launch/model/hf_config.c
   launch/model/layers.c launch/model/linear.c launch/model/product.c launch/model/ropes.c launch/model/rotate.c

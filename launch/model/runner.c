@@ -5,6 +5,7 @@
 
 #include <cblas.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,10 @@ static banyan_status make_plan(model *m, const banyan_spec *spec)
     s.kv_heads = m->shape.kv_heads;
     s.key_dim = s.value_dim = m->shape.head_dim;
     s.scale = (float)m->is.attention_scale;
+    const double sharper = dual_sharpness(&m->is, (double)spec->max_tokens);
+    if (sharper != 1)
+        s.scale = (float)(sharper * (m->is.attention_scale > 0 ? m->is.attention_scale
+                                                               : 1 / sqrt(s.key_dim)));
     s.in_dtype = s.out_dtype = BANYAN_F32;
     s.out = BANYAN_OUT_HOME;
     if (s.rule_count == 0) fill_rules(m, &s, rules);
@@ -89,11 +94,11 @@ static banyan_status make_ropes(model *m, int64_t tokens)
 static banyan_status check_length(model *m, const banyan_spec *spec)
 {
     const description *d = &m->is;
-    if (d->most_tokens > 0 && spec->max_tokens > d->most_tokens) {
+    if (spec->max_tokens > dual_reach(d) && m->device->row->is_apart) {
         snprintf(m->why, WHY,
-                 "%" PRId64 " tokens: beyond %" PRId64
-                 " this model has %s, which is not computed here",
-                 spec->max_tokens, d->most_tokens, d->beyond);
+                 "%" PRId64 " tokens: beyond %" PRId64 " this model has dual chunk attention, "
+                 "which device \"%s\" cannot join; expected execution.device cpu",
+                 spec->max_tokens, dual_reach(d), spec->device ? spec->device : "cpu");
         return BANYAN_ERR_UNSUPPORTED;
     }
     if (d->block_tokens > 0 && spec->rule_count == 0 && spec->block_tokens != d->block_tokens) {

@@ -61,6 +61,9 @@ typedef struct piece {
 } piece;
 
 /* What attend reads and writes. */
+enum {
+    DUAL = 3
+}; /* queries of dual chunk attention: to their own chunk, the one before, all others */
 enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
 
 /* Working memory, for max_rows rows. */
@@ -70,8 +73,11 @@ typedef struct workspace {
     float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */
     float *out;              /* [rows][heads][head_dim], as attend writes it */
     device_array on[ON_ALL]; /* these and lse, mass, which are their host sides */
-    float *wide;          /* [rows][the wider of heads head_dim and intermediate]: gathered */
-    float *turn[ROPES];   /* [rows][2][pairs]: cos, sin */
+    float *wide;        /* [rows][the wider of heads head_dim and intermediate]: gathered */
+    float *turn[ROPES]; /* [rows][2][pairs]: cos, sin */
+    float *turn_next, *turn_far; /* likewise, for the second and third query; far is one row */
+    float *dual_q[2], *dual_out[2], *dual_lse[DUAL], *dual_mass[DUAL];
+    banyan_rows *dual_part;
     float *some, *share;  /* [rows][hidden]; [rows][experts] */
     unsigned char *taken; /* [experts] */
     float *panel;         /* [PANEL][the widest input]: columns of a matrix in fp32 */
@@ -173,6 +179,19 @@ banyan_status experts_run(model *m, const layer *l, int32_t rows);
 /* The calls of one layer: rows that only append, then those that attend; q, k, v and out are
  * work's. */
 banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_probe *probe);
+
+/* dual.c */
+/* Tokens up to which dual chunk attention is plain; without it there is no end. */
+int64_t dual_reach(const description *d);
+double dual_sharpness(const description *d, double tokens); /* a factor on scores */
+bool dual_is_on(const model *m, const chunk *c);            /* for some row of the chunk */
+/* Tables of cos and sin for the chunk's keys and queries. */
+void dual_turns(model *m, const chunk *c);
+/* The further queries of some heads of a row, from the one that is not turned yet; `wanted`: of the row
+ * among those that attend. */
+void dual_turn_queries(model *m, int64_t row, int64_t wanted, int32_t head, int32_t heads);
+/* attend_run, where it is on. */
+banyan_status dual_attend(model *m, int32_t layer, const chunk *c, const model_probe *probe);
 
 /* exchange.c */
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c); /* cut -> q, k, v */

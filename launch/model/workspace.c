@@ -31,8 +31,11 @@ static banyan_status make_lists(model *m)
     w->recvs = calloc((size_t)m->ranks, sizeof *w->recvs);
     w->pieces = calloc((size_t)m->ranks, sizeof *w->pieces);
     w->taken = calloc((size_t)m->is.experts + 1, sizeof *w->taken);
-    return w->taken && w->owner && w->sends && w->recvs && w->pieces ? BANYAN_OK
-                                                                     : BANYAN_ERR_MEMORY;
+    const size_t parts = (size_t)(m->max_rows / dual_reach(&m->is) + 2);
+    w->dual_part = calloc(parts, sizeof *w->dual_part);
+    return w->taken && w->owner && w->sends && w->recvs && w->pieces && w->dual_part
+               ? BANYAN_OK
+               : BANYAN_ERR_MEMORY;
 }
 
 static banyan_status make_moved(model *m, const int64_t floats[ON_ALL])
@@ -72,6 +75,8 @@ banyan_status workspace_make(model *m)
     const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
                                    rows * wide, rows * s->heads, rows * s->heads};
     int64_t pairs[ROPES] = {m->rope[0].pairs, m->rope[1].pairs};
+    const bool dual = banyan_plan_spec(m->plan)->max_tokens > dual_reach(d);
+    const int64_t dual_q = dual ? rows * q : 0, dual_lse = dual ? rows * s->heads : 0;
     int64_t panel = m->device->row->is_apart ? 0 : PANEL * linear_widest(m);
     const struct {
         float **to;
@@ -85,6 +90,18 @@ banyan_status workspace_make(model *m)
                   {&w->share, rows * d->experts},
                   {&w->turn[0], rows * 2 * pairs[0]},
                   {&w->turn[1], rows * 2 * pairs[1]},
+                  {&w->turn_next, dual ? rows * 2 * pairs[0] : 0},
+                  {&w->turn_far, dual ? 2 * pairs[0] : 0},
+                  {&w->dual_q[0], dual_q},
+                  {&w->dual_q[1], dual_q},
+                  {&w->dual_out[0], dual_q},
+                  {&w->dual_out[1], dual_q},
+                  {&w->dual_lse[0], dual_lse},
+                  {&w->dual_lse[1], dual_lse},
+                  {&w->dual_lse[2], dual_lse},
+                  {&w->dual_mass[0], dual_lse},
+                  {&w->dual_mass[1], dual_lse},
+                  {&w->dual_mass[2], dual_lse},
                   {&w->panel, panel},
                   {&w->send, exchange_floats(m, 1)},
                   {&w->recv, exchange_floats(m, 0)},
@@ -107,12 +124,19 @@ banyan_status workspace_make(model *m)
 void workspace_free(model *m)
 {
     workspace *w = &m->work;
-    float *all[] = {w->x,       w->h,       w->cut,   w->cut_kv, w->wide, w->some,  w->share,
-                    w->turn[0], w->turn[1], w->panel, w->send,   w->recv, w->logits};
+    float *all[] = {w->x,         w->h,         w->cut,         w->cut_kv,     w->wide,
+                    w->some,      w->share,     w->turn[0],     w->turn[1],    w->panel,
+                    w->send,      w->recv,      w->logits,      w->turn_next,  w->turn_far,
+                    w->dual_q[0], w->dual_q[1], w->dual_out[0], w->dual_out[1]};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    for (int v = 0; v < DUAL; v++) {
+        free(w->dual_lse[v]);
+        free(w->dual_mass[v]);
+    }
     for (int i = 0; i < ON_ALL; i++) device_array_free(m->device, &w->on[i]);
     free(w->owner);
     free(w->taken);
+    free(w->dual_part);
     free(w->sends);
     free(w->recvs);
     free(w->pieces);

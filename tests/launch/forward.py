@@ -208,7 +208,9 @@ class Model:
         rule = self.case.get("sees")
         return rule is None or rule(index, head, p, j)
 
-    def head_of(self, index, l, x, which, heads, p):
+    def head_of(self, index, l, x, which, heads, p, place=None):
+        """place: where rotation has the row, if not at p."""
+        place = p if place is None else place
         rows = times(l[which], x, l[which + "b"])
         out = []
         rope = self.rope_of(index)
@@ -217,14 +219,30 @@ class Model:
             if which != "v" and which + "_norm" in l:
                 row = self.normed(row, l[which + "_norm"])
             if which != "v" and rope:
-                row = turn(row, p, rope[0], rope[1], self.case.get("interleaved", False))
+                row = turn(row, place, rope[0], rope[1], self.case.get("interleaved", False))
             out.append(row)
         return out
 
+    def dual_scores(self, index, l, xs):
+        """Scores of dual chunk attention by its definition: every pair's own two rotations, no parts joined.
+        [p][h][j]; keys at j mod L; the query of p at the distance that its chunk and the key's have."""
+        chunk, local, original = self.case["dual"]
+        reach, scale = chunk - local, 1 / math.sqrt(DIM)
+        scale *= max(1, 0.1 * math.log(len(xs) / original) + 1) ** 2
+        places = lambda p: [p % reach, min(p % reach + reach, chunk), min(2 * reach - 1, chunk)]
+        k = [self.head_of(index, l, x, "k", KV, j, j % reach) for j, x in enumerate(xs)]
+        out = []
+        for p, x in enumerate(xs):
+            q = [self.head_of(index, l, x, "q", HEADS, p, place) for place in places(p)]
+            which = [min(2, p // reach - j // reach) for j in range(p + 1)]
+            out.append([[scale * dot(q[which[j]][h], k[j][h // GROUP]) for j in range(p + 1)] for h in range(HEADS)])
+        return out
+
     def attention(self, index, l, xs):
-        scale = self.case.get("scale", 1 / math.sqrt(DIM))
-        q = [self.head_of(index, l, x, "q", HEADS, p) for p, x in enumerate(xs)]
-        k = [self.head_of(index, l, x, "k", KV, p) for p, x in enumerate(xs)]
+        if "dual" in self.case:
+            scores = self.dual_scores(index, l, xs)
+        else:
+            scores = self.plain_scores(index, l, xs)
         v = [self.head_of(index, l, x, "v", KV, p) for p, x in enumerate(xs)]
         out = []
         for p in range(len(xs)):
@@ -232,10 +250,17 @@ class Model:
             for h in range(HEADS):
                 seen = [j for j in range(p + 1) if self.sees(index, h, p, j)]
                 sink = [l["sinks"][h]] if "sinks" in l else []  # without a value
-                mass = softmax([scale * dot(q[p][h], k[j][h // GROUP]) for j in seen] + sink)
+                mass = softmax([scores[p][h][j] for j in seen] + sink)
                 row += [sum(m * v[j][h // GROUP][i] for m, j in zip(mass, seen)) for i in range(DIM)]
             out.append(times(l["o"], row, l["ob"]))
         return out
+
+    def plain_scores(self, index, l, xs):
+        scale = self.case.get("scale", 1 / math.sqrt(DIM))
+        q = [self.head_of(index, l, x, "q", HEADS, p) for p, x in enumerate(xs)]
+        k = [self.head_of(index, l, x, "k", KV, p) for p, x in enumerate(xs)]
+        return [[[scale * dot(q[p][h], k[j][h // GROUP]) for j in range(p + 1)] for h in range(HEADS)]
+                for p in range(len(xs))]
 
     def forward(self, ids):
         case = self.case
@@ -469,6 +494,12 @@ CASES = [
      {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 11,
       "max_window_layers": 1}),
     ("qwen3", {"qk_norm": True}, {"model_type": "qwen3"}),
+    ("qwen3 dual chunks", {"qk_norm": True, "layers": 3, "dual": (40, 8, 64), "tokens": 150},
+     {"model_type": "qwen3", "dual_chunk_attention_config": {"chunk_size": 40, "local_size": 8,
+                                                             "original_max_position_embeddings": 64}}),
+    ("qwen2 dual chunks", {"bias": "qkv", "dual": (75, 5, 100), "tokens": 143},
+     {"model_type": "qwen2", "dual_chunk_attention_config": {"chunk_size": 75, "local_size": 5,
+                                                             "original_max_position_embeddings": 100}}),
     ("qwen3_moe", {"qk_norm": True, "layers": 4, "experts": 6, "top": 3, "expert_layers": [1],
                    "expert_inner": 12, "normed": False, "names": EXPERTS, "bf16": True},
      {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 3,

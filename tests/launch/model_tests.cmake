@@ -51,4 +51,8 @@ if(BANYAN_HAS_MPI AND TARGET banyan_program)
     COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/families_reference.py
             $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(families_reference PROPERTIES LABELS reference SKIP_RETURN_CODE 77 TIMEOUT 1200)
+  add_test(NAME long_reference
+    COMMAND ${BANYAN_REFERENCE_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../reference/long_reference.py
+            $<TARGET_FILE:banyan_program> ${test_mpirun} 3)
+  set_tests_properties(long_reference PROPERTIES LABELS full SKIP_RETURN_CODE 77 TIMEOUT 900)
 endif()
