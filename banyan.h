@@ -48,7 +48,8 @@ typedef enum banyan_status {
     BANYAN_ERR_UNSUPPORTED = -4, /* known, but not in this build or on this machine */
     BANYAN_ERR_DEVICE = -5,      /* CUDA reported an error */
     BANYAN_ERR_COMM = -6,        /* a transport failed, or a rank did not arrive in time */
-    BANYAN_ERR_PEER = -7         /* another rank failed; this one did not */
+    BANYAN_ERR_PEER = -7,        /* another rank failed; this one did not */
+    BANYAN_ERR_FILE = -8         /* a snapshot's file is not there, full, or damaged */
 } banyan_status;
 
 /* BANYAN_E4M3 is a format of cached keys and values alone, of kernels that have it: a sign, 4 bits of
@@ -324,6 +325,7 @@ typedef struct banyan_share {
     int64_t device_bytes;    /* of these two, what lies in device memory: 0 on the CPU */
     int64_t messages;        /* messages sent for a step */
     int64_t bytes_sent;      /* and their bytes */
+    int64_t snapshot_bytes;  /* of kept_blocks, as banyan_cache_save writes them */
 } banyan_share;
 BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t sequences,
                                            int64_t tokens, banyan_share *out);
@@ -406,6 +408,46 @@ BANYAN_API int banyan_sequence_owner(const banyan_sequence *sequence, int32_t la
 BANYAN_API int banyan_sequence_record(banyan_sequence *sequence, int32_t layer, int32_t kv_head,
                                       int64_t index, int64_t *block, void **record,
                                       size_t *bytes);
+
+/* ---- snapshots ------------------------------------------------------------------------------ */
+
+/* Writes all sequences of the cache to a folder that all ranks see, which is made where it is not
+ * there: keys and values as they are kept, in cache_dtype, and a note, the caller's own bytes. A
+ * snapshot that is there is replaced: until the new one is whole on disk (fsync) it is the old one that
+ * is opened, whenever this or any other process ends. On the ranks and plan that saved there, or opened
+ * it, before, only blocks that came since are written.
+ *
+ * ARGUMENT when layers are of unequal lengths; UNSUPPORTED when the kernel's blocks cannot be
+ * unpacked, FILE for the file system's reasons, also when not all ranks see the folder or another
+ * job saves there. The note is rank 0's. Waits for the device. Collective; fails on all ranks or on none. */
+BANYAN_API banyan_status banyan_cache_save(banyan_cache *cache, const char *folder,
+                                           const void *note, size_t bytes);
+
+/* A cache with the sequences of a snapshot, as banyan_cache_create makes an empty one. The plan may have
+ * other ranks, another placement, kernel, device, merge, and rules that keep less: each rank reads
+ * what it keeps. CONFIG, by the field's name, when the plan is of another shape or dtype, has no room for the
+ * sequences, or keeps blocks that were let go before the snapshot; FILE when a file is missing or
+ * damaged, naming it and the block. Rows that are more than max_rows + rollback_tokens back are as
+ * gone as in any cache of the plan. Collective; fails on all ranks or on none. */
+BANYAN_API banyan_status banyan_cache_open(const banyan_plan *plan, void *stream,
+                                           const char *folder, banyan_cache **out);
+
+/* Sequences that there are in a cache, and the one with this index, 0 .. count-1: in an opened cache in the
+ * order in which they were in the saved one. A handle as of banyan_sequence_create; of one that has a
+ * handle the same one. */
+BANYAN_API int32_t banyan_cache_sequences(const banyan_cache *cache);
+BANYAN_API banyan_status banyan_sequence_open(banyan_cache *cache, int32_t index,
+                                              banyan_sequence **out);
+
+/* The note of a snapshot: at most `bytes` of it to note, which may be NULL when bytes is 0, and in *length
+ * how many it has. Any process; not collective. */
+BANYAN_API banyan_status banyan_snapshot_note(const char *folder, void *note, size_t bytes,
+                                              size_t *length);
+/* What is in a snapshot, for people. */
+BANYAN_API banyan_status banyan_snapshot_print(const char *folder, FILE *out);
+/* Reads all of it and compares all checksums; *bytes (or NULL): of its blocks. FILE, naming file and
+ * block, for the first that is damaged. */
+BANYAN_API banyan_status banyan_snapshot_verify(const char *folder, int64_t *bytes);
 
 /* ---- attention ----------------------------------------------------------------------------- */
 

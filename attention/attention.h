@@ -309,6 +309,14 @@ static inline int32_t banyan_tile_unit(const banyan_tile *tile)
 
 #include "attention/device.h"
 
+/* Rows of a block one behind the other, in shape->dtype: what every kernel keeps of them, whatever its
+ * layout. With BANYAN_E4M3 k and v are codes, and a number is its code times its row's factor. */
+typedef struct banyan_plain {
+    void *k;                    /* [rows][key_dim] */
+    void *v;                    /* [rows][value_dim]; not used with value_in_key */
+    float *k_factor, *v_factor; /* [rows], of BANYAN_E4M3 alone */
+} banyan_plain;
+
 /* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in `supports`;
  * everything else must be there. Records are 64-byte aligned.
  * Masking is exact: a token that a row does not see has no influence on it, even if its key or
@@ -328,7 +336,18 @@ typedef struct banyan_kernel {
     size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
     void (*attend)(const banyan_tile *tile);
     const banyan_device *device; /* NULL: the CPU */
+    /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device. NULL: records of this
+     * kernel cannot be saved. */
+    void (*unpack)(const banyan_block_shape *shape, const void *record, int32_t rows,
+                   const banyan_plain *out);
+    /* A record, in host memory, of such rows and nothing else. NULL: pack does it. */
+    void (*restore)(const banyan_block_shape *shape, void *record, int32_t rows,
+                    const banyan_plain *in);
 } banyan_kernel;
+
+/* restore, or what stands for it. */
+void banyan_kernel_restore(const banyan_kernel *kernel, const banyan_block_shape *shape,
+                           void *record, int32_t rows, const banyan_plain *in);
 
 /* Of all rows of a tile, best [heads][rows]. tile->partial is scratch. */
 void banyan_strongest_find(const banyan_kernel *kernel, const banyan_tile *tile,

@@ -11,6 +11,7 @@
 #include "attention/kernel_source.inc.h"
 #include "attention/kernel_run.inc.h"
 #include "attention/kernel_pack.inc.h"
+#include "attention/kernel_unpack.inc.h"
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
@@ -42,4 +43,5 @@ const banyan_kernel banyan_kernel_avx2 = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .unpack = unpack,
 };

@@ -12,6 +12,7 @@
 #include "attention/kernel_source.inc.h"
 #include "attention/kernel_run.inc.h"
 #include "attention/kernel_pack.inc.h"
+#include "attention/kernel_unpack.inc.h"
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
@@ -61,4 +62,5 @@ const banyan_kernel banyan_kernel_avx512 = {
     .pack = pack,
     .workspace_bytes = workspace_choose,
     .attend = attend_choose,
+    .unpack = unpack,
 };

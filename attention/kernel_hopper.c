@@ -23,4 +23,6 @@ const banyan_kernel banyan_kernel_hopper = {
     .supports = cuda_supports,
     .record_bytes = cuda_record_bytes,
     .device = &device,
+    .unpack = banyan_cuda_unpack,
+    .restore = banyan_cuda_restore,
 };

@@ -10,6 +10,7 @@
 #include "attention/kernel_source.inc.h"
 #include "attention/kernel_run.inc.h"
 #include "attention/kernel_pack.inc.h"
+#include "attention/kernel_unpack.inc.h"
 #include "attention/kernel_product.inc.h"
 #include "attention/kernel_softmax.inc.h"
 #include "attention/kernel_chunk.inc.h"
@@ -39,4 +40,5 @@ const banyan_kernel banyan_kernel_neon = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .unpack = unpack,
 };

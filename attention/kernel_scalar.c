@@ -93,6 +93,16 @@ static void pack(const banyan_block_shape *shape, void *record, int fresh, int32
               shape->value_dim);
 }
 
+static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                   const banyan_plain *out)
+{
+    const size_t element = banyan_dtype_bytes(shape->dtype);
+    const char *bytes = record;
+    memcpy(out->k, bytes, (size_t)rows * (size_t)shape->key_dim * element);
+    if (shape->value_in_key) return;
+    memcpy(out->v, bytes + key_bytes(shape), (size_t)rows * (size_t)shape->value_dim * element);
+}
+
 /* What lies in the workspace: a block in fp32, and one row's scores and sum. */
 typedef struct scratch {
     float *key;   /* [block_tokens][key_dim] */
@@ -233,4 +243,5 @@ const banyan_kernel banyan_kernel_scalar = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .unpack = unpack,
 };

@@ -76,6 +76,16 @@ const char *banyan_kernel_device(const banyan_kernel *kernel)
     return kernel->device ? kernel->device->name : cpu;
 }
 
+void banyan_kernel_restore(const banyan_kernel *kernel, const banyan_block_shape *shape,
+                           void *record, int32_t rows, const banyan_plain *in)
+{
+    if (kernel->restore)
+        kernel->restore(shape, record, rows, in);
+    else
+        kernel->pack(shape, record, 1, 0, rows, in->k, shape->key_dim, in->v, shape->value_dim,
+                     shape->dtype);
+}
+
 /* One of the wanted ones: of the device, and, where it is to run here, usable. */
 typedef struct wanted {
     const char *device;

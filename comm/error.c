@@ -33,6 +33,7 @@ const char *banyan_status_name(banyan_status status)
     case BANYAN_ERR_DEVICE: return "device";
     case BANYAN_ERR_COMM: return "comm";
     case BANYAN_ERR_PEER: return "peer";
+    case BANYAN_ERR_FILE: return "file";
     }
     return "unknown";
 }

@@ -142,6 +142,7 @@ static banyan_status let_go(const change *x)
     }
     layer->length = x->at;
     layer->floor = x->floor;
+    if (layer->clean > x->half) layer->clean = x->half;
     return status;
 }
 

@@ -68,7 +68,9 @@ typedef struct banyan_turn {
 typedef struct banyan_layer {
     int64_t length, longest; /* tokens now, and the most there ever were */
     int64_t floor;           /* rows below it may miss blocks */
-    banyan_turn *turns;      /* ascending, the first from block 0 on */
+    int64_t
+        clean; /* blocks below it are as in the snapshot cache->saved_id, under the same ids */
+    banyan_turn *turns; /* ascending, the first from block 0 on */
     int32_t turn_count;
     banyan_kept *kept; /* [part->mine_count] */
 } banyan_layer;
@@ -182,6 +184,7 @@ struct banyan_cache {
     int32_t live;              /* sequences that there are */
     uint64_t next_id;          /* of turns and families */
     int64_t calls;
+    uint64_t saved_id; /* the snapshot that this was saved to or opened from last; 0: none */
     banyan_part *part;
     banyan_lane *lane;
     banyan_worker *worker;
@@ -255,6 +258,12 @@ int64_t banyan_settled(const banyan_plan *plan, const banyan_head_plan *head, in
 const banyan_turn *banyan_turn_of(const banyan_layer *layer, int64_t block);
 /* Does another sequence hold the same record? */
 int banyan_is_shared(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block);
+/* .. one that comes before it in the cache: which; NULL: none. */
+const banyan_sequence *banyan_is_shared_before(const banyan_sequence *s, int32_t layer,
+                                               int32_t kv_head, int64_t block);
+int banyan_holds(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block);
+/* What every rank uses changes by all that s holds of a layer and no sequence before it does. */
+void banyan_count_kept(banyan_sequence *s, int32_t layer);
 /* What every rank uses changes by the blocks first .. end-1 that s holds of a layer and that are
  * let go for good; with floor >= 0 only by those that are not permanent and settled by it. */
 void banyan_count_drops(banyan_sequence *s, int32_t layer, int64_t first, int64_t end,
@@ -271,6 +280,9 @@ void banyan_count_end(banyan_cache *c); /* the change becomes real */
 /* Blocks from `block` on are s's own, and not one of them is shared: it is about to write them. Is
  * `block` half written, it stays with the rank that has it. */
 void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int is_half);
+
+/* sequence.c: a free place, with room for `turns` turns in every layer and some more; not live yet. */
+banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out);
 
 /* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */

@@ -32,7 +32,25 @@ target_sources(banyan PRIVATE
   dist/plan_place.c
   dist/plan_share.c
   dist/plan_workspace.c
+  dist/snapshot_blocks.c
+  dist/snapshot_bytes.c
+  dist/snapshot_file.c
+  dist/snapshot_folder.c
+  dist/snapshot_format.c
+  dist/snapshot_index.c
+  dist/snapshot_look.c
+  dist/snapshot_open.c
+  dist/snapshot_save.c
   dist/spec.c
   dist/sums.c
   dist/threads.c)
 banyan_rows(banyan dist placements place)
+
+# The checksums of snapshots; without its header there are none.
+find_path(BANYAN_XXHASH_INCLUDE xxhash.h)
+mark_as_advanced(BANYAN_XXHASH_INCLUDE)
+if(BANYAN_XXHASH_INCLUDE)
+  target_compile_definitions(banyan PRIVATE BANYAN_HAS_XXHASH=1)
+  set_source_files_properties(dist/snapshot_bytes.c PROPERTIES COMPILE_OPTIONS
+    "$<$<NOT:$<CONFIG:Debug>>:-O3>;-idirafter${BANYAN_XXHASH_INCLUDE}")
+endif()

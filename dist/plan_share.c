@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a plan gives to a rank, in numbers. */
 #include "dist/plan.h"
+#include "dist/snapshot.h"
 
 #include <stdlib.h>
 
@@ -111,6 +112,7 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequenc
             blocks += kept_of(plan, kind, g, rank, sequences, tokens) * kind->kept_layers;
         sum.kept_blocks += blocks;
         sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
+        sum.snapshot_bytes += blocks * (int64_t)banyan_plain_bytes(&kind->shape.block);
         for (int64_t left = sequences; left > 0; left -= plan->panel_rows) {
             banyan_traffic traffic;
             const int64_t rows = left < plan->panel_rows ? left : plan->panel_rows;

@@ -12,8 +12,7 @@ static int32_t turns_more(const banyan_plan *plan)
     return plan->spec.sequences + 4;
 }
 
-/* A free place, with room for `turns` turns in every layer. */
-static banyan_status take_place(banyan_cache *c, int32_t turns, banyan_sequence **out)
+banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out)
 {
     const banyan_spec *spec = &c->plan->spec;
     banyan_sequence *s = NULL;
@@ -25,13 +24,14 @@ static banyan_status take_place(banyan_cache *c, int32_t turns, banyan_sequence 
             "sequence: the cache has %d of them, as many as spec.sequences says: "
             "destroy one, or plan for more",
             (int)c->live);
+    turns += turns_more(c->plan);
     s->turns = calloc((size_t)spec->layers * (size_t)turns, sizeof *s->turns);
     if (!s->turns) return banyan_fail(BANYAN_ERR_MEMORY, "sequence: no memory for its turns");
     s->cache = c;
     s->call = 0;
     for (int32_t i = 0; i < spec->layers; i++) {
         banyan_layer *layer = &s->layer[i];
-        layer->length = layer->longest = layer->floor = 0;
+        layer->length = layer->longest = layer->floor = layer->clean = 0;
         layer->turns = s->turns + (int64_t)i * turns;
         layer->turn_count = 0;
     }
@@ -52,7 +52,7 @@ banyan_status banyan_sequence_create(banyan_cache *cache, uint64_t turn, banyan_
     if (!cache || !out)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "sequence_create: %s is NULL",
                            cache ? "out" : "cache");
-    const banyan_status status = take_place(cache, 1 + turns_more(cache->plan), &s);
+    const banyan_status status = banyan_sequence_take(cache, 1, &s);
     if (status) return status;
     s->turn = turn;
     s->family = ++cache->next_id;
@@ -137,7 +137,7 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
     int32_t turns = 0;
     for (int32_t i = 0; i < c->plan->spec.layers; i++)
         if (sequence->layer[i].turn_count > turns) turns = sequence->layer[i].turn_count;
-    if (!status) status = take_place(c, turns + turns_more(c->plan), &s);
+    if (!status) status = banyan_sequence_take(c, turns, &s);
     if (status) return status;
     banyan_count_end(c);
 
@@ -152,6 +152,8 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
         const banyan_layer *from = &sequence->layer[i];
         layer->length = layer->longest = forked(sequence, i, tokens);
         layer->floor = from->floor;
+        layer->clean =
+            from->clean < layer->length / block ? from->clean : layer->length / block;
         layer->turn_count = from->turn_count;
         memcpy(layer->turns, from->turns, (size_t)from->turn_count * sizeof *from->turns);
         banyan_turns_branch(s, i, layer->length / block, layer->length % block != 0);
@@ -187,6 +189,26 @@ void banyan_sequence_destroy(banyan_sequence *s)
     banyan_count_end(c);
     give_place(s);
     c->live--;
+}
+
+int32_t banyan_cache_sequences(const banyan_cache *cache)
+{
+    return cache ? cache->live : 0;
+}
+
+banyan_status banyan_sequence_open(banyan_cache *cache, int32_t index, banyan_sequence **out)
+{
+    if (!cache || !out)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "sequence_open: %s is NULL",
+                           cache ? "out" : "cache");
+    int32_t n = 0;
+    for (int32_t i = 0; i < cache->plan->spec.sequences && index >= 0; i++) {
+        if (!cache->sequence[i].is_live || n++ != index) continue;
+        *out = &cache->sequence[i];
+        return BANYAN_OK;
+    }
+    return banyan_fail(BANYAN_ERR_ARGUMENT, "sequence_open: index %d: the cache has %d of them",
+                       (int)index, (int)cache->live);
 }
 
 /* ---- questions ----------------------------------------------------------------------------- */

@@ -55,20 +55,38 @@ static int holds(const banyan_sequence *s, int32_t layer, const banyan_head_plan
             banyan_retention_permanent(&head->retention, block));
 }
 
-int banyan_is_shared(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block)
+int banyan_holds(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block)
+{
+    return holds(s, layer, head_of(s, layer, kv_head), block);
+}
+
+/* Among the first `end` of the cache. */
+static const banyan_sequence *shared_with(const banyan_sequence *s, int32_t layer,
+                                          int32_t kv_head, int64_t block, int32_t end)
 {
     const banyan_cache *c = s->cache;
-    if (c->live < 2) return 0;
+    if (c->live < 2) return NULL;
     const banyan_head_plan *head = head_of(s, layer, kv_head);
     const uint64_t id = banyan_turn_of(&s->layer[layer], block)->id;
-    for (int32_t i = 0; i < c->plan->spec.sequences; i++) {
+    for (int32_t i = 0; i < end; i++) {
         const banyan_sequence *other = &c->sequence[i];
         if (other == s || !other->is_live || other->family != s->family) continue;
         if (banyan_turn_of(&other->layer[layer], block)->id == id &&
             holds(other, layer, head, block))
-            return 1;
+            return other;
     }
-    return 0;
+    return NULL;
+}
+
+int banyan_is_shared(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block)
+{
+    return shared_with(s, layer, kv_head, block, s->cache->plan->spec.sequences) != NULL;
+}
+
+const banyan_sequence *banyan_is_shared_before(const banyan_sequence *s, int32_t layer,
+                                               int32_t kv_head, int64_t block)
+{
+    return shared_with(s, layer, kv_head, block, (int32_t)(s - s->cache->sequence));
 }
 
 /* ---- counting ------------------------------------------------------------------------------ */
@@ -147,6 +165,16 @@ void banyan_count_takes(banyan_sequence *s, int32_t layer, uint64_t turn, int64_
     }
 }
 
+void banyan_count_kept(banyan_sequence *s, int32_t layer)
+{
+    for (int32_t g = 0; g < kv_heads(s, layer); g++) {
+        const banyan_head_plan *head = head_of(s, layer, g);
+        for (int64_t b = 0; b < blocks_of(s, layer); b++)
+            if (holds(s, layer, head, b) && !banyan_is_shared_before(s, layer, g, b))
+                count(s, layer, head, banyan_turn_of(&s->layer[layer], b)->turn, b, 1);
+    }
+}
+
 void banyan_count_copies(banyan_sequence *s, int32_t layer, int64_t block)
 {
     const uint64_t turn = banyan_turn_of(&s->layer[layer], block)->turn;
@@ -193,8 +221,11 @@ static void rename_id(const banyan_sequence *s, int32_t layer, uint64_t from, ui
         const banyan_sequence *other = &c->sequence[i];
         if (!other->is_live || other->family != s->family) continue;
         banyan_layer *l = &other->layer[layer];
-        for (int32_t j = 0; j < l->turn_count; j++)
-            if (l->turns[j].id == from) l->turns[j].id = to;
+        for (int32_t j = 0; j < l->turn_count; j++) {
+            if (l->turns[j].id != from) continue;
+            l->turns[j].id = to;
+            if (l->clean > l->turns[j].first) l->clean = l->turns[j].first;
+        }
         join_equal(l);
     }
 }

@@ -95,6 +95,7 @@ static int exit_code(banyan_status status)
     case BANYAN_ERR_UNSUPPORTED:
     case BANYAN_ERR_PEER: return EXIT_USAGE;
     case BANYAN_ERR_DEVICE:
+    case BANYAN_ERR_FILE:
     case BANYAN_ERR_COMM: return EXIT_FAILED;
     }
     return EXIT_FAILED;

@@ -5,6 +5,7 @@
 #define BANYAN_ATTENTION_CUDA_ROW_H
 
 #include "attention/cuda/entry.h"
+#include "attention/cuda/plain.h"
 #include "attention/cuda/record.h"
 
 static int cuda_supports(const banyan_block_shape *shape)

@@ -401,13 +401,29 @@ static size_t record_bytes(const banyan_block_shape *shape)
     return banyan_kernel_scalar.record_bytes(shape);
 }
 
+static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                   const banyan_plain *out)
+{
+    banyan_kernel_scalar.unpack(shape, record, rows, out);
+}
+
+static void restore(const banyan_block_shape *shape, void *record, int32_t rows,
+                    const banyan_plain *in)
+{
+    banyan_kernel_restore(&banyan_kernel_scalar, shape, record, rows, in);
+}
+
 const banyan_kernel banyan_kernel_cuda = {.name = "cuda",
                                           .usable = usable,
                                           .supports = supports,
                                           .record_bytes = record_bytes,
-                                          .device = &device};
+                                          .device = &device,
+                                          .unpack = unpack,
+                                          .restore = restore};
 const banyan_kernel banyan_kernel_hopper = {.name = "hopper",
                                             .usable = unusable,
                                             .supports = supports,
                                             .record_bytes = record_bytes,
-                                            .device = &device};
+                                            .device = &device,
+                                            .unpack = unpack,
+                                            .restore = restore};

@@ -20,7 +20,8 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend batch many calls evict graded latent patterns ranges repro shapes steady)
+foreach(name attend batch many calls evict graded latent patterns ranges repro shapes snapshot
+             snapshot_fault steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_link_options(steady_test PRIVATE
@@ -48,6 +49,14 @@ foreach(ranks 3 7)
   banyan_mpi_test(shapes_test ${ranks})
 endforeach()
 banyan_mpi_test(steady_test 3)
+banyan_mpi_test(snapshot_test 3)
+banyan_mpi_test(snapshot_fault_test 3)
+banyan_mpi_test(snapshot_test 7) # and of these 1, 2, 3 and 4
+if(BANYAN_HAS_MPI)
+  add_test(NAME snapshot_test_full COMMAND ${test_mpirun} 7 $<TARGET_FILE:snapshot_test> full)
+  set_tests_properties(snapshot_test_full PROPERTIES LABELS full TIMEOUT 3600 PROCESSORS 2
+                       ENVIRONMENT BANYAN_TEST_TIMEOUT=3000)
+endif()
 add_test(NAME latent_test_32k COMMAND latent_test 32768)
 set_tests_properties(latent_test_32k PROPERTIES LABELS full TIMEOUT 900)
 foreach(ranks 2 3 4 7)

@@ -24,6 +24,7 @@ class Banyan(CMakePackage, CudaPackage):
     depends_on("mpi", when="+mpi")
     depends_on("cuda@12.5:", when="+cuda")
     depends_on("nccl", when="+nccl")
+    depends_on("xxhash", type="build")  # snapshots; its header is all
     with when("+programs"):
         depends_on("pkgconfig", type="build")
         depends_on("protobuf")

@@ -16,16 +16,16 @@ from . import _abi
 from ._library import raw as _raw
 from .core import (Cache, Comm, Dtype, LayerShape, Part, Plan, Rule, Sequence, Shape, dtype,
                    launched)
-from .errors import (ArgumentError, CommError, ConfigError, DeviceError, Error, OutOfMemory,
-                     PeerError, Unsupported)
+from .errors import (ArgumentError, CommError, ConfigError, DeviceError, Error, FileError,
+                     OutOfMemory, PeerError, Unsupported)
 from .show import show
 
 __version__ = _raw["banyan_version"]().decode()
 Status, Table = _abi.Status, _abi.Table
 
 __all__ = ["Cache", "Comm", "Dtype", "LayerShape", "Part", "Plan", "Rule", "Sequence", "Shape",
-           "ArgumentError", "CommError", "ConfigError", "DeviceError", "Error", "OutOfMemory",
-           "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show"]
+           "ArgumentError", "CommError", "ConfigError", "DeviceError", "Error", "FileError",
+           "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show"]
 
 
 def rows(table: Table):

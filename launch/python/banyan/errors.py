@@ -51,8 +51,14 @@ class PeerError(Error):
     status = _abi.Status.ERR_PEER
 
 
+class FileError(Error, OSError):
+    """A snapshot's file is not there, full, or damaged."""
+
+    status = _abi.Status.ERR_FILE
+
+
 _BY_STATUS = {c.status: c for c in (ArgumentError, ConfigError, OutOfMemory, Unsupported,
-                                    DeviceError, CommError, PeerError)}
+                                    DeviceError, CommError, PeerError, FileError)}
 
 
 def of_status(status, message):

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Records of the CUDA kernels (record.h) to rows and back, on the host: of snapshots, which are written and
+ * read by it. */
+#include "attention/cuda/plain.h"
+
+#include "attention/cuda/record.h"
+
+#include <string.h>
+
+enum { CHUNK = 8 }; /* numbers of 16 bits that lie together */
+
+/* Rows of one tile; to_rows: from the tile, else to it. */
+static void move16(char *tile, char *rows, int32_t count, int32_t dim, int to_rows)
+{
+    for (int32_t token = 0; token < count; token++)
+        for (int32_t d = 0; d < dim; d += CHUNK) {
+            char *in_tile = tile + record16_at((uint32_t)token, (uint32_t)d);
+            char *in_row = rows + ((size_t)token * (size_t)dim + (size_t)d) * 2;
+            memcpy(to_rows ? in_row : in_tile, to_rows ? in_tile : in_row, 2 * CHUNK);
+        }
+}
+
+static void move8(char *record, int32_t count, uint32_t key_dim, uint32_t value_dim,
+                  const banyan_plain *plain, int to_rows)
+{
+    char *v_tile = record + record8_v_tile(key_dim);
+    for (uint32_t token = 0; token < (uint32_t)count; token++) {
+        char *k = (char *)plain->k + token * key_dim, *v = (char *)plain->v + token * value_dim;
+        for (uint32_t d = 0; d < key_dim; d += 16) {
+            char *in_tile = record + record8_k_at(key_dim, token, d);
+            memcpy(to_rows ? k + d : in_tile, to_rows ? in_tile : k + d, 16);
+        }
+        for (uint32_t d = 0; d < value_dim; d++) {
+            char *in_tile = v_tile + record8_v_at(token, d);
+            if (to_rows)
+                v[d] = *in_tile;
+            else
+                *in_tile = v[d];
+        }
+    }
+    char *k_scales = record + record8_k_scales(key_dim, value_dim);
+    char *v_scales = record + record8_v_scales(key_dim, value_dim);
+    const size_t bytes = (size_t)count * sizeof(float);
+    memcpy(to_rows ? (char *)plain->k_factor : k_scales,
+           to_rows ? k_scales : (char *)plain->k_factor, bytes);
+    memcpy(to_rows ? (char *)plain->v_factor : v_scales,
+           to_rows ? v_scales : (char *)plain->v_factor, bytes);
+}
+
+static void move(const banyan_block_shape *shape, char *record, int32_t rows,
+                 const banyan_plain *plain, int to_rows)
+{
+    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
+    if (shape->dtype == BANYAN_E4M3) {
+        move8(record, rows, key_dim, value_dim, plain, to_rows);
+        return;
+    }
+    move16(record, plain->k, rows, shape->key_dim, to_rows);
+    move16(record + record16_tile_bytes(key_dim), plain->v, rows, shape->value_dim, to_rows);
+}
+
+void banyan_cuda_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                        const banyan_plain *out)
+{
+    move(shape, (char *)(uintptr_t)record, rows, out, 1);
+}
+
+void banyan_cuda_restore(const banyan_block_shape *shape, void *record, int32_t rows,
+                         const banyan_plain *in)
+{
+    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
+    memset(record, 0,
+           shape->dtype == BANYAN_E4M3
+               ? record8_bytes(key_dim, value_dim)
+               : record16_tile_bytes(key_dim) + record16_tile_bytes(value_dim));
+    move(shape, record, rows, in, 0);
+}

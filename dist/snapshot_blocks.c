@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blocks between records and files.
+ *
+ * Two buffers take turns: while the threads unpack records into one, or make records of it, one of them
+ * writes the other, or reads it. Blocks that lie one behind the other in a file are one read or write.
+ * A device's records come and go by way of page-locked memory. */
+#include "dist/device_cache.h"
+#include "dist/plan.h"
+#include "dist/snapshot.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH_BYTES = 8 << 20 };
+
+static size_t row_bytes(const banyan_block_shape *shape, int32_t dim)
+{
+    return (size_t)dim * banyan_dtype_bytes(shape->dtype);
+}
+
+size_t banyan_plain_bytes(const banyan_block_shape *shape)
+{
+    const size_t tokens = (size_t)shape->block_tokens;
+    const size_t factor = shape->dtype == BANYAN_E4M3 ? sizeof(float) : 0;
+    const size_t values = shape->value_in_key ? 0 : row_bytes(shape, shape->value_dim) + factor;
+    return tokens * (row_bytes(shape, shape->key_dim) + factor + values);
+}
+
+banyan_plain banyan_plain_at(const banyan_block_shape *shape, void *bytes)
+{
+    const size_t tokens = (size_t)shape->block_tokens;
+    char *k = bytes, *v = k + tokens * row_bytes(shape, shape->key_dim);
+    char *end = shape->value_in_key ? v : v + tokens * row_bytes(shape, shape->value_dim);
+    void *k_factor = end, *v_factor = end + tokens * sizeof(float);
+    return shape->dtype == BANYAN_E4M3
+               ? (banyan_plain){.k = k, .v = v, .k_factor = k_factor, .v_factor = v_factor}
+               : (banyan_plain){.k = k, .v = v};
+}
+
+/* ---- batches ------------------------------------------------------------------------------- */
+
+/* Blocks first .. first+count-1 of a list, in one buffer. */
+typedef struct batch {
+    int64_t first, count;
+    char *bytes;   /* plain rows, one block behind the other */
+    char *records; /* likewise; of a device, else NULL */
+    size_t *at;    /* [2 count]: of each block where it begins in these */
+} batch;
+
+typedef struct mover {
+    banyan_cache *c;
+    const banyan_move *move;
+    int64_t count;
+    size_t room; /* of a buffer */
+    batch *io, *work;
+    int is_save;
+    banyan_status *status; /* [1 + count of a batch]: of the bytes' way, and of each block */
+    char why[512];         /* what failed on that way */
+} mover;
+
+static size_t plain_of(const mover *m, int64_t i)
+{
+    return banyan_plain_bytes(m->move[i].shape);
+}
+
+static size_t record_of(const mover *m, int64_t i)
+{
+    return banyan_cache_pool(m->c, m->move[i].layer)->record_bytes;
+}
+
+static size_t larger_of(const mover *m, int64_t i)
+{
+    return record_of(m, i) > plain_of(m, i) ? record_of(m, i) : plain_of(m, i);
+}
+
+/* The batch behind `after`. */
+static void next_batch(const mover *m, const batch *after, batch *b)
+{
+    size_t plain = 0, records = 0, bytes = 0;
+    b->first = after ? after->first + after->count : 0;
+    b->count = 0;
+    for (int64_t i = b->first; i < m->count; i++, b->count++) {
+        bytes += larger_of(m, i);
+        if (b->count && bytes > m->room) break;
+        b->at[2 * b->count] = plain;
+        b->at[2 * b->count + 1] = records;
+        plain += plain_of(m, i);
+        records += record_of(m, i);
+    }
+}
+
+/* Reads or writes a batch, neighbours in one file together. */
+static banyan_status transfer(const mover *m, batch *b)
+{
+    char *at = b->bytes;
+    banyan_status status = BANYAN_OK;
+    for (int64_t i = b->first, end = b->first + b->count; i < end && !status;) {
+        const banyan_move *first = &m->move[i];
+        size_t bytes = plain_of(m, i);
+        for (i++; i < end && m->move[i].fd == first->fd &&
+                  m->move[i].saved->offset == first->saved->offset + bytes;
+             i++)
+            bytes += plain_of(m, i);
+        const int64_t offset = (int64_t)first->saved->offset;
+        status = m->is_save ? banyan_file_write(first->fd, first->path, at, bytes, offset)
+                            : banyan_file_read(first->fd, first->path, at, bytes, offset);
+        at += bytes;
+    }
+    return status;
+}
+
+/* Block n of the batch at work: to its record, or from it. */
+static banyan_status convert(const mover *m, int64_t n)
+{
+    const batch *work = m->work;
+    const banyan_move *move = &m->move[work->first + n];
+    const banyan_kernel *kernel = m->c->plan->kernel;
+    const size_t bytes = plain_of(m, work->first + n);
+    char *at = work->bytes + work->at[2 * n];
+    void *record = work->records ? work->records + work->at[2 * n + 1] : move->record;
+    const banyan_plain plain = banyan_plain_at(move->shape, at);
+    if (m->is_save) {
+        memset(at, 0, bytes);
+        kernel->unpack(move->shape, record, move->saved->rows, &plain);
+        move->saved->checksum = banyan_checksum(at, bytes);
+        return BANYAN_OK;
+    }
+    if (banyan_checksum(at, bytes) != move->saved->checksum)
+        return banyan_fail(BANYAN_ERR_FILE,
+                           "\"%s\" was damaged: block %" PRId64
+                           " of layer %d, KV head %d, at byte %" PRIu64
+                           ", has another checksum",
+                           move->path, move->saved->block, (int)move->layer, (int)move->kv_head,
+                           move->saved->offset);
+    banyan_kernel_restore(kernel, move->shape, record, move->saved->rows, &plain);
+    return BANYAN_OK;
+}
+
+/* Body 0 moves the other batch's bytes, body 1 + n has block n. */
+static void body(void *arg, int64_t i, int32_t worker)
+{
+    mover *m = arg;
+    (void)worker;
+    m->status[i] = BANYAN_OK;
+    if (i > 0) m->status[i] = convert(m, i - 1);
+    if (i > 0 || !m->io) return;
+    m->status[0] = transfer(m, m->io); /* messages belong to threads */
+    if (m->status[0]) snprintf(m->why, sizeof m->why, "%s", banyan_error_message());
+}
+
+static banyan_status device_records(const mover *m, batch *b)
+{
+    const banyan_device_cache *d = m->c->device;
+    banyan_status status = BANYAN_OK;
+    if (!d || !b) return BANYAN_OK;
+    char *at = b->records;
+    for (int64_t i = b->first; i < b->first + b->count && !status; i++) {
+        void *record = m->move[i].record;
+        const size_t bytes = record_of(m, i);
+        status = banyan_device_said(d->device->copy(d->queue, m->is_save ? at : record,
+                                                    m->is_save ? record : at, bytes));
+        at += bytes;
+    }
+    return status ? status : banyan_device_said(d->device->wait(d->queue));
+}
+
+/* io and work at the same time. */
+static banyan_status step(mover *m, batch *io, batch *work)
+{
+    m->io = io;
+    m->work = work;
+    banyan_status status = m->is_save ? device_records(m, work) : BANYAN_OK;
+    if (status) return status;
+    const int64_t count = work ? work->count : 0;
+    banyan_each(m->c->plan->spec.threads, 1 + count, body, m);
+    if (m->status[0]) return banyan_fail(m->status[0], "%s", m->why);
+    for (int64_t n = 0; n < count && !status; n++)
+        if (m->status[1 + n]) status = convert(m, n); /* once more: its words are to be ours */
+    return !status && !m->is_save ? device_records(m, work) : status;
+}
+
+/* ---- all of them --------------------------------------------------------------------------- */
+
+static banyan_status take_batch(const mover *m, size_t most, batch *b)
+{
+    const banyan_device_cache *d = m->c->device;
+    void *records = NULL;
+    b->bytes = malloc(m->room);
+    b->at = calloc(2 * most, sizeof *b->at);
+    if (!b->bytes || !b->at)
+        return banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory for two buffers of %zu",
+                           m->room);
+    if (!d) return BANYAN_OK;
+    const banyan_status status =
+        banyan_device_said(d->device->allocate_host(d->queue, m->room, &records));
+    b->records = records;
+    return status;
+}
+
+static void give_batch(const mover *m, batch *b)
+{
+    const banyan_device_cache *d = m->c->device;
+    if (b->records) d->device->release_host(d->queue, b->records);
+    free(b->bytes);
+    free(b->at);
+}
+
+/* Of two batches one is at work while the other's bytes move. */
+static banyan_status run(mover *m, batch two[2])
+{
+    banyan_status status = BANYAN_OK;
+    batch *ready = NULL; /* its bytes have been read, or are to be written */
+    for (int turn = 0; !status; turn ^= 1) {
+        batch *next = &two[turn];
+        next_batch(m, ready, next);
+        if (!next->count && !ready) break;
+        status = m->is_save ? step(m, ready, next->count ? next : NULL)
+                            : step(m, next->count ? next : NULL, ready);
+        if (!next->count) break;
+        ready = next;
+    }
+    return status;
+}
+
+static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t count,
+                              int is_save)
+{
+    mover m = {.c = c, .move = move, .count = count, .is_save = is_save, .room = BATCH_BYTES};
+    batch two[2] = {{0}, {0}};
+    size_t least = BATCH_BYTES;
+    if (!count) return BANYAN_OK;
+    for (int64_t i = 0; i < count; i++) {
+        if (larger_of(&m, i) > m.room) m.room = larger_of(&m, i);
+        if (larger_of(&m, i) < least) least = larger_of(&m, i);
+    }
+    const size_t most = m.room / least + 1;
+    m.status = calloc(most + 1, sizeof *m.status);
+    banyan_status status =
+        m.status ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory");
+    for (int i = 0; i < 2 && !status; i++) status = take_batch(&m, most, &two[i]);
+    if (!status) status = run(&m, two);
+    for (int i = 0; i < 2; i++) give_batch(&m, &two[i]);
+    free(m.status);
+    return status;
+}
+
+banyan_status banyan_blocks_save(banyan_cache *c, const banyan_move *move, int64_t count)
+{
+    return move_all(c, move, count, 1);
+}
+
+banyan_status banyan_blocks_load(banyan_cache *c, const banyan_move *move, int64_t count)
+{
+    return move_all(c, move, count, 0);
+}

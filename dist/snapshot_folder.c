@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ranks' way through a save, and the folder's files: one folder that all ranks see, one save at a time,
+ * nothing left of one that failed, nor of snapshots before. */
+#include "dist/device_cache.h"
+#include "dist/plan.h"
+#include "dist/snapshot_save.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- may it be saved? ---------------------------------------------------------------------- */
+
+static banyan_status check_lengths(const banyan_cache *c)
+{
+    for (int32_t i = 0; i < c->plan->spec.sequences; i++) {
+        const banyan_sequence *s = &c->sequence[i];
+        int32_t first = -1;
+        for (int32_t l = 0; l < c->plan->spec.layers && s->is_live; l++) {
+            if (!banyan_keeps_own(c->plan, l)) continue;
+            if (first < 0) first = l;
+            if (s->layer[l].length != s->layer[first].length)
+                return banyan_fail(BANYAN_ERR_ARGUMENT,
+                                   "save: layer %d has %lld tokens and layer %d has %lld: "
+                                   "expected as many in every layer",
+                                   (int)first, (long long)s->layer[first].length, (int)l,
+                                   (long long)s->layer[l].length);
+        }
+    }
+    return BANYAN_OK;
+}
+
+banyan_status banyan_snapshot_possible(const banyan_plan *plan)
+{
+#ifndef BANYAN_HAS_XXHASH
+    return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                       "this build has no snapshots: xxhash.h was not there");
+#endif
+    if (!plan->kernel->unpack)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "snapshot: kernel \"%s\" keeps blocks in a format that it cannot "
+                           "unpack",
+                           plan->kernel->name);
+    if (plan->comm->broken)
+        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    return BANYAN_OK;
+}
+
+static banyan_status check(const banyan_cache *c, const char *folder, const void *note,
+                           size_t bytes)
+{
+    if (!folder || !*folder)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "save: folder is %s",
+                           folder ? "empty" : "NULL");
+    if (bytes && !note)
+        return banyan_fail(BANYAN_ERR_ARGUMENT, "save: a note of %zu bytes at NULL", bytes);
+    if (c->device && c->device->device->is_captured(c->device->queue))
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "save: the stream is captured in a graph just now");
+    const banyan_status status = banyan_snapshot_possible(c->plan);
+    return status ? status : check_lengths(c);
+}
+
+/* ---- beginning ----------------------------------------------------------------------------- */
+
+/* What was there before, if it is a snapshot. */
+static banyan_status read_old(banyan_saving *x)
+{
+    char path[BANYAN_PATH];
+    struct stat is;
+    banyan_status status = banyan_snapshot_path(path, x->folder, "manifest", 0, -1);
+    if (status || stat(path, &is)) return status;
+    status = banyan_snapshot_read(x->folder, &x->old);
+    return status;
+}
+
+/* Rank 0: the folder, the right to save there, and a manifest without content. */
+static banyan_status begin(banyan_saving *x)
+{
+    if (mkdir(x->folder, 0777) && errno != EEXIST)
+        return banyan_file_failed(x->folder, "cannot be made");
+    if (!banyan_folder_lock(x->folder, BANYAN_LOCK_SAVE, &x->lock))
+        return banyan_fail(BANYAN_ERR_FILE, "\"%s\": another job is saving there", x->folder);
+    banyan_status status = read_old(x);
+    if (status) return status;
+    while (!x->numbers.id)
+        if (getrandom(&x->numbers.id, sizeof x->numbers.id, 0) != sizeof x->numbers.id)
+            return banyan_file_failed(x->folder, "no random number for its files");
+    x->numbers.number = x->old.number + 1;
+    status = banyan_snapshot_path(x->manifest_path, x->folder, "manifest", x->numbers.id, -1);
+    if (!status) status = banyan_file_create(x->manifest_path, &x->manifest_fd);
+    x->has_manifest = !status;
+    return status;
+}
+
+/* Every rank: is that the folder that rank 0 sees? And names of files. */
+static banyan_status join(banyan_saving *x)
+{
+    const banyan_plan *plan = x->c->plan;
+    const uint64_t id = x->numbers.id;
+    x->index.id = id;
+    x->index.rank = plan->rank;
+    banyan_status status =
+        banyan_snapshot_path(x->manifest_path, x->folder, "manifest", id, -1);
+    if (!status) status = banyan_snapshot_path(x->note_path, x->folder, "note", id, -1);
+    if (!status)
+        status = banyan_snapshot_path(x->blocks_path, x->folder, "blocks", id, plan->rank);
+    if (!status)
+        status = banyan_snapshot_path(x->index.path, x->folder, "index", id, plan->rank);
+    if (!status && access(x->manifest_path, F_OK))
+        return banyan_fail(BANYAN_ERR_FILE,
+                           "\"%s\" is not the folder that rank 0 sees: expected one that all "
+                           "ranks share",
+                           x->folder);
+    return status;
+}
+
+/* May blocks of the snapshot that is there be a part of this one? */
+static void find_previous(banyan_saving *x)
+{
+    const banyan_plan *plan = x->c->plan;
+    if (!x->c->saved_id) return;
+    if (plan->rank > 0 && read_old(x)) return;
+    if (x->old.id != x->c->saved_id || x->old.plan_hash != plan->hash ||
+        x->old.ranks != plan->ranks)
+        return;
+    x->has_previous = !banyan_index_read(x->folder, &x->old, plan->rank, &x->previous);
+}
+
+/* ---- what is removed ----------------------------------------------------------------------- */
+
+static int by_id(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Rank 0: all files of saves that are not among `id`, of which [count] have blocks that are still named. */
+static void remove_others(const banyan_saving *x, uint64_t *id, size_t count)
+{
+    int lock;
+    char path[BANYAN_PATH];
+    if (!banyan_folder_lock(x->folder, BANYAN_LOCK_REMOVE, &lock)) return; /* next time */
+    DIR *folder = opendir(x->folder);
+    qsort(id, count, sizeof *id, by_id);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        uint64_t of = 0;
+        const char *name = entry->d_name;
+        int used = 0, is_blocks = sscanf(name, "blocks-%16" SCNx64 "-%*d%n", &of, &used) == 1;
+        if (!is_blocks && sscanf(name, "index-%16" SCNx64 "-%*d%n", &of, &used) != 1 &&
+            sscanf(name, "note-%16" SCNx64 "%n", &of, &used) != 1 &&
+            sscanf(name, "manifest-%16" SCNx64 "%n", &of, &used) != 1)
+            continue;
+        if (!used || name[used] || of == x->numbers.id) continue;
+        if (is_blocks && bsearch(&of, id, count, sizeof *id, by_id)) continue;
+        const int n = snprintf(path, sizeof path, "%s/%s", x->folder, name);
+        if (n > 0 && n < (int)sizeof path) (void)unlink(path);
+    }
+    if (folder) closedir(folder);
+    banyan_folder_unlock(lock);
+}
+
+/* Rank 0 hears from each rank whose blocks its index names. Collective. */
+static banyan_status remove_old(banyan_saving *x)
+{
+    banyan_comm *comm = x->c->plan->comm;
+    const int32_t ranks = x->c->plan->ranks;
+    uint64_t own = (uint64_t)x->index.files, all = 0;
+    uint64_t *counts = calloc((size_t)ranks, sizeof *counts);
+    uint64_t *mine = calloc((size_t)own + 1, sizeof *mine);
+    banyan_message *recv = calloc((size_t)ranks, sizeof *recv);
+    for (uint64_t i = 0; mine && i < own; i++) mine[i] = x->index.file[i].id;
+    banyan_status status =
+        counts && mine && recv ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "save: no memory");
+    status = banyan_comm_agree(comm, status);
+    if (!status) status = banyan_comm_allgather(comm, &own, sizeof own, counts);
+    for (int32_t r = 0; !status && r < ranks; r++) all += counts[r];
+    uint64_t *id = NULL;
+    if (!status && comm->rank == 0) id = calloc((size_t)all + 1, sizeof *id);
+    if (!status)
+        status = banyan_comm_agree(comm, comm->rank || id ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    uint64_t *at = id;
+    for (int32_t r = 0; id && r < ranks; at += counts[r++])
+        recv[r] = (banyan_message){r, at, (size_t)counts[r] * sizeof *at};
+    const banyan_message send = {0, mine, (size_t)own * sizeof *mine};
+    if (!status)
+        status = banyan_comm_exchange(comm, &send, 1, recv, comm->rank == 0 ? ranks : 0);
+    if (!status && comm->rank == 0) remove_others(x, id, (size_t)all);
+    free(counts);
+    free(mine);
+    free(recv);
+    free(id);
+    return status;
+}
+
+/* ---- the whole way ------------------------------------------------------------------------- */
+
+static banyan_status write_all(banyan_saving *x)
+{
+    banyan_comm *comm = x->c->plan->comm;
+    banyan_status status = banyan_comm_broadcast(comm, &x->numbers.id, sizeof x->numbers.id, 0);
+    if (status) return status;
+    status = join(x);
+    if (!status) find_previous(x);
+    if (!status) status = banyan_save_list(x);
+    status = banyan_comm_agree(comm, status);
+    if (status) return status;
+    status = banyan_save_blocks(x);
+    if (!status) status = banyan_save_index(x);
+    status = banyan_comm_agree(comm, status);
+    if (!status)
+        status = banyan_comm_allgather(comm, &x->mine, sizeof x->mine, x->numbers.rank);
+    if (status) return status;
+    if (comm->rank == 0) status = banyan_save_manifest(x);
+    status = banyan_comm_agree(comm, status);
+    /* It may be in place though it could not be synced: then files stay. */
+    if (status && status != BANYAN_ERR_COMM &&
+        banyan_comm_broadcast(comm, &x->is_done, sizeof x->is_done, 0))
+        x->is_done = 1;
+    return status;
+}
+
+/* Files of a save that failed go; those of one that is in place belong to the snapshot. */
+static void drop_files(banyan_saving *x, banyan_status status)
+{
+    if (x->manifest_fd >= 0) close(x->manifest_fd);
+    x->manifest_fd = -1;
+    /* Ranks whose rank 0 is not heard of any more do not know whether it is in place. */
+    if (!status || x->is_done || status == BANYAN_ERR_COMM) return;
+    if (x->has_blocks) (void)unlink(x->blocks_path);
+    if (x->has_index) (void)unlink(x->index.path);
+    if (x->has_note) (void)unlink(x->note_path);
+    if (x->has_manifest) (void)unlink(x->manifest_path);
+}
+
+static void remember(banyan_saving *x)
+{
+    banyan_cache *c = x->c;
+    c->saved_id = x->numbers.id;
+    for (int32_t i = 0; i < c->plan->spec.sequences; i++)
+        for (int32_t l = 0; l < c->plan->spec.layers && c->sequence[i].is_live; l++)
+            c->sequence[i].layer[l].clean =
+                c->sequence[i].layer[l].length / c->plan->spec.block_tokens;
+}
+
+banyan_status banyan_cache_save(banyan_cache *cache, const char *folder, const void *note,
+                                size_t bytes)
+{
+    if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "save: cache is NULL");
+    banyan_comm *comm = cache->plan->comm;
+    banyan_saving x = {
+        .c = cache, .folder = folder, .note = note, .manifest_fd = -1, .lock = -1};
+    x.numbers.note_bytes = bytes;
+    const int device = banyan_device_enter(cache);
+    banyan_status status = check(cache, folder, note, bytes);
+    if (!status) x.numbers.rank = calloc((size_t)cache->plan->ranks, sizeof *x.numbers.rank);
+    if (!status && !x.numbers.rank) status = banyan_fail(BANYAN_ERR_MEMORY, "save: no memory");
+    if (!status && comm->rank == 0) status = begin(&x);
+    status = banyan_comm_agree(comm, status);
+    if (!status) status = write_all(&x);
+    drop_files(&x, status);
+    if (!status) remember(&x);
+    if (!status) status = remove_old(&x);
+    banyan_folder_unlock(x.lock);
+    banyan_device_leave(cache, device);
+    banyan_snapshot_free(&x.old);
+    banyan_index_free(&x.index);
+    banyan_index_free(&x.previous);
+    free(x.numbers.rank);
+    free(x.entry);
+    free(x.move);
+    return status;
+}

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Snapshots that cannot be: damaged ones, of which every byte is changed and every length is tried; plans
+ * that they do not fit; folders that not all ranks see; a rank that cannot write. Each is an error in words,
+ * the same verdict on all ranks, and what was there before is whole. */
+#include "tests/dist/sequence.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { TOKENS = 23, MOST = 8192 };
+
+static char folder[256];
+static const banyan_rule window = {0, -1, 0, -1, "sink_window sink=0 window=10t"};
+
+static void set_spec(banyan_spec *spec)
+{
+    banyan_spec_init(spec);
+    spec->layers = 1;
+    spec->heads = 2;
+    spec->kv_heads = 1;
+    spec->key_dim = 8;
+    spec->block_tokens = 16;
+    spec->max_tokens = 100;
+    spec->max_rows = 50;
+    spec->cache_dtype = BANYAN_F32;
+    spec->out = BANYAN_OUT_ALL;
+    spec->threads = 1;
+}
+
+/* `tokens` tokens from token `at` on, of one sequence. */
+static void append(banyan_cache *cache, banyan_sequence *s, int64_t at, int32_t tokens)
+{
+    static float k[64 * 8], v[64 * 8];
+    uint64_t seed = (uint64_t)at + 77;
+    for (int i = 0; i < 64 * 8; i++) k[i] = test_normal(&seed), v[i] = test_normal(&seed);
+    const banyan_rows part = {.sequence = s, .at = at, .rows = tokens};
+    for (int32_t layer = 0; layer < cache->plan->spec.layers; layer++)
+        CHECK_MSG(banyan_attend(cache, layer, &part, 1, NULL, k, v, NULL, NULL) == BANYAN_OK,
+                  "%s", banyan_error_message());
+}
+
+static uint64_t answer(banyan_cache *cache)
+{
+    float q[2 * 8], out[2 * 8], lse[2];
+    banyan_sequence *s = NULL;
+    uint64_t seed = 5;
+    for (int i = 0; i < 2 * 8; i++) q[i] = test_normal(&seed);
+    if (banyan_sequence_open(cache, 0, &s)) return 0;
+    const banyan_rows part = {.sequence = s, .at = banyan_sequence_length(s, 0) - 1, .rows = 1};
+    if (part.at < 0 || banyan_attend(cache, 0, &part, 1, q, NULL, NULL, out, lse)) return 0;
+    return sequence_hash(lse, sizeof lse, sequence_hash(out, sizeof out, 1));
+}
+
+static banyan_cache *filled(const banyan_plan *plan, int32_t tokens)
+{
+    banyan_cache *cache = sequence_cache(plan);
+    append(cache, cache->sequence, 0, tokens);
+    return cache;
+}
+
+static void clear(banyan_comm *comm)
+{
+    char command[512];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    if (banyan_comm_rank(comm) == 0) CHECK(system(command) == 0);
+    CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
+}
+
+/* ---- damage -------------------------------------------------------------------------------- */
+
+static size_t read_file(const char *path, char *to)
+{
+    const int fd = open(path, O_RDONLY);
+    const ssize_t n = read(fd, to, MOST);
+    close(fd);
+    CHECK_MSG(n >= 0 && n < MOST, "%s: %zd bytes", path, n);
+    return n > 0 ? (size_t)n : 0;
+}
+
+static void write_file(const char *path, const char *from, size_t bytes)
+{
+    const int fd = open(path, O_WRONLY | O_TRUNC);
+    CHECK(fd >= 0 && write(fd, from, bytes) == (ssize_t)bytes);
+    close(fd);
+}
+
+/* What comes of a changed file: an error that names it, or what came of the whole one. */
+static void try_changed(const banyan_plan *plan, const char *path, uint64_t expected,
+                        const char *what, size_t at, int *refused)
+{
+    banyan_cache *cache = NULL;
+    char words[1024];
+    const banyan_status status = banyan_cache_open(plan, NULL, folder, &cache);
+    snprintf(words, sizeof words, "%s", banyan_error_message());
+    if (status) {
+        ++*refused;
+        CHECK_MSG(!cache && strstr(words, path), "%s at %zu: %s", what, at, words);
+        if (strstr(path, "blocks-")) CHECK_MSG(strstr(words, "block") != NULL, "%s", words);
+    } else {
+        CHECK_MSG(answer(cache) == expected, "%s at %zu of %s: another answer", what, at, path);
+        banyan_cache_destroy(cache);
+    }
+    const banyan_status verified = banyan_snapshot_verify(folder, NULL);
+    if (status) CHECK_MSG(verified, "%s at %zu of %s: verified", what, at, path);
+    if (verified) CHECK_MSG(strstr(banyan_error_message(), path), "%s", banyan_error_message());
+}
+
+static void damage_file(const banyan_plan *plan, const char *path, uint64_t expected,
+                        size_t *total)
+{
+    static char whole[MOST], changed[MOST];
+    static const char flips[] = {1, (char)0x80, (char)0xff};
+    const size_t bytes = read_file(path, whole);
+    int refused = 0;
+    *total += bytes;
+    for (size_t i = 0; i < bytes; i++) {
+        memcpy(changed, whole, bytes);
+        changed[i] = (char)(changed[i] ^ flips[i % 3]);
+        write_file(path, changed, bytes);
+        try_changed(plan, path, expected, "a flip", i, &refused);
+        write_file(path, whole, i);
+        try_changed(plan, path, expected, "an end", i, &refused);
+    }
+    CHECK_MSG(strstr(path, "note-") || refused == 2 * (int)bytes,
+              "%s: %d of %zu changes refused", path, refused, 2 * bytes);
+    write_file(path, whole, bytes);
+    unlink(path);
+    try_changed(plan, path, expected, "no file", 0, &refused);
+    const int fd = open(path, O_CREAT | O_WRONLY, 0666);
+    close(fd);
+    write_file(path, whole, bytes);
+}
+
+static void test_damage(banyan_comm *comm)
+{
+    banyan_spec spec;
+    set_spec(&spec);
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = filled(plan, TOKENS);
+    char path[1024];
+    size_t total = 0;
+    CHECK(banyan_cache_save(cache, folder, "note", 4) == BANYAN_OK);
+    const uint64_t expected = answer(cache);
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.' || !strcmp(e->d_name, "lock")) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        damage_file(plan, path, expected, &total);
+    }
+    closedir(d);
+    CHECK_MSG(total <= 4096 && total > 2048, "%zu bytes", total);
+    CHECK(banyan_snapshot_verify(folder, NULL) == BANYAN_OK);
+    banyan_cache_destroy(cache);
+    banyan_plan_destroy(plan);
+    clear(comm);
+}
+
+/* ---- what does not fit --------------------------------------------------------------------- */
+
+/* A plan that is otherwise as it was must be refused by these words. */
+static void refuse(banyan_comm *comm, const banyan_spec *spec, const char *words)
+{
+    banyan_cache *cache = NULL;
+    banyan_plan *plan = sequence_plan(spec, comm);
+    const banyan_status status = banyan_cache_open(plan, NULL, folder, &cache);
+    const int is_ours = status == BANYAN_ERR_CONFIG ||
+                        (status == BANYAN_ERR_PEER && banyan_comm_size(comm) > 1);
+    CHECK_MSG(is_ours && strstr(banyan_error_message(), words), "%d: %s; expected \"%s\"",
+              status, banyan_error_message(), words);
+    banyan_plan_destroy(plan);
+}
+
+static void test_fields(banyan_comm *comm)
+{
+    banyan_spec spec, other;
+    set_spec(&spec);
+    spec.layers = 2;
+    spec.sequences = 2;
+    spec.rules = &window;
+    spec.rule_count = 1;
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = filled(plan, 40), *again = NULL;
+    banyan_sequence *fork = NULL;
+    append(cache, cache->sequence, 40, 30);
+    CHECK(banyan_sequence_fork(cache->sequence, 69, 1, &fork) == BANYAN_OK);
+    CHECK(banyan_cache_save(cache, folder, NULL, 0) == BANYAN_OK);
+#define OTHER(field, value, words)                                                             \
+    (other = spec, other.field = (value), refuse(comm, &other, words))
+    OTHER(layers, 1, "layers is 1: the snapshot");
+    OTHER(heads, 4, "heads is 4");
+    OTHER(kv_heads, 2, "kv_heads is 2");
+    OTHER(key_dim, 16, "key_dim is 16");
+    OTHER(value_dim, 16, "value_dim is 16");
+    OTHER(block_tokens, 32, "block_tokens is 32: the snapshot in");
+    OTHER(cache_dtype, BANYAN_BF16, "cache_dtype is bf16");
+    OTHER(sequences, 1, "sequences is 1");
+    OTHER(max_tokens, 69, "max_tokens is 69");
+    OTHER(rule_count, 0, "rules: block 0 of sequence 0, layer 0, KV head 0");
+    OTHER(rule_count, 0, "it was let go there (rule \"sink_window sink=0 window=10t\")");
+    OTHER(evict, 0, "keeps it (evict is false)");
+    const int32_t map[] = {0, 0};
+    OTHER(cache_layer, map, "cache_layer is 0");
+    /* fewer blocks are kept, and it is opened */
+    static const banyan_rule less = {0, -1, 0, -1, "sink_window sink=0 window=5t"};
+    other = spec;
+    other.rules = &less;
+    banyan_plan *smaller = sequence_plan(&other, comm);
+    CHECK_MSG(banyan_cache_open(smaller, NULL, folder, &again) == BANYAN_OK, "%s",
+              banyan_error_message());
+    banyan_cache_destroy(again);
+    banyan_plan_destroy(smaller);
+    /* in the middle of a call */
+    float kv[8] = {0};
+    const banyan_rows part = {.sequence = fork, .at = 69, .rows = 1};
+    CHECK(banyan_attend(cache, 0, &part, 1, NULL, kv, kv, NULL, NULL) == BANYAN_OK);
+    CHECK(banyan_cache_save(cache, folder, NULL, 0) == BANYAN_ERR_ARGUMENT &&
+          strstr(banyan_error_message(), "layer 0 has 70 tokens and layer 1 has 69"));
+    CHECK(banyan_cache_save(cache, "", NULL, 0) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_cache_save(cache, folder, NULL, 3) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_sequence_open(cache, 2, &fork) == BANYAN_ERR_ARGUMENT);
+    banyan_cache_destroy(cache);
+    banyan_plan_destroy(plan);
+    clear(comm);
+    plan = sequence_plan(&spec, comm);
+    CHECK(banyan_cache_open(plan, NULL, folder, &cache) == BANYAN_ERR_FILE &&
+          strstr(banyan_error_message(), folder));
+    banyan_plan_destroy(plan);
+}
+
+/* ---- ranks --------------------------------------------------------------------------------- */
+
+static int entries(const char *of)
+{
+    int count = 0;
+    DIR *d = opendir(of);
+    for (struct dirent *e; d && (e = readdir(d));) count += e->d_name[0] != '.';
+    if (d) closedir(d);
+    return count;
+}
+
+/* Rank 1 cannot write more than some bytes: all fail, and the old snapshot opens. */
+static void test_full(banyan_comm *comm, const banyan_plan *plan, banyan_cache *cache)
+{
+    struct rlimit old, none;
+    banyan_cache *again = NULL;
+    CHECK(banyan_cache_save(cache, folder, "old", 3) == BANYAN_OK);
+    const uint64_t expected = answer(cache);
+    const int files = entries(folder);
+    CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
+    append(cache, cache->sequence, 40, 32);
+    getrlimit(RLIMIT_FSIZE, &old);
+    none = old;
+    none.rlim_cur = 300;
+    signal(SIGXFSZ, SIG_IGN);
+    if (plan->rank == 1) setrlimit(RLIMIT_FSIZE, &none);
+    const banyan_status status = banyan_cache_save(cache, folder, "new", 3);
+    setrlimit(RLIMIT_FSIZE, &old);
+    CHECK_MSG(status == (plan->rank == 1 ? BANYAN_ERR_FILE : BANYAN_ERR_PEER), "%d: %s", status,
+              banyan_error_message());
+    CHECK_MSG(strstr(banyan_error_message(), "cannot be written: File too large"), "%s",
+              banyan_error_message());
+    if (plan->rank != 1) CHECK(strstr(banyan_error_message(), "rank 1: ") != NULL);
+    CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
+    CHECK_MSG(entries(folder) == files, "%d files are left of %d", entries(folder), files);
+    CHECK_MSG(banyan_cache_open(plan, NULL, folder, &again) == BANYAN_OK, "%s",
+              banyan_error_message());
+    CHECK(answer(again) == expected);
+    banyan_cache_destroy(again);
+    CHECK(banyan_cache_save(cache, folder, "new", 3) == BANYAN_OK);
+}
+
+/* Each rank is in a folder of its own. */
+static void test_apart(const banyan_plan *plan, banyan_cache *cache)
+{
+    char own[512];
+    banyan_cache *again = NULL;
+    snprintf(own, sizeof own, "%s/of-%d", folder, plan->rank);
+    CHECK(mkdir(own, 0777) == 0 && chdir(own) == 0);
+    banyan_status status = banyan_cache_save(cache, "here", NULL, 0);
+    CHECK_MSG(status && strstr(banyan_error_message(), "expected one that all ranks share"),
+              "%d: %s", status, banyan_error_message());
+    CHECK(status == (plan->rank ? BANYAN_ERR_FILE : BANYAN_ERR_PEER));
+    status = banyan_cache_open(plan, NULL, "here", &again);
+    CHECK(status && !again);
+    CHECK(chdir("/") == 0);
+}
+
+static void test_ranks(banyan_comm *comm)
+{
+    banyan_spec spec;
+    set_spec(&spec);
+    spec.placement = "spread";
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = filled(plan, 40);
+    test_full(comm, plan, cache);
+    test_apart(plan, cache);
+    banyan_cache_destroy(cache);
+    banyan_plan_destroy(plan);
+    clear(comm);
+}
+
+int main(void)
+{
+    banyan_comm *comm = NULL;
+    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
+        fprintf(stderr, "%s\n", banyan_error_message());
+        return 1;
+    }
+    long id = (long)getpid();
+    CHECK(banyan_comm_broadcast(comm, &id, sizeof id, 0) == BANYAN_OK);
+    const char *fast =
+        access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm"; /* no disk is waited for */
+    snprintf(folder, sizeof folder, "%s/snapshot_fault_test.%ld", fast, id);
+    if (banyan_comm_size(comm) == 1) test_damage(comm);
+    test_fields(comm);
+    if (banyan_comm_size(comm) > 1) test_ranks(comm);
+    banyan_comm_destroy(comm);
+    return test_end();
+}
