@@ -508,7 +508,7 @@ BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
  * adds the layer's sinks once: outs [count] of [rows][heads][value_dim] of out_dtype, lses [count] of
  * [rows][heads], as banyan_attend wrote them; out and lse (or NULL) may be one of them. In ascending
  * order, so that every rank computes the same bits. Of the heads that are written here; not
- * collective. UNSUPPORTED with a device. */
+ * collective. With a device all of them but the arrays of pointers lie there, and it is queued. */
 BANYAN_API banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows,
                                         int32_t count, const void *const *outs,
                                         const float *const *lses, void *out, float *lse);

@@ -8,7 +8,8 @@
  *     table   of one KV head: which blocks are held, ascending, and in which record
  *     span    an arithmetic progression of places in a table
  *     strip   query heads with one pattern x rows of one own block: they read the same spans
- *     batch   all strips of a call
+ *     part    rows of one sequence
+ *     batch   all strips of a call; of several parts, where there are few vectors in each strip
  *
  * A queue is one stream of work on a device, with the memory that its calls need. Calls return as
  * soon as their work is queued; what they read from the host is copied before they return. Functions
@@ -47,6 +48,7 @@ typedef struct banyan_strip {
     int32_t table;             /* index into the batch's tables */
     int32_t first_head;        /* query head of the model that bit 0 of .. */
     uint64_t heads;            /* .. these stands for */
+    int32_t part;              /* index into the batch's parts */
     int32_t first_row, rows;   /* of the batch; at most block_tokens, all of one own block */
     int32_t first_span, spans; /* in the order in which they are read; blocks ascend or not */
     int64_t blocks;            /* in all of its spans */
@@ -80,22 +82,29 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
 /* The most spans of a strip, when at most `held_count` of the first `blocks` blocks are held. */
 int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count);
 
+/* Rows of a batch that are one sequence's: row first_row + i is at token at + i. Blocks without a token of
+ * first_token .. end_token-1 are in none of their spans (0, INT64_MAX: all count). */
+typedef struct banyan_batch_part {
+    int64_t at, first_token, end_token;
+    int32_t first_row;
+} banyan_batch_part;
+
 /* Everything that one call computes on one rank. Arrays of strips, spans, edges, tables and pointers
- * are in host memory; what they point to is the device's. */
+ * are in host memory; what they point to is the device's. The strips of a part are neighbours, and its
+ * results do not depend on what other parts there are. */
 typedef struct banyan_batch {
     banyan_block_shape shape;
     float scale;
     int32_t heads; /* query heads of the model */
-    int64_t at;    /* token of row 0 */
     int32_t rows;
-    int64_t first_token, end_token; /* 0, INT64_MAX: all. Blocks out of it are in no span */
-    const void *q;                  /* [rows][heads][key_dim] of in_dtype */
+    const void *q; /* [rows][heads][key_dim] of in_dtype */
     banyan_dtype in_dtype, out_dtype;
+    const banyan_batch_part *part;
     const banyan_table_of_blocks *table;
     const banyan_strip *strip;
     const banyan_span *span;
     const banyan_edge *edge;
-    int32_t tables, strips, spans, edges;
+    int32_t parts, tables, strips, spans, edges;
     /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an empty
      * list gives the empty partial); NULL: its result is final, and goes to out and lse at once */
     float *const *partial; /* [heads] */
@@ -113,9 +122,9 @@ typedef struct banyan_packing {
 
 /* The most that calls on a queue will ask for. */
 typedef struct banyan_device_limits {
-    banyan_block_shape shape;
+    banyan_block_shape shape; /* its dims are the largest; calls may be of smaller ones */
     int32_t heads, kv_heads, rows;
-    int64_t tables, strips, spans, packings; /* of one call */
+    int64_t parts, tables, strips, spans, packings; /* of one call */
     int32_t captured; /* calls that may be captured in graphs and replayed */
 } banyan_device_limits;
 
@@ -129,6 +138,9 @@ typedef struct banyan_device_fault {
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
+    /* Parts none of whose strips has more (query head, row) vectors may share a batch; others are alone
+     * in theirs. */
+    int32_t shared_vectors;
     /* NULL, or why there is none, in words ("no CUDA driver", ..). */
     const char *(*missing)(void);
     const char *(*memory_free)(int64_t *bytes); /* of the thread's current device */
@@ -161,11 +173,20 @@ typedef struct banyan_device {
     /* out = lo + hi, row by row; out may be either input: as banyan_partial_combine. */
     const char *(*combine)(banyan_queue *queue, float *out, const float *lo, const float *hi,
                            int32_t value_dim, int64_t rows);
-    /* Partials [rows][value_dim + 2] of each query head whose partial[h] is not NULL, to rows of out and
-     * lse (or NULL): as banyan_partial_finish. */
-    const char *(*finish)(banyan_queue *queue, float *const *partial, int32_t heads,
-                          int32_t value_dim, int64_t rows, void *out, banyan_dtype out_dtype,
-                          float *lse);
+    /* Partials [rows][value_dim + 2] of each query head whose partial[h] is not NULL, with its sink (sinks
+     * [heads] in host memory, or NULL: none), to rows of out and lse (or NULL): as banyan_partial_sink
+     * and banyan_partial_finish; the partials stay as they are. */
+    const char *(*finish)(banyan_queue *queue, float *const *partial, const float *sinks,
+                          int32_t heads, int32_t value_dim, int64_t rows, void *out,
+                          banyan_dtype out_dtype, float *lse);
+    /* Results of the same rows that attended to different tokens, joined, with the sinks, as
+     * banyan_combine says: outs[i] [rows][heads][value_dim] of out_dtype and lses[i] [rows][heads], of
+     * the heads whose is_mine[h] is not 0. outs, lses, sinks (or NULL) and is_mine are in host memory;
+     * out and lse (or NULL) may be among what they point to. */
+    const char *(*join)(banyan_queue *queue, const void *const *outs, const float *const *lses,
+                        int32_t count, const float *sinks, const uint8_t *is_mine,
+                        int32_t heads, int32_t value_dim, int64_t rows, void *out,
+                        banyan_dtype out_dtype, float *lse);
     /* mass [rows][heads], of heads whose partial[h] is not NULL: the share of partial[h]
      * ([rows][value_dim + 2]) that probed[h] has. Layout of probed[h] as of partial[h]. */
     const char *(*share)(banyan_queue *queue, float *const *partial, float *const *probed,

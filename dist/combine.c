@@ -6,7 +6,7 @@
  *
  * with M the largest of them all. The sink joins here, once, since results of a range of tokens have
  * none. Sums are taken in double, in the order of the results, alike on every rank. */
-#include "dist/cache.h"
+#include "dist/device_cache.h"
 
 #include <math.h>
 
@@ -20,6 +20,11 @@ typedef struct joining {
     void *out;
     float *lse;
 } joining;
+
+static int is_written(const joining *j, int64_t head)
+{
+    return j->plan->spec.out == BANYAN_OUT_ALL || j->kind->home[head] == j->plan->rank;
+}
 
 static double sink_of(const joining *j, int64_t head)
 {
@@ -59,7 +64,7 @@ static void join_head(void *arg, int64_t head, int32_t worker)
     (void)worker;
     const joining *j = arg;
     const banyan_spec *spec = &j->plan->spec;
-    if (spec->out != BANYAN_OUT_ALL && j->kind->home[head] != j->plan->rank) return;
+    if (!is_written(j, head)) return;
     const double sink = sink_of(j, head);
     for (int64_t row = 0; row < j->rows; row++) join_row(j, row * spec->heads + head, sink);
 }
@@ -83,12 +88,21 @@ static banyan_status check(const banyan_cache *cache, const joining *j)
         if (!j->outs[i] || !j->lses[i])
             return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: result %d has no %s", (int)i,
                                j->outs[i] ? "lse" : "out");
-    if (cache->device)
-        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                           "combine: device is \"%s\": results are joined in host memory only, "
-                           "expected device cpu",
-                           spec->device);
     return BANYAN_OK;
+}
+
+static banyan_status join_on_device(banyan_cache *cache, const joining *j)
+{
+    const banyan_device_cache *d = cache->device;
+    const banyan_spec *spec = &j->plan->spec;
+    const float *sinks = spec->sinks ? spec->sinks + j->layer * (int64_t)spec->heads : NULL;
+    for (int32_t h = 0; h < spec->heads; h++) d->is_mine[h] = (uint8_t)is_written(j, h);
+    const int device = banyan_device_enter(cache);
+    const char *failed =
+        d->device->join(d->queue, j->outs, j->lses, j->count, sinks, d->is_mine, spec->heads,
+                        j->kind->shape.value_dim, j->rows, j->out, spec->out_dtype, j->lse);
+    banyan_device_leave(cache, device);
+    return banyan_device_said(failed);
 }
 
 banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows, int32_t count,
@@ -100,6 +114,7 @@ banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows, i
     const banyan_status status = check(cache, &j);
     if (status != BANYAN_OK) return status;
     j.kind = banyan_plan_kind(cache->plan, layer);
+    if (cache->device) return join_on_device(cache, &j);
     const int32_t heads = cache->plan->spec.heads;
     const int64_t numbers = rows * heads * j.kind->shape.value_dim * count;
     banyan_each(numbers < 1 << 16 ? 1 : cache->sizes.workers, heads, join_head, &j);

@@ -45,13 +45,15 @@ typedef struct banyan_device_cache {
 
     uint8_t **role; /* [kinds][heads] */
     /* A batch. */
-    banyan_table_of_blocks *table; /* [KV heads] */
+    banyan_batch_part *part;       /* [max_parts] */
+    banyan_table_of_blocks *table; /* [max_parts][KV heads held here] */
     banyan_strip *strip;
     banyan_edge *edge; /* one for each strip at most */
     banyan_span *span;
     banyan_packing *packing;
     float **partial, **probe; /* [heads] */
-    int64_t max_strips, max_spans;
+    uint8_t *is_mine;         /* [heads] */
+    int64_t max_parts, max_strips, max_spans;
 } banyan_device_cache;
 
 /* device_layout.c: how much of everything a rank needs. Bytes are those besides records and arena. */

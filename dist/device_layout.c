@@ -11,7 +11,7 @@
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
-enum { MOST = 1 << 16, LEAST_RING = 1 << 13, RING_CALLS = 4 };
+enum { MOST = 1 << 16, LEAST_PARTS = 4, LEAST_RING = 1 << 13, RING_CALLS = 4 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -31,6 +31,12 @@ static size_t round_up(size_t bytes)
 static int32_t probe_rows(const banyan_plan *plan)
 {
     return (int32_t)least(plan->panel_rows, BANYAN_PROBE_ROWS);
+}
+
+/* Parts of a batch. Parts of one sequence may be more; then it goes as several. */
+static int64_t most_parts(const banyan_plan *plan)
+{
+    return least(plan->panel_rows, largest(plan->spec.sequences, LEAST_PARTS));
 }
 
 /* Own blocks of the rows of a call, at most. */
@@ -76,7 +82,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
     int64_t longest_table = 0, changed = 0;
-    const int64_t own = pieces(plan, plan->panel_rows) + kind->ends;
+    const int64_t own = least(plan->panel_rows, pieces(plan, plan->panel_rows) +
+                                                    most_parts(plan) - 1 + kind->ends);
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
@@ -92,9 +99,14 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         moving += (role & BANYAN_ITEM_MOVES) != 0;
     }
     banyan_device_limits *most = &need->limits;
+    const banyan_block_shape *block = &kind->shape.block;
+    if (block->key_dim > most->shape.key_dim) most->shape.key_dim = block->key_dim;
+    if (block->value_dim > most->shape.value_dim) most->shape.value_dim = block->value_dim;
+    if (kind->shape.kv_heads > most->kv_heads) most->kv_heads = kind->shape.kv_heads;
     const int64_t row = (int64_t)banyan_sum_bytes(plan, kind->shape.value_dim);
     const int64_t probed = here * probe_rows(plan) * row;
-    most->tables = largest(most->tables, heads);
+    const int64_t items = plan->spec.sinks ? here : moving;
+    most->tables = largest(most->tables, heads * most->parts);
     most->strips = largest(most->strips, least(strips * own, MOST));
     most->spans = largest(most->spans, least(spans * own, MOST));
     most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows) +
@@ -102,7 +114,7 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     need->ring_slots = largest(need->ring_slots, largest(longest_table, RING_CALLS * changed));
     need->probed_bytes = largest(need->probed_bytes, probed);
     need->items_bytes =
-        largest(need->items_bytes, largest(moving * plan->panel_rows * row, probed));
+        largest(need->items_bytes, largest(items * plan->panel_rows * row, probed));
 }
 
 static void fit_passes(const banyan_plan *plan, banyan_device_need *need)
@@ -125,6 +137,7 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
                    .heads = spec->heads,
                    .kv_heads = plan->kind[0].shape.kv_heads,
                    .rows = (int32_t)least(plan->panel_rows, spec->max_rows),
+                   .parts = most_parts(plan),
                    .captured = spec->layers}};
     int64_t longest = 0;
     for (int32_t k = 0; k < plan->kinds; k++)
@@ -198,14 +211,17 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
     lay_mirrors(plan, rank, arena, d);
     lay_roles(plan, rank, arena, d);
     banyan_device_cache batch = {
+        .part = banyan_arena_take(arena, most.parts, sizeof *batch.part),
         .table = banyan_arena_take(arena, most.tables, sizeof *batch.table),
         .strip = banyan_arena_take(arena, most.strips, sizeof *batch.strip),
         .edge = banyan_arena_take(arena, most.strips, sizeof *batch.edge),
         .span = banyan_arena_take(arena, most.spans, sizeof *batch.span),
         .packing = banyan_arena_take(arena, most.packings, sizeof *batch.packing),
         .partial = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.partial),
-        .probe = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.probe)};
+        .probe = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.probe),
+        .is_mine = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.is_mine)};
     if (!d) return;
+    d->part = batch.part;
     d->table = batch.table;
     d->strip = batch.strip;
     d->edge = batch.edge;
@@ -213,6 +229,8 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
     d->packing = batch.packing;
     d->partial = batch.partial;
     d->probe = batch.probe;
+    d->is_mine = batch.is_mine;
+    d->max_parts = most.parts;
     d->max_strips = most.strips;
     d->max_spans = most.spans;
 }

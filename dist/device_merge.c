@@ -5,6 +5,8 @@
  * looking, and a partial without values would need kernels of its own. */
 #include "dist/device_cache.h"
 
+#include <math.h>
+
 static const uint8_t *roles(const banyan_cache *c, int32_t layer)
 {
     return c->device->role[c->plan->kind_of_layer[layer]];
@@ -20,16 +22,23 @@ static size_t item_bytes(const banyan_cache *c, const banyan_call *call, int32_t
     return (size_t)rows * banyan_sum_bytes(c->plan, value_dim_of(c, call));
 }
 
+static int has_sink(const banyan_cache *c, const banyan_call *call, int32_t head)
+{
+    const banyan_spec *spec = &c->plan->spec;
+    return spec->sinks && spec->sinks[call->layer * (int64_t)spec->heads + head] > -INFINITY;
+}
+
 /* One behind the other, by query heads, so that exchanges move and fold many at once. */
 void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
 {
     const banyan_device_cache *d = c->device;
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    const uint8_t *role = roles(c, call->layer),
-                  wanted = call->probes ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
+    const uint8_t *role = roles(c, call->layer);
     const size_t bytes = item_bytes(c, call, rows);
     size_t at = 0;
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
+        const int wanted =
+            call->probes || has_sink(c, call, h) ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
         const int is_item = (role[h] & wanted) != 0;
         part->data[h] = is_item ? d->items + at : NULL;
         part->mass[h] = is_item && call->probes ? d->probed + at : NULL;
@@ -146,17 +155,42 @@ static banyan_status share(banyan_cache *c, const banyan_call *call, const banya
     return BANYAN_OK;
 }
 
-static banyan_status finish(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
+/* A sink joins the rows of parts without a range. */
+static int takes_sinks(const banyan_cache *c, const banyan_call *call,
+                       const banyan_piece *piece)
+{
+    return c->plan->spec.sinks && !call->batch[piece->part].end;
+}
+
+/* Rows of items from `row` on, to rows of the call from `first` on. */
+static banyan_status finish_rows(banyan_cache *c, const banyan_call *call, int32_t row,
+                                 int32_t first, int32_t rows, int has_sinks)
 {
     const banyan_device_cache *d = c->device;
     const banyan_spec *spec = &c->plan->spec;
     const int32_t value_dim = value_dim_of(c, call);
-    const size_t row = (size_t)panel->first * (size_t)spec->heads;
-    const size_t out = row * (size_t)value_dim * banyan_dtype_bytes(spec->out_dtype);
-    if (!take_results(c, call, 0)) return BANYAN_OK;
-    const banyan_status status = banyan_device_said(d->device->finish(
-        d->queue, d->partial, spec->heads, value_dim, panel->rows, (char *)call->out + out,
-        spec->out_dtype, call->lse ? call->lse + row : NULL));
+    const size_t at = (size_t)first * (size_t)spec->heads;
+    const size_t out = at * (size_t)value_dim * banyan_dtype_bytes(spec->out_dtype);
+    const float *sinks = has_sinks ? spec->sinks + call->layer * (int64_t)spec->heads : NULL;
+    if (!take_results(c, call, row)) return BANYAN_OK;
+    return banyan_device_said(d->device->finish(
+        d->queue, d->partial, sinks, spec->heads, value_dim, rows, (char *)call->out + out,
+        spec->out_dtype, call->lse ? call->lse + at : NULL));
+}
+
+static banyan_status finish(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
+{
+    banyan_status status = BANYAN_OK;
+    for (int32_t i = 0, next; i < panel->pieces && !status; i = next) {
+        const int has_sinks = takes_sinks(c, call, &panel->piece[i]);
+        int32_t rows = 0;
+        for (next = i; next < panel->pieces; next++) {
+            if (takes_sinks(c, call, &panel->piece[next]) != has_sinks) break;
+            rows += panel->piece[next].rows;
+        }
+        status = finish_rows(c, call, panel->piece[i].first - panel->first,
+                             panel->piece[i].first, rows, has_sinks);
+    }
     return status || !call->probes ? status : share(c, call, panel);
 }
 

@@ -88,26 +88,6 @@ static banyan_status check_device(const char *device)
     return BANYAN_OK;
 }
 
-/* A device's queue is made for one shape of blocks. */
-static banyan_status check_alike(const banyan_plan *plan)
-{
-    const banyan_shape *a = &plan->kind[0].shape;
-    for (int32_t k = 1; k < plan->kinds; k++) {
-        const banyan_shape *b = &plan->kind[k].shape;
-        if (a->kv_heads == b->kv_heads && a->key_dim == b->key_dim &&
-            a->value_dim == b->value_dim)
-            continue;
-        return banyan_fail(
-            BANYAN_ERR_UNSUPPORTED,
-            "layer %d has %d KV heads of key_dim %d and value_dim %d, layer %d has "
-            "%d of %d and %d: device \"%s\" takes layers of one shape only",
-            (int)plan->kind[0].first_layer, (int)a->kv_heads, (int)a->key_dim,
-            (int)a->value_dim, (int)plan->kind[k].first_layer, (int)b->kv_heads,
-            (int)b->key_dim, (int)b->value_dim, plan->spec.device);
-    }
-    return BANYAN_OK;
-}
-
 /* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind would
  * take; and every kind must have it. */
 static const banyan_kernel *find(const banyan_plan *plan, int anywhere, const char *name,
@@ -136,10 +116,6 @@ banyan_status banyan_plan_kernel(banyan_plan *plan)
     char why[512];
     if (!anywhere) {
         const banyan_status status = check_device(device);
-        if (status) return status;
-    }
-    if (!is_cpu) {
-        const banyan_status status = check_alike(plan);
         if (status) return status;
     }
     for (int32_t k = 0; !is_cpu && k < plan->kinds; k++)

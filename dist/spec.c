@@ -210,12 +210,6 @@ static banyan_status check_sinks(const banyan_spec *s)
                                "sink of layer %d, query head %d is %g: expected a number, or "
                                "-inf for none",
                                (int)(i / s->heads), (int)(i % s->heads), (double)s->sinks[i]);
-    if (s->sinks && strcmp(s->device, "cpu") != 0)
-        return banyan_fail(
-            BANYAN_ERR_UNSUPPORTED,
-            "sinks are set and device is \"%s\": they are added on the CPU only, "
-            "expected device cpu",
-            s->device);
     return BANYAN_OK;
 }
 

@@ -85,10 +85,10 @@ static cudaError_t start(banyan_queue *queue, const cuda_combined *tile, int32_t
 
 const char *cuda_combine_open(banyan_queue *queue)
 {
-    const bool is_64 = queue->limits.shape.value_dim == 64;
-    return cuda_failed(is_64 ? cuda_prepare(combine_parts<64>, 0, &queue->waits)
-                             : cuda_prepare(combine_parts<128>, 0, &queue->waits),
-                       "loading the combine of partials");
+    cudaError_t error = cuda_prepare(combine_parts<64>, 0, &queue->waits);
+    if (error == cudaSuccess && queue->limits.shape.value_dim > 64)
+        error = cuda_prepare(combine_parts<128>, 0, &queue->waits);
+    return cuda_failed(error, "loading the combine of partials");
 }
 
 const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,

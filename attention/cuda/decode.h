@@ -18,27 +18,27 @@ struct decode_call {
     const banyan_span *span;
     const banyan_edge *edge;
     const banyan_table_of_blocks *table;
+    const banyan_batch_part *part;
     const void *q;
     float *slots; /* [slots][stride][dim + 2] */
     cuda_results results;
-    int64_t at, first_token, end_token;
-    float scale; /* times log2(e) */
-    int32_t heads, stride;
+    float scale;           /* times log2(e) */
+    int32_t heads, stride; /* stride: the most vectors of a strip */
     banyan_dtype in_dtype;
 };
 
-/* A batch that is ready to be launched, and what its combine needs. */
+/* A launch that is ready, and what its combine needs. */
 struct decode_plan {
     decode_call call;
     const cuda_combined *combined; /* device */
-    int32_t workers, cuts, most_vectors, most_slots;
+    int32_t workers, cuts, most_slots;
 };
 
-/* Splits the batch over `workers` workers and brings its arguments to the device. */
-const char *decode_prepare(banyan_queue *queue, const banyan_batch *batch, int workers,
-                           decode_plan *out);
-/* After the kernel: combines the tiles that were cut. */
-const char *decode_combine(banyan_queue *queue, const banyan_batch *batch,
-                           const decode_plan *plan);
+/* Splits the parts of a batch over the device's multiprocessors, as many of them at a time as there is
+ * scratch for; brings each launch's arguments to the device, starts it by start(ctx, plan), and combines
+ * the tiles that were cut. */
+typedef const char *(*decode_start)(void *ctx, const decode_plan *plan);
+const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode_start start,
+                          void *ctx);
 
 #endif

@@ -32,9 +32,13 @@ static cudaError_t decode_with(const banyan_block_shape &shape, int vectors, Use
 template <typename Prepare>
 static const char *decode_open(const banyan_queue *queue, Prepare prepare)
 {
-    cudaError_t error = decode_with(queue->limits.shape, 1, prepare);
-    if (error == cudaSuccess)
-        error = decode_with(queue->limits.shape, CUDA_DECODE_VECTORS, prepare);
+    cudaError_t error = cudaSuccess;
+    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim *= 2) {
+        banyan_block_shape shape = queue->limits.shape;
+        shape.key_dim = shape.value_dim = dim;
+        error = decode_with(shape, 1, prepare);
+        if (error == cudaSuccess) error = decode_with(shape, CUDA_DECODE_VECTORS, prepare);
+    }
     return cuda_failed(error, "loading the decode");
 }
 
@@ -42,14 +46,19 @@ static const char *decode_open(const banyan_queue *queue, Prepare prepare)
 template <typename Start>
 static const char *decode_run(banyan_queue *queue, const banyan_batch *batch, Start start)
 {
-    if (batch->strips == 0) return NULL;
-    decode_plan plan;
-    const char *failed = decode_prepare(queue, batch, queue->multiprocessors, &plan);
-    if (failed) return failed;
-    const auto with = [&](auto block, auto tiles) { return start(block, tiles, &plan); };
-    failed =
-        cuda_failed(decode_with(batch->shape, plan.most_vectors, with), "starting a decode");
-    return failed ? failed : decode_combine(queue, batch, &plan);
+    struct context {
+        const banyan_batch *batch;
+        const Start *start;
+    } context = {batch, &start};
+    const auto one = [](void *ctx, const decode_plan *plan) {
+        const struct context *const c = (const struct context *)ctx;
+        const auto with = [=](auto block, auto tiles) {
+            return (*c->start)(block, tiles, plan);
+        };
+        return cuda_failed(decode_with(c->batch->shape, plan->call.stride, with),
+                           "starting a decode");
+    };
+    return decode_pieces(queue, batch, one, &context);
 }
 
 #endif

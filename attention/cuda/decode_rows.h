@@ -163,11 +163,12 @@ struct decode_sight {
 PTX_FN decode_sight sight_of(const decode_call &call, const banyan_strip *strip,
                              const decode_entry &entry, int32_t row)
 {
-    const int64_t token = call.at + row;
+    const banyan_batch_part part = call.part[strip->part];
+    const int64_t token = part.at + (row - part.first_row);
     const int64_t base = (int64_t)entry.block * RECORD_TOKENS;
     decode_sight sight;
-    const int64_t end = token < call.end_token - 1 ? token : call.end_token - 1;
-    sight.first = clamp(call.first_token - base, 0, 64);
+    const int64_t end = token < part.end_token - 1 ? token : part.end_token - 1;
+    sight.first = clamp(part.first_token - base, 0, 64);
     sight.last = clamp(end - base, -1, 63);
     sight.sink = 64;
     sight.recent = -1;

@@ -53,9 +53,13 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
 /* partials.cu */
 const char *banyan_cuda_combine(banyan_queue *queue, float *out, const float *lo,
                                 const float *hi, int32_t value_dim, int64_t rows);
-const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, int32_t heads,
-                               int32_t value_dim, int64_t rows, void *out,
+const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, const float *sinks,
+                               int32_t heads, int32_t value_dim, int64_t rows, void *out,
                                banyan_dtype out_dtype, float *lse);
+const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
+                             const float *const *lses, int32_t count, const float *sinks,
+                             const uint8_t *is_mine, int32_t heads, int32_t value_dim,
+                             int64_t rows, void *out, banyan_dtype out_dtype, float *lse);
 const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float *const *probed,
                               int32_t heads, int32_t value_dim, int64_t rows, float *mass);
 

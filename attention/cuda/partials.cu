@@ -78,34 +78,122 @@ const char *banyan_cuda_combine(banyan_queue *queue, float *out, const float *lo
 
 /* ---- finish ---------------------------------------------------------------------------------- */
 
-static __global__ void finish_rows(float *const *partial, int heads, int dim, int64_t rows,
-                                   void *out, banyan_dtype out_dtype, float *lse)
+/* With a sink (none: -inf); returns by what o is to be multiplied. */
+static __device__ float add_sink(ends &e, float sink)
+{
+    if (sink == -INFINITY) return 1;
+    const float top = e.m > sink || e.m != e.m ? e.m : sink; /* NaN stays */
+    const float a = e.m == top ? 1 : expf(e.m - top), b = sink == top ? 1 : expf(sink - top);
+    e.m = top;
+    e.l = __fadd_rn(__fmul_rn(e.l, a), b);
+    return a;
+}
+
+static __global__ void finish_rows(float *const *partial, const float *sinks, int heads,
+                                   int dim, int64_t rows, void *out, banyan_dtype out_dtype,
+                                   float *lse)
 {
     const int64_t row = row_of_warp();
     const int head = (int)blockIdx.y;
     if (row >= rows || !partial[head]) return;
     const float *const p = partial[head] + row * (dim + 2);
-    const ends e = ends_of(p, dim);
+    ends e = ends_of(p, dim);
+    const float shrink = sinks ? add_sink(e, sinks[head]) : 1;
     const bool empty = is_empty(e);
     const int64_t at = row * heads + head;
     for (int d = (int)threadIdx.x % 32; d < dim; d += 32)
-        store_number(out, at * dim + d, empty ? 0 : __fdiv_rn(p[d], e.l), out_dtype);
+        store_number(out, at * dim + d, empty ? 0 : __fdiv_rn(__fmul_rn(p[d], shrink), e.l),
+                     out_dtype);
     if (lse && threadIdx.x % 32 == 0) lse[at] = empty ? -INFINITY : e.m + logf(e.l);
 }
 
-const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, int32_t heads,
-                               int32_t value_dim, int64_t rows, void *out,
+const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, const float *sinks,
+                               int32_t heads, int32_t value_dim, int64_t rows, void *out,
                                banyan_dtype out_dtype, float *lse)
 {
     if (rows == 0) return NULL;
-    cuda_array array = {partial, (size_t)heads * sizeof *partial, NULL};
-    const char *failed = cuda_stage(queue, &array, 1);
+    cuda_array array[2] = {{partial, (size_t)heads * sizeof *partial, NULL},
+                           {sinks, sinks ? (size_t)heads * sizeof *sinks : 0, NULL}};
+    const char *failed = cuda_stage(queue, array, 2);
     if (failed) return failed;
     const cuda_shape shape = {dim3(blocks_of(rows), (unsigned)heads), dim3(THREADS), 0,
                               queue->stream, false};
-    return cuda_failed(cuda_launch(shape, finish_rows, (float *const *)array.device, heads,
+    return cuda_failed(cuda_launch(shape, finish_rows, (float *const *)array[0].device,
+                                   sinks ? (const float *)array[1].device : NULL, heads,
                                    value_dim, rows, out, out_dtype, lse),
                        "finishing partials");
+}
+
+/* ---- join ------------------------------------------------------------------------------------- */
+
+struct join_arguments {
+    const void *const *outs;
+    const float *const *lses;
+    const float *sinks; /* or NULL */
+    const uint8_t *is_mine;
+    int count, heads, dim;
+    int64_t rows;
+    void *out;
+    float *lse;
+    banyan_dtype dtype;
+};
+
+/* Sums in double, in the order of the results, as in dist/combine.c, whose comment has the law. */
+static __global__ void join_rows(const join_arguments a)
+{
+    const int64_t row = row_of_warp();
+    const int head = (int)blockIdx.y;
+    if (row >= a.rows || !a.is_mine[head]) return;
+    const int64_t at = row * a.heads + head;
+    const double sink = a.sinks ? (double)a.sinks[head] : (double)-INFINITY;
+    double top = sink, sum = 0;
+    for (int i = 0; i < a.count; i++) {
+        const double lse = (double)a.lses[i][at];
+        if (lse > top || lse != lse) top = lse; /* NaN stays */
+    }
+    if (sink > -INFINITY) sum = exp(sink - top);
+    for (int i = 0; i < a.count; i++)
+        if (a.lses[i][at] != -INFINITY) sum += exp((double)a.lses[i][at] - top);
+    for (int d = (int)threadIdx.x % 32; d < a.dim; d += 32) {
+        double mean = 0;
+        for (int i = 0; i < a.count; i++)
+            if (a.lses[i][at] != -INFINITY) /* something was seen */
+                mean += exp((double)a.lses[i][at] - top) *
+                        (double)load_number(a.outs[i], at * a.dim + d, a.dtype);
+        store_number(a.out, at * a.dim + d, top == -INFINITY ? 0 : (float)(mean / sum),
+                     a.dtype);
+    }
+    __syncwarp(); /* all lanes have read what lse may be written over */
+    if (a.lse && threadIdx.x % 32 == 0)
+        a.lse[at] = top == -INFINITY ? -INFINITY : (float)(top + log(sum));
+}
+
+const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
+                             const float *const *lses, int32_t count, const float *sinks,
+                             const uint8_t *is_mine, int32_t heads, int32_t value_dim,
+                             int64_t rows, void *out, banyan_dtype out_dtype, float *lse)
+{
+    if (rows == 0) return NULL;
+    cuda_array array[4] = {{outs, (size_t)count * sizeof *outs, NULL},
+                           {lses, (size_t)count * sizeof *lses, NULL},
+                           {sinks, sinks ? (size_t)heads * sizeof *sinks : 0, NULL},
+                           {is_mine, (size_t)heads, NULL}};
+    const char *failed = cuda_stage(queue, array, 4);
+    if (failed) return failed;
+    const join_arguments arguments = {(const void *const *)array[0].device,
+                                      (const float *const *)array[1].device,
+                                      sinks ? (const float *)array[2].device : NULL,
+                                      (const uint8_t *)array[3].device,
+                                      count,
+                                      heads,
+                                      value_dim,
+                                      rows,
+                                      out,
+                                      lse,
+                                      out_dtype};
+    const cuda_shape shape = {dim3(blocks_of(rows), (unsigned)heads), dim3(THREADS), 0,
+                              queue->stream, false};
+    return cuda_failed(cuda_launch(shape, join_rows, arguments), "joining results");
 }
 
 /* ---- share ----------------------------------------------------------------------------------- */
@@ -148,6 +236,7 @@ const char *cuda_partials_open(banyan_queue *)
 {
     cudaError_t error = cuda_prepare(combine_rows, 0);
     if (error == cudaSuccess) error = cuda_prepare(finish_rows, 0);
+    if (error == cudaSuccess) error = cuda_prepare(join_rows, 0);
     if (error == cudaSuccess) error = cuda_prepare(share_rows, 0);
     return cuda_failed(error, "loading the work on partials");
 }

@@ -226,12 +226,12 @@ template <typename T, int DIM> static cudaError_t prepare()
 const char *cuda_prefill_hopper_open(banyan_queue *queue)
 {
     const banyan_block_shape &shape = queue->limits.shape;
-    const bool is_half = shape.dtype == BANYAN_F16, is_64 = shape.key_dim == 64;
+    const bool is_half = shape.dtype == BANYAN_F16;
     if (shape.dtype == BANYAN_E4M3) return NULL; /* the portable one's */
-    const auto way = is_half
-                         ? (is_64 ? prepare<__half, 64> : prepare<__half, 128>)
-                         : (is_64 ? prepare<__nv_bfloat16, 64> : prepare<__nv_bfloat16, 128>);
-    return cuda_failed(way(), "loading the Hopper prefill");
+    cudaError_t error = is_half ? prepare<__half, 64>() : prepare<__nv_bfloat16, 64>();
+    if (error == cudaSuccess && shape.key_dim > 64)
+        error = is_half ? prepare<__half, 128>() : prepare<__nv_bfloat16, 128>();
+    return cuda_failed(error, "loading the Hopper prefill");
 }
 
 /* Two for each tile that was cut, one for a tile of one subtile. Returns how many. */
@@ -293,9 +293,9 @@ static hopper_params params_of(const banyan_queue *queue, const banyan_batch *ba
     params.results.out_dtype = batch->out_dtype;
     params.scratch = (float *)queue->scratch;
     params.taken = queue->counter;
-    params.at = batch->at;
-    params.first_token = batch->first_token;
-    params.end_token = batch->end_token;
+    params.at = batch->part->at - batch->part->first_row; /* of row 0 */
+    params.first_token = batch->part->first_token;
+    params.end_token = batch->part->end_token;
     params.in_dtype = batch->in_dtype;
     params.sign =
         batch->scale < 0 ? -1.0f : 1.0f; /* the largest score is that of the largest q.k */

@@ -324,7 +324,13 @@ static instance instance_of(const banyan_block_shape *shape)
 
 const char *cuda_prefill_open(banyan_queue *queue)
 {
-    return cuda_failed(instance_of(&queue->limits.shape).prepare(), "loading the prefill");
+    cudaError_t error = cudaSuccess;
+    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim *= 2) {
+        banyan_block_shape shape = queue->limits.shape;
+        shape.key_dim = shape.value_dim = dim;
+        error = instance_of(&shape).prepare();
+    }
+    return cuda_failed(error, "loading the prefill");
 }
 
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
@@ -354,9 +360,9 @@ const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
                                (float *)queue->scratch,
                                {(float *const *)array[PARTIAL].device, batch->out, batch->lse,
                                 batch->heads, batch->out_dtype},
-                               batch->at,
-                               batch->first_token,
-                               batch->end_token,
+                               batch->part->at - batch->part->first_row, /* of row 0 */
+                               batch->part->first_token,
+                               batch->part->end_token,
                                batch->in_dtype,
                                batch->scale * 1.44269504f};
     failed = cuda_failed(instance_of(&batch->shape).start(queue, p, split->workers), "prefill");

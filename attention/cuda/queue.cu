@@ -116,6 +116,13 @@ static size_t works_of(const banyan_device_limits *limits, int processors)
     return vectors / CUDA_WORK_ROWS + (size_t)limits->strips + (size_t)processors * CUDA_PARTS;
 }
 
+/* The lists of a decode of several parts, each cut as if it were alone. */
+static size_t parts_bytes(const banyan_device_limits *limits, int processors)
+{
+    const size_t most = CUDA_DECODE_PARTS, parts = (size_t)limits->parts;
+    return (parts < most ? parts : most) * (size_t)processors * 2 * CUDA_WORK_BYTES;
+}
+
 /* The plan of a Hopper prefill with the list for its combine; *device: what of it goes there. */
 static size_t tiles_bytes(const banyan_device_limits *limits, int processors, size_t *device)
 {
@@ -132,7 +139,8 @@ static size_t tiles_bytes(const banyan_device_limits *limits, int processors, si
 static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
     size_t device;
-    return larger(3 * works_of(limits, processors) * CUDA_WORK_BYTES,
+    return larger(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
+                      parts_bytes(limits, processors),
                   tiles_bytes(limits, processors, &device));
 }
 
@@ -143,10 +151,12 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
     const size_t works = works_of(limits, processors);
     const size_t lists = strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
-                         (size_t)limits->spans * sizeof(banyan_span) + works * CUDA_WORK_BYTES;
+                         (size_t)limits->spans * sizeof(banyan_span) + works * CUDA_WORK_BYTES +
+                         parts_bytes(limits, processors);
     size_t tiles;
     tiles_bytes(limits, processors, &tiles);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
+                          (size_t)limits->parts * sizeof(banyan_batch_part) +
                           heads * sizeof(float *) + larger(lists, tiles);
     const size_t pack = (size_t)limits->packings * sizeof(banyan_packing);
     const size_t pointers = 2 * heads * sizeof(float *);

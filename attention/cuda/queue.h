@@ -15,7 +15,8 @@ enum {
     CUDA_PART_ROWS = 64,  /* .. each of so many partials */
     CUDA_WORK_ROWS = 64,  /* a kernel's list of its work: for so many query vectors .. */
     CUDA_WORK_BYTES = 64, /* .. and for every strip and every part, it may be so large */
-    CUDA_COUNTERS = 64
+    CUDA_COUNTERS = 64,
+    CUDA_DECODE_PARTS = 64 /* of a batch, in one launch */
 };
 
 /* Arguments of one call. Page-locked, so that the copy to the device does not wait for the device. */

@@ -37,7 +37,7 @@ static int cuda_is_decode(const banyan_batch *batch)
 
 #define BANYAN_CUDA_DEVICE(attend_function)                                                    \
     {                                                                                          \
-        .name = "cuda", .missing = banyan_cuda_missing,                                        \
+        .name = "cuda", .shared_vectors = CUDA_DECODE_VECTORS, .missing = banyan_cuda_missing, \
         .memory_free = banyan_cuda_memory_free, .open = banyan_cuda_open,                      \
         .close = banyan_cuda_close, .queue_bytes = banyan_cuda_queue_bytes,                    \
         .enter = banyan_cuda_enter, .leave = banyan_cuda_leave, .stream = banyan_cuda_stream,  \
@@ -46,8 +46,9 @@ static int cuda_is_decode(const banyan_batch *batch)
         .copy = banyan_cuda_copy, .clear = banyan_cuda_clear, .wait = banyan_cuda_wait,        \
         .is_captured = banyan_cuda_is_captured, .pack = banyan_cuda_pack,                      \
         .attend = (attend_function), .combine = banyan_cuda_combine,                           \
-        .finish = banyan_cuda_finish, .share = banyan_cuda_share, .put = banyan_cuda_put,      \
-        .compare = banyan_cuda_compare, .give = banyan_cuda_give, .take = banyan_cuda_take,    \
+        .finish = banyan_cuda_finish, .join = banyan_cuda_join, .share = banyan_cuda_share,    \
+        .put = banyan_cuda_put, .compare = banyan_cuda_compare, .give = banyan_cuda_give,      \
+        .take = banyan_cuda_take,                                                              \
     }
 
 #endif

@@ -105,3 +105,51 @@ void banyan_cuda_split(const int32_t *blocks, int32_t tiles, int32_t workers,
     const int whole = uncut <= length + costs.cut;
     write_down(blocks, tiles, whole ? uncut : length, start, whole, out);
 }
+
+/* A run ends with the item that brings all items so far to the run's share. */
+static void deal_items(int32_t workers, int32_t start, cuda_split *out)
+{
+    int64_t total = 0, sum = 0, before = 0;
+    for (int32_t i = 0; i < out->items; i++) total += (int64_t)start + out->item[i].count;
+    out->workers = out->items > 0;
+    out->longest = 0;
+    for (int32_t i = 0, share = 1; i < out->items; i++) {
+        sum += (int64_t)start + out->item[i].count;
+        if (sum - before > out->longest) out->longest = sum - before;
+        if (sum * workers < total * share || i + 1 == out->items) continue;
+        while (sum * workers >= total * share) share++;
+        out->first_item[out->workers++] = i + 1;
+        before = sum;
+    }
+    out->first_item[out->workers] = out->items;
+}
+
+void banyan_cuda_split_parts(const int32_t *blocks, const int32_t *tiles, int32_t parts,
+                             int32_t workers, cuda_split_costs costs, cuda_split *out)
+{
+    cuda_split all = *out;
+    all.workers = all.items = all.slots = all.cuts = 0;
+    all.longest = 0;
+    all.first_item[0] = 0;
+    for (int32_t p = 0, first = 0; p < parts; first += tiles[p++]) {
+        cuda_split one = {.item = all.item + all.items,
+                          .first_item = all.first_item,
+                          .cut = all.cut + all.cuts};
+        banyan_cuda_split(blocks + first, tiles[p], workers, costs, &one);
+        for (int32_t i = 0; i < one.items; i++) {
+            one.item[i].tile += first;
+            if (one.item[i].slot >= 0) one.item[i].slot += all.slots;
+        }
+        for (int32_t i = 0; i < one.cuts; i++) {
+            one.cut[i].tile += first;
+            one.cut[i].slot += all.slots;
+        }
+        all.workers = one.workers;
+        all.longest = one.longest;
+        all.items += one.items;
+        all.slots += one.slots;
+        all.cuts += one.cuts;
+    }
+    if (parts > 1) deal_items(workers, costs.start, &all);
+    *out = all;
+}

@@ -72,6 +72,12 @@ static inline int32_t cuda_split_cuts(int64_t tiles, int32_t workers)
 /* blocks [tiles]: of each list, 0 or more. workers: 1 or more. */
 void banyan_cuda_split(const int32_t *blocks, int32_t tiles, int32_t workers,
                        cuda_split_costs costs, cuda_split *out);
+/* Lists of several parts, tiles[p] of part p: each part's are cut as if it were alone, so that its bits do
+ * not depend on the others, and all items are dealt to the workers, in order. Arrays of as many items,
+ * slots and cuts as all parts have alone. A run is at most an item longer than an equal share. costs.start: 1
+ * or more. */
+void banyan_cuda_split_parts(const int32_t *blocks, const int32_t *tiles, int32_t parts,
+                             int32_t workers, cuda_split_costs costs, cuda_split *out);
 
 #ifdef __cplusplus
 }

@@ -317,7 +317,7 @@ static void run(const trial &t, decode_fn decode, results &r)
     limits.heads = t.heads;
     limits.kv_heads = t.kv_heads;
     limits.rows = t.rows;
-    limits.tables = t.kv_heads;
+    limits.parts = 1, limits.tables = t.kv_heads;
     limits.strips = (int64_t)t.strip.size();
     limits.spans = (int64_t)t.span.size();
     banyan_queue *queue;
@@ -350,10 +350,10 @@ static void run(const trial &t, decode_fn decode, results &r)
     batch.shape = t.shape;
     batch.scale = 1 / sqrtf((float)dim);
     batch.heads = t.heads;
-    batch.at = t.at;
+    const banyan_batch_part part = {t.at, t.first_token, t.end_token, 0};
+    batch.part = &part;
+    batch.parts = 1;
     batch.rows = t.rows;
-    batch.first_token = t.first_token;
-    batch.end_token = t.end_token;
     batch.q = to_device(q.data(), q.size(), all);
     batch.in_dtype = t.in_dtype;
     batch.out_dtype = t.out_dtype;

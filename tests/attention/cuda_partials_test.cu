@@ -124,7 +124,7 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
                                   expect + (size_t)h * DIM * banyan_dtype_bytes(dtype), dtype,
                                   (int64_t)row, NULL, 0);
     }
-    RUNS(banyan_cuda_finish(queue, partial, HEADS, DIM, ROWS, out, dtype, out_lse));
+    RUNS(banyan_cuda_finish(queue, partial, NULL, HEADS, DIM, ROWS, out, dtype, out_lse));
     calls_down(queue, got, out, bytes);
     calls_down(queue, lse, out_lse, sizeof lse);
     for (int64_t i = 0; i < VALUES; i++) {
@@ -142,7 +142,7 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
         CHECK_MSG(is_close(lse[i], want, isfinite(want) ? fabsf(m) + logf(l) : 0),
                   "lse %d: %g, expected %g", i, lse[i], want);
     }
-    RUNS(banyan_cuda_finish(queue, partial, HEADS, DIM, ROWS, out, dtype, NULL));
+    RUNS(banyan_cuda_finish(queue, partial, NULL, HEADS, DIM, ROWS, out, dtype, NULL));
     RUNS(banyan_cuda_wait(queue));
     for (int h = 0; h < HEADS; h++) banyan_cuda_release(queue, partial[h]);
     banyan_cuda_release(queue, out), banyan_cuda_release(queue, out_lse);

@@ -86,11 +86,11 @@ static void check_trial(const trial *t, uint64_t *random)
         /* the first and the last of all, and any */
         const int row = i == 0 ? 0 : i == 1 ? t->rows - 1 : (int)test_below(random, t->rows);
         const int head = i == 0 ? 0 : i == 1 ? t->heads - 1 : (int)test_below(random, t->heads);
-        if (trial_may_leak(t, head, t->batch.at - t->base + row)) continue;
+        if (trial_may_leak(t, head, t->part.at - t->base + row)) continue;
         const float *q = t->q + ((int64_t)row * t->heads + head) * t->dim;
         double expect_lse;
         bound b = {};
-        oracle_row(&o, q, head, t->batch.at - t->base + row, expect, &expect_lse, &b);
+        oracle_row(&o, q, head, t->part.at - t->base + row, expect, &expect_lse, &b);
         b.block_tokens = 64;
         b.combines = t->multiprocessors;
         if (t->kind != RANDOM) b.spread = 1;

@@ -73,10 +73,12 @@ static void attend(const banyan_kernel *kernel, banyan_queue *queue, const banya
     float *zeros = calloc(floats, 4), *out = malloc(floats * 4);
     float *lse = malloc((size_t)rows * HEADS * 4), *no_partial[HEADS] = {NULL};
     banyan_span span[2] = {{0, 1, 1, 0}, {1, 1, 1, 1}};
-    banyan_strip strip = {0, 0, 0xf, 0, rows, 0, 2, 2, -1};
+    const banyan_batch_part part = {.at = at, .end_token = INT64_MAX};
+    banyan_strip strip = {.heads = 0xf, .rows = rows, .spans = 2, .blocks = 2, .edge = -1};
     banyan_batch batch = *given;
     void *q = up(device, queue, zeros, floats * 4);
-    batch.at = at;
+    batch.part = &part;
+    batch.parts = 1;
     batch.rows = rows;
     batch.q = q;
     batch.strip = &strip;
@@ -104,6 +106,7 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype)
                                          .heads = HEADS,
                                          .kv_heads = 1,
                                          .rows = BLOCK,
+                                         .parts = 1,
                                          .tables = 1,
                                          .strips = 4,
                                          .spans = 8,
@@ -129,7 +132,6 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype)
     banyan_batch batch = {.shape = shape,
                           .scale = 0.5f,
                           .heads = HEADS,
-                          .end_token = INT64_MAX,
                           .in_dtype = BANYAN_F32,
                           .out_dtype = BANYAN_F32,
                           .table = &table,

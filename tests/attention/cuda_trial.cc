@@ -32,7 +32,7 @@ static void must(const char *failed)
 
 static const banyan_strip *strip_of(const trial *t, int head, int64_t row)
 {
-    const int64_t of_call = row + t->base - t->batch.at;
+    const int64_t of_call = row + t->base - t->part.at;
     for (int i = 0; i < t->batch.strips; i++) {
         const banyan_strip *s = &t->strip[i];
         if (of_call >= s->first_row && of_call < s->first_row + s->rows &&
@@ -45,7 +45,7 @@ static const banyan_strip *strip_of(const trial *t, int head, int64_t row)
 /* A score of -inf is a token with weight 0: the oracle is spared it, since its bound would be inf. */
 static int is_negative(const trial *t, int64_t token)
 {
-    return t->kind == NEGATIVE && token % 5 == 3 && token < t->batch.at - t->base - BLOCK;
+    return t->kind == NEGATIVE && token % 5 == 3 && token < t->part.at - t->base - BLOCK;
 }
 
 int trial_reads(void *ctx, int head, int64_t row, int64_t token)
@@ -57,7 +57,7 @@ int trial_reads(void *ctx, int head, int64_t row, int64_t token)
     const int64_t at = token + t->base;
     if (how == 0 || is_negative(t, token)) return 0;
     if (how == 1) return 1;
-    if (token > row || at < t->batch.first_token || at >= t->batch.end_token) return 0;
+    if (token > row || at < t->part.first_token || at >= t->part.end_token) return 0;
     return how == 2 || at < edge->sink_end || token > row - edge->window;
 }
 
@@ -90,15 +90,17 @@ static void draw_shape(trial *t, uint64_t *random)
     t->batch.shape = t->shape;
     t->batch.scale = (test_below(random, 4) ? 1 : -1) / sqrtf((float)t->dim);
     t->batch.heads = t->heads;
-    t->batch.at = t->base + before;
+    t->part.at = t->base + before;
     t->batch.rows = t->rows;
-    t->batch.end_token = INT64_MAX;
+    t->part.end_token = INT64_MAX;
     if (t->kind != NEGATIVE && test_below(random, 3) == 0) {
-        t->batch.first_token = t->base + test_below(random, t->tokens);
-        t->batch.end_token = t->batch.first_token + test_below(random, t->tokens);
+        t->part.first_token = t->base + test_below(random, t->tokens);
+        t->part.end_token = t->part.first_token + test_below(random, t->tokens);
     }
     t->batch.in_dtype = (banyan_dtype)test_below(random, 3);
     t->batch.out_dtype = (banyan_dtype)test_below(random, 3);
+    t->batch.part = &t->part;
+    t->batch.parts = 1;
     t->batch.strip = t->strip;
     t->batch.span = t->span;
     t->batch.edge = t->edge;
@@ -112,10 +114,10 @@ static int draw_seen(const trial *t, int style, int64_t block, int64_t own, int6
 {
     const int64_t begin = t->base + block * BLOCK, end = begin + BLOCK;
     int how = 1;
-    if (block > own || begin >= t->batch.end_token || end <= t->batch.first_token) return 0;
+    if (block > own || begin >= t->part.end_token || end <= t->part.first_token) return 0;
     if (style == 1 && block % 4 != 1 && own - block > 5) return 0;
     if (style == 2 && block != own && test_below(random, 3) == 0) return 0;
-    if (begin < t->batch.first_token || end > t->batch.end_token || block == own) how = 2;
+    if (begin < t->part.first_token || end > t->part.end_token || block == own) how = 2;
     if (window && own - block >= window / BLOCK - 1 && test_below(random, 2)) how = 3;
     return how;
 }
@@ -125,7 +127,7 @@ static void add_strip(trial *t, int kv_head, uint64_t heads, int first_row, int 
 {
     const int index = t->batch.strips++;
     banyan_strip *s = &t->strip[index];
-    const int64_t own = (t->batch.at - t->base + first_row) / BLOCK;
+    const int64_t own = (t->part.at - t->base + first_row) / BLOCK;
     int32_t place = 0;
     t->edge[index].sink_end = t->base + test_below(random, 100);
     t->edge[index].window = 64 + test_below(random, 300);
@@ -170,7 +172,7 @@ static void draw_lists(trial *t, uint64_t *random)
         for (int b = 0; b < t->blocks; b++)
             t->held[kv][b] = !missing || test_below(random, missing) > 0;
         for (int row = 0, rows; row < t->rows; row += rows) {
-            rows = BLOCK - (int)((t->batch.at + row) % BLOCK);
+            rows = BLOCK - (int)((t->part.at + row) % BLOCK);
             if (rows > t->rows - row) rows = t->rows - row;
             add_strip(t, kv, some, row, rows, style, random);
             if (some != all) add_strip(t, kv, all & ~some, row, rows, (style + 1) % 3, random);
@@ -211,8 +213,7 @@ static void draw_data(trial *t, uint64_t *random)
     oracle_round(t->k, keys, t->shape.dtype);
     oracle_round(t->v, keys, t->shape.dtype);
     /* keys of tokens that nobody has seen yet */
-    for (int64_t i = (t->batch.at + t->rows - t->base) * per_token; i < keys; i++)
-        t->k[i] = NAN;
+    for (int64_t i = (t->part.at + t->rows - t->base) * per_token; i < keys; i++) t->k[i] = NAN;
 }
 
 void trial_draw(trial *t, int seed, uint64_t *random)
@@ -308,6 +309,7 @@ int trial_run(trial *t)
     limits.heads = t->heads;
     limits.kv_heads = t->kv_heads;
     limits.rows = t->rows;
+    limits.parts = 1;
     limits.tables = t->kv_heads;
     limits.strips = t->batch.strips;
     limits.spans = t->batch.spans;

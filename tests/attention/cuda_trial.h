@@ -27,6 +27,7 @@ typedef struct trial {
     banyan_strip strip[MOST_STRIPS];
     banyan_edge edge[MOST_STRIPS];
     banyan_span span[MOST_STRIPS * MOST_BLOCKS];
+    banyan_batch_part part;
     banyan_batch batch;
     int64_t nan_token;
     float *q, *k, *v; /* [rows][heads][dim], [tokens][kv_heads][dim] */

@@ -132,6 +132,48 @@ static void test_drawn(void)
     }
 }
 
+/* Several parts: each is cut as it is alone, and runs are equal but for an item. */
+static void test_parts(void)
+{
+    enum { PARTS = 8, MOST = 6 };
+    static result all, one;
+    uint64_t random = 11;
+    int32_t blocks[PARTS * MOST];
+    const int32_t most = (int32_t)(sizeof blocks / sizeof *blocks);
+    for (int trial = 0; trial < 500; trial++) {
+        const int32_t workers = 1 + (int32_t)test_below(&random, 20);
+        const cuda_split_costs costs = {1 + (int32_t)test_below(&random, 3), 4, 4};
+        int32_t tiles[PARTS], first = 0, items = 0, slots = 0, cuts = 0, largest = 0;
+        int64_t total = 0;
+        for (int32_t p = 0; p < PARTS; p++) tiles[p] = (int32_t)test_below(&random, MOST);
+        for (int32_t i = 0; i < most; i++) blocks[i] = (int32_t)test_below(&random, 300);
+        all.split =
+            (cuda_split){.item = all.item, .first_item = all.first_item, .cut = all.cut};
+        banyan_cuda_split_parts(blocks, tiles, PARTS, workers, costs, &all.split);
+        for (int32_t p = 0; p < PARTS; first += tiles[p++]) {
+            run(blocks + first, tiles[p], workers, costs, &one);
+            for (int32_t i = 0; i < one.split.items; i++, items++) {
+                const cuda_item *a = &all.item[items], *b = &one.item[i];
+                CHECK(a->tile == b->tile + first && a->first == b->first &&
+                      a->count == b->count);
+                CHECK(a->slot == (b->slot < 0 ? -1 : b->slot + slots));
+                total += costs.start + b->count;
+                if (b->count > largest) largest = b->count;
+            }
+            for (int32_t i = 0; i < one.split.cuts; i++, cuts++)
+                CHECK(all.cut[cuts].tile == one.cut[i].tile + first &&
+                      all.cut[cuts].slot == one.cut[i].slot + slots &&
+                      all.cut[cuts].slots == one.cut[i].slots);
+            slots += one.split.slots;
+        }
+        CHECK(all.split.items == items && all.split.slots == slots && all.split.cuts == cuts);
+        CHECK(all.split.workers <= workers);
+        if (items)
+            CHECK(check_runs(&all, costs.start) <=
+                  (total + workers - 1) / workers + costs.start + largest);
+    }
+}
+
 static void test_edges(void)
 {
     static result r;
@@ -164,6 +206,7 @@ static void test_edges(void)
 int main(void)
 {
     test_drawn();
+    test_parts();
     test_edges();
     return test_end();
 }

@@ -13,6 +13,7 @@ static struct {
     banyan_span span[SPANS];
     banyan_edge edge[STRIPS];
     banyan_batch batch;
+    int64_t at;
     cuda_tiles_limits limits;
     int64_t held[PLACES]; /* the block at each place, of all tables */
     int32_t places;
@@ -53,7 +54,7 @@ static void add_strip(const banyan_pattern *pattern, int32_t table, uint64_t hea
 {
     banyan_selection s;
     const banyan_run *run = s.run;
-    const int64_t from = trial.batch.at + first_row, to = from + rows - 1;
+    const int64_t from = trial.at + first_row, to = from + rows - 1;
     banyan_pattern_select(pattern, from, to, &s);
     banyan_strip *strip = &trial.strip[trial.batch.strips];
     *strip = (banyan_strip){.table = table,
@@ -89,11 +90,10 @@ static void draw_batch(uint64_t *random, const char *use, int32_t group, int per
                                  .strip = trial.strip,
                                  .span = trial.span,
                                  .edge = trial.edge,
-                                 .end_token = INT64_MAX,
                                  .tables = kv_heads};
     const int64_t blocks = 1 + test_below(random, PLACES - 10);
-    trial.batch.at = blocks * BLOCK - 1 - test_below(random, BLOCK);
-    const int64_t end = trial.batch.at + trial.batch.rows;
+    trial.at = blocks * BLOCK - 1 - test_below(random, BLOCK);
+    const int64_t end = trial.at + trial.batch.rows;
     const int64_t missing =
         test_below(random, 3) ? 0 : 3; /* of as many, one is not held here */
     for (int64_t block = 0; block * BLOCK < end && trial.places < PLACES; block++)
@@ -101,7 +101,7 @@ static void draw_batch(uint64_t *random, const char *use, int32_t group, int per
     for (int32_t kv = 0; kv < kv_heads; kv++)
         for (int32_t head = 0; head < (per_head ? group : 1); head++)
             for (int32_t row = 0, rows; row < trial.batch.rows; row += rows) {
-                rows = BLOCK - (int32_t)((trial.batch.at + row) % BLOCK);
+                rows = BLOCK - (int32_t)((trial.at + row) % BLOCK);
                 if (rows > trial.batch.rows - row) rows = trial.batch.rows - row;
                 if (banyan_pattern_parse(use, kv * group + head, heads, kv_heads, BLOCK, 0,
                                          &pattern, why, sizeof why) != BANYAN_OK)

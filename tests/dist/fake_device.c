@@ -11,6 +11,8 @@ extern const banyan_kernel banyan_kernel_scalar, banyan_kernel_cuda, banyan_kern
 
 int64_t fake_memory_free = INT64_C(1) << 40;
 
+enum { SHARED = 12 }; /* vectors in a strip of a part that shares a batch */
+
 /* What a call keeps, for as long as the queue: a graph may come back to it. */
 typedef struct kept {
     struct kept *next;
@@ -188,6 +190,7 @@ static int64_t list_of(const banyan_batch *b, const banyan_strip *s, int masked,
 static void attend_head(const banyan_batch *b, const banyan_strip *s, int32_t head)
 {
     const banyan_block_shape *shape = &b->shape;
+    const banyan_batch_part *part = &b->part[s->part];
     const size_t in = banyan_dtype_bytes(b->in_dtype), out = banyan_dtype_bytes(b->out_dtype);
     const size_t floats = banyan_partial_floats(shape->value_dim);
     float *q = calloc((size_t)s->rows * (size_t)shape->key_dim, sizeof *q);
@@ -207,13 +210,14 @@ static void attend_head(const banyan_batch *b, const banyan_strip *s, int32_t he
                             .scale = b->scale,
                             .heads = 1,
                             .rows = s->rows,
-                            .at = masked ? b->at + s->first_row : INT64_C(1) << 40,
+                            .at = masked ? part->at + s->first_row - part->first_row
+                                         : INT64_C(1) << 40,
                             .q = q,
                             .entry = entry,
                             .entries = list_of(b, s, masked, entry),
                             .edge = s->edge < 0 ? NULL : &b->edge[s->edge],
-                            .first_token = masked ? b->first_token : 0,
-                            .end_token = masked ? b->end_token : INT64_MAX,
+                            .first_token = masked ? part->first_token : 0,
+                            .end_token = masked ? part->end_token : INT64_MAX,
                             .partial = partial,
                             .workspace = work};
         if (tile.entries) banyan_kernel_scalar.attend(&tile);
@@ -244,8 +248,12 @@ static const char *attend(banyan_queue *q, const banyan_batch *given)
     banyan_batch b = *given;
     const banyan_device_limits *most = &q->limits;
     if (b.strips > most->strips || b.spans > most->spans || b.tables > most->tables ||
-        b.rows > most->rows)
+        b.rows > most->rows || b.parts > most->parts)
         return "more than was planned";
+    for (int32_t i = 0; b.parts > 1 && i < b.strips; i++)
+        if (b.strip[i].rows * __builtin_popcountll(b.strip[i].heads) > SHARED)
+            return "a part that must be alone is not";
+    b.part = keep(q, b.part, b.parts, sizeof *b.part);
     b.table = keep(q, b.table, b.tables, sizeof *b.table);
     b.strip = keep(q, b.strip, b.strips, sizeof *b.strip);
     b.span = keep(q, b.span, b.spans, sizeof *b.span);
@@ -280,6 +288,7 @@ static const char *combine(banyan_queue *q, float *out, const float *lo, const f
 
 typedef struct finishing {
     float **partial, **probed;
+    const float *sinks;
     int32_t heads, value_dim;
     int64_t rows;
     char *out;
@@ -294,10 +303,15 @@ static void do_finish(void *arg)
     for (int32_t h = 0; h < f->heads; h++) {
         if (!f->partial[h]) continue;
         const size_t at = (size_t)h * (size_t)f->value_dim * banyan_dtype_bytes(f->dtype);
-        if (!f->mass)
-            banyan_partial_finish(f->partial[h], f->value_dim, f->rows, f->out + at, f->dtype,
+        if (!f->mass) {
+            const size_t bytes = (size_t)f->rows * floats * sizeof(float);
+            float *own = memcpy(malloc(bytes), f->partial[h], bytes);
+            if (f->sinks) banyan_partial_sink(own, f->sinks[h], f->value_dim, f->rows);
+            banyan_partial_finish(own, f->value_dim, f->rows, f->out + at, f->dtype,
                                   (int64_t)f->heads * f->value_dim, f->lse ? f->lse + h : NULL,
                                   f->heads);
+            free(own);
+        }
         for (int64_t r = 0; f->mass && r < f->rows; r++) {
             const float *all = f->partial[h] + (size_t)r * floats + f->value_dim;
             const float *part = f->probed[h] + (size_t)r * floats + f->value_dim;
@@ -307,12 +321,13 @@ static void do_finish(void *arg)
     }
 }
 
-static const char *finish(banyan_queue *q, float *const *partial, int32_t heads,
-                          int32_t value_dim, int64_t rows, void *out, banyan_dtype out_dtype,
-                          float *lse)
+static const char *finish(banyan_queue *q, float *const *partial, const float *sinks,
+                          int32_t heads, int32_t value_dim, int64_t rows, void *out,
+                          banyan_dtype out_dtype, float *lse)
 {
     const finishing f = {keep(q, partial, heads, sizeof *partial),
                          NULL,
+                         sinks ? keep(q, sinks, heads, sizeof *sinks) : NULL,
                          heads,
                          value_dim,
                          rows,
@@ -329,6 +344,7 @@ static const char *share(banyan_queue *q, float *const *partial, float *const *p
 {
     const finishing f = {keep(q, partial, heads, sizeof *partial),
                          keep(q, probed, heads, sizeof *probed),
+                         NULL,
                          heads,
                          value_dim,
                          rows,
@@ -352,6 +368,7 @@ static void leave(int current)
 }
 
 static const banyan_device device = {.name = "cuda",
+                                     .shared_vectors = SHARED,
                                      .missing = missing,
                                      .memory_free = memory_free,
                                      .open = open_queue,
