@@ -56,6 +56,13 @@ static bool next_flag(const job *j, char ***words, given *out)
     char *word = **words;
     if (!word) return false;
     if (!strcmp(word, "-h")) word = "--help";
+    const char *operand = j->verb->operand;
+    for (int i = 0; operand && word[0] != '-' && i < count_flags(j->verb->flags); i++) {
+        if (strcmp(j->verb->flags[i].name, operand)) continue;
+        *out = (given){.flag = &j->verb->flags[i], .index = i, .value = word};
+        ++*words;
+        return true;
+    }
     if (strncmp(word, "--", 2) || !word[2]) {
         say_error(j, "\"%s\" is not expected here; flags begin with \"--\"", word);
         return false;

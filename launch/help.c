@@ -66,8 +66,11 @@ static void help_flags(FILE *out, const flag *f)
 void help_verb(FILE *out, const verb_entry *entry)
 {
     const verb *v = entry->verb;
-    fprintf(out, "usage: %sbanyan %s [flags]\n\n%s\n\nflags:\n",
-            v->needs_comm ? "[mpirun -np RANKS] " : "", entry->name, v->doc);
+    const flag *operand = v->operand ? v->flags : NULL;
+    while (operand && strcmp(operand->name, v->operand)) operand++;
+    fprintf(out, "usage: %sbanyan %s %s%s[flags]\n\n%s\n\nflags:\n",
+            v->needs_comm ? "[mpirun -np RANKS] " : "", entry->name,
+            operand ? operand->arg : "", operand ? " " : "", v->doc);
     help_flags(out, v->flags);
     fprintf(out, "flags of every verb:\n");
     help_flags(out, common_flags);

@@ -48,9 +48,10 @@ typedef struct job {
 
 typedef struct verb {
     const char *name, *doc;
-    const flag *flags;  /* ends with a NULL name; --config, --set, --json, --help are common */
-    int needs_comm;     /* collective: started by mpirun with any number of ranks */
-    int (*run)(job *j); /* returns an exit code, the same on every rank */
+    const flag *flags;   /* ends with a NULL name; --config, --set, --json, --help are common */
+    const char *operand; /* the flag that a word without "--" stands for, or NULL */
+    int needs_comm;      /* collective: started by mpirun with any number of ranks */
+    int (*run)(job *j);  /* returns an exit code, the same on every rank */
 } verb;
 const verb *verb_row(int index); /* NULL past the end */
 

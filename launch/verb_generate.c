@@ -14,6 +14,7 @@ typedef struct task {
     job *j;
     prompt_wish wish;
     continuation text; /* ids on every rank, the rest on rank 0 */
+    int64_t read;      /* ids that a snapshot has read */
     int64_t made;      /* ids that follow the prompt */
     int32_t vocab;
     float *first;   /* [vocab] the logits of the prompt's last token; NULL: not asked for */
@@ -31,6 +32,7 @@ static int share_prompt(task *t)
     if (!good) say_error(t->j, "%s", why);
     int64_t prompt = good ? c->prompt : 0;
     banyan_status status = banyan_comm_broadcast(comm, &prompt, sizeof prompt, 0);
+    if (!status) status = banyan_comm_broadcast(comm, &c->digest, sizeof c->digest, 0);
     if (status) return job_failed(t->j, status, "sharing the prompt");
     if (prompt == 0) return EXIT_USAGE;
     c->prompt = prompt;
@@ -79,7 +81,7 @@ static void show_progress(void *arg, int64_t done)
 /* The next token's id; logits that are not finite are model_forward's error. */
 static banyan_status next(task *t, model *m, int64_t at, int64_t rows, uint32_t *id)
 {
-    bool is_first = at == 0;
+    bool is_first = at == t->read;
     float *logits = t->logits ? t->logits : is_first ? t->first : NULL;
     banyan_status status = model_forward(m, at, t->text.ids + at, rows, 1, logits, id, NULL,
                                          is_first ? show_progress : NULL, t);
@@ -112,12 +114,12 @@ static int take(task *t, step *s)
 
 static int decode(task *t, model *m)
 {
-    int64_t at = 0, rows = t->text.prompt;
+    int64_t at = t->read, rows = t->text.prompt - t->read;
     int code = EXIT_OK;
     step s = {0};
     while (!code && !s.ends && t->made < t->wish.count) {
         banyan_status status = next(t, m, at, rows, &s.id);
-        if (at == 0) progress_end(t->j);
+        if (at == t->read) progress_end(t->j);
         code = failed(t, m, status);
         if (!code) code = take(t, &s);
         if (!code) t->text.ids[t->text.prompt + t->made++] = s.id;
@@ -125,6 +127,45 @@ static int decode(task *t, model *m)
         rows = 1;
     }
     if (t->j->rank == 0 && !continuation_end(&t->text)) code = EXIT_FAILED;
+    return code;
+}
+
+/* What the snapshot has read. */
+static int load(task *t, model *m)
+{
+    const char *folder = t->wish.load;
+    if (!folder) return EXIT_OK;
+    if (t->text.digest != model_get_digest(m)) {
+        say_error(t->j,
+                  "the snapshot in \"%s\" is of another model: digest %016" PRIx64
+                  ", not %016" PRIx64,
+                  folder, t->text.digest, model_get_digest(m));
+        return EXIT_USAGE;
+    }
+    const int code = failed(t, m, model_load(m, folder));
+    if (code) return code;
+    t->read = model_length(m);
+    if (t->read < t->text.prompt) return EXIT_OK;
+    say_error(t->j,
+              "the snapshot in \"%s\" has read all of its %" PRId64
+              " ids: expected a prompt that follows them",
+              folder, t->text.prompt);
+    return EXIT_USAGE;
+}
+
+/* After the last token that was read. With --count 0 nothing has been read yet. */
+static int save(task *t, model *m)
+{
+    if (!t->wish.save) return EXIT_OK;
+    banyan_status status = BANYAN_OK;
+    if (t->wish.count == 0) {
+        status = model_forward(m, t->read, t->text.ids + t->read, t->text.prompt - t->read, 0,
+                               NULL, NULL, NULL, show_progress, t);
+        progress_end(t->j);
+    }
+    int code = failed(t, m, status);
+    if (!code)
+        code = failed(t, m, model_save(m, t->wish.save, t->text.ids, t->text.prompt + t->made));
     return code;
 }
 
@@ -160,7 +201,8 @@ static int open_and_decode(task *t, banyan_spec *spec)
 {
     char why[1024];
     model *m = NULL;
-    int64_t tokens = t->text.prompt + t->wish.count - 1; /* the last id is never read */
+    int64_t tokens = t->text.prompt + t->wish.count; /* the last id is never read */
+    if (t->wish.count) tokens--;
     if (spec->max_tokens > 0 && spec->max_tokens < tokens) {
         say_error(t->j,
                   "cache.max_tokens %" PRId64 ": a prompt of %" PRId64 " and %" PRId64
@@ -178,7 +220,9 @@ static int open_and_decode(task *t, banyan_spec *spec)
     }
     warn_length(t, model_get_shape(m), tokens);
     int code = make_room(t, model_get_shape(m)->vocab);
+    if (!code) code = load(t, m);
     if (!code) code = decode(t, m);
+    if (!code) code = save(t, m);
     if (!code) code = failed(t, m, model_unchanged(m));
     if (!code && t->first) code = write_logits(t);
     if (!code && job_text(t->j, "json")) code = write_json(t);
@@ -245,6 +289,10 @@ static const flag flags[] = {
     {"ids", "FILE", NULL,
      "the prompt as token ids, decimal or 32-bit little endian (-: standard input); ids are "
      "printed, one a line"},
+    {"save", "DIR", NULL,
+     "write a snapshot of what was read in the end; with --count 0 of the prompt alone"},
+    {"load", "DIR", NULL,
+     "go on from a snapshot, on as many ranks as there are; the prompt follows it"},
     {"count", "N", NULL, "tokens to generate at most, default 256; with --ids 16"},
     {"stop", "TEXT", NULL, "end before this text"},
     {"ignore-eos", NULL, NULL, "go on beyond the model's own end (eos_token_id)"},

@@ -32,6 +32,10 @@ static const flag flags[] = {
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
+    {"checkpoint", "DIR", NULL,
+     "a snapshot of the haystack as it is read; a job that was ended goes on from it, on\n"
+     "                         any number of ranks"},
+    {"every", "N", NULL, "tokens from one snapshot to the next, default 64k"},
     {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},
     {"csv", "OUTPUT", "needle.csv", "the same as a table"},
     {"svg", "OUTPUT", "needle.svg", "heat map"},
@@ -47,7 +51,7 @@ static uint64_t hash_ids(uint64_t h, const id_list *list)
 }
 
 /* What must be equal for old and new cells to stand in one file. A checkpoint is known by its digest, not
- * by its folder, whose contents may change. */
+ * by its folder, whose contents may change. Ranks are 0, any number, where they may change in between. */
 static json_t *make_header(const job *j, const setup *s)
 {
     static const char *const depth_modes[] = {"stratified", "jittered", "linear", "border"};
@@ -78,8 +82,8 @@ static json_t *make_header(const job *j, const setup *s)
         "{s:s, s:s, s:o, s:i, s:i, s:i, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:i, s:i, "
         "s:s, s:s, s:s, s:I}",
         "model", model, "digest", digest, "folder", json_text(s->dir), "heads", e->shape.heads,
-        "kv_heads", e->shape.kv_heads, "ranks", j->ranks, "rules", rules, "bandwidth",
-        bandwidth, "placement", e->spec.placement, "balance",
+        "kv_heads", e->shape.kv_heads, "ranks", s->wish.checkpoint ? 0 : j->ranks, "rules",
+        rules, "bandwidth", bandwidth, "placement", e->spec.placement, "balance",
         e->spec.balance == BANYAN_BALANCE_PREFILL ? "prefill" : "decode", "merge", merge,
         "cache_dtype", banyan_dtype_name(e->spec.cache_dtype), "block_tokens",
         e->spec.block_tokens, "evict", e->spec.evict, "lost_rank", e->spec.lost_rank,

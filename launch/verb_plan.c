@@ -5,8 +5,10 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { most_ranks = 1 << 16 }; /* whose plan takes some seconds */
 
@@ -81,10 +83,11 @@ static banyan_status write_length(const banyan_plan *plan, const banyan_comm *co
         sum += kept;
         most = kept > most ? kept : most;
         output_line(out,
-                    json_pack("{s:I,s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "tokens",
+                    json_pack("{s:I,s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "tokens",
                               (json_int_t)tokens, "rank", r, "node", banyan_comm_node(comm, r),
                               "kept_blocks", (json_int_t)s.kept_blocks, "kept_bytes",
-                              (json_int_t)s.kept_bytes, "read_blocks",
+                              (json_int_t)s.kept_bytes, "snapshot_bytes",
+                              (json_int_t)s.snapshot_bytes, "read_blocks",
                               (json_int_t)s.read_blocks, "pairs", (json_int_t)s.pairs,
                               "capacity_bytes", (json_int_t)s.capacity_bytes, "workspace_bytes",
                               (json_int_t)s.workspace_bytes, "messages", (json_int_t)s.messages,
@@ -94,6 +97,49 @@ static banyan_status write_length(const banyan_plan *plan, const banyan_comm *co
     output_line(out, json_pack("{s:I,s:i,s:f,s:f,s:f}", "tokens", (json_int_t)tokens, "ranks",
                                ranks, "mean_kept_blocks", mean, "most_kept_blocks", most,
                                "imbalance", mean > 0 ? most / mean : 1));
+    return BANYAN_OK;
+}
+
+/* "1GB/s", "500MB/s", a number of bytes a second. */
+static bool read_rate(const job *j, double *rate)
+{
+    static const struct {
+        const char *unit;
+        double bytes;
+    } units[] = {{"", 1},           {"k", 1e3},    {"m", 1e6},      {"g", 1e9},
+                 {"t", 1e12},       {"kb/s", 1e3}, {"mb/s", 1e6},   {"gb/s", 1e9},
+                 {"tb/s", 1e12},    {"b/s", 1},    {"kib/s", 1024}, {"mib/s", 1 << 20},
+                 {"gib/s", 1 << 30}};
+    const char *text = job_text(j, "disk");
+    char *end;
+    *rate = 0;
+    if (!text) return true;
+    *rate = strtod(text, &end);
+    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
+        if (!strcasecmp(end, units[i].unit) && *rate > 0 && *rate * units[i].bytes < HUGE_VAL)
+            return *rate *= units[i].bytes, true;
+    say_error(j, "--disk \"%s\": expected a rate as \"1GB/s\" or \"500MB/s\"", text);
+    return false;
+}
+
+/* What banyan_cache_save writes at the planned length, and how long a disk takes for it. */
+static banyan_status print_snapshot(const banyan_plan *plan, const banyan_comm *comm,
+                                    double rate)
+{
+    const banyan_spec *spec = banyan_plan_spec(plan);
+    double sum = 0, most = 0;
+    for (int r = 0; r < banyan_comm_size(comm); r++) {
+        banyan_share s;
+        const banyan_status status =
+            banyan_plan_share(plan, r, spec->sequences, spec->planned_tokens, &s);
+        if (status) return status;
+        sum += (double)s.snapshot_bytes;
+        if ((double)s.snapshot_bytes > most) most = (double)s.snapshot_bytes;
+    }
+    printf("\na snapshot of %" PRId64
+           " tokens takes %.2f GiB, a rank up to %.2f GiB: %.1f s at "
+           "%.2f GB/s in all\n",
+           spec->planned_tokens, sum / (1 << 30), most / (1 << 30), sum / rate, rate / 1e9);
     return BANYAN_OK;
 }
 
@@ -170,8 +216,11 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
         banyan_comm_destroy(comm);
         return job_failed(j, status, "machine");
     }
+    double rate;
     const Banyan__Execution *e = j->config->execution;
-    if (e && e->n_bandwidth && e->n_bandwidth != (size_t)banyan_comm_size(comm)) {
+    if (!read_rate(j, &rate)) {
+        code = EXIT_USAGE;
+    } else if (e && e->n_bandwidth && e->n_bandwidth != (size_t)banyan_comm_size(comm)) {
         say_error(j, "execution.bandwidth has %zu values; the machine has %d ranks",
                   e->n_bandwidth, banyan_comm_size(comm));
         code = EXIT_USAGE;
@@ -184,6 +233,8 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
         if (!read_count(j, "tokens", &tokens)) code = EXIT_USAGE;
         if (!code && (s->sequences > 1 || job_text(j, "tokens")) &&
             (status = print_balance(plan, comm, s->sequences, tokens)))
+            code = job_failed(j, status, NULL);
+        if (!code && rate > 0 && (status = print_snapshot(plan, comm, rate)))
             code = job_failed(j, status, NULL);
         if (!code) code = write_json(j, plan, comm);
         if (!code) code = advise(j, spec, plan, comm);
@@ -251,6 +302,7 @@ static const flag flags[] = {
      "what the first rule's heads read, \"s2 stride=8 local=16\""},
     PATTERN_FLAGS,
     {"print-config", NULL, NULL, "print the rules as a config, and no plan"},
+    {"disk", "RATE", NULL, "what a snapshot takes, and seconds for it at \"1GB/s\""},
     {"machine", "FILE", NULL, "predict by these figures, which \"scale --measure\" wrote"},
     {"measure", NULL, NULL, "measure how fast one rank reads and computes here"},
     {NULL, NULL, NULL, NULL}};

@@ -154,14 +154,15 @@ static int run_all(run_task *t)
     status = job_agree(j, make_arrays(t));
     if (status) return job_failed(j, status, "arrays of q, k, v and out");
     int64_t resident_before = resident_bytes();
-    status = single_create(t->plan, device_stream(j->device), &t->cache, &t->sequence);
-    if (status) return job_failed(j, status, NULL);
+    int code = run_load(t);
+    if (code) return code;
     status = run_steps(t);
     if (!status) take_figures(t, resident_before);
     if (!status) status = run_check(t);
     if (status != BANYAN_ERR_COMM) status = job_agree(j, status);
     if (status) return job_failed(j, status, t->step);
-    return run_report(t);
+    code = run_save(t);
+    return code ? code : run_report(t);
 }
 
 static int run(job *j)
@@ -176,6 +177,7 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     code = ask(&t);
+    if (!code) code = run_load_figures(&t);
     if (!code && !pattern_prompt(j->config, t.tokens, t.asked.rules)) {
         say_error(j, "out of memory for the rules");
         code = EXIT_USAGE;
@@ -200,6 +202,8 @@ static const flag flags[] = {
     {"rows", "N", "run.rows", "rows per decode step, default 1"},
     {"samples", "N", "run.samples", "rows compared with the oracle, default 16"},
     {"seed", "N", "run.seed", "of the random data, default 1"},
+    {"save", "DIR", NULL, "write a snapshot of the cache in the end"},
+    {"load", "DIR", NULL, "go on from a snapshot, on as many ranks as there are"},
     {"layers", "N", "shape.layers", "layers, default 1"},
     {"heads", "N", "shape.heads", "query heads"},
     {"kv-heads", "N", "shape.kv_heads", "key/value heads, default: heads"},

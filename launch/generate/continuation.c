@@ -2,10 +2,12 @@
 /* Rank 0's side of a continuation: from text to ids, and from ids to text on stdout. What may be the
  * beginning of the stop text is held back until it is known. */
 #include "launch/generate/generate.h"
+#include "launch/model/model.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool add_end(continuation *c, int64_t id)
 {
@@ -35,16 +37,16 @@ static bool encode(const prompt_wish *w, continuation *c, const char *data, size
     token_ids ids = {0};
     char reason[1024];
     bool good = w->chat ? lay_out(w, c, data, bytes, &ids, reason, sizeof reason)
-                        : tokenizer_encode(c->tokenizer, data, bytes, true, &ids, reason,
+                        : tokenizer_encode(c->tokenizer, data, bytes, !w->load, &ids, reason,
                                            sizeof reason);
     if (!good) snprintf(why, why_bytes, "the prompt: %s", reason);
-    if (good && ids.count == 0) {
+    if (good && ids.count == 0 && !w->load) {
         snprintf(why, why_bytes,
                  "the prompt is empty, and the model has no token to begin with");
         good = false;
     }
     uint32_t *grown =
-        good ? realloc(ids.id, (size_t)(ids.count + w->count) * sizeof *grown) : NULL;
+        good ? realloc(ids.id, (size_t)(ids.count + w->count + 1) * sizeof *grown) : NULL;
     if (grown) {
         c->ids = grown;
         c->prompt = ids.count;
@@ -71,13 +73,45 @@ static bool read_text(const prompt_wish *w, continuation *c, char *why, size_t w
     return good;
 }
 
+/* What the snapshot has read stands before the prompt. */
+static bool put_before(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+{
+    int64_t count = 0;
+    uint32_t *ids =
+        snapshot_ids(w->load, c->prompt + w->count, &count, &c->digest, why, why_bytes);
+    if (!ids) return false;
+    if (c->prompt) memcpy(ids + count, c->ids, (size_t)c->prompt * sizeof *ids);
+    free(c->ids);
+    c->ids = ids;
+    c->prompt += count;
+    return true;
+}
+
+/* Nothing but a snapshot: its last id is gone on from, in text where the model has a tokenizer. */
+static bool read_nothing(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tokenizer.json", w->model);
+    if (access(path, F_OK)) return true;
+    c->tokenizer = tokenizer_open(w->model, why, why_bytes);
+    c->decoder = (token_decoder){.t = c->tokenizer, .skips_special = true, .has_begun = true};
+    c->stop = w->stop;
+    return c->tokenizer != NULL;
+}
+
+static bool read_prompt(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+{
+    if (!w->ids && !w->prompt && !w->prompt_file) return read_nothing(w, c, why, why_bytes);
+    if (!w->ids) return read_text(w, c, why, why_bytes);
+    c->ids = ids_read(w->ids, w->count, &c->prompt, why, why_bytes);
+    return c->ids != NULL;
+}
+
 bool continuation_begin(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
 {
     if (!w->ignores_eos && !ends_read(w->model, &c->ends, &c->end_count, why, why_bytes))
         return false;
-    if (!w->ids) return read_text(w, c, why, why_bytes);
-    c->ids = ids_read(w->ids, w->count, &c->prompt, why, why_bytes);
-    return c->ids != NULL;
+    return read_prompt(w, c, why, why_bytes) && (!w->load || put_before(w, c, why, why_bytes));
 }
 
 void continuation_free(continuation *c)

@@ -23,7 +23,8 @@ typedef struct prompt_wish {
     const char *ids, *prompt, *prompt_file; /* one of them */
     const char *system, *stop;              /* NULL: none */
     bool chat, ignores_eos;
-    int64_t count; /* to generate */
+    const char *save, *load; /* folders of snapshots; NULL: none */
+    int64_t count;           /* to generate */
     sampling sampling;
 } prompt_wish;
 
@@ -33,7 +34,8 @@ bool wish_read(const job *j, prompt_wish *w);
 typedef struct continuation {
     uint32_t *ids; /* the prompt, and room for wish->count more; for free() */
     int64_t prompt;
-    uint32_t *ends; /* ids that end it; for free() */
+    uint64_t digest; /* of the model whose snapshot it goes on from */
+    uint32_t *ends;  /* ids that end it; for free() */
     int64_t end_count;
     tokenizer *tokenizer; /* NULL: ids in, ids out */
     token_decoder decoder;

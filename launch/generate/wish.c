@@ -67,9 +67,11 @@ bool wish_read(const job *j, prompt_wish *w)
     w->stop = job_text(j, "stop");
     w->chat = job_switch(j, "chat");
     w->ignores_eos = job_switch(j, "ignore-eos");
+    w->save = job_text(j, "save");
+    w->load = job_text(j, "load");
     int given = (w->ids != NULL) + (w->prompt != NULL) + (w->prompt_file != NULL);
     if (!w->model) return say_error(j, "generate: --model DIR is needed"), false;
-    if (given != 1) {
+    if (given > 1 || (given == 0 && !w->load)) {
         say_error(j, "generate: %s of --prompt TEXT, --prompt-file FILE, --ids FILE is needed",
                   given ? "only one" : "one");
         return false;
@@ -82,5 +84,5 @@ bool wish_read(const job *j, prompt_wish *w)
     if (w->system && !w->chat) return say_error(j, "--system: only with --chat"), false;
     if (w->stop && !*w->stop) return say_error(j, "--stop \"\": expected a text"), false;
     w->count = w->ids ? COUNT_IDS : COUNT_TEXT;
-    return read_count(j, "count", 1, &w->count) && read_sampling(j, &w->sampling);
+    return read_count(j, "count", w->save ? 0 : 1, &w->count) && read_sampling(j, &w->sampling);
 }

@@ -5,7 +5,7 @@ target_sources(banyan_launch PRIVATE
   launch/model/families.c launch/model/folder.c launch/model/head.c launch/model/heads.c launch/model/hf_config.c
   launch/model/layers.c launch/model/linear.c launch/model/product.c launch/model/ropes.c launch/model/rotate.c
   launch/model/rows.c launch/model/runner.c launch/model/safetensors.c
-  launch/model/safetensors_write.c launch/model/tensor.c launch/model/views.c launch/model/weights.c
+  launch/model/safetensors_write.c launch/model/snapshot.c launch/model/tensor.c launch/model/views.c launch/model/weights.c
   launch/model/workspace.c)
 banyan_rows(banyan_launch launch/model families family)
 banyan_rows(banyan_launch launch/model ropes rope)

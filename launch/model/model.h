@@ -64,6 +64,16 @@ banyan_cache *model_cache(model *m);
  * it, and calls go to the sequence as it was. The spec has room for two sequences. */
 banyan_status model_fork(model *m, int64_t tokens);
 void model_back(model *m);
+/* The sequence to a folder that all ranks see, with the ids of its tokens, and one more where the last is not
+ * read yet; and the sequence of such a folder in place of what there is, which stays where it fails.
+ * model_message says why. Collective. */
+banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int64_t count);
+banyan_status model_load(model *m, const char *folder);
+int64_t model_length(const model *m); /* tokens of the sequence */
+/* The ids that were saved with it, with room for `room` more, for free(), and the digest of the model. One
+ * process. NULL: why. */
+uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_t *digest,
+                       char *why, size_t why_bytes);
 /* Multiply-adds done in matrices by this rank since opening. */
 int64_t model_matrix_work(const model *m);
 

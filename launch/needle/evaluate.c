@@ -164,7 +164,9 @@ int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double 
 {
     prefill_state s = {e, what, p->count, now_seconds()};
     banyan_status status =
-        model_forward(e->m, 0, p->ids, p->count, 0, NULL, NULL, NULL, show_prefill, &s);
+        e->wish->checkpoint
+            ? checkpoint_prefill(e, p, show_prefill, &s)
+            : model_forward(e->m, 0, p->ids, p->count, 0, NULL, NULL, NULL, show_prefill, &s);
     *seconds = now_seconds() - s.start;
     progress_end(e->j);
     return evaluation_forward(e, status, "reading the haystack");

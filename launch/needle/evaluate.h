@@ -34,6 +34,9 @@ typedef struct needle_wish {
     /* What the last layer reads, compared on one prefill; one: the plain rules. A summary is of one. */
     const char *const *pattern;
     int32_t patterns, which;
+    const char
+        *checkpoint; /* a folder for snapshots of the haystack that is read; NULL: none */
+    int64_t every;   /* tokens from one to the next */
 } needle_wish;
 
 typedef struct evaluation {
@@ -60,6 +63,10 @@ int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t 
 /* An empty cache for a prompt of `length` tokens. */
 int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype);
 int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double *seconds);
+/* checkpoint.c: reads the haystack as evaluation_prefill does, from the snapshot on that has a part of it,
+ * and makes one every now and then. */
+banyan_status checkpoint_prefill(evaluation *e, const prompt *p,
+                                 void (*progress)(void *arg, int64_t done), void *arg);
 /* All ranks come to one exit code; `what` was tried. */
 int evaluation_agree(const evaluation *e, banyan_status status, const char *what);
 /* .. after a call on the model, whose words are said. */

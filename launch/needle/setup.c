@@ -58,6 +58,14 @@ static bool read_wish(const job *j, setup *s)
     w->trials = n && n->has_trials ? n->trials : 1;
     w->seed = n && n->has_seed ? n->seed : 1;
     s->results = n && n->results ? n->results : "results.jsonl";
+    const char *every = job_text(j, "every");
+    w->checkpoint = job_text(j, "checkpoint");
+    w->every = 65536;
+    if (every && (!w->checkpoint || !number_read(every, 1, INT64_MAX / 4, &w->every))) {
+        say_error(j, "--every \"%s\": expected a number of tokens, with --checkpoint DIR",
+                  every);
+        return false;
+    }
     int mode = setup_choose(j, "needle.mode", n && n->mode ? n->mode : "shared", modes);
     if (mode < 0) return false;
     int depth = setup_choose(j, "needle.depth_mode",

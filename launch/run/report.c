@@ -95,7 +95,8 @@ static void print_device(const device *d)
 static void print_summary(const run_task *t, const summary *s)
 {
     print_device(t->j->device);
-    if (t->at > 0) printf("append           %" PRId64 " tokens\n", t->at);
+    if (t->loaded > 0) printf("snapshot         %" PRId64 " tokens\n", t->loaded);
+    if (t->at > t->loaded) printf("append           %" PRId64 " tokens\n", t->at - t->loaded);
     if (t->tokens > t->at)
         printf("prefill          %" PRId64 " rows in %.3f s, %.0f tokens/s\n",
                t->tokens - t->at, s->prefill_seconds,

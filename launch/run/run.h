@@ -42,6 +42,7 @@ typedef struct run_task {
     banyan_sequence *sequence;
     const banyan_spec *spec; /* the plan's: defaults filled in */
     int64_t at, tokens;      /* append only below `at`, attend up to `tokens` */
+    int64_t loaded;          /* tokens that a snapshot has */
     int32_t decode, rows;
     uint64_t seed;
     int64_t period; /* 0, or: tokens repeat after as many, in all layers alike */
@@ -77,6 +78,12 @@ typedef struct row_error {
 } row_error;
 row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
                         int64_t combines, const float *out, float lse, oracle_row *row);
+
+/* snapshot.c: of `run --load`: which data it has, and how many tokens; and its cache. --save: both. An exit
+ * code; collective. */
+int run_load_figures(run_task *t);
+int run_load(run_task *t);
+int run_save(run_task *t);
 
 /* Compare this rank's samples with the oracle; fills mine. Not collective. */
 banyan_status run_check(run_task *t);

@@ -163,14 +163,16 @@ static banyan_status chunks(run_task *t, int64_t from, int64_t to, bool attends,
 
 banyan_status run_steps(run_task *t)
 {
-    banyan_stats stats;
-    banyan_status status = chunks(t, 0, t->at, false, &t->mine.append_seconds);
+    banyan_stats stats, before;
+    banyan_cache_stats(t->cache, &before);
+    banyan_status status = chunks(t, t->loaded, t->at, false, &t->mine.append_seconds);
     if (status) return status;
     banyan_cache_stats(t->cache, &stats);
     double block_bytes = (double)t->spec->block_tokens *
                          (double)(t->spec->key_dim + t->spec->value_dim) *
                          (double)banyan_dtype_bytes(t->spec->cache_dtype);
-    t->mine.append_bytes = (double)(stats.blocks + stats.evicted_blocks) * block_bytes;
+    t->mine.append_bytes =
+        (double)(stats.blocks + stats.evicted_blocks - before.blocks) * block_bytes;
     status = chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);
     for (int32_t step = 0; !status && step < t->decode; step++) {
         progress(t->j, "decode step %d of %d", step + 1, t->decode);

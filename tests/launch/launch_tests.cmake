@@ -22,6 +22,12 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_scale COMMAND ${scripts}/scale.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  set(snapshot ${scripts}/snapshot.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
+  add_test(NAME launch_snapshot COMMAND ${snapshot})
+  set_tests_properties(launch_snapshot PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME launch_snapshot_256k COMMAND ${snapshot} 262144 16384)
+  set_tests_properties(launch_snapshot_256k PROPERTIES LABELS full TIMEOUT 3600 PROCESSORS 2
+                       ENVIRONMENT BANYAN_TEST_TIMEOUT=3000)
   # One hash: some combinations, and all of them (2 to 3 minutes).
   add_test(NAME one_hash COMMAND ${scripts}/one_hash.sh $<TARGET_FILE:banyan_program> ${test_mpirun}
                                  some 2 3 5 8)
