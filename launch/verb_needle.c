@@ -16,11 +16,17 @@ static const flag flags[] = {
     {"depth-mode", "MODE", "needle.depth_mode", "stratified, jittered, linear or border"},
     {"mode", "MODE", "needle.mode", "shared: one prefill for all depths; classic: one each"},
     {"task", "TASK,..", "needle.task", "single, multikey, absent, graded, uniform"},
-    {"haystack", "KIND", "needle.haystack", "uniform, needles, or a file of token ids (u32)"},
-    {"prefix", "FILE", NULL, "ids before the haystack, for a checkpoint of your own"},
-    {"needle", "FILE", NULL, "its needle"},
-    {"question", "FILE", NULL, "its question"},
-    {"answer", "FILE", NULL, "the answer that is expected"},
+    {"haystack", "KIND", "needle.haystack",
+     "uniform, needles, or for a checkpoint of your own a file of text"},
+    {"needle", "TEXT", NULL, "its needle: a text, or a file of one"},
+    {"question", "TEXT", NULL, "its question"},
+    {"answer", "TEXT", NULL, "the answer that is expected"},
+    {"needles", "FILE", NULL, "many of them: JSON, needle, question and answer of each"},
+    {"prefix", "TEXT", NULL, "what stands before the haystack"},
+    {"answer-prefix", "TEXT", NULL, "the beginning of the answer, given to the model"},
+    {"chat", NULL, NULL, "all of it as a question to a chat model"},
+    {"system", "TEXT", NULL, "what stands before it; with --chat"},
+    {"ids", NULL, NULL, "the haystack, needle .. are files of token ids (u32 or decimal)"},
     {"trials", "N", "needle.trials", "repetitions with other keys and places"},
     {"seed", "N", "needle.seed", "of keys, places and words"},
     {"retrieval", "RULE", NULL,
@@ -61,9 +67,11 @@ static json_t *make_header(const job *j, const setup *s)
     snprintf(model, sizeof model, "constructed for %lld tokens",
              (long long)e->constructed.max_tokens);
     if (s->wish.foreign) {
-        uint64_t h = hash_ids(hash_ids(0, &s->foreign.haystack), &s->foreign.needle);
-        h = hash_ids(hash_ids(hash_ids(h, &s->foreign.question), &s->foreign.answer),
-                     &s->foreign.prefix);
+        uint64_t h = hash_ids(hash_ids(0, &s->foreign.haystack), &s->foreign.prefix);
+        for (int32_t i = 0; i < s->foreign.items; i++) {
+            const foreign_item *item = &s->foreign.item[i];
+            h = hash_ids(hash_ids(hash_ids(h, &item->needle), &item->question), &item->answer);
+        }
         snprintf(model, sizeof model, "given, ids %016llx", (unsigned long long)h);
     }
     json_t *rules = json_array();

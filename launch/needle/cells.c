@@ -53,15 +53,6 @@ static needle_grid make_grid(const cells *c)
                      .seed = needle_seed(w->seed, c->length, c->trial, 0),
                      .owner = owner_of,
                      .arg = &c->view};
-    if (w->foreign) {
-        int64_t offset, count;
-        foreign_answer(w->foreign, &offset, &count);
-        g.begin = w->foreign->prefix.count;
-        g.end = c->length - w->foreign->question.count;
-        g.tokens = (int32_t)w->foreign->needle.count;
-        g.answer = (int32_t)offset;
-        g.answers = (int32_t)(count < g.block_tokens ? count : g.block_tokens);
-    }
     return g;
 }
 
@@ -71,9 +62,6 @@ static bool build(cells *c, char *why, size_t why_bytes)
     const needle_wish *w = c->e->wish;
     c->grid = make_grid(c);
     if (!grid_place(&c->grid, c->place, why, why_bytes)) return false;
-    if (w->foreign)
-        return foreign_prompt(w->foreign, c->grid.end, c->place[c->first], &c->p, why,
-                              why_bytes);
     bool multikey = c->task && strcmp(c->task, "multikey") == 0;
     int32_t purpose = 1 + c->first * 2 + multikey; /* classic prompts differ by depth */
     prompt_wish wish = {.count = c->grid.end,
@@ -93,7 +81,7 @@ static bool build(cells *c, char *why, size_t why_bytes)
 
 /* ---- one cell --------------------- */
 
-static json_t *id_array(const uint32_t *ids, int32_t count)
+json_t *record_ids(const uint32_t *ids, int32_t count)
 {
     json_t *a = json_array();
     for (int32_t i = 0; i < count; i++) json_array_append_new(a, json_integer(ids[i]));
@@ -117,22 +105,23 @@ static json_t *head_texts(const bool *saw, const float *mass, int32_t answers, i
     return texts;
 }
 
-static void record_place(json_t *record, const cells *c, int64_t first, int64_t answer)
+void record_place(json_t *record, const predictor *view, const needle_grid *grid, int64_t first,
+                  int64_t answer)
 {
     json_t *owners = json_array();
-    int64_t block = answer / c->view.block_tokens;
-    for (int32_t g = 0; g < c->view.kv_heads; g++)
+    int64_t block = answer / view->block_tokens;
+    for (int32_t g = 0; g < view->kv_heads; g++)
         json_array_append_new(
-            owners, json_integer(banyan_plan_owner(c->view.plan, 0, c->view.last, g, block)));
-    json_object_set_new(record, "depth_percent", json_real(grid_percent(&c->grid, first)));
+            owners, json_integer(banyan_plan_owner(view->plan, 0, view->last, g, block)));
+    json_object_set_new(record, "depth_percent", json_real(grid_percent(grid, first)));
     json_object_set_new(record, "needle",
-                        json_pack("[I, i]", (json_int_t)first, (int)c->grid.tokens));
+                        json_pack("[I, i]", (json_int_t)first, (int)grid->tokens));
     json_object_set_new(record, "block", json_integer(block));
     json_object_set_new(record, "owners", owners);
 }
 
-static void record_masses(json_t *record, const float *mass, const bool *saw, int32_t answers,
-                          int32_t heads)
+void record_masses(json_t *record, const float *mass, const bool *saw, int32_t answers,
+                   int32_t heads)
 {
     json_t *rows = json_array();
     double least = INFINITY;
@@ -152,30 +141,27 @@ static void record_masses(json_t *record, const float *mass, const bool *saw, in
     json_object_set_new(record, "least_mass", isfinite(least) ? json_real(least) : json_null());
 }
 
-/* item NULL: a foreign checkpoint, for which nothing is predicted. */
 static json_t *make_record(const cells *c, const char *task, int32_t depth,
                            const needle_item *item, const question *q, const reply *r)
 {
     int32_t heads = c->view.heads;
     json_t *record = record_begin(c->e, task, c->length, c->trial, depth);
-    if (q->answer_first >= 0) record_place(record, c, c->place[depth], q->answer_first);
-    json_object_set_new(record, "expected", id_array(q->answer, q->answers));
-    json_object_set_new(record, "got", id_array(r->got, r->count));
+    if (q->answer_first >= 0)
+        record_place(record, &c->view, &c->grid, c->place[depth], q->answer_first);
+    json_object_set_new(record, "expected", record_ids(q->answer, q->answers));
+    json_object_set_new(record, "got", record_ids(r->got, r->count));
     uint32_t none = CONSTRUCTED_NONE;
-    bool absent = item && item->first < 0;
-    if (absent) json_object_set_new(record, "expected", id_array(&none, 1));
+    bool absent = item->first < 0;
+    if (absent) json_object_set_new(record, "expected", record_ids(&none, 1));
     json_object_set_new(record, "outcome", json_string(outcome_name(r->outcome)));
-    bool *saw = item && !absent ? calloc((size_t)(q->answers * heads), sizeof *saw) : NULL;
-    if (item) {
-        outcome predicted = absent || !saw
-                                ? OUTCOME_NONE
-                                : predictor_answer(&c->view, item, c->length - 1, saw);
-        bool equal = r->outcome == predicted;
-        for (int32_t i = 0; saw && i < q->answers * heads; i++)
-            equal = equal && saw[i] == (r->mass[i] >= .5f);
-        json_object_set_new(record, "predicted", json_string(outcome_name(predicted)));
-        json_object_set_new(record, "equal", json_boolean(equal));
-    }
+    bool *saw = absent ? NULL : calloc((size_t)(q->answers * heads), sizeof *saw);
+    outcome predicted =
+        absent || !saw ? OUTCOME_NONE : predictor_answer(&c->view, item, c->length - 1, saw);
+    bool equal = r->outcome == predicted;
+    for (int32_t i = 0; saw && i < q->answers * heads; i++)
+        equal = equal && saw[i] == (r->mass[i] >= .5f);
+    json_object_set_new(record, "predicted", json_string(outcome_name(predicted)));
+    json_object_set_new(record, "equal", json_boolean(equal));
     if (r->mass) record_masses(record, r->mass, saw, q->answers, heads);
     free(saw);
     return record;
@@ -221,30 +207,6 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
     return ask(c, task, depth, item, &q);
 }
 
-static int ask_foreign(cells *c, int32_t depth)
-{
-    const foreign_ids *f = c->e->wish->foreign;
-    int64_t offset, count, fed = f->question.count + f->answer.count - 1;
-    foreign_answer(f, &offset, &count);
-    uint32_t *ids = malloc((size_t)(fed + 1) * sizeof *ids);
-    int code = evaluation_agree(c->e, ids ? BANYAN_OK : BANYAN_ERR_MEMORY, "asking");
-    if (!code) {
-        memcpy(ids, f->question.ids, (size_t)f->question.count * sizeof *ids);
-        memcpy(ids + f->question.count, f->answer.ids, (size_t)f->answer.count * sizeof *ids);
-        question q = {.ids = ids,
-                      .answer = f->answer.ids,
-                      .count = (int32_t)f->question.count,
-                      .answers = (int32_t)f->answer.count,
-                      .at = c->p.count,
-                      .answer_first = c->place[depth] + offset,
-                      .mass_count = count,
-                      .none = UINT32_MAX};
-        code = ask(c, "single", depth, NULL, &q);
-    }
-    free(ids);
-    return code;
-}
-
 /* ---- one prompt --------------------- */
 
 static int read_and_ask(cells *c, const bool *needle, const bool *absent)
@@ -266,9 +228,7 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     for (int32_t p = 0; !code && p < e->wish->patterns; p++) {
         choose_pattern(c, p);
         for (int32_t i = 0; !code && i < c->count; i++) {
-            if (needle[p * c->count + i] && e->wish->foreign)
-                code = ask_foreign(c, c->first + i);
-            else if (needle[p * c->count + i])
+            if (needle[p * c->count + i])
                 code = ask_item(c, c->task, c->first + i, &c->p.item[i]);
             if (!code && absent[p * c->count + i])
                 code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);

@@ -127,9 +127,14 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     spec.planned_tokens = length;
     int64_t asked = NEEDLE_QUESTION + NEEDLE_ANSWERS;
     spec.max_tokens = length + NEEDLE_ANSWERS;
-    if (e->wish->foreign) {
-        asked = e->wish->foreign->question.count + e->wish->foreign->answer.count;
-        spec.max_tokens = length + e->wish->foreign->answer.count;
+    const foreign_ids *f = e->wish->foreign;
+    if (f) spec.max_tokens = length;
+    for (int32_t i = 0; f && i < f->items; i++) {
+        /* what is generated after the expected answer goes back to where it differs */
+        const int64_t answers = f->item[i].answer.count, most = answers + f->reply;
+        if (spec.max_tokens < length + most) spec.max_tokens = length + most;
+        if (asked < f->item[i].needle.count + most) asked = f->item[i].needle.count + most;
+        if (f->reply && spec.rollback_tokens < answers) spec.rollback_tokens = (int32_t)answers;
     }
     /* The haystack, and a fork of it that is asked: its own tokens, and a block that is copied. */
     spec.sequences = 2;
@@ -214,7 +219,8 @@ int evaluate_all(evaluation *e)
     int code = EXIT_OK;
     for (int32_t i = 0; !code && i < w->lengths; i++) {
         int64_t length = w->length[i];
-        for (int32_t trial = 0; !code && trial < w->trials; trial++) {
+        if (w->foreign) code = evaluate_texts(e, length);
+        for (int32_t trial = 0; !w->foreign && !code && trial < w->trials; trial++) {
             bool absent = w->tasks & TASK_ABSENT; /* asked once, of the first prompt there is */
             if (!(w->tasks & TASK_SINGLE) && w->tasks & TASK_MULTIKEY)
                 code = trial_prompts(e, "multikey", length, trial, absent);

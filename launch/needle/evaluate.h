@@ -9,15 +9,26 @@
 #include "launch/launch.h"
 #include "launch/needle/needle.h"
 
-/* Token ids for a checkpoint that is not the constructed one, each from a file of u32. */
+/* Token ids for a checkpoint that is not the constructed one. */
 typedef struct id_list {
     uint32_t *ids;
     int64_t count;
 } id_list;
+/* A needle, what is asked, and what is expected. */
+typedef struct foreign_item {
+    id_list needle, question, answer;
+    int64_t said,
+        said_count; /* where the needle says the answer: its tokens; the whole needle where it
+                                 does not */
+} foreign_item;
 typedef struct foreign_ids {
     id_list prefix;   /* what stands first, once; may be empty */
     id_list haystack; /* repeated until it is long enough */
-    id_list needle, question, answer;
+    id_list pauses;   /* of texts: tokens of the haystack that begin a sentence, ascending */
+    foreign_item *item;
+    int32_t items;
+    int32_t reply; /* of texts: so many tokens more than the answer's are generated */
+    struct foreign_texts *texts; /* rank 0: what ids are said with; NULL: they are ids alone */
 } foreign_ids;
 
 /* What is asked. */
@@ -96,15 +107,45 @@ int evaluate_uniform(evaluation *e, int64_t length);
 bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t layer, char *text,
                   char *why, size_t why_bytes);
 
-/* ---- foreign.c --------------------- */
+/* What a record says of a place and of heads: cells.c. */
+void record_place(json_t *record, const predictor *view, const needle_grid *grid, int64_t first,
+                  int64_t answer);
+void record_masses(json_t *record, const float *mass, const bool *saw, int32_t answers,
+                   int32_t heads);
+json_t *record_ids(const uint32_t *ids, int32_t count);
 
+/* ---- given.c, words.c --------------------- */
+
+/* The prefix, haystack, needles, questions and answers that the flags give, on every rank. false:
+ * reported. Collective. */
+bool given_read(const job *j, const char *dir, int32_t vocab, foreign_ids *out);
 void foreign_free(foreign_ids *f);
-/* Everything before the question, `count` tokens, with the needle at `first`. */
-bool foreign_prompt(const foreign_ids *f, int64_t count, int64_t first, prompt *out, char *why,
-                    size_t why_bytes);
-/* Where the answer lies in the needle, and how long; the whole needle where it is not in it. */
-void foreign_answer(const foreign_ids *f, int64_t *offset, int64_t *count);
+/* Where the needle has the answer's tokens; false: nowhere. */
+bool foreign_find(foreign_item *item);
 
+/* What is to be said in words; the texts of a file where one has that name. */
+typedef struct words_wish {
+    const char *dir; /* the checkpoint: its tokenizer */
+    const char *system, *prefix, *haystack, *needle, *question, *answer;
+    const char *begin; /* of the answer, given */
+    const char *set;   /* a file of needles, instead of one */
+    bool chat;
+} words_wish;
+/* On one rank. */
+bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_bytes);
+void words_free(struct foreign_texts *t);
+/* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer to item `item`
+ * stands in it, in capitals or not. */
+char *words_reply(const struct foreign_texts *t, int32_t item, const uint32_t *ids,
+                  int64_t count, bool *contains);
+/* Of a prompt as one text, tokenised anew: its tokens, and whether those of `needle` stand in it. */
+bool words_again(const struct foreign_texts *t, const id_list *prompt, const id_list *needle,
+                 int64_t *tokens, bool *stands);
+
+/* ---- texts.c --------------------- */
+
+/* The cells of a length, for a checkpoint that is not the constructed one. */
+int evaluate_texts(evaluation *e, int64_t length);
 /* ---- summary.c --------------------- */
 
 /* A task at a length, over all cells. */

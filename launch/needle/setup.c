@@ -194,41 +194,21 @@ static int find_model(const job *j, setup *s)
 
 static bool read_foreign(const job *j, setup *s)
 {
-    const struct {
-        const char *flag;
-        id_list *list;
-        bool optional;
-    } file[] = {{"haystack", &s->foreign.haystack, false},
-                {"needle", &s->foreign.needle, false},
-                {"question", &s->foreign.question, false},
-                {"answer", &s->foreign.answer, false},
-                {"prefix", &s->foreign.prefix, true}};
-    char why[NEEDLE_WHY];
-    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
-        const char *path = job_text(j, file[i].flag);
-        if (i == 0 && j->config->needle) path = j->config->needle->haystack;
-        if (!path && file[i].optional) continue;
-        if (!path) {
-            say_error(j,
-                      "%s is not the constructed model: token ids are needed, --haystack, "
-                      "--needle, --question and --answer FILE; --%s is missing",
-                      s->dir, file[i].flag);
-            return false;
-        }
-        id_list *list = file[i].list;
-        if (ids_share(j, path, 0, &list->ids, &list->count)) return false;
-        if (!ids_check(list->ids, list->count, s->e.shape.vocab, path, why, sizeof why)) {
-            say_error(j, "--%s: %s", file[i].flag, why);
-            return false;
-        }
-    }
-    if (s->wish.tasks & ~(unsigned)(TASK_SINGLE | TASK_ABSENT)) {
+    needle_wish *w = &s->wish;
+    if (!given_read(j, s->dir, s->e.shape.vocab, &s->foreign)) return false;
+    if (w->tasks & ~(unsigned)(TASK_SINGLE | TASK_ABSENT)) {
         say_error(j, "task: a checkpoint of your own can only be asked for \"single\"");
         return false;
     }
-    s->wish.tasks = TASK_SINGLE;
-    s->wish.classic = true; /* one needle text: a prefill per depth */
-    s->wish.foreign = &s->foreign;
+    w->tasks = TASK_SINGLE;
+    w->trials *= s->foreign.items;
+    w->foreign = &s->foreign;
+    const int64_t made_for = s->e.shape.max_positions;
+    if (made_for > 0 && longest(w) > made_for)
+        say_warning(j,
+                    "%lld tokens, and the model was made for %lld (max_position_embeddings and "
+                    "its scaling)",
+                    (long long)longest(w), (long long)made_for);
     return true;
 }
 
@@ -330,7 +310,8 @@ static bool make_spec(const job *j, setup *s)
     }
     if (!cache || !cache->has_max_rows) spec->max_rows = 2048;
     int64_t back = NEEDLE_QUESTION + NEEDLE_ANSWERS;
-    if (s->wish.foreign) back = s->foreign.question.count + s->foreign.answer.count;
+    for (int32_t i = 0; i < s->foreign.items; i++)
+        if (back < s->foreign.item[i].answer.count) back = s->foreign.item[i].answer.count;
     if (spec->max_rows < back) spec->max_rows = (int32_t)back;
     bool named = x && x->has_lost_layer;
     if (spec->lost_rank >= 0 && !named && !s->wish.foreign) spec->lost_layer = last;

@@ -172,6 +172,45 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
         }
 }
 
+/* Of texts and ids that were given: how far the answer was from what is expected, and the prompts from
+ * what was asked. */
+static void print_given(json_t *records, const needle_wish *w, int64_t length, FILE *out)
+{
+    double cells = 0, exact = 0, contained = 0, probability = 0, off = 0;
+    int64_t texts = 0, stands = 0, least = INT64_MAX, most = 0;
+    char text[32];
+    size_t i;
+    json_t *r;
+    json_array_foreach(records, i, r)
+    {
+        if (integer_of(r, "length") != length || !is_asked(r, w)) continue;
+        const double asked = number_of(r, "asked_percent");
+        const int64_t tokens = integer_of(r, "tokens_as_text");
+        cells++;
+        exact += json_is_true(json_object_get(r, "exact"));
+        contained += json_is_true(json_object_get(r, "contained"));
+        probability += number_of(r, "answer_probability");
+        if (isnan(asked)) continue;
+        texts++;
+        off = fmax(off, fabs(asked - number_of(r, "depth_percent")));
+        stands += json_is_true(json_object_get(r, "needle_as_text"));
+        least = tokens < least ? tokens : least;
+        most = tokens > most ? tokens : most;
+    }
+    if (!cells) return;
+    fprintf(out, "%-9s %7s exact %.3f", "answer", length_text(length, text, sizeof text),
+            exact / cells);
+    if (texts) fprintf(out, ", contained %.3f", contained / cells);
+    fprintf(out, ", mean probability of the expected %.4f\n", probability / cells);
+    if (texts)
+        fprintf(
+            out,
+            "%-9s %7s %lld tokens; their text tokenised as a whole has %lld .. %lld, with the "
+            "needle's own in %lld of %lld; depths within %.1f %% of those asked\n",
+            "prompt", text, (long long)length, (long long)least, (long long)most,
+            (long long)stands, (long long)texts, off);
+}
+
 static void print_merges(json_t *records, const needle_wish *w, FILE *out)
 {
     char text[32];
@@ -244,6 +283,8 @@ static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE
     fputc('\n', out);
     if (w->tasks & (TASK_SINGLE | TASK_MULTIKEY | TASK_ABSENT))
         print_retrieval(records, w, out);
+    for (int32_t i = 0; w->foreign && i < w->lengths; i++)
+        print_given(records, w, w->length[i], out);
     print_merges(records, w, out);
 }
 
@@ -286,13 +327,41 @@ static void csv_value(const json_t *value, FILE *out)
 
 void summary_csv(json_t *records, const needle_wish *w, FILE *out)
 {
-    static const char *const column[] = {
-        "task",          "retrieval",   "length",         "trial",           "depth",
-        "depth_percent", "seed",        "needle",         "block",           "owners",
-        "expected",      "got",         "outcome",        "predicted",       "equal",
-        "least_mass",    "saw",         "error",          "predicted_saw",   "lse_error",
-        "plain_error",   "cache_bytes", "resident_bytes", "prefill_seconds", "decode_seconds",
-        "messages",      "bytes_sent"};
+    static const char *const column[] = {"task",
+                                         "retrieval",
+                                         "length",
+                                         "trial",
+                                         "depth",
+                                         "depth_percent",
+                                         "seed",
+                                         "needle",
+                                         "block",
+                                         "owners",
+                                         "expected",
+                                         "got",
+                                         "outcome",
+                                         "predicted",
+                                         "equal",
+                                         "least_mass",
+                                         "saw",
+                                         "error",
+                                         "predicted_saw",
+                                         "lse_error",
+                                         "plain_error",
+                                         "cache_bytes",
+                                         "resident_bytes",
+                                         "prefill_seconds",
+                                         "decode_seconds",
+                                         "messages",
+                                         "bytes_sent",
+                                         "asked_percent",
+                                         "exact",
+                                         "contained",
+                                         "reply",
+                                         "answer_logprob",
+                                         "answer_probability",
+                                         "tokens_as_text",
+                                         "needle_as_text"};
     enum { COLUMNS = sizeof column / sizeof column[0] };
     for (int c = 0; c < COLUMNS; c++) fprintf(out, "%s%s", c ? "," : "", column[c]);
     fputc('\n', out);

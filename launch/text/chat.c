@@ -67,6 +67,16 @@ static bool fill(const char *format, const char *words, bool trims, text *out)
            text_add(out, place + 2, strlen(place + 2));
 }
 
+bool chat_frame(const chat_layout *layout, const char *system, text *before, text *after)
+{
+    const char *place = strstr(layout->user, "%s");
+    return text_add(before, layout->begin, strlen(layout->begin)) &&
+           (!system || fill(layout->system, system, layout->trims == TRIM_ALL, before)) &&
+           text_add(before, layout->user, (size_t)(place - layout->user)) &&
+           text_add(after, place + 2, strlen(place + 2)) &&
+           text_add(after, layout->answer, strlen(layout->answer));
+}
+
 bool chat_write(const chat_layout *layout, const char *system, const char *user, text *out)
 {
     return text_add(out, layout->begin, strlen(layout->begin)) &&

@@ -76,6 +76,8 @@ const chat_layout *chat_choose(const tokenizer *t, char *why, size_t why_bytes);
 /* One turn, up to where the answer begins: to be encoded without ends. system NULL: none. false: out of
  * memory. */
 bool chat_write(const chat_layout *layout, const char *system, const char *user, text *out);
+/* What stands before the words of a user's turn, and what behind them up to where the answer begins. */
+bool chat_frame(const chat_layout *layout, const char *system, text *before, text *after);
 /* Append the ids of a question (`bytes` of it, and a 0 behind them) in the tokenizer's layout, which is
  * returned; NULL: why. */
 const chat_layout *chat_encode(tokenizer *t, const char *system, const char *user, size_t bytes,

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What flags give to a checkpoint with a vocabulary of its own: texts, which rank 0 tokenises, or files of
+ * token ids; on every rank. */
+#include "launch/needle/evaluate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void foreign_free(foreign_ids *f)
+{
+    for (int32_t i = 0; i < f->items; i++) {
+        free(f->item[i].needle.ids);
+        free(f->item[i].question.ids);
+        free(f->item[i].answer.ids);
+    }
+    free(f->item);
+    free(f->prefix.ids);
+    free(f->haystack.ids);
+    free(f->pauses.ids);
+    words_free(f->texts);
+    memset(f, 0, sizeof *f);
+}
+
+static const char *haystack_of(const job *j)
+{
+    return j->config->needle ? j->config->needle->haystack : NULL;
+}
+
+/* A flag is missing without which nothing can be asked. */
+static bool check_flags(const job *j, const char *dir, bool is_ids)
+{
+    static const char *const flags[] = {"needle", "question", "answer"};
+    static const char *const of_text[] = {"chat", "system", "answer-prefix", "needles"};
+    const bool set = job_text(j, "needles") != NULL;
+    const char *missing = haystack_of(j) ? NULL : "haystack";
+    for (int i = 0; i < 3 && !missing && !set; i++)
+        if (!job_text(j, flags[i])) missing = flags[i];
+    if (missing) {
+        say_error(j,
+                  "%s is not the constructed model: --haystack FILE, --needle, --question and "
+                  "--answer TEXT are needed (--ids: files of token ids); --%s is missing",
+                  dir, missing);
+        return false;
+    }
+    for (int i = 0; i < 3 && set; i++)
+        if (job_text(j, flags[i])) {
+            say_error(j, "--%s and --needles: expected one of them", flags[i]);
+            return false;
+        }
+    for (int i = 0; i < 4 && is_ids; i++)
+        if (job_text(j, of_text[i])) {
+            say_error(j, "--%s is for text, and --ids are none", of_text[i]);
+            return false;
+        }
+    if (job_text(j, "system") && !job_switch(j, "chat")) {
+        say_error(j, "--system: only with --chat");
+        return false;
+    }
+    return true;
+}
+
+/* ---- ids --------------------- */
+
+bool foreign_find(foreign_item *item)
+{
+    const id_list *a = &item->answer, *n = &item->needle;
+    item->said = 0;
+    item->said_count = n->count;
+    for (int64_t i = 0; i + a->count <= n->count; i++)
+        if (memcmp(n->ids + i, a->ids, (size_t)a->count * sizeof *a->ids) == 0) {
+            item->said = i;
+            item->said_count = a->count;
+            return true;
+        }
+    return false;
+}
+
+static bool read_ids(const job *j, foreign_ids *f)
+{
+    f->item = calloc(1, sizeof *f->item);
+    f->items = f->item != NULL;
+    banyan_status status = banyan_comm_agree(j->comm, f->item ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (status) {
+        job_failed(j, status, "token ids");
+        return false;
+    }
+    const struct {
+        const char *path;
+        id_list *list;
+    } file[] = {{haystack_of(j), &f->haystack},
+                {job_text(j, "needle"), &f->item->needle},
+                {job_text(j, "question"), &f->item->question},
+                {job_text(j, "answer"), &f->item->answer},
+                {job_text(j, "prefix"), &f->prefix}};
+    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
+        if (file[i].path &&
+            ids_share(j, file[i].path, 0, &file[i].list->ids, &file[i].list->count))
+            return false;
+    foreign_find(f->item);
+    return true;
+}
+
+/* ---- texts --------------------- */
+
+static banyan_status share_list(const job *j, id_list *list)
+{
+    banyan_status status = banyan_comm_broadcast(j->comm, &list->count, sizeof list->count, 0);
+    if (status) return status;
+    if (j->rank != 0) list->ids = malloc((size_t)(list->count + 1) * sizeof *list->ids);
+    status =
+        banyan_comm_agree(j->comm, list->ids || !list->count ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (status || !list->count) return status;
+    return banyan_comm_broadcast(j->comm, list->ids, (size_t)list->count * sizeof *list->ids,
+                                 0);
+}
+
+/* From rank 0 to all; its own stay. */
+static banyan_status share(const job *j, foreign_ids *f)
+{
+    int32_t numbers[2] = {f->items, f->reply};
+    banyan_status status = banyan_comm_broadcast(j->comm, numbers, sizeof numbers, 0);
+    if (!status && j->rank != 0) f->item = calloc((size_t)numbers[0], sizeof *f->item);
+    if (!status) status = banyan_comm_agree(j->comm, f->item ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (status) return status;
+    f->items = numbers[0];
+    f->reply = numbers[1];
+    id_list *const lists[] = {&f->prefix, &f->haystack, &f->pauses};
+    for (int i = 0; i < 3 && !status; i++) status = share_list(j, lists[i]);
+    for (int32_t i = 0; i < f->items && !status; i++) {
+        foreign_item *item = &f->item[i];
+        int64_t said[2] = {item->said, item->said_count};
+        status = share_list(j, &item->needle);
+        if (!status) status = share_list(j, &item->question);
+        if (!status) status = share_list(j, &item->answer);
+        if (!status) status = banyan_comm_broadcast(j->comm, said, sizeof said, 0);
+        item->said = said[0];
+        item->said_count = said[1];
+    }
+    return status;
+}
+
+static bool read_words(const job *j, const char *dir, foreign_ids *f)
+{
+    char why[2048] = "";
+    const words_wish wish = {.dir = dir,
+                             .system = job_text(j, "system"),
+                             .prefix = job_text(j, "prefix"),
+                             .haystack = haystack_of(j),
+                             .needle = job_text(j, "needle"),
+                             .question = job_text(j, "question"),
+                             .answer = job_text(j, "answer"),
+                             .begin = job_text(j, "answer-prefix"),
+                             .set = job_text(j, "needles"),
+                             .chat = job_switch(j, "chat")};
+    bool good = j->rank != 0 || words_read(&wish, f, why, sizeof why);
+    banyan_status status =
+        agree_words(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why);
+    if (status) {
+        say_error(j, "%s", why);
+        return false;
+    }
+    status = share(j, f);
+    if (status) job_failed(j, status, "sharing the texts' ids");
+    return !status;
+}
+
+/* Are all ids the model's? */
+static bool check_all(const job *j, const foreign_ids *f, int32_t vocab)
+{
+    char why[NEEDLE_WHY];
+    for (int32_t i = -1; i < f->items; i++) {
+        const struct {
+            const char *flag;
+            const id_list *list;
+        } all[] = {{"haystack", &f->haystack},
+                   {"prefix", &f->prefix},
+                   {"needle", i < 0 ? &f->prefix : &f->item[i].needle},
+                   {"question", i < 0 ? &f->prefix : &f->item[i].question},
+                   {"answer", i < 0 ? &f->prefix : &f->item[i].answer}};
+        for (int k = i < 0 ? 0 : 2; k < (i < 0 ? 2 : 5); k++) {
+            const char *path = k ? job_text(j, all[k].flag) : haystack_of(j);
+            if (ids_check(all[k].list->ids, all[k].list->count, vocab,
+                          path ? path : "the tokenizer", why, sizeof why))
+                continue;
+            say_error(j, "--%s: %s", all[k].flag, why);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool given_read(const job *j, const char *dir, int32_t vocab, foreign_ids *out)
+{
+    const bool is_ids = job_switch(j, "ids");
+    if (!check_flags(j, dir, is_ids)) return false;
+    bool good = is_ids ? read_ids(j, out) : read_words(j, dir, out);
+    return good && check_all(j, out, vocab);
+}
