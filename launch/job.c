@@ -162,6 +162,11 @@ void progress(const job *j, const char *format, ...)
     fflush(stderr);
 }
 
+void progress_loading(void *j, double share)
+{
+    progress(j, "opening the checkpoint, %3.0f %%", 100 * share);
+}
+
 void progress_end(const job *j)
 {
     if (!job_on_terminal(j, 2)) return;

@@ -83,6 +83,8 @@ bool job_on_terminal(const job *j, int fd);
 /* Progress on one line of a terminal; silent on other ranks and when stderr is no terminal. */
 void progress(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void progress_end(const job *j);
+/* Of a checkpoint's weights: for model_loading, with the job as arg. */
+void progress_loading(void *j, double share);
 
 /* A spec from the config: shape, cache, rules, execution. Holds the rules that spec->rules points
  * to; free with spec_free. heads and layers in `spec` may be filled in later by a checkpoint, so

@@ -211,8 +211,10 @@ static int open_and_decode(task *t, banyan_spec *spec)
         return EXIT_USAGE;
     }
     if (spec->max_tokens == 0) spec->max_tokens = tokens;
-    banyan_status status =
-        model_open(t->wish.model, spec, t->j->comm, t->j->device, &m, why, sizeof why);
+    const model_loading loading = {progress_loading, t->j};
+    banyan_status status = model_open(t->wish.model, spec, t->j->comm, t->j->device, &loading,
+                                      &m, why, sizeof why);
+    progress_end(t->j);
     if (status) {
         say_error(t->j, "%s", why);
         return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED

@@ -29,6 +29,12 @@ banyan_status model_shape_read(const char *dir, model_shape *out, char *why, siz
  * covers and what it cannot see. No comm; reads 64 KiB of each tensor. */
 banyan_status model_digest(const char *dir, uint64_t *digest, char *why, size_t why_bytes);
 
+/* Called now and then while weights are read, with the share of this rank's that is done; NULL: nobody. */
+typedef struct model_loading {
+    void (*progress)(void *arg, double share);
+    void *arg;
+} model_loading;
+
 /* Open a checkpoint on every rank of comm: weights are mapped, and each rank touches only
  * its part. `spec` gives rules, cache and execution; the shape is filled in from the
  * checkpoint, and rules too where spec has none: windows and patterns that the model was
@@ -39,7 +45,8 @@ banyan_status model_digest(const char *dir, uint64_t *digest, char *why, size_t 
  * outlives the model. Matrices lie and are multiplied there; norms, rotary embedding and
  * SwiGLU are the host's in this version, so that activations are copied to and fro. */
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
-                         struct device *device, model **out, char *why, size_t why_bytes);
+                         struct device *device, const model_loading *loading, model **out,
+                         char *why, size_t why_bytes);
 void model_close(model *m);
 /* The same weights with an empty cache: destroys the cache and the plan and makes them anew
  * from `spec` (another length, other rules; nothing in it may point into the old plan). On

@@ -166,7 +166,8 @@ static banyan_status compare_digests(model *m)
 }
 
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
-                         device *device, model **out, char *why, size_t why_bytes)
+                         device *device, const model_loading *loading, model **out, char *why,
+                         size_t why_bytes)
 {
     model *m = calloc(1, sizeof *m);
     banyan_status status = m ? BANYAN_OK : BANYAN_ERR_MEMORY;
@@ -185,7 +186,7 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     status = agree(m, open_files(m, dir, &bytes));
     if (!status) status = compare_digests(m);
     if (!status) status = agree_room(comm, bytes, "the model's weights", m->why, WHY);
-    if (!status) status = agree(m, weights_load(m));
+    if (!status) status = agree(m, weights_load(m, loading));
     if (!status) status = make_cache(m, spec);
     if (!status) {
         *out = m;

@@ -137,7 +137,7 @@ int64_t cut_first(int64_t columns, int rank, int ranks);
  * vectors. *bytes: this rank's share of the matrices. */
 banyan_status weights_find(model *m, int64_t *bytes);
 /* Reads this rank's share once: are all values finite? To the device, where that is apart. */
-banyan_status weights_load(model *m);
+banyan_status weights_load(model *m, const model_loading *loading);
 void weights_free(model *m);
 
 /* digest.c */

@@ -417,16 +417,25 @@ static banyan_status take(model *m, linear *l)
     return status ? status : linear_keep(m, l);
 }
 
-banyan_status weights_load(model *m)
+/* Layers are alike, and the embedding and the head are taken for one each. */
+static void tell(const model *m, const model_loading *loading, int32_t done)
+{
+    if (loading) loading->progress(loading->arg, (double)done / (m->shape.layers + 2));
+}
+
+banyan_status weights_load(model *m, const model_loading *loading)
 {
     int64_t width = m->shape.hidden, vocab = m->shape.vocab;
     int64_t first = cut_first(vocab, m->rank, m->ranks);
     int64_t end = cut_first(vocab, m->rank + 1, m->ranks);
     int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
     banyan_status status = bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
-    for (int32_t i = 0; !status && i < m->shape.layers; i++)
+    for (int32_t i = 0; !status && i < m->shape.layers; i++) {
+        tell(m, loading, i + 1);
         for (int32_t k = 0; !status && layer_matrix(m, &m->layer[i], k); k++)
             status = take(m, layer_matrix(m, &m->layer[i], k));
+    }
+    tell(m, loading, m->shape.layers + 1);
     return status ? status : take(m, &m->head);
 }
 

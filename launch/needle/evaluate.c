@@ -109,11 +109,12 @@ static banyan_status open_model(evaluation *e, const banyan_spec *spec, char *wh
                                 size_t why_bytes)
 {
     banyan_spec first = *spec;
+    const model_loading loading = {progress_loading, (void *)(uintptr_t)e->j};
     first.rule_count -= e->further;
     if (e->wish->patterns > 1 && first.max_tokens > 4 * first.max_rows)
         first.max_tokens = first.planned_tokens = 4 * first.max_rows; /* made anew at once */
     banyan_status status =
-        model_open(e->dir, &first, e->j->comm, e->j->device, &e->m, why, why_bytes);
+        model_open(e->dir, &first, e->j->comm, e->j->device, &loading, &e->m, why, why_bytes);
     if (status || e->wish->patterns == 1) return status;
     model_add_readings(e->m, e->wish->patterns - 1);
     return model_reset(e->m, spec, why, why_bytes);

@@ -56,7 +56,7 @@ static model *open_model(const char *use, banyan_dtype cache, int32_t max_rows)
     char why[1024] = "";
     model *m = NULL;
     fill_spec(&spec, rules, use, cache, max_rows);
-    banyan_status status = model_open(dir, &spec, comm, &device_cpu, &m, why, sizeof why);
+    banyan_status status = model_open(dir, &spec, comm, &device_cpu, NULL, &m, why, sizeof why);
     CHECK_MSG(!status, "%s", why);
     if (status) exit(50);
     return m;
@@ -194,7 +194,7 @@ static void test_work(int32_t heads, int32_t kv_heads, const char *use)
     banyan_spec_init(&s);
     s.rules = rules, s.rule_count = 2;
     s.max_tokens = TOKENS, s.max_rows = 512, s.threads = 1;
-    CHECK_MSG(!model_open(dir, &s, comm, &device_cpu, &m, why, sizeof why), "%s", why);
+    CHECK_MSG(!model_open(dir, &s, comm, &device_cpu, NULL, &m, why, sizeof why), "%s", why);
     if (!m) return;
     check_status(m, model_forward(m, 0, p.ids, 1000, 1, NULL, &next, NULL, NULL, NULL));
     double mine = (double)model_matrix_work(m), sum = mine, most = mine;
@@ -318,12 +318,14 @@ static void test_nan(void)
     CHECK(!banyan_comm_agree(comm, BANYAN_OK));
     banyan_spec_init(&s);
     s.max_tokens = 64;
-    CHECK(model_open(dir, &s, comm, &device_cpu, &m, why, sizeof why) == BANYAN_ERR_CONFIG);
+    CHECK(model_open(dir, &s, comm, &device_cpu, NULL, &m, why, sizeof why) ==
+          BANYAN_ERR_CONFIG);
     CHECK_MSG(strstr(why, "tensor 'lm_head.weight' holds a NaN or an infinity at [20422, 765]"),
               "%s", why);
     if (rank == 0) CHECK(truncate(path, 1000) == 0);
     CHECK(!banyan_comm_agree(comm, BANYAN_OK));
-    CHECK(model_open(dir, &s, comm, &device_cpu, &m, why, sizeof why) == BANYAN_ERR_CONFIG);
+    CHECK(model_open(dir, &s, comm, &device_cpu, NULL, &m, why, sizeof why) ==
+          BANYAN_ERR_CONFIG);
     CHECK_MSG(strstr(why, "truncated"), "%s", why);
 }
 
