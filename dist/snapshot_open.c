@@ -69,8 +69,6 @@ static banyan_status fit(const opening *o)
         return banyan_fail(
             BANYAN_ERR_CONFIG, "cache_dtype is %s: the snapshot in \"%s\" has %s",
             banyan_dtype_name(spec->cache_dtype), o->folder, banyan_dtype_name(s->dtype));
-    if (spec->sequences < s->sequences)
-        return differs(o, "sequences", spec->sequences, s->sequences);
     for (int32_t l = 0; l < s->layers; l++) {
         const banyan_status status = fit_layer(o, l);
         if (status) return status;
@@ -82,6 +80,8 @@ static banyan_status fit(const opening *o)
                                    (long long)spec->max_tokens, (int)i, o->folder,
                                    (long long)s->sequence[i].layer[l].length);
     }
+    if (spec->sequences < s->sequences)
+        return differs(o, "sequences", spec->sequences, s->sequences);
     return BANYAN_OK;
 }
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention from Python, without numpy or torch, on any number of ranks, against Python's floats:
 prefill and decode of several sequences, patterns, forks, ranges, wrong calls, what is closed."""
+import shutil
 import sys
+import tempfile
 import unittest
 from array import array
 
@@ -99,6 +101,39 @@ class Attend(unittest.TestCase):
             out, lse = zeros(1, HEADS, DIM), zeros(1, HEADS)
             cache.combine(0, outs, lses, out, lse)
             self.check(p, run, out, lse, 0, 47, 1)
+
+
+class Snapshot(unittest.TestCase):
+    def test_save_and_open(self):
+        folder = comm.broadcast(tempfile.mkdtemp() if comm.rank == 0 else None)
+        run = Run(50, 60)
+        try:
+            with plan(sequences=2, pool_tokens=512) as p:
+                cache = p.cache()
+                s = cache.sequence()
+                cache.attend(0, Part(s, 0, 40), None, *run.rows(0, 40)[1:])
+                s.fork(30, turn=1)
+                cache.save(folder, b"forty")
+            self.assertEqual(banyan.snapshot_note(folder), b"forty")
+            with plan(sequences=3, pool_tokens=512, placement="spread") as p:
+                cache = p.open(folder)
+                self.assertEqual([len(s) for s in cache.sequences], [40, 30])
+                for s, at in zip(cache.sequences, (40, 30)):
+                    out, lse = zeros(20, HEADS, DIM), zeros(20, HEADS)
+                    cache.attend(0, Part(s, at, 20), *run.rows(at, 20), out, lse)
+                    self.check_rows(p, run, out, lse, at, 20)
+            with plan(kv_heads=4) as p, self.assertRaisesRegex(
+                    banyan.ConfigError if comm.size == 1 else banyan.Error, "kv_heads is 4"):
+                p.open(folder)
+            with plan() as p, self.assertRaises(banyan.FileError):
+                p.open(folder + "/none")
+        finally:
+            comm.agree()
+            if comm.rank == 0:
+                shutil.rmtree(folder)
+
+    def check_rows(self, the_plan, run, out, lse, at, count):
+        Attend.check(self, the_plan, run, out, lse, 0, at, count)
 
 
 class Wrong(unittest.TestCase):

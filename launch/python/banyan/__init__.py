@@ -15,7 +15,7 @@ raises. banyan.h is the reference.
 from . import _abi
 from ._library import raw as _raw
 from .core import (Cache, Comm, Dtype, LayerShape, Part, Plan, Rule, Sequence, Shape, dtype,
-                   launched)
+                   launched, snapshot_note)
 from .errors import (ArgumentError, CommError, ConfigError, DeviceError, Error, FileError,
                      OutOfMemory, PeerError, Unsupported)
 from .show import show
@@ -25,7 +25,8 @@ Status, Table = _abi.Status, _abi.Table
 
 __all__ = ["Cache", "Comm", "Dtype", "LayerShape", "Part", "Plan", "Rule", "Sequence", "Shape",
            "ArgumentError", "CommError", "ConfigError", "DeviceError", "Error", "FileError",
-           "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show"]
+           "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show",
+           "snapshot_note"]
 
 
 def rows(table: Table):

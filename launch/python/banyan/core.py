@@ -359,6 +359,11 @@ class Plan(_Handle):
         """This rank's memory. stream: a cudaStream_t as an int, with device "cuda"."""
         return Cache(self, stream)
 
+    def open(self, folder: str, stream: Optional[int] = None) -> "Cache":
+        """A cache with what a snapshot has (Cache.save), whatever ranks and placement that was
+        saved with; its sequences are cache.sequences."""
+        return Cache(self, stream, folder)
+
     def _repr_html_(self):
         from .show import line
         return line(self)
@@ -389,12 +394,14 @@ class Sequence(_Handle):
     _destroy = "banyan_sequence_destroy"
 
     def __init__(self, cache: "Cache", turn: int, parent: Optional["Sequence"] = None,
-                 tokens: int = 0):
+                 tokens: int = 0, index: Optional[int] = None):
         super().__init__(cache)
         cache._check_open()
         self.cache = cache
         with self._lock:
-            if parent is None:
+            if index is not None:
+                call("banyan_sequence_open", cache, index, C.byref(self._as_parameter_))
+            elif parent is None:
                 call("banyan_sequence_create", cache, turn, C.byref(self._as_parameter_))
             else:
                 parent._check_open()
@@ -425,12 +432,26 @@ class Cache(_Handle):
 
     _destroy = "banyan_cache_destroy"
 
-    def __init__(self, plan: Plan, stream: Optional[int] = None):
+    def __init__(self, plan: Plan, stream: Optional[int] = None, folder: Optional[str] = None):
         super().__init__(plan)
         plan._check_open()
         self.plan = plan
-        call("banyan_cache_create", plan, stream, C.byref(self._as_parameter_))
+        if folder is None:
+            call("banyan_cache_create", plan, stream, C.byref(self._as_parameter_))
+        else:
+            call("banyan_cache_open", plan, stream, os.fsencode(folder),
+                 C.byref(self._as_parameter_))
         self._opened()
+        #: of an opened cache: its sequences, in the order in which they were saved
+        self.sequences = [Sequence(self, 0, index=i)
+                          for i in range(raw["banyan_cache_sequences"](self))]
+
+    def save(self, folder: str, note: bytes = b"") -> None:
+        """Writes all sequences to a folder that all ranks see, with a note of the caller's own
+        (rank 0's); a snapshot that is there is replaced once the new one is whole. Collective."""
+        self._check_open()
+        with self._lock:
+            call("banyan_cache_save", self, os.fsencode(folder), note, len(note))
 
     def sequence(self, turn: int = 0) -> Sequence:
         """An empty sequence; different turns balance the ranks when sequences are short."""
@@ -528,6 +549,15 @@ def _zeros_like(q, shape, kind):
         return numpy.zeros(shape, name)
     raise ArgumentError("out is needed: results can be made here for torch tensors and for numpy "
                         "arrays of fp32 and fp16 alone")
+
+
+def snapshot_note(folder: str) -> bytes:
+    """The note that Cache.save was given."""
+    length = C.c_size_t()
+    call("banyan_snapshot_note", os.fsencode(folder), None, 0, C.byref(length))
+    note = C.create_string_buffer(max(1, length.value))
+    call("banyan_snapshot_note", os.fsencode(folder), note, length.value, C.byref(length))
+    return note.raw[:length.value]
 
 
 def launched() -> bool:
