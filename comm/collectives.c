@@ -9,6 +9,7 @@
  * hands the result around: 2 (P-1)/P of the bytes per rank instead of P-1 times. */
 #include "comm/comm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,25 +20,35 @@ enum {
     message_bytes = 1024
 };
 
+void banyan_comm_break(banyan_comm *comm)
+{
+    if (!comm->broken) snprintf(comm->cause, sizeof comm->cause, "%s", banyan_error_message());
+    comm->broken = 1;
+}
+
+banyan_status banyan_comm_is_broken(const banyan_comm *comm)
+{
+    return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed%s%s",
+                       *comm->cause ? ": " : "", comm->cause);
+}
+
 banyan_status banyan_comm_start(banyan_comm *comm, int recv, int peer, void *data, size_t bytes)
 {
-    if (comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (comm->broken) return banyan_comm_is_broken(comm);
     if (comm->is_started)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "an exchange was started on this comm; expected "
                            "exchange_wait before anything else");
     const banyan_status status = comm->transport->start(comm, recv, peer, data, bytes);
-    if (status == BANYAN_ERR_COMM) comm->broken = 1;
+    if (status == BANYAN_ERR_COMM) banyan_comm_break(comm);
     return status;
 }
 
 banyan_status banyan_comm_wait(banyan_comm *comm)
 {
-    if (comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (comm->broken) return banyan_comm_is_broken(comm);
     const banyan_status status = comm->transport->wait_all(comm);
-    if (status == BANYAN_ERR_COMM) comm->broken = 1;
+    if (status == BANYAN_ERR_COMM) banyan_comm_break(comm);
     return status;
 }
 
@@ -151,7 +162,7 @@ banyan_status banyan_comm_exchange_test(banyan_comm *comm, int *done)
     }
     int is_done = 0;
     status = comm->transport->test(comm, &is_done);
-    if (status == BANYAN_ERR_COMM) comm->broken = 1;
+    if (status == BANYAN_ERR_COMM) banyan_comm_break(comm);
     if (status || is_done) comm->is_started = 0;
     if (!status) *done = is_done;
     return status;

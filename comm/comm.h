@@ -290,8 +290,9 @@ struct banyan_comm {
     void *state; /* the transport's own */
     int32_t rank, size;
     banyan_topology topology;
-    double timeout; /* seconds; 0: none */
-    int broken;     /* a transfer failed: every further call fails */
+    double timeout;  /* seconds; 0: none */
+    int broken;      /* a transfer failed: every further call fails, and says .. */
+    char cause[384]; /* .. how; "": nobody knows */
     int has_checksums;
     int is_started; /* between exchange_start and its end */
     size_t piece;   /* bytes that the transport counts with one int; tests make it small */
@@ -302,6 +303,11 @@ struct banyan_comm {
 enum { BANYAN_SCRATCH_BYTES = 128 };
 /* The scratch, made if need be; NULL, with the message set: out of memory. */
 void *banyan_comm_scratch(banyan_comm *comm);
+
+/* A transfer failed, as the error message says. The first cause is kept: what fails after it, fails for it. */
+void banyan_comm_break(banyan_comm *comm);
+/* ERR_COMM, with the cause in the message. */
+banyan_status banyan_comm_is_broken(const banyan_comm *comm);
 
 /* The transport's start and wait_all, as everyone calls them: they refuse on a broken comm, and
  * break it when a transfer fails. */

@@ -5,8 +5,7 @@
 
 static banyan_status check(const banyan_comm *comm)
 {
-    if (comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (comm->broken) return banyan_comm_is_broken(comm);
     if (comm->transport->device) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "transport \"%s\" takes host memory, but a device's was given",
@@ -15,7 +14,7 @@ static banyan_status check(const banyan_comm *comm)
 
 static banyan_status note(banyan_comm *comm, banyan_status status)
 {
-    if (status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE) comm->broken = 1;
+    if (status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE) banyan_comm_break(comm);
     return status;
 }
 

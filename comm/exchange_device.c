@@ -24,8 +24,8 @@ static banyan_status report(banyan_comm *comm, int peer, const banyan_fault *fau
     header theirs, mine;
     memcpy(&theirs, fault->got, sizeof theirs);
     memcpy(&mine, fault->expected, sizeof mine);
-    comm->broken = 1;
     const banyan_status status = banyan_header_compare(comm->rank, peer, &theirs, &mine, name);
+    banyan_comm_break(comm);
     banyan_mark mark[BANYAN_MARKS + 1];
     for (int i = 0; i < BANYAN_MARKS; i++) mark[i] = (banyan_mark){name[i], mine.mark[i]};
     mark[BANYAN_MARKS] = (banyan_mark){"round", mine.round};

@@ -87,7 +87,7 @@ static banyan_status fail_in_round(const passing *run, const round_part *part,
 {
     banyan_mark mark[BANYAN_MARKS + 1];
     if (status != BANYAN_ERR_COMM && status != BANYAN_ERR_DEVICE) return status;
-    run->comm->broken = 1;
+    banyan_comm_break(run->comm);
     memcpy(mark, run->p->mark, sizeof run->p->mark);
     mark[BANYAN_MARKS] = (banyan_mark){"round", part->number};
     return banyan_fail_at(status, mark, BANYAN_MARKS + 1);

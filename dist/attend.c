@@ -149,8 +149,7 @@ static int32_t cache_layer_of(const banyan_cache *cache, int32_t layer)
 
 static banyan_status check(banyan_cache *cache, banyan_call *call)
 {
-    if (cache->plan->comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (cache->plan->comm->broken) return banyan_comm_is_broken(cache->plan->comm);
     banyan_status status = check_arrays(cache, call);
     int64_t rows = 0;
     cache->calls++;
