@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """smollm.py MODEL.gguf FOLDER: a Llama model in llama.cpp's format as the checkpoint that it was made from:
-config.json, generation_config.json, model.safetensors (bf16) and tokenizer.json.
+config.json, generation_config.json, model.safetensors (bf16), tokenizer.json and the tokenizer_config.json
+that transformers and lm-evaluation-harness read beside it.
 
 llama.cpp rotates neighbouring entries of a head, (2i, 2i+1), where the checkpoint has (i, i + d/2), and keeps
 the rows of q and k in that order (convert_hf_to_gguf.py, permute): it is undone here. Quantised matrices
@@ -80,6 +81,12 @@ def tokenizer(reader, folder):
     if (field("model"), field("pre")) != ("gpt2", "smollm"):
         sys.exit(f"tokenizer {field('model')} {field('pre')}: expected gpt2 smollm")
     tokens = field("tokens")
+    named = {name: tokens[field(f"{name}_token_id")] for name in ("bos", "eos")}
+    write_json(folder + "/tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": reader.fields["tokenizer.chat_template"].contents(),
+        "model_max_length": reader.fields["llama.context_length"].contents(), "clean_up_tokenization_spaces": False,
+        "bos_token": named["bos"], "eos_token": named["eos"], "pad_token": named["eos"],
+        "add_bos_token": False, "add_prefix_space": False})
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     write_json(folder + "/tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": reader.fields["tokenizer.chat_template"].contents(),
