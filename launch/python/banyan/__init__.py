@@ -20,13 +20,18 @@ from .errors import (ArgumentError, CommError, ConfigError, DeviceError, Error, 
                      OutOfMemory, PeerError, Unsupported)
 from .show import show
 
-__version__ = _raw["banyan_version"]().decode()
 Status, Table = _abi.Status, _abi.Table
 
 __all__ = ["Cache", "Comm", "Dtype", "LayerShape", "Part", "Plan", "Rule", "Sequence", "Shape",
            "ArgumentError", "CommError", "ConfigError", "DeviceError", "Error", "FileError",
            "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show",
            "snapshot_note"]
+
+
+def __getattr__(name):
+    if name == "__version__":  # libbanyan's, which is loaded when it is needed
+        return _raw["banyan_version"]().decode()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def rows(table: Table):

@@ -48,16 +48,25 @@ def _load():
                       "(pip install ./launch/python builds it). Tried: " + "; ".join(reasons))
 
 
-_lib = _load()
-raw = {}
-for _name, (_result, _arguments) in _abi.FUNCTIONS.items():
-    try:
-        _function = getattr(_lib, _name)
-    except AttributeError:
-        raise ImportError(f"{_lib._name} has no {_name}: it is another version of libbanyan than "
-                          "this package was made for") from None
-    _function.argtypes, _function.restype = _arguments, _result
-    raw[_name] = _function
+class _Functions(dict):
+    """The library's functions by name. It is loaded when the first is asked for, not when banyan is
+    imported: torch brings an NCCL of its own, and cannot be imported any more where libbanyan has
+    mapped an older one of the system; the other way round both use torch's."""
+
+    def __missing__(self, name):
+        library = _load()
+        for known, (result, arguments) in _abi.FUNCTIONS.items():
+            try:
+                function = getattr(library, known)
+            except AttributeError:
+                raise ImportError(f"{library._name} has no {known}: it is another version of "
+                                  "libbanyan than this package was made for") from None
+            function.argtypes, function.restype = arguments, result
+            self.setdefault(known, function)
+        return dict.__getitem__(self, name)
+
+
+raw = _Functions()
 
 
 def call(name, *arguments):

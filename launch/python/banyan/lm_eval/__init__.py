@@ -15,11 +15,10 @@ import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from . import core
-from ._end import together
-from .errors import ArgumentError
-from .hf import Runner
-from .hf.sample import sampler
+from .. import core
+from ..errors import ArgumentError
+from ..hf import Runner
+from ..hf.sample import sampler
 
 
 @register_model("banyan")
@@ -85,14 +84,3 @@ class BanyanLM(HFLM):
         for row, ids in zip(out, made):
             row[width:width + len(ids)] = torch.tensor(ids)
         return out
-
-
-def main():
-    from lm_eval.__main__ import cli_evaluate
-    cli_evaluate()
-
-
-if __name__ == "__main__":
-    # The class registers itself when this module is imported under its own name.
-    import banyan.lm_eval
-    together(banyan.lm_eval.main)
