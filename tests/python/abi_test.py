@@ -54,6 +54,8 @@ def main(include, cc):
     with open(os.path.join(include, "banyan.h"), encoding="utf-8") as f:
         header = f.read()
     declared = set(re.findall(r"BANYAN_API[^;(]*?(banyan_\w+)\s*\(", header))
+    assert not raw, "the library was loaded before anything was asked of it"
+    raw["banyan_version"]()
     assert declared == set(raw), f"functions that differ: {declared ^ set(raw)}"
     structs = set(re.findall(r"\}\s*(banyan_\w+);", header)) - set(re.findall(
         r"typedef enum (\w+)", header))

@@ -1,5 +1,8 @@
 # The Python package. What needs neither torch nor numpy always runs; the rest where tests/python/run
 # has made its environment.
+set(BANYAN_PYTHON_ENV "$ENV{HOME}/.cache/banyan/python" CACHE PATH
+    "an environment with torch and transformers, as tests/python/run makes it")
+set(BANYAN_SMOLLM "$ENV{HOME}/.cache/banyan/smollm2/model" CACHE PATH "the checkpoint that launch/smollm makes")
 if(NOT Python3_FOUND OR BANYAN_ASAN) # a sanitized library needs a sanitized interpreter
   return()
 endif()
@@ -26,8 +29,6 @@ if(BANYAN_HAS_MPI)
                      ${test_mpirun})
 endif()
 
-set(BANYAN_PYTHON_ENV "$ENV{HOME}/.cache/banyan/python" CACHE PATH
-    "an environment with torch and transformers, as tests/python/run makes it")
 set(venv ${BANYAN_PYTHON_ENV}/bin/python)
 if(NOT EXISTS ${venv})
   return()
@@ -41,4 +42,15 @@ if(BANYAN_HAS_MPI)
     banyan_python_test(hf_p${ranks} "mpi;python" ${test_mpirun} ${ranks} ${venv}
                        ${python_tests}/hf_test.py)
   endforeach()
+endif()
+banyan_python_test(memory "python" ${venv} ${python_tests}/memory_test.py)
+
+# With the trained model of launch/smollm: minutes each.
+if(BANYAN_HAS_MPI AND EXISTS ${BANYAN_SMOLLM}/tokenizer_config.json)
+  foreach(ranks 1 3)
+    banyan_python_test(smollm_p${ranks} "full" ${test_mpirun} ${ranks} ${venv} ${python_tests}/smollm_test.py
+                       ${BANYAN_SMOLLM})
+  endforeach()
+  banyan_python_test(lm_eval "full" ${venv} ${python_tests}/lm_eval_test.py ${BANYAN_SMOLLM} 2)
+  set_tests_properties(python_lm_eval PROPERTIES TIMEOUT 5400)
 endif()
