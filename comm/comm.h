@@ -304,7 +304,8 @@ enum { BANYAN_SCRATCH_BYTES = 128 };
 /* The scratch, made if need be; NULL, with the message set: out of memory. */
 void *banyan_comm_scratch(banyan_comm *comm);
 
-/* A transfer failed, as the error message says. The first cause is kept: what fails after it, fails for it. */
+/* A transfer failed, as the error message says. The first cause is kept: what fails later, fails
+ * for it. */
 void banyan_comm_break(banyan_comm *comm);
 /* ERR_COMM, with the cause in the message. */
 banyan_status banyan_comm_is_broken(const banyan_comm *comm);
