@@ -51,6 +51,16 @@ endforeach()
 banyan_mpi_test(steady_test 3)
 banyan_mpi_test(snapshot_test 3)
 banyan_mpi_test(snapshot_fault_test 3)
+# Some seconds, and 20 minutes.
+banyan_test_program(soak_test dist/soak_test.c)
+banyan_mpi_test(soak_test 4)
+if(BANYAN_HAS_MPI)
+  add_test(NAME soak_test_20_minutes COMMAND ${test_mpirun} 4 $<TARGET_FILE:soak_test> 1200)
+  set_tests_properties(soak_test_20_minutes PROPERTIES LABELS full TIMEOUT 1800 PROCESSORS 2
+                       ENVIRONMENT BANYAN_TEST_TIMEOUT=1500)
+endif()
+# Beside dd, by hand: it measures the disk.
+banyan_test_program(snapshot_bench dist/snapshot_bench.c)
 banyan_mpi_test(snapshot_test 7) # and of these 1, 2, 3 and 4
 if(BANYAN_HAS_MPI)
   add_test(NAME snapshot_test_full COMMAND ${test_mpirun} 7 $<TARGET_FILE:snapshot_test> full)
@@ -100,6 +110,7 @@ add_test(NAME device_cache_test COMMAND device_cache_test)
 set_tests_properties(device_cache_test PROPERTIES LABELS unit TIMEOUT 300)
 # The same with the CUDA kernels, emulated.
 if(BANYAN_HAS_EMULATOR)
+  banyan_emulated_test(cuda_snapshot_test dist/cuda_snapshot_test.c comm/local.c)
   banyan_emulated_test(cuda_cache_test dist/cuda_cache_test.c comm/local.c)
   banyan_emulated_test(cuda_parts_test dist/cuda_parts_test.c comm/local.c)
   # What the host does, the device left out.
