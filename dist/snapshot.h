@@ -186,6 +186,13 @@ typedef struct banyan_move {
     int32_t rank; /* that saved it */
     const char *path;
 } banyan_move;
+/* Blocks of a saved sequence that are written no more, unless it goes back. On a device a graph that is
+ * replayed may write rows of its last call again, which the host does not see. */
+static inline int64_t banyan_clean_blocks(const banyan_plan *plan, int64_t length)
+{
+    const int64_t end = plan->kernel->device ? length - plan->spec.max_rows : length;
+    return end > 0 ? end / plan->spec.block_tokens : 0;
+}
 banyan_status banyan_snapshot_possible(const banyan_plan *plan);
 banyan_status banyan_blocks_save(banyan_cache *c, const banyan_move *move, int64_t count);
 banyan_status banyan_blocks_load(banyan_cache *c, const banyan_move *move, int64_t count);

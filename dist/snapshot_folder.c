@@ -245,7 +245,7 @@ static void remember(banyan_saving *x)
     for (int32_t i = 0; i < c->plan->spec.sequences; i++)
         for (int32_t l = 0; l < c->plan->spec.layers && c->sequence[i].is_live; l++)
             c->sequence[i].layer[l].clean =
-                c->sequence[i].layer[l].length / c->plan->spec.block_tokens;
+                banyan_clean_blocks(c->plan, c->sequence[i].layer[l].length);
 }
 
 banyan_status banyan_cache_save(banyan_cache *cache, const char *folder, const void *note,

@@ -111,7 +111,7 @@ static banyan_status make_sequence(opening *o, const banyan_saved_sequence *from
         /* What the plan has room for: as after a call of max_rows rows. */
         layer->floor = saved->length - spec->max_rows - spec->rollback_tokens;
         if (layer->floor < saved->floor) layer->floor = saved->floor;
-        layer->clean = is_ours ? layer->length / spec->block_tokens : 0;
+        layer->clean = is_ours ? banyan_clean_blocks(o->plan, layer->length) : 0;
         layer->turn_count = saved->turn_count;
         memcpy(layer->turns, saved->turns, (size_t)saved->turn_count * sizeof *saved->turns);
     }

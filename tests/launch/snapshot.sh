@@ -88,6 +88,7 @@ from=$(sed -n 's/banyan: goes on at token \([0-9]*\) of .*/\1/p' "$folder/output
 [ "$(cells whole)" = "$(cells broken)" ] || { cells broken > "$folder/output"; fault "other cells"; }
 [ "$(grep -c '"equal":true' "$folder/broken")" = 8 ] || fault "not 8 cells as predicted"
 # It is of this prompt alone.
+length=1024
 needle 3 other --seed 2 --checkpoint "$folder/c" --every "$every" > "$folder/output" 2>&1 || fault "another seed"
 grep -q "goes on at" "$folder/output" && fault "went on from another prompt"
 [ $faults = 0 ]
