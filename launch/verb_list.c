@@ -2,6 +2,7 @@
 /* banyan list: the tables of this build, so that a name need never be guessed. */
 #include "launch/command.h"
 #include "launch/model/family.h"
+#include "launch/needle/evaluate.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -57,6 +58,9 @@ static void print_own(FILE *json)
     printf("\nrotary kinds:\n");
     for (int i = 0; rope_kind(i); i++)
         print_row("rotary kinds", rope_kind(i)->name, rope_doc(i), json);
+    printf("\nneedle tasks:\n");
+    for (int t = 0; task_row(t); t++)
+        print_row("needle tasks", task_row(t)->name, task_row(t)->doc, json);
     printf("\nverbs:\n");
     for (const verb_entry *e = verb_table; e->name; e++)
         print_row("verbs", e->name, e->doc, json);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BANYAN_TASK(name, token, kind, doc) #name ", "
 static const flag flags[] = {
     {"model", "DIR", "needle.model", "checkpoint; default: the constructed model"},
     {"model-dir", "DIR", NULL,
@@ -15,7 +16,9 @@ static const flag flags[] = {
     {"depths", "N", "needle.depths", "needles per length"},
     {"depth-mode", "MODE", "needle.depth_mode", "stratified, jittered, linear or border"},
     {"mode", "MODE", "needle.mode", "shared: one prefill for all depths; classic: one each"},
-    {"task", "TASK,..", "needle.task", "single, multikey, absent, graded, uniform"},
+    {"task", "TASK,..", "needle.task",
+#include "launch/needle/tasks.def"
+     "or several"},
     {"haystack", "KIND", "needle.haystack",
      "uniform, needles, or for a checkpoint of your own a file of text"},
     {"needle", "TEXT", NULL, "its needle: a text, or a file of one"},
@@ -47,6 +50,7 @@ static const flag flags[] = {
     {"svg", "OUTPUT", "needle.svg", "heat map"},
     {"colour", "WHEN", NULL, "auto, always or never"},
     {NULL, NULL, NULL, NULL}};
+#undef BANYAN_TASK
 
 /* ---- results --------------------- */
 
@@ -176,9 +180,9 @@ static bool draw(const job *j, const setup *s, const char *path, FILE *out)
     double *value = malloc((2 * columns * depths + depths) * sizeof *value);
     const char **of = malloc(columns * sizeof *of);
     int64_t *length = malloc(columns * sizeof *length);
-    const char *task = w->tasks & TASK_SINGLE     ? "single"
-                       : w->tasks & TASK_MULTIKEY ? "multikey"
-                                                  : NULL;
+    const char *task = NULL; /* the first of which there is a map */
+    for (int t = 0; t < TASKS && !task; t++)
+        if (w->tasks >> t & 1 && task_row(t)->kind == TASK_MAPPED) task = task_row(t)->name;
     plot_result result = PLOT_FAILED;
     if (!task) {
         say_warning(j, "no heat map in %s: neither single nor multikey was asked", path);

@@ -10,8 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-const char *const task_name[5] = {"single", "multikey", "absent", "graded", "uniform"};
-
 int evaluation_agree(const evaluation *e, banyan_status status, const char *what)
 {
     status = banyan_comm_agree(e->j->comm, status);
@@ -199,46 +197,4 @@ int evaluation_usage(evaluation *e, usage *out)
     banyan_status status = banyan_comm_allreduce(e->j->comm, sums, 4, BANYAN_SUM);
     *out = (usage){(int64_t)sums[0], (int64_t)sums[1], (int64_t)sums[2], (int64_t)sums[3]};
     return evaluation_agree(e, status, "statistics");
-}
-
-/* ---- all of it --------------------- */
-
-/* Needles of one prompt: all depths, or in classic mode one. */
-static int trial_prompts(evaluation *e, const char *task, int64_t length, int32_t trial,
-                         bool absent)
-{
-    int32_t each = e->wish->classic ? 1 : e->wish->depths;
-    int code = EXIT_OK;
-    for (int32_t first = 0; !code && first < e->wish->depths; first += each)
-        code = evaluate_prompt(e, task, length, trial, first, each, absent);
-    return code;
-}
-
-int evaluate_all(evaluation *e)
-{
-    const needle_wish *w = e->wish;
-    int code = EXIT_OK;
-    for (int32_t i = 0; !code && i < w->lengths; i++) {
-        int64_t length = w->length[i];
-        if (w->foreign) code = evaluate_texts(e, length);
-        for (int32_t trial = 0; !w->foreign && !code && trial < w->trials; trial++) {
-            bool absent = w->tasks & TASK_ABSENT; /* asked once, of the first prompt there is */
-            if (!(w->tasks & TASK_SINGLE) && w->tasks & TASK_MULTIKEY)
-                code = trial_prompts(e, "multikey", length, trial, absent);
-            else if (w->tasks & (TASK_SINGLE | TASK_ABSENT))
-                code = trial_prompts(e, w->tasks & TASK_SINGLE ? "single" : NULL, length, trial,
-                                     absent);
-            if (!code && w->tasks & TASK_SINGLE && w->tasks & TASK_MULTIKEY)
-                code = trial_prompts(e, "multikey", length, trial, false);
-            if (!code && w->tasks & TASK_GRADED) code = evaluate_graded(e, length, trial);
-        }
-        if (!code && w->tasks & TASK_UNIFORM) code = evaluate_uniform(e, length);
-        if (!code && e->m && model_unchanged(e->m)) {
-            progress_end(e->j);
-            say_error(e->j, "%s", model_message(e->m));
-            code = EXIT_FAILED;
-        }
-    }
-    progress_end(e->j);
-    return code;
 }

@@ -171,6 +171,16 @@ void summary_csv(json_t *records, const needle_wish *wish, FILE *out);
 /* The table's rows and the head maps, a JSON object per line. */
 void summary_json(json_t *records, const needle_wish *wish, int32_t heads, FILE *out);
 
-extern const char *const task_name[5]; /* by bit of `tasks` */
+/* ---- tasks.c --------------------- */
+
+/* A map of recall and of heads, and a row of the table; the row alone; a line of its own. */
+typedef enum task_kind { TASK_MAPPED, TASK_ASKED, TASK_MEASURED } task_kind;
+typedef struct needle_task {
+    const char *name, *doc;
+    task_kind kind;
+    int (*run)(evaluation *e, int64_t length,
+               int32_t trial); /* an exit code, the same on every rank */
+} needle_task;
+const needle_task *task_row(int index); /* by bit of `tasks`; NULL past the end */
 
 #endif

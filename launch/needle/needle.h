@@ -28,13 +28,18 @@ enum {
     NEEDLE_WHY = 512     /* bytes of a reason */
 };
 
+/* Numbers of the rows of tasks.def, and their bits in a wish. */
+#define BANYAN_TASK(name, token, kind, doc) TASK_ROW_##token,
 enum {
-    TASK_SINGLE = 1,
-    TASK_MULTIKEY = 2,
-    TASK_ABSENT = 4,
-    TASK_GRADED = 8,
-    TASK_UNIFORM = 16
+#include "launch/needle/tasks.def"
+    TASKS
 };
+#undef BANYAN_TASK
+#define BANYAN_TASK(name, token, kind, doc) TASK_##token = 1 << TASK_ROW_##token,
+enum {
+#include "launch/needle/tasks.def"
+};
+#undef BANYAN_TASK
 
 typedef enum depth_mode {
     DEPTH_STRATIFIED,

@@ -29,8 +29,8 @@ int setup_choose(const job *j, const char *what, const char *word, const char *c
 
 static bool read_tasks(const job *j, const char *text, unsigned *tasks)
 {
-    const char *const names[] = {task_name[0], task_name[1], task_name[2],
-                                 task_name[3], task_name[4], NULL};
+    const char *names[TASKS + 1] = {NULL};
+    for (int t = 0; t < TASKS; t++) names[t] = task_row(t)->name;
     char copy[256], *rest;
     snprintf(copy, sizeof copy, "%s", text);
     *tasks = 0;

@@ -30,9 +30,16 @@ static bool is_asked(const json_t *record, const needle_wish *w)
     if (integer_of(record, "pattern") != w->which) return false;
     for (int32_t i = 0; i < w->lengths; i++)
         length = length || integer_of(record, "length") == w->length[i];
-    for (int t = 0; t < 5; t++)
-        task = task || ((w->tasks >> t & 1) && !strcmp(text_of(record, "task"), task_name[t]));
+    for (int t = 0; t < TASKS; t++)
+        task = task ||
+               ((w->tasks >> t & 1) && !strcmp(text_of(record, "task"), task_row(t)->name));
     return length && task && integer_of(record, "trial") < w->trials;
+}
+
+/* Is the task asked, and of a kind up to `kind`? */
+static bool is_kind(const needle_wish *w, int task, task_kind kind)
+{
+    return (w->tasks >> task & 1) && task_row(task)->kind <= kind;
 }
 
 static double larger(double a, double b) /* of NaN and a number: the number */
@@ -150,23 +157,24 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
     fprintf(out, "%-9s %7s %7s %10s %12s %5s %5s %11s %10s %9s %9s\n", "task", "length",
             "recall", "predicted", "as predicted", "none", "wrong", "least mass", "prefill s",
             "answer s", "messages");
-    for (int t = 0; t < 3; t++)
-        for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
+    for (int t = 0; t < TASKS; t++)
+        for (int32_t i = 0; i < w->lengths && is_kind(w, t, TASK_ASKED); i++) {
+            const bool mapped = task_row(t)->kind == TASK_MAPPED;
             char text[32], least[32] = "-", predicted[32] = "-", equal[48] = "-";
-            tally s = summary_tally(records, w, task_name[t], w->length[i]);
+            tally s = summary_tally(records, w, task_row(t)->name, w->length[i]);
             if (!s.cells) continue;
             char recall[32] = "-"; /* of what is not there */
             double cells = (double)s.cells;
-            if (t < 2) snprintf(recall, sizeof recall, "%.3f", (double)s.found / cells);
+            if (mapped) snprintf(recall, sizeof recall, "%.3f", (double)s.found / cells);
             if (!isnan(s.least_mass)) snprintf(least, sizeof least, "%.6f", s.least_mass);
             if (!w->foreign) {
-                if (t < 2)
+                if (mapped)
                     snprintf(predicted, sizeof predicted, "%.3f", (double)s.predicted / cells);
                 snprintf(equal, sizeof equal, "%lld of %lld", (long long)s.equal,
                          (long long)s.cells);
             }
             fprintf(out, "%-9s %7s %7s %10s %12s %5lld %5lld %11s %10.1f %9.3f %9lld\n",
-                    task_name[t], length_text(w->length[i], text, sizeof text), recall,
+                    task_row(t)->name, length_text(w->length[i], text, sizeof text), recall,
                     predicted, equal, (long long)s.none, (long long)s.wrong, least,
                     s.prefill_seconds, s.decode_seconds, (long long)s.messages);
         }
@@ -269,20 +277,21 @@ static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE
     size_t cells = (size_t)w->depths * (size_t)w->lengths;
     double *value = malloc((cells + (size_t)w->depths) * sizeof *value);
     if (!value) return;
-    for (int t = 0; t < 2; t++) {
-        if (!(w->tasks >> t & 1)) continue;
+    bool asked = false;
+    for (int t = 0; t < TASKS; t++) {
+        asked = asked || is_kind(w, t, TASK_ASKED);
+        if (!is_kind(w, t, TASK_MAPPED)) continue;
         double *depth = value + cells;
-        summary_heat(records, task_name[t], w, value, depth);
+        summary_heat(records, task_row(t)->name, w, value, depth);
         char title[64];
-        snprintf(title, sizeof title, "needle, %s: recall", task_name[t]);
+        snprintf(title, sizeof title, "needle, %s: recall", task_row(t)->name);
         heat_map h = {title, w->depths, w->lengths, value, depth, w->length, NULL};
         heat_print(&h, out, colour);
-        print_heads(records, task_name[t], w, heads, out);
+        print_heads(records, task_row(t)->name, w, heads, out);
     }
     free(value);
     fputc('\n', out);
-    if (w->tasks & (TASK_SINGLE | TASK_MULTIKEY | TASK_ABSENT))
-        print_retrieval(records, w, out);
+    if (asked) print_retrieval(records, w, out);
     for (int32_t i = 0; w->foreign && i < w->lengths; i++)
         print_given(records, w, w->length[i], out);
     print_merges(records, w, out);
@@ -400,13 +409,13 @@ static json_t *heads_of(json_t *records, const char *task, const needle_wish *w,
 
 static void json_of_one(json_t *records, const needle_wish *w, int32_t heads, FILE *out)
 {
-    for (int t = 0; t < 5; t++)
+    for (int t = 0; t < TASKS; t++)
         for (int32_t i = 0; i < w->lengths && w->tasks >> t & 1; i++) {
-            tally s = summary_tally(records, w, task_name[t], w->length[i]);
+            tally s = summary_tally(records, w, task_row(t)->name, w->length[i]);
             if (!s.cells) continue;
             json_t *line = json_pack(
                 "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}",
-                "task", task_name[t], "length", (json_int_t)w->length[i], "cells",
+                "task", task_row(t)->name, "length", (json_int_t)w->length[i], "cells",
                 (json_int_t)s.cells, "found", (json_int_t)s.found, "predicted",
                 (json_int_t)s.predicted, "none", (json_int_t)s.none, "wrong",
                 (json_int_t)s.wrong, "equal", (json_int_t)s.equal, "least_mass",
@@ -416,12 +425,12 @@ static void json_of_one(json_t *records, const needle_wish *w, int32_t heads, FI
                 (json_int_t)s.messages);
             if (w->patterns > 1)
                 json_object_set_new(line, "retrieval", json_text(w->pattern[w->which]));
-            if (t < 2) {
+            if (task_row(t)->kind == TASK_MAPPED) {
                 json_object_set_new(line, "head_saw",
-                                    heads_of(records, task_name[t], w, heads, "saw", i));
+                                    heads_of(records, task_row(t)->name, w, heads, "saw", i));
                 json_object_set_new(
                     line, "head_predicted",
-                    heads_of(records, task_name[t], w, heads, "predicted_saw", i));
+                    heads_of(records, task_row(t)->name, w, heads, "predicted_saw", i));
             }
             output_line(out, line);
         }
