@@ -142,7 +142,7 @@ static void call(world *w, const int64_t *at, const int32_t *rows, int source, u
         w->life[i].length = at[i] + rows[i];
         all += rows[i];
     }
-    for (int32_t layer = 0; w->cache && layer < LAYERS; layer++) {
+    for (int32_t layer = 0; w->cache && count && layer < LAYERS; layer++) {
         int32_t row = 0;
         for (int32_t p = 0; p < count; p++)
             for (int32_t r = 0; r < part[p].rows; r++, row++) {
@@ -155,10 +155,13 @@ static void call(world *w, const int64_t *at, const int32_t *rows, int source, u
                   "%s", banyan_error_message());
         *hash = sequence_hash(out, sizeof *out * (size_t)(all * Q), *hash);
         *hash = sequence_hash(lse, sizeof *lse * (size_t)(all * HEADS), *hash);
+        const int32_t looked =
+            (source + layer) % count; /* one of them: an oracle takes its time */
         for (int32_t p = 0, first = 0; p < count; first += part[p++].rows)
-            check_row(w, &w->life[of[p]], layer, part[p].at + part[p].rows - 1,
-                      out + (first + part[p].rows - 1) * Q,
-                      lse + (first + part[p].rows - 1) * HEADS);
+            if (p == looked)
+                check_row(w, &w->life[of[p]], layer, part[p].at + part[p].rows - 1,
+                          out + (first + part[p].rows - 1) * Q,
+                          lse + (first + part[p].rows - 1) * HEADS);
     }
 }
 
@@ -389,6 +392,10 @@ static void test_again(const snapshot_case *c, banyan_comm *comm)
     world again = opened(c, comm, &w);
     grow(&w, (int32_t[LIVES]){1, 0, 0, 1}, 110, &hash);
     grow(&again, (int32_t[LIVES]){1, 0, 0, 1}, 110, &hash);
+    /* back over whole blocks, which are others now */
+    const int64_t at[LIVES] = {w.life[0].length - 17, 0, w.life[2].length - 18};
+    call(&w, at, (int32_t[LIVES]){4, 0, 18}, 120, &hash);
+    call(&again, at, (int32_t[LIVES]){4, 0, 18}, 120, &hash);
     save(&again, "more");
     CHECK(disk_bytes("blocks-", &files) - whole - more < whole / 2);
     CHECK_MSG(banyan_snapshot_verify(folder, &bytes) == BANYAN_OK && bytes > 0, "%s",
