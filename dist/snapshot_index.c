@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char magic[16] = "banyan index\n";
@@ -128,21 +129,34 @@ banyan_status banyan_index_parse(const char *path, const unsigned char *data, si
     return status;
 }
 
-/* `bytes` bytes of the file from `at` on, for free(). */
-static banyan_status read_part(const char *path, int64_t at, size_t bytes, unsigned char **out)
+static banyan_status read_open(int fd, const char *path, int64_t at, size_t bytes,
+                               unsigned char **out)
 {
+    struct stat is;
+    if (fstat(fd, &is)) return banyan_file_failed(path, "cannot be read");
+    if (at < 0 || is.st_size < at || (uint64_t)(is.st_size - at) < bytes)
+        return banyan_fail(BANYAN_ERR_FILE,
+                           "\"%s\" ends at byte %" PRId64 ": expected %" PRIu64 " or more",
+                           path, (int64_t)is.st_size, (uint64_t)at + bytes);
     unsigned char *data = malloc(bytes + 1);
     if (!data)
         return banyan_fail(BANYAN_ERR_MEMORY, "\"%s\": no memory for %zu bytes of it", path,
                            bytes);
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    banyan_status status = fd < 0 ? banyan_file_failed(path, "cannot be opened")
-                                  : banyan_file_read(fd, path, data, bytes, at);
-    if (fd >= 0) close(fd);
+    const banyan_status status = banyan_file_read(fd, path, data, bytes, at);
     if (status)
         free(data);
     else
         *out = data;
+    return status;
+}
+
+/* `bytes` bytes of the file from `at` on, for free(); none, where it is not so long. */
+static banyan_status read_part(const char *path, int64_t at, size_t bytes, unsigned char **out)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return banyan_file_failed(path, "cannot be opened");
+    const banyan_status status = read_open(fd, path, at, bytes, out);
+    close(fd);
     return status;
 }
 
