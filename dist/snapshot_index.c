@@ -180,6 +180,12 @@ banyan_status banyan_index_read(const char *folder, const banyan_snapshot *s, in
     if (!status && banyan_checksum(data, (size_t)is->head_bytes) != is->head_checksum)
         status = damaged(path, "its head");
     if (!status) status = banyan_index_parse(path, data, (size_t)is->head_bytes, s, out);
+    if (!status && out->rank != rank) {
+        status = banyan_fail(BANYAN_ERR_FILE, "\"%s\" is of rank %d: expected %d", path,
+                             (int)out->rank, rank);
+        banyan_index_free(out);
+        *out = (banyan_index){0};
+    }
     free(data);
     return status;
 }

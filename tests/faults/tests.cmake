@@ -23,9 +23,9 @@ banyan_campaign(faults_memory smoke 600 --sweep 40 --verb run)
 banyan_campaign(faults_memory_all full 5400 --sweep 1)
 
 # A save that is killed, over an older snapshot: 20 times, and 200.
-if(BANYAN_HAS_MPI AND BANYAN_python3)
+if(BANYAN_HAS_MPI)
   banyan_test_program(save_steps faults/save_steps.c)
-  set(save_kill ${BANYAN_python3} ${CMAKE_CURRENT_LIST_DIR}/save_kill.py $<TARGET_FILE:save_steps> ${test_mpirun})
+  set(save_kill ${BANYAN_PYTHON3} ${CMAKE_CURRENT_LIST_DIR}/save_kill.py $<TARGET_FILE:save_steps> ${test_mpirun})
   add_test(NAME faults_save_kill COMMAND ${save_kill})
   set_tests_properties(faults_save_kill PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2 SKIP_RETURN_CODE 77)
   add_test(NAME faults_save_kill_200 COMMAND ${save_kill} 200 7)
