@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """readme_test.py SOURCE BUILD PYTHON MODEL: runs the commands of the README files as they stand, each indented
 line that begins with a program, in a folder where `build`, `launch`, `configs` and `tests` are where a
-newcomer has them. DIR is MODEL (launch/smollm makes one), `text` the licence, `python` PYTHON, which has torch.
+newcomer has them. DIR is MODEL (launch/smollm makes one), `text` and essays.txt the licence, `python` PYTHON, which has torch.
 
 Left out, and said so: what other tests run (in a new Debian: README's first two; tests/install), what needs a
 GPU, and, where there is no MODEL, what needs one. A line with `..` stands for many, and is none itself."""
@@ -19,7 +19,8 @@ ELSEWHERE = {"launch/quickstart": "tests/bare", "tests/run": "tests/bare", "laun
 
 
 def commands(readme):
-    for line in readme.read_text(encoding="utf-8").splitlines():
+    text = readme.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
         command = re.split(r"\s+#\s", line.strip())[0]
         if line.startswith("    ") and command.startswith(PROGRAMS):
             yield command
@@ -42,7 +43,8 @@ def main():
         for name in ("launch", "configs", "tests"):
             os.symlink(source / name, f"{folder}/{name}")
         os.symlink(build, f"{folder}/build")
-        os.symlink(source / "LICENSE", f"{folder}/text")
+        for name in ("text", "essays.txt"):
+            os.symlink(source / "LICENSE", f"{folder}/{name}")
         env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHONPATH": str(build / "python"),
                "OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
                "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
