@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-PROGRAMS = ("build/banyan", "banyan", "launch/", "tests/", "cmake", "mpirun", "pip", "ctest")
+PROGRAMS = ("build/banyan ", "banyan ", "launch/", "tests/", "cmake ", "mpirun ", "pip ", "ctest ")
 ELSEWHERE = {"launch/quickstart": "tests/bare", "tests/run": "tests/bare", "launch/smollm": "by hand",
              "pip": "tests/python", "cmake": "a build", "tests/gpu/run": "a GPU"}
 
