@@ -20,6 +20,10 @@ endfunction()
 banyan_python_test(abi "unit;python" ${Python3_EXECUTABLE} ${python_tests}/abi_test.py
                    ${PROJECT_SOURCE_DIR} ${CMAKE_C_COMPILER})
 banyan_python_test(attend "unit;python" ${Python3_EXECUTABLE} ${python_tests}/attend_test.py)
+if(BANYAN_HAS_PROGRAMS)
+  banyan_python_test(pattern "unit;python" ${Python3_EXECUTABLE} ${python_tests}/pattern_test.py
+                     $<TARGET_FILE:banyan_program>)
+endif()
 if(BANYAN_HAS_MPI)
   foreach(ranks 3 4)
     banyan_python_test(attend_p${ranks} "mpi;python" ${test_mpirun} ${ranks} ${Python3_EXECUTABLE}

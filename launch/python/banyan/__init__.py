@@ -18,14 +18,15 @@ from .core import (Cache, Comm, Dtype, LayerShape, Part, Plan, Rule, Sequence, S
                    launched, snapshot_note)
 from .errors import (ArgumentError, CommError, ConfigError, DeviceError, Error, FileError,
                      OutOfMemory, PeerError, Unsupported)
+from .pattern import rules_from_pattern
 from .show import show
 
 Status, Table = _abi.Status, _abi.Table
 
 __all__ = ["Cache", "Comm", "Dtype", "LayerShape", "Part", "Plan", "Rule", "Sequence", "Shape",
            "ArgumentError", "CommError", "ConfigError", "DeviceError", "Error", "FileError",
-           "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows", "show",
-           "snapshot_note"]
+           "OutOfMemory", "PeerError", "Unsupported", "Status", "Table", "dtype", "launched", "rows",
+           "rules_from_pattern", "show", "snapshot_note"]
 
 
 def __getattr__(name):
