@@ -312,6 +312,11 @@ BANYAN_API int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t 
 /* Does the row at token `row` of a query head read token `token` (by its pattern)? */
 BANYAN_API int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head,
                                  int64_t row, int64_t token);
+/* Tokens *first .. *end-1, which the row at token `row` of a query head reads as one, a compensation
+ * token: the means of their keys and values, with the logarithm of their number added to the score.
+ * 0: there are none. */
+BANYAN_API int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head,
+                                       int64_t row, int64_t *first, int64_t *end);
 
 /* What the plan gives one rank when `sequences` sequences of `tokens` tokens each, with the turns 0,
  * 1, .., are cached, over all layers. A step decodes one row of each. */

@@ -169,6 +169,13 @@ typedef struct banyan_selector {
     /* NULL, or: rows `row` .. up to this one, exclusive, read by one law; INT64_MAX: all that come.
      * Rows on both sides of it are never selected for together. */
     int64_t (*until)(const banyan_pattern *pattern, int64_t row);
+    /* NULL, or: the tokens *first .. *end-1 that rows of own block `own` read as one, a
+     * compensation token: the means of their keys and values, with the logarithm of their number
+     * added to the score. They are all tokens below the own block that `reads` denies; *first is
+     * always the same, and *end does not fall from block to block. 0: there are none. Such a row
+     * of the table is `whole`. */
+    int (*compensates)(const banyan_pattern *pattern, int64_t own, int64_t *first,
+                       int64_t *end);
     int whole; /* 1: a KV head that is read so has one holder */
 } banyan_selector;
 

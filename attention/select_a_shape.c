@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A-shape (MInference, arXiv 2407.02490; its stream_llm heads): sparse while the prompt is computed,
- * dense afterwards. Rows below `prompt` read the first tokens and the last ones, rows from there on read
- * everything, so that nothing can be evicted. */
+/* A-shape (MInference, arXiv 2407.02490; its stream_llm heads): sparse while the prompt is
+ * computed, dense afterwards. Rows below `prompt` read the first tokens and the last ones, rows
+ * from there on read everything, so that nothing can be evicted. */
 #include "attention/window.h"
 
 enum { PROMPT, SINK };

@@ -2,8 +2,8 @@
 /* Attention sinks plus a sliding window (StreamingLLM, arXiv 2309.17453; the streaming heads of
  * DuoAttention, arXiv 2410.10819): the first tokens and the most recent ones.
  *
- * In tokens, the row at t sees s < sink and s > t - window. In blocks, the row whose own block is i
- * sees the blocks j < sink and i - j < window, as block-sparse models are trained. */
+ * In tokens, the row at t sees s < sink and s > t - window. In blocks, the row whose own block
+ * is i sees the blocks j < sink and i - j < window, as block-sparse models are trained. */
 #include "attention/window.h"
 
 static const banyan_param params[] = {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MoA, mixture of attention spans (arXiv 2406.14909): the first tokens and a window whose length is a
- * linear function of the context's, with coefficients of each head's own. A head's span of N tokens is
+/* MoA, mixture of attention spans (arXiv 2406.14909): the first tokens and a window whose
+ * length is a linear function of the context's, with coefficients of each head's own. A head's
+ * span of N tokens is
  *
  *     int(alpha + beta N)      at most N, at least sink + 64, rounded up to a multiple of 64
  *
  * with the sinks among it. N is the plan's planned_tokens, the published code's prompt and
- * max_new_tokens; a span does not grow while a sequence does. The row at t reads the tokens s < sink and
- * s > t - (span - sink), the published code's ring buffer. */
+ * max_new_tokens; a span does not grow while a sequence does. The row at t reads the tokens s <
+ * sink and s > t - (span - sink), the published code's ring buffer. */
 #include "attention/window.h"
 
 enum { ALPHA, BETA, SINK };

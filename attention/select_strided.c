@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The general form of S2-Attention's figure (arXiv 2407.17678): a local window, and beyond it ranges of
- * blocks, each with a stride of its own, the further away the sparser. With own block i and pattern head
- * h, the block j at distance d = i - j is read iff
+/* The general form of S2-Attention's figure (arXiv 2407.17678): a local window, and beyond it
+ * ranges of blocks, each with a stride of its own, the further away the sparser. With own block
+ * i and pattern head h, the block j at distance d = i - j is read iff
  *
  *     d < local,  or  (j + h step + offset) mod stride_k == 0  in the range k that d lies in:
  *
  *     distance       0 .. local-1 | .. + range1 | + range2 | .. | beyond
  *     one block in             1  |   stride1   |  stride2 | .. | the last, without a length
  *
- * Range k is the next range_k blocks beyond the one before; without a length (0) it goes back to the
- * beginning, and no further ones count. A stride of 0 reads nothing. With one stride it is s2.
+ * Range k is the next range_k blocks beyond the one before; without a length (0) it goes back
+ * to the beginning, and no further ones count. A stride of 0 reads nothing. With one stride it
+ * is s2.
  *
- * A block stays until it has left the last range that ends; those of the range that goes back to the
- * beginning stay for good. (So a block may be kept that nobody reads: strides that do not divide one
- * another may read a block again that they left out.) */
+ * A block stays until it has left the last range that ends; those of the range that goes back
+ * to the beginning stay for good. (So a block may be kept that nobody reads: strides that do
+ * not divide one another may read a block again that they left out.) */
 #include "attention/window.h"
 
 enum { RANGES = 5 };

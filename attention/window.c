@@ -5,8 +5,8 @@
  *              SSSS|S---|----|...|----|--WW|WWWW|WWx      window in tokens: the edges are cut
  *              SSSS|SSSS|----|...|----|WWWW|WWWW|WWx      in blocks: whole blocks
  *
- * The rows of a tile share one own block, so at most two blocks are cut by their windows' edges, and
- * one by the sink's. */
+ * The rows of a tile share one own block, so at most two blocks are cut by their windows'
+ * edges, and one by the sink's. */
 #include "attention/window.h"
 
 static int64_t least(int64_t a, int64_t b)

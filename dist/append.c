@@ -137,6 +137,7 @@ static banyan_status let_go(const change *x)
         banyan_kept *kept = &layer->kept[j];
         forget(x, kept, j);
         int64_t place = kept->count;
+        if (layer->compensation) banyan_compensation_settle(x->c, x->s, x->layer, j, x->floor);
         status = evict(x, kept, j, &place);
         if (x->c->device) banyan_device_note(x->c, x->s, x->layer, j, place);
     }

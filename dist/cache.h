@@ -63,6 +63,13 @@ typedef struct banyan_turn {
     uint64_t turn, id;
 } banyan_turn;
 
+/* Of a KV head whose rows have a compensation token: sums of its keys and values, from the first
+ * token that is left out to end - 1, as rows of the floor's block need them: see compensation.c. */
+typedef struct banyan_compensation {
+    int64_t end;
+    double *sum; /* [key_dim + value_dim]; NULL: the head's rows have none */
+} banyan_compensation;
+
 /* A layer of a sequence. What it holds of a KV head, on all ranks together, follows from it:
  * blocks below `length` that are permanent or not below banyan_settled(floor). */
 typedef struct banyan_layer {
@@ -72,7 +79,8 @@ typedef struct banyan_layer {
         clean; /* blocks below it are as in the snapshot cache->saved_id, under the same ids */
     banyan_turn *turns; /* ascending, the first from block 0 on */
     int32_t turn_count;
-    banyan_kept *kept; /* [part->mine_count] */
+    banyan_kept *kept;                 /* [part->mine_count] */
+    banyan_compensation *compensation; /* [part->mine_count]; NULL: no head has any */
 } banyan_layer;
 
 struct banyan_sequence {
@@ -114,9 +122,11 @@ typedef struct banyan_lane {
 } banyan_lane;
 
 typedef struct banyan_worker {
-    void *workspace;        /* the kernel's */
-    banyan_strongest *best; /* of one tile's rows */
-    int64_t pairs;          /* (query row, block) pairs computed in this panel */
+    void *workspace;         /* the kernel's */
+    banyan_strongest *best;  /* of one tile's rows */
+    int64_t pairs;           /* (query row, block) pairs computed in this panel */
+    void *plain_k, *plain_v; /* a block's rows as they are kept; NULL: nobody needs them .. */
+    double *sum;             /* .. and sums of them */
 } banyan_worker;
 
 /* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
@@ -143,6 +153,7 @@ typedef struct banyan_sizes {
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
     int64_t chunks;
+    int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
 
@@ -192,8 +203,12 @@ struct banyan_cache {
     char *slots;         /* [slots][tile_heads * tile_rows] sums */
     int64_t *start;      /* [lanes + 1]: the first cut of a lane's list, end to end */
     /* Of a merge that reduces; else NULL. */
-    float *maxima;    /* [heads][panel_rows] */
-    float *pass_room; /* twice the longest pass */
+    /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens it
+     * stands (0: there is none), and their means. */
+    int64_t *joined;     /* [KV heads][panel_rows] */
+    float *joined_means; /* [KV heads][panel_rows][sizes.joined_numbers]: key, value */
+    float *maxima;       /* [heads][panel_rows] */
+    float *pass_room;    /* twice the longest pass */
 
     char *arena;
     size_t arena_bytes;
@@ -283,6 +298,18 @@ void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int i
 
 /* sequence.c: a free place, with room for `turns` turns in every layer and some more; not live yet. */
 banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out);
+
+/* compensation.c. Before a layer's floor rises: sums of KV head j up to what its rows need. */
+void banyan_compensation_settle(banyan_cache *c, banyan_sequence *s, int32_t layer, int32_t j,
+                                int64_t floor);
+/* The tokens of a panel's pieces, of the KV heads order[0 .. count-1]. */
+void banyan_compensation_join(banyan_cache *c, const banyan_call *call,
+                              const banyan_panel *panel, const int32_t *order, int32_t count);
+/* KV head j's token of a piece, to sums [heads][rows] of those query heads whose bit is set (of
+ * `unit` query heads each). q [heads][rows][key_dim]. */
+void banyan_compensation_add(const banyan_cache *c, const banyan_kind *kind, int32_t j,
+                             int64_t piece, uint64_t heads, int32_t rows, const float *q,
+                             char *sums);
 
 /* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */

@@ -3,6 +3,7 @@ target_sources(banyan PRIVATE
   dist/attend.c
   dist/cache.c
   dist/combine.c
+  dist/compensation.c
   dist/kept.c
   dist/sequence.c
   dist/turns.c

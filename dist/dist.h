@@ -60,6 +60,8 @@ typedef struct banyan_head_plan {
     int64_t *capacity; /* [placed.count]: records that one sequence takes of each holder .. */
     int64_t *pooled;   /* .. and all together; see plan_memory.c */
     double weight;
+    const banyan_pattern *compensated; /* by which rows of some class, or of some reader, have a
+                                          compensation token; NULL: none have */
 } banyan_head_plan;
 
 /* The shape of a kind of layer: what spec.shapes says of it, with the spec's for what it leaves out. */
@@ -89,6 +91,7 @@ typedef struct banyan_kind {
     banyan_schedule schedule;
     int64_t *end; /* [ends] ascending: rows from which on some head reads by another law */
     int32_t ends;
+    int compensates;    /* some head is `compensated` */
     int32_t pool;       /* which of the cache's pools its records are of */
     int32_t cut_blocks; /* blocks of a list that a thread computes at a time (panel.c) */
 } banyan_kind;

@@ -30,6 +30,7 @@ typedef struct panel {
     size_t sum_bytes;       /* of a row */
     size_t slot_bytes;      /* of a wave's slot */
     int32_t what;           /* BANYAN_WHAT_.. */
+    int joins;              /* some rows have compensation tokens */
     int64_t wave, wave_end; /* cuts first .. end-1, when lists are cut */
 } panel;
 
@@ -38,6 +39,7 @@ typedef struct place {
     const banyan_kept *kept;
     const banyan_head_plan *head;
     const banyan_piece *piece;
+    int32_t j; /* the KV head, among those held here */
     int32_t subgroup, heads;
     int32_t first_head; /* of the model */
 } place;
@@ -53,6 +55,7 @@ static place tile_place(const panel *p, int64_t i)
     place t = {.kept = banyan_part_kept(&p->call->batch[piece->part], p->call->cache_layer, j),
                .head = &p->kind->head[kv_head],
                .piece = piece,
+               .j = j,
                .subgroup = subgroup,
                .heads = shape->group - before,
                .first_head = kv_head * shape->group + before};
@@ -168,10 +171,24 @@ static void combine(const panel *p, const place *t, char *slot, const char *more
                        (int64_t)t->heads * t->piece->rows);
 }
 
+/* Query heads of the tile whose rows have a compensation token. */
+static uint64_t compensated_heads(const place *t)
+{
+    uint64_t heads = 0;
+    for (int32_t i = t->head->subgroup_first[t->subgroup];
+         i < t->head->subgroup_first[t->subgroup + 1]; i++)
+        if (t->head->classes[i].pattern.selector->compensates)
+            heads |= t->head->classes[i].heads;
+    return heads;
+}
+
 /* A finished slot, [heads][rows], to its rows of the items; of a probe without the values. */
-static void scatter(const panel *p, const place *t, const char *slot)
+static void scatter(const panel *p, const place *t, const banyan_lane *lane, char *slot)
 {
     const banyan_plan *plan = p->c->plan;
+    if (p->joins && p->what == BANYAN_WHAT_RESULTS)
+        banyan_compensation_add(p->c, p->kind, t->j, t->piece - p->panel->piece,
+                                compensated_heads(t), t->piece->rows, lane->q, slot);
     const int32_t rows = t->piece->rows;
     const size_t row = (size_t)(t->piece->first - p->panel->first);
     for (int32_t h = 0; h < t->heads; h++) {
@@ -219,7 +236,7 @@ static void whole_tile(void *arg, int64_t i, int32_t worker)
         attend(p, &t, lane, cut, worker, more);
         combine(p, &t, slot, more);
     }
-    scatter(p, &t, slot);
+    scatter(p, &t, lane, slot);
 }
 
 /* The strongest tokens of a tile, to their rows of the items. */
@@ -295,7 +312,7 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
         memcpy(slot, wave_slot(p, first), vectors * p->sum_bytes);
     }
     for (; from < to; from++) combine(p, &t, slot, wave_slot(p, p->tiles + from - p->wave));
-    if (start[i + 1] > p->wave && to == start[i + 1]) scatter(p, &t, slot);
+    if (start[i + 1] > p->wave && to == start[i + 1]) scatter(p, &t, &p->c->lane[i], slot);
 }
 
 /* Room for one slot of the largest tile of this panel, and how many fit. */
@@ -343,6 +360,9 @@ static banyan_status compute(banyan_cache *c, const banyan_call *call, const ban
                .what = what};
     p.order = p.part->order + from;
     p.tiles = (int64_t)(to - from) * kind->shape.subgroups * rows->pieces;
+    p.joins = kind->compensates && !banyan_is_lost(plan, call->layer);
+    if (p.joins && what == BANYAN_WHAT_RESULTS)
+        banyan_compensation_join(c, call, rows, p.order, to - from);
     if (what == BANYAN_WHAT_STRONGEST)
         banyan_each(c->sizes.workers, p.tiles, strongest_tile, &p);
     else if (c->sizes.workers == 1 || p.tiles > c->sizes.lanes)

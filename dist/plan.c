@@ -323,18 +323,33 @@ int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)
     return banyan_plan_kind(plan, layer)->home[head];
 }
 
-int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
-                      int64_t token)
+/* By which a query head reads; NULL outside the plan. */
+static const banyan_pattern *pattern_of(const banyan_plan *plan, int32_t layer, int32_t head)
 {
-    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 || row < 0 || token < 0)
-        return 0;
+    if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 ||
+        head >= plan->spec.heads)
+        return NULL;
     const banyan_shape *shape = &banyan_plan_kind(plan, layer)->shape;
     const int32_t group = shape->group, tile = BANYAN_TILE_HEADS * shape->unit;
     const banyan_head_plan *kv = head_of(plan, layer, head / group);
-    if (!kv) return 0;
     const int32_t within = head % group, s = within / tile;
     for (int32_t c = kv->subgroup_first[s]; c < kv->subgroup_first[s + 1]; c++)
         if (kv->classes[c].heads >> within % tile / shape->unit & 1)
-            return banyan_pattern_reads(&kv->classes[c].pattern, row, token);
-    return 0;
+            return &kv->classes[c].pattern;
+    return NULL;
+}
+
+int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
+                      int64_t token)
+{
+    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    return pattern && row >= 0 && banyan_pattern_reads(pattern, row, token);
+}
+
+int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
+                            int64_t *first, int64_t *end)
+{
+    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    return pattern && row >= 0 && first && end && pattern->selector->compensates &&
+           pattern->selector->compensates(pattern, row / plan->spec.block_tokens, first, end);
 }

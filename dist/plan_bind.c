@@ -114,6 +114,34 @@ static void set_retention(const banyan_plan *plan, const banyan_kind *kind, int3
     }
 }
 
+/* Sums of what a KV head leaves out are kept once, for all classes and readers. */
+static banyan_status set_compensation(banyan_plan *plan, banyan_kind *kind, int32_t kv_head)
+{
+    const banyan_pattern *found = NULL;
+    for (int32_t i = 0; i < kind->reader_count; i++) {
+        const banyan_head_plan *reader = &plan->kind[kind->reader[i]].head[kv_head];
+        for (int32_t c = 0; c < reader->class_count; c++) {
+            const banyan_pattern *pattern = &reader->classes[c].pattern;
+            if (!pattern->selector->compensates) continue;
+            if (found && !banyan_pattern_equal(found, pattern))
+                return banyan_fail(
+                    BANYAN_ERR_UNSUPPORTED,
+                    "KV head %d of layer %d has query heads of several \"%s\" rules: expected "
+                    "one, whose compensation token they share",
+                    (int)kv_head, (int)kind->first_layer, pattern->selector->name);
+            found = pattern;
+        }
+    }
+    if (found && strcmp(plan->spec.device, "cpu") != 0)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "selector \"%s\" and device \"%s\": compensation tokens are made on "
+                           "the CPU only, expected device cpu",
+                           found->selector->name, plan->spec.device);
+    kind->head[kv_head].compensated = found;
+    if (found) kind->compensates = 1;
+    return BANYAN_OK;
+}
+
 /* The first row after `row` from which on some head reads by another law. */
 static int64_t next_end(const banyan_kind *kind, int64_t row)
 {
@@ -158,8 +186,10 @@ banyan_status banyan_plan_bind(banyan_plan *plan)
         if (!status) status = set_ends(plan, kind);
     }
     for (int32_t k = 0; !status && k < plan->kinds; k++)
-        for (int32_t g = 0; g < plan->kind[k].shape.kv_heads; g++)
+        for (int32_t g = 0; g < plan->kind[k].shape.kv_heads && !status; g++) {
             set_retention(plan, &plan->kind[k], g);
+            status = set_compensation(plan, &plan->kind[k], g);
+        }
     return status;
 }
 

@@ -9,6 +9,7 @@
  *     lanes           q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, a tile's strongest tokens
  *     slots           partials of a tile, or of a part of one
+ *     joined          compensation tokens of a panel, where there are any
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
@@ -80,6 +81,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
             if (capacity * classes > out->list) out->list = capacity * classes;
         }
     }
+    const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
+    if (kind->compensates && numbers > out->joined_numbers) out->joined_numbers = numbers;
     const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
@@ -145,6 +148,20 @@ static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cach
     c->pass_room = room;
 }
 
+static void lay_compensation(const banyan_kind *kind, int rank, banyan_arena *arena,
+                             banyan_layer *layer)
+{
+    const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
+    banyan_compensation *of = take(arena, kind->shape.kv_heads, sizeof *of);
+    if (layer) layer->compensation = of;
+    for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
+        const banyan_head_plan *head = &kind->head[g];
+        if (banyan_holder_index(&head->placed, rank) < 0) continue;
+        double *sum = head->compensated ? take(arena, numbers, sizeof *sum) : NULL;
+        if (layer) *of++ = (banyan_compensation){.sum = sum};
+    }
+}
+
 /* A layer of a sequence. */
 static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
                       banyan_arena *arena, banyan_layer *layer)
@@ -157,6 +174,7 @@ static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank
         banyan_held **chunk = take(arena, table_chunks(capacity), sizeof *chunk);
         if (layer) *kept++ = (banyan_kept){.chunk = chunk};
     }
+    if (kind->compensates) lay_compensation(kind, rank, arena, layer);
 }
 
 static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena,
@@ -231,6 +249,31 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->slots = slots;
 }
 
+/* A block's rows in the cache's format, and their sums, of each worker; a panel's tokens. */
+static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
+                       banyan_cache *c)
+{
+    int32_t kv_heads = 0;
+    if (!z->joined_numbers) return;
+    for (int32_t k = 0; k < plan->kinds; k++)
+        if (plan->kind[k].shape.kv_heads > kv_heads) kv_heads = plan->kind[k].shape.kv_heads;
+    const int64_t plain = plan->spec.block_tokens * z->joined_numbers;
+    for (int32_t i = 0; i < z->workers; i++) {
+        void *k = take(arena, plain, sizeof(float)), *v = take(arena, plain, sizeof(float));
+        double *sum = take(arena, z->joined_numbers, sizeof *sum);
+        if (!c) continue;
+        c->worker[i].plain_k = k;
+        c->worker[i].plain_v = v;
+        c->worker[i].sum = sum;
+    }
+    const int64_t tokens = (int64_t)kv_heads * plan->panel_rows;
+    int64_t *joined = take(arena, tokens, sizeof *joined);
+    float *means = take(arena, tokens * z->joined_numbers, sizeof *means);
+    if (!c) return;
+    c->joined = joined;
+    c->joined_means = means;
+}
+
 void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
                          banyan_cache *c)
 {
@@ -249,6 +292,7 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
     } else {
         lay_passes(plan, arena, c);
         lay_scratch(plan, arena, &z, c);
+        lay_joined(plan, arena, &z, c);
     }
     if (!c) return;
     c->sizes = z;

@@ -12,6 +12,34 @@ static int32_t turns_more(const banyan_plan *plan)
     return plan->spec.sequences + 4;
 }
 
+static size_t compensation_bytes(const banyan_cache *c, int32_t layer)
+{
+    const banyan_shape *shape = &banyan_plan_kind(c->plan, layer)->shape;
+    return (size_t)(shape->key_dim + shape->value_dim) * sizeof(double);
+}
+
+static void clear_compensation(const banyan_cache *c, banyan_layer *layer, int32_t i)
+{
+    const int32_t count = layer->compensation ? banyan_cache_part(c, i)->mine_count : 0;
+    for (int32_t j = 0; j < count; j++) {
+        layer->compensation[j].end = 0;
+        if (layer->compensation[j].sum)
+            memset(layer->compensation[j].sum, 0, compensation_bytes(c, i));
+    }
+}
+
+static void copy_compensation(const banyan_cache *c, banyan_layer *to, const banyan_layer *from,
+                              int32_t i)
+{
+    const int32_t count = to->compensation ? banyan_cache_part(c, i)->mine_count : 0;
+    for (int32_t j = 0; j < count; j++) {
+        to->compensation[j].end = from->compensation[j].end;
+        if (to->compensation[j].sum)
+            memcpy(to->compensation[j].sum, from->compensation[j].sum,
+                   compensation_bytes(c, i));
+    }
+}
+
 banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out)
 {
     const banyan_spec *spec = &c->plan->spec;
@@ -34,6 +62,7 @@ banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequen
         layer->length = layer->longest = layer->floor = layer->clean = 0;
         layer->turns = s->turns + (int64_t)i * turns;
         layer->turn_count = 0;
+        clear_compensation(c, layer, i);
     }
     *out = s;
     return BANYAN_OK;
@@ -157,6 +186,7 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
         layer->turn_count = from->turn_count;
         memcpy(layer->turns, from->turns, (size_t)from->turn_count * sizeof *from->turns);
         banyan_turns_branch(s, i, layer->length / block, layer->length % block != 0);
+        copy_compensation(c, layer, from, i);
         status = fork_tables(s, sequence, i);
     }
     banyan_device_leave(c, device);

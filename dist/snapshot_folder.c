@@ -46,6 +46,12 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
                            "snapshot: kernel \"%s\" keeps blocks in a format that it cannot "
                            "unpack",
                            plan->kernel->name);
+    for (int32_t k = 0; k < plan->kinds; k++)
+        if (plan->kind[k].compensates)
+            return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                               "snapshot: layer %d has compensation tokens (razor), whose sums "
+                               "are not saved",
+                               (int)plan->kind[k].first_layer);
     if (plan->comm->broken)
         return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
     return BANYAN_OK;

@@ -138,7 +138,7 @@ int pattern_apply_config(const job *j)
                          s && s->has_kv_heads ? s->kv_heads : 0);
 }
 
-/* ---- prompts -------------------------------------------------------------------------------- */
+/* ---- prompts ----------------------------------------------------------------------------- */
 
 /* Has the selector of a rule a parameter `prompt` that the rule leaves out? */
 static bool lacks_prompt(const char *use)
@@ -168,7 +168,7 @@ bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules)
     return true;
 }
 
-/* ---- print ---------------------------------------------------------------------------------- */
+/* ---- print ------------------------------------------------------------------------------- */
 
 void pattern_print(const Banyan__Config *config, FILE *out)
 {

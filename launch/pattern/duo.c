@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* DuoAttention (arXiv 2410.10819): full_attention_heads.tsv has a line for each layer and on it a number
- * for each KV head, clipped to 0 .. 1. Heads at or above the quantile of all layers' numbers at
- * --sparsity, or at or above --threshold, read everything, the others the first and the most recent
- * tokens. (Upstream breaks ties by noise: here the lower layer and head is the higher.) How many
- * tokens says the config.json beside it: deploy_sink_size and deploy_recent_size, or where these are
- * null, sink_size and recent_size; and sparsity or threshold for want of the flags.
+/* DuoAttention (arXiv 2410.10819): full_attention_heads.tsv has a line for each layer and on it
+ * a number for each KV head, clipped to 0 .. 1. Heads at or above the quantile of all layers'
+ * numbers at --sparsity, or at or above --threshold, read everything, the others the first and
+ * the most recent tokens. (Upstream breaks ties by noise: here the lower layer and head is the
+ * higher.) How many tokens says the config.json beside it: deploy_sink_size and
+ * deploy_recent_size, or where these are null, sink_size and recent_size; and sparsity or
+ * threshold for want of the flags.
  *
- * Upstream computes a prompt's first chunk densely for all heads, and lets rows of a later one see all of
- * the chunk, so that results depend on its length. That is not copied: here every row sees its
- * sinks and its window. */
+ * Upstream computes a prompt's first chunk densely for all heads, and lets rows of a later one
+ * see all of the chunk, so that results depend on its length. That is not copied: here every
+ * row sees its sinks and its window. */
 #include "launch/pattern/pattern.h"
 
 #include <math.h>

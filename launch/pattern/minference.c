@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MInference (arXiv 2407.02490): *_best_pattern.json, a list of layers, each with the query heads that were
- * searched, "<head>": [type, vertical, slash, score]. A head of type stream_llm is an a_shape of
- * `vertical` first and `slash` last tokens. The other types choose from the data, in the prefill
- * alone, and decode densely: they become dense here, which reads all that they read and more; so does
- * a head that is not listed, which upstream takes for vertical_and_slash. */
+/* MInference (arXiv 2407.02490): *_best_pattern.json, a list of layers, each with the query
+ * heads that were searched, "<head>": [type, vertical, slash, score]. A head of type stream_llm
+ * is an a_shape of `vertical` first and `slash` last tokens. The other types choose from the
+ * data, in the prefill alone, and decode densely: they become dense here, which reads all that
+ * they read and more; so does a head that is not listed, which upstream takes for
+ * vertical_and_slash. */
 #include "launch/pattern/pattern.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MoA (arXiv 2406.14909): moa_alpha_beta.json, {"alphas": [[of each head] of each layer], "betas": ..}, of
- * query heads: spans of alpha + beta N tokens. */
+/* MoA (arXiv 2406.14909): moa_alpha_beta.json, {"alphas": [[of each head] of each layer],
+ * "betas": ..}, of query heads: spans of alpha + beta N tokens. */
 #include "launch/pattern/pattern.h"
 
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pattern.h - head patterns that other projects publish as files, read as rules.
  *
- * Knows: the files' shapes, and what their numbers mean there (readers.c has the table). Refuses to know:
- * what a rule does. A file says something of each layer and head; here that becomes a rule text of
- * each, and those become rules of a config, few as they can be. */
+ * Knows: the files' shapes, and what their numbers mean there (readers.c has the table).
+ * Refuses to know: what a rule does. A file says something of each layer and head; here that
+ * becomes a rule text of each, and those become rules of a config, few as they can be. */
 #ifndef BANYAN_PATTERN_H
 #define BANYAN_PATTERN_H
 
@@ -61,8 +61,8 @@ typedef struct pattern_reader {
 extern const pattern_reader pattern_duo, pattern_razor, pattern_moa, pattern_minference,
     pattern_retrieval;
 
-/* The rules of a file, as text of a config; for free(). The wish's layers, heads and kv_heads become what
- * the file says of them, where they are not known. NULL: why. */
+/* The rules of a file, as text of a config; for free(). The wish's layers, heads and kv_heads
+ * become what the file says of them, where they are not known. NULL: why. */
 char *pattern_read(pattern_wish *wish, char *note, size_t note_bytes, char *why,
                    size_t why_bytes);
 
@@ -70,8 +70,9 @@ char *pattern_read(pattern_wish *wish, char *note, size_t note_bytes, char *why,
 bool pattern_fail(pattern *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool pattern_shape(pattern *p, int64_t layers, int64_t heads, bool per_kv_head);
 char *pattern_use(pattern *p, int32_t layer, int32_t head); /* PATTERN_USE bytes */
-/* By scores [layers][heads]: heads that are dense as --sparsity or --threshold says (neither: `share` of
- * them not, if it is not NULL, else those below `threshold`), and all others read `rest`. */
+/* By scores [layers][heads]: heads that are dense as --sparsity or --threshold says (neither:
+ * `share` of them not, if it is not NULL, else those below `threshold`), and all others read
+ * `rest`. */
 bool pattern_rank(pattern *p, const double *score, const double *share, double threshold,
                   const char *rest);
 /* A whole number of JSON, low .. high. what: where it stands. */
@@ -82,14 +83,14 @@ bool pattern_index(const char *text, int64_t end, int64_t *out);
 /* A value of JSON as short text, for words. */
 const char *pattern_shown(const json_t *value, char *text, size_t bytes);
 
-/* --pattern and the flags beside it, for a model of this shape (0: not known): its rules come behind
- * those of the config, which has its shape where it had none. Nothing without the flag. Collective where
- * the verb is; EXIT_OK, or reported. */
+/* --pattern and the flags beside it, for a model of this shape (0: not known): its rules come
+ * behind those of the config, which has its shape where it had none. Nothing without the flag.
+ * Collective where the verb is; EXIT_OK, or reported. */
 int pattern_apply(const job *j, int32_t layers, int32_t heads, int32_t kv_heads);
 /* .. the shape being what the config says. */
 int pattern_apply_config(const job *j);
-/* Rules of selectors with a parameter `prompt` that do not give it: this many tokens. rules (or NULL):
- * what was made of the config's, which point to their texts. false: out of memory. */
+/* Rules of selectors with a parameter `prompt` that do not give it: this many tokens. rules (or
+ * NULL): what was made of the config's, which point to their texts. false: out of memory. */
 bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules);
 /* ` name: "text"`, as a config is written; nothing where text is NULL. */
 void pattern_field(const char *name, const char *text, FILE *out);

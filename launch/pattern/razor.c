@@ -3,8 +3,8 @@
  *
  *     {"prefix_matching": {"<layer>": [KV heads], ..}, "copying": {..}}
  *
- * the induction heads and the echo heads; all others keep their sinks, the most recent tokens and one
- * compensation token. How many layers and heads there are the file does not say. */
+ * the induction heads and the echo heads; all others keep their sinks, the most recent tokens
+ * and one compensation token. How many layers and heads there are the file does not say. */
 #include "launch/pattern/pattern.h"
 
 #include <string.h>

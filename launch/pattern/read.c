@@ -87,7 +87,7 @@ const char *pattern_shown(const json_t *value, char *text, size_t bytes)
     return text;
 }
 
-/* ---- scores --------------------------------------------------------------------------------- */
+/* ---- scores ------------------------------------------------------------------------------ */
 
 typedef struct ranked {
     double score;
@@ -151,7 +151,7 @@ bool pattern_rank(pattern *p, const double *score, const double *share, double t
     return true;
 }
 
-/* ---- a file --------------------------------------------------------------------------------- */
+/* ---- a file ------------------------------------------------------------------------------ */
 
 /* A folder stands for the file that DuoAttention's have. */
 static void find_path(pattern *p, const char *path)
@@ -208,7 +208,7 @@ void pattern_field(const char *name, const char *text, FILE *out)
     fputc('"', out);
 }
 
-/* ---- rules ---------------------------------------------------------------------------------- */
+/* ---- rules ------------------------------------------------------------------------------- */
 
 /* Heads first .. last of a file's layer that read alike. */
 static int32_t alike_until(pattern *p, int32_t layer, int32_t head)

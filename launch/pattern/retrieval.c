@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Retrieval heads (Wu et al., arXiv 2404.15574): {"<layer>-<head>": [score of each trial], ..} of query
- * heads. A head's score is the mean; those at or above --threshold (0.1, as published), or all but the
- * share --sparsity, read everything, the others the first and the most recent tokens. */
+/* Retrieval heads (Wu et al., arXiv 2404.15574): {"<layer>-<head>": [score of each trial], ..}
+ * of query heads. A head's score is the mean; those at or above --threshold (0.1, as
+ * published), or all but the share --sparsity, read everything, the others the first and the
+ * most recent tokens. */
 #include "launch/pattern/pattern.h"
 
 #include <math.h>

@@ -79,16 +79,66 @@ static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t b
     return banyan_plan_owner(t->plan, 0, layer, kv_head, block) == s->lost_rank;
 }
 
+/* A row's sums so far. */
+typedef struct running {
+    const run_task *t;
+    double scaled[most_dim]; /* q times the scale */
+    double m, l, squares;
+    oracle_row *row;
+} running;
+
+/* `count` tokens of this key and value. */
+static void take_token(running *r, const float *k, const float *v, int64_t count)
+{
+    const banyan_spec *s = r->t->spec;
+    oracle_row *row = r->row;
+    double score, size;
+    dot(r->scaled, k, s->key_dim, &score, &size);
+    score += log((double)count);
+    size += log((double)count);
+    if (score > r->m) {
+        const double shrink = exp(r->m - score);
+        r->l *= shrink;
+        r->squares *= shrink * shrink;
+        for (int32_t d = 0; d < s->value_dim; d++) row->out[d] *= shrink;
+        r->m = score;
+    }
+    const double weight = exp(score - r->m);
+    r->l += weight;
+    r->squares += weight * weight;
+    add(row->out, weight, v, s->value_dim);
+    row->tokens++;
+    row->size = fmax(row->size, size);
+    row->largest_value = fmax(row->largest_value, (double)largest(v, s->value_dim));
+}
+
+/* The means of the tokens first .. end-1, as so many tokens. */
+static void take_means(running *r, int32_t layer, int32_t kv_head, int64_t first, int64_t end)
+{
+    const banyan_spec *s = r->t->spec;
+    double sum_k[most_dim] = {0}, sum_v[most_dim] = {0};
+    float k[most_dim], v[most_dim];
+    for (int64_t i = first; i < end; i++) {
+        cached_row(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        cached_row(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        add(sum_k, 1, k, s->key_dim);
+        add(sum_v, 1, v, s->value_dim);
+    }
+    for (int32_t d = 0; d < s->key_dim; d++) k[d] = (float)(sum_k[d] / (double)(end - first));
+    for (int32_t d = 0; d < s->value_dim; d++) v[d] = (float)(sum_v[d] / (double)(end - first));
+    take_token(r, k, v, end - first);
+}
+
 void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *row)
 {
     const banyan_spec *s = t->spec;
     int32_t kv_head = head / (s->heads / s->kv_heads);
     float q[most_dim], k[most_dim], v[most_dim];
-    double scaled[most_dim], m = -INFINITY, l = 0, squares = 0;
+    running r = {.t = t, .m = -INFINITY, .row = row};
     make_row(t, DATA_Q, layer, token, head, s->key_dim, q);
     for (int32_t d = 0; d < s->key_dim; d++)
-        scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
+        r.scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
     memset(row->out, 0, (size_t)s->value_dim * sizeof *row->out);
     row->tokens = 0;
     row->size = row->largest_value = 0;
@@ -98,24 +148,12 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
         if (lost || !banyan_plan_reads(t->plan, layer, head, token, i)) continue;
         cached_row(t, DATA_K, layer, i, kv_head, s->key_dim, k);
         cached_row(t, DATA_V, layer, i, kv_head, s->value_dim, v);
-        double score, size;
-        dot(scaled, k, s->key_dim, &score, &size);
-        if (score > m) {
-            double shrink = exp(m - score);
-            l *= shrink;
-            squares *= shrink * shrink;
-            for (int32_t d = 0; d < s->value_dim; d++) row->out[d] *= shrink;
-            m = score;
-        }
-        double weight = exp(score - m);
-        l += weight;
-        squares += weight * weight;
-        add(row->out, weight, v, s->value_dim);
-        row->tokens++;
-        row->size = fmax(row->size, size);
-        row->largest_value = fmax(row->largest_value, (double)largest(v, s->value_dim));
+        take_token(&r, k, v, 1);
     }
-    for (int32_t d = 0; l > 0 && d < s->value_dim; d++) row->out[d] /= l;
-    row->spread = l > 0 ? sqrt(squares) / l : 0;
-    row->lse = m + log(l);
+    int64_t first, end;
+    if (!lost && banyan_plan_compensates(t->plan, layer, head, token, &first, &end))
+        take_means(&r, layer, kv_head, first, end); /* such a head is on one rank */
+    for (int32_t d = 0; r.l > 0 && d < s->value_dim; d++) row->out[d] /= r.l;
+    row->spread = r.l > 0 ? sqrt(r.squares) / r.l : 0;
+    row->lse = r.m + log(r.l);
 }

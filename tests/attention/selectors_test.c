@@ -257,6 +257,29 @@ static void check_selection(const banyan_pattern *p, const char *use, int64_t fi
     }
 }
 
+/* What rows of one own block do not read below it is their compensation token, and its ends do
+ * not fall. */
+static void check_compensation(const banyan_pattern *p, const char *use)
+{
+    int64_t before = 0;
+    if (!p->selector->compensates) return;
+    CHECK(p->selector->whole);
+    for (int64_t own = 0; own < 40; own++) {
+        const int64_t tokens = p->block_tokens;
+        int64_t first = -1, end = -1;
+        const int is = p->selector->compensates(p, own, &first, &end);
+        CHECK_MSG(!is || (first >= 0 && first < end && end <= own * tokens && end >= before),
+                  "%s: own block %lld: %lld..%lld after %lld", use, (long long)own,
+                  (long long)first, (long long)end, (long long)before);
+        for (int64_t token = 0; token < own * tokens; token++)
+            for (int64_t row = own * tokens; row < (own + 1) * tokens; row += tokens - 1)
+                CHECK_MSG(banyan_pattern_reads(p, row, token) !=
+                              (is && token >= first && token < end),
+                          "%s: row %lld token %lld", use, (long long)row, (long long)token);
+        if (is) before = end;
+    }
+}
+
 /* keeps(block, row) if some row at or after `row` reads a token of the block, by trying; exact: only
  * then. */
 static void check_retention(const banyan_pattern *p, const char *use, int exact)
@@ -332,6 +355,7 @@ static void test_contract(void)
                 check_selection(&p, use, own * block + start, own * block + end);
             }
             if (trial % 4 == 0) check_retention(&p, use, 0);
+            check_compensation(&p, use);
             check_alike(selector, use, &random);
         }
     }

@@ -20,6 +20,8 @@ static const pattern_case cases[] = {
     {"s2 stride=4 local=3 per=query", "line", "tree", 0, 1, BANYAN_F16},
     {"s2 stride=8 local=2 per=kv", "spread", "direct", 64, 3, BANYAN_F32},
     {"s2 stride=5 local=2 per=kv", "heads", "direct", 16, 1, BANYAN_BF16},
+    {"razor sink=20t recent=50t part=0", "heads", "direct", 40, 2, BANYAN_BF16},
+    {"razor sink=1 recent=1 part=40", "heads", "tree", 0, 1, BANYAN_F16},
     {"span alpha=-1024 beta=0.5 sink=16t", "line", "tree", 40, 2, BANYAN_BF16},
     {"strided local=2 stride1=2 range1=9 stride2=6 range2=12", "spread", "tree", 33, 1,
      BANYAN_F16},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Published head patterns, across ranks: each row of the table against its definition, written anew
- * here token by token, as a mask on the full scores. A prompt is prefilled in chunks of random sizes,
- * then rows are decoded, with eviction.
+/* Published head patterns, across ranks: each row of the table against its definition, written
+ * anew here token by token, as a mask on the full scores. A prompt is prefilled in chunks of
+ * random sizes, then rows are decoded, with eviction.
  *
  *     the same tokens   q = 0 weighs all tokens that are read alike, so that lse is the logarithm of their
  *                       number, and a value of random bits gives how many of them have each bit: whole
@@ -76,23 +76,40 @@ static int vllm(void *ctx, int head, int64_t row, int64_t token)
     return token / BLOCK > row / BLOCK - 3 || (token / BLOCK + head + 1) % 4 == 0;
 }
 
+/* RazorAttention: 40 sinks, the last max(60, N // 8) tokens, in whole blocks of 16: 6 of them.
+ * What lies between counts by its means. */
+static int razor(void *ctx, int head, int64_t row, int64_t token)
+{
+    (void)ctx, (void)head;
+    return token < 40 || row / BLOCK - token / BLOCK < 6;
+}
+
+static int razor_short(void *ctx, int head, int64_t row, int64_t token)
+{
+    (void)ctx, (void)head;
+    return token < 32 || row / BLOCK == token / BLOCK;
+}
+
 typedef struct law_case {
     const char *use;
     law_fn reads;
+    int joins; /* tokens that are not read count by the means of their keys and values */
 } law_case;
 
 static const law_case laws[] = {
-    {"sink_window sink=64t window=256t", duo},
-    {"span alpha=-100 beta=0.375", moa},
-    {"a_shape prompt=601 sink=40t window=150t", a_shape},
-    {"tri_shape prompt=601t sink=64t window=90t", tri_shape},
-    {"strided local=3 stride1=2 range1=6 stride2=4 range2=12 stride3=8 range3=0", strided},
+    {"sink_window sink=64t window=256t", duo, 0},
+    {"span alpha=-100 beta=0.375", moa, 0},
+    {"razor sink=40t recent=60t part=8", razor, 1},
+    {"razor sink=2 recent=1 part=0", razor_short, 1},
+    {"a_shape prompt=601 sink=40t window=150t", a_shape, 0},
+    {"tri_shape prompt=601t sink=64t window=90t", tri_shape, 0},
+    {"strided local=3 stride1=2 range1=6 stride2=4 range2=12 stride3=8 range3=0", strided, 0},
     {"strided local=1 stride1=5 range1=11 stride2=3 range2=18 step=2 offset=1 per=query",
-     ragged},
-    {"s2 stride=4 local=3 offset=1 per=query", vllm},
+     ragged, 0},
+    {"s2 stride=4 local=3 offset=1 per=query", vllm, 0},
 };
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static void call(sequence *s, banyan_cache *cache, int64_t at, int32_t rows)
 {
@@ -132,7 +149,7 @@ static void check_tokens(const sequence *s, const law_case *law, int head, int64
     const float *v = s->v + head / (HEADS / KV_HEADS) * DIM;
     int64_t tokens = 0, bits[DIM] = {0};
     for (int64_t t = 0; t <= row; t++) {
-        if (!law->reads(NULL, head, row, t)) continue;
+        if (!law->joins && !law->reads(NULL, head, row, t)) continue;
         tokens++;
         for (int d = 0; d < DIM; d++) bits[d] += v[t * KV_HEADS * DIM + d] > 0;
     }
@@ -148,17 +165,36 @@ static void check_tokens(const sequence *s, const law_case *law, int head, int64
     }
 }
 
+/* n tokens that count by their means are n tokens with these for keys and values. */
+static float *with_means(const law_case *law, const float *given, int64_t row)
+{
+    const int64_t numbers = KV_HEADS * DIM;
+    float *x = sequence_take((row + 1) * numbers, sizeof *x);
+    memcpy(x, given, (size_t)((row + 1) * numbers) * sizeof *x);
+    for (int64_t d = 0; d < numbers; d++) {
+        double sum = 0;
+        int64_t count = 0;
+        for (int64_t t = 0; t <= row; t++)
+            if (!law->reads(NULL, 0, row, t)) sum += (double)given[t * numbers + d], count++;
+        for (int64_t t = 0; t <= row; t++)
+            if (!law->reads(NULL, 0, row, t)) x[t * numbers + d] = (float)(sum / (double)count);
+    }
+    return x;
+}
+
 static void check_result(const sequence *s, const law_case *law, int head, int64_t row)
 {
+    float *k = law->joins ? with_means(law, s->k, row) : s->k;
+    float *v = law->joins ? with_means(law, s->v, row) : s->v;
     const oracle o = {.heads = HEADS,
                       .kv_heads = KV_HEADS,
                       .key_dim = DIM,
                       .value_dim = DIM,
                       .tokens = TOKENS,
                       .scale = (double)s->spec->scale,
-                      .k = s->k,
-                      .v = s->v,
-                      .reads = law->reads};
+                      .k = k,
+                      .v = v,
+                      .reads = law->joins ? NULL : law->reads};
     double out[DIM], lse;
     bound b = {.block_tokens = BLOCK, .combines = s->plan->ranks + 1};
     oracle_row(&o, s->q + (row * HEADS + head) * DIM, head, row, out, &lse, &b);
@@ -166,6 +202,7 @@ static void check_result(const sequence *s, const law_case *law, int head, int64
                                         BANYAN_F32, sequence_lse(s, 0, row, head));
     CHECK_MSG(error <= 1, "%s: head %d, row %lld: error is %.3g of its bound", law->use, head,
               (long long)row, error);
+    if (law->joins) free(k), free(v);
 }
 
 static void test_law(const law_case *law, banyan_comm *comm, const char *placement, int counts)
@@ -183,7 +220,7 @@ static void test_law(const law_case *law, banyan_comm *comm, const char *placeme
     spec.cache_dtype = BANYAN_F32;
     spec.rules = &rule;
     spec.rule_count = 1;
-    spec.placement = placement;
+    spec.placement = law->joins ? "heads" : placement; /* which are whole */
     spec.threads = 2;
     banyan_plan *plan = sequence_plan(&spec, comm);
     banyan_cache *cache = plan ? sequence_cache(plan) : NULL;
@@ -194,7 +231,7 @@ static void test_law(const law_case *law, banyan_comm *comm, const char *placeme
         sequence_mark_results(&s);
         run(&s, cache);
         for (int64_t row = 0; row < TOKENS; row++)
-            for (int head = 0; head < HEADS; head++)
+            for (int head = 0; head < HEADS && (row % 3 || !law->joins || counts); head++)
                 if (sequence_is_written(&s, head, 0))
                     (counts ? check_tokens : check_result)(&s, law, head, row);
         sequence_free(&s);

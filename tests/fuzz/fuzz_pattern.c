@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A pattern file, behind a line "LAYERS HEADS KV_HEADS SPARSITY" of what is known (0: it is not; a SPARSITY
- * of - is not given): what is accepted reads as rules of a config, for the shape that it says. */
+/* A pattern file, behind a line "LAYERS HEADS KV_HEADS SPARSITY" of what is known (0: it is
+ * not; a SPARSITY of - is not given): what is accepted reads as rules of a config, for the
+ * shape that it says. */
 #include "launch/command.h"
 #include "launch/pattern/pattern.h"
 #include "tests/fuzz/fuzz.h"

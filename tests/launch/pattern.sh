@@ -52,7 +52,16 @@ expect 0 '' "$banyan" run $small --pattern "$folder/moa.json"
 expect 0 '' "$banyan" run $small --use "tri_shape sink=40t window=90t"
 expect 0 '' "$banyan" scale --tokens 2k --phase prefill --steps 1 --warmup 1 --heads 4 --kv-heads 2 --key-dim 32 \
   --pattern "$folder/m.json"
+echo '{"prefix_matching": {"0": [1]}, "copying": {}}' > "$folder/razor.json"
+razor="--pattern $folder/razor.json --rest"
+expect 2 'selector "razor" needs it whole: expected a placement of whole heads' \
+  "$banyan" plan --ranks 3 --placement spread --layers 1 --heads 4 --kv-heads 2 --key-dim 32 --max-tokens 64k \
+  $razor razor
+expect 2 'selector "razor" and device "cuda": compensation tokens are made on the CPU only' \
+  "$banyan" plan --device cuda --layers 1 --heads 4 --kv-heads 2 --key-dim 64 --max-tokens 64k $razor razor
+expect 0 '' "$banyan" run $small --layers 1 $razor "razor sink=20t recent=80t part=0"
 if [ -n "$mpirun" ]; then
+  expect 0 '' "$mpirun" 3 "$banyan" run $small --layers 1 --placement heads $razor "razor sink=20t recent=80t part=0"
   expect 0 '' "$mpirun" 3 "$banyan" run $small --pattern "$folder/m.json"
   expect 0 '' "$mpirun" 3 "$banyan" run $small --pattern "$folder/moa.json"
   echo '{"alphas": [[0, 0, 0, 0]], "betas": [[0, 0, 0]]}' > "$folder/moa.json"

@@ -48,7 +48,7 @@ static void refuse(pattern_wish wish, const char *name, const char *text, const 
     free(got);
 }
 
-/* ---- DuoAttention --------------------------------------------------------------------------- */
+/* ---- DuoAttention ------------------------------------------------------------------------ */
 
 static int ascending(const void *a, const void *b)
 {
@@ -179,7 +179,7 @@ static void test_duo(void)
            "rule { layers: \"0\" heads: \"2-3\" use: \"dense\" }\n");
 }
 
-/* ---- the others ----------------------------------------------------------------------------- */
+/* ---- the others -------------------------------------------------------------------------- */
 
 static void test_moa(void)
 {
