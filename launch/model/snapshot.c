@@ -28,6 +28,13 @@ static uint64_t number(const unsigned char *from, int bytes)
     return x;
 }
 
+/* All ranks get the verdict and the words of the one that failed. */
+static banyan_status tell(model *m, banyan_status status)
+{
+    if (!status || status == BANYAN_ERR_COMM) return status;
+    return agree_words(m->comm, status == BANYAN_ERR_PEER ? BANYAN_OK : status, m->why, WHY);
+}
+
 banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int64_t count)
 {
     const size_t bytes = m->rank ? 0 : HEAD + 4 * (size_t)count;
@@ -45,7 +52,7 @@ banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int6
     if (!status) status = banyan_cache_save(m->cache, folder, note, bytes);
     if (status && !m->why[0]) snprintf(m->why, WHY, "%s", banyan_error_message());
     free(note);
-    return status;
+    return tell(m, status);
 }
 
 banyan_status model_load(model *m, const char *folder)
@@ -58,7 +65,7 @@ banyan_status model_load(model *m, const char *folder)
     if (status) {
         snprintf(m->why, WHY, "%s", banyan_error_message());
         banyan_cache_destroy(cache);
-        return status;
+        return tell(m, status);
     }
     banyan_cache_destroy(m->cache);
     m->cache = cache;

@@ -26,7 +26,9 @@ int evaluation_forward(const evaluation *e, banyan_status status, const char *wh
     if (!status) return EXIT_OK;
     progress_end(e->j);
     say_error(e->j, "%s: %s", what, why);
-    return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED : EXIT_USAGE;
+    const bool is_ours =
+        status != BANYAN_ERR_COMM && status != BANYAN_ERR_DEVICE && status != BANYAN_ERR_FILE;
+    return is_ours ? EXIT_USAGE : EXIT_FAILED;
 }
 
 /* ---- the results file, on rank 0 --------------------- */
