@@ -370,9 +370,10 @@ typedef struct banyan_stats {
  * With a transport that moves host memory ("mpi"), a call whose partials are merged with other ranks'
  * waits for the stream in between.
  *
- * A call may be captured in a graph, and replayed as long as no other call was made on the cache, when
- * it waits for nothing (above) and no block begins or goes in it: attending only, or appending
- * within a block. Others are UNSUPPORTED there. At most `layers` calls per cache can be captured. */
+ * A call that waits for nothing (above) may be captured in a graph: of a step (banyan_cache_step), to be
+ * replayed for other steps; or alone, to be replayed as it is for as long as no other call was made
+ * on the cache, when no block begins or goes in it (attending only, or appending within a block).
+ * Others are UNSUPPORTED there. At most `layers` calls per cache can be captured. */
 BANYAN_API banyan_status banyan_cache_create(const banyan_plan *plan, void *stream,
                                              banyan_cache **out);
 /* Its sequences are destroyed with it, if they were not before. */
@@ -508,6 +509,32 @@ typedef struct banyan_rows {
 BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
                                        const banyan_rows *batch, int32_t count, const void *q,
                                        const void *k, const void *v, void *out, float *lse);
+
+/* Appends the tokens of the batch's parts to all layers at once, but for their keys and values, which the
+ * calls that follow bring: lengths go on, blocks begin and go. A call of banyan_attend with k and v
+ * that names a part of the step (its sequence, at and rows) only writes them, and attends. So a step
+ * is in all layers or, when it fails, in none. `first`, `end` and what follows them in banyan_rows are the
+ * calls' matter. Between a step and its calls its sequences are neither forked nor appended to.
+ *
+ * On a device a step's calls may be captured, and the graph is replayed for other steps:
+ *
+ *     begin capture;  banyan_cache_step(..);  banyan_attend(..) for each layer;  end capture
+ *     each step:      banyan_cache_step(..);  replay
+ *
+ * While a stream is captured banyan_cache_step changes nothing: it says what the calls that are captured
+ * after it will be given, parts of so many rows, and each of them is of these parts; their sequences and
+ * tokens are read from device memory. Before each replay a step brings there, in one copy that is ordered on
+ * the stream, where its parts are and which blocks they read; blocks that begin or go take copies of their
+ * own. The step's parts are as many as those that were captured, with as many rows, or with none: a place
+ * kept free, whose rows of q, k and v are not read and whose results mean nothing. The graph is
+ * captured again when that changes, or q, k, v, out or lse do; a cache has one such graph, the last.
+ *
+ * ARGUMENT also when the layers of a sequence are of unequal length (in mid-call); MEMORY as in
+ * banyan_attend. UNSUPPORTED, of a captured call: parts with ranges, probes or `strongest`, more query
+ * vectors of a part and KV head (rows x query heads of one pattern) than the device's decode takes (cuda:
+ * 32), and more rows than are merged at a time. Collective; allocates nothing. */
+BANYAN_API banyan_status banyan_cache_step(banyan_cache *cache, const banyan_rows *batch,
+                                           int32_t count);
 
 /* Joins results of the same rows of a layer that attended to different tokens (parts with ranges), and
  * adds the layer's sinks once: outs [count] of [rows][heads][value_dim] of out_dtype, lses [count] of

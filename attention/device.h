@@ -105,6 +105,9 @@ typedef struct banyan_batch {
     const banyan_span *span;
     const banyan_edge *edge;
     int32_t parts, tables, strips, spans, edges;
+    /* 0, or for a tape: no strip, now or when the call is rewritten, has more (query head, row) vectors.
+     * The counts above will be the same then: the last strips, of part -1, fill up what is not there. */
+    int32_t vectors;
     /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an empty
      * list gives the empty partial); NULL: its result is final, and goes to out and lse at once */
     float *const *partial; /* [heads] */
@@ -115,10 +118,19 @@ typedef struct banyan_batch {
 /* Rows of one KV head that go to one record: tokens first .. first + rows - 1 of the block are rows
  * row .. of the call. What the block holds behind them is forgotten: it becomes zeros. */
 typedef struct banyan_packing {
-    void *record; /* device */
-    int32_t kv_head, row, first, rows;
+    void *record;                      /* device */
+    int32_t kv_head, row, first, rows; /* rows 0: nothing, the record is not touched */
     int32_t fresh;
 } banyan_packing;
+
+/* Arguments of captured calls that will change from replay to replay lie on a tape, in device memory. */
+typedef enum banyan_tape {
+    BANYAN_TAPE_NEW, /* nothing is on it; what was captured before is not replayed any more */
+    BANYAN_TAPE_RECORD, /* calls are captured, and the places of their arguments are the tape's next .. */
+    BANYAN_TAPE_OFF, /* .. until here */
+    BANYAN_TAPE_REWRITE, /* the same calls in the same order: they start nothing, and their arguments .. */
+    BANYAN_TAPE_COPY /* .. are brought to the tape here, in one copy */
+} banyan_tape;
 
 /* The most that calls on a queue will ask for. */
 typedef struct banyan_device_limits {
@@ -164,6 +176,7 @@ typedef struct banyan_device {
     const char *(*clear)(banyan_queue *queue, void *memory, size_t bytes); /* to zero bytes */
     const char *(*wait)(banyan_queue *queue);      /* until all that was queued is done */
     int (*is_captured)(const banyan_queue *queue); /* do its calls go to a graph just now? */
+    const char *(*tape)(banyan_queue *queue, banyan_tape what); /* of pack and attend */
 
     /* k [rows][kv_heads][key_dim], v [rows][kv_heads][value_dim] of in_dtype, on the device. */
     const char *(*pack)(banyan_queue *queue, const banyan_block_shape *shape, int32_t kv_heads,

@@ -267,31 +267,55 @@ banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size
     return BANYAN_OK;
 }
 
-banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
+/* A place kept free, or what a step has appended. */
+static int is_nothing(const banyan_cache *c, const banyan_rows *part)
 {
-    int32_t changes = 0;
-    for (int32_t i = 0; i < call->count; i++) {
-        if (!call->batch[i].rows) continue; /* a place kept free */
-        const change x = change_of(c, call, i);
-        if (!changes_blocks(&x)) continue;
-        if (changes++ == 0) banyan_count_begin(c);
-        count_drops(&x);
-        count_takes(&x, x.at < x.s->layer[x.layer].length);
-    }
-    banyan_status status = changes ? banyan_count_check(c) : BANYAN_OK;
+    return !part->rows || banyan_is_stepped(c, part);
+}
+
+typedef banyan_status (*change_fn)(const change *x);
+
+/* fn for each part in each layer first .. last. */
+static banyan_status each_change(banyan_cache *c, const banyan_call *call, int32_t first,
+                                 int32_t last, change_fn fn)
+{
+    banyan_status status = BANYAN_OK;
+    banyan_call one = *call;
+    for (one.layer = first; one.layer <= last; one.layer++)
+        for (int32_t i = 0; i < call->count && !status; i++) {
+            if (!banyan_keeps_own(c->plan, one.layer) || is_nothing(c, &call->batch[i]))
+                continue;
+            const change x = change_of(c, &one, i);
+            status = fn(&x);
+        }
+    return status;
+}
+
+static banyan_status count_change(const change *x)
+{
+    if (!changes_blocks(x)) return BANYAN_OK;
+    count_drops(x);
+    count_takes(x, x->at < x->s->layer[x->layer].length);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int32_t first,
+                                   int32_t last)
+{
+    banyan_count_begin(c);
+    (void)each_change(c, call, first, last, count_change);
+    banyan_status status = banyan_count_check(c);
     if (status) return status;
 
-    if (changes) banyan_count_begin(c);
-    for (int32_t i = 0; i < call->count && !status; i++) {
-        if (!call->batch[i].rows) continue;
-        const change x = change_of(c, call, i);
-        status = let_go(&x);
-    }
-    for (int32_t i = 0; i < call->count && !status; i++) {
-        if (!call->batch[i].rows) continue;
-        const change x = change_of(c, call, i);
-        status = take_blocks(&x);
-    }
-    if (changes) banyan_count_end(c);
+    banyan_count_begin(c);
+    status = each_change(c, call, first, last, let_go);
+    if (!status) status = each_change(c, call, first, last, take_blocks);
+    banyan_count_end(c);
+    return status;
+}
+
+banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
+{
+    const banyan_status status = banyan_append_blocks(c, call, call->layer, call->layer);
     return status ? status : c->way->write(c, call);
 }

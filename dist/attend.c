@@ -37,22 +37,17 @@ static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *
     return BANYAN_OK;
 }
 
-/* May the part's rows be appended now? */
-static banyan_status check_append(const banyan_cache *cache, const banyan_call *call,
+banyan_status banyan_check_append(const banyan_cache *cache, int32_t index,
                                   const banyan_rows *part)
 {
     const banyan_spec *spec = &cache->plan->spec;
-    const banyan_layer *layer = &part->sequence->layer[call->cache_layer];
+    const banyan_layer *layer = &part->sequence->layer[index];
     const long long at = part->at, length = layer->length, longest = layer->longest;
-    if (part->sequence->call == cache->calls)
-        return banyan_fail(
-            BANYAN_ERR_ARGUMENT,
-            "a sequence stands in two parts of a call with k and v: expected one");
     if (at > length)
         return banyan_fail(
             BANYAN_ERR_ARGUMENT,
-            "at %lld leaves a gap: layer %d has %lld tokens, expected at <= %lld", at,
-            call->layer, length, length);
+            "at %lld leaves a gap: layer %d has %lld tokens, expected at <= %lld", at, index,
+            length, length);
     if (at > spec->max_tokens - part->rows)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "at %lld with %d rows: past max_tokens %lld, expected at <= %lld",
@@ -62,21 +57,32 @@ static banyan_status check_append(const banyan_cache *cache, const banyan_call *
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "at %lld goes back too far: layer %d had %lld tokens and "
                            "rollback_tokens is %d, expected at >= %lld",
-                           at, call->layer, longest, spec->rollback_tokens,
+                           at, index, longest, spec->rollback_tokens,
                            longest - spec->rollback_tokens);
     return BANYAN_OK;
 }
 
-/* Are the blocks that the part's rows read still there? */
-static banyan_status check_floor(const banyan_cache *cache, const banyan_call *call,
+/* A call with k and v: may the part's rows be appended now, or were they by a step? */
+static banyan_status check_appended(const banyan_cache *cache, const banyan_call *call,
+                                    const banyan_rows *part)
+{
+    if (part->sequence->call == cache->calls)
+        return banyan_fail(
+            BANYAN_ERR_ARGUMENT,
+            "a sequence stands in two parts of a call with k and v: expected one");
+    return banyan_is_stepped(cache, part) ? BANYAN_OK
+                                          : banyan_check_append(cache, call->layer, part);
+}
+
+banyan_status banyan_check_floor(const banyan_cache *cache, int32_t index,
                                  const banyan_rows *part)
 {
-    const banyan_layer *layer = &part->sequence->layer[call->cache_layer];
+    const banyan_layer *layer = &part->sequence->layer[index];
     if (part->at >= layer->floor) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_ARGUMENT,
                        "at %lld goes back too far: blocks that only rows before %lld read "
                        "are gone from layer %d (rollback_tokens is %d)",
-                       (long long)part->at, (long long)layer->floor, call->layer,
+                       (long long)part->at, (long long)layer->floor, index,
                        cache->plan->spec.rollback_tokens);
 }
 
@@ -117,8 +123,7 @@ static banyan_status check_looks(const banyan_cache *cache, const banyan_rows *p
     return BANYAN_OK;
 }
 
-static banyan_status check_part(const banyan_cache *cache, const banyan_call *call,
-                                const banyan_rows *part)
+banyan_status banyan_check_rows(const banyan_cache *cache, const banyan_rows *part)
 {
     const banyan_sequence *s = part->sequence;
     const int32_t most = cache->plan->spec.max_rows;
@@ -134,9 +139,16 @@ static banyan_status check_part(const banyan_cache *cache, const banyan_call *ca
     if (part->at < 0)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "at %lld: expected 0 or more",
                            (long long)part->at);
-    banyan_status status =
-        call->k ? check_append(cache, call, part) : check_attend_only(call, part);
-    if (!status) status = check_floor(cache, call, part);
+    return BANYAN_OK;
+}
+
+static banyan_status check_part(const banyan_cache *cache, const banyan_call *call,
+                                const banyan_rows *part)
+{
+    banyan_status status = banyan_check_rows(cache, part);
+    if (status || !part->rows) return status;
+    status = call->k ? check_appended(cache, call, part) : check_attend_only(call, part);
+    if (!status) status = banyan_check_floor(cache, call->cache_layer, part);
     return status ? status : check_looks(cache, part);
 }
 
@@ -152,6 +164,8 @@ static banyan_status check(banyan_cache *cache, banyan_call *call)
     if (cache->plan->comm->broken) return banyan_comm_is_broken(cache->plan->comm);
     banyan_status status = check_arrays(cache, call);
     int64_t rows = 0;
+    if (!status && cache->device && banyan_device_records(cache))
+        return banyan_device_check_recorded(cache, call);
     cache->calls++;
     for (int32_t i = 0; i < call->count && !status; i++) {
         const banyan_rows *part = &call->batch[i];
@@ -182,22 +196,29 @@ static int32_t rows_of_one_law(const banyan_kind *kind, int64_t at, int32_t rows
     return i < kind->ends && kind->end[i] < at + rows ? (int32_t)(kind->end[i] - at) : rows;
 }
 
+int32_t banyan_piece_rows(const banyan_cache *c, const banyan_call *call,
+                          const banyan_rows *part, int32_t row, int attends)
+{
+    const int64_t block = c->plan->spec.block_tokens, at = part->at + row;
+    const int64_t left = block - at % block;
+    int32_t rows = part->rows - row;
+    if (rows > left) rows = (int32_t)left;
+    return attends ? rows_of_one_law(banyan_plan_kind(c->plan, call->layer), at, rows) : rows;
+}
+
 /* Pieces do not depend on what else is in the call, and so neither do a row's bits. */
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel)
 {
-    const int64_t block = c->plan->spec.block_tokens;
-    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     panel->first += panel->rows;
     panel->rows = panel->pieces = 0;
     panel->piece = c->piece;
     for (; panel->next_part < call->count; panel->next_part++, panel->next_row = 0) {
         const banyan_rows *part = &call->batch[panel->next_part];
         while (panel->next_row < part->rows) {
-            const int64_t at = part->at + panel->next_row, left = block - at % block;
-            int32_t rows = part->rows - panel->next_row;
-            if (rows > left) rows = (int32_t)left;
-            if (panel->attends) rows = rows_of_one_law(kind, at, rows);
+            const int64_t at = part->at + panel->next_row;
+            const int32_t rows =
+                banyan_piece_rows(c, call, part, panel->next_row, panel->attends);
             if (panel->rows + rows > most) return 1;
             c->piece[panel->pieces++] =
                 (banyan_piece){panel->next_part, panel->first + panel->rows, rows, at};
@@ -252,7 +273,8 @@ static banyan_status append_and_attend(banyan_cache *cache, const banyan_call *c
 {
     if (call->k) {
         const double start = banyan_seconds();
-        const banyan_status status = banyan_cache_append(cache, call);
+        const banyan_status status = call->is_recorded ? cache->way->write(cache, call)
+                                                       : banyan_cache_append(cache, call);
         cache->stats.append_seconds += banyan_seconds() - start;
         if (status != BANYAN_OK) return status;
     }

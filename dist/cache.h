@@ -86,10 +86,13 @@ typedef struct banyan_layer {
 struct banyan_sequence {
     banyan_cache *cache;
     int is_live;
-    int goes_back;       /* in the call that is under way */
-    uint64_t turn;       /* of its own blocks */
-    uint64_t family;     /* of all that were forked from one */
-    int64_t call;        /* the last call that named it */
+    int goes_back;   /* in the call that is under way */
+    uint64_t turn;   /* of its own blocks */
+    uint64_t family; /* of all that were forked from one */
+    int64_t call;    /* the last call that named it */
+    int64_t step;    /* the last step that did, and its part: */
+    int64_t step_at;
+    int32_t step_rows;
     banyan_layer *layer; /* [layers] */
     banyan_turn *turns;  /* [layers][turn_capacity] */
     int32_t turn_capacity;
@@ -194,7 +197,7 @@ struct banyan_cache {
     banyan_sequence *sequence; /* [spec.sequences] */
     int32_t live;              /* sequences that there are */
     uint64_t next_id;          /* of turns and families */
-    int64_t calls;
+    int64_t calls, steps;
     uint64_t saved_id; /* the snapshot that this was saved to or opened from last; 0: none */
     banyan_part *part;
     banyan_lane *lane;
@@ -227,8 +230,9 @@ struct banyan_call {
     const void *q, *k, *v;
     void *out;
     float *lse;
-    int32_t probes; /* the most that a part asks the mass of */
-    int strongest;  /* some part asks for the strongest token */
+    int is_recorded; /* captured, to be replayed with other sequences at other tokens */
+    int32_t probes;  /* the most that a part asks the mass of */
+    int strongest;   /* some part asks for the strongest token */
 };
 
 /* A bump allocator. With base NULL it only counts. */
@@ -315,9 +319,30 @@ void banyan_compensation_add(const banyan_cache *c, const banyan_kind *kind, int
  * on, but for `attends`. */
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel);
+/* Of a part's rows from row `row` on, those of the next piece; `attends` as in a panel. */
+int32_t banyan_piece_rows(const banyan_cache *c, const banyan_call *call,
+                          const banyan_rows *part, int32_t row, int attends);
+/* May a part's rows be appended to a layer now? */
+banyan_status banyan_check_append(const banyan_cache *c, int32_t layer,
+                                  const banyan_rows *part);
+/* Are the blocks that the part's rows read still there? */
+banyan_status banyan_check_floor(const banyan_cache *c, int32_t layer, const banyan_rows *part);
+/* The part's rows are from 0 to max_rows, and if there are some, of a sequence of this cache. */
+banyan_status banyan_check_rows(const banyan_cache *c, const banyan_rows *part);
 
 /* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
+/* The same without the writing; in layers first .. last of those that have keys of their own. What every rank
+ * will use is compared with what there is first: MEMORY before anything changed. */
+banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int32_t first,
+                                   int32_t last);
+/* Is it a part of the step that is under way, and so appended already? */
+static inline int banyan_is_stepped(const banyan_cache *c, const banyan_rows *part)
+{
+    const banyan_sequence *s = part->sequence;
+    return s->step == c->steps && c->steps > 0 && s->step_at == part->at &&
+           s->step_rows == part->rows;
+}
 /* Does any block of any rank begin, go or change hands when this part is appended? */
 int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part);
 

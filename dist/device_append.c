@@ -26,12 +26,11 @@ void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer
 
 /* ---- capturing ----------------------------------------------------------------------------- */
 
-banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
+banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_call *call)
 {
     const banyan_device_cache *d = c->device;
     const banyan_plan *plan = c->plan;
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
-    if (!d->device->is_captured(d->queue)) return BANYAN_OK;
     const uint8_t *role = d->role[kind - plan->kind];
     for (int32_t h = 0; call->q && d->memory.is_staged && h < plan->spec.heads; h++)
         if (role[h] & BANYAN_ITEM_MOVES)
@@ -40,9 +39,17 @@ banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
                 "layer %d is merged by transport \"%s\", which moves host memory "
                 "and waits for the device: it cannot be captured in a graph",
                 (int)call->layer, plan->comm->transport->name);
+    return BANYAN_OK;
+}
+
+banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
+{
+    if (!banyan_device_is_captured(c)) return BANYAN_OK;
+    const banyan_status status = banyan_device_check_staged(c, call);
+    if (status) return status;
     for (int32_t i = 0; call->k && i < call->count; i++) {
         const banyan_rows *part = &call->batch[i];
-        if (part->rows && banyan_changes_blocks(c, call, i))
+        if (part->rows && !banyan_is_stepped(c, part) && banyan_changes_blocks(c, call, i))
             return banyan_fail(
                 BANYAN_ERR_UNSUPPORTED,
                 "rows %lld..%lld of layer %d begin a block or give one up: such a "
@@ -145,18 +152,30 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
     int64_t count = 0;
     int32_t first = 0;
     for (int32_t i = 0; i < call->count; i++) {
-        if (!call->batch[i].rows) continue;
         const banyan_rows *rows = &call->batch[i];
-        const banyan_status status = banyan_device_follow(c, rows->sequence, call->layer);
-        if (status) return status;
-        for (int32_t j = 0; j < part->mine_count; j++)
-            count += add_packings(c, rows, banyan_part_kept(rows, call->layer, j),
-                                  part->mine[j].kv_head, first, d->packing + count);
-        first += rows->rows;
+        const int32_t most = call->is_recorded ? d->graph.rows[i] : rows->rows;
+        const int is_there = rows->rows && (!call->is_recorded || d->graph.is_rewritten);
+        if (is_there) {
+            const banyan_status status = banyan_device_follow(c, rows->sequence, call->layer);
+            if (status) return status;
+        }
+        for (int32_t j = 0; j < part->mine_count; j++) {
+            int64_t n = 0;
+            if (is_there)
+                n = add_packings(c, rows, banyan_part_kept(rows, call->layer, j),
+                                 part->mine[j].kv_head, first, d->packing + count);
+            while (call->is_recorded && n < banyan_most_pieces(plan, most))
+                d->packing[count + n++] = (banyan_packing){0};
+            count += n;
+        }
+        first += most;
     }
-    if (!count) return BANYAN_OK;
-    return banyan_device_said(d->device->pack(d->queue, &shape->block, shape->kv_heads, call->k,
-                                              call->v, plan->spec.in_dtype, d->packing, count));
+    banyan_status status = count ? banyan_device_tape_begin(c, call) : BANYAN_OK;
+    if (status || !count) return status;
+    status =
+        banyan_device_said(d->device->pack(d->queue, &shape->block, shape->kv_heads, call->k,
+                                           call->v, plan->spec.in_dtype, d->packing, count));
+    return status ? status : banyan_device_tape_end(c, call);
 }
 
 banyan_status banyan_device_copy(banyan_cache *c, void *to, const void *from, size_t bytes)

@@ -18,8 +18,9 @@ typedef struct pass {
     const banyan_panel *panel;
     const int32_t *order; /* of the KV heads: these, `heads` of them */
     int32_t heads;
-    int32_t what;       /* results, or probe 0 */
-    banyan_batch batch; /* under construction */
+    int32_t what;          /* results, or probe 0 */
+    banyan_batch batch;    /* under construction */
+    int64_t strips, spans; /* of a recorded batch: as many as its parts may have anywhere */
     /* The part under construction: its pieces. */
     const banyan_piece *piece;
     int32_t pieces;
@@ -30,13 +31,25 @@ static const banyan_rows *rows_of(const pass *p)
     return &p->call->batch[p->piece->part];
 }
 
+/* A recorded batch has as many strips, spans and edges as it may ever have. */
+static void fill_up(pass *p)
+{
+    const banyan_device_cache *d = p->c->device;
+    while (p->batch.strips < p->strips)
+        d->strip[p->batch.strips++] = (banyan_strip){.part = -1, .edge = -1};
+    while (p->batch.spans < p->spans) d->span[p->batch.spans++] = (banyan_span){0};
+    while (p->batch.edges < p->strips) d->edge[p->batch.edges++] = (banyan_edge){0};
+}
+
 static banyan_status flush(pass *p)
 {
     const banyan_device_cache *d = p->c->device;
+    fill_up(p);
     if (!p->batch.strips) return BANYAN_OK;
     const char *failed = d->device->attend(d->queue, &p->batch);
     p->batch.strips = p->batch.spans = p->batch.edges = 0;
     p->batch.parts = p->batch.tables = 0;
+    p->strips = p->spans = 0;
     return banyan_device_said(failed);
 }
 
@@ -143,21 +156,29 @@ static banyan_status add_head(pass *p, int32_t mine)
     return status;
 }
 
+int32_t banyan_device_heads(const banyan_cache *c, int32_t layer)
+{
+    const banyan_kind *kind = banyan_plan_kind(c->plan, layer);
+    const banyan_part *part = banyan_cache_part(c, layer);
+    int32_t most = 0;
+    for (int32_t j = 0; j < part->mine_count; j++) {
+        const banyan_head_plan *head = &kind->head[part->mine[j].kv_head];
+        for (int32_t n = 0; n < head->class_count; n++) {
+            const int32_t count = __builtin_popcountll(head->classes[n].heads);
+            if (count > most) most = count;
+        }
+    }
+    return most;
+}
+
 /* Do the strips of the part have so few vectors that others may stand beside it? */
 static int is_shared(const pass *p)
 {
-    int32_t rows = 0, heads = 0;
+    int32_t rows = 0;
     for (int32_t r = 0; r < p->pieces; r++)
         if (p->piece[r].rows > rows) rows = p->piece[r].rows;
-    for (int32_t i = 0; i < p->heads; i++) {
-        const banyan_part *part = banyan_cache_part(p->c, p->call->layer);
-        const banyan_head_plan *head = &p->kind->head[part->mine[p->order[i]].kv_head];
-        for (int32_t n = 0; n < head->class_count; n++) {
-            const int32_t count = __builtin_popcountll(head->classes[n].heads);
-            if (count > heads) heads = count;
-        }
-    }
-    return (int64_t)rows * heads <= p->c->device->device->shared_vectors;
+    return (int64_t)rows * banyan_device_heads(p->c, p->call->layer) <=
+           p->c->device->device->shared_vectors;
 }
 
 static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
@@ -232,11 +253,93 @@ static banyan_status run(pass p)
     return status ? status : flush(&p);
 }
 
+/* ---- of a step's graph ---------------------------------------------------------------------- */
+
+/* Strips and spans of a part of so many rows, at most. */
+static void room_of(const pass *p, int32_t rows, int64_t *strips, int64_t *spans)
+{
+    const banyan_plan *plan = p->c->plan;
+    const banyan_part *part = banyan_cache_part(p->c, p->call->layer);
+    const int64_t blocks = banyan_most_pieces(plan, plan->spec.max_tokens) + 1;
+    int64_t pieces = banyan_most_pieces(plan, rows);
+    if (rows > 1) pieces += p->kind->ends;
+    *strips = *spans = 0;
+    for (int32_t n = 0; n < p->heads; n++) {
+        const int32_t kv_head = part->mine[p->order[n]].kv_head;
+        const banyan_head_plan *head = &p->kind->head[kv_head];
+        const int64_t capacity = banyan_plan_capacity(plan, p->kind, kv_head, plan->rank);
+        for (int32_t i = 0; i < head->class_count; i++) {
+            *strips += pieces;
+            *spans += pieces * banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
+        }
+    }
+}
+
+/* A place that nobody has. */
+static void open_nothing(pass *p)
+{
+    const banyan_device_cache *d = p->c->device;
+    d->part[p->batch.parts++] = (banyan_batch_part){0};
+    for (int32_t j = 0; j < banyan_cache_part(p->c, p->call->layer)->mine_count; j++)
+        d->table[p->batch.tables++] = (banyan_table_of_blocks){0};
+}
+
+/* Part `index`, and the room that it may need; *piece: the panel's next. */
+static banyan_status add_recorded(pass *p, int32_t index, int32_t *piece)
+{
+    banyan_device_cache *d = p->c->device;
+    int64_t strips, spans;
+    banyan_status status = BANYAN_OK;
+    room_of(p, d->graph.rows[index], &strips, &spans);
+    if (strips > d->max_strips || spans > d->max_spans)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "part %d of a captured step may need %lld strips and %lld spans: "
+                           "expected at most %lld and %lld, as of a call",
+                           (int)index, (long long)strips, (long long)spans,
+                           (long long)d->max_strips, (long long)d->max_spans);
+    if (p->batch.parts == d->max_parts || p->strips + strips > d->max_strips ||
+        p->spans + spans > d->max_spans)
+        status = flush(p);
+    if (status) return status;
+    p->strips += strips;
+    p->spans += spans;
+    p->piece = &p->panel->piece[*piece];
+    for (p->pieces = 0; *piece < p->panel->pieces; (*piece)++, p->pieces++)
+        if (p->panel->piece[*piece].part != index) break;
+    if (p->pieces)
+        open_part(p);
+    else
+        open_nothing(p);
+    for (int32_t n = 0; p->pieces && n < p->heads && !status; n++)
+        status = add_head(p, p->order[n]);
+    return status;
+}
+
+/* While it is captured no part is there, and each when the tape is written. */
+static banyan_status run_recorded(pass p)
+{
+    const banyan_device_graph *g = &p.c->device->graph;
+    const banyan_panel nothing = {.rows = p.panel->rows};
+    int32_t most = 0, piece = 0;
+    if (!g->is_rewritten) p.panel = &nothing;
+    for (int32_t i = 0; i < g->parts; i++)
+        if (g->rows[i] > most) most = g->rows[i];
+    if (most > p.c->plan->spec.block_tokens) most = p.c->plan->spec.block_tokens;
+    p.batch.vectors = most * banyan_device_heads(p.c, p.call->layer);
+    banyan_status status = p.batch.vectors ? banyan_device_tape_begin(p.c, p.call) : BANYAN_OK;
+    for (int32_t i = 0; p.batch.vectors && i < g->parts && !status; i++)
+        status = add_recorded(&p, i, &piece);
+    if (!status) status = flush(&p);
+    return status || !p.batch.vectors ? status : banyan_device_tape_end(p.c, p.call);
+}
+
 banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call,
                                     const banyan_panel *panel, int32_t from, int32_t to)
 {
     if (from == to) return BANYAN_OK;
     banyan_device_place(c, call, panel->rows);
+    if (call->is_recorded)
+        return run_recorded(open_pass(c, call, panel, from, to, BANYAN_WHAT_RESULTS));
     const banyan_status status = run(open_pass(c, call, panel, from, to, BANYAN_WHAT_RESULTS));
     if (status || !call->probes) return status;
     return run(open_pass(c, call, panel, from, to, 0));

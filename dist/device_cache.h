@@ -27,6 +27,23 @@ enum {
     BANYAN_ITEM_MOVES = 2 /* and merged with other ranks' */
 };
 
+/* A call of a step's graph. */
+typedef struct banyan_recorded {
+    int32_t layer;
+    const void *q, *k, *v;
+    void *out;
+    float *lse;
+} banyan_recorded;
+
+/* The last graph of a step: its parts' rows, and its calls, whose arguments lie on the device's tape. */
+typedef struct banyan_device_graph {
+    int is_open;      /* calls that are captured now are the graph's */
+    int is_rewritten; /* its calls are made again, to write the tape */
+    int32_t parts, all_rows, calls;
+    int32_t *rows;         /* [sequences] */
+    banyan_recorded *call; /* [layers] */
+} banyan_device_graph;
+
 typedef struct banyan_device_cache {
     const banyan_device *device;
     banyan_queue *queue;
@@ -54,6 +71,8 @@ typedef struct banyan_device_cache {
     float **partial, **probe; /* [heads] */
     uint8_t *is_mine;         /* [heads] */
     int64_t max_parts, max_strips, max_spans;
+
+    banyan_device_graph graph;
 } banyan_device_cache;
 
 /* device_layout.c: how much of everything a rank needs. Bytes are those besides records and arena. */
@@ -83,6 +102,26 @@ void banyan_device_leave(const banyan_cache *c, int device);
 
 /* May this call be made just now? (Is it captured in a graph, and can it be?) */
 banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call);
+int banyan_device_is_captured(const banyan_cache *c);
+/* A step that is captured: the calls that come now are recorded. */
+banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batch,
+                                        int32_t count);
+/* A call of such a step; check_recorded says what cannot be, and fills in call->rows. */
+int banyan_device_records(banyan_cache *c);
+banyan_status banyan_device_check_recorded(banyan_cache *c, banyan_call *call);
+/* Partials that other ranks get pass through host memory, in a call that is captured: UNSUPPORTED. */
+banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_call *call);
+/* Blocks of the batch's parts have begun and gone: the device's tables follow, and the graph's tape is
+ * written, where the parts are its parts. */
+banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int32_t count);
+/* The arguments of what is queued between these lie on the tape, if the call is recorded. */
+banyan_status banyan_device_tape_begin(banyan_cache *c, const banyan_call *call);
+banyan_status banyan_device_tape_end(banyan_cache *c, const banyan_call *call);
+/* Own blocks of `rows` rows, at most, wherever they are. */
+static inline int64_t banyan_most_pieces(const banyan_plan *plan, int64_t rows)
+{
+    return rows < 2 ? rows : (rows - 2 + plan->spec.block_tokens) / plan->spec.block_tokens + 1;
+}
 /* device_append.c: held places from `place` on of a KV head of a layer have changed. */
 void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer, int32_t index,
                         int64_t place);
@@ -95,6 +134,8 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call);
 /* device_attend.c */
 banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call,
                                     const banyan_panel *panel, int32_t from, int32_t to);
+/* The most query heads of one pattern of a KV head that is held here. */
+int32_t banyan_device_heads(const banyan_cache *c, int32_t layer);
 /* device_merge.c: where the items of a panel lie, in part->data and part->mass. */
 void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows);
 banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,

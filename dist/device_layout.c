@@ -219,7 +219,10 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
         .packing = banyan_arena_take(arena, most.packings, sizeof *batch.packing),
         .partial = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.partial),
         .probe = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.probe),
-        .is_mine = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.is_mine)};
+        .is_mine = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.is_mine),
+        .graph = {.rows = banyan_arena_take(arena, plan->spec.sequences, sizeof(int32_t)),
+                  .call =
+                      banyan_arena_take(arena, plan->spec.layers, sizeof *batch.graph.call)}};
     if (!d) return;
     d->part = batch.part;
     d->table = batch.table;
@@ -230,6 +233,7 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
     d->partial = batch.partial;
     d->probe = batch.probe;
     d->is_mine = batch.is_mine;
+    d->graph = batch.graph;
     d->max_parts = most.parts;
     d->max_strips = most.strips;
     d->max_spans = most.spans;

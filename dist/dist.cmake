@@ -6,6 +6,7 @@ target_sources(banyan PRIVATE
   dist/compensation.c
   dist/kept.c
   dist/sequence.c
+  dist/step.c
   dist/turns.c
   dist/deal.c
   dist/device_append.c
@@ -14,6 +15,7 @@ target_sources(banyan PRIVATE
   dist/device_merge.c
   dist/device_open.c
   dist/device_passes.c
+  dist/device_step.c
   dist/groups.c
   dist/list.c
   dist/merge_passes.c

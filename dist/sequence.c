@@ -56,7 +56,7 @@ banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequen
     s->turns = calloc((size_t)spec->layers * (size_t)turns, sizeof *s->turns);
     if (!s->turns) return banyan_fail(BANYAN_ERR_MEMORY, "sequence: no memory for its turns");
     s->cache = c;
-    s->call = 0;
+    s->call = s->step = 0;
     for (int32_t i = 0; i < spec->layers; i++) {
         banyan_layer *layer = &s->layer[i];
         layer->length = layer->longest = layer->floor = layer->clean = 0;

@@ -95,7 +95,7 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
                          int32_t most_vectors, int32_t most_parts, const float *scratch,
                          int32_t value_dim, const cuda_results &results)
 {
-    if (tiles == 0) return NULL;
+    if (tiles == 0 || cuda_rewrites(queue)) return NULL;
     const auto way = value_dim == 64 ? start<64> : start<128>;
     return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results),
                        "combining partials");

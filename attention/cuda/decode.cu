@@ -53,18 +53,19 @@ static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, 
     return parts < 1 ? 1 : (int32_t)(parts < most ? parts : most);
 }
 
-/* Strips from `first` on, of at most so many parts. */
-static void take_piece(const banyan_batch *batch, int32_t first, int32_t most,
-                       decode_piece *out)
+/* Strips from `first` on, of the parts first_part .. first_part + parts - 1. */
+static void take_piece(const banyan_batch *batch, int32_t first, int32_t first_part,
+                       int32_t parts, decode_piece *out)
 {
     out->strip = batch->strip + first;
-    out->strips = out->parts = 0;
-    for (int32_t i = first; i < batch->strips; i++, out->strips++) {
-        if (i == first || batch->strip[i].part != batch->strip[i - 1].part) {
-            if (out->parts == most) return;
-            out->tiles[out->parts++] = 0;
-        }
-        out->tiles[out->parts - 1]++;
+    out->strips = 0;
+    out->parts = parts;
+    for (int32_t p = 0; p < parts; p++) {
+        const int32_t before = out->strips;
+        while (first + out->strips < batch->strips &&
+               out->strip[out->strips].part == first_part + p)
+            out->strips++;
+        out->tiles[p] = out->strips - before;
     }
 }
 
@@ -97,7 +98,7 @@ static const char *stage(banyan_queue *queue, const banyan_batch *batch,
     cuda_array array[] = {
         {split->item, (size_t)split->items * sizeof(cuda_item), NULL},
         {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t), NULL},
-        {piece->strip, (size_t)piece->strips * sizeof(banyan_strip), NULL},
+        {batch->strip, (size_t)batch->strips * sizeof(banyan_strip), NULL},
         {batch->span, (size_t)batch->spans * sizeof(banyan_span), NULL},
         {batch->edge, (size_t)batch->edges * sizeof(banyan_edge), NULL},
         {batch->table, (size_t)batch->tables * sizeof(banyan_table_of_blocks), NULL},
@@ -109,7 +110,7 @@ static const char *stage(banyan_queue *queue, const banyan_batch *batch,
     decode_call *const call = &out->call;
     call->item = (const cuda_item *)array[0].device;
     call->first_item = (const int32_t *)array[1].device;
-    call->strip = (const banyan_strip *)array[2].device;
+    call->strip = (const banyan_strip *)array[2].device + (piece->strip - batch->strip);
     call->span = (const banyan_span *)array[3].device;
     call->edge = (const banyan_edge *)array[4].device;
     call->table = (const banyan_table_of_blocks *)array[5].device;
@@ -132,21 +133,45 @@ static void fill_call(const banyan_queue *queue, const banyan_batch *batch, deco
     call->in_dtype = batch->in_dtype;
 }
 
+/* Items and cuts of a launch, at most. */
+static int32_t most_items(const banyan_batch *batch, const decode_piece *piece, int workers)
+{
+    return (batch->vectors ? batch->strips : piece->strips) + piece->parts * workers;
+}
+static int32_t most_cuts(const banyan_batch *batch, const decode_piece *piece, int workers)
+{
+    const int32_t cuts = piece->parts * workers;
+    return batch->vectors && batch->strips < cuts ? batch->strips : cuts;
+}
+
+/* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that have nothing
+ * to do with no items; and as many cuts as there may be, those that are none without vectors. */
+static void fill_up(const banyan_batch *batch, const decode_piece *piece, int32_t workers,
+                    cuda_split *split, decode_plan *plan, cuda_combined *combined)
+{
+    const int32_t cuts = most_cuts(batch, piece, workers);
+    for (int32_t w = split->workers + 1; w <= workers; w++) split->first_item[w] = split->items;
+    for (int32_t i = split->cuts; i < cuts; i++) combined[i] = cuda_combined{};
+    split->items = most_items(batch, piece, workers);
+    split->workers = workers;
+    split->cuts = cuts;
+    plan->most_slots = workers + 1;
+}
+
 /* Splits a piece and brings its arguments to the device. */
 static const char *prepare(banyan_queue *queue, const banyan_batch *batch,
                            const decode_piece *piece, char *room, decode_plan *out)
 {
     const int32_t workers = queue->multiprocessors;
     const size_t tiles = (size_t)piece->strips;
-    const size_t most_cuts = (size_t)piece->parts * (size_t)workers;
-    const size_t most_items = tiles + most_cuts;
+    const size_t items = (size_t)most_items(batch, piece, workers);
+    const size_t cuts = (size_t)most_cuts(batch, piece, workers);
     int32_t *const blocks = (int32_t *)take(&room, tiles * sizeof(int32_t));
     cuda_split split;
-    split.item = (cuda_item *)take(&room, most_items * sizeof(cuda_item));
+    split.item = (cuda_item *)take(&room, items * sizeof(cuda_item));
     split.first_item = (int32_t *)take(&room, ((size_t)workers + 1) * sizeof(int32_t));
-    split.cut = (cuda_cut *)take(&room, most_cuts * sizeof(cuda_cut));
-    cuda_combined *const combined =
-        (cuda_combined *)take(&room, most_cuts * sizeof(cuda_combined));
+    split.cut = (cuda_cut *)take(&room, cuts * sizeof(cuda_cut));
+    cuda_combined *const combined = (cuda_combined *)take(&room, cuts * sizeof(cuda_combined));
     if ((size_t)(room - queue->room) > queue->room_bytes)
         return cuda_words("a decode of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
@@ -158,9 +183,10 @@ static const char *prepare(banyan_queue *queue, const banyan_batch *batch,
     if (slot_bytes > queue->scratch_bytes)
         return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);
+    describe(piece, &split, out, combined);
+    if (batch->vectors) fill_up(batch, piece, workers, &split, out, combined);
     out->workers = split.workers;
     out->cuts = split.cuts;
-    describe(piece, &split, out, combined);
     return stage(queue, batch, piece, &split, combined, out);
 }
 
@@ -172,13 +198,18 @@ const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode
     decode_piece piece = {};
     const char *failed = find_most(batch, &plan.call.stride);
     if (failed) return failed;
+    if (batch->vectors) plan.call.stride = batch->vectors;
     fill_call(queue, batch, &plan.call);
     const int32_t most = most_parts(queue, batch, plan.call.stride);
     piece.tiles = (int32_t *)take(&room, (size_t)most * sizeof(int32_t));
-    for (int32_t first = 0; first < batch->strips && !failed; first += piece.strips) {
-        take_piece(batch, first, most, &piece);
+    int32_t first = 0;
+    for (int32_t part = 0; part < batch->parts && !failed; part += piece.parts) {
+        const int32_t left = batch->parts - part;
+        take_piece(batch, first, part, left < most ? left : most, &piece);
+        first += piece.strips;
+        if (!piece.strips && !batch->vectors) continue;
         failed = prepare(queue, batch, &piece, room, &plan);
-        if (!failed) failed = start(ctx, &plan);
+        if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
         if (!failed)
             failed =
                 cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride, plan.most_slots,

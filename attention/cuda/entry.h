@@ -33,6 +33,7 @@ const char *banyan_cuda_copy(banyan_queue *queue, void *to, const void *from, si
 const char *banyan_cuda_clear(banyan_queue *queue, void *memory, size_t bytes);
 const char *banyan_cuda_wait(banyan_queue *queue);
 int banyan_cuda_is_captured(const banyan_queue *queue);
+const char *banyan_cuda_tape(banyan_queue *queue, banyan_tape what);
 /* message.cu */
 const char *banyan_cuda_put(banyan_queue *queue, void *to, const void *from, size_t bytes);
 const char *banyan_cuda_compare(banyan_queue *queue, const void *got, const void *expected,

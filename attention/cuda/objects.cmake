@@ -9,7 +9,7 @@ set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/decode.cu atte
                          attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
                          attention/cuda/portable_work.cu
-                         attention/cuda/prefill_portable.cu attention/cuda/queue.cu)
+                         attention/cuda/prefill_portable.cu attention/cuda/queue.cu attention/cuda/tape.cu)
 set(banyan_cuda_hopper attention/cuda/decode_hopper.cu attention/cuda/prefill_hopper.cu)
 
 set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90

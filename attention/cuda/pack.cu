@@ -162,6 +162,7 @@ struct pack_arguments {
 static __global__ void __launch_bounds__(THREADS) pack_kernel(pack_arguments a)
 {
     const banyan_packing packing = a.packing[blockIdx.x];
+    if (packing.rows == 0) return;
     const bool is_v = blockIdx.y != 0;
     rows_of rows;
     rows.dim = is_v ? a.value_dim : a.key_dim;
@@ -209,7 +210,7 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
                "16";
     cuda_array array = {packing, (size_t)count * sizeof *packing, NULL};
     const char *failed = cuda_stage(queue, &array, 1);
-    if (failed) return failed;
+    if (failed || cuda_rewrites(queue)) return failed;
     const int larger = shape->key_dim > shape->value_dim ? shape->key_dim : shape->value_dim;
     const pack_arguments arguments = {(const banyan_packing *)array.device,
                                       k,

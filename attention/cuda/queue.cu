@@ -177,7 +177,7 @@ void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device,
     const size_t captured = (size_t)limits->captured * stage;
     *device =
         scratch_bytes(limits, processors) + CUDA_COUNTERS * sizeof(int) + stage + captured;
-    *host = CUDA_STAGES * stage + captured + room_bytes(limits, processors);
+    *host = CUDA_STAGES * stage + 2 * captured + room_bytes(limits, processors);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -190,6 +190,7 @@ void banyan_cuda_close(banyan_queue *queue)
         banyan_cuda_release_host(queue, queue->stage[i].bytes);
         if (queue->stage[i].copied) cudaEventDestroy(queue->stage[i].copied);
     }
+    cuda_tape_close(queue);
     banyan_cuda_release_host(queue, queue->captured_host);
     banyan_cuda_release(queue, queue->captured_arguments);
     banyan_cuda_release(queue, queue->arguments);
@@ -218,7 +219,7 @@ static const char *take_stages(banyan_queue *queue)
     if (!failed && queue->captured_bytes)
         failed = banyan_cuda_allocate_host(queue, queue->captured_bytes,
                                            (void **)&queue->captured_host);
-    return failed;
+    return failed ? failed : cuda_tape_open(queue);
 }
 
 static const char *take_memory(banyan_queue *queue)
@@ -313,13 +314,14 @@ static const char *take_stage(banyan_queue *queue, size_t bytes, char **host, ch
                               cuda_stage_host **stage)
 {
     *stage = NULL;
+    if (queue->tape.mode != BANYAN_TAPE_OFF) return cuda_tape_take(queue, bytes, host, device);
     if (banyan_cuda_is_captured(queue)) {
-        if (bytes > queue->captured_bytes - queue->captured_used)
+        const size_t left = queue->captured_bytes - queue->captured_used - queue->tape.used;
+        if (bytes > left)
             return cuda_words(
                 "a graph's call needs %zu bytes for its arguments, and %zu are left of those "
                 "set aside for %d captured calls",
-                bytes, queue->captured_bytes - queue->captured_used,
-                (int)queue->limits.captured);
+                bytes, left, (int)queue->limits.captured);
         *host = queue->captured_host + queue->captured_used;
         *device = queue->captured_arguments + queue->captured_used;
         queue->captured_used += bytes;
@@ -351,11 +353,11 @@ const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count)
     const char *failed = take_stage(queue, bytes, &host, &device, &stage);
     if (failed) return failed;
     for (int i = 0; i < count; i++) {
-        if (array[i].bytes) memcpy(host + at, array[i].host, array[i].bytes);
+        if (array[i].bytes && host) memcpy(host + at, array[i].host, array[i].bytes);
         array[i].device = device + at;
         at += round_up(array[i].bytes);
     }
-    if (!bytes) return NULL;
+    if (!bytes || queue->tape.mode != BANYAN_TAPE_OFF) return NULL;
     failed =
         cuda_failed(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, queue->stream),
                     "copying a call's arguments to the device");

@@ -26,6 +26,17 @@ struct cuda_stage_host {
     bool in_flight;
 };
 
+/* A tape is written to one of two places on the host while the other is copied. It has the end of what is
+ * set aside for captured calls. */
+struct cuda_tape {
+    banyan_tape mode; /* OFF, RECORD or REWRITE */
+    size_t used, at;  /* bytes of all calls; of those that went by */
+    char *host[2];
+    cudaEvent_t copied[2];
+    bool in_flight[2];
+    int next;
+};
+
 struct banyan_queue {
     banyan_device_limits limits;
     cudaStream_t stream;
@@ -51,6 +62,7 @@ struct banyan_queue {
     /* Calls in graphs: a replay reads host and device bytes again, so that they are never reused. */
     char *captured_host, *captured_arguments;
     size_t captured_bytes, captured_used;
+    cuda_tape tape;
 };
 
 extern "C" {
@@ -68,6 +80,15 @@ struct cuda_array {
     void *device;
 };
 const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count);
+/* tape.cu: a call's place on the tape; *host NULL: its bytes are not wanted yet. */
+const char *cuda_tape_open(banyan_queue *queue);
+void cuda_tape_close(banyan_queue *queue);
+const char *cuda_tape_take(banyan_queue *queue, size_t bytes, char **host, char **device);
+/* Calls start nothing: their arguments are written to the tape. */
+static inline bool cuda_rewrites(const banyan_queue *queue)
+{
+    return queue->tape.mode == BANYAN_TAPE_REWRITE;
+}
 
 /* Each file's kernels for the queue's shape, made ready (launch.h, cuda_prepare) when it is opened. */
 const char *cuda_combine_open(banyan_queue *queue);

@@ -113,6 +113,7 @@ if(BANYAN_HAS_EMULATOR)
   banyan_emulated_test(cuda_snapshot_test dist/cuda_snapshot_test.c comm/local.c)
   banyan_emulated_test(cuda_cache_test dist/cuda_cache_test.c comm/local.c)
   banyan_emulated_test(cuda_parts_test dist/cuda_parts_test.c comm/local.c)
+  banyan_emulated_test(cuda_step_test dist/cuda_step_test.c comm/local.c)
   # What the host does, the device left out.
   banyan_emulated_program(cuda_host_test dist/cuda_host_test.c)
   add_test(NAME cuda_host_test COMMAND cuda_host_test)
