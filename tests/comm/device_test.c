@@ -9,6 +9,11 @@
 #include "tests/comm/stream.h"
 #include "tests/test.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
 enum { most_items = 10, most_ranks = 7, in_a_row = 4, gap = 40 };
 enum { on_host, queued, staged, ways };
 
@@ -399,9 +404,45 @@ static void check_split(banyan_comm *comm, void *arg)
     banyan_comm_destroy(part);
 }
 
+/* Ranks that stand still with the whole process, as in a debugger, are not late: here for 2 s, with a limit
+ * of 1 s; but one that does not come is. */
+static void check_patience(banyan_comm *comm, void *arg)
+{
+    int word = 7, got = 0;
+    const banyan_message sends = {1 - comm->rank, &word, sizeof word};
+    const banyan_message recvs = {1 - comm->rank, &got, sizeof got};
+    const struct timespec later = {0, 600000000};
+    const int comes = arg != NULL;
+    banyan_comm_timeout(comm, 1);
+    if (comm->rank == 1 && !comes) return;
+    if (comm->rank == 1) nanosleep(&later, NULL);
+    const banyan_status status = banyan_comm_exchange(comm, &sends, 1, &recvs, 1);
+    CHECK_MSG(status == (comes ? BANYAN_OK : BANYAN_ERR_COMM) && got == (comes ? 7 : 0), "%s",
+              status ? banyan_error_message() : "a rank that did not come was not missed");
+}
+
+static void test_patience(int comes)
+{
+    banyan_comm *comm[2];
+    CHECK(local_create(2, NULL, NULL, comm) == BANYAN_OK);
+    const pid_t child = comes ? fork() : -1;
+    if (child == 0) {
+        usleep(300000);
+        kill(getppid(), SIGSTOP);
+        usleep(2000000);
+        kill(getppid(), SIGCONT);
+        _exit(0);
+    }
+    local_run(comm, 2, check_patience, comes ? &comes : NULL);
+    if (comes) waitpid(child, NULL, 0);
+    for (int r = 0; r < 2; r++) banyan_comm_destroy(comm[r]);
+}
+
 int main(void)
 {
     static const int32_t sizes[] = {1, 2, 3, 4, 7}, node[] = {0, 0, 1, 0, 1, 1, 2};
+    test_patience(1);
+    test_patience(0);
     test_refusals();
     test_sizes();
     test_faults();

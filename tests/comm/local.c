@@ -82,21 +82,30 @@ static banyan_status start(banyan_comm *comm, int channel, int recv, int peer, v
     return BANYAN_OK;
 }
 
-/* The world is locked. 0: the time limit is over. */
-static int wait_for_change(const banyan_comm *comm, world *w, const struct timespec *end)
-{
-    if (comm->timeout > 0) return pthread_cond_timedwait(&w->changed, &w->lock, end) == 0;
-    return pthread_cond_wait(&w->changed, &w->lock) == 0;
-}
+/* What is left of a time limit, in seconds. It counts what was waited, a little at a time: while the whole
+ * process stands still (a debugger, SIGSTOP) no rank can arrive, and that is nobody's fault. */
+typedef struct patience {
+    double left;
+} patience;
 
-static struct timespec end_of_wait(double seconds)
+static double now(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    const int64_t nanos = t.tv_nsec + (int64_t)(seconds * 1e9);
-    t.tv_sec += nanos / 1000000000;
-    t.tv_nsec = nanos % 1000000000;
-    return t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The world is locked. 0: the time limit is over. */
+static int wait_for_change(const banyan_comm *comm, world *w, patience *p)
+{
+    const double most = p->left < 0.25 ? p->left : 0.25;
+    const double begin = now(CLOCK_MONOTONIC), end = now(CLOCK_REALTIME) + most;
+    const struct timespec until = {(time_t)end, (long)((end - (double)(time_t)end) * 1e9)};
+    if (comm->timeout <= 0) return pthread_cond_wait(&w->changed, &w->lock) == 0;
+    const int is_changed = pthread_cond_timedwait(&w->changed, &w->lock, &until) == 0;
+    const double waited = now(CLOCK_MONOTONIC) - begin;
+    p->left -= waited < most ? waited : most;
+    return is_changed || p->left > 0;
 }
 
 static banyan_status fail_missing(const banyan_comm *comm, const request *r)
@@ -123,12 +132,12 @@ static banyan_status send_letter(const banyan_comm *comm, world *w, int channel,
 
 /* The oldest message from the peer, out of the queue. */
 static banyan_status take_letter(const banyan_comm *comm, world *w, int channel, request *r,
-                                 const struct timespec *end)
+                                 patience *p)
 {
     letter **first = queue_of(w, channel, r->peer, comm->rank);
     int is_in_time = 1;
     pthread_mutex_lock(&w->lock);
-    while (!*first && is_in_time) is_in_time = wait_for_change(comm, w, end);
+    while (!*first && is_in_time) is_in_time = wait_for_change(comm, w, p);
     r->letter = *first;
     if (*first) *first = (*first)->next;
     pthread_mutex_unlock(&w->lock);
@@ -148,11 +157,11 @@ static void give_back(world *w, letter *one, void *taken)
 }
 
 static banyan_status await_taken(const banyan_comm *comm, world *w, const request *r,
-                                 const struct timespec *end)
+                                 patience *p)
 {
     int is_in_time = 1;
     pthread_mutex_lock(&w->lock);
-    while (!r->letter->is_taken && is_in_time) is_in_time = wait_for_change(comm, w, end);
+    while (!r->letter->is_taken && is_in_time) is_in_time = wait_for_change(comm, w, p);
     const int is_taken = r->letter->is_taken;
     pthread_mutex_unlock(&w->lock);
     return is_taken ? BANYAN_OK : fail_missing(comm, r);
@@ -171,7 +180,7 @@ static banyan_status local_wait_all(banyan_comm *comm)
 {
     local_state *state = comm->state;
     list *l = &state->posted[on_host];
-    const struct timespec end = end_of_wait(comm->timeout);
+    patience p = {comm->timeout};
     banyan_status status = BANYAN_OK;
     for (int i = 0; i < l->count && !status; i++)
         if (!l->request[i].recv)
@@ -179,13 +188,13 @@ static banyan_status local_wait_all(banyan_comm *comm)
     for (int i = 0; i < l->count && !status; i++) {
         request *r = &l->request[i];
         if (!r->recv) continue;
-        status = take_letter(comm, state->world, on_host, r, &end);
+        status = take_letter(comm, state->world, on_host, r, &p);
         if (!status && r->bytes) memcpy(r->data, r->letter->data, r->bytes);
         if (r->letter) give_back(state->world, r->letter, NULL);
     }
     for (int i = 0; i < l->count && !status; i++) {
         if (l->request[i].recv) continue;
-        status = await_taken(comm, state->world, &l->request[i], &end);
+        status = await_taken(comm, state->world, &l->request[i], &p);
         if (!status) free(l->request[i].letter);
     }
     l->count = 0;
@@ -205,13 +214,12 @@ static banyan_status device_start(banyan_comm *comm, int recv, int peer, void *d
     return start(comm, on_device, recv, peer, data, bytes);
 }
 
-static banyan_status take_on_stream(banyan_comm *comm, request *r, void *stream,
-                                    const struct timespec *end)
+static banyan_status take_on_stream(banyan_comm *comm, request *r, void *stream, patience *p)
 {
     local_state *state = comm->state;
     const local_device *device = state->device;
     void *taken = NULL;
-    banyan_status status = take_letter(comm, state->world, on_device, r, end);
+    banyan_status status = take_letter(comm, state->world, on_device, r, p);
     if (status) return status;
     status = device_status(device->follow(stream, r->letter->ready));
     if (!status)
@@ -226,7 +234,7 @@ static banyan_status device_flush(banyan_comm *comm, void *stream)
     local_state *state = comm->state;
     const local_device *device = state->device;
     list *l = &state->posted[on_device];
-    const struct timespec end = end_of_wait(comm->timeout);
+    patience p = {comm->timeout};
     banyan_status status = BANYAN_OK;
     for (int i = 0; i < l->count && !status; i++) {
         void *ready = NULL;
@@ -235,11 +243,11 @@ static banyan_status device_flush(banyan_comm *comm, void *stream)
         if (!status) status = send_letter(comm, state->world, on_device, &l->request[i], ready);
     }
     for (int i = 0; i < l->count && !status; i++)
-        if (l->request[i].recv) status = take_on_stream(comm, &l->request[i], stream, &end);
+        if (l->request[i].recv) status = take_on_stream(comm, &l->request[i], stream, &p);
     for (int i = 0; i < l->count && !status; i++) {
         letter *one = l->request[i].letter;
         if (l->request[i].recv) continue;
-        status = await_taken(comm, state->world, &l->request[i], &end);
+        status = await_taken(comm, state->world, &l->request[i], &p);
         if (status) break;
         status = device_status(device->follow(stream, one->taken));
         device->forget(one->taken);
