@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """readme_test.py SOURCE BUILD PYTHON MODEL: runs the commands of the README files as they stand, each indented
 line that begins with a program, in a folder where `build`, `launch`, `configs` and `tests` are where a
-newcomer has them. DIR is MODEL (launch/smollm makes one), `text` and essays.txt the licence, `python` PYTHON, which has torch.
+newcomer has them. DIR is MODEL (launch/smollm makes one), text files the licence, `python` PYTHON, which has torch.
 
 Left out, and said so: what other tests run (in a new Debian: README's first two; tests/install), what needs a
 GPU, and, where there is no MODEL, what needs one. A line with `..` stands for many, and is none itself."""
@@ -43,7 +43,7 @@ def main():
         for name in ("launch", "configs", "tests"):
             os.symlink(source / name, f"{folder}/{name}")
         os.symlink(build, f"{folder}/build")
-        for name in ("text", "essays.txt"):
+        for name in ("text", "essays.txt", "book.txt"):
             os.symlink(source / "LICENSE", f"{folder}/{name}")
         env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHONPATH": str(build / "python"),
                "OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
