@@ -88,16 +88,19 @@ static banyan_status initialise(const void *native, int *finalise)
     return BANYAN_OK;
 }
 
-/* Before there is a comm to agree on: PEER where another rank's status is not OK. */
+/* Before there is a comm to agree on: PEER where another rank's status is not OK, with that rank's
+ * words: a launcher may end a rank before it has said them. */
 static banyan_status agree_early(MPI_Comm base, int rank, banyan_status mine)
 {
+    char why[256] = "";
     int first = mine ? rank : INT_MAX;
-    const int error = MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, base);
+    int error = MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, base);
+    if (!error && first == INT_MAX) return BANYAN_OK;
+    if (mine) snprintf(why, sizeof why, "%s", banyan_error_message());
+    if (!error) error = MPI_Bcast(why, sizeof why, MPI_CHAR, first, base);
     if (mine) return mine;
     if (error) return banyan_fail(BANYAN_ERR_COMM, "MPI_Allreduce failed at the start");
-    return first == INT_MAX
-               ? BANYAN_OK
-               : banyan_fail(BANYAN_ERR_PEER, "rank %d could not make its comm", first);
+    return banyan_fail(BANYAN_ERR_PEER, "rank %d could not make its comm: %s", first, why);
 }
 
 /* The ranks that can share memory are a node. */
