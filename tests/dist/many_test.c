@@ -115,7 +115,8 @@ static void check_alone(const banyan_plan *plan, const banyan_rows *batch, int c
                           a.lse, part.rows),
                   "rank %d of %d: sequence %d of %d has other bits alone", plan->rank,
                   plan->ranks, i, count);
-        if (after.merges - before.merges == 1)
+        /* How an all-reduce goes its rounds is chosen by its bytes. */
+        if (after.merges - before.merges == 1 && strcmp(plan->spec.merge, "allreduce"))
             CHECK_MSG(after.messages - before.messages == messages,
                       "a batch of %d sends %lld messages, one alone %lld", count,
                       (long long)messages, (long long)(after.messages - before.messages));
@@ -125,10 +126,11 @@ static void check_alone(const banyan_plan *plan, const banyan_rows *batch, int c
 }
 
 static void test_batch(banyan_comm *comm, int32_t count, int64_t tokens, int32_t threads,
-                       int reproducible, uint64_t seed)
+                       int reproducible, const char *merge, uint64_t seed)
 {
     banyan_spec spec;
     set_spec(&spec, tokens, count, 256);
+    spec.merge = merge;
     spec.threads = threads;
     spec.reproducible = reproducible;
     banyan_plan *plan = sequence_plan(&spec, comm);
@@ -237,10 +239,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", banyan_error_message());
         return 1;
     }
-    for (int i = 0; i < (full ? 12 : 4); i++) {
-        const int32_t counts[] = {1, 64, 5, 17};
-        test_batch(comm, counts[i % 4], full ? 20000 : 700, 1 + i % 2, i % 3 == 2, (uint64_t)i);
-    }
+    const int32_t counts[] = {1, 64, 5, 17};
+    const int turns = full ? 3 : 1;
+    for (int t = 0, i = 0; t < turns; t++)
+        for (int m = 0; banyan_merge_row(m); m++, i++)
+            test_batch(comm, counts[(i + 1) % 4], full ? 20000 : 700, 1 + i % 2, i % 3 == 2,
+                       banyan_merge_row(m)->name, (uint64_t)i);
     test_forks(comm, 65536 - 30, full ? QUESTIONS : 2);
     if (full) test_forks(comm, 1048576 - 30, 2);
     banyan_comm_destroy(comm);
