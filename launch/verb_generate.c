@@ -10,6 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where the time went, on this rank. */
+typedef struct effort {
+    int64_t tokens;
+    double seconds, attention; /* of these, in calls of banyan */
+} effort;
+
 typedef struct task {
     job *j;
     prompt_wish wish;
@@ -20,6 +26,7 @@ typedef struct task {
     float *first;   /* [vocab] the logits of the prompt's last token; NULL: not asked for */
     float *logits;  /* [vocab] of every token, where ids are drawn; else NULL */
     scored *scored; /* [vocab], rank 0, likewise */
+    effort prefill, decode;
 } task;
 
 /* Rank 0 reads, all get it. */
@@ -112,13 +119,29 @@ static int take(task *t, step *s)
     return s->failed ? EXIT_FAILED : EXIT_OK;
 }
 
+static double attention_seconds(model *m)
+{
+    banyan_stats stats;
+    banyan_cache_stats(model_cache(m), &stats);
+    return stats.append_seconds + stats.attend_seconds + stats.merge_seconds;
+}
+
+static void spend(effort *e, model *m, int64_t tokens, double began, double attended)
+{
+    e->tokens += tokens;
+    e->seconds += now_seconds() - began;
+    e->attention += attention_seconds(m) - attended;
+}
+
 static int decode(task *t, model *m)
 {
     int64_t at = t->read, rows = t->text.prompt - t->read;
     int code = EXIT_OK;
     step s = {0};
     while (!code && !s.ends && t->made < t->wish.count) {
+        const double began = now_seconds(), attended = attention_seconds(m);
         banyan_status status = next(t, m, at, rows, &s.id);
+        spend(at == t->read ? &t->prefill : &t->decode, m, rows, began, attended);
         if (at == t->read) progress_end(t->j);
         code = failed(t, m, status);
         if (!code) code = take(t, &s);
@@ -177,14 +200,21 @@ static int write_logits(task *t)
     return output_close(f, t->j, true); /* which asks whether all was written */
 }
 
-/* The same ids, with the positions where they stand. */
+/* The same ids, with the positions where they stand; then what the prompt and the tokens after it took, on
+ * rank 0. */
 static int write_json(const task *t)
 {
+    const effort *p = &t->prefill, *d = &t->decode;
     output_file *f = output_open(t->j, job_text(t->j, "json"));
     if (!f) return EXIT_FAILED;
     for (int64_t i = t->text.prompt; i < t->text.prompt + t->made; i++)
         fprintf(output_stream(f), "{\"position\":%" PRId64 ",\"id\":%" PRIu32 "}\n", i,
                 t->text.ids[i]);
+    fprintf(output_stream(f),
+            "{\"prefill_tokens\":%" PRId64 ",\"prefill_seconds\":%.6f,"
+            "\"prefill_attention_seconds\":%.6f,\"decode_tokens\":%" PRId64
+            ",\"decode_seconds\":%.6f,\"decode_attention_seconds\":%.6f}\n",
+            p->tokens, p->seconds, p->attention, d->tokens, d->seconds, d->attention);
     return output_close(f, t->j, true);
 }
 

@@ -47,6 +47,8 @@ ranks generate --model "$m" --ids "$ids" --count 5 --logits "$folder/l" \
 [ "$(tr '\n' ' ' < "$folder/output")" = "900 901 902 903 10 " ] || fault "another answer"
 [ "$(wc -c < "$folder/l")" = $((32768 * 4)) ] || fault "logits of another size"
 [ "$(head -1 "$folder/json")" = '{"position":23,"id":900}' ] || fault "generate --json"
+tail -1 "$folder/json" | grep -q '"prefill_tokens":23,.*"decode_tokens":4,"decode_seconds":[0-9]' ||
+  fault "generate --json says nothing of time"
 sed -i 's/"max_position_embeddings": 4096/"max_position_embeddings": 20/' "$m/config.json"
 expect_once 0 "warning: 23 tokens, and the model was made for 20" \
   ranks generate --model "$m" --ids "$ids" --count 1
