@@ -202,19 +202,23 @@ static int write_logits(task *t)
 
 /* The same ids, with the positions where they stand; then what the prompt and the tokens after it took, on
  * rank 0. */
-static int write_json(const task *t)
+static int write_json(const task *t, model *m)
 {
     const effort *p = &t->prefill, *d = &t->decode;
     output_file *f = output_open(t->j, job_text(t->j, "json"));
+    banyan_stats stats;
     if (!f) return EXIT_FAILED;
+    banyan_cache_stats(model_cache(m), &stats);
     for (int64_t i = t->text.prompt; i < t->text.prompt + t->made; i++)
         fprintf(output_stream(f), "{\"position\":%" PRId64 ",\"id\":%" PRIu32 "}\n", i,
                 t->text.ids[i]);
     fprintf(output_stream(f),
             "{\"prefill_tokens\":%" PRId64 ",\"prefill_seconds\":%.6f,"
             "\"prefill_attention_seconds\":%.6f,\"decode_tokens\":%" PRId64
-            ",\"decode_seconds\":%.6f,\"decode_attention_seconds\":%.6f}\n",
-            p->tokens, p->seconds, p->attention, d->tokens, d->seconds, d->attention);
+            ",\"decode_seconds\":%.6f,\"decode_attention_seconds\":%.6f,"
+            "\"cache_bytes\":%" PRId64 ",\"workspace_bytes\":%" PRId64 "}\n",
+            p->tokens, p->seconds, p->attention, d->tokens, d->seconds, d->attention,
+            stats.capacity_bytes, stats.workspace_bytes + model_workspace(m));
     return output_close(f, t->j, true);
 }
 
@@ -257,7 +261,7 @@ static int open_and_decode(task *t, banyan_spec *spec)
     if (!code) code = save(t, m);
     if (!code) code = failed(t, m, model_unchanged(m));
     if (!code && t->first) code = write_logits(t);
-    if (!code && job_text(t->j, "json")) code = write_json(t);
+    if (!code && job_text(t->j, "json")) code = write_json(t, m);
     model_close(m);
     return code;
 }

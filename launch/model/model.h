@@ -81,6 +81,8 @@ int64_t model_length(const model *m); /* tokens of the sequence */
  * process. NULL: why. */
 uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_t *digest,
                        char *why, size_t why_bytes);
+/* This rank's memory besides weights and cache: activations and messages of max_rows rows. */
+int64_t model_workspace(const model *m);
 /* Multiply-adds done in matrices by this rank since opening. */
 int64_t model_matrix_work(const model *m);
 

@@ -243,6 +243,11 @@ uint64_t model_get_digest(const model *m)
     return m->digest;
 }
 
+int64_t model_workspace(const model *m)
+{
+    return m->work.bytes;
+}
+
 const banyan_plan *model_plan(const model *m)
 {
     return m->plan;

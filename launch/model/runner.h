@@ -68,6 +68,7 @@ enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
 
 /* Working memory, for max_rows rows. */
 typedef struct workspace {
+    int64_t bytes;           /* of all that follows */
     float *x, *h;            /* [rows][hidden] */
     float *cut, *cut_kv;     /* [rows][mine]: what a matrix gave */
     float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */

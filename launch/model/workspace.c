@@ -111,7 +111,8 @@ banyan_status workspace_make(model *m)
     snprintf(what, sizeof what, "a chunk of %d rows (max_rows)", (int)m->max_rows);
     for (int i = 0; i < count; i++) sum += arrays[i].count;
     for (int i = 0; i < ON_ALL; i++) sum += moved[i];
-    banyan_status status = agree_room(m->comm, sum * (int64_t)sizeof(float), what, m->why, WHY);
+    w->bytes = sum * (int64_t)sizeof(float);
+    banyan_status status = agree_room(m->comm, w->bytes, what, m->why, WHY);
     if (status) return status;
     status = make_lists(m);
     for (int i = 0; !status && i < count; i++)
