@@ -6,7 +6,7 @@ attention of transformers in fp32:
     20 greedy tokens after prompts of unlike lengths, in one batch             the same ids
     transformers' own generate, a batch with padding on the left              the same ids
 
-and what must be refused. hf_test.py [FAMILY ..]"""
+a batch of 8 prompts, and what must be refused. hf_test.py [FAMILY ..]"""
 import sys
 
 import torch
@@ -91,6 +91,26 @@ def check(name, config):
     return error
 
 
+@torch.no_grad()
+def check_batch():
+    """Eight prompts of 10 to 1,000 tokens: the ids of each alone, and a step of all is one merge a layer."""
+    model = make(FAMILIES["llama"]())
+    prompts = [torch.randint(1, 60, (n,)).tolist() for n in (10, 1000, 37, 512, 64, 250, 129, 800)]
+    model.set_attn_implementation("eager")
+    expected = [greedy(model, p) for p in prompts]
+    with hf.Runner(model, comm, max_rows=256, max_tokens=1000 + NEW, sequences=8, threads=1) as runner:
+        merges = []
+        for new in (1, NEW):
+            before = runner.cache.cache.stats.merges
+            found = runner.generate(prompts, new)
+            merges.append(runner.cache.cache.stats.merges - before)
+        assert found == expected, f"a batch of 8: {found} instead of {expected}"
+        alone = [runner.generate([p], NEW)[0] for p in prompts]
+        assert alone == expected, f"one by one: {alone} instead of {expected}"
+    most = (NEW - 1) * len(runner.cache)
+    assert merges[1] - merges[0] == most, f"{merges[1] - merges[0]} merges for {NEW - 1} steps of 8, not {most}"
+
+
 def refused(name, config, words):
     try:
         hf.describe(make(config))
@@ -108,6 +128,8 @@ def main():
             check(name, FAMILIES[name]())
         else:
             refused(name, REFUSED[name][0](), REFUSED[name][1])
+    if not sys.argv[1:]:
+        check_batch()
 
 
 if __name__ == "__main__":
