@@ -105,25 +105,22 @@ VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 }
 
 /* Below 2^-151 everything rounds to 0, so that clamping there changes no result; the clamp also
- * turns -inf into a number, and lets NaN through. */
+ * turns -inf into a number, and lets NaN through. Adding 1.5 x 2^23 rounds to the nearest integer, even
+ * ones first, and leaves it in the last bits of the sum, where the exponent of 2^(n + 63) is
+ * made of it by one shift. What is returned is that sum, for vec_power alone. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
 {
+    const vec round = _mm256_set1_ps(0x1.8p23f + 127 + 63);
     x = _mm256_max_ps(_mm256_set1_ps(-160), x);
-    vec n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    *rest = _mm256_sub_ps(x, n);
+    vec n = _mm256_add_ps(x, round);
+    *rest = _mm256_sub_ps(x, _mm256_sub_ps(n, round));
     return n;
 }
 /* 2^n in two factors, each a normal number: only the second product can round. */
 VEC_INLINE vec vec_power(vec p, vec n)
 {
-    const __m256i bias = _mm256_set1_epi32(127);
-    __m256i whole = _mm256_cvtps_epi32(n);
-    __m256i first = _mm256_srai_epi32(whole, 1);
-    __m256i second = _mm256_sub_epi32(whole, first);
-    first = _mm256_slli_epi32(_mm256_add_epi32(first, bias), 23);
-    second = _mm256_slli_epi32(_mm256_add_epi32(second, bias), 23);
-    p = _mm256_mul_ps(p, _mm256_castsi256_ps(first));
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(second));
+    vec raised = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(p, raised), _mm256_set1_ps(0x1p-63f));
 }
 
 VEC_INLINE vec vec_from_f16(const uint16_t *p)

@@ -102,7 +102,8 @@ VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
     _mm512_storeu_si512(sum + 8, _mm512_add_epi64(_mm512_loadu_si512(sum + 8), b));
 }
 
-/* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded; rest = x - n. vreduce and vscalef know -inf
+/* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded (what vec_split returns may hold it in another
+ * form, for vec_power alone); rest = x - n. vreduce and vscalef know -inf
  * (rest 0, result 0), NaN and denormal results. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
 {
