@@ -423,9 +423,10 @@ BANYAN_API int banyan_sequence_record(banyan_sequence *sequence, int32_t layer, 
  * is opened, whenever this or any other process ends. On the ranks and plan that saved there, or opened
  * it, before, only blocks that came since are written.
  *
- * ARGUMENT when layers are of unequal lengths; UNSUPPORTED when the kernel's blocks cannot be
- * unpacked, FILE for the file system's reasons, also when not all ranks see the folder or another
- * job saves there. The note is rank 0's. Waits for the device. Collective; fails on all ranks or on none. */
+ * ARGUMENT when layers are of unequal lengths, or lack keys and values of a step; UNSUPPORTED when the
+ * kernel's blocks cannot be unpacked, FILE for the file system's reasons, also when not all ranks see the
+ * folder or another job saves there. The note is rank 0's. Waits for the device. Collective; fails on
+ * all ranks or on none. */
 BANYAN_API banyan_status banyan_cache_save(banyan_cache *cache, const char *folder,
                                            const void *note, size_t bytes);
 

@@ -144,6 +144,8 @@ static banyan_status let_go(const change *x)
     layer->length = x->at;
     layer->floor = x->floor;
     if (layer->clean > x->half) layer->clean = x->half;
+    if (layer->written > x->at) layer->written = x->at;
+    if (layer->replayed > x->at) layer->replayed = x->at;
     return status;
 }
 
@@ -314,8 +316,22 @@ banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int
     return status;
 }
 
+/* What was left out before `at` stays so. */
+void banyan_layer_write(banyan_layer *layer, int64_t at, int64_t end)
+{
+    int64_t *to = at <= layer->written ? &layer->written : &layer->replayed;
+    if (at <= *to && end > *to) *to = end;
+}
+
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 {
-    const banyan_status status = banyan_append_blocks(c, call, call->layer, call->layer);
-    return status ? status : c->way->write(c, call);
+    banyan_status status = banyan_append_blocks(c, call, call->layer, call->layer);
+    if (!status) status = c->way->write(c, call);
+    for (int32_t i = 0; i < call->count && !status; i++) {
+        const banyan_rows *part = &call->batch[i];
+        if (part->rows)
+            banyan_layer_write(&part->sequence->layer[call->layer], part->at,
+                               part->at + part->rows);
+    }
+    return status;
 }

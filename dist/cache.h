@@ -75,6 +75,9 @@ typedef struct banyan_compensation {
 typedef struct banyan_layer {
     int64_t length, longest; /* tokens now, and the most there ever were */
     int64_t floor;           /* rows below it may miss blocks */
+    /* Tokens below it have their keys and values: of a step they come after it, layer by layer. On a
+     * device those below `replayed` have them as well, once the last step's graph was replayed. */
+    int64_t written, replayed;
     int64_t
         clean; /* blocks below it are as in the snapshot cache->saved_id, under the same ids */
     banyan_turn *turns; /* ascending, the first from block 0 on */
@@ -336,6 +339,8 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
  * will use is compared with what there is first: MEMORY before anything changed. */
 banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int32_t first,
                                    int32_t last);
+/* Keys and values of tokens at .. end-1 have come to a layer. */
+void banyan_layer_write(banyan_layer *layer, int64_t at, int64_t end);
 /* Is it a part of the step that is under way, and so appended already? */
 static inline int banyan_is_stepped(const banyan_cache *c, const banyan_rows *part)
 {

@@ -73,6 +73,7 @@ typedef struct banyan_device_cache {
     int64_t max_parts, max_strips, max_spans;
 
     banyan_device_graph graph;
+    int64_t *owed; /* device: not 0 from a step of the graph's parts on until a replay */
 } banyan_device_cache;
 
 /* device_layout.c: how much of everything a rank needs. Bytes are those besides records and arena. */
@@ -114,6 +115,8 @@ banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_cal
 /* Blocks of the batch's parts have begun and gone: the device's tables follow, and the graph's tape is
  * written, where the parts are its parts. */
 banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int32_t count);
+/* The last step was of the graph's parts, and no replay came after it. Waits for the device. */
+banyan_status banyan_device_is_owed(banyan_cache *c, int *is_owed);
 /* The arguments of what is queued between these lie on the tape, if the call is recorded. */
 banyan_status banyan_device_tape_begin(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_device_tape_end(banyan_cache *c, const banyan_call *call);

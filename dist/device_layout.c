@@ -147,9 +147,9 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
 
     size_t device, host;
     plan->kernel->device->queue_bytes(&need.limits, &device, &host);
-    need.device =
-        (int64_t)(device + round_up((size_t)need.slots * sizeof(banyan_slot)) +
-                  round_up((size_t)need.items_bytes) + round_up((size_t)need.probed_bytes));
+    need.device = (int64_t)(device + round_up((size_t)need.slots * sizeof(banyan_slot)) +
+                            round_up((size_t)need.items_bytes) +
+                            round_up((size_t)need.probed_bytes) + round_up(sizeof(int64_t)));
     need.host = (int64_t)(host + (size_t)need.ring_slots * sizeof(banyan_slot));
     fit_passes(plan, &need);
     const size_t item = (size_t)plan->panel_rows * banyan_plan_row_bytes(plan);

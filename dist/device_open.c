@@ -108,6 +108,7 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     banyan_device_cache *d = c->device;
     const banyan_device_need need = banyan_device_needs(plan, plan->rank);
     const int64_t records = banyan_plan_capacity_bytes(plan, plan->rank);
+    const int64_t nothing = 0;
     banyan_status status = check_free(plan, device);
     if (!status) status = banyan_device_said(device->open(&need.limits, on_stream, &d->queue));
     if (status) return status;
@@ -127,6 +128,9 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     if (!status) status = take(d, need.slots * (int64_t)sizeof *d->tables, &d->tables);
     if (!status) status = take(d, need.items_bytes, &d->items);
     if (!status) status = take(d, need.probed_bytes, &d->probed);
+    if (!status) status = take(d, sizeof *d->owed, &d->owed);
+    if (!status)
+        status = banyan_device_said(device->put(d->queue, d->owed, &nothing, sizeof nothing));
     if (!status) status = take(d, need.maxima_bytes, &d->maxima);
     if (!status) status = take(d, need.pass_bytes, &d->pass_values);
     void *staged = NULL;
@@ -154,6 +158,7 @@ void banyan_device_close(banyan_cache *c)
     if (d->tables) d->device->release(d->queue, d->tables);
     if (d->items) d->device->release(d->queue, d->items);
     if (d->probed) d->device->release(d->queue, d->probed);
+    if (d->owed) d->device->release(d->queue, d->owed);
     if (d->maxima) d->device->release(d->queue, d->maxima);
     if (d->pass_values) d->device->release(d->queue, d->pass_values);
     if (d->pass_staged) d->device->release_host(d->queue, d->pass_staged);

@@ -30,6 +30,11 @@ banyan_status banyan_device_tape_end(banyan_cache *c, const banyan_call *call)
                                                                : BANYAN_OK;
 }
 
+static banyan_status put_owed(const banyan_device_cache *d, int64_t step)
+{
+    return banyan_device_said(d->device->put(d->queue, d->owed, &step, sizeof step));
+}
+
 /* ---- recording ------------------------------------------------------------------------------ */
 
 banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batch,
@@ -56,7 +61,9 @@ banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batc
             "at a time",
             (long long)rows,
             (int)(rows > spec->max_rows ? spec->max_rows : c->plan->panel_rows));
-    const banyan_status status = tape(c, BANYAN_TAPE_NEW);
+    banyan_status status = tape(c, BANYAN_TAPE_NEW);
+    /* The graph's own work, like all that comes after it. */
+    if (!status) status = put_owed(c->device, 0);
     if (status) return status;
     for (int32_t i = 0; i < count; i++) g->rows[i] = batch[i].rows;
     g->is_open = 1;
@@ -173,6 +180,39 @@ static int is_of_graph(const banyan_device_graph *g, const banyan_rows *batch, i
     return 1;
 }
 
+/* ---- is it replayed? ------------------------------------------------------------------------- */
+
+/* Until a replay says otherwise the graph's calls owe the step's rows. Its replay before is taken for
+ * granted: the device remembers the last step alone. */
+static banyan_status owe(banyan_cache *c, const banyan_rows *batch)
+{
+    banyan_device_cache *d = c->device;
+    const banyan_device_graph *g = &d->graph;
+    for (int32_t i = 0; i < g->calls; i++)
+        for (int32_t p = 0; g->call[i].k && p < g->parts; p++) {
+            if (!batch[p].rows) continue;
+            banyan_layer *layer = &batch[p].sequence->layer[g->call[i].layer];
+            if (layer->replayed > layer->written) layer->written = layer->replayed;
+            layer->replayed = layer->written;
+            if (layer->written >= batch[p].at) layer->replayed = batch[p].at + batch[p].rows;
+        }
+    return put_owed(d, c->steps);
+}
+
+banyan_status banyan_device_is_owed(banyan_cache *c, int *is_owed)
+{
+    banyan_device_cache *d = c->device;
+    void *owed = NULL;
+    banyan_status status =
+        banyan_device_said(d->device->allocate_host(d->queue, sizeof *d->owed, &owed));
+    if (status) return status;
+    status = banyan_device_said(d->device->copy(d->queue, owed, d->owed, sizeof *d->owed));
+    if (!status) status = banyan_device_wait(c);
+    if (!status) *is_owed = *(const int64_t *)owed != 0;
+    d->device->release_host(d->queue, owed);
+    return status;
+}
+
 banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int32_t count)
 {
     banyan_device_graph *g = &c->device->graph;
@@ -187,5 +227,6 @@ banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int3
     g->is_rewritten = 1;
     for (int32_t i = 0; i < g->calls && !status; i++) status = rewrite(c, &g->call[i], batch);
     g->is_rewritten = 0;
-    return status ? status : tape(c, BANYAN_TAPE_COPY);
+    if (!status) status = tape(c, BANYAN_TAPE_COPY);
+    return status ? status : owe(c, batch);
 }

@@ -60,6 +60,7 @@ banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequen
     for (int32_t i = 0; i < spec->layers; i++) {
         banyan_layer *layer = &s->layer[i];
         layer->length = layer->longest = layer->floor = layer->clean = 0;
+        layer->written = layer->replayed = 0;
         layer->turns = s->turns + (int64_t)i * turns;
         layer->turn_count = 0;
         clear_compensation(c, layer, i);
@@ -97,9 +98,14 @@ banyan_status banyan_sequence_create(banyan_cache *cache, uint64_t turn, banyan_
 
 /* ---- forks --------------------------------------------------------------------------------- */
 
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 static int64_t forked(const banyan_sequence *s, int32_t layer, int64_t tokens)
 {
-    return tokens < s->layer[layer].length ? tokens : s->layer[layer].length;
+    return least(tokens, s->layer[layer].length);
 }
 
 static banyan_status check_fork(banyan_sequence *s, int64_t tokens)
@@ -181,8 +187,9 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
         const banyan_layer *from = &sequence->layer[i];
         layer->length = layer->longest = forked(sequence, i, tokens);
         layer->floor = from->floor;
-        layer->clean =
-            from->clean < layer->length / block ? from->clean : layer->length / block;
+        layer->written = least(from->written, layer->length);
+        layer->replayed = least(from->replayed, layer->length);
+        layer->clean = least(from->clean, layer->length / block);
         layer->turn_count = from->turn_count;
         memcpy(layer->turns, from->turns, (size_t)from->turn_count * sizeof *from->turns);
         banyan_turns_branch(s, i, layer->length / block, layer->length % block != 0);

@@ -16,12 +16,28 @@
 
 /* ---- may it be saved? ---------------------------------------------------------------------- */
 
-static banyan_status check_lengths(const banyan_cache *c)
+/* Keys and values of a step come after it. */
+static banyan_status check_written(const banyan_layer *layer, int32_t index, int is_owed)
 {
+    int64_t written = layer->written;
+    if (!is_owed && layer->replayed > written) written = layer->replayed;
+    if (written >= layer->length) return BANYAN_OK;
+    return banyan_fail(BANYAN_ERR_ARGUMENT,
+                       "save: layer %d has %lld tokens, and keys and values of %lld: expected "
+                       "all %lld, which calls of banyan_attend (or a graph's replay) bring "
+                       "after banyan_cache_step",
+                       (int)index, (long long)layer->length, (long long)written,
+                       (long long)layer->length);
+}
+
+static banyan_status check_lengths(banyan_cache *c)
+{
+    int is_owed = 0;
+    banyan_status status = c->device ? banyan_device_is_owed(c, &is_owed) : BANYAN_OK;
     for (int32_t i = 0; i < c->plan->spec.sequences; i++) {
         const banyan_sequence *s = &c->sequence[i];
         int32_t first = -1;
-        for (int32_t l = 0; l < c->plan->spec.layers && s->is_live; l++) {
+        for (int32_t l = 0; l < c->plan->spec.layers && s->is_live && !status; l++) {
             if (!banyan_keeps_own(c->plan, l)) continue;
             if (first < 0) first = l;
             if (s->layer[l].length != s->layer[first].length)
@@ -30,9 +46,10 @@ static banyan_status check_lengths(const banyan_cache *c)
                                    "expected as many in every layer",
                                    (int)first, (long long)s->layer[first].length, (int)l,
                                    (long long)s->layer[l].length);
+            status = check_written(&s->layer[l], l, is_owed);
         }
     }
-    return BANYAN_OK;
+    return status;
 }
 
 banyan_status banyan_snapshot_possible(const banyan_plan *plan)
@@ -57,8 +74,7 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
     return BANYAN_OK;
 }
 
-static banyan_status check(const banyan_cache *c, const char *folder, const void *note,
-                           size_t bytes)
+static banyan_status check(banyan_cache *c, const char *folder, const void *note, size_t bytes)
 {
     if (!folder || !*folder)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "save: folder is %s",

@@ -106,7 +106,7 @@ static banyan_status make_sequence(opening *o, const banyan_saved_sequence *from
         layer->turns[0] = (banyan_turn){0, s->turn, s->family};
         layer->turn_count = 1;
         if (!banyan_keeps_own(o->plan, l)) continue;
-        layer->length = saved->length;
+        layer->length = layer->written = saved->length;
         layer->longest = saved->longest;
         /* What the plan has room for: as after a call of max_rows rows. */
         layer->floor = saved->length - spec->max_rows - spec->rollback_tokens;

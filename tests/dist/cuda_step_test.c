@@ -3,7 +3,8 @@
  * same tokens in calls of their own, on the emulator or a GPU, and on the CPU, where steps are made as
  * well. Blocks begin and are evicted between replays; sequences end, leave their places free, begin anew with
  * a prefill, are forked and go back. The bits are those of the calls; and what other tests hold against
- * the oracle, the CPU's numbers, is near. What cannot be captured is refused by its words. */
+ * the oracle, the CPU's numbers, is near. What cannot be captured is refused by its words, and so is a
+ * snapshot between a step and its last call, or its replay. */
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
@@ -11,6 +12,7 @@
 
 #include <cuda_runtime_api.h>
 #include <math.h>
+#include <unistd.h>
 
 enum { LAYERS = 3, HEADS = 6, KV_HEADS = 3, DIM = 64, PLACES = 8, STEPS = 200, RANKS = 3 };
 enum { PREFILL = 120, TOKENS = 340, BACK = 4, ROWS = PREFILL };
@@ -22,6 +24,8 @@ static const float sinks[LAYERS * HEADS] = {[HEADS] = 1, [HEADS + 1] = -INFINITY
 typedef struct results {
     float out[STEPS][LAYERS][PLACES][HEADS][DIM], lse[STEPS][LAYERS][PLACES][HEADS];
 } results;
+
+static char folder[256];
 
 typedef struct place {
     banyan_sequence *sequence; /* NULL: free */
@@ -110,14 +114,35 @@ static void send(scene *s)
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-static void attend(const scene *s, const banyan_rows *batch, int32_t count)
+static void attend_to(const scene *s, const banyan_rows *batch, int32_t count, int32_t first,
+                      int32_t end)
 {
     arrays *a = s->there;
-    for (int32_t layer = 0; layer < LAYERS; layer++)
+    for (int32_t layer = first; layer < end; layer++)
         CHECK_MSG(banyan_attend(s->cache, layer, batch, count, a->q[layer],
                                 layer < 2 ? a->k[layer] : NULL, layer < 2 ? a->v[layer] : NULL,
                                 a->out[layer], a->lse[layer][0]) == BANYAN_OK,
                   "layer %d: %s", (int)layer, banyan_error_message());
+}
+
+static void attend(const scene *s, const banyan_rows *batch, int32_t count)
+{
+    attend_to(s, batch, count, 0, LAYERS);
+}
+
+/* Layer -1: all is there. */
+static void save(const scene *s, int layer, int64_t length)
+{
+    char words[128];
+    const banyan_status status = banyan_cache_save(s->cache, folder, NULL, 0);
+    snprintf(words, sizeof words,
+             "layer %d has %lld tokens, and keys and values of %lld:", layer, (long long)length,
+             (long long)length - 1);
+    if (layer < 0)
+        CHECK_MSG(status == BANYAN_OK, "%s", banyan_error_message());
+    else
+        CHECK_MSG(status == BANYAN_ERR_ARGUMENT && strstr(banyan_error_message(), words),
+                  "%d, \"%s\" lacks \"%s\"", (int)status, banyan_error_message(), words);
 }
 
 static void prefill(scene *s, int p, int32_t rows)
@@ -186,10 +211,17 @@ static void step(scene *s, int number, results *r)
     if (s->how != CALLS)
         CHECK_MSG(banyan_cache_step(s->cache, batch, count) == BANYAN_OK, "step %d: %s", number,
                   banyan_error_message());
-    if (s->how == GRAPH)
+    const int saves = s->how != CALLS && (number == 50 || number == 101 || number == 102);
+    const int64_t length = batch[0].at + 1;
+    if (saves) save(s, 0, length);
+    if (s->how == GRAPH) {
         CHECK(cudaGraphLaunch(s->exec, s->stream) == cudaSuccess);
-    else
-        attend(s, batch, count);
+    } else {
+        attend_to(s, batch, count, 0, 1);
+        if (saves) save(s, 1, length);
+        attend_to(s, batch, count, 1, LAYERS);
+    }
+    if (saves) save(s, -1, 0);
     arrays_down(s->cache, s->here, s->there, sizeof *s->here);
     for (int p = 0; p < PLACES; p++) {
         for (int layer = 0; layer < LAYERS && row_of[p] >= 0; layer++) {
@@ -370,6 +402,9 @@ static void test_rank(banyan_comm *comm, void *arg)
 
 int main(void)
 {
+    char command[512];
+    const char *fast = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+    snprintf(folder, sizeof folder, "%s/cuda_step_test.%ld", fast, (long)getpid());
     emulator_set_multiprocessors(4);
     /* Three ranks are the same work once more: in one of the modes. */
     const int32_t most = emulator_get_mode() == EMULATOR_LAZY ? RANKS : 1;
@@ -379,5 +414,7 @@ int main(void)
         local_run(comm, ranks, test_rank, NULL);
         for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
     }
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    CHECK(system(command) == 0);
     return test_end();
 }

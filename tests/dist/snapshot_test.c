@@ -408,6 +408,61 @@ static void test_again(const snapshot_case *c, banyan_comm *comm)
     clear(comm);
 }
 
+static void expect_save(const world *w, const char *words)
+{
+    const banyan_status status = banyan_cache_save(w->cache, folder, NULL, 0);
+    CHECK_MSG(status == BANYAN_ERR_ARGUMENT && strstr(banyan_error_message(), words),
+              "rank %d: %d, \"%s\" lacks \"%s\"", w->plan->rank, (int)status,
+              banyan_error_message(), words);
+}
+
+static void append(const world *w, int32_t layer, const banyan_rows *part)
+{
+    static const float rows[ROWS * KV];
+    CHECK_MSG(banyan_attend(w->cache, layer, part, 1, NULL, rows, rows, NULL, NULL) ==
+                  BANYAN_OK,
+              "%s", banyan_error_message());
+}
+
+/* Between a step and its last call, no snapshot: not even of a fork of what is not written. */
+static void test_step(const snapshot_case *c, banyan_comm *comm)
+{
+    banyan_sequence *fork = NULL;
+    world w = make(c, comm);
+    before(&w);
+    const int64_t at = w.life[2].length;
+    const banyan_rows part = {.sequence = w.sequence[2], .at = at, .rows = 3};
+    char words[128];
+    CHECK(banyan_cache_step(w.cache, &part, 1) == BANYAN_OK);
+    for (int32_t layer = 0; layer < LAYERS; layer++) {
+        snprintf(words, sizeof words,
+                 "layer %d has %lld tokens, and keys and values of %lld:", (int)layer,
+                 (long long)at + 3, (long long)at);
+        expect_save(&w, words);
+        append(&w, layer, &part);
+    }
+    save(&w, "");
+    /* rows that never come are owed until the sequence goes back before them */
+    const banyan_rows next = {.sequence = w.sequence[2], .at = at + 3, .rows = 1};
+    CHECK(banyan_cache_step(w.cache, &next, 1) == BANYAN_OK);
+    CHECK(banyan_sequence_fork(w.sequence[2], at + 4, 1, &fork) == BANYAN_OK);
+    const banyan_rows more = {.sequence = w.sequence[2], .at = at + 4, .rows = 1};
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &more);
+    snprintf(words, sizeof words,
+             "layer 0 has %lld tokens, and keys and values of %lld:", (long long)at + 5,
+             (long long)at + 3);
+    expect_save(&w, words);
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &part);
+    snprintf(words, sizeof words,
+             "layer 0 has %lld tokens, and keys and values of %lld:", (long long)at + 4,
+             (long long)at + 3);
+    expect_save(&w, words);
+    banyan_sequence_destroy(fork);
+    save(&w, "");
+    end(&w);
+    clear(comm);
+}
+
 /* Each way on one of the cases; with a word: on all. */
 int main(int argc, char **argv)
 {
@@ -431,6 +486,7 @@ int main(int argc, char **argv)
                     (full || ranks == 1 || (p + 2 * q) % CASES == i))
                     test_way(&cases[i], comm, counts[p], counts[q]);
         if (full || ranks < 4) test_again(&cases[i], comm);
+        if (full || i == ranks % CASES) test_step(&cases[i], comm);
     }
     banyan_comm_destroy(comm);
     return test_end();
