@@ -132,6 +132,7 @@ static banyan_status let_go(const change *x)
     banyan_layer *layer = &x->s->layer[x->layer];
     banyan_status status = BANYAN_OK;
     x->s->goes_back = x->at < layer->length;
+    x->s->step = 0; /* what was appended by itself may have gone back behind its last step */
     count_drops(x);
     for (int32_t j = 0; j < part->mine_count && !status; j++) {
         banyan_kept *kept = &layer->kept[j];

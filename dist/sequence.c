@@ -167,6 +167,10 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
     if (!sequence || !out)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "sequence_fork: %s is NULL",
                            sequence ? "out" : "sequence");
+    if (!sequence->is_live)
+        return banyan_fail(BANYAN_ERR_ARGUMENT,
+                           "sequence_fork: the sequence was destroyed: expected one that is "
+                           "there");
     banyan_cache *c = sequence->cache;
     banyan_status status = check_fork(sequence, tokens);
     int32_t turns = 0;
@@ -256,10 +260,16 @@ static int32_t cache_layer_of(const banyan_sequence *s, int32_t layer)
     return s->cache->plan->spec.cache_layer[layer];
 }
 
+/* Of a sequence that is there. */
+static int is_layer(const banyan_sequence *s, int32_t layer)
+{
+    return s && s->is_live && layer >= 0 && layer < s->cache->plan->spec.layers;
+}
+
 int64_t banyan_sequence_length(const banyan_sequence *s, int32_t layer)
 {
     int64_t most = -1;
-    if (!s || layer < -1 || layer >= s->cache->plan->spec.layers) return -1;
+    if (!s || !s->is_live || layer < -1 || layer >= s->cache->plan->spec.layers) return -1;
     for (int32_t i = 0; i < s->cache->plan->spec.layers; i++)
         if ((layer < 0 || cache_layer_of(s, layer) == i) && s->layer[i].length > most)
             most = s->layer[i].length;
@@ -269,7 +279,7 @@ int64_t banyan_sequence_length(const banyan_sequence *s, int32_t layer)
 int banyan_sequence_owner(const banyan_sequence *s, int32_t layer, int32_t kv_head,
                           int64_t block)
 {
-    if (!s || layer < 0 || layer >= s->cache->plan->spec.layers || block < 0) return -1;
+    if (!is_layer(s, layer) || block < 0) return -1;
     const uint64_t turn = banyan_turn_of(&s->layer[cache_layer_of(s, layer)], block)->turn;
     return banyan_plan_owner(s->cache->plan, turn, layer, kv_head, block);
 }
@@ -277,7 +287,7 @@ int banyan_sequence_owner(const banyan_sequence *s, int32_t layer, int32_t kv_he
 int banyan_sequence_record(banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t index,
                            int64_t *block, void **record, size_t *bytes)
 {
-    if (!s || layer < 0 || layer >= s->cache->plan->spec.layers || index < 0) return 0;
+    if (!is_layer(s, layer) || index < 0) return 0;
     const banyan_part *part = banyan_cache_part(s->cache, layer);
     for (int32_t j = 0; j < part->mine_count; j++) {
         const banyan_kept *kept = &s->layer[cache_layer_of(s, layer)].kept[j];

@@ -141,6 +141,59 @@ static void test_broken(banyan_plan *plan)
     banyan_cache_destroy(cache);
 }
 
+/* ---- sequences that ended, and steps that were left ------------------------------------------ */
+
+/* A handle of a sequence that was destroyed means nothing, until its place is taken. */
+static void test_ended(banyan_plan *plan)
+{
+    banyan_cache *cache = sequence_cache(plan);
+    banyan_sequence *fork = NULL;
+    int64_t block;
+    void *record;
+    size_t bytes;
+    sequence s;
+    if (!cache) return;
+    sequence_make(&s, plan, TOKENS, 23);
+    prefill(&s, cache, 0, 50, APPEND);
+    banyan_sequence *ended = cache->sequence;
+    banyan_sequence_destroy(ended);
+    CHECK(banyan_sequence_fork(ended, 10, 0, &fork) == BANYAN_ERR_ARGUMENT && !fork);
+    CHECK(strstr(banyan_error_message(), "the sequence was destroyed"));
+    CHECK(sequence_call(&s, cache, 0, 50, 1, APPEND) == BANYAN_ERR_ARGUMENT);
+    CHECK(banyan_sequence_length(ended, 0) == -1 && banyan_sequence_length(ended, -1) == -1);
+    CHECK(banyan_sequence_owner(ended, 0, 0, 0) == -1);
+    CHECK(!banyan_sequence_record(ended, 0, 0, 0, &block, &record, &bytes));
+    sequence_free(&s);
+    banyan_cache_destroy(cache);
+}
+
+/* A step's rows, and then a row before them by itself: rows like the step's that follow are appended. */
+static void test_left_step(banyan_plan *plan)
+{
+    banyan_cache *cache = sequence_cache(plan), *plain = sequence_cache(plan);
+    sequence s, expect;
+    if (!cache || !plain) return;
+    sequence_make(&s, plan, TOKENS, 27), sequence_make(&expect, plan, TOKENS, 27);
+    sequence_mark_results(&s), sequence_mark_results(&expect);
+    for (int32_t layer = 0; layer < 2; layer++) {
+        prefill(&s, cache, layer, 64, APPEND | ATTEND);
+        prefill(&expect, plain, layer, 67, APPEND | ATTEND);
+    }
+    const banyan_rows part = {.sequence = cache->sequence, .at = 64, .rows = 3};
+    CHECK(banyan_cache_step(cache, &part, 1) == BANYAN_OK);
+    for (int32_t layer = 0; layer < 2; layer++) {
+        CHECK(sequence_call(&s, cache, layer, 64, 3, APPEND | ATTEND) == BANYAN_OK);
+        CHECK(sequence_call(&s, cache, layer, 63, 1, APPEND | ATTEND) == BANYAN_OK);
+        CHECK(banyan_sequence_length(cache->sequence, layer) == 64);
+        CHECK(sequence_call(&s, cache, layer, 64, 3, APPEND | ATTEND) == BANYAN_OK);
+        CHECK_MSG(banyan_sequence_length(cache->sequence, layer) == 67, "%lld tokens",
+                  (long long)banyan_sequence_length(cache->sequence, layer));
+    }
+    CHECK_MSG(sequence_results_hash(&s) == sequence_results_hash(&expect), "other results");
+    sequence_free(&s), sequence_free(&expect);
+    banyan_cache_destroy(cache), banyan_cache_destroy(plain);
+}
+
 /* ---- half a call ------------------------------------------------------------------------------- */
 
 /* Append only, then attend only (twice: layers that share a cache), gives what one call gives. */
@@ -339,6 +392,8 @@ int main(int argc, char **argv)
         if (!plan) continue;
         test_refusals(plan);
         test_broken(plan);
+        test_ended(plan);
+        test_left_step(plan);
         test_halves(plan);
         test_probe(plan);
         for (int32_t g = 0; g < KV_HEADS; g++) test_nan(plan, 37 + 11 * g, g);
