@@ -102,8 +102,9 @@ static banyan_status check_looks(const banyan_cache *cache, const banyan_rows *p
     const int64_t max = cache->plan->spec.max_tokens;
     if ((part->first || part->end) && (part->first < 0 || part->end <= part->first))
         return banyan_fail(BANYAN_ERR_ARGUMENT,
-                           "tokens %lld..%lld: expected first < end, or 0 and 0 for all",
-                           (long long)part->first, (long long)part->end - 1);
+                           "first %lld, end %lld: expected 0 <= first < end, or 0 and 0 for "
+                           "all",
+                           (long long)part->first, (long long)part->end);
     if (cache->device && (part->strongest || (part->mass && part->probe_count > 1)))
         return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                            "device is \"%s\", which measures the mass of one probe and finds "
@@ -115,10 +116,10 @@ static banyan_status check_looks(const banyan_cache *cache, const banyan_rows *p
     for (int32_t i = 0; i < part->probe_count; i++) {
         const banyan_range *p = &part->probes[i];
         if (p->first < 0 || p->end < p->first || p->end > max)
-            return banyan_fail(BANYAN_ERR_ARGUMENT,
-                               "probe %d: tokens %lld..%lld: expected a range within 0..%lld",
-                               (int)i, (long long)p->first, (long long)p->end - 1,
-                               (long long)max - 1);
+            return banyan_fail(
+                BANYAN_ERR_ARGUMENT,
+                "probe %d: first %lld, end %lld: expected a range within 0..%lld", (int)i,
+                (long long)p->first, (long long)p->end, (long long)max - 1);
     }
     return BANYAN_OK;
 }

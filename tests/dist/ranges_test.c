@@ -358,15 +358,17 @@ static void test_refusals(banyan_comm *comm)
     scene s;
     if (!open_scene(&s, &ways[0], comm, 0)) return;
     banyan_rows part = {.sequence = s.sequence, .rows = 1, .first = 5, .end = 5};
-    refused(&s, &part, "tokens 5..4: expected first < end, or 0 and 0 for all");
+    refused(&s, &part, "first 5, end 5: expected 0 <= first < end, or 0 and 0 for all");
     part.first = -1, part.end = 7;
-    refused(&s, &part, "tokens -1..6: expected first < end");
+    refused(&s, &part, "first -1, end 7: expected 0 <= first < end");
+    part.first = 0, part.end = INT64_MIN;
+    refused(&s, &part, "first 0, end -9223372036854775808: expected 0 <= first < end");
     part.first = part.end = 0;
     part.mass = lse[0];
     refused(&s, &part, "mass without probes: expected 1 or more");
     const banyan_range beyond = {3, TOKENS + 1};
     part.probes = &beyond, part.probe_count = 1;
-    refused(&s, &part, "probe 0: tokens 3..300: expected a range within 0..299");
+    refused(&s, &part, "probe 0: first 3, end 301: expected a range within 0..299");
     CHECK(banyan_combine(s.cache, 1, 1, 1, outs, lses, out, NULL) == BANYAN_ERR_ARGUMENT);
     CHECK_MSG(strstr(banyan_error_message(), "combine: layer 1: the plan has layers 0..0"),
               "%s", banyan_error_message());
