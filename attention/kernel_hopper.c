@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The row `hopper`: records and calls of the row `cuda`, by instructions of compute capability 9.0
- * alone. Many rows over a cache of e4m3 are the portable kernel's, which is there as PTX. */
+ * alone. Many rows over a cache of e4m3, or with dim 96, are the portable kernel's. */
 #include "attention/cuda/row.h"
 
 static int usable(void)
@@ -11,8 +11,9 @@ static int usable(void)
 static const char *attend(banyan_queue *queue, const banyan_batch *batch)
 {
     if (cuda_is_decode(batch)) return banyan_cuda_decode_hopper(queue, batch);
-    return batch->shape.dtype == BANYAN_E4M3 ? banyan_cuda_prefill(queue, batch)
-                                             : banyan_cuda_prefill_hopper(queue, batch);
+    return batch->shape.dtype == BANYAN_E4M3 || batch->shape.key_dim == 96
+               ? banyan_cuda_prefill(queue, batch)
+               : banyan_cuda_prefill_hopper(queue, batch);
 }
 
 static const banyan_device device = BANYAN_CUDA_DEVICE(attend);

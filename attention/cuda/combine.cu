@@ -87,6 +87,8 @@ const char *cuda_combine_open(banyan_queue *queue)
 {
     cudaError_t error = cuda_prepare(combine_parts<64>, 0, &queue->waits);
     if (error == cudaSuccess && queue->limits.shape.value_dim > 64)
+        error = cuda_prepare(combine_parts<96>, 0, &queue->waits);
+    if (error == cudaSuccess && queue->limits.shape.value_dim > 96)
         error = cuda_prepare(combine_parts<128>, 0, &queue->waits);
     return cuda_failed(error, "loading the combine of partials");
 }
@@ -96,7 +98,7 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
                          int32_t value_dim, const cuda_results &results)
 {
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
-    const auto way = value_dim == 64 ? start<64> : start<128>;
+    const auto way = value_dim == 64 ? start<64> : value_dim == 96 ? start<96> : start<128>;
     return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results),
                        "combining partials");
 }

@@ -24,7 +24,8 @@ static cudaError_t decode_with_dim(banyan_dtype dtype, int vectors, Use use)
 template <typename Use>
 static cudaError_t decode_with(const banyan_block_shape &shape, int vectors, Use use)
 {
-    return shape.key_dim == 64 ? decode_with_dim<64>(shape.dtype, vectors, use)
+    if (shape.key_dim == 64) return decode_with_dim<64>(shape.dtype, vectors, use);
+    return shape.key_dim == 96 ? decode_with_dim<96>(shape.dtype, vectors, use)
                                : decode_with_dim<128>(shape.dtype, vectors, use);
 }
 
@@ -33,7 +34,8 @@ template <typename Prepare>
 static const char *decode_open(const banyan_queue *queue, Prepare prepare)
 {
     cudaError_t error = cudaSuccess;
-    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim *= 2) {
+    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim += 32) {
+        if (!record_has_dim(dim)) continue;
         banyan_block_shape shape = queue->limits.shape;
         shape.key_dim = shape.value_dim = dim;
         error = decode_with(shape, 1, prepare);

@@ -34,7 +34,13 @@ PTX_FN bool divides_q(__half)
 
 template <typename T, int DIMS> struct decode16 {
     typedef T number;
-    enum { DIM = DIMS, TILE = RECORD_TOKENS * DIM * 2, RECORD = 2 * TILE, IS_SCALED = 0 };
+    enum {
+        DIM = DIMS,
+        TILE = RECORD_TOKENS * DIM * 2,
+        RECORD = 2 * TILE,
+        ROW = RECORD16_ROW(DIM),
+        IS_SCALED = 0
+    };
 
     static __device__ __forceinline__ float shift()
     {
@@ -53,7 +59,7 @@ template <typename T, int DIMS> struct decode16 {
 #pragma unroll
         for (int step = 0; step < DIM / 16; step++) {
             uint32_t b[4];
-            ldmatrix4(b, record + record16_at(token, step * 16 + d));
+            ldmatrix4(b, record + record16_at(DIM, token, step * 16 + d));
             mma(s[0], q[step], b[0], b[1], T());
             mma(s[1], q[step], b[2], b[3], T());
         }
@@ -65,7 +71,7 @@ template <typename T, int DIMS> struct decode16 {
 #pragma unroll
         for (int step = 0; step < DIM / 16; step++) {
             uint32_t b[4];
-            ldmatrix4_transposed(b, record + TILE + record16_at(token, step * 16 + d));
+            ldmatrix4_transposed(b, record + TILE + record16_at(DIM, token, step * 16 + d));
             mma(o[2 * step], p, b[0], b[1], T());
             mma(o[2 * step + 1], p, b[2], b[3], T());
         }
@@ -75,10 +81,10 @@ template <typename T, int DIMS> struct decode16 {
     static __device__ __forceinline__ void share_of(int first, int share, int shares, Copy copy)
     {
 #pragma unroll
-        for (int panel = 0; panel < 2 * DIM / 64; panel++) {
-            const int begin = panel * RECORD_PANEL_BYTES + first * RECORD_ROW_BYTES;
+        for (int panel = 0; panel < RECORD / (RECORD_TOKENS * ROW); panel++) {
+            const int begin = (panel * RECORD_TOKENS + first) * ROW;
 #pragma unroll
-            for (int i = 0; i < 128 / shares; i++) copy(begin + (i * shares + share) * 16);
+            for (int i = 0; i < ROW / shares; i++) copy(begin + (i * shares + share) * 16);
         }
     }
 };
@@ -89,6 +95,7 @@ template <int DIMS> struct decode8 {
         DIM = DIMS,
         TILE = RECORD_TOKENS * DIM,
         RECORD = 2 * TILE + 2 * RECORD_TOKENS * 4,
+        ROW = RECORD8_ROW(DIM),
         IS_SCALED = 1
     };
 
@@ -131,7 +138,7 @@ template <int DIMS> struct decode8 {
 #pragma unroll
         for (int d = 0; d < DIM; d += 32) {
             uint32_t b[4];
-            ldmatrix4(b, record + TILE + record8_swizzle(d + lane, first));
+            ldmatrix4(b, record + TILE + record_swizzle64(d + lane, first));
 #pragma unroll
             for (int i = 0; i < 4; i++) product(o[d / 8 + i], p, b[i]);
         }
@@ -153,8 +160,9 @@ template <int DIMS> struct decode8 {
         for (int i = 0; i < (DIM + shares - 1) / shares; i++) {
             const int n = i * shares + share;
             if (n >= DIM) break;
-            copy(first * DIM + n * 16);
-            copy(TILE + (int)record8_swizzle(n, first));
+            const int panel = ROW == DIM ? 0 : n / ROW;
+            copy((panel * RECORD_TOKENS + first) * ROW + (n - panel * ROW) * 16);
+            copy(TILE + (int)record_swizzle64(n, first));
         }
         if (share < 8)
             copy(2 * TILE + share / 4 * RECORD_TOKENS * 4 + first * 4 + share % 4 * 16);

@@ -182,7 +182,7 @@ PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, ui
             if (i < vectors)
                 shared_store4(
                     q + i / CUDA_SUBTILE * hopper_layout<DIM>::TILE +
-                        record16_at((uint32_t)(i % CUDA_SUBTILE), 8 * (uint32_t)chunk),
+                        record16_at(DIM, (uint32_t)(i % CUDA_SUBTILE), 8 * (uint32_t)chunk),
                     x[j]);
         }
     }

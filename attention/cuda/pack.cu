@@ -71,7 +71,8 @@ static __device__ void pack_tile16(const rows_of &rows, unsigned char *tile, boo
     for (int i = (int)threadIdx.x; i < RECORD_TOKENS * chunks; i += THREADS) {
         const int token = i / chunks, d = i % chunks * 8;
         if (stays(rows, token)) continue;
-        uint4 *const to = (uint4 *)(tile + record16_at((uint32_t)token, (uint32_t)d));
+        uint4 *const to =
+            (uint4 *)(tile + record16_at((uint32_t)rows.dim, (uint32_t)token, (uint32_t)d));
         *to = is_written(rows, token)
                   ? eight_numbers<T>(rows, number_at(rows, token, d), is_same)
                   : make_uint4(0, 0, 0, 0);
@@ -83,15 +84,17 @@ static __device__ void pack_tile16(const rows_of &rows, unsigned char *tile, boo
 /* All bytes of a tile [token][dim] to shared memory, and the scales to the record. */
 static __device__ void quantise(const rows_of &rows, unsigned char *bytes, float *scales)
 {
-    const int lane = (int)threadIdx.x % 32, each = rows.dim / 32; /* 2 or 4 */
+    enum { PAIRS = 2 }; /* of numbers, a lane: d, d + 1 for d = 2 lane, 2 lane + 64 */
+    const int lane = (int)threadIdx.x % 32;
     for (int token = (int)threadIdx.x / 32; token < RECORD_TOKENS; token += WARPS) {
         if (stays(rows, token)) continue;
-        float x[4] = {0, 0, 0, 0}, largest = 0, poison = 0;
+        float x[2 * PAIRS] = {}, largest = 0, poison = 0;
         if (is_written(rows, token))
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (i >= each) break;
-                const int64_t at = number_at(rows, token, lane * each + i);
+            for (int i = 0; i < 2 * PAIRS; i++) {
+                const int d = 2 * lane + i / 2 * 64 + i % 2;
+                if (d >= rows.dim) break;
+                const int64_t at = number_at(rows, token, d);
                 x[i] = load_number(rows.from, at, rows.dtype);
                 largest = fmaxf(largest, fabsf(x[i]));
                 poison += x[i] - x[i]; /* 0, but NaN for a NaN and for infinities */
@@ -104,12 +107,12 @@ static __device__ void quantise(const rows_of &rows, unsigned char *bytes, float
         const float scale = __fdiv_rn(largest, 448);
         const bool is_number = scale > 0; /* else all bytes are 0: of zeros, or times NaN */
 #pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-            if (i >= each) break;
+        for (int i = 0; i < 2 * PAIRS; i += 2) {
+            const int d = 2 * lane + i / 2 * 64;
+            if (d >= rows.dim) break;
             const float lo = is_number ? __fdiv_rn(x[i], scale) : 0;
             const float hi = is_number ? __fdiv_rn(x[i + 1], scale) : 0;
-            *(uint16_t *)(bytes + token * rows.dim + lane * each + i) =
-                e4m3_from_floats(lo, hi);
+            *(uint16_t *)(bytes + token * rows.dim + d) = e4m3_from_floats(lo, hi);
         }
         if (lane == 0) scales[token] = scale;
     }

@@ -14,7 +14,7 @@ static void move16(char *tile, char *rows, int32_t count, int32_t dim, int to_ro
 {
     for (int32_t token = 0; token < count; token++)
         for (int32_t d = 0; d < dim; d += CHUNK) {
-            char *in_tile = tile + record16_at((uint32_t)token, (uint32_t)d);
+            char *in_tile = tile + record16_at((uint32_t)dim, (uint32_t)token, (uint32_t)d);
             char *in_row = rows + ((size_t)token * (size_t)dim + (size_t)d) * 2;
             memcpy(to_rows ? in_row : in_tile, to_rows ? in_tile : in_row, 2 * CHUNK);
         }

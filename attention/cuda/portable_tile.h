@@ -17,7 +17,7 @@ enum { TILE_KEYS = RECORD_TOKENS, TILE_PARTS = TILE_KEYS / 8 };
 /* A block of 16-bit numbers in shared memory. */
 template <typename T, int DIM> struct block16 {
     typedef T number;
-    enum { BYTES = 2 * DIM / 64 * RECORD_PANEL_BYTES };
+    enum { BYTES = 2 * RECORD_TOKENS * DIM * 2 };
 
     /* Of q's 16 columns in fragment k, the dim of column 2 (lane % 4) (+ 8 for `upper`), and the next. */
     static __device__ __forceinline__ int column(int k, int lane, int upper)
@@ -34,7 +34,7 @@ template <typename T, int DIM> struct block16 {
 #pragma unroll
             for (int k = 0; k < DIM / 16; k++) {
                 uint32_t b[4];
-                ldmatrix4(b, k_tile + record16_at(token, (uint32_t)(16 * k + (lane & 8))));
+                ldmatrix4(b, k_tile + record16_at(DIM, token, (uint32_t)(16 * k + (lane & 8))));
                 mma(s[t], q[k], b[0], b[1], T());
                 mma(s[t + 1], q[k], b[2], b[3], T());
             }
@@ -63,7 +63,7 @@ template <typename T, int DIM> struct block16 {
             for (int k = 0; k < TILE_KEYS / 16; k++) {
                 uint32_t b[4];
                 ldmatrix4_transposed(b, v_tile +
-                                            record16_at((uint32_t)(16 * k + (lane & 15)),
+                                            record16_at(DIM, (uint32_t)(16 * k + (lane & 15)),
                                                         (uint32_t)(8 * d + (lane >> 4 << 3))));
                 mma(o[d], p[k], b[0], b[1], T());
                 mma(o[d + 1], p[k], b[2], b[3], T());
@@ -140,8 +140,8 @@ template <int DIM> struct block8 {
 #pragma unroll
             for (int k = 0; k < TILE_KEYS / 16; k++) {
                 uint32_t b[4];
-                ldmatrix4(b, v_tile +
-                                 record8_swizzle((uint32_t)(8 * d + lane), (uint32_t)(16 * k)));
+                ldmatrix4(
+                    b, v_tile + record_swizzle64((uint32_t)(8 * d + lane), (uint32_t)(16 * k)));
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     mma(o[d + i], p[k], half2_from_e4m3((uint16_t)b[i]),

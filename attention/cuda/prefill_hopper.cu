@@ -229,7 +229,7 @@ const char *cuda_prefill_hopper_open(banyan_queue *queue)
     const bool is_half = shape.dtype == BANYAN_F16;
     if (shape.dtype == BANYAN_E4M3) return NULL; /* the portable one's */
     cudaError_t error = is_half ? prepare<__half, 64>() : prepare<__nv_bfloat16, 64>();
-    if (error == cudaSuccess && shape.key_dim > 64)
+    if (error == cudaSuccess && shape.key_dim >= 128)
         error = is_half ? prepare<__half, 128>() : prepare<__nv_bfloat16, 128>();
     return cuda_failed(error, "loading the Hopper prefill");
 }

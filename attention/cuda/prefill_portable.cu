@@ -310,22 +310,25 @@ template <typename B, int DIM> static instance instance_of()
     return {prepare<B, DIM>, start<B, DIM>};
 }
 
+template <int DIM> static instance instance_with(banyan_dtype dtype)
+{
+    if (dtype == BANYAN_BF16) return instance_of<block16<__nv_bfloat16, DIM>, DIM>();
+    return dtype == BANYAN_F16 ? instance_of<block16<__half, DIM>, DIM>()
+                               : instance_of<block8<DIM>, DIM>();
+}
+
 static instance instance_of(const banyan_block_shape *shape)
 {
-    const bool wide = shape->key_dim == 128;
-    if (shape->dtype == BANYAN_BF16)
-        return wide ? instance_of<block16<__nv_bfloat16, 128>, 128>()
-                    : instance_of<block16<__nv_bfloat16, 64>, 64>();
-    if (shape->dtype == BANYAN_F16)
-        return wide ? instance_of<block16<__half, 128>, 128>()
-                    : instance_of<block16<__half, 64>, 64>();
-    return wide ? instance_of<block8<128>, 128>() : instance_of<block8<64>, 64>();
+    if (shape->key_dim == 64) return instance_with<64>(shape->dtype);
+    return shape->key_dim == 96 ? instance_with<96>(shape->dtype)
+                                : instance_with<128>(shape->dtype);
 }
 
 const char *cuda_prefill_open(banyan_queue *queue)
 {
     cudaError_t error = cudaSuccess;
-    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim *= 2) {
+    for (int dim = 64; dim <= queue->limits.shape.key_dim && error == cudaSuccess; dim += 32) {
+        if (!record_has_dim(dim)) continue;
         banyan_block_shape shape = queue->limits.shape;
         shape.key_dim = shape.value_dim = dim;
         error = instance_of(&shape).prepare();

@@ -14,6 +14,9 @@
  *              ..
  *              row 63
  *
+ * Dim 96 has three panels, each 32 dims wide with rows of 64 bytes, chunk c of row r at c ^ (r / 2 % 4): the
+ * "64-byte swizzle", of which the same is true.
+ *
  * A record is therefore one run of bytes that a bulk copy brings to shared memory as it is. */
 #ifndef BANYAN_ATTENTION_CUDA_RECORD_H
 #define BANYAN_ATTENTION_CUDA_RECORD_H
@@ -26,23 +29,41 @@
 #define RECORD_FN static inline
 #endif
 
-enum { RECORD_TOKENS = 64, RECORD_ROW_BYTES = 128, RECORD_PANEL_BYTES = 64 * 128 };
+enum { RECORD_TOKENS = 64, RECORD_PANEL_BYTES = 64 * 128 };
+
+/* Head dims that kernels are compiled for. */
+RECORD_FN int record_has_dim(int32_t dim)
+{
+    return dim == 64 || dim == 96 || dim == 128;
+}
 
 /* Place of byte `byte` (0..127) of row `row` in a panel. */
 RECORD_FN uint32_t record_swizzle(uint32_t row, uint32_t byte)
 {
-    return row * RECORD_ROW_BYTES + (byte ^ ((row & 7) << 4));
+    return row * 128 + (byte ^ ((row & 7) << 4));
+}
+/* Likewise of rows of 64 bytes, the four chunks permuted, .. */
+RECORD_FN uint32_t record_swizzle64(uint32_t row, uint32_t byte)
+{
+    return row * 64 + (byte ^ ((row & 6) << 3));
+}
+/* .. and of rows of 32 bytes. */
+RECORD_FN uint32_t record_swizzle32(uint32_t row, uint32_t byte)
+{
+    return row * 32 + (byte ^ ((row & 4) << 2));
 }
 
 /* ---- 16-bit numbers ------------------------------------------------------------------------ */
 
-RECORD_FN uint32_t record16_tile_bytes(uint32_t dim) /* of K, or of V; dim a multiple of 64 */
+RECORD_FN uint32_t record16_tile_bytes(uint32_t dim) /* of K, or of V; dim a multiple of 32 */
 {
-    return dim / 64 * RECORD_PANEL_BYTES;
+    return RECORD_TOKENS * dim * 2;
 }
+#define RECORD16_ROW(dim) ((dim) % 64 ? 64 : 128) /* bytes, of a panel */
 /* Of number `d` of token `token`, from the beginning of its tile. */
-RECORD_FN uint32_t record16_at(uint32_t token, uint32_t d)
+RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
 {
+    if (dim % 64) return d / 32 * (RECORD_TOKENS * 64) + record_swizzle64(token, d % 32 * 2);
     return d / 64 * RECORD_PANEL_BYTES + record_swizzle(token, d % 64 * 2);
 }
 
@@ -58,8 +79,9 @@ RECORD_FN uint32_t record16_at(uint32_t token, uint32_t d)
  *
  * K: a row is a token. The 16 dims of a chunk are then in the order "column of a 2 c + e + 8 h is dim
  * 4 c + 2 h + e", and q is loaded in that order. As the 16-bit panels, dim 128 has rows of 128 bytes with
- * chunk c at c ^ (r % 8); dim 64 has rows of 64 bytes with chunk c at c ^ (r / 2 % 4). (So the
- * hardware's 128- and 64-byte swizzles have it, and eight rows of one chunk touch all banks.)
+ * chunk c at c ^ (r % 8); dim 64 has rows of 64 bytes with chunk c at c ^ (r / 2 % 4); dim 96 three panels
+ * with rows of 32 bytes, chunk c at c ^ (r / 4 % 2). (So the hardware's 128-, 64- and 32-byte swizzles have
+ * it, and eight rows of one chunk touch all banks.)
  *
  * V: a row is a dim, 64 bytes, swizzled as K of dim 64: transposed, as fp8 matrix instructions must
  * have it. The order of tokens in a chunk is that in which a score fragment leaves a thread with them:
@@ -75,21 +97,18 @@ RECORD_FN uint32_t record8_tile_bytes(uint32_t dim)
 {
     return RECORD_TOKENS * dim;
 }
-/* Rows of 64 bytes, the four chunks permuted. */
-RECORD_FN uint32_t record8_swizzle(uint32_t row, uint32_t byte)
-{
-    return row * 64 + (byte ^ ((row & 6) << 3));
-}
-/* Of number `d` of token `token` in K, from the beginning of its tile. dim: 64 or 128. */
+#define RECORD8_ROW(dim) ((dim) == 96 ? 32 : (dim)) /* bytes, of a panel of K */
+/* Of number `d` of token `token` in K, from the beginning of its tile. */
 RECORD_FN uint32_t record8_k_at(uint32_t dim, uint32_t token, uint32_t d)
 {
-    return dim == 128 ? record_swizzle(token, d) : record8_swizzle(token, d);
+    if (dim == 96) return d / 32 * (RECORD_TOKENS * 32) + record_swizzle32(token, d % 32);
+    return dim == 128 ? record_swizzle(token, d) : record_swizzle64(token, d);
 }
 /* Likewise in V, for any dim. */
 RECORD_FN uint32_t record8_v_at(uint32_t token, uint32_t d)
 {
     const uint32_t place = (token & 6) << 1 | (token & 8) >> 2 | (token & 1);
-    return record8_swizzle(d, (token & 48) | place);
+    return record_swizzle64(d, (token & 48) | place);
 }
 /* The other parts, from the beginning of the record. */
 RECORD_FN uint32_t record8_v_tile(uint32_t key_dim)

@@ -11,8 +11,7 @@
 static int cuda_supports(const banyan_block_shape *shape)
 {
     return shape->block_tokens == RECORD_TOKENS && shape->key_dim == shape->value_dim &&
-           (shape->key_dim == 64 || shape->key_dim == 128) && shape->dtype != BANYAN_F32 &&
-           !shape->value_in_key;
+           record_has_dim(shape->key_dim) && shape->dtype != BANYAN_F32 && !shape->value_in_key;
 }
 
 static size_t cuda_record_bytes(const banyan_block_shape *shape)

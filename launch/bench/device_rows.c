@@ -9,6 +9,7 @@
 
 #define LLAMA .layers = 1, .heads = 32, .kv_heads = 8, .dim = 128
 #define WIDE .layers = 1, .heads = 64, .kv_heads = 8, .dim = 128
+#define PHI .layers = 1, .heads = 32, .kv_heads = 32, .dim = 96 /* Phi-3-mini */
 #define S2 .use = "s2 stride=16 local=16 per=kv"
 #define K *1024LL
 #define DECODE(n) .tokens = (n), .from = (n)-1
@@ -25,6 +26,9 @@ const device_bench_row device_bench_rows[] = {
     {"prefill dense bf16 32k", WIDE, .dtype = BANYAN_BF16, .tokens = 32 K, .bar = 0.80},
     {"prefill full d64 bf16 32k", .layers = 1, .heads = 32, .kv_heads = 32, .dim = 64,
      .dtype = BANYAN_BF16, .tokens = 32 K, .from = 24 K, .bar = 0.55},
+    {"decode dense d96 bf16 128k", PHI, .dtype = BANYAN_BF16, DECODE(128 K), .bar = 0.90},
+    {"prefill full d96 bf16 32k", PHI, .dtype = BANYAN_BF16, .tokens = 32 K, .from = 24 K,
+     .bar = 0.25},
     {"prefill s2 bf16 128k", WIDE, S2, .dtype = BANYAN_BF16, .tokens = 128 K, .bar = 0.60,
      .like = "prefill dense bf16 32k", .like_bar = 0.85},
     {"prefill s2 bf16 1m", WIDE, S2, .dtype = BANYAN_BF16, .tokens = 1024 K, .bar = 0.60,

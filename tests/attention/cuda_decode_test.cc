@@ -136,7 +136,7 @@ static void put16(const trial &t, int h, int64_t token, uint32_t place, unsigned
     const int dim = t.shape.key_dim;
     const size_t from = ((size_t)token * t.kv_heads + h) * dim;
     for (int d = 0; token >= 0 && d < dim; d++) {
-        unsigned char *const to = record + record16_at(place, d);
+        unsigned char *const to = record + record16_at(dim, place, d);
         banyan_from_float(to, t.shape.dtype, &t.k[from + d], 1);
         banyan_from_float(to + record16_tile_bytes(dim), t.shape.dtype, &t.v[from + d], 1);
     }
@@ -263,7 +263,7 @@ static trial draw(uint64_t seed)
     static const banyan_dtype formats[] = {BANYAN_BF16, BANYAN_F16, BANYAN_E4M3};
     trial t = {};
     t.random = seed;
-    const int dim = below(t, 2) ? 64 : 128;
+    const int dim = 64 + 32 * below(t, 3);
     t.shape = banyan_block_shape{BLOCK, dim, dim, formats[below(t, 3)], 0};
     t.data = (kind)(below(t, 2) ? NORMAL : below(t, KINDS));
     t.kv_heads = 1 + below(t, 3);

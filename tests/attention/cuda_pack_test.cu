@@ -53,7 +53,8 @@ static float stored(const banyan_block_shape *s, const unsigned char *record, in
     }
     uint16_t bits;
     float x;
-    memcpy(&bits, record + (is_v ? record16_tile_bytes(k) : 0) + record16_at(t, at), 2);
+    memcpy(&bits,
+           record + (is_v ? record16_tile_bytes(k) : 0) + record16_at(is_v ? v : k, t, at), 2);
     banyan_to_float(&x, &bits, s->dtype, 1);
     return x;
 }
@@ -195,7 +196,8 @@ int main(void)
     for (int f = 0; f < 3; f++)
         for (int in = BANYAN_F32; in <= BANYAN_F16; in++)
             for (int way = 0; way < 4; way++) {
-                const int dim = (f + in + way) % 2 ? 128 : 64;
+                static const int dims[] = {64, 96, 128};
+                const int dim = dims[(f + in + way) % 3];
                 trial t = {{TOKENS, dim, dim, formats[f]}, (banyan_dtype)in};
                 t.first_token = (int)test_below(&random, TOKENS);
                 t.rows = 1 + (int)test_below(&random, 2 * TOKENS);

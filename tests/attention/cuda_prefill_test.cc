@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The Hopper prefill on the emulator, in whichever mode it is set to, against attention in float64.
+/* Both prefills, Hopper's and the portable one, on the emulator, in whichever mode it is set to, against
+ * attention in float64.
  *
  *     cuda_prefill_test [FIRST [COUNT]]     trials by their seeds
  *
@@ -16,7 +17,8 @@
  *     e_p min(V, 6 V S + |out|) + e_p |out|        e_p = 2^-8 (bf16), 2^-11 (fp16)
  *
  * as in bounds.h, 3 and 4; and for fp16 by n V 2^-40 more: weights are 2^15 times as large, and below 2^-14
- * fp16 has steps of 2^-24. */
+ * fp16 has steps of 2^-24. The portable one's are as they are: n V 2^-25;
+ * so are they over e4m3, whose weights times scales are fp16. */
 #include "attention/cuda/record.h"
 #include "attention/cuda/tiles.h"
 #include "tests/attention/cuda_trial.h"
@@ -30,7 +32,8 @@ static double weight_error(const trial *t, const bound *b, double out)
 {
     const double e = t->shape.dtype == BANYAN_BF16 ? 0x1p-8 : 0x1p-11;
     const double walk = BOUND_LAMBDA * b->value * b->spread + fabs(out);
-    const double lost = t->shape.dtype == BANYAN_BF16 ? 0 : (double)b->tokens * 0x1p-40;
+    const double step = t->is_portable ? 0x1p-25 : 0x1p-40;
+    const double lost = t->shape.dtype == BANYAN_BF16 ? 0 : (double)b->tokens * step;
     return e * (walk < b->value ? walk : b->value) + e * fabs(out) + lost * b->value;
 }
 

@@ -73,11 +73,17 @@ int trial_may_leak(const trial *t, int head, int64_t row)
 static void draw_shape(trial *t, uint64_t *random)
 {
     static const int32_t groups[] = {1, 2, 3, 4, 8}, processors[] = {1, 3, 132};
+    t->is_portable = (int)test_below(random, 2);
     t->dim = test_below(random, 2) ? 128 : 64;
+    if (t->is_portable && test_below(random, 2)) t->dim = 96;
     t->shape.block_tokens = BLOCK;
     t->shape.key_dim = t->shape.value_dim = t->dim;
     t->shape.dtype = test_below(random, 2) ? BANYAN_BF16 : BANYAN_F16;
+    if (t->is_portable && test_below(random, 3) == 0) t->shape.dtype = BANYAN_E4M3;
     t->kind = (int)test_below(random, KINDS);
+    /* e4m3 has no inf; and a scale of 2^-149 has no bits */
+    if (t->shape.dtype == BANYAN_E4M3 && (t->kind == NEGATIVE || t->kind == TINY))
+        t->kind = RANDOM;
     t->group = groups[test_below(random, 5)];
     t->kv_heads = 1 + (int32_t)test_below(random, t->group > 4 ? 1 : 2);
     t->heads = t->group * t->kv_heads;
@@ -181,6 +187,34 @@ static void draw_lists(trial *t, uint64_t *random)
     for (int h = 0; h < t->heads; h++) t->wants_partial[h] = (int)test_below(random, 2);
 }
 
+/* The scale of a row of e4m3: NaN for one with a NaN. */
+static float scale_of(const float *x, int32_t dim)
+{
+    float most = 0;
+    for (int32_t d = 0; d < dim; d++) {
+        if (isnan(x[d])) return NAN;
+        most = fmaxf(fabsf(x[d]), most);
+    }
+    return most / 448;
+}
+static unsigned char byte_of(float x, float scale)
+{
+    return scale > 0 ? banyan_e4m3_from_float(x / scale) : 0;
+}
+/* As a cache has them. */
+static void round_rows(const trial *t, float *x, int64_t count, float *scale)
+{
+    if (t->shape.dtype != BANYAN_E4M3) {
+        oracle_round(x, count, t->shape.dtype);
+        return;
+    }
+    for (float *row = x; row < x + count; row += t->dim, scale++) {
+        *scale = scale_of(row, t->dim);
+        for (int32_t d = 0; d < t->dim; d++)
+            row[d] = banyan_e4m3_to_float(byte_of(row[d], *scale)) * *scale;
+    }
+}
+
 static void draw_data(trial *t, uint64_t *random)
 {
     const int64_t per_token = (int64_t)t->kv_heads * t->dim, keys = t->tokens * per_token;
@@ -190,6 +224,8 @@ static void draw_data(trial *t, uint64_t *random)
     t->q = (float *)take((size_t)queries * sizeof(float));
     t->k = (float *)take((size_t)keys * sizeof(float));
     t->v = (float *)take((size_t)keys * sizeof(float));
+    t->k_scale = (float *)take((size_t)(t->tokens * t->kv_heads) * sizeof(float));
+    t->v_scale = (float *)take((size_t)(t->tokens * t->kv_heads) * sizeof(float));
     for (int64_t i = 0; i < queries; i++)
         t->q[i] = t->kind == EQUAL ? 0 : q_size * test_normal(random);
     if (t->kind == LARGE) /* towards and away from what keys share */
@@ -208,12 +244,13 @@ static void draw_data(trial *t, uint64_t *random)
     t->nan_token = any / per_token;
     if (t->kind == NAN_KEY) t->k[any] = NAN;
     if (t->kind == NAN_VALUE) t->v[any] = NAN;
-    oracle_round(t->q, queries, t->shape.dtype);
-    oracle_round(t->q, queries, t->batch.in_dtype);
-    oracle_round(t->k, keys, t->shape.dtype);
-    oracle_round(t->v, keys, t->shape.dtype);
     /* keys of tokens that nobody has seen yet */
     for (int64_t i = (t->part.at + t->rows - t->base) * per_token; i < keys; i++) t->k[i] = NAN;
+    const int is_8 = t->shape.dtype == BANYAN_E4M3;
+    oracle_round(t->q, queries, is_8 ? BANYAN_F16 : t->shape.dtype);
+    oracle_round(t->q, queries, t->batch.in_dtype);
+    round_rows(t, t->k, keys, t->k_scale);
+    round_rows(t, t->v, keys, t->v_scale);
 }
 
 void trial_draw(trial *t, int seed, uint64_t *random)
@@ -230,6 +267,8 @@ void trial_free(trial *t)
     free(t->q);
     free(t->k);
     free(t->v);
+    free(t->k_scale);
+    free(t->v_scale);
     free(t->got_out);
     free(t->got_lse);
     free(t->got_partial);
@@ -251,10 +290,37 @@ static void to_host(void *host, const void *device, size_t bytes)
     if (cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost) != cudaSuccess) abort();
 }
 
+/* Row `row` of k and of v to a record. */
+static void put16(const trial *t, char *record, uint32_t token, int64_t row)
+{
+    const uint32_t dim = (uint32_t)t->dim;
+    for (uint32_t d = 0; d < dim; d++) {
+        const uint32_t to = record16_at(dim, token, d);
+        const int64_t at = row * t->dim + d;
+        banyan_from_float(record + to, t->shape.dtype, &t->k[at], 1);
+        banyan_from_float(record + record16_tile_bytes(dim) + to, t->shape.dtype, &t->v[at], 1);
+    }
+}
+static void put8(const trial *t, char *record, uint32_t token, int64_t row)
+{
+    const uint32_t dim = (uint32_t)t->dim;
+    const float *const k_scale = &t->k_scale[row], *const v_scale = &t->v_scale[row];
+    for (uint32_t d = 0; d < dim; d++) {
+        const int64_t at = row * t->dim + d;
+        record[record8_k_at(dim, token, d)] = (char)byte_of(t->k[at], *k_scale);
+        record[record8_v_tile(dim) + record8_v_at(token, d)] =
+            (char)byte_of(t->v[at], *v_scale);
+    }
+    memcpy(record + record8_k_scales(dim, dim) + 4 * token, k_scale, 4);
+    memcpy(record + record8_v_scales(dim, dim) + 4 * token, v_scale, 4);
+}
+
 /* Records of a KV head, the last held block first, with one of NaNs after each. */
 static void make_table(const trial *t, int kv, banyan_table_of_blocks *out)
 {
-    const size_t tile = record16_tile_bytes((uint32_t)t->dim), bytes = 2 * tile;
+    const uint32_t dim = (uint32_t)t->dim;
+    const int is_8 = t->shape.dtype == BANYAN_E4M3;
+    const size_t bytes = is_8 ? record8_bytes(dim, dim) : 2 * record16_tile_bytes(dim);
     banyan_slot slot[MOST_BLOCKS];
     int places = 0, next = 0;
     for (int b = 0; b < t->blocks; b++) places += t->held[kv][b];
@@ -265,13 +331,10 @@ static void make_table(const trial *t, int kv, banyan_table_of_blocks *out)
         slot[next].block = (int32_t)(t->base / BLOCK + b);
         slot[next].record = (uint32_t)(2 * (places - 1 - next));
         char *record = records + slot[next++].record * bytes;
-        for (int i = 0; i < BLOCK; i++)
-            for (int d = 0; d < t->dim; d++) {
-                const int64_t at = (((int64_t)b * BLOCK + i) * t->kv_heads + kv) * t->dim + d;
-                const uint32_t to = record16_at((uint32_t)i, (uint32_t)d);
-                banyan_from_float(record + to, t->shape.dtype, &t->k[at], 1);
-                banyan_from_float(record + tile + to, t->shape.dtype, &t->v[at], 1);
-            }
+        for (int i = 0; i < BLOCK; i++) {
+            const int64_t row = ((int64_t)b * BLOCK + i) * t->kv_heads + kv;
+            (is_8 ? put8 : put16)(t, record, (uint32_t)i, row);
+        }
     }
     out->records = on_device(records, (size_t)(2 * places + 1) * bytes);
     out->slot = (const banyan_slot *)on_device(slot, (size_t)places * sizeof slot[0]);
@@ -334,9 +397,10 @@ int trial_run(trial *t)
     /* copies from pageable memory may still be under way, and the queue's stream is not ordered with them */
     if (cudaDeviceSynchronize() != cudaSuccess) abort();
 
-    must(banyan_cuda_prefill_hopper(queue, &t->batch));
+    const auto prefill = t->is_portable ? banyan_cuda_prefill : banyan_cuda_prefill_hopper;
+    must(prefill(queue, &t->batch));
     must(banyan_cuda_wait(queue));
-    must(banyan_cuda_prefill_hopper(queue, &t->batch)); /* the counter is where it was */
+    must(prefill(queue, &t->batch)); /* the counter is where it was */
     must(banyan_cuda_wait(queue));
     to_host(t->got_out, t->batch.out, out_bytes);
     to_host(t->got_lse, t->batch.lse, lse_bytes);
@@ -351,5 +415,5 @@ int trial_run(trial *t)
     }
     banyan_cuda_close(queue);
     free(q);
-    return count_cuts(t);
+    return t->is_portable ? 0 : count_cuts(t);
 }

@@ -19,6 +19,7 @@ typedef struct trial {
     int64_t seed;
     banyan_block_shape shape;
     int kind, multiprocessors;
+    int is_portable; /* which prefill */
     int32_t dim, heads, kv_heads, group, rows, blocks;
     int64_t base, tokens; /* absolute token of the oracle's token 0; how many it knows */
     int wants_partial[MOST_HEADS];
@@ -30,7 +31,8 @@ typedef struct trial {
     banyan_batch_part part;
     banyan_batch batch;
     int64_t nan_token;
-    float *q, *k, *v; /* [rows][heads][dim], [tokens][kv_heads][dim] */
+    float *q, *k, *v;         /* [rows][heads][dim], [tokens][kv_heads][dim] */
+    float *k_scale, *v_scale; /* [tokens][kv_heads], of e4m3 */
     char *got_out;
     float *got_lse, *got_partial; /* [heads][rows][dim + 2] */
 } trial;

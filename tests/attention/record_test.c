@@ -21,7 +21,7 @@ static void test_16(uint32_t dim)
     const uint32_t bytes = record16_tile_bytes(dim);
     CHECK(bytes == 64 * dim * 2 && bytes % 1024 == 0);
     for (uint32_t token = 0; token < RECORD_TOKENS; token++)
-        for (uint32_t d = 0; d < dim; d++) take(taken, bytes, record16_at(token, d), 2);
+        for (uint32_t d = 0; d < dim; d++) take(taken, bytes, record16_at(dim, token, d), 2);
 }
 
 static void test_8(uint32_t dim)
@@ -65,20 +65,23 @@ static void test_fragments(uint32_t dim)
 static void test_banks(void)
 {
     for (uint32_t chunk = 0; chunk < 8; chunk++) {
-        unsigned panel = 0, k128 = 0, k64 = 0, v = 0;
+        unsigned panel = 0, panel96 = 0, k128 = 0, k64 = 0, k96 = 0, v = 0;
         for (uint32_t row = 0; row < 8; row++) {
-            panel |= 1u << (record16_at(row, chunk * 8) / 16 % 8);
+            panel |= 1u << (record16_at(128, row, chunk * 8) / 16 % 8);
+            panel96 |= 1u << (record16_at(96, row, chunk * 8) / 16 % 8);
             k128 |= 1u << (record8_k_at(128, row, chunk * 16) / 16 % 8);
             k64 |= 1u << (record8_k_at(64, row, chunk % 4 * 16) / 16 % 8);
+            k96 |= 1u << (record8_k_at(96, row, chunk % 6 * 16) / 16 % 8);
             v |= 1u << (record8_v_at(chunk % 4 * 16, row) / 16 % 8);
         }
-        CHECK(panel == 0xff && k128 == 0xff && k64 == 0xff && v == 0xff);
+        CHECK(panel == 0xff && panel96 == 0xff && k128 == 0xff && k64 == 0xff && k96 == 0xff &&
+              v == 0xff);
     }
 }
 
 int main(void)
 {
-    for (uint32_t dim = 64; dim <= 128; dim += 64) {
+    for (uint32_t dim = 64; dim <= 128; dim += 32) {
         test_16(dim);
         test_8(dim);
         test_fragments(dim);
