@@ -13,7 +13,7 @@ enum { ROWS = 37, DIM = 128, FLOATS = DIM + 2, COUNT = ROWS * FLOATS };
 static void draw(uint64_t *random, float *p, int with_nan)
 {
     for (int row = 0; row < ROWS; row++, p += FLOATS) {
-        const int sort = (int)test_below(random, 6);
+        const int sort = (int)test_below(random, 8);
         banyan_partial_clear(p, DIM, 1);
         if (sort == 0) continue;
         for (int d = 0; d < DIM; d++) p[d] = test_normal(random);
@@ -21,6 +21,9 @@ static void draw(uint64_t *random, float *p, int with_nan)
         p[DIM + 1] = 1 + (float)test_uniform(random) * 1000;
         if (with_nan && sort == 2) p[DIM + 1] = NAN;
         if (with_nan && sort == 3) p[test_below(random, DIM)] = NAN;
+        if (with_nan && sort == 4) p[DIM] = NAN;
+        if (with_nan && sort == 5)
+            p[DIM + 1] = 0; /* something was seen, yet nothing is left of it */
     }
 }
 
