@@ -240,7 +240,9 @@ static void calls_of_step(world *w)
     const banyan_spec *spec = &w->plan->spec;
     const int32_t one = draw_one_in(&w->in, 3) ? draw_below(&w->in, spec->layers) : -1;
     for (int p = 0; p < w->steps; p++)
-        if (w->stepped[p].rows && !w->life[w->of[p]].is_there) return;
+        if (w->stepped[p].rows && (!w->life[w->of[p]].is_there ||
+                                   w->life[w->of[p]].sequence != w->stepped[p].sequence))
+            return; /* it has ended, and another may have its place */
     for (int32_t layer = 0; w->steps && layer < spec->layers; layer++)
         if (one < 0 || one == layer)
             call(w, layer, w->stepped, w->of, w->steps, spec->cache_layer[layer] == layer, 1,
