@@ -2,7 +2,7 @@
 /* kernel_attend.inc.h - a tile attends to its list.
  *
  * The list goes by in windows of some blocks, few enough to stay in the level 2 cache while every
- * strip of rows passes over them. Query heads that read the same blocks of a window form one run of
+ * stack of rows passes over them. Query heads that read the same blocks of a window form one run of
  * rows, so that with one row a head (decode) a loaded key still serves the whole group. When many
  * rows will use a 16-bit block and there is no dot product for its format, the block is widened to
  * fp32 once for all of them. A block of rows as they come (value_in_key) is always brought into the
@@ -56,11 +56,6 @@ static int is_widened(const banyan_block_shape *shape, int32_t total)
 #endif
 }
 
-static int32_t strips_of(int32_t rows)
-{
-    return (rows + VEC_ROWS - 1) / VEC_ROWS;
-}
-
 /* Few strips take the blocks one by one, if they are not too short: then keys and values are read in
  * the order in which they lie in memory, which the hardware prefetcher follows as well. */
 static int32_t window_blocks(const layout *used, int32_t total)
@@ -94,7 +89,7 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
     const size_t total = (size_t)w->total;
     float **part[] = {&w->q, &w->o, &w->sum, &w->max, &w->score};
     const size_t floats[] = {total * (size_t)w->q_stride, total * (size_t)w->o_stride,
-                             total * VEC_LANES, total, (size_t)VEC_ROWS * SCORE_STRIDE};
+                             total * VEC_LANES, total, (size_t)STACK_ROWS * SCORE_STRIDE};
     size_t at = 0;
     for (int i = 0; i < 5; i++) {
         *part[i] = memory ? (float *)memory + at : NULL;
@@ -248,7 +243,7 @@ static void repeat_block(work *w, const window *x, int32_t i, int32_t first, int
 }
 
 /* The partials of the block that rows have just attended to, into fixed-point sums; the next block
- * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_strip
+ * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_stack
  * are for those who do without. */
 __attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t rows)
 {
@@ -267,8 +262,8 @@ __attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t 
     }
 }
 
-/* The blocks of `members` (bits of the window) for the rows of a strip. */
-static void attend_strip(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
+/* The blocks of `members` (bits of the window) for the rows of a stack. */
+static void attend_stack(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
     chunk now;
     now.row = row, now.rows = rows, now.pieces = now.columns = 0;
@@ -295,10 +290,10 @@ static void attend_window(work *w, const window *x)
         for (next = bit + 1; next < bits && members[next] == members[bit];) next++;
         if (!members[bit]) continue;
         const int32_t first = bit * unit * tile->rows, count = (next - bit) * unit * tile->rows;
-        const int32_t strips = strips_of(count);
-        for (int32_t i = 0; i < strips; i++) {
-            int32_t from = count * i / strips, to = count * (i + 1) / strips;
-            attend_strip(w, x, members[bit], first + from, to - from);
+        const int32_t stacks = (count + STACK_ROWS - 1) / STACK_ROWS;
+        for (int32_t i = 0; i < stacks; i++) {
+            int32_t from = count * i / stacks, to = count * (i + 1) / stacks;
+            attend_stack(w, x, members[bit], first + from, to - from);
         }
     }
 }
@@ -372,7 +367,7 @@ static void repeat_list(work *w, int32_t row)
         window x = {.entry = tile->entry + i};
         if (!(x.entry->heads >> row / (tile->rows * unit) & 1)) continue;
         window_add(w, &x);
-        attend_strip(w, &x, 1, row, 1);
+        attend_stack(w, &x, 1, row, 1);
     }
 }
 

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_chunk.inc.h - a strip of rows takes a chunk of tokens: scores, weights, values.
+/* kernel_chunk.inc.h - a stack of rows takes a chunk of tokens: scores, weights, values.
  *
- * A strip is up to VEC_ROWS rows that use the same tile of registers. A chunk is up to CHUNK tokens,
- * collected from the blocks that the strip reads, in pieces of whole sixteens:
+ * A strip is up to VEC_ROWS rows that use the same tile of registers, a stack up to VEC_STRIPS of
+ * them: a panel of keys or values comes from the level 2 cache for the first strip and from level 1
+ * for the others. A chunk is up to CHUNK tokens, collected from the blocks that the stack reads, in
+ * pieces of whole sixteens:
  *
  *     block 3             block 7             block 9 (the rows' own: only what some row sees)
  *     |---------------|   |---------------|   |------|
  *      piece 0             piece 1             piece 2          scores: [rows][columns]
  *
- * so that the running sums are touched once a chunk, and tokens that no row of the strip sees cost
+ * so that the running sums are touched once a chunk, and tokens that no row of the stack sees cost
  * nothing. In a piece that some rows see only in part, the scores that they do not see become -inf
  * between the two products; other pieces have no code for masks. */
 
 enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
+enum { STACK_ROWS = VEC_STRIPS * VEC_ROWS };
 
 typedef struct work {
     const banyan_tile *tile;
@@ -26,7 +29,7 @@ typedef struct work {
     float *o;     /* [total][columns] */
     float *sum;   /* [total][VEC_LANES]: l, not yet summed over lanes */
     float *max;   /* [total], before scaling */
-    float *score; /* [VEC_ROWS][SCORE_STRIDE] */
+    float *score; /* [STACK_ROWS][SCORE_STRIDE] */
     char *image;  /* [images][used.bytes] */
     ahead ahead;
 } work;
@@ -39,7 +42,7 @@ typedef struct sight {
 typedef struct view {
     int32_t first, end; /* what some row sees, in whole grains */
     int partial;        /* some row does not see all of that */
-    sight row[VEC_ROWS];
+    sight row[STACK_ROWS];
 } view;
 
 typedef struct piece {
@@ -51,10 +54,10 @@ typedef struct piece {
 } piece;
 
 typedef struct chunk {
-    int32_t row, rows; /* the strip */
+    int32_t row, rows; /* the stack */
     int32_t pieces, columns;
     piece piece[PIECES];
-    uint16_t seen[VEC_ROWS][PIECES]; /* a bit for each column, where partial or exact */
+    uint16_t seen[STACK_ROWS][PIECES]; /* a bit for each column, where partial or exact */
 } chunk;
 
 static int32_t clamp(int64_t x, int64_t low, int64_t high)
@@ -157,6 +160,25 @@ static void product_ahead(work *w, product *p, int32_t rows, int32_t vectors)
     product_run(p, w->kind, rows, vectors);
 }
 
+static int32_t strips_of(int32_t rows)
+{
+    return (rows + VEC_ROWS - 1) / VEC_ROWS;
+}
+
+/* The same columns for all strips of a stack, whose first row is that of p. */
+static void product_stack(work *w, const product *p, int32_t rows, int32_t vectors)
+{
+    const int32_t strips = strips_of(rows);
+    for (int32_t i = 0, from = 0, to; i < strips; i++, from = to) {
+        product strip = *p;
+        to = rows * (i + 1) / strips;
+        strip.a += from * p->a_stride;
+        strip.c += from * p->c_stride;
+        if (p->alpha) strip.alpha += from;
+        product_ahead(w, &strip, to - from, vectors);
+    }
+}
+
 static void chunk_scores(work *w, const chunk *x)
 {
     const char *key[CHUNK / VEC_LANES];
@@ -177,7 +199,7 @@ static void chunk_scores(work *w, const chunk *x)
         take = product_vectors(vectors - i);
         for (int32_t g = 0; g < take; g++) part.b[g] = key[i + g];
         p.c = w->score + i * VEC_LANES;
-        product_ahead(w, &p, x->rows, take);
+        product_stack(w, &p, x->rows, take);
     }
 }
 
@@ -226,7 +248,7 @@ static void chunk_values(work *w, const chunk *x, const float *alpha)
                 part[n].b[g] = b + value_at(y, dim + g * VEC_LANES);
             n++;
         }
-        product_ahead(w, &p, x->rows, take);
+        product_stack(w, &p, x->rows, take);
     }
 }
 
@@ -266,7 +288,7 @@ static int softmax_asks(const work *w)
 
 static void chunk_run(work *w, chunk *x)
 {
-    float alpha[VEC_ROWS];
+    float alpha[STACK_ROWS];
     chunk_scores(w, x);
     chunk_mask(w, x);
     for (int32_t r = 0; r < x->rows; r++) {

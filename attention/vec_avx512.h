@@ -13,8 +13,9 @@
 #include <stdint.h>
 
 /* A register tile is VEC_ROWS x VEC_GROUP accumulators, 24 of 32 registers: 4 loads and 6 broadcasts
- * feed 24 multiply-adds. A panel is the columns that lie together in a record. */
-enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_PANEL = 64 };
+ * feed 24 multiply-adds. A panel is the columns that lie together in a record. VEC_STRIPS tiles use it
+ * one after the other, while it is in the level 1 cache. */
+enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_STRIPS = 1, VEC_PANEL = 64 };
 #define VEC_GROUP_OF_4
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
@@ -102,9 +103,9 @@ VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
     _mm512_storeu_si512(sum + 8, _mm512_add_epi64(_mm512_loadu_si512(sum + 8), b));
 }
 
-/* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded (what vec_split returns may hold it in another
- * form, for vec_power alone); rest = x - n. vreduce and vscalef know -inf
- * (rest 0, result 0), NaN and denormal results. */
+/* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded; rest = x - n. The vec that holds n is for
+ * vec_power alone: vec_avx2.h has it in another form. vreduce and vscalef know -inf (rest 0, result
+ * 0), NaN and denormal results. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
 {
     *rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
