@@ -211,10 +211,15 @@ static void attend_block(work *w, chunk *now, const window *x, int32_t i)
     }
 }
 
-/* Is l a number, and o not? */
-static int overflows(const work *w, int32_t row)
+static uint32_t largest_of(const work *w, int32_t row)
 {
-    if (fixed_largest(w->o + row * w->o_stride, w->stored.columns) < 0x7f800000) return 0;
+    return fixed_largest(w->o + row * w->o_stride, w->stored.columns);
+}
+
+/* Is l a number, and o, of which the largest size is given, not? */
+static int overflows(const work *w, int32_t row, uint32_t largest)
+{
+    if (largest < 0x7f800000) return 0;
     const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
     return l > 0 && l < INFINITY && fabsf(w->max[row]) < INFINITY;
 }
@@ -231,32 +236,36 @@ static void raise_base(work *w, int32_t row)
     vec_store(w->sum + row * VEC_LANES, vec_set(0));
 }
 
-/* Rows whose sums of this one block overflow take it again. */
-static void repeat_block(work *w, const window *x, int32_t i, int32_t first, int32_t rows)
+/* A row whose sums of this one block overflow takes it again. */
+static void repeat_block(work *w, const window *x, int32_t i, int32_t row)
 {
-    for (int32_t row = first; row < first + rows; row++) {
-        if (!overflows(w, row)) continue;
-        chunk now = {.row = row, .rows = 1};
-        raise_base(w, row);
-        attend_block(w, &now, x, i);
-    }
+    chunk now = {.row = row, .rows = 1};
+    raise_base(w, row);
+    attend_block(w, &now, x, i);
 }
 
-/* The partials of the block that rows have just attended to, into fixed-point sums; the next block
+/* The partials of block i that rows have just attended to, into fixed-point sums; the next block
  * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_stack
  * are for those who do without. */
-__attribute__((noinline)) static void add_block(work *w, int32_t first, int32_t rows)
+__attribute__((noinline)) static void add_block(work *w, const window *x, int32_t i,
+                                                int32_t first, int32_t rows)
 {
     const banyan_tile *tile = w->tile;
     const int32_t value_dim = w->stored.value_dim;
     const size_t bytes = banyan_fixed_bytes(value_dim);
     char *sum = (char *)tile->sums + (size_t)first * bytes;
     for (int32_t row = first; row < first + rows; row++, sum += bytes) {
+        uint32_t largest = largest_of(w, row);
+        if (overflows(w, row, largest)) {
+            repeat_block(w, x, i, row);
+            largest = largest_of(w, row);
+        }
         ahead_step(&w->ahead);
         const double base = base_of(w, row);
         const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
         if (l != l || w->max[row] != -INFINITY)
-            fixed_add(sum, base, l, w->o + row * w->o_stride, value_dim, w->stored.columns);
+            fixed_add(sum, base, l, w->o + row * w->o_stride, value_dim, w->stored.columns,
+                      largest);
         w->max[row] = -INFINITY;
         vec_store(w->sum + row * VEC_LANES, vec_set(0));
     }
@@ -270,9 +279,7 @@ static void attend_stack(work *w, const window *x, uint32_t members, int32_t row
     for (int32_t i = 0; i < x->count; i++) {
         if (!(members >> i & 1)) continue;
         attend_block(w, &now, x, i);
-        if (!w->tile->sums) continue;
-        repeat_block(w, x, i, row, rows);
-        add_block(w, row, rows);
+        if (w->tile->sums) add_block(w, x, i, row, rows);
     }
     if (now.columns) chunk_run(w, &now);
 }
@@ -423,7 +430,7 @@ static void attend(const banyan_tile *tile)
     work_begin(&w, tile);
     attend_list(&w);
     for (int32_t row = 0; row < w.total && !tile->sums; row++) {
-        if (overflows(&w, row)) repeat_list(&w, row);
+        if (overflows(&w, row, largest_of(&w, row))) repeat_list(&w, row);
         finish_row(&w, row);
     }
 }

@@ -11,11 +11,11 @@ static uint32_t fixed_largest(const float *o, int32_t columns)
     return pairs_highest(largest);
 }
 
-/* o has `columns` values, whole vectors, of which those from value_dim on are 0. */
+/* o has `columns` values, whole vectors, of which those from value_dim on are 0, and the bits of the
+ * largest size among them are given. */
 static void fixed_add(void *sum, double base, float l, const float *o, int32_t value_dim,
-                      int32_t columns)
+                      int32_t columns, uint32_t largest)
 {
-    const uint32_t largest = fixed_largest(o, columns);
     const int is_plain = fabs(base) < INFINITY && l > 0 && l < INFINITY;
     if (!is_plain || largest >= 0x7f800000) {
         banyan_fixed_add(sum, base, l, o, value_dim);
