@@ -111,7 +111,8 @@ int banyan_retention_permanent(const banyan_retention *r, int64_t block)
 int64_t banyan_retention_count(const banyan_retention *r, int64_t blocks)
 {
     if (blocks <= r->prefix) return blocks;
-    return r->prefix + periodic_below(r, blocks) - periodic_below(r, r->prefix);
+    /* In this order nothing is more than `blocks`, which may be any number. */
+    return periodic_below(r, blocks) - (periodic_below(r, r->prefix) - r->prefix);
 }
 
 int64_t banyan_retention_ordinal(const banyan_retention *r, int64_t block)
