@@ -318,6 +318,20 @@ BANYAN_API int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t
 BANYAN_API int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head,
                                        int64_t row, int64_t *first, int64_t *end);
 
+/* Blocks that rows of a query head read besides those of banyan_plan_reads, chosen by what is in them
+ * (selector "top"): of the blocks first .. (the row's own) - local, the best `blocks`, by a sum over
+ * query heads head[0 .. heads-1], which choose together and are the plan's, and over the rows of a call
+ * that lie in one own block. */
+typedef struct banyan_choosing {
+    const char *by; /* "mean" or "bounds" of a block's keys: see attention/choice.c */
+    int64_t first, local, blocks;
+    const int32_t *head;
+    int32_t heads;
+} banyan_choosing;
+/* 0: it chooses none. */
+BANYAN_API int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
+                                   banyan_choosing *out);
+
 /* What the plan gives one rank when `sequences` sequences of `tokens` tokens each, with the turns 0,
  * 1, .., are cached, over all layers. A step decodes one row of each. */
 typedef struct banyan_share {

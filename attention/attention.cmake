@@ -1,8 +1,8 @@
-target_sources(banyan PRIVATE attention/dtype.c attention/fixed.c attention/kernels.c attention/partial.c
+target_sources(banyan PRIVATE attention/choice.c attention/dtype.c attention/fixed.c attention/kernels.c attention/partial.c
                               attention/retention.c attention/selection.c attention/selectors.c attention/spans.c attention/strongest.c attention/window.c
                               attention/cuda/plain.c attention/cuda/spans.c attention/cuda/split.c attention/cuda/tiles.c)
 # loops over the numbers of a row: worth the vectoriser
-set_source_files_properties(attention/dtype.c attention/fixed.c attention/kernel_scalar.c attention/partial.c
+set_source_files_properties(attention/choice.c attention/dtype.c attention/fixed.c attention/kernel_scalar.c attention/partial.c
                             PROPERTIES COMPILE_OPTIONS "$<$<NOT:$<CONFIG:Debug>>:-O3>")
 banyan_rows(banyan attention selectors select)
 banyan_rows(banyan attention kernels kernel)

@@ -107,6 +107,8 @@ typedef struct banyan_param {
     const char *doc;
 } banyan_param;
 
+#include "attention/choice.h"
+
 /* A selector with its parameters, bound to one query head of the model. */
 typedef struct banyan_pattern {
     const struct banyan_selector *selector;
@@ -177,6 +179,9 @@ typedef struct banyan_selector {
     int (*compensates)(const banyan_pattern *pattern, int64_t own, int64_t *first,
                        int64_t *end);
     int whole; /* 1: a KV head that is read so has one holder */
+    /* NULL, or: rows read further blocks, which are chosen by what is in them. `reads` and
+     * `select` say what is read whatever the data are; everything is kept. */
+    void (*chooses)(const banyan_pattern *pattern, banyan_choice *out);
 } banyan_selector;
 
 const banyan_selector *banyan_selector_find(const char *name);
@@ -269,12 +274,19 @@ typedef struct banyan_class {
     uint64_t heads;
 } banyan_class;
 
+/* What a class has chosen: blocks, ascending. */
+typedef struct banyan_chosen {
+    const banyan_pick *pick;
+    int64_t count;
+} banyan_chosen;
+
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class
- * selects, ascending; a block appears once per way in which it is seen. entries has room for
- * held->count * class_count, edges for class_count. Returns the number of entries; -1 when a class
- * selects too many runs. */
-int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
-                          int64_t last_row, const banyan_held_list *held, banyan_entry *entries,
+ * selects or has chosen (chosen [class_count]; NULL: nobody has), ascending; a block appears once
+ * per way in which it is seen. entries has room for held->count * class_count, edges for
+ * class_count. Returns the number of entries; -1 when a class selects too many runs. */
+int64_t banyan_list_build(const banyan_class *classes, int32_t class_count,
+                          const banyan_chosen *chosen, int64_t first_row, int64_t last_row,
+                          const banyan_held_list *held, banyan_entry *entries,
                           banyan_edge *edges);
 
 /* ---- kernels ------------------------------------------------------------------------------- */

@@ -50,8 +50,9 @@ int banyan_selection_holds(const banyan_selection *s, int64_t block)
 /* What one class reads, and how far the walk has come in it. */
 typedef struct cursor {
     banyan_selection read;
-    int32_t at;   /* the run */
-    int32_t edge; /* index into the tile's edges */
+    banyan_chosen chosen; /* those that are still to come */
+    int32_t at;           /* the run */
+    int32_t edge;         /* index into the tile's edges */
 } cursor;
 
 /* Index of `edge` among edges[0 .. *count-1], added when new. */
@@ -73,8 +74,17 @@ static const banyan_run *seek(cursor *c, int64_t block)
     return run->step == 1 || (block - run->first) % run->step == 0 ? run : NULL;
 }
 
-static int32_t open_cursors(const banyan_class *classes, int32_t class_count, int64_t first_row,
-                            int64_t last_row, cursor *cursors, banyan_edge *edges)
+/* Has the class chosen `block`? Likewise. */
+static int is_chosen(cursor *c, int64_t block)
+{
+    while (c->chosen.count > 0 && c->chosen.pick->block < block)
+        c->chosen.pick++, c->chosen.count--;
+    return c->chosen.count > 0 && c->chosen.pick->block == block;
+}
+
+static int32_t open_cursors(const banyan_class *classes, int32_t class_count,
+                            const banyan_chosen *chosen, int64_t first_row, int64_t last_row,
+                            cursor *cursors, banyan_edge *edges)
 {
     int32_t edge_count = 0;
     for (int32_t i = 0; i < class_count; i++) {
@@ -83,6 +93,7 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count, in
         banyan_pattern_select(&classes[i].pattern, first_row, last_row, read);
         if (read->too_many) return -1;
         c->at = 0;
+        c->chosen = chosen ? chosen[i] : (banyan_chosen){NULL, 0};
         c->edge = -1;
         for (int32_t r = 0; r < read->count; r++)
             if (read->run[r].edge) c->edge = edge_index(edges, &edge_count, read->edge);
@@ -90,14 +101,15 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count, in
     return edge_count;
 }
 
-int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int64_t first_row,
-                          int64_t last_row, const banyan_held_list *held, banyan_entry *entries,
+int64_t banyan_list_build(const banyan_class *classes, int32_t class_count,
+                          const banyan_chosen *chosen, int64_t first_row, int64_t last_row,
+                          const banyan_held_list *held, banyan_entry *entries,
                           banyan_edge *edges)
 {
     cursor cursors[BANYAN_TILE_HEADS];
     uint64_t cut[BANYAN_TILE_HEADS] = {0}; /* per edge: heads that see the block through it */
     int32_t edge_count =
-        open_cursors(classes, class_count, first_row, last_row, cursors, edges);
+        open_cursors(classes, class_count, chosen, first_row, last_row, cursors, edges);
     int64_t count = 0;
 
     if (edge_count < 0) return -1;
@@ -106,8 +118,8 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count, int6
         uint64_t whole = 0;
         for (int32_t i = 0; i < class_count; i++) {
             const banyan_run *run = seek(&cursors[i], h.block);
-            if (!run) continue;
-            if (run->edge)
+            if (!run && !is_chosen(&cursors[i], h.block)) continue;
+            if (run && run->edge)
                 cut[cursors[i].edge] |= classes[i].heads;
             else
                 whole |= classes[i].heads;

@@ -221,7 +221,6 @@ typedef struct writing {
 
 static void write_piece(void *arg, int64_t i, int32_t worker)
 {
-    (void)worker;
     const writing *w = arg;
     const banyan_plan *plan = w->c->plan;
     const banyan_spec *spec = &plan->spec;
@@ -237,7 +236,8 @@ static void write_piece(void *arg, int64_t i, int32_t worker)
     if (held.block != block) return; /* not dealt to us */
 
     const int32_t first = (int32_t)(piece->at % spec->block_tokens);
-    const banyan_shape *shape = &banyan_plan_kind(plan, w->call->layer)->shape;
+    const banyan_kind *kind = banyan_plan_kind(plan, w->call->layer);
+    const banyan_shape *shape = &kind->shape;
     const int64_t k_stride = (int64_t)shape->kv_heads * shape->key_dim;
     const int64_t v_stride = (int64_t)shape->kv_heads * shape->value_dim;
     const int64_t head = w->part->mine[j].kv_head;
@@ -248,6 +248,8 @@ static void write_piece(void *arg, int64_t i, int32_t worker)
     const char *v = w->call->v ? (const char *)w->call->v + v_at : NULL; /* value_in_key */
     plan->kernel->pack(&shape->block, held.record, first == 0, first, piece->rows, k, k_stride,
                        v, v_stride, spec->in_dtype);
+    if (first + piece->rows == spec->block_tokens)
+        banyan_summarise(w->c, kind, held.record, &w->c->worker[worker]);
 }
 
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call)

@@ -211,6 +211,8 @@ int32_t banyan_piece_rows(const banyan_cache *c, const banyan_call *call,
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel)
 {
+    const int picks = panel->attends && banyan_plan_kind(c->plan, call->layer)->pickers > 0;
+    const int64_t most_pieces = picks ? banyan_pick_pieces(c->plan) : c->plan->panel_rows;
     panel->first += panel->rows;
     panel->rows = panel->pieces = 0;
     panel->piece = c->piece;
@@ -220,7 +222,7 @@ int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t mo
             const int64_t at = part->at + panel->next_row;
             const int32_t rows =
                 banyan_piece_rows(c, call, part, panel->next_row, panel->attends);
-            if (panel->rows + rows > most) return 1;
+            if (panel->rows + rows > most || panel->pieces == most_pieces) return 1;
             c->piece[panel->pieces++] =
                 (banyan_piece){panel->next_part, panel->first + panel->rows, rows, at};
             panel->rows += rows;
@@ -236,7 +238,8 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
 {
     const banyan_part *part = banyan_cache_part(cache, call->layer);
     const double start = banyan_seconds();
-    banyan_status status = cache->way->compute(cache, call, panel, 0, part->early);
+    banyan_status status = banyan_panel_pick(cache, call, panel);
+    if (!status) status = cache->way->compute(cache, call, panel, 0, part->early);
     const double early = banyan_seconds();
     if (!status) status = cache->way->send(cache, call, panel);
     const double sent = banyan_seconds();

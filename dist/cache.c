@@ -105,6 +105,12 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
         if (status != BANYAN_OK) return status;
         *bytes += banyan_exchange_bytes(c->part[k].exchange) +
                   banyan_exchange_device_bytes(c->part[k].exchange);
+        if (plan->kind[k].pickers)
+            status = banyan_exchange_create(&plan->kind[k].pick_schedule, plan->rank,
+                                            banyan_pick_bytes(plan, &plan->kind[k]), plan->hash,
+                                            NULL, &c->part[k].pick_exchange);
+        if (status != BANYAN_OK) return status;
+        if (plan->kind[k].pickers) *bytes += banyan_exchange_bytes(c->part[k].pick_exchange);
         order_heads(&c->part[k], plan->kind[k].shape.group);
     }
     return BANYAN_OK;
@@ -187,6 +193,12 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
     return BANYAN_OK;
 }
 
+static void destroy_exchanges(banyan_part *part)
+{
+    banyan_exchange_destroy(part->exchange);
+    banyan_exchange_destroy(part->pick_exchange);
+}
+
 void banyan_cache_destroy(banyan_cache *cache)
 {
     if (!cache) return;
@@ -194,7 +206,7 @@ void banyan_cache_destroy(banyan_cache *cache)
     for (int32_t i = 0; cache->sequence && i < cache->plan->spec.sequences; i++)
         free(cache->sequence[i].turns);
     for (int32_t k = 0; cache->part && k < cache->plan->kinds; k++)
-        banyan_exchange_destroy(cache->part[k].exchange);
+        destroy_exchanges(&cache->part[k]);
     banyan_device_close(cache);
     banyan_device_leave(cache, device);
     free(cache->device);

@@ -115,6 +115,9 @@ typedef struct banyan_part {
     int32_t early;
     banyan_exchange *exchange;
     void **data; /* [heads]: a query head's sums of a panel, [rows] (sums.c); NULL: none */
+    banyan_pick **pick; /* [pickers]: of each piece of a panel [picks]; NULL: not chosen here */
+    int64_t **pick_count; /* [pickers]: of each piece, how many are chosen */
+    banyan_exchange *pick_exchange;
     void **mass; /* [heads]: likewise what else a panel is asked for: BANYAN_WHAT_.. */
 } banyan_part;
 
@@ -122,6 +125,7 @@ typedef struct banyan_lane {
     float *q; /* [tile_heads][rows][key_dim] */
     banyan_entry *entry;
     banyan_edge *edge;
+    banyan_chosen *chosen;  /* [sizes.edges]: of each class */
     int64_t first, entries; /* of these, those that the part's range leaves */
     int32_t hints;          /* entries behind them that are only to be asked for */
     int is_refused;         /* a list could not be built */
@@ -133,6 +137,8 @@ typedef struct banyan_worker {
     int64_t pairs;           /* (query row, block) pairs computed in this panel */
     void *plain_k, *plain_v; /* a block's rows as they are kept; NULL: nobody needs them .. */
     double *sum;             /* .. and sums of them */
+    float *keys;             /* .. and the keys in fp32; NULL: nobody chooses by data */
+    float *pooled;           /* queries that choose together, each the sum of its rows */
 } banyan_worker;
 
 /* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
@@ -159,6 +165,10 @@ typedef struct banyan_sizes {
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
     int64_t chunks;
+    int64_t
+        plain_numbers; /* of a key and a value, where somebody needs them as they are kept */
+    int32_t pickers;   /* of a kind that choose here, at most */
+    int64_t picks;     /* of one of them, at most */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
@@ -205,9 +215,10 @@ struct banyan_cache {
     banyan_part *part;
     banyan_lane *lane;
     banyan_worker *worker;
-    banyan_piece *piece; /* [panel_rows] */
-    char *slots;         /* [slots][tile_heads * tile_rows] sums */
-    int64_t *start;      /* [lanes + 1]: the first cut of a lane's list, end to end */
+    banyan_piece *piece;    /* [panel_rows] */
+    banyan_pick *pick_room; /* [sizes.picks]: of a merge of two */
+    char *slots;            /* [slots][tile_heads * tile_rows] sums */
+    int64_t *start;         /* [lanes + 1]: the first cut of a lane's list, end to end */
     /* Of a merge that reduces; else NULL. */
     /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens it
      * stands (0: there is none), and their means. */
@@ -317,6 +328,16 @@ void banyan_compensation_join(banyan_cache *c, const banyan_call *call,
 void banyan_compensation_add(const banyan_cache *c, const banyan_kind *kind, int32_t j,
                              int64_t piece, uint64_t heads, int32_t rows, const float *q,
                              char *sums);
+
+/* pick.c. What is remembered of a block that is full now. */
+void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *record,
+                      const banyan_worker *worker);
+/* The blocks that a panel's rows choose, on all holders of their KV heads. */
+banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel);
+/* What a class of query heads of a KV head chose for a piece of the panel. */
+banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int32_t kv_head,
+                            int32_t subgroup, const banyan_class *of, int64_t piece);
 
 /* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */

@@ -21,10 +21,12 @@ target_sources(banyan PRIVATE
   dist/merge_passes.c
   dist/merge_rows.c
   dist/panel.c
+  dist/pick.c
   dist/placements.c
   dist/plan.c
   dist/plan_bind.c
   dist/plan_draw.c
+  dist/plan_pick.c
   dist/plan_print.c
   dist/plan_cover.c
   dist/plan_hash.c

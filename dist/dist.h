@@ -75,6 +75,14 @@ typedef struct banyan_shape {
     size_t record_bytes;
 } banyan_shape;
 
+/* Query heads of one KV head that choose blocks together (selector `chooses`). */
+typedef struct banyan_picker {
+    const banyan_pattern *pattern;
+    banyan_choice choice; /* of at most as many blocks as there are */
+    int32_t kv_head, heads;
+    int32_t *head; /* [heads] ascending */
+} banyan_picker;
+
 /* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
  * see plan_kinds.c. */
 typedef struct banyan_kind {
@@ -91,7 +99,15 @@ typedef struct banyan_kind {
     banyan_schedule schedule;
     int64_t *end; /* [ends] ascending: rows from which on some head reads by another law */
     int32_t ends;
-    int compensates;    /* some head is `compensated` */
+    int compensates;       /* some head is `compensated` */
+    banyan_picker *picker; /* [pickers] */
+    int32_t pickers;
+    int32_t *picker_of; /* [heads]: which one a query head is of, or -1; NULL: there are none */
+    int64_t picks;      /* the most blocks that one of them chooses */
+    banyan_schedule
+        pick_schedule; /* the holders of a KV head tell each other what they found best */
+    /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody does. */
+    size_t summary_at[BANYAN_SUMMARIES];
     int32_t pool;       /* which of the cache's pools its records are of */
     int32_t cut_blocks; /* blocks of a list that a thread computes at a time (panel.c) */
 } banyan_kind;
@@ -136,6 +152,24 @@ size_t banyan_plan_row_bytes(const banyan_plan *plan);
 static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32_t layer)
 {
     return &plan->kind[plan->kind_of_layer[layer]];
+}
+/* A panel in which blocks are chosen by data has at most so many pieces, and choices take at most so many
+ * bytes of each picker. */
+enum { BANYAN_PICK_PIECES = 64 };
+static inline int64_t banyan_pick_pieces(const banyan_plan *plan)
+{
+    return plan->panel_rows < BANYAN_PICK_PIECES ? plan->panel_rows : BANYAN_PICK_PIECES;
+}
+static inline size_t banyan_pick_bytes(const banyan_plan *plan, const banyan_kind *kind)
+{
+    return (size_t)(banyan_pick_pieces(plan) * kind->picks) * sizeof(banyan_pick);
+}
+/* Is anything remembered of the blocks of a kind's layers? */
+static inline int banyan_is_summarised(const banyan_kind *kind)
+{
+    for (int32_t i = 0; i < BANYAN_SUMMARIES; i++)
+        if (kind->summary_at[i]) return 1;
+    return 0;
 }
 /* Index of the holder that a block is dealt to, in a sequence with this turn. */
 static inline int banyan_head_owner(const banyan_head_plan *head, uint64_t turn, int64_t block)

@@ -43,7 +43,10 @@ char *banyan_plan_copy(banyan_plan *plan, const char *text)
 void banyan_plan_destroy(banyan_plan *plan)
 {
     if (!plan) return;
-    for (int32_t k = 0; k < plan->kinds; k++) banyan_schedule_free(&plan->kind[k].schedule);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        banyan_schedule_free(&plan->kind[k].schedule);
+        banyan_schedule_free(&plan->kind[k].pick_schedule);
+    }
     for (piece *p = plan->owned, *next; p; p = next) {
         next = p->next;
         free(p);
@@ -207,6 +210,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
     if (!status) status = banyan_plan_cover(plan);
     if (!status) status = banyan_plan_place(plan);
     if (!status) status = banyan_plan_merge(plan);
+    if (!status) status = banyan_plan_pick(plan);
     return status;
 }
 
@@ -252,10 +256,7 @@ static banyan_status settle(banyan_plan *plan, banyan_status status)
     if (!alone) status = banyan_plan_agree_on_kernel(plan);
     if (!status) {
         plan->spec.kernel = plan->kernel->name; /* of static life */
-        for (int32_t k = 0; k < plan->kinds; k++) {
-            banyan_shape *shape = &plan->kind[k].shape;
-            shape->record_bytes = plan->kernel->record_bytes(&shape->block);
-        }
+        for (int32_t k = 0; k < plan->kinds; k++) banyan_plan_record(plan, &plan->kind[k]);
         pool_kinds(plan);
         status = banyan_plan_memory(plan);
     }
@@ -352,4 +353,20 @@ int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head
     const banyan_pattern *pattern = pattern_of(plan, layer, head);
     return pattern && row >= 0 && first && end && pattern->selector->compensates &&
            pattern->selector->compensates(pattern, row / plan->spec.block_tokens, first, end);
+}
+
+int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
+                        banyan_choosing *out)
+{
+    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    if (!pattern || !pattern->selector->chooses || !out) return 0;
+    const banyan_kind *kind = banyan_plan_kind(plan, layer);
+    const banyan_picker *p = &kind->picker[kind->picker_of[head]];
+    *out = (banyan_choosing){.by = banyan_summary_row(p->choice.summary)->name,
+                             .first = p->choice.first,
+                             .local = p->choice.local,
+                             .blocks = p->choice.blocks,
+                             .head = p->head,
+                             .heads = p->heads};
+    return 1;
 }

@@ -10,6 +10,7 @@
  *   plan_cover    which far blocks does nobody read?      warnings
  *   plan_place    weights -> holders, cuts, homes, items
  *   plan_merge    items -> schedules
+ *   plan_pick     who chooses blocks by data, and how holders agree on them
  *   plan_memory   records and workspace, against what is free
  *   plan_hash     one number for all of it */
 #ifndef BANYAN_DIST_PLAN_H
@@ -34,6 +35,9 @@ banyan_status banyan_plan_bind(banyan_plan *plan);
 banyan_status banyan_plan_cover(banyan_plan *plan);
 banyan_status banyan_plan_place(banyan_plan *plan);
 banyan_status banyan_plan_merge(banyan_plan *plan);
+banyan_status banyan_plan_pick(banyan_plan *plan);
+/* Bytes of a kind's records, once the kernel is known: the kernel's, and summaries behind them. */
+void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind);
 banyan_status banyan_plan_memory(const banyan_plan *plan);
 /* MEMORY: "needs 48.0 GiB per rank, 23.4 free" and the note. */
 /* What control groups leave (groups.c), -1 without a limit; root: "", or where a test keeps its own
@@ -111,6 +115,9 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
                                    const banyan_merge *merge, banyan_schedule *out);
 /* What is sent for `rows` rows of a kind's layer, with the plan's merge; rank < 0: by all ranks. */
 void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
+                         int rank, banyan_traffic *out);
+/* What holders tell each other of what they chose, for `pieces` pieces; likewise. */
+void banyan_pick_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
                          int rank, banyan_traffic *out);
 /* Seconds that one row's merges take over all layers, by the cost model. */
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,

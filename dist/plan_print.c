@@ -212,6 +212,23 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
                 bytes_text(b, extra * keys * s->planned_tokens));
 }
 
+/* What choosing by data takes: what is remembered of a block, and how holders agree. */
+static void print_choices(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    char a[32], b[32], c[32];
+    if (!kind->pickers) return;
+    const int64_t record = (int64_t)plan->kernel->record_bytes(&kind->shape.block);
+    banyan_traffic traffic;
+    banyan_pick_traffic(plan, kind, 1, -1, &traffic);
+    fprintf(
+        out,
+        "  choices    %d, of at most %lld blocks; summaries take %s a block beside %s; a row: "
+        "%s, messages %lld, rounds %d\n",
+        (int)kind->pickers, (long long)kind->picks,
+        bytes_text(a, (int64_t)kind->shape.record_bytes - record), bytes_text(b, record),
+        bytes_text(c, traffic.bytes), (long long)traffic.messages, (int)traffic.rounds);
+}
+
 static void print_coverage(const banyan_kind *kind, FILE *out)
 {
     int32_t stride;
@@ -240,6 +257,7 @@ static void print_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_
     print_coverage(kind, out);
     if (kind->kept_layers) print_balance(plan, kind, kept, out);
     print_traffic(plan, kind, out);
+    print_choices(plan, kind, out);
 }
 
 static void print_rank(const banyan_plan *plan, int rank, FILE *out)

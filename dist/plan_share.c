@@ -23,7 +23,7 @@ static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, 
 {
     banyan_selection s;
     int64_t blocks = 0;
-    if (head->class_count > 1) return 0;
+    if (head->class_count > 1 || head->classes[0].pattern.selector->chooses) return 0;
     banyan_pattern_select(&head->classes[0].pattern, tokens, tokens, &s);
     for (int32_t i = 0; i < s.count; i++)
         blocks += (s.run[i].last - s.run[i].first) / s.run[i].step + 1;
@@ -36,6 +36,18 @@ static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, i
            banyan_kept_below(kept, banyan_cut_low(placed, index));
 }
 
+/* What a class reads of the blocks that it chooses by data: which they are nobody knows yet, but how
+ * many: as if they were the last of those that may be. */
+static banyan_run chosen_of(const banyan_class *class, int64_t own)
+{
+    const banyan_selector *selector = class->pattern.selector;
+    banyan_choice choice;
+    if (!selector->chooses) return (banyan_run){0, -1, 1, 0};
+    selector->chooses(&class->pattern, &choice);
+    const int64_t last = own - choice.local, first = last - choice.blocks + 1;
+    return (banyan_run){first > choice.first ? first : choice.first, last, 1, 0};
+}
+
 /* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
  * read different blocks there is no short way, since blocks are dealt by the group's union. */
 static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
@@ -44,13 +56,20 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
 {
     const int64_t own = tokens / plan->spec.block_tokens;
     banyan_selection *each = calloc((size_t)head->class_count, sizeof *each);
-    if (!each) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory to count reads");
-    for (int32_t c = 0; c < head->class_count; c++)
+    banyan_run *chosen = calloc((size_t)head->class_count, sizeof *chosen);
+    if (!each || !chosen) {
+        free(each), free(chosen);
+        return banyan_fail(BANYAN_ERR_MEMORY, "out of memory to count reads");
+    }
+    for (int32_t c = 0; c < head->class_count; c++) {
         banyan_pattern_select(&head->classes[c].pattern, tokens, tokens, &each[c]);
+        chosen[c] = chosen_of(&head->classes[c], own);
+    }
     for (int64_t b = 0; b <= own; b++) {
         int64_t readers = 0;
         for (int32_t c = 0; c < head->class_count; c++)
-            if (banyan_selection_holds(&each[c], b))
+            if (banyan_selection_holds(&each[c], b) ||
+                (b >= chosen[c].first && b <= chosen[c].last))
                 readers += __builtin_popcountll(head->classes[c].heads) * unit;
         if (!readers) continue;
         for (int64_t turn = 0; turn < sequences; turn++) {
@@ -59,7 +78,7 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
             *pairs += readers;
         }
     }
-    free(each);
+    free(each), free(chosen);
     return BANYAN_OK;
 }
 
@@ -113,12 +132,14 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequenc
         sum.kept_blocks += blocks;
         sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
         sum.snapshot_bytes += blocks * (int64_t)banyan_plain_bytes(&kind->shape.block);
-        for (int64_t left = sequences; left > 0; left -= plan->panel_rows) {
-            banyan_traffic traffic;
-            const int64_t rows = left < plan->panel_rows ? left : plan->panel_rows;
+        const int64_t panel = kind->pickers ? banyan_pick_pieces(plan) : plan->panel_rows;
+        for (int64_t left = sequences; left > 0; left -= panel) {
+            banyan_traffic traffic, choices;
+            const int64_t rows = left < panel ? left : panel;
             banyan_kind_traffic(plan, kind, (int32_t)rows, rank, &traffic);
-            sum.messages += traffic.messages * kind->layer_count;
-            sum.bytes_sent += traffic.bytes * kind->layer_count;
+            banyan_pick_traffic(plan, kind, (int32_t)rows, rank, &choices);
+            sum.messages += (traffic.messages + choices.messages) * kind->layer_count;
+            sum.bytes_sent += (traffic.bytes + choices.bytes) * kind->layer_count;
         }
     }
     sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);

@@ -9,6 +9,8 @@
  *     lanes           q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, a tile's strongest tokens
  *     slots           partials of a tile, or of a part of one
+ *     plain           a block's rows as they are kept, of each worker, where they are needed
+ *     picks           what a panel's rows choose, where somebody chooses
  *     joined          compensation tokens of a panel, where there are any
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
@@ -83,6 +85,13 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     }
     const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
     if (kind->compensates && numbers > out->joined_numbers) out->joined_numbers = numbers;
+    if ((kind->compensates || banyan_is_summarised(kind)) && numbers > out->plain_numbers)
+        out->plain_numbers = numbers;
+    int32_t pickers = 0;
+    for (int32_t i = 0; i < kind->pickers; i++)
+        pickers += banyan_holder_index(&kind->head[kind->picker[i].kv_head].placed, rank) >= 0;
+    if (pickers > out->pickers) out->pickers = pickers;
+    if (kind->picks > out->picks) out->picks = kind->picks;
     const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
@@ -233,7 +242,9 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     for (int32_t i = 0; i < z->lanes; i++) {
         banyan_lane l = {.q = take(arena, q, sizeof(float)),
                          .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
-                         .edge = take(arena, z->edges, sizeof(banyan_edge))};
+                         .edge = take(arena, z->edges, sizeof(banyan_edge)),
+                         .chosen =
+                             take(arena, z->pickers ? z->edges : 0, sizeof(banyan_chosen))};
         if (c) lane[i] = l;
     }
     for (int32_t i = 0; i < z->workers; i++) {
@@ -249,7 +260,54 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->slots = slots;
 }
 
-/* A block's rows in the cache's format, and their sums, of each worker; a panel's tokens. */
+/* A block's rows in the cache's format of each worker. */
+static void lay_plain(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
+                      banyan_cache *c)
+{
+    if (!z->plain_numbers) return;
+    const int64_t plain = plan->spec.block_tokens * z->plain_numbers;
+    for (int32_t i = 0; i < z->workers; i++) {
+        void *k = take(arena, plain, sizeof(float)), *v = take(arena, plain, sizeof(float));
+        if (!c) continue;
+        c->worker[i].plain_k = k;
+        c->worker[i].plain_v = v;
+    }
+}
+
+/* What a panel's rows choose, and what choosing takes. */
+static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
+                      const banyan_sizes *z, banyan_part *part, banyan_cache *c)
+{
+    if (!z->picks) return;
+    const int64_t pieces = banyan_pick_pieces(plan);
+    banyan_pick *pick = take(arena, z->pickers * pieces * z->picks, sizeof *pick);
+    int64_t *count = take(arena, z->pickers * pieces, sizeof *count);
+    banyan_pick *room = take(arena, z->picks, sizeof *room);
+    for (int32_t i = 0; i < z->workers; i++) {
+        float *keys = take(arena, plan->spec.block_tokens * z->plain_numbers, sizeof *keys);
+        float *pooled = take(arena, plan->spec.heads * z->plain_numbers, sizeof *pooled);
+        if (!c) continue;
+        c->worker[i].keys = keys;
+        c->worker[i].pooled = pooled;
+    }
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        banyan_pick **picks = take(arena, kind->pickers, sizeof *picks);
+        int64_t **counts = take(arena, kind->pickers, sizeof *counts), n = 0;
+        if (!c) continue;
+        for (int32_t i = 0; i < kind->pickers; i++) {
+            const banyan_head_plan *head = &kind->head[kind->picker[i].kv_head];
+            if (banyan_holder_index(&head->placed, rank) < 0) continue;
+            picks[i] = pick + n * pieces * z->picks;
+            counts[i] = count + n++ * pieces;
+        }
+        part[k].pick = picks;
+        part[k].pick_count = counts;
+    }
+    if (c) c->pick_room = room;
+}
+
+/* Sums of what is left out, of each worker; a panel's tokens. */
 static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                        banyan_cache *c)
 {
@@ -257,14 +315,9 @@ static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banya
     if (!z->joined_numbers) return;
     for (int32_t k = 0; k < plan->kinds; k++)
         if (plan->kind[k].shape.kv_heads > kv_heads) kv_heads = plan->kind[k].shape.kv_heads;
-    const int64_t plain = plan->spec.block_tokens * z->joined_numbers;
     for (int32_t i = 0; i < z->workers; i++) {
-        void *k = take(arena, plain, sizeof(float)), *v = take(arena, plain, sizeof(float));
         double *sum = take(arena, z->joined_numbers, sizeof *sum);
-        if (!c) continue;
-        c->worker[i].plain_k = k;
-        c->worker[i].plain_v = v;
-        c->worker[i].sum = sum;
+        if (c) c->worker[i].sum = sum;
     }
     const int64_t tokens = (int64_t)kv_heads * plan->panel_rows;
     int64_t *joined = take(arena, tokens, sizeof *joined);
@@ -292,7 +345,9 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
     } else {
         lay_passes(plan, arena, c);
         lay_scratch(plan, arena, &z, c);
+        lay_plain(plan, arena, &z, c);
         lay_joined(plan, arena, &z, c);
+        lay_picks(plan, rank, arena, &z, part, c);
     }
     if (!c) return;
     c->sizes = z;
@@ -311,7 +366,11 @@ int64_t banyan_plan_workspace(const banyan_plan *plan, int rank)
     }
     size_t item_bytes = banyan_sizes_of(plan, rank).item_bytes;
     for (int32_t k = 0; k < plan->kinds; k++)
-        bytes += banyan_exchange_measure(&plan->kind[k].schedule, rank, item_bytes);
+        bytes += banyan_exchange_measure(&plan->kind[k].schedule, rank, item_bytes) +
+                 (plan->kind[k].pickers
+                      ? banyan_exchange_measure(&plan->kind[k].pick_schedule, rank,
+                                                banyan_pick_bytes(plan, &plan->kind[k]))
+                      : 0);
     return (int64_t)bytes;
 }
 

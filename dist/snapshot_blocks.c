@@ -111,7 +111,7 @@ static banyan_status transfer(const mover *m, batch *b)
 }
 
 /* Block n of the batch at work: to its record, or from it. */
-static banyan_status convert(const mover *m, int64_t n)
+static banyan_status convert(const mover *m, int64_t n, int32_t worker)
 {
     const batch *work = m->work;
     const banyan_move *move = &m->move[work->first + n];
@@ -134,6 +134,9 @@ static banyan_status convert(const mover *m, int64_t n)
                            move->path, move->saved->block, (int)move->layer, (int)move->kv_head,
                            move->saved->offset);
     banyan_kernel_restore(kernel, move->shape, record, move->saved->rows, &plain);
+    if (move->saved->rows == move->shape->block_tokens)
+        banyan_summarise(m->c, banyan_plan_kind(m->c->plan, move->layer), record,
+                         &m->c->worker[worker]);
     return BANYAN_OK;
 }
 
@@ -141,9 +144,8 @@ static banyan_status convert(const mover *m, int64_t n)
 static void body(void *arg, int64_t i, int32_t worker)
 {
     mover *m = arg;
-    (void)worker;
     m->status[i] = BANYAN_OK;
-    if (i > 0) m->status[i] = convert(m, i - 1);
+    if (i > 0) m->status[i] = convert(m, i - 1, worker);
     if (i > 0 || !m->io) return;
     m->status[0] = transfer(m, m->io); /* messages belong to threads */
     if (m->status[0]) snprintf(m->why, sizeof m->why, "%s", banyan_error_message());
@@ -176,7 +178,8 @@ static banyan_status step(mover *m, batch *io, batch *work)
     banyan_each(m->c->plan->spec.threads, 1 + count, body, m);
     if (m->status[0]) return banyan_fail(m->status[0], "%s", m->why);
     for (int64_t n = 0; n < count && !status; n++)
-        if (m->status[1 + n]) status = convert(m, n); /* once more: its words are to be ours */
+        if (m->status[1 + n])
+            status = convert(m, n, 0); /* once more: its words are to be ours */
     return !status && !m->is_save ? device_records(m, work) : status;
 }
 

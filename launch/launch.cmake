@@ -60,7 +60,7 @@ add_library(banyan_launch STATIC ${generated_sources}
   launch/agree.c launch/append.c launch/blas.c launch/choose.c launch/command.c launch/config.c launch/data.c
   launch/device.c launch/file.c launch/help.c launch/ids.c launch/job.c launch/mapped.c launch/numbers.c launch/output.c launch/plot.c launch/set.c
   launch/spec.c launch/textformat.cc launch/watch.c
-  launch/run/check.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/snapshot.c launch/run/steps.c)
+  launch/run/check.c launch/run/choice.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/snapshot.c launch/run/steps.c)
 target_sources(banyan_launch PRIVATE launch/json_text.c)
 target_sources(banyan_launch PRIVATE
   launch/bench/ceilings.c launch/bench/ceilings_device.c launch/bench/device_measure.c launch/bench/device_rows.c
@@ -71,7 +71,7 @@ target_sources(banyan_launch PRIVATE
   launch/scale/json.c launch/scale/machine.c launch/scale/machine_measure.c launch/scale/measure.c
   launch/scale/methods.c launch/scale/plot.c launch/scale/predict.c launch/scale/quiet.c
   launch/scale/ring.c launch/scale/ring_parts.c launch/scale/ring_prefill.c launch/scale/table.c)
-set_source_files_properties(launch/data.c launch/run/oracle.c launch/bench/ceilings.c
+set_source_files_properties(launch/data.c launch/run/choice.c launch/run/oracle.c launch/bench/ceilings.c
                             PROPERTIES COMPILE_OPTIONS -O3)
 if(BANYAN_HAS_X86)
   target_sources(banyan_launch PRIVATE launch/bench/peak_avx2.c launch/bench/peak_avx512.c

@@ -143,6 +143,15 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
     banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
                                 : open_model(e, &spec, why, sizeof why);
+    int32_t layer, head;
+    if (!status && !f && predictor_chooses(model_plan(e->m), &layer, &head)) {
+        progress_end(e->j);
+        say_error(e->j,
+                  "layer %d, head %d chooses blocks by data: which needles the constructed "
+                  "model finds with it is not predicted; expected patterns of positions",
+                  (int)layer, (int)head);
+        return EXIT_USAGE;
+    }
     if (!status) return EXIT_OK;
     progress_end(e->j);
     if (!why[0]) return job_failed(e->j, status, e->dir);

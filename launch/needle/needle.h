@@ -163,6 +163,8 @@ typedef struct predictor {
     const prompt *p;      /* what is read, and then .. */
     const uint32_t *tail; /* .. the question and what follows it */
 } predictor;
+/* Does some head choose what it reads by data, so that no pattern says what it sees? Which one. */
+bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head);
 void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed);
 /* What the rows and tokens of the calls below are; both are borrowed. */
 void predictor_read(predictor *v, const prompt *p, const uint32_t *tail);

@@ -39,6 +39,16 @@ void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spe
                      .lost_layer = spec->lost_layer};
 }
 
+bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head)
+{
+    const banyan_spec *spec = banyan_plan_spec(plan);
+    banyan_choosing choosing;
+    for (*layer = 0; *layer < spec->layers; ++*layer)
+        for (*head = 0; *head < spec->heads; ++*head)
+            if (banyan_plan_chooses(plan, *layer, *head, &choosing)) return true;
+    return false;
+}
+
 void predictor_read(predictor *v, const prompt *p, const uint32_t *tail)
 {
     v->p = p;

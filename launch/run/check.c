@@ -6,7 +6,6 @@
 #include "launch/bounds.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 /* NaN counts as beyond every bound. */
 static double share(double error, double bound)
@@ -20,6 +19,8 @@ row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t 
     const banyan_spec *s = t->spec;
     row_error worst = {0};
     oracle_compute(t, layer, head, token, row);
+    worst.is_near_tie = row->is_near_tie;
+    if (worst.is_near_tie) return worst;
     bound b = {.key_dim = s->key_dim,
                .block_tokens = s->block_tokens,
                .tokens = row->tokens,
@@ -48,19 +49,20 @@ static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
     row_error e = run_check_row(t, sample->layer, sample->head, sample->token, t->j->ranks,
                                 sample->out, sample->lse, row);
     t->mine.checked++;
+    t->mine.near_ties += e.is_near_tie;
     t->mine.worst_error = fmax(t->mine.worst_error, e.error);
     t->mine.worst_share = fmax(t->mine.worst_share, e.share);
 }
 
 banyan_status run_check(run_task *t)
 {
-    oracle_row row = {.out = malloc((size_t)t->spec->value_dim * sizeof *row.out)};
-    if (!row.out) return BANYAN_ERR_MEMORY;
-    for (int32_t n = 0; n < t->samples; n++) {
+    oracle_row row;
+    const banyan_status status = run_row_take(t, &row);
+    for (int32_t n = 0; n < t->samples && !status; n++) {
         progress(t->j, "oracle: row %d of %d", n + 1, t->samples);
         if (t->sample[n].taken) check_one(t, &t->sample[n], &row);
     }
     progress_end(t->j);
-    free(row.out);
-    return BANYAN_OK;
+    run_row_free(&row);
+    return status;
 }

@@ -72,6 +72,16 @@ static void cached_row(const run_task *t, int what, int32_t layer, int64_t token
     if (t->spec->cache_dtype == BANYAN_E4M3) data_round_e4m3(out, dim);
 }
 
+void run_query(const run_task *t, int32_t layer, int64_t token, int32_t head, float *q)
+{
+    make_row(t, DATA_Q, layer, token, head, t->spec->key_dim, q);
+}
+
+void run_key(const run_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k)
+{
+    cached_row(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
+}
+
 static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t block)
 {
     const banyan_spec *s = t->spec;
@@ -143,9 +153,12 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
     row->tokens = 0;
     row->size = row->largest_value = 0;
     bool lost = false;
+    run_choose(t, layer, head, token, row);
     for (int64_t i = 0; i <= token; i++) {
         if (i % s->block_tokens == 0) lost = is_lost(t, layer, kv_head, i / s->block_tokens);
-        if (lost || !banyan_plan_reads(t->plan, layer, head, token, i)) continue;
+        if (lost || !(row->chosen[i / s->block_tokens] ||
+                      banyan_plan_reads(t->plan, layer, head, token, i)))
+            continue;
         cached_row(t, DATA_K, layer, i, kv_head, s->key_dim, k);
         cached_row(t, DATA_V, layer, i, kv_head, s->value_dim, v);
         take_token(&r, k, v, 1);

@@ -13,7 +13,7 @@ static const double mib = 1 << 20, gib = 1 << 30;
 static const int64_t least_rss = (int64_t)256 << 20;
 
 typedef struct summary {
-    int64_t checked;
+    int64_t checked, near_ties;
     double worst_error, worst_share, prefill_seconds;
     double median, fastest, slowest; /* of decode steps, the slowest rank of each */
     uint64_t bits;
@@ -34,6 +34,7 @@ static summary summarise(const run_task *t, const run_figures *all)
     summary s = {.same_bits = true, .memory_fits = true};
     for (int r = 0; r < t->j->ranks; r++) {
         s.checked += all[r].checked;
+        s.near_ties += all[r].near_ties;
         s.worst_error = fmax(s.worst_error, all[r].worst_error);
         s.worst_share = fmax(s.worst_share, all[r].worst_share);
         s.prefill_seconds = fmax(s.prefill_seconds, all[r].prefill_seconds);
@@ -108,6 +109,11 @@ static void print_summary(const run_task *t, const summary *s)
                1e3 * s->fastest, 1e3 * s->slowest, t->rows / s->median);
     printf("oracle           %" PRId64 " rows checked, worst error %.3g, %.3g of its bound\n",
            s->checked, s->worst_error, s->worst_share);
+    if (s->near_ties)
+        printf("                 %" PRId64
+               " of them not compared: what they choose by data is a "
+               "tie, but for rounding\n",
+               s->near_ties);
     printf("output bits      %016" PRIx64 "%s\n", s->bits, t->all ? " on every rank" : "");
 }
 
@@ -143,6 +149,11 @@ static void write_json(const run_task *t, const run_figures *all, const summary 
 static int judge(const run_task *t, const summary *s)
 {
     int code = EXIT_OK;
+    if (s->near_ties > (s->checked + 1) / 2) {
+        say_error(t->j, "%" PRId64 " of %" PRId64 " sampled rows choose by ties", s->near_ties,
+                  s->checked);
+        code = EXIT_MISMATCH;
+    }
     if (s->checked != t->samples) {
         say_error(t->j, "%" PRId64 " of %d sampled rows were checked", s->checked, t->samples);
         code = EXIT_MISMATCH;

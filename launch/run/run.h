@@ -30,6 +30,7 @@ typedef struct run_figures {
     double rss_growth;      /* bytes since before the cache was made, on the host */
     double worst_error;     /* |out - oracle| */
     double worst_share;     /* error / bound, of out and lse */
+    int64_t near_ties; /* of the rows that were checked, those that could not be compared */
     int64_t checked, kept_bytes, planned_bytes, workspace_bytes, messages, bytes_sent;
     uint64_t bits; /* a hash of every output row that this rank holds */
 } run_figures;
@@ -58,6 +59,12 @@ typedef struct run_task {
 /* Append, prefill and decode, timing each; fills samples, step_seconds and mine. */
 banyan_status run_steps(run_task *t);
 
+/* A block and how well it fits a row. */
+typedef struct run_scored {
+    double score;
+    int64_t block;
+} run_scored;
+
 /* The value of one output row in float64, and what its error bound depends on. */
 typedef struct oracle_row {
     double *out; /* [value_dim] */
@@ -66,7 +73,21 @@ typedef struct oracle_row {
     double size;          /* largest scale * sum |q_d k_d| of any of them */
     double largest_value; /* largest |v| of any of them */
     double spread;        /* sqrt(sum weight^2), weights summing to 1 */
+    /* choice.c: blocks that it chose by data [blocks]; it may as well have been others: a tie, but for
+     * rounding; and room for that. */
+    unsigned char *chosen;
+    bool is_near_tie;
+    run_scored *scored; /* [blocks] */
+    double *pooled;     /* [heads][key_dim] */
 } oracle_row;
+banyan_status run_row_take(const run_task *t,
+                           oracle_row *row); /* MEMORY; free it all the same */
+void run_row_free(oracle_row *row);
+/* Fills chosen and is_near_tie. */
+void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row);
+/* A query as it was made, before it is multiplied by RUN_Q_DEVIATION, and a key as the cache holds it. */
+void run_query(const run_task *t, int32_t layer, int64_t token, int32_t head, float *q);
+void run_key(const run_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k);
 void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *out);
 
@@ -75,6 +96,7 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
  * row: room to work in; it holds the oracle's values afterwards. */
 typedef struct row_error {
     double error, share;
+    bool is_near_tie; /* not compared: what it reads is a matter of rounding */
 } row_error;
 row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
                         int64_t combines, const float *out, float lse, oracle_row *row);

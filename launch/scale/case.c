@@ -121,6 +121,8 @@ void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const f
             memcpy(sample->out, out + (i * s->heads + h) * s->value_dim,
                    (size_t)s->value_dim * sizeof(float));
             sample->lse = lse[i * s->heads + h];
+            sample->call_at = at;
+            sample->call_end = at + rows;
             sample->taken = true;
         }
     }
@@ -128,17 +130,19 @@ void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const f
 
 banyan_status scale_check(scale_case *c, double *error, double *share, int32_t *checked)
 {
-    oracle_row row = {.out = malloc((size_t)c->spec->value_dim * sizeof *row.out)};
-    if (!row.out) return BANYAN_ERR_MEMORY;
-    for (int32_t n = 0; n < c->samples; n++) {
+    oracle_row row;
+    const banyan_status status = run_row_take(&c->oracle, &row);
+    for (int32_t n = 0; n < c->samples && !status; n++) {
         const scale_sample *sample = &c->sample[n];
         if (!sample->taken) continue;
+        c->oracle.at = sample->call_at;
+        c->oracle.tokens = sample->call_end;
         row_error e = run_check_row(&c->oracle, sample->layer, sample->head, sample->token,
                                     c->line->ranks, sample->out, sample->lse, &row);
         *error = fmax(*error, e.error);
         *share = fmax(*share, e.share);
         ++*checked;
     }
-    free(row.out);
-    return BANYAN_OK;
+    run_row_free(&row);
+    return status;
 }

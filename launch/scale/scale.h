@@ -120,6 +120,7 @@ typedef struct scale_count {
 typedef struct scale_sample {
     int32_t layer, head;
     int64_t token;
+    int64_t call_at, call_end; /* of the call that computed it */
     bool taken;
     float lse, *out;
 } scale_sample;

@@ -198,7 +198,7 @@ static void test_lists(void)
         int64_t first = own * BLOCK + test_below(&random, BLOCK);
         int64_t last = first + test_below(&random, (own + 1) * BLOCK - first);
         const banyan_held_list list = held_list(held, held_count);
-        int64_t n = banyan_list_build(classes, count, first, last, &list, entries, edges);
+        int64_t n = banyan_list_build(classes, count, NULL, first, last, &list, entries, edges);
 
         CHECK(n <= held_count * count);
         for (int64_t i = 0; i < n; i++) {

@@ -116,7 +116,7 @@ static void look_by_list(scene *s, view *v)
     memset(v, 0, sizeof *v);
     const banyan_held_list held = held_list(s->held, s->held_count);
     const int64_t count =
-        banyan_list_build(&class, 1, s->first_row, s->last_row, &held, entry, edge);
+        banyan_list_build(&class, 1, NULL, s->first_row, s->last_row, &held, entry, edge);
     int64_t place = 0;
     for (int64_t i = 0; i < count; i++) {
         while (s->held[place].block != entry[i].block) place++;

@@ -59,7 +59,8 @@ void *__wrap_mmap(void *p, size_t bytes, int protection, int flags, int fd, off_
 static void test_no_allocation(banyan_comm *comm, int32_t threads)
 {
     const banyan_rule rules[] = {{0, -1, 0, 3, "sink_window sink=1 window=2"},
-                                 {0, -1, 4, 5, "s2 stride=4 local=2 per=query"}};
+                                 {0, -1, 4, 5, "s2 stride=4 local=2 per=query"},
+                                 {0, -1, 7, 7, "top blocks=5 by=minmax"}};
     banyan_spec spec;
     banyan_spec_init(&spec);
     spec.layers = 1;
@@ -71,7 +72,7 @@ static void test_no_allocation(banyan_comm *comm, int32_t threads)
     spec.block_tokens = 16;
     spec.rollback_tokens = 4;
     spec.rules = rules;
-    spec.rule_count = 2;
+    spec.rule_count = 3;
     spec.threads = threads;
     spec.placement = "spread";
     banyan_plan *plan = sequence_plan(&spec, comm);

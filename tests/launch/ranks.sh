@@ -9,6 +9,7 @@ shape="--heads 8 --kv-heads 2 --key-dim 32 --threads 1 --samples 8 --decode 3"
 expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 700 --at 130 --out all
 expect 0 "8 rows checked" "$mpirun" 4 "$banyan" run $shape --tokens 500 --merge tree --json "$folder/run.json"
 [ "$(grep -c '"rank":' "$folder/run.json")" = 4 ] || fault "run --json lacks ranks"
+expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 2000 --at 1500 --use "top blocks=4" --placement spread
 expect 0 "8 rows checked" "$mpirun" 5 "$banyan" run $shape --tokens 100 --placement spread
 expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 900 --use "s2 stride=2 local=3" \
   --set execution.lost_rank=1

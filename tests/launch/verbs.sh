@@ -35,6 +35,7 @@ for dtype in fp32 bf16 fp16; do
   checked --heads 8 --kv-heads 2 --key-dim 128 --tokens 333 --dtype $dtype --at 77
 done
 checked --heads 8 --kv-heads 1 --key-dim 64 --tokens 150 --at 150 --rows 7
+checked --heads 8 --kv-heads 4 --key-dim 32 --tokens 3000 --at 2500 --max-rows 99 --rows 3 --use "top blocks=5 by=minmax per=query"
 checked --heads 4 --kv-heads 4 --key-dim 192 --value-dim 128 --tokens 100 --max-rows 33
 checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 1 --rows 300
 checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 0

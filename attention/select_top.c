@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The blocks whose keys fit the query best, by a summary of each: pooled means, as MInference's
+ * block-sparse heads (arXiv 2407.02490) and MoBA (2502.13189) have them, or bounds, Quest's
+ * (2406.10774). The first blocks and the most recent ones are always read. The rest is
+ *
+ *     score(block) = sum over query heads h of f(summary(block), sum over rows r of q_hr)
+ *
+ * with the rows of a call that lie in one own block (a decoded row alone), and with the query
+ * heads of the group whose rules are alike (per=kv) or one (per=query): see choice.c for f. Blocks
+ * below the most recent ones are full: their summaries are of all of their keys. Any of them may
+ * be chosen later, so that all are kept. */
+#include "attention/window.h"
+
+enum { BY, BLOCKS, SINK, LOCAL, PER };
+enum { PER_KV, PER_QUERY };
+
+static const banyan_param params[] = {
+    {.name = "by",
+     .default_text = "mean",
+     .choices = "mean|minmax",
+     .doc = "what is remembered of a block: the mean of its keys, or their least and largest "
+            "numbers"},
+    {.name = "blocks",
+     .default_text = "64",
+     .in_blocks = 1,
+     .min = 1,
+     .max = 1 << 16,
+     .doc = "so many that fit best (tokens: 4096t)"},
+    {.name = "sink",
+     .default_text = "1",
+     .in_blocks = 1,
+     .min = 0,
+     .max = (int64_t)1 << 40,
+     .doc = "and the first blocks"},
+    {.name = "local",
+     .default_text = "1",
+     .in_blocks = 1,
+     .min = 1,
+     .max = (int64_t)1 << 40,
+     .doc = "and the most recent blocks, the row's own included"},
+    {.name = "per",
+     .default_text = "kv",
+     .choices = "kv|query",
+     .doc = "query heads of a group choose together, or each for itself"},
+    {.name = NULL},
+};
+
+static int64_t blocks_of(const banyan_pattern *pattern, int param)
+{
+    return banyan_value_blocks(&pattern->value[param], pattern->block_tokens);
+}
+
+/* What is read whatever the data are. */
+static banyan_window window_of(const banyan_pattern *pattern)
+{
+    return (banyan_window){.sink = blocks_of(pattern, SINK) * pattern->block_tokens,
+                           .length = blocks_of(pattern, LOCAL),
+                           .until = INT64_MAX};
+}
+
+static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+{
+    const banyan_window window = window_of(pattern);
+    return banyan_window_reads(&window, pattern->block_tokens, row, token);
+}
+
+static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                          banyan_selection *out)
+{
+    const banyan_window window = window_of(pattern);
+    banyan_window_select(&window, pattern->block_tokens, first_row, last_row, out);
+}
+
+static void keeps(const banyan_pattern *pattern, banyan_retention *out)
+{
+    (void)pattern;
+    *out = (banyan_retention){.period = 1, .residue = {1}};
+}
+
+static int alike(const banyan_pattern *a, const banyan_pattern *b)
+{
+    return a->value[PER].number == PER_KV || a->head == b->head;
+}
+
+static void chooses(const banyan_pattern *pattern, banyan_choice *out)
+{
+    *out = (banyan_choice){.summary = pattern->value[BY].number ? BANYAN_SUMMARY_BOUNDS
+                                                                : BANYAN_SUMMARY_MEAN,
+                           .first = blocks_of(pattern, SINK),
+                           .local = blocks_of(pattern, LOCAL),
+                           .blocks = blocks_of(pattern, BLOCKS)};
+}
+
+const banyan_selector banyan_select_top = {
+    .name = "top",
+    .params = params,
+    .reads = reads,
+    .select = select_blocks,
+    .keeps = keeps,
+    .alike = alike,
+    .chooses = chooses,
+};

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Choosing blocks by data: what is remembered of a block once it is full; and for each piece of a
+ * panel and each picker, scores of the blocks that are held here, the best of them, and, where a KV
+ * head has several holders, the best of all in one round. Scores depend on the keys that are kept and
+ * on the piece's queries alone, and of equal scores the lower block is better: so the choice is the
+ * same on any ranks. */
+#include "dist/cache.h"
+
+#include <string.h>
+
+/* ---- summaries ----------------------------------------------------------------------------- */
+
+static void plain_keys(const banyan_cache *c, const banyan_shape *shape, const void *record,
+                       const banyan_worker *worker)
+{
+    const banyan_block_shape *block = &shape->block;
+    const int32_t tokens = block->block_tokens, dim = shape->key_dim;
+    const banyan_plain plain = {.k = worker->plain_k, .v = worker->plain_v};
+    c->plan->kernel->unpack(block, record, tokens, &plain);
+    banyan_to_float(worker->keys, plain.k, block->dtype, (int64_t)tokens * dim);
+}
+
+void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *record,
+                      const banyan_worker *worker)
+{
+    if (!banyan_is_summarised(kind)) return;
+    plain_keys(c, &kind->shape, record, worker);
+    for (int32_t i = 0; i < BANYAN_SUMMARIES; i++)
+        if (kind->summary_at[i])
+            banyan_summary_row(i)->make(
+                worker->keys, kind->shape.block.block_tokens, kind->shape.key_dim,
+                (float *)(void *)((char *)record + kind->summary_at[i]));
+}
+
+/* ---- scores -------------------------------------------------------------------------------- */
+
+typedef struct picking {
+    banyan_cache *c;
+    const banyan_call *call;
+    const banyan_panel *panel;
+    const banyan_kind *kind;
+    const banyan_part *part;
+} picking;
+
+/* The sum of a query head's rows of a piece, and what is in `sum` before. */
+static void add_rows(const picking *g, const banyan_piece *piece, int32_t head, double *sum)
+{
+    const banyan_spec *spec = &g->c->plan->spec;
+    const int32_t dim = g->kind->shape.key_dim;
+    const size_t bytes = banyan_dtype_bytes(spec->in_dtype);
+    float row[BANYAN_MAX_DIM];
+    for (int32_t r = 0; r < piece->rows; r++) {
+        const int64_t at = ((int64_t)(piece->first + r) * spec->heads + head) * dim;
+        banyan_to_float(row, (const char *)g->call->q + (size_t)at * bytes, spec->in_dtype,
+                        dim);
+        for (int32_t d = 0; d < dim; d++) sum[d] += (double)row[d];
+    }
+}
+
+/* A picker's queries of a piece: one for each head, or, where scores are linear, one for all. Returns
+ * how many there are. */
+static int32_t pool_queries(const picking *g, const banyan_picker *p, const banyan_piece *piece,
+                            float *out)
+{
+    const int32_t dim = g->kind->shape.key_dim;
+    const int is_linear = banyan_summary_row(p->choice.summary)->is_linear;
+    double sum[BANYAN_MAX_DIM];
+    int32_t queries = 0;
+    memset(sum, 0, sizeof sum);
+    for (int32_t h = 0; h < p->heads; h++) {
+        add_rows(g, piece, p->head[h], sum);
+        if (is_linear && h + 1 < p->heads) continue;
+        for (int32_t d = 0; d < dim; d++) out[(int64_t)queries * dim + d] = (float)sum[d];
+        memset(sum, 0, sizeof sum);
+        queries++;
+    }
+    return queries;
+}
+
+static int32_t mine_of(const banyan_part *part, int32_t kv_head)
+{
+    int32_t j = 0;
+    while (part->mine[j].kv_head != kv_head) j++;
+    return j;
+}
+
+static banyan_pick *picks_of(const picking *g, int64_t picker, int64_t piece)
+{
+    return g->part->pick[picker] + piece * g->kind->picks;
+}
+
+/* The best of what is held here, ranked. */
+static void pick_here(void *arg, int64_t i, int32_t worker)
+{
+    const picking *g = arg;
+    const int64_t picker = i / g->panel->pieces, at = i % g->panel->pieces;
+    if (!g->part->pick[picker]) return;
+    const banyan_kind *kind = g->kind;
+    const banyan_picker *p = &kind->picker[picker];
+    const banyan_piece *piece = &g->panel->piece[at];
+    const banyan_summary *by = banyan_summary_row(p->choice.summary);
+    const int32_t dim = kind->shape.key_dim, j = mine_of(g->part, p->kv_head);
+    const banyan_kept *kept =
+        banyan_part_kept(&g->call->batch[piece->part], g->call->cache_layer, j);
+    const size_t summary_at = kind->summary_at[p->choice.summary];
+    float *q = g->c->worker[worker].pooled;
+    const int32_t queries = pool_queries(g, p, piece, q);
+    banyan_pick *pick = picks_of(g, picker, at);
+    banyan_picks_clear(pick, kind->picks);
+    const int64_t last = piece->at / kind->shape.block.block_tokens - p->choice.local;
+    for (int64_t b = banyan_kept_find(kept, p->choice.first); b < kept->count; b++) {
+        const banyan_held held = banyan_kept_at(kept, b);
+        if (held.block > last) break;
+        const void *summary = (const char *)held.record + summary_at;
+        double score = 0;
+        for (int32_t n = 0; n < queries; n++) score += by->score(summary, q + n * dim, dim);
+        banyan_picks_offer(pick, p->choice.blocks, score, held.block);
+    }
+    banyan_picks_rank(pick, kind->picks);
+}
+
+/* ---- the best of all ----------------------------------------------------------------------- */
+
+static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+{
+    const picking *g = ctx;
+    const int64_t picks = g->kind->picks,
+                  pieces = (int64_t)(bytes / sizeof(banyan_pick)) / picks;
+    for (int64_t i = 0; i < pieces * picks; i += picks)
+        banyan_picks_combine((banyan_pick *)out + i, (const banyan_pick *)lo + i,
+                             (const banyan_pick *)hi + i, picks, g->c->pick_room);
+}
+
+static banyan_status exchange(picking *g)
+{
+    banyan_cache *c = g->c;
+    void *const *data = (void *const *)g->part->pick;
+    const banyan_passage passage = {.data = data,
+                                    .item_bytes = (size_t)(g->panel->pieces * g->kind->picks) *
+                                                  sizeof(banyan_pick),
+                                    .dtype = BANYAN_F32,
+                                    .combine = combine,
+                                    .ctx = g,
+                                    .mark = {{"choice", c->stats.merges},
+                                             {"layer", g->call->layer},
+                                             {"token", g->panel->piece->at}}};
+    return banyan_exchange_run(g->part->pick_exchange, c->plan->comm, &passage,
+                               &c->stats.messages, &c->stats.bytes_sent);
+}
+
+/* All holders have all: now as lists. Pickers that choose fewer blocks than others take the first. */
+static void list_picks(void *arg, int64_t i, int32_t worker)
+{
+    (void)worker;
+    const picking *g = arg;
+    const int64_t picker = i / g->panel->pieces, at = i % g->panel->pieces;
+    if (!g->part->pick[picker]) return;
+    g->part->pick_count[picker][at] =
+        banyan_picks_list(picks_of(g, picker, at), g->kind->picker[picker].choice.blocks);
+}
+
+banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
+                                const banyan_panel *panel)
+{
+    const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
+    if (!kind->pickers) return BANYAN_OK;
+    picking g = {.c = c,
+                 .call = call,
+                 .panel = panel,
+                 .kind = kind,
+                 .part = banyan_cache_part(c, call->layer)};
+    const int64_t tiles = (int64_t)kind->pickers * panel->pieces;
+    const double start = banyan_seconds();
+    banyan_status status = BANYAN_OK;
+    banyan_each(c->sizes.workers, tiles, pick_here, &g);
+    const double picked = banyan_seconds();
+    if (kind->pick_schedule.count) status = exchange(&g);
+    const double exchanged = banyan_seconds();
+    if (!status) banyan_each(1, tiles, list_picks, &g);
+    c->stats.attend_seconds += picked - start + banyan_seconds() - exchanged;
+    c->stats.merge_seconds += exchanged - picked;
+    return status;
+}
+
+banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int32_t kv_head,
+                            int32_t subgroup, const banyan_class *of, int64_t piece)
+{
+    const banyan_shape *shape = &kind->shape;
+    const int32_t head = kv_head * shape->group + subgroup * banyan_tile_heads(shape) +
+                         __builtin_ctzll(of->heads) * shape->unit;
+    const int32_t picker = kind->picker_of[head];
+    const banyan_part *part = &c->part[kind - c->plan->kind];
+    if (picker < 0) return (banyan_chosen){NULL, 0};
+    return (banyan_chosen){part->pick[picker] + piece * kind->picks,
+                           part->pick_count[picker][piece]};
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blocks that a row chooses by data, in float64 from the keys and queries that were made by hash: the
+ * definition of selector "top", with the sums that say how near to a tie a choice is. */
+#include "launch/run/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { most_dim = 576 };
+
+/* The rows of `token`'s call that lie in its own block. */
+static banyan_range piece_of(const run_task *t, int64_t token)
+{
+    const int64_t block = t->spec->block_tokens;
+    const bool decoded = token >= t->tokens;
+    const int64_t from = decoded ? t->tokens : t->at;
+    const int64_t rows = decoded ? t->rows : t->spec->max_rows;
+    banyan_range call = {from + (token - from) / rows * rows, 0};
+    call.end = call.first + rows;
+    if (!decoded && call.end > t->tokens) call.end = t->tokens;
+    const int64_t own = token / block * block;
+    if (call.first < own) call.first = own;
+    if (call.end > own + block) call.end = own + block;
+    return call;
+}
+
+/* Queries that choose together, each the sum of its rows: [heads][key_dim]. */
+static void pool(const run_task *t, int32_t layer, const banyan_choosing *c, int64_t token,
+                 double *q)
+{
+    const int32_t dim = t->spec->key_dim;
+    const banyan_range piece = piece_of(t, token);
+    float row[most_dim];
+    memset(q, 0, (size_t)(c->heads * dim) * sizeof *q);
+    for (int32_t h = 0; h < c->heads; h++)
+        for (int64_t r = piece.first; r < piece.end; r++) {
+            run_query(t, layer, r, c->head[h], row);
+            for (int32_t d = 0; d < dim; d++)
+                q[(int64_t)h * dim + d] += RUN_Q_DEVIATION * (double)row[d];
+        }
+}
+
+/* A block's score, and the same with magnitudes. */
+static double score_of(const run_task *t, int32_t layer, const banyan_choosing *c,
+                       const double *q, int64_t block, double *size)
+{
+    const banyan_spec *s = t->spec;
+    const int32_t kv_head = c->head[0] / (s->heads / s->kv_heads), dim = s->key_dim;
+    const bool is_mean = strcmp(c->by, "mean") == 0;
+    double sum[most_dim] = {0}, least[most_dim], most[most_dim], score = 0;
+    float k[most_dim];
+    for (int32_t i = 0; i < s->block_tokens; i++) {
+        run_key(t, layer, block * s->block_tokens + i, kv_head, k);
+        for (int32_t d = 0; d < dim; d++) {
+            const double x = (double)k[d];
+            sum[d] += x;
+            least[d] = i && least[d] < x ? least[d] : x;
+            most[d] = i && most[d] > x ? most[d] : x;
+        }
+    }
+    *size = 0;
+    for (int32_t h = 0; h < c->heads; h++)
+        for (int32_t d = 0; d < dim; d++) {
+            const double x = q[(int64_t)h * dim + d];
+            score += is_mean ? x * sum[d] / s->block_tokens : fmax(x * least[d], x * most[d]);
+            *size += fabs(x) * fmax(fabs(least[d]), fabs(most[d]));
+        }
+    return score;
+}
+
+static int by_score(const void *a, const void *b)
+{
+    const run_scored *x = a, *y = b;
+    if (x->score > y->score || x->score < y->score) return x->score > y->score ? -1 : 1;
+    return x->block < y->block ? -1 : x->block > y->block;
+}
+
+/* Could rounding put another block among the first `blocks`? Of equal scores of equal blocks it cannot. */
+static bool is_near_tie(const run_scored *s, int64_t count, int64_t blocks, double error)
+{
+    if (count <= blocks) return false;
+    const double in = s[blocks - 1].score, out = s[blocks].score;
+    if (in > out) return in - out <= error;
+    int64_t above = blocks - 1, below = blocks;
+    while (above >= 0 && !(s[above].score > in)) above--;
+    while (below < count && !(s[below].score < in)) below++;
+    return (above >= 0 && s[above].score - in <= error) ||
+           (below < count && in - s[below].score <= error);
+}
+
+void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row)
+{
+    const banyan_spec *s = t->spec;
+    banyan_choosing c;
+    row->is_near_tie = false;
+    memset(row->chosen, 0, (size_t)(token / s->block_tokens + 1));
+    if (!banyan_plan_chooses(t->plan, layer, head, &c)) return;
+    int64_t count = 0;
+    double most = 0;
+    pool(t, layer, &c, token, row->pooled);
+    for (int64_t b = c.first; b <= token / s->block_tokens - c.local; b++) {
+        double size;
+        row->scored[count] = (run_scored){score_of(t, layer, &c, row->pooled, b, &size), b};
+        most = fmax(most, size);
+        count++;
+    }
+    qsort(row->scored, (size_t)count, sizeof *row->scored, by_score);
+    for (int64_t i = 0; i < count && i < c.blocks; i++) row->chosen[row->scored[i].block] = 1;
+    /* fp32: of q, the summary, a product, and of a sum of key_dim / 16 + 1 terms */
+    const double error = most * (s->key_dim / 16 + 1 + 3) * 0x1p-24 * 1.01;
+    row->is_near_tie = is_near_tie(row->scored, count, c.blocks, 2 * error);
+}
+
+banyan_status run_row_take(const run_task *t, oracle_row *row)
+{
+    const banyan_spec *s = t->spec;
+    const size_t blocks = (size_t)(s->max_tokens / s->block_tokens + 1);
+    *row = (oracle_row){.out = calloc((size_t)s->value_dim, sizeof *row->out),
+                        .chosen = calloc(blocks, 1),
+                        .scored = calloc(blocks, sizeof *row->scored),
+                        .pooled = calloc((size_t)(s->heads * s->key_dim), sizeof *row->pooled)};
+    return row->out && row->chosen && row->scored && row->pooled ? BANYAN_OK
+                                                                 : BANYAN_ERR_MEMORY;
+}
+
+void run_row_free(oracle_row *row)
+{
+    free(row->out);
+    free(row->chosen);
+    free(row->scored);
+    free(row->pooled);
+}
