@@ -243,8 +243,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
         banyan_lane l = {.q = take(arena, q, sizeof(float)),
                          .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
                          .edge = take(arena, z->edges, sizeof(banyan_edge)),
-                         .chosen =
-                             take(arena, z->pickers ? z->edges : 0, sizeof(banyan_chosen))};
+                         .chosen = take(arena, z->picks ? z->edges : 0, sizeof(banyan_chosen))};
         if (c) lane[i] = l;
     }
     for (int32_t i = 0; i < z->workers; i++) {

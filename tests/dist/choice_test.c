@@ -31,14 +31,16 @@ enum {
 typedef struct law {
     const char *use;
     int bounds, per_query, sink, local, blocks;
+    int heads; /* the rule is of the first so many, the others are dense */
 } law;
 
 static const law laws[] = {
-    {"top blocks=5", 0, 0, 1, 1, 5},
-    {"top by=minmax blocks=64t sink=0 local=2", 1, 0, 0, 2, 4},
-    {"top by=mean blocks=3 sink=20t local=3 per=query", 0, 1, 2, 3, 3},
-    {"top by=minmax blocks=7 per=query", 1, 1, 1, 1, 7},
-    {"top by=minmax blocks=60000", 1, 0, 1, 1, 60000},
+    {"top blocks=5", 0, 0, 1, 1, 5, HEADS},
+    {"top by=minmax blocks=64t sink=0 local=2", 1, 0, 0, 2, 4, HEADS},
+    {"top by=mean blocks=3 sink=20t local=3 per=query", 0, 1, 2, 3, 3, HEADS},
+    {"top by=minmax blocks=7 per=query", 1, 1, 1, 1, 7, HEADS},
+    {"top by=minmax blocks=60000", 1, 0, 1, 1, 60000, HEADS},
+    {"top blocks=2", 0, 0, 1, 1, 2, GROUP}, /* some ranks choose nothing */
 };
 
 enum { WHOLE_NUMBERS, REAL, RESULTS, BITS, MODES };
@@ -127,9 +129,10 @@ static int is_best(const double *score, int64_t block, int64_t k)
     return score[block] > -INFINITY && before < k;
 }
 
-static int is_always(const law *l, int64_t row, int64_t block)
+static int is_always(const law *l, int head, int64_t row, int64_t block)
 {
-    return block < l->sink || (block <= row / BLOCK && block > row / BLOCK - l->local);
+    return head >= l->heads || block < l->sink ||
+           (block <= row / BLOCK && block > row / BLOCK - l->local);
 }
 
 /* Are no two scores on both sides of the limit too near? */
@@ -222,7 +225,7 @@ static void shape_data(sequence *s, int mode)
 static int run_trial(trial *t, const law *l, banyan_comm *comm, const char *placement, int mode,
                      int reopens, banyan_plan **plan)
 {
-    const banyan_rule rule = {0, -1, 0, -1, l->use};
+    const banyan_rule rule = {0, -1, 0, l->heads - 1, l->use};
     banyan_spec spec;
     banyan_spec_init(&spec);
     spec.layers = 1;
@@ -280,7 +283,7 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
         CHECK_MSG(fabs(got - (double)(read * tokens)) < 0.01,
                   "%s: head %d, row %lld: %.3f tokens of block %lld", l->use, head,
                   (long long)row, got, (long long)b);
-        if (is_always(l, row, b)) {
+        if (is_always(l, head, row, b)) {
             CHECK_MSG(read, "%s: head %d, row %lld: block %lld is always read", l->use, head,
                       (long long)row, (long long)b);
             continue;
@@ -293,7 +296,7 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
                   l->use, head, (long long)row, (long long)b, score[b], limit,
                   read ? "read" : "not read");
     }
-    int64_t candidates = row / BLOCK - l->local - l->sink + 1;
+    int64_t candidates = head >= l->heads ? 0 : row / BLOCK - l->local - l->sink + 1;
     if (candidates < 0) candidates = 0;
     CHECK_MSG(chosen == (candidates < l->blocks ? candidates : l->blocks),
               "%s: head %d, row %lld: %lld of %lld blocks", l->use, head, (long long)row,
@@ -307,9 +310,8 @@ typedef struct choice_of_row {
 
 static int reads(void *ctx, int head, int64_t row, int64_t token)
 {
-    (void)head;
     const choice_of_row *c = ctx;
-    return is_always(c->l, row, token / BLOCK) ||
+    return is_always(c->l, head, row, token / BLOCK) ||
            is_best(c->score, token / BLOCK, c->l->blocks);
 }
 
@@ -430,7 +432,11 @@ int main(void)
     if (comm->size == 1) test_plan();
     for (size_t i = 0; i < sizeof laws / sizeof *laws; i++)
         for (int mode = 0; mode < MODES; mode++)
-            test_law(&laws[i], comm, self, (i + (size_t)mode) % 2 ? "spread" : "line", mode);
+            test_law(&laws[i], comm, self,
+                     laws[i].heads < HEADS    ? "heads"
+                     : (i + (size_t)mode) % 2 ? "spread"
+                                              : "line",
+                     mode);
     banyan_comm_destroy(self);
     banyan_comm_destroy(comm);
     return test_end();
