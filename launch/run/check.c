@@ -57,7 +57,7 @@ static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
 banyan_status run_check(run_task *t)
 {
     oracle_row row;
-    const banyan_status status = run_row_take(t, &row);
+    const banyan_status status = run_row_take(t, t->spec->max_tokens, &row);
     for (int32_t n = 0; n < t->samples && !status; n++) {
         progress(t->j, "oracle: row %d of %d", n + 1, t->samples);
         if (t->sample[n].taken) check_one(t, &t->sample[n], &row);

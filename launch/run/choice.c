@@ -112,10 +112,10 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
     row->is_near_tie = is_near_tie(row->scored, count, c.blocks, 2 * error);
 }
 
-banyan_status run_row_take(const run_task *t, oracle_row *row)
+banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row)
 {
     const banyan_spec *s = t->spec;
-    const size_t blocks = (size_t)(s->max_tokens / s->block_tokens + 1);
+    const size_t blocks = (size_t)(tokens / s->block_tokens + 1);
     *row = (oracle_row){.out = calloc((size_t)s->value_dim, sizeof *row->out),
                         .chosen = calloc(blocks, 1),
                         .scored = calloc(blocks, sizeof *row->scored),

@@ -80,8 +80,9 @@ typedef struct oracle_row {
     run_scored *scored; /* [blocks] */
     double *pooled;     /* [heads][key_dim] */
 } oracle_row;
-banyan_status run_row_take(const run_task *t,
-                           oracle_row *row); /* MEMORY; free it all the same */
+/* For rows of at most so many tokens: more than the plan's where each rank has one of its own (rings).
+ * MEMORY; free it all the same. */
+banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row);
 void run_row_free(oracle_row *row);
 /* Fills chosen and is_near_tie. */
 void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row);

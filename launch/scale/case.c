@@ -131,7 +131,7 @@ void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const f
 banyan_status scale_check(scale_case *c, double *error, double *share, int32_t *checked)
 {
     oracle_row row;
-    const banyan_status status = run_row_take(&c->oracle, &row);
+    const banyan_status status = run_row_take(&c->oracle, c->tokens, &row);
     for (int32_t n = 0; n < c->samples && !status; n++) {
         const scale_sample *sample = &c->sample[n];
         if (!sample->taken) continue;

@@ -22,6 +22,10 @@ done
 check "$(field line 1 speedup)" 1.0 "speed-up of one rank against itself"
 grep -q 'inside_alpha' "$folder/machine.txtpb" && fault "one rank measured a link"
 
+# a ring's plan is of one rank's tokens, and its rows are compared over all
+expect 0 "" "$mpirun" 2 "$banyan" scale --heads 4 --kv-heads 2 --key-dim 32 --tokens 64k --steps 1 --warmup 1 \
+  --method ring --ranks 2
+
 # three ranks; figures are measured, kept, and used again
 rm -f "$folder/machine.txtpb"
 expect 0 "measured in" "$mpirun" 3 "$banyan" scale $quick --tokens 700,1500 --method $all --ranks 1,2,3 \
