@@ -124,10 +124,11 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     const banyan_held_list held = {
         t->kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : t->kept->count};
     const banyan_class *class = t->head->classes + classes[0];
+    const int64_t piece = t->piece - p->panel->piece;
     const int32_t count = classes[1] - classes[0];
     for (int32_t i = 0; p->kind->pickers && i < count; i++)
         lane->chosen[i] = banyan_picked(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup,
-                                        &class[i], t -> piece - p -> panel -> piece);
+                                        &class[i], piece);
     lane->hints = 0;
     lane->entries =
         banyan_list_build(class, count, p->kind->pickers ? lane->chosen : NULL, t->piece->at,
