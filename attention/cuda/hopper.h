@@ -2,7 +2,9 @@
 /* hopper.h - the parts of the Hopper prefill that its files share: what lies where in shared memory, and
  * which barrier says what.
  *
- *     thread block      warpgroup 0: warp 0 loads K and V, warps 1-3 load q of the next item
+ *     thread block      warpgroup 0: a thread of warp 0 loads K and V, warp 3 reads the lists for it;
+ *                       warp 1 takes items, and warps 1 and 2 load their q, of the next item
+ *                       while this one is computed
  *                       warpgroups 1, 2: the two subtiles of an item
  *
  *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64 dims), of
@@ -11,12 +13,14 @@
  *     q [2]             of this item and the next: for each subtile 64 rows, panel by panel
  *     work [2]          the items themselves
  *     step [stage]      which blocks are in a stage of K
+ *     list [2]          32 entries of a list: records, blocks and masks of 16 steps
  *
  *     k_full, v_full    the loading thread and its bytes: a stage may be read
  *     k_empty, v_empty  every warp of both subtiles: a stage may be written
- *     work_full         the loading thread: an item is known
- *     q_full            warps 1-3: its q is there
- *     q_empty           every warp of both subtiles: done with item and q */
+ *     work_full         warp 1: an item is known
+ *     list_full, _empty warp 3, the loading thread: entries are there, and may be written
+ *     q_full            warps 1 and 2: its q is there
+ *     q_empty           every warp of both subtiles, and those that load and list: done with item and q */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_H
 
@@ -27,10 +31,17 @@
 
 enum {
     HOPPER_THREADS = 384,
-    HOPPER_Q_THREADS = 96,
+    HOPPER_Q_THREADS = 64,
     HOPPER_WARPS = 8, /* of both subtiles */
     HOPPER_Q = 2,     /* items whose q is there at a time */
-    HOPPER_TURN = 1   /* named barriers: the subtile whose turn it is to start its products */
+    HOPPER_LISTS = 2, /* pieces of lists of so many entries, a warp's */
+    HOPPER_ENTRIES = 32,
+    HOPPER_TURN = 1 /* named barriers: the subtile whose turn it is to start its products */
+};
+
+struct hopper_entry {
+    uint32_t record;
+    int32_t block, how, unused;
 };
 
 struct hopper_step {
@@ -62,10 +73,14 @@ template <int DIM> struct hopper_layout {
     static const int Q_BYTES = CUDA_SUBTILES * TILE;
     static const int WORK = Q + HOPPER_Q * Q_BYTES, WORK_BYTES = 128;
     static const int STEP = WORK + HOPPER_Q * WORK_BYTES, STEP_BYTES = 16;
-    static const int K_FULL = STEP + STAGES * STEP_BYTES, K_EMPTY = K_FULL + 8 * STAGES;
+    static const int LIST = STEP + STAGES * STEP_BYTES;
+    static const int LIST_BYTES = HOPPER_ENTRIES * (int)sizeof(hopper_entry);
+    static const int K_FULL = LIST + HOPPER_LISTS * LIST_BYTES, K_EMPTY = K_FULL + 8 * STAGES;
     static const int V_FULL = K_EMPTY + 8 * STAGES, V_EMPTY = V_FULL + 8 * STAGES;
     static const int WORK_FULL = V_EMPTY + 8 * STAGES, Q_FULL = WORK_FULL + 8 * HOPPER_Q;
-    static const int Q_EMPTY = Q_FULL + 8 * HOPPER_Q, BYTES = Q_EMPTY + 8 * HOPPER_Q;
+    static const int Q_EMPTY = Q_FULL + 8 * HOPPER_Q, LIST_FULL = Q_EMPTY + 8 * HOPPER_Q;
+    static const int LIST_EMPTY = LIST_FULL + 8 * HOPPER_LISTS;
+    static const int BYTES = LIST_EMPTY + 8 * HOPPER_LISTS;
     static_assert(sizeof(cuda_work) <= WORK_BYTES && sizeof(hopper_step) <= STEP_BYTES, "room");
     static_assert(BYTES <= 227 << 10, "shared memory of an SM");
 };

@@ -5,13 +5,8 @@
 
 #include "attention/cuda/hopper.h"
 
-/* ---- K and V: one warp ------------------------------------------------------------------------ */
-
-/* Of one entry of an item's list. Lanes hold 32 of them, which is 16 steps. */
-struct hopper_entry {
-    uint32_t record;
-    int32_t block, how;
-};
+/* ---- lists: one warp ---------------------------------------------------------------------------
+ * To find an entry is a chain of loads: looked up here, it is there before it is needed. */
 
 PTX_FN hopper_entry find_entry(const hopper_params &params, const cuda_work &work,
                                const banyan_slot *slot, int entry)
@@ -27,109 +22,177 @@ PTX_FN hopper_entry find_entry(const hopper_params &params, const cuda_work &wor
     }
     const banyan_slot found =
         slot[span[low].first + (int64_t)(entry - span[low].first_entry) * span[low].step];
-    return {found.record, found.block, span[low].how};
+    return {found.record, found.block, span[low].how, 0};
 }
 
-/* One lane brings a step's two blocks to the next stage. */
-template <int DIM>
-PTX_FN void load_step(const char *first, const char *second, uint32_t shared,
-                      hopper_ring<hopper_layout<DIM>::STAGES> ring)
+PTX_FN int steps_of(const cuda_work &work)
 {
-    typedef hopper_layout<DIM> at;
-    const uint32_t k = shared + at::K + ring.place * at::STAGE;
-    const uint32_t v = shared + at::V + ring.place * at::STAGE;
-    const uint32_t k_full = shared + at::K_FULL + 8 * ring.place;
-    const uint32_t v_full = shared + at::V_FULL + 8 * ring.place;
-    barrier_expect(k_full, at::STAGE);
-#pragma unroll
-    for (int panel = 0; panel < DIM / 64; panel++) {
-        const uint32_t to = k + panel * at::PANEL, from = panel * RECORD_PANEL_BYTES;
-        bulk_load(to, first + from, RECORD_PANEL_BYTES, k_full);
-        bulk_load(to + RECORD_PANEL_BYTES, second + from, RECORD_PANEL_BYTES, k_full);
-    }
-    barrier_wait(shared + at::V_EMPTY + 8 * ring.place, ring.parity ^ 1);
-    barrier_expect(v_full, at::STAGE);
-    bulk_load(v, first + at::TILE, at::TILE, v_full);
-    bulk_load(v + at::TILE, second + at::TILE, at::TILE, v_full);
+    return work.steps[0] + work.steps[1] + work.steps[2];
 }
 
-template <int DIM>
-PTX_FN void load_steps(const hopper_params &params, const cuda_work &work,
-                       unsigned char *shared, hopper_ring<hopper_layout<DIM>::STAGES> &ring)
+/* The entries of all items, 32 at a time. */
+template <int DIM> PTX_FN void list_items(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
     const int lane = threadIdx.x % 32;
-    const int steps = work.steps[0] + work.steps[1] + work.steps[2];
-    const int end = CUDA_STEP * (work.first_step + steps);
-    const char *records = NULL;
-    const banyan_slot *slot = NULL;
-    if (steps) {
-        records = (const char *)params.table[work.table].records;
-        slot = params.table[work.table].slot;
-    }
-    for (int from = CUDA_STEP * work.first_step; from < end; from += 32) {
-        const int mine = from + lane < end ? from + lane : end - 1;
-        const hopper_entry entry = find_entry(params, work, slot, mine);
-        const int count = (end - from < 32 ? end - from : 32) / CUDA_STEP;
-        for (int i = 0; i < count; i++, ring_next(ring)) {
-            hopper_step step;
-            uint32_t record[CUDA_STEP];
-            step.how = 0;
-#pragma unroll
-            for (int j = 0; j < CUDA_STEP; j++) {
-                const int holder = CUDA_STEP * i + j;
-                record[j] = __shfl_sync(~0u, entry.record, holder);
-                step.block[j] = __shfl_sync(~0u, entry.block, holder);
-                step.how |= __shfl_sync(~0u, entry.how, holder) << j * CUDA_HOW_BITS;
-            }
-            if (lane) continue;
-            barrier_wait(address + at::K_EMPTY + 8 * ring.place, ring.parity ^ 1);
-            *(hopper_step *)(shared + at::STEP + ring.place * at::STEP_BYTES) = step;
-            load_step<DIM>(records + (size_t)record[0] * (2 * at::TILE),
-                           records + (size_t)record[1] * (2 * at::TILE), address, ring);
+    hopper_ring<HOPPER_LISTS> ring = {0, 0};
+    for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
+        const cuda_work &work =
+            *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
+        barrier_wait(address + at::WORK_FULL + 8 * turn.place, turn.parity);
+        if (work.spans < 0) return;
+        const int begin = CUDA_STEP * work.first_step;
+        const int end = begin + CUDA_STEP * steps_of(work);
+        for (int from = begin; from < end; from += HOPPER_ENTRIES, ring_next(ring)) {
+            const int mine = from + lane < end ? from + lane : end - 1;
+            barrier_wait(address + at::LIST_EMPTY + 8 * ring.place, ring.parity ^ 1);
+            ((hopper_entry *)(shared + at::LIST + ring.place * at::LIST_BYTES))[lane] =
+                find_entry(params, work, params.table[work.table].slot, mine);
+            __syncwarp();
+            if (lane == 0) barrier_arrive(address + at::LIST_FULL + 8 * ring.place);
         }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(address + at::Q_EMPTY + 8 * turn.place);
     }
 }
 
+/* ---- K and V: one thread ----------------------------------------------------------------------- */
+
+/* A step's two records, of which V may not be asked for yet. */
+struct hopper_records {
+    const char *first, *second;
+};
+
+template <int DIM>
+PTX_FN void load_k(const hopper_records &records, uint32_t shared,
+                   hopper_ring<hopper_layout<DIM>::STAGES> &ring)
+{
+    typedef hopper_layout<DIM> at;
+    const uint32_t k = shared + at::K + ring.place * at::STAGE;
+    const uint32_t full = shared + at::K_FULL + 8 * ring.place;
+    barrier_expect(full, at::STAGE);
+#pragma unroll
+    for (int panel = 0; panel < DIM / 64; panel++) {
+        const uint32_t to = k + panel * at::PANEL, from = panel * RECORD_PANEL_BYTES;
+        bulk_load(to, records.first + from, RECORD_PANEL_BYTES, full);
+        bulk_load(to + RECORD_PANEL_BYTES, records.second + from, RECORD_PANEL_BYTES, full);
+    }
+    ring_next(ring);
+}
+
+template <int DIM>
+PTX_FN void load_v(const hopper_records &records, uint32_t shared,
+                   hopper_ring<hopper_layout<DIM>::STAGES> &ring)
+{
+    typedef hopper_layout<DIM> at;
+    const uint32_t v = shared + at::V + ring.place * at::STAGE;
+    const uint32_t full = shared + at::V_FULL + 8 * ring.place;
+    barrier_wait(shared + at::V_EMPTY + 8 * ring.place, ring.parity ^ 1);
+    barrier_expect(full, at::STAGE);
+    bulk_load(v, records.first + at::TILE, at::TILE, full);
+    bulk_load(v + at::TILE, records.second + at::TILE, at::TILE, full);
+    ring_next(ring);
+}
+
+/* Where the loading thread is. */
+template <int DIM> struct hopper_loader {
+    unsigned char *shared;
+    uint32_t address;
+    hopper_ring<hopper_layout<DIM>::STAGES> k, v;
+    hopper_ring<HOPPER_LISTS> list;
+};
+
+/* K of a step is asked for before V of the step ahead of it: its stage is free earlier, by one product. */
+template <int DIM>
+PTX_FN void load_steps(const char *table, int steps, hopper_loader<DIM> &loader)
+{
+    typedef hopper_layout<DIM> at;
+    const int each = HOPPER_ENTRIES / CUDA_STEP;
+    hopper_records before = {NULL, NULL};
+    for (int i = 0; i < steps; i++) {
+        const uint32_t list = loader.address + 8 * loader.list.place;
+        if (i % each == 0) barrier_wait(list + at::LIST_FULL, loader.list.parity);
+        const hopper_entry *const entry =
+            (const hopper_entry *)(loader.shared + at::LIST +
+                                   loader.list.place * at::LIST_BYTES) +
+            CUDA_STEP * (i % each);
+        const hopper_entry first = entry[0], second = entry[1];
+        const hopper_records now = {table + (size_t)first.record * (2 * at::TILE),
+                                    table + (size_t)second.record * (2 * at::TILE)};
+        if (i % each == each - 1 || i == steps - 1) {
+            barrier_arrive(list + at::LIST_EMPTY);
+            ring_next(loader.list);
+        }
+        barrier_wait(loader.address + at::K_EMPTY + 8 * loader.k.place, loader.k.parity ^ 1);
+        *(hopper_step *)(loader.shared + at::STEP + loader.k.place * at::STEP_BYTES) = {
+            {first.block, second.block}, first.how | second.how << CUDA_HOW_BITS};
+        load_k<DIM>(now, loader.address, loader.k);
+        if (i) load_v<DIM>(before, loader.address, loader.v);
+        before = now;
+    }
+    if (steps) load_v<DIM>(before, loader.address, loader.v);
+}
+
+/* The steps of all items, one after the other. */
+template <int DIM> PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
+{
+    typedef hopper_layout<DIM> at;
+    hopper_loader<DIM> loader = {shared, shared_address(shared), {0, 0}, {0, 0}, {0, 0}};
+    for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
+        const cuda_work &work =
+            *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
+        barrier_wait(loader.address + at::WORK_FULL + 8 * turn.place, turn.parity);
+        if (work.spans < 0) return;
+        const int steps = steps_of(work);
+        if (steps)
+            load_steps<DIM>((const char *)params.table[work.table].records, steps, loader);
+        barrier_arrive(loader.address + at::Q_EMPTY + 8 * turn.place);
+    }
+}
+
+/* ---- items: the first warp of those for q ------------------------------------------------------- */
+
+/* Which item is next, and where its run ends. */
+struct hopper_run {
+    int item, end;
+};
+
 /* Takes runs until there are none, and puts their items where everybody finds them; the last one has
  * spans < 0. The number that says which run is next becomes 0 again with the last thread block
- * that is told that there is none: every block is told so once. */
-template <int DIM> PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
+ * that is told that there is none: every block is told so once. An item is taken as soon as there is
+ * room for its q, which is when the item before it begins: q is then there long before it is needed. */
+template <int DIM>
+PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
+                      hopper_ring<HOPPER_Q> turn, hopper_run &next)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
     const int lane = threadIdx.x % 32, words = sizeof(cuda_work) / 4;
-    hopper_ring<at::STAGES> ring = {0, 0};
-    int item = 0, end = 0;
-    for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
-        cuda_work *const work = (cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
-        bool is_last = false;
-        barrier_wait(address + at::Q_EMPTY + 8 * turn.place, turn.parity ^ 1);
-        if (item == end) {
-            int run = 0;
-            if (lane == 0) run = atomicAdd(params.taken, 1);
-            run = __shfl_sync(~0u, run, 0);
-            is_last = run >= params.runs;
-            if (run == params.runs + (int)gridDim.x - 1 && lane == 0) *params.taken = 0;
-            item = is_last ? 0 : params.first_item[run];
-            end = is_last ? 0 : params.first_item[run + 1];
-        }
-        if (is_last) {
-            if (lane == 0) work->spans = -1;
-        } else {
-            for (int i = lane; i < words; i += 32)
-                ((int32_t *)work)[i] = ((const int32_t *)&params.work[item])[i];
-        }
-        __syncwarp();
-        if (lane == 0) barrier_arrive(address + at::WORK_FULL + 8 * turn.place);
-        if (is_last) return;
-        load_steps<DIM>(params, *work, shared, ring);
-        item++;
+    cuda_work *const work = (cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
+    bool is_last = false;
+    barrier_wait(address + at::Q_EMPTY + 8 * turn.place, turn.parity ^ 1);
+    if (next.item == next.end) {
+        int run = 0;
+        if (lane == 0) run = atomicAdd(params.taken, 1);
+        run = __shfl_sync(~0u, run, 0);
+        is_last = run >= params.runs;
+        if (run == params.runs + (int)gridDim.x - 1 && lane == 0) *params.taken = 0;
+        next.item = is_last ? 0 : params.first_item[run];
+        next.end = is_last ? 0 : params.first_item[run + 1];
     }
+    if (is_last) {
+        if (lane == 0) work->spans = -1;
+    } else {
+        for (int i = lane; i < words; i += 32)
+            ((int32_t *)work)[i] = ((const int32_t *)&params.work[next.item])[i];
+        next.item++;
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(address + at::WORK_FULL + 8 * turn.place);
 }
 
-/* ---- q: three warps ---------------------------------------------------------------------------- */
+/* ---- q: two warps ---------------------------------------------------------------------------- */
 
 /* Eight numbers of q at element `at`, times sign, rounded to T. */
 template <typename T>
@@ -193,9 +256,11 @@ PTX_FN void load_qs(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
+    hopper_run next = {0, 0};
     for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
         const cuda_work &work =
             *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
+        if (threadIdx.x < 64) take_item<DIM>(params, shared, turn, next);
         barrier_wait(address + at::WORK_FULL + 8 * turn.place, turn.parity);
         const bool is_last = work.spans < 0;
         if (!is_last)

@@ -46,6 +46,12 @@ template <int DIM> struct hopper_turn {
     uint32_t address;
     int subtile;
     hopper_ring<hopper_layout<DIM>::STAGES> ring; /* the next step */
+
+    __device__ __forceinline__ const hopper_step *step(int stage) const
+    {
+        return (const hopper_step *)(shared + hopper_layout<DIM>::STEP +
+                                     stage * hopper_layout<DIM>::STEP_BYTES);
+    }
 };
 
 /* This warp is done with a stage, or with an item. */
@@ -55,21 +61,36 @@ PTX_FN void release(uint32_t barrier)
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-/* Scores are there: the weights of a step from them, and its stage of K free. */
+/* Scores are there: the weights of a step from them, and its stage of K free. how: of its blocks. */
 template <typename T, int DIM>
 PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
-                       const hopper_turn<DIM> &turn, int stage, const int64_t (&row)[2],
-                       float (&m)[2], float (&l)[2], float (&decay)[2])
+                       const hopper_turn<DIM> &turn, int stage, int how,
+                       const int64_t (&row)[2], float (&m)[2], float (&l)[2], float (&decay)[2])
 {
     typedef hopper_layout<DIM> at;
-    const hopper_step step =
-        *(const hopper_step *)(turn.shared + at::STEP + stage * at::STEP_BYTES);
+    if (how) mask_step(s, params, subtile, turn.subtile, row, *turn.step(stage));
     release(turn.address + at::K_EMPTY + 8 * stage);
-    if (step.how) mask_step(s, params, subtile, turn.subtile, row, step);
     soften<T>(s, m, l, decay, params.factor);
 }
 
-/* The next `steps` steps, of which the other subtile goes through the first `both` as well. */
+/* o and the weights of a step, once the products of the step before are there: weights before and what
+ * was summed up before them are of one maximum, and weights are rounded to T. A warp whose rows kept
+ * their maxima has nothing to multiply. */
+template <typename T, int DIM>
+PTX_FN void settle_step(float (&o)[DIM / 2], uint32_t (&p)[8][4], const float (&s)[64],
+                        const float (&decay)[2])
+{
+    if (__any_sync(~0u, decay[0] != 1 || decay[1] != 1))
+#pragma unroll
+        for (int j = 0; j < DIM / 2; j++) o[j] *= decay[j / 2 % 2];
+    pack_weights<T>(p, s);
+}
+
+/* The next `steps` steps, of which the other subtile goes through the first `both` as well.
+ *
+ * The loop's end lies between the softmax of a step and the wait for the products with V that were
+ * started ahead of it: ptxas moves a wait up as far as its block of instructions goes, and the softmax
+ * is to run beside those products. */
 template <typename T, int DIM>
 PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtile, int steps,
                          int both, uint32_t q, hopper_turn<DIM> &turn, const int64_t (&row)[2],
@@ -82,17 +103,24 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
     uint32_t p[8][4];
     if (steps == 0) return;
     barrier_wait(shared + at::K_FULL + 8 * k.place, k.parity);
+    int how = turn.step(k.place)->how;
     wgmma_fence();
     product_scores<T, DIM>(s, q, shared + at::K + k.place * at::STAGE);
     wgmma_commit();
     wgmma_wait<0>();
-    weigh_step<T>(s, params, subtile, turn, k.place, row, m, l, decay);
-#pragma unroll
-    for (int j = 0; j < DIM / 2; j++) o[j] *= decay[j / 2 % 2];
-    pack_weights<T>(p, s);
-    for (int i = 1; i < steps; i++, ring_next(v)) {
+    weigh_step<T>(s, params, subtile, turn, k.place, how, row, m, l, decay);
+#pragma unroll 1
+    for (int i = 1;; i++) {
+        wgmma_wait<0>();
+        if (i > 1) {
+            release(shared + at::V_EMPTY + 8 * v.place);
+            ring_next(v);
+        }
+        settle_step<T, DIM>(o, p, s, decay);
+        if (i == steps) break;
         ring_next(k);
         barrier_wait(shared + at::K_FULL + 8 * k.place, k.parity);
+        how = turn.step(k.place)->how;
         if (i < both) named_sync<256>(HOPPER_TURN + turn.subtile);
         wgmma_fence();
         product_scores<T, DIM>(s, q, shared + at::K + k.place * at::STAGE);
@@ -103,12 +131,7 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
         wgmma_commit();
         if (i < both) named_arrive<256>(HOPPER_TURN + 1 - turn.subtile);
         wgmma_wait<1>();
-        weigh_step<T>(s, params, subtile, turn, k.place, row, m, l, decay);
-        wgmma_wait<0>();
-        release(shared + at::V_EMPTY + 8 * v.place);
-#pragma unroll
-        for (int j = 0; j < DIM / 2; j++) o[j] *= decay[j / 2 % 2];
-        pack_weights<T>(p, s);
+        weigh_step<T>(s, params, subtile, turn, k.place, how, row, m, l, decay);
     }
     barrier_wait(shared + at::V_FULL + 8 * v.place, v.parity);
     wgmma_fence();
@@ -181,7 +204,11 @@ template <int DIM> PTX_FN void make_barriers(uint32_t shared)
     for (int i = 0; i < HOPPER_Q; i++) {
         barrier_init(shared + at::WORK_FULL + 8 * i, 1);
         barrier_init(shared + at::Q_FULL + 8 * i, HOPPER_Q_THREADS);
-        barrier_init(shared + at::Q_EMPTY + 8 * i, HOPPER_WARPS);
+        barrier_init(shared + at::Q_EMPTY + 8 * i, HOPPER_WARPS + 2);
+    }
+    for (int i = 0; i < HOPPER_LISTS; i++) {
+        barrier_init(shared + at::LIST_FULL + 8 * i, 1);
+        barrier_init(shared + at::LIST_EMPTY + 8 * i, 1);
     }
     barrier_init_done();
 }
@@ -195,9 +222,11 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params
     const int warpgroup = threadIdx.x / 128;
     if (warpgroup == 0) {
         registers_fewer<40>();
-        if (threadIdx.x < 32)
+        if (threadIdx.x == 0)
             load_items<DIM>(params, shared);
-        else
+        else if (threadIdx.x >= 96)
+            list_items<DIM>(params, shared);
+        else if (threadIdx.x >= 32)
             load_qs<T, DIM>(params, shared);
     } else {
         registers_more<232>();
