@@ -1,15 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Decode with bulk copies: the last warp brings whole records to a ring of stages, as far ahead as the
  * ring goes (128 KiB and more; 4.3 TB/s at a latency of 1 us need 33 KiB for each of 132 multiprocessors),
- * across the ends of lists, while four or eight warps compute. */
+ * across the ends of lists, while four or eight warps compute.
+ *
+ * A record of e4m3 arrives in half the time, and takes four warps as long as one of 16 bits: about as long
+ * as it takes to arrive. So eight warps compute, four with one record and four with the next. */
 #include "attention/cuda/decode_entry.h"
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/launch.h"
 
 enum { RING_BYTES = 4 * 32768 };
 
-template <int TILES> struct warps {
-    enum { COMPUTE = DECODE_WARPS * TILES, THREADS = 32 * (COMPUTE + 1) };
+template <typename B, int TILES> struct warps {
+    enum {
+        GROUPS = B::IS_SCALED && TILES == 1 ? 2 : 1,
+        OF_RECORD = DECODE_WARPS * TILES,
+        COMPUTE = GROUPS * OF_RECORD,
+        THREADS = 32 * (COMPUTE + 1)
+    };
 };
 
 /* Shared memory: barriers and notes, the stages, the warps' sums. */
@@ -68,66 +76,69 @@ PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *hea
             bulk_load(ring_at + place.stage * ring<B>::RECORD,
                       records + (int64_t)now.record * ring<B>::RECORD, ring<B>::RECORD, full);
         }
+        __syncwarp(); /* while the others are ahead of lane 0, a shuffle costs hundreds of cycles */
         next_stage<B>(place);
     }
 }
 
+/* index: of the item; before: records of those ahead of it. */
 template <typename B, int TILES>
-PTX_FN void compute(const decode_call &call, const cuda_item &item, ring_head *head,
-                    ring_place &place)
+PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &before)
 {
     const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
     float *const sums = (float *)(dynamic_shared() + ring<B>::SUMS);
-    const banyan_strip *const strip = &call.strip[item.tile];
+    const banyan_strip *const strip = &call.strip[call.item[index].tile];
+    const int end = before + call.item[index].count;
     decode_rows<B> rows;
-    begin_rows(call, strip, rows);
-    for (int i = 0; i < item.count; i++) {
-        barrier_wait(shared_address(&head->full[place.stage]), place.parity);
-        const decode_entry entry = head->entry[place.stage];
-        const uint32_t record = ring_at + place.stage * ring<B>::RECORD;
+    begin_rows<B, TILES>(call, strip, rows);
+    for (int i = before + group_of_warp<TILES>(); i < end; i += warps<B, TILES>::GROUPS) {
+        const int stage = i % ring<B>::STAGES;
+        barrier_wait(shared_address(&head->full[stage]), i / ring<B>::STAGES % 2);
+        const decode_entry entry = head->entry[stage];
+        const uint32_t record = ring_at + stage * ring<B>::RECORD;
         if (entry.masked)
             read_block<B, true>(rows, call, strip, entry, record);
         else
             read_block<B, false>(rows, call, strip, entry, record);
         __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&head->empty[place.stage]));
-        next_stage<B>(place);
+        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&head->empty[stage]));
     }
+    before = end;
     put_sums<B, TILES>(rows, sums);
-    named_sync<32 * warps<TILES>::COMPUTE>(1);
-    merge_sums<B::DIM, TILES>(call, strip, item.slot, sums);
-    named_sync<32 * warps<TILES>::COMPUTE>(1);
+    named_sync<32 * warps<B, TILES>::COMPUTE>(1);
+    merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(call, strip, call.item[index].slot,
+                                                       sums);
+    named_sync<32 * warps<B, TILES>::COMPUTE>(1);
 }
 
 template <typename B, int TILES>
-__global__ void __launch_bounds__(warps<TILES>::THREADS, 1) decode_bulk(const decode_call call)
+__global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
+    decode_bulk(const decode_call call)
 {
     ring_head *const head = (ring_head *)dynamic_shared();
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < ring<B>::STAGES; stage++) {
             barrier_init(shared_address(&head->full[stage]), 1);
-            barrier_init(shared_address(&head->empty[stage]), warps<TILES>::COMPUTE);
+            barrier_init(shared_address(&head->empty[stage]), warps<B, TILES>::OF_RECORD);
         }
         barrier_init_done();
     }
     __syncthreads();
     launch_next(); /* the combine waits for the end of this kernel, but not for its own start */
     const int first = call.first_item[blockIdx.x], end = call.first_item[blockIdx.x + 1];
-    ring_place place = {0, 0};
-    const bool brings = threadIdx.x / 32 == warps<TILES>::COMPUTE;
-    for (int i = first; i < end; i++) {
-        const cuda_item item = call.item[i];
-        if (brings)
-            bring<B>(call, item, head, place);
-        else
-            compute<B, TILES>(call, item, head, place);
+    if (threadIdx.x / 32 == warps<B, TILES>::COMPUTE) {
+        ring_place place = {0, 0};
+        for (int i = first; i < end; i++) bring<B>(call, call.item[i], head, place);
+    } else {
+        int before = 0;
+        for (int i = first; i < end; i++) compute<B, TILES>(call, i, head, before);
     }
 }
 
 template <typename B, int TILES> static size_t shared_bytes()
 {
     static_assert(sizeof(ring_head) <= ring<B>::HEAD && ring<B>::STAGES <= 16, "room");
-    return (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES>();
+    return (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES, warps<B, TILES>::GROUPS>();
 }
 
 const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch)
@@ -135,7 +146,7 @@ const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *b
     return decode_run(queue, batch, [=](auto block, auto tiles, const decode_plan *plan) {
         typedef decltype(block) B;
         enum { TILES = decltype(tiles)::value };
-        const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<TILES>::THREADS),
+        const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<B, TILES>::THREADS),
                                   shared_bytes<B, TILES>(), queue->stream, false};
         return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
     });

@@ -15,7 +15,7 @@ template <typename B> struct ring {
 /* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with them. */
 template <typename B, int TILES> PTX_FN void bring(uint32_t to, const unsigned char *record)
 {
-    const int share = tile_of_warp() * 32 + (int)threadIdx.x % 32;
+    const int share = tile_of_warp<TILES>() * 32 + (int)threadIdx.x % 32;
     B::share_of(first_token_of_warp(), share, 32 * TILES,
                 [=](int at) { async_copy16(to + at, record + at); });
 }
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
         const cuda_item item = call.item[i];
         const banyan_strip *const strip = &call.strip[item.tile];
         decode_rows<B> rows;
-        begin_rows(call, strip, rows);
+        begin_rows<B, TILES>(call, strip, rows);
         read_list<B, TILES>(call, item, strip, rows);
         __syncthreads();
         put_sums<B, TILES>(rows, sums);

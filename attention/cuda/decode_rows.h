@@ -22,7 +22,9 @@
 #include "attention/cuda/decode_tile.h"
 #include "attention/cuda/ptx.h"
 
-enum { DECODE_WARPS = 4 }; /* that compute, for each tile of vectors */
+enum {
+    DECODE_WARPS = 4
+}; /* that compute, for each tile of vectors (and each group of records) */
 
 /* Of a power of two: 1 / x. */
 PTX_FN float power_inverse(float x)
@@ -96,14 +98,20 @@ template <typename B> struct decode_rows {
     float m[2], l[2];
     int32_t row[2]; /* of the batch */
 };
-/* Warps 0 - 3 have the first 16 vectors, 4 - 7 the others; of each four, warp w % 4 its 16 tokens. */
-PTX_FN int tile_of_warp()
+/* Of each four warps, warp w % 4 has its 16 tokens of a record. With two tiles warps 0 - 3 have the first 16
+ * vectors, 4 - 7 the others. With two groups (decode_hopper.cu) the next warps have every other
+ * record. */
+template <int TILES> PTX_FN int tile_of_warp()
 {
-    return (int)threadIdx.x / 32 / DECODE_WARPS;
+    return (int)(threadIdx.x / 32 / DECODE_WARPS % TILES);
+}
+template <int TILES> PTX_FN int group_of_warp()
+{
+    return (int)(threadIdx.x / 32 / DECODE_WARPS / TILES);
 }
 PTX_FN int first_token_of_warp()
 {
-    return (int)threadIdx.x / 32 % DECODE_WARPS * 16;
+    return (int)(threadIdx.x / 32 % DECODE_WARPS) * 16;
 }
 
 /* Numbers d, d + 1 of a vector, times `factor`. */
@@ -114,12 +122,13 @@ PTX_FN uint32_t load_pair(const decode_call &call, int64_t at, float factor)
                  load_number(call.q, at + 1, call.in_dtype) * factor, T());
 }
 
-template <typename B>
+template <typename B, int TILES>
 PTX_FN void begin_row(const decode_call &call, const banyan_strip *strip, int r,
                       decode_rows<B> &rows)
 {
     typedef typename B::number T;
-    const int lane = (int)threadIdx.x % 32, vector = tile_of_warp() * 16 + r * 8 + lane / 4;
+    const int lane = (int)(threadIdx.x % 32);
+    const int vector = tile_of_warp<TILES>() * 16 + r * 8 + lane / 4;
     const bool is_there = vector < vectors_of(strip);
     const int row = is_there ? row_of(strip, vector) : 0;
     const int head = is_there ? head_of(strip, vector) : 0;
@@ -145,11 +154,11 @@ PTX_FN void begin_row(const decode_call &call, const banyan_strip *strip, int r,
                 is_there ? load_pair<T>(call, at + B::dim_of(k, half, lane), factor) : 0;
 }
 
-template <typename B>
+template <typename B, int TILES>
 PTX_FN void begin_rows(const decode_call &call, const banyan_strip *strip, decode_rows<B> &rows)
 {
-    begin_row(call, strip, 0, rows);
-    begin_row(call, strip, 1, rows);
+    begin_row<B, TILES>(call, strip, 0, rows);
+    begin_row<B, TILES>(call, strip, 1, rows);
 #pragma unroll
     for (int n = 0; n < B::DIM / 8; n++)
         for (int i = 0; i < 4; i++) rows.o[n][i] = 0;
@@ -271,7 +280,7 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
                        const decode_entry &entry, uint32_t record)
 {
     typedef typename B::number T;
-    const int lane = (int)threadIdx.x % 32, first = first_token_of_warp();
+    const int lane = (int)(threadIdx.x % 32), first = first_token_of_warp();
     float s[2][4] = {}, shrink[2];
     B::scores(s, rows.q, record, first, lane);
     scale_scores(B(), s, record, first, lane);
@@ -290,22 +299,24 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
 }
 
 /* ---- the end of a list --------------------------------------------------------------------------
- * Sums of warp w, vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows are 8 banks
- * apart, so that the fragments' pairs meet no other's. */
+ * Sums of warp w (of all groups), vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows are
+ * 8 banks apart, so that the fragments' pairs meet no other's. */
 
-template <int DIM, int TILES> PTX_FN constexpr int sums_bytes()
+template <int DIM, int TILES, int GROUPS = 1> PTX_FN constexpr int sums_bytes()
 {
-    return DECODE_WARPS * 16 * TILES * (DIM + 8) * (int)sizeof(float);
+    return GROUPS * DECODE_WARPS * 16 * TILES * (DIM + 8) * (int)sizeof(float);
 }
 
 template <typename B, int TILES> PTX_FN void put_sums(const decode_rows<B> &rows, float *sums)
 {
     const int DIM = B::DIM;
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 % DECODE_WARPS;
+    const int lane = (int)(threadIdx.x % 32);
+    const int warp =
+        group_of_warp<TILES>() * DECODE_WARPS + (int)(threadIdx.x / 32 % DECODE_WARPS);
     const float shift = exp2_fast(-B::shift());
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int vector = tile_of_warp() * 16 + r * 8 + lane / 4;
+        const int vector = tile_of_warp<TILES>() * 16 + r * 8 + lane / 4;
         const float unit = B::IS_SCALED ? shift * rows.unit[r] : shift;
         float *const to = sums + (warp * 16 * TILES + vector) * (DIM + 8);
 #pragma unroll
@@ -319,22 +330,23 @@ template <typename B, int TILES> PTX_FN void put_sums(const decode_rows<B> &rows
     }
 }
 
-/* All warps merge vectors, each the sums of four warps in their order, and write them: to the slot, or as
- * the result. */
-template <int DIM, int TILES>
+/* All warps merge vectors, each the sums of its four (or eight) warps in their order, and write them: to the
+ * slot, or as the result. */
+template <int DIM, int TILES, int GROUPS = 1>
 PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int slot,
                        const float *sums)
 {
-    const int lane = (int)threadIdx.x % 32;
+    const int lane = (int)(threadIdx.x % 32), WARPS = DECODE_WARPS * GROUPS;
     const int vectors = vectors_of(strip);
-    for (int vector = (int)threadIdx.x / 32; vector < vectors; vector += DECODE_WARPS * TILES) {
+    for (int vector = (int)(threadIdx.x / 32); vector < vectors; vector += WARPS * TILES) {
         const float *const from = sums + vector * (DIM + 8);
         const int step = 16 * TILES * (DIM + 8);
-        float most = -INFINITY, l = 0, weight[DECODE_WARPS];
-        for (int w = 0; w < DECODE_WARPS; w++) most = fmaxf(most, from[w * step + DIM]);
+        float most = -INFINITY, l = 0, weight[WARPS];
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) most = fmaxf(most, from[w * step + DIM]);
         const float base = most == -INFINITY ? 0 : most;
 #pragma unroll
-        for (int w = 0; w < DECODE_WARPS; w++) {
+        for (int w = 0; w < WARPS; w++) {
             weight[w] = exp2_fast(from[w * step + DIM] - base);
             l += weight[w] * from[w * step + DIM + 1];
         }
@@ -345,7 +357,7 @@ PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int s
         for (int d = lane; d < DIM; d += 32) {
             float o = 0;
 #pragma unroll
-            for (int w = 0; w < DECODE_WARPS; w++) o += weight[w] * from[w * step + d];
+            for (int w = 0; w < WARPS; w++) o += weight[w] * from[w * step + d];
             if (slot >= 0)
                 to[d] = o;
             else
