@@ -33,9 +33,13 @@ static int run(job *j)
         say_error(j, "model: --out DIR is needed: where the checkpoint is written");
         return EXIT_USAGE;
     }
-    constructed_spec spec = {
-        TAKE(c, max_tokens, INT64_C(1) << 20), TAKE(c, heads, 8), TAKE(c, kv_heads, 2),
-        dtypes[TAKE(c, dtype, BANYAN__CONSTRUCTED__DTYPE__BF16)], TAKE(c, shards, 1)};
+    constructed_spec spec = {.max_tokens = TAKE(c, max_tokens, INT64_C(1) << 20),
+                             .heads = TAKE(c, heads, 8),
+                             .kv_heads = TAKE(c, kv_heads, 2),
+                             .dtype = dtypes[TAKE(c, dtype, BANYAN__CONSTRUCTED__DTYPE__BF16)],
+                             .shards = TAKE(c, shards, 1),
+                             .layers = TAKE(c, layers, 2),
+                             .retrieval = TAKE(c, retrieval, 0)};
     banyan_status status = constructed_write(dir, &spec, why, sizeof why);
     if (!status) return write_json(j, dir, &spec);
     say_error(j, "%s", why);
@@ -49,6 +53,7 @@ static const flag flags[] = {
     {"heads", "N", "constructed.heads", "query heads, default 8, at least 3"},
     {"kv-heads", "N", "constructed.kv_heads", "key/value heads, default 2"},
     {"dtype", "NAME", "constructed.dtype", "of the weights, default BF16"},
+    {"layers", "N", "constructed.layers", "layers, default 2"},
     {"shards", "N", "constructed.shards", "safetensors files, default 1"},
     {NULL, NULL, NULL, NULL}};
 

@@ -4,7 +4,7 @@
  *     BOS x 4, words .., <K> k1 k2 k3 <V> v1 v2 v3 v4 . , words .., <Q> k1 k2 k3 <V>
  *
  * with v1 v2 v3 v4 . , from any depth of up to max_tokens tokens, and with <none> when the key is
- * not there. Two layers:
+ * not there. Two layers that do something:
  *
  * Residual stream (768): A, the token's code (128) | B1 B2 B3, codes of the tokens 1, 2, 3 back (128
  * each) | C, the answer (128) | const | flag of null tokens | filler. const is 16, and flag and
@@ -25,7 +25,10 @@
  * tokens have a key of their own, on the slowest pair, that every query matches with 11/12 of a full
  * match: half way to the nearest miss. With beta = 4 (ln N + 6.9), N nearest misses together weigh
  * less than 1e-3 of a match. C becomes the sum over heads of what they found, the head of the
- * model compares it with all codes, and <none> says half a head's worth. */
+ * model compares it with all codes, and <none> says half a head's worth.
+ *
+ * There may be more layers: all from layer 1 on have layer 1's queries, keys and values, and one of them,
+ * the retrieval layer, its output; the others' outputs are multiplied by zero. */
 #include "launch/model/hf_config.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
@@ -55,7 +58,8 @@ enum {
     COL_FILLER = COL_CONST + 2,
     HIDDEN = 6 * CODE,
     INTERMEDIATE = 16, /* of a feed-forward of zeros */
-    TENSORS = 3 + 2 * 9
+    MOST_LAYERS = 32,
+    LAYER_TENSORS = 9
 };
 
 static const double const_entry = 16, null_entry = 8; /* values in the embedding */
@@ -83,6 +87,17 @@ static bool make_design(const constructed_spec *spec, design *out, char *why, si
 {
     int64_t most = ladders[1].tokens;
     *out = (design){.spec = *spec};
+    if (!out->spec.layers) out->spec.layers = 2;
+    if (!out->spec.retrieval) out->spec.retrieval = out->spec.layers - 1;
+    if (spec->layers < 0 || spec->layers == 1 || spec->layers > MOST_LAYERS ||
+        out->spec.retrieval < 1 || out->spec.retrieval >= out->spec.layers) {
+        snprintf(
+            why, why_bytes,
+            "%d layers, of which layer %d finds the needle; the constructed model has 2 .. "
+            "%d, and layer 0 is not the one",
+            (int)out->spec.layers, (int)out->spec.retrieval, MOST_LAYERS);
+        return false;
+    }
     if (spec->heads < KEY_TOKENS || spec->kv_heads < 1 || spec->heads % spec->kv_heads != 0) {
         snprintf(why, why_bytes,
                  "%d heads and %d KV heads; the constructed model needs at least %d heads, a "
@@ -262,18 +277,20 @@ static int add(tensor_source *list, int count, const design *d, int layer, const
 
 static int list_tensors(const design *d, tensor_source *list)
 {
-    static const fill_fn fill[2][4] = {
+    static const fill_fn fills[][4] = {
         {fill_position_q, fill_position_k, fill_position_v, fill_position_o},
-        {fill_content_q, fill_content_k, fill_content_v, fill_content_o}};
+        {fill_content_q, fill_content_k, fill_content_v, fill_content_o},
+        {fill_content_q, fill_content_k, fill_content_v, fill_nothing}};
     int64_t q = (int64_t)d->spec.heads * DIM, kv = (int64_t)d->spec.kv_heads * DIM;
     int n =
         add(list, 0, d, -1, "model.embed_tokens", CONSTRUCTED_VOCAB, HIDDEN, fill_embedding);
-    for (int layer = 0; layer < 2; layer++) {
+    for (int layer = 0; layer < d->spec.layers; layer++) {
+        const fill_fn *fill = fills[layer == 0 ? 0 : layer == d->spec.retrieval ? 1 : 2];
         n = add(list, n, d, layer, "input_layernorm", HIDDEN, 0, fill_ones);
-        n = add(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[layer][0]);
-        n = add(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[layer][1]);
-        n = add(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[layer][2]);
-        n = add(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[layer][3]);
+        n = add(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[0]);
+        n = add(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[1]);
+        n = add(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[2]);
+        n = add(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[3]);
         n = add(list, n, d, layer, "post_attention_layernorm", HIDDEN, 0, fill_ones);
         n = add(list, n, d, layer, "mlp.gate_proj", INTERMEDIATE, HIDDEN, fill_nothing);
         n = add(list, n, d, layer, "mlp.up_proj", INTERMEDIATE, HIDDEN, fill_nothing);
@@ -291,15 +308,16 @@ static bool write_config(const char *dir, const design *d, char *why, size_t why
     json_t *root = json_pack(
         "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:f, s:n, s:f, s:s, s:b, s:b, "
         "s:b, "
-        "s:s, s:i, s:i, s:{s:i, s:I}}",
+        "s:s, s:i, s:i, s:{s:i, s:I, s:i}}",
         "architectures", "LlamaForCausalLM", "model_type", "llama", "hidden_size", HIDDEN,
-        "intermediate_size", INTERMEDIATE, "num_hidden_layers", 2, "num_attention_heads",
-        (int)s->heads, "num_key_value_heads", (int)s->kv_heads, "head_dim", DIM, "vocab_size",
-        CONSTRUCTED_VOCAB, "max_position_embeddings", (json_int_t)s->max_tokens, "rope_theta",
-        d->theta, "rope_scaling", "rms_norm_eps", 1e-5, "hidden_act", "silu",
-        "tie_word_embeddings", 0, "attention_bias", 0, "mlp_bias", 0, "torch_dtype",
-        torch_names[s->dtype], "bos_token_id", CONSTRUCTED_BOS, "eos_token_id", CONSTRUCTED_DOT,
-        "banyan_constructed", "version", 1, "max_tokens", (json_int_t)s->max_tokens);
+        "intermediate_size", INTERMEDIATE, "num_hidden_layers", (int)s->layers,
+        "num_attention_heads", (int)s->heads, "num_key_value_heads", (int)s->kv_heads,
+        "head_dim", DIM, "vocab_size", CONSTRUCTED_VOCAB, "max_position_embeddings",
+        (json_int_t)s->max_tokens, "rope_theta", d->theta, "rope_scaling", "rms_norm_eps", 1e-5,
+        "hidden_act", "silu", "tie_word_embeddings", 0, "attention_bias", 0, "mlp_bias", 0,
+        "torch_dtype", torch_names[s->dtype], "bos_token_id", CONSTRUCTED_BOS, "eos_token_id",
+        CONSTRUCTED_DOT, "banyan_constructed", "version", 1, "max_tokens",
+        (json_int_t)s->max_tokens, "retrieval", (int)s->retrieval);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     bool good = text && text_write(dir, "config.json", text, why, why_bytes);
     if (!text) snprintf(why, why_bytes, "out of memory");
@@ -312,7 +330,7 @@ banyan_status constructed_write(const char *dir, const constructed_spec *spec, c
                                 size_t why_bytes)
 {
     design d;
-    tensor_source list[TENSORS];
+    tensor_source list[3 + MOST_LAYERS * LAYER_TENSORS];
     if (!make_design(spec, &d, why, why_bytes)) return BANYAN_ERR_ARGUMENT;
     int count = list_tensors(&d, list);
     if (spec->shards < 1 || spec->shards > count) {
@@ -332,6 +350,11 @@ banyan_status constructed_write(const char *dir, const constructed_spec *spec, c
     return BANYAN_ERR_MEMORY;
 }
 
+static int32_t integer_of(const json_t *object, const char *name)
+{
+    return (int32_t)json_integer_value(json_object_get(object, name));
+}
+
 int constructed_recognise(const char *dir, constructed_spec *out)
 {
     char why[256];
@@ -343,15 +366,18 @@ int constructed_recognise(const char *dir, constructed_spec *out)
     const char *type = json_string_value(json_object_get(root, "torch_dtype"));
     int known =
         json_is_integer(tokens) && json_integer_value(json_object_get(mark, "version")) == 1;
-    if (known && out)
-        *out = (constructed_spec){
-            json_integer_value(tokens),
-            (int32_t)json_integer_value(json_object_get(root, "num_attention_heads")),
-            (int32_t)json_integer_value(json_object_get(root, "num_key_value_heads")),
-            type && strcmp(type, "float32") == 0   ? BANYAN_F32
-            : type && strcmp(type, "float16") == 0 ? BANYAN_F16
-                                                   : BANYAN_BF16,
-            1};
+    if (known && out) {
+        const json_t *retrieval = json_object_get(mark, "retrieval"); /* older ones lack it */
+        *out = (constructed_spec){.max_tokens = json_integer_value(tokens),
+                                  .heads = integer_of(root, "num_attention_heads"),
+                                  .kv_heads = integer_of(root, "num_key_value_heads"),
+                                  .dtype = type && strcmp(type, "float32") == 0   ? BANYAN_F32
+                                           : type && strcmp(type, "float16") == 0 ? BANYAN_F16
+                                                                                  : BANYAN_BF16,
+                                  .shards = 1,
+                                  .layers = integer_of(root, "num_hidden_layers")};
+        out->retrieval = retrieval ? (int32_t)json_integer_value(retrieval) : out->layers - 1;
+    }
     hf_config_close(&c);
     return known;
 }

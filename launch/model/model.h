@@ -62,6 +62,10 @@ void model_add_readings(model *m, int32_t count);
 /* Which of them the last layer attends to: 1 .. count, or 0: its own. The others only append. */
 void model_choose_reading(model *m, int32_t reading);
 
+/* A second model of the same weights, with no cache until its first model_reset. The first is closed
+ * after it. */
+banyan_status model_twin(const model *m, model **out);
+
 const model_shape *model_get_shape(const model *m);
 uint64_t model_get_digest(const model *m); /* of what was opened */
 const banyan_plan *model_plan(const model *m);
@@ -116,6 +120,9 @@ typedef struct constructed_spec {
     int32_t heads, kv_heads;
     banyan_dtype dtype;
     int32_t shards;
+    /* Layers, 0: 2; and which one finds the needle, 0: the last. The others from layer 1 on attend as
+     * it does, and add nothing. In one that is not the last, rows of a prefill attend too. */
+    int32_t layers, retrieval;
 } constructed_spec;
 
 /* Write config.json and safetensors for it into `dir` (made if missing). One process. */

@@ -209,11 +209,30 @@ void model_close(model *m)
 {
     if (!m) return;
     drop_cache(m);
-    weights_free(m);
     for (int32_t i = 0; i < ROPES; i++) rope_free(&m->rope[i]);
-    description_free(&m->is);
-    safetensors_close(m->files);
+    if (!m->is_twin) {
+        weights_free(m);
+        description_free(&m->is);
+        safetensors_close(m->files);
+    }
     free(m);
+}
+
+banyan_status model_twin(const model *m, model **out)
+{
+    model *twin = malloc(sizeof *twin);
+    if (!twin) return BANYAN_ERR_MEMORY;
+    *twin = *m;
+    twin->is_twin = true;
+    twin->plan = NULL;
+    twin->cache = NULL;
+    twin->sequence = twin->parent = NULL;
+    twin->readings = twin->reading = 0;
+    twin->matrix_work = 0;
+    memset(&twin->work, 0, sizeof twin->work);
+    memset(twin->rope, 0, sizeof twin->rope);
+    *out = twin;
+    return BANYAN_OK;
 }
 
 banyan_status model_unchanged(model *m)

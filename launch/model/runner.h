@@ -115,6 +115,7 @@ struct model {
         reading; /* further cache layers of the last layer, and which one it reads */
     workspace work;
     int64_t matrix_work;
+    bool is_twin; /* the weights are another model's */
     char why[WHY];
 };
 

@@ -59,7 +59,7 @@ static void test_linear(void)
  * / sqrt(128). */
 static void test_leak(int64_t tokens, double bound)
 {
-    constructed_spec spec = {tokens, 8, 2, BANYAN_BF16, 1};
+    constructed_spec spec = {tokens, 8, 2, BANYAN_BF16, 1, 0, 0};
     model_shape shape;
     char why[1024] = "";
     banyan_status status = constructed_write(dir, &spec, why, sizeof why);
@@ -129,7 +129,7 @@ static void test_rope(void)
 
 static void test_recognise(void)
 {
-    constructed_spec spec = {65536, 12, 4, BANYAN_F16, 3}, back = {0};
+    constructed_spec spec = {65536, 12, 4, BANYAN_F16, 3, 0, 0}, back = {0};
     char why[1024] = "", path[PATH_MAX];
     CHECK_MSG(!constructed_write(dir, &spec, why, sizeof why), "%s", why);
     CHECK(constructed_recognise(dir, &back));
@@ -149,6 +149,12 @@ static void test_recognise(void)
     CHECK(constructed_write(dir, &spec, why, sizeof why) && strstr(why, "1073741824 tokens"));
     spec.max_tokens = 4096, spec.shards = 22;
     CHECK(constructed_write(dir, &spec, why, sizeof why) && strstr(why, "shards is 22"));
+    CHECK(back.layers == 2 && back.retrieval == 1);
+    spec.shards = 1, spec.layers = 6, spec.retrieval = 2;
+    CHECK_MSG(!constructed_write(dir, &spec, why, sizeof why), "%s", why);
+    CHECK(constructed_recognise(dir, &back) && back.layers == 6 && back.retrieval == 2);
+    spec.retrieval = 6;
+    CHECK(constructed_write(dir, &spec, why, sizeof why) && strstr(why, "layer 6 finds"));
 }
 
 int main(void)

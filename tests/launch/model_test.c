@@ -152,7 +152,7 @@ static void ask(model *m, const prompt *p, const uint32_t *expected, int count)
 static void test_needle(int32_t heads, int32_t kv_heads, const char *use)
 {
     static const double depths[] = {0, 0.37, 0.98};
-    constructed_spec asked = {TOKENS, heads, kv_heads, BANYAN_BF16, 1};
+    constructed_spec asked = {TOKENS, heads, kv_heads, BANYAN_BF16, 1, 0, 0};
     prompt p;
     char why[1024];
     make_checkpoint(&asked);
@@ -176,7 +176,7 @@ static void test_needle(int32_t heads, int32_t kv_heads, const char *use)
 
 static void test_work(int32_t heads, int32_t kv_heads, const char *use)
 {
-    constructed_spec spec = {TOKENS, heads, kv_heads, BANYAN_BF16, 1};
+    constructed_spec spec = {TOKENS, heads, kv_heads, BANYAN_BF16, 1, 0, 0};
     prompt p;
     make_checkpoint(&spec);
     make_prompt(&p, 1, 0.5, 0);
@@ -208,7 +208,7 @@ static void test_work(int32_t heads, int32_t kv_heads, const char *use)
 /* 600 tokens in chunks of 128 and of 512, by prefill and one by one: the same greedy ids. */
 static void test_calls(void)
 {
-    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 3};
+    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 3, 0, 0};
     prompt p;
     uint32_t wide[40], narrow[40], single;
     static float logits[40 * CONSTRUCTED_VOCAB];
@@ -269,7 +269,7 @@ static void scale_tensor(const char *path, const char *name, float factor)
 
 static void test_range(void)
 {
-    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 1};
+    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 1, 0, 0};
     char path[PATH_MAX];
     prompt p;
     uint32_t next;
@@ -303,7 +303,7 @@ static void test_range(void)
 /* One weight becomes NaN, in the middle of the last matrix: the rank that has it finds it. */
 static void test_nan(void)
 {
-    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 1};
+    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 1, 0, 0};
     banyan_spec s;
     char why[1024] = "", path[PATH_MAX];
     model *m = NULL;
