@@ -116,6 +116,17 @@ bool command_parse(job *j, char **words)
     return true;
 }
 
+bool job_given(const job *j, int index, const char **name, const char **value)
+{
+    given g = {0};
+    char **words = j->words;
+    for (int i = 0; i <= index; i++)
+        if (!*words || !next_flag(j, &words, &g)) return false; /* checked: it is the end */
+    *name = g.flag->name;
+    *value = g.value;
+    return true;
+}
+
 static bool apply(const job *j, const given *g)
 {
     char why[512], path[256];

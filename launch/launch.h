@@ -42,6 +42,7 @@ typedef struct job {
     banyan_comm *comm; /* NULL for verbs that need none */
     int rank, ranks;
     struct device *device;      /* never NULL: the CPU, or what execution.device asks for */
+    char **words;               /* of the command line, behind the verb */
     char **value;               /* [flags of the verb, then the common ones], NULL: not given */
     struct output_file **early; /* a list: outputs that no output_open has asked for yet */
 } job;
@@ -57,6 +58,8 @@ const verb *verb_row(int index); /* NULL past the end */
 
 const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
 bool job_switch(const job *j, const char *flag_name);
+/* The flags as they were given, one after another, for those that may be repeated. false: no more. */
+bool job_given(const job *j, int index, const char **name, const char **value);
 
 /* Print "banyan: ..." once, from rank 0, on stderr. Should rank 0 be gone in the end, the first error of
  * every other rank is printed there (say_unsaid). */

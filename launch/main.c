@@ -89,6 +89,7 @@ static int run_with_outputs(job *j)
 static int run_verb(job *j, const verb_entry *entry, char **words)
 {
     j->verb = entry->verb;
+    j->words = words;
     if (!job_all_good(j, command_parse(j, words))) return EXIT_USAGE;
     if (job_switch(j, "help")) {
         if (j->rank == 0) help_verb(stdout, entry);

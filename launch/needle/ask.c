@@ -19,6 +19,7 @@ void reply_free(reply *r)
 {
     free(r->got);
     free(r->mass);
+    free(r->out);
     memset(r, 0, sizeof *r);
 }
 
@@ -29,19 +30,24 @@ banyan_status question_ask(model *m, const question *q, reply *out)
     out->got = malloc((size_t)q->answers * sizeof *out->got);
     if (q->answer_first >= 0)
         out->mass = calloc((size_t)q->answers * (size_t)shape->heads, sizeof *out->mass);
+    if (q->with_out)
+        out->out = calloc((size_t)q->answers * (size_t)shape->heads * (size_t)shape->head_dim,
+                          sizeof *out->out);
     /* a rank that is alone in having no memory must not leave the others waiting */
-    banyan_status status =
-        out->got && (out->mass || q->answer_first < 0) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    bool room = out->got && (out->mass || q->answer_first < 0) && (out->out || !q->with_out);
+    banyan_status status = room ? BANYAN_OK : BANYAN_ERR_MEMORY;
     if (status == BANYAN_OK) {
-        model_probe probe = {.layer = shape->layers - 1,
+        model_probe probe = {.layer = q->layer,
                              .first_token = q->answer_first,
                              .token_count = q->mass_count,
-                             .mass = out->mass};
+                             .mass = out->mass,
+                             .out = out->out};
         double start = now_seconds();
         status = model_fork(m, q->at);
         if (!status)
-            status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers,
-                                   NULL, out->got, out->mass ? &probe : NULL, NULL, NULL);
+            status =
+                model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
+                              out->got, out->mass || out->out ? &probe : NULL, NULL, NULL);
         model_back(m);
         out->seconds = now_seconds() - start;
     }

@@ -15,6 +15,7 @@ typedef struct cells {
     evaluation *e;
     const char *task; /* NULL: only absent keys are asked */
     bool absent;
+    bool predicted; /* what heads see, from positions alone */
     int64_t length;
     int32_t trial, first, count; /* depths */
     needle_grid grid;
@@ -27,7 +28,7 @@ typedef struct cells {
 static void choose_pattern(cells *c, int32_t pattern)
 {
     c->e->pattern = pattern;
-    c->view.last = c->e->shape.layers - 1 + pattern;
+    c->view.last = c->e->layer + pattern;
     model_choose_reading(c->e->m, pattern);
 }
 
@@ -62,13 +63,14 @@ static bool build(cells *c, char *why, size_t why_bytes)
     const needle_wish *w = c->e->wish;
     c->grid = make_grid(c);
     if (!grid_place(&c->grid, c->place, why, why_bytes)) return false;
-    bool multikey = c->task && strcmp(c->task, "multikey") == 0;
+    bool multikey = w->mixed || (c->task && strcmp(c->task, "multikey") == 0);
     int32_t purpose = 1 + c->first * 2 + multikey; /* classic prompts differ by depth */
     prompt_wish wish = {.count = c->grid.end,
                         .first = c->place + c->first,
                         .items = c->count,
                         .absents = c->absent ? c->count : 0,
                         .distractors = multikey ? 4 : 0,
+                        .mixed = w->mixed,
                         .needles = w->needles,
                         .seed = needle_seed(w->seed, c->length, c->trial, purpose)};
     if (!prompt_make(&wish, &c->p, why, why_bytes)) return false;
@@ -154,6 +156,10 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     bool absent = item->first < 0;
     if (absent) json_object_set_new(record, "expected", record_ids(&none, 1));
     json_object_set_new(record, "outcome", json_string(outcome_name(r->outcome)));
+    if (!c->predicted) {
+        if (r->mass) record_masses(record, r->mass, NULL, q->answers, heads);
+        return record;
+    }
     bool *saw = absent ? NULL : calloc((size_t)(q->answers * heads), sizeof *saw);
     outcome predicted =
         absent || !saw ? OUTCOME_NONE : predictor_answer(&c->view, item, c->length - 1, saw);
@@ -176,6 +182,9 @@ static int ask(cells *c, const char *task, int32_t depth, const needle_item *ite
              depth + 1, c->e->wish->depths);
     int code = evaluation_forward(c->e, question_ask(c->e->m, q, &r), "asking");
     if (code) return code;
+    if (r.out)
+        outputs_take(c->e->outputs, r.out,
+                     (int64_t)q->answers * c->view.heads * c->e->shape.head_dim);
     code = evaluation_usage(c->e, &used);
     if (!code) {
         json_t *record = NULL;
@@ -202,19 +211,29 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
                   .at = c->p.count,
                   .answer_first = absent ? -1 : item->first + NEEDLE_ANSWER,
                   .mass_count = NEEDLE_ANSWERS,
-                  .none = CONSTRUCTED_NONE};
+                  .none = CONSTRUCTED_NONE,
+                  .layer = c->e->layer,
+                  .with_out = c->e->outputs && !absent};
     predictor_read(&c->view, &c->p, ids);
     return ask(c, task, depth, item, &q);
 }
 
 /* ---- one prompt --------------------- */
 
+/* Needle i's: one haystack may have needles of two. */
+static const char *task_of(const cells *c, int32_t i)
+{
+    return c->e->wish->mixed && i % 2 ? "multikey" : c->task;
+}
+
 static int read_and_ask(cells *c, const bool *needle, const bool *absent)
 {
     char why[NEEDLE_WHY];
     evaluation *e = c->e;
+    int32_t layer, head;
     int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
     if (code) return code;
+    c->predicted = !predictor_chooses(model_plan(e->m), &layer, &head);
     predictor_init(&c->view, model_plan(e->m), &e->constructed);
     choose_pattern(c, 0);
     bool built = build(c, why, sizeof why);
@@ -229,8 +248,8 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
         choose_pattern(c, p);
         for (int32_t i = 0; !code && i < c->count; i++) {
             if (needle[p * c->count + i])
-                code = ask_item(c, c->task, c->first + i, &c->p.item[i]);
-            if (!code && absent[p * c->count + i])
+                code = ask_item(c, task_of(c, i), c->first + i, &c->p.item[i]);
+            if (!code && !(e->wish->mixed && i % 2) && absent[p * c->count + i])
                 code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);
         }
     }

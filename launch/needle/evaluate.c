@@ -137,6 +137,8 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
         if (asked < f->item[i].needle.count + most) asked = f->item[i].needle.count + most;
         if (f->reply && spec.rollback_tokens < answers) spec.rollback_tokens = (int32_t)answers;
     }
+    spec.max_tokens += e->decoded;
+    asked += e->decoded;
     /* The haystack, and a fork of it that is asked: its own tokens, and a block that is copied. */
     spec.sequences = 2;
     spec.pool_tokens = spec.max_tokens + asked + 2 * spec.block_tokens;
@@ -144,7 +146,8 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
                                 : open_model(e, &spec, why, sizeof why);
     int32_t layer, head;
-    if (!status && !f && predictor_chooses(model_plan(e->m), &layer, &head)) {
+    if (!status && !f && !e->wish->mixed &&
+        predictor_chooses(model_plan(e->m), &layer, &head)) {
         progress_end(e->j);
         say_error(e->j,
                   "layer %d, head %d chooses blocks by data: which needles the constructed "
@@ -157,6 +160,33 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     if (!why[0]) return job_failed(e->j, status, e->dir);
     say_error(e->j, "%s", why);
     return status == BANYAN_ERR_COMM || status == BANYAN_ERR_DEVICE ? EXIT_FAILED : EXIT_USAGE;
+}
+
+/* Cells are asked in the same order whatever the patterns are. */
+void outputs_take(outputs *o, const float *value, int64_t count)
+{
+    const outputs *ref = o->reference;
+    if (!ref) {
+        if (o->floats + count > o->room) {
+            const int64_t room = 2 * (o->floats + count);
+            float *more = realloc(o->value, (size_t)room * sizeof *more);
+            if (!more) o->failed = true;
+            if (!more) return;
+            o->value = more;
+            o->room = room;
+        }
+        memcpy(o->value + o->floats, value, (size_t)count * sizeof *value);
+    } else if (ref->failed || o->floats + count > ref->floats) {
+        o->failed = true;
+        return;
+    }
+    const float *was = (ref ? ref : o)->value + o->floats;
+    for (int64_t i = 0; i < count; i++) {
+        const double d = (double)value[i] - was[i];
+        o->difference += d * d;
+        o->size += (double)was[i] * was[i];
+    }
+    o->floats += count;
 }
 
 typedef struct prefill_state {

@@ -39,6 +39,7 @@ typedef struct needle_wish {
     bool classic; /* a prefill per needle */
     unsigned tasks;
     bool needles; /* the haystack is made of distractors */
+    bool mixed; /* every second needle is of multikey, the others of single, in one haystack */
     uint64_t seed;
     int32_t period;
     const foreign_ids *foreign; /* NULL: the constructed model */
@@ -50,6 +51,17 @@ typedef struct needle_wish {
     int64_t every;   /* tokens from one to the next */
 } needle_wish;
 
+/* Attention's output at the rows of questions, beside what another evaluation had at the same: NULL
+ * there, it is kept for others. */
+typedef struct outputs {
+    float *value; /* [floats], for free() */
+    int64_t floats, room;
+    const struct outputs *reference;
+    double difference, size; /* sums of squares: of the difference, of the reference */
+    bool failed;             /* out of memory, or not the same rows */
+} outputs;
+void outputs_take(outputs *o, const float *value, int64_t count);
+
 typedef struct evaluation {
     const job *j;
     const needle_wish *wish;
@@ -57,10 +69,13 @@ typedef struct evaluation {
     banyan_spec spec; /* rules and execution; lengths are filled in per prompt */
     model_shape shape;
     constructed_spec constructed;
+    int32_t layer;    /* that finds needles: the constructed model's, or the last */
     int32_t further;  /* rules at the end of spec's, of patterns beside the first */
     int32_t pattern;  /* that is asked now */
+    int32_t decoded;  /* tokens that are decoded behind the question, besides the answer */
     model *m;         /* NULL until the first prompt */
     results *results; /* rank 0 only */
+    outputs *outputs; /* of `layer`; NULL: nobody asks */
 } evaluation;
 
 /* Measure every cell that the results file lacks. An exit code, the same on every rank. */
@@ -100,6 +115,9 @@ int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t tri
                     int32_t first, int32_t count, bool with_absent);
 int evaluate_graded(evaluation *e, int64_t length, int32_t trial);
 int evaluate_uniform(evaluation *e, int64_t length);
+
+/* The token at `t` of a haystack that no needle lies in. */
+uint32_t foreign_id(const foreign_ids *f, int64_t t);
 
 /* ---- rules.c --------------------- */
 

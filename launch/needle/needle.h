@@ -117,7 +117,8 @@ typedef struct prompt_wish {
     int64_t count;
     const int64_t *first; /* [items] ascending */
     int32_t items, absents;
-    int32_t distractors; /* per item: needles that share two thirds of its key */
+    int32_t distractors; /* per item: needles that share two thirds of its key .. */
+    bool mixed;          /* .. but only of every second item, and of no absent one */
     bool needles;        /* the haystack itself is made of such needles, not of random words */
     uint64_t seed;
 } prompt_wish;
@@ -193,12 +194,15 @@ typedef struct question {
     int64_t answer_first; /* where the haystack has the answer; -1: nowhere */
     int64_t mass_count;   /* tokens from there whose mass is measured */
     uint32_t none; /* the id that says "not there"; one beyond the vocabulary: no such id */
+    int32_t layer; /* whose masses are measured */
+    bool with_out;
 } question;
 
 typedef struct reply {
     uint32_t *got; /* [answers] */
     int32_t count; /* up to the first that was not expected */
-    float *mass;   /* [answers][heads], of the last layer; NULL when nothing is there */
+    float *out;    /* [answers][heads][head_dim] of it, where question.with_out; else NULL */
+    float *mass;   /* [answers][heads], of question.layer; NULL when nothing is there */
     outcome outcome;
     double seconds;
 } reply;
@@ -213,7 +217,7 @@ bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x
 /* ---- results.c: the file that a second run resumes --------------------- */
 
 typedef struct results results;
-/* NULL, with why: it cannot be written. */
+/* path NULL: in memory, for this run alone. NULL, with why: it cannot be written. */
 results *results_open(const char *path, char *why, size_t why_bytes);
 /* header: an object; every field but "folder" must equal the file's. Reads what is there. CONFIG for a
  * file of another configuration; COMM when it cannot be read, or half a line cannot be cut off. */
@@ -242,6 +246,8 @@ double heat_mean(const heat_map *h);
 /* The SVG's gnuplot commands. */
 void heat_plot(const heat_map *h, FILE *out);
 plot_result heat_svg(const heat_map *h, FILE *out);
+/* A gnuplot string in single quotes. */
+void plot_string(const char *text, FILE *out);
 void heat_colour(double value, int rgb[3]);
 const char *length_text(int64_t length, char *text, size_t bytes); /* 65536: "64K" */
 

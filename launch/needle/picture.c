@@ -69,8 +69,8 @@ void heat_print(const heat_map *h, FILE *out, bool colour)
     }
 }
 
-/* A gnuplot string in single quotes: a quote inside is doubled. */
-static void plot_string(const char *text, FILE *out)
+/* A quote inside is doubled. */
+void plot_string(const char *text, FILE *out)
 {
     fputc('\'', out);
     for (; *text; text++) {

@@ -247,6 +247,7 @@ static void fill(const prompt_wish *wish, prompt *p, uint64_t *random)
         const needle_item *item = i < p->items * wish->distractors
                                       ? &p->item[i / wish->distractors]
                                       : &p->absent[i / wish->distractors - p->items];
+        if (wish->mixed && (item->first < 0 || (item - p->item) % 2 == 0)) continue;
         near_miss(item, random, ids);
         for (int attempt = 0; attempt < 100; attempt++) {
             int64_t at =

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 struct results {
-    append_file *file;
+    append_file *file; /* NULL: there is none */
     char *path;
     json_t *all;    /* array of records */
     json_t *cells;  /* object: cell -> true */
@@ -26,7 +26,7 @@ struct results {
 void results_close(results *r)
 {
     if (!r) return;
-    append_close(r->file);
+    if (r->file) append_close(r->file);
     json_decref(r->all);
     json_decref(r->cells);
     json_decref(r->header);
@@ -38,8 +38,8 @@ results *results_open(const char *path, char *why, size_t why_bytes)
 {
     results *r = calloc(1, sizeof *r);
     snprintf(why, why_bytes, "out of memory");
-    if (r && (r->path = strdup(path)) && (r->all = json_array()) &&
-        (r->cells = json_object()) && (r->file = append_open(path, why, why_bytes)))
+    if (r && (r->path = strdup(path ? path : "results")) && (r->all = json_array()) &&
+        (r->cells = json_object()) && (!path || (r->file = append_open(path, why, why_bytes))))
         return r;
     results_close(r);
     return NULL;
@@ -141,6 +141,7 @@ static banyan_status take_lines(results *r, char *why, size_t why_bytes)
 
 banyan_status results_refresh(results *r, char *why, size_t why_bytes)
 {
+    if (!r->file) return BANYAN_OK;
     if (!append_lock(r->file, why, why_bytes)) return BANYAN_ERR_COMM;
     banyan_status status = take_lines(r, why, why_bytes);
     append_unlock(r->file);
@@ -188,19 +189,24 @@ bool results_has(const results *r, const char *cell)
     return json_object_get(r->cells, cell) != NULL;
 }
 
+static void take(results *r, const char *cell, json_t *record)
+{
+    json_object_set_new(r->cells, cell, json_true());
+    json_array_append(r->all, record);
+}
+
 bool results_add(results *r, json_t *record, char *why, size_t why_bytes)
 {
     const char *cell = json_string_value(json_object_get(record, "cell"));
     snprintf(why, why_bytes, "%s: out of memory", r->path);
-    bool ok = cell && append_lock(r->file, why, why_bytes);
-    if (ok) {
+    bool ok = cell && (!r->file || append_lock(r->file, why, why_bytes));
+    if (ok && !r->file) {
+        take(r, cell, record);
+    } else if (ok) {
         ok = take_lines(r, why, why_bytes) == BANYAN_OK;
         if (ok && !results_has(r, cell)) {
             ok = write_lines(r, record, why, why_bytes);
-            if (ok) {
-                json_object_set_new(r->cells, cell, json_true());
-                json_array_append(r->all, record);
-            }
+            if (ok) take(r, cell, record);
         }
         append_unlock(r->file);
     }

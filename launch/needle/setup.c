@@ -110,6 +110,8 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     if (c && c->has_heads) spec.heads = c->heads;
     if (c && c->has_kv_heads) spec.kv_heads = c->kv_heads;
     if (c && c->has_shards) spec.shards = c->shards;
+    spec.layers = c && c->has_layers ? c->layers : 2;
+    spec.retrieval = c && c->has_retrieval ? c->retrieval : spec.layers - 1;
     if (c && c->has_dtype)
         spec.dtype = c->dtype == BANYAN__CONSTRUCTED__DTYPE__FP32   ? BANYAN_F32
                      : c->dtype == BANYAN__CONSTRUCTED__DTYPE__FP16 ? BANYAN_F16
@@ -122,7 +124,8 @@ static bool is_wanted(const char *dir, const constructed_spec *want)
     constructed_spec have;
     return constructed_recognise(dir, &have) && have.max_tokens == want->max_tokens &&
            have.heads == want->heads && have.kv_heads == want->kv_heads &&
-           have.dtype == want->dtype;
+           have.dtype == want->dtype && have.layers == want->layers &&
+           have.retrieval == want->retrieval;
 }
 
 /* Write it unless it is there. An exit code. */
@@ -176,6 +179,11 @@ static int find_model(const job *j, setup *s)
                      (long long)want.max_tokens, banyan_dtype_name(want.dtype));
         if (!given && slash == s->results)
             memmove(s->dir + 1, s->dir, strlen(s->dir) + 1), s->dir[0] = '/';
+        if (!given && want.layers != 2) {
+            const size_t used = strlen(s->dir);
+            snprintf(s->dir + used, sizeof s->dir - used, "_l%d_r%d", want.layers,
+                     want.retrieval);
+        }
         if (j->rank == 0) code = provide(j, s->dir, &want, why, sizeof why);
         progress_end(j);
         if (code) say_error(j, "%s", why);
@@ -196,7 +204,7 @@ static bool read_foreign(const job *j, setup *s)
 {
     needle_wish *w = &s->wish;
     if (!given_read(j, s->dir, s->e.shape.vocab, &s->foreign)) return false;
-    if (w->tasks & ~(unsigned)(TASK_SINGLE | TASK_ABSENT)) {
+    if (!w->mixed && w->tasks & ~(unsigned)(TASK_SINGLE | TASK_ABSENT)) {
         say_error(j, "task: a checkpoint of your own can only be asked for \"single\"");
         return false;
     }
@@ -216,7 +224,16 @@ static bool check_kind(const job *j, setup *s)
 {
     static const char *const kinds[] = {"uniform", "needles", NULL};
     const Banyan__Needle *n = j->config->needle;
+    s->e.layer = s->e.shape.layers - 1;
     if (!constructed_recognise(s->dir, &s->e.constructed)) return read_foreign(j, s);
+    s->e.layer = s->e.constructed.retrieval;
+    if (!s->wish.mixed && s->e.layer < s->e.shape.layers - 1) {
+        say_error(j,
+                  "the model in %s finds needles in layer %d of %d; expected the last layer "
+                  "(banyan compare takes this one)",
+                  s->dir, (int)s->e.layer, (int)s->e.shape.layers);
+        return false;
+    }
     int kind =
         setup_choose(j, "needle.haystack", n && n->haystack ? n->haystack : "uniform", kinds);
     if (kind < 0) return false;

@@ -122,8 +122,7 @@ static int list_cells(shared *s)
 
 /* ---- the prompt --------------------- */
 
-/* The token at `t` of the prefix and the haystack. */
-static uint32_t hay_id(const foreign_ids *f, int64_t t)
+uint32_t foreign_id(const foreign_ids *f, int64_t t)
 {
     return t < f->prefix.count ? f->prefix.ids[t]
                                : f->haystack.ids[(t - f->prefix.count) % f->haystack.count];
@@ -134,7 +133,7 @@ static void make_prompt(shared *s, const cell *c)
     const foreign_item *item = item_of(s, c->trial);
     const int64_t count = item->needle.count, after = c->place + count;
     for (int64_t t = 0; t < s->length; t++)
-        s->ids[t] = hay_id(s->e->wish->foreign, t < after ? t : t - count);
+        s->ids[t] = foreign_id(s->e->wish->foreign, t < after ? t : t - count);
     memcpy(s->ids + c->place, item->needle.ids, (size_t)count * sizeof *s->ids);
     memcpy(s->ids + s->grid.end, item->question.ids,
            (size_t)item->question.count * sizeof *s->ids);
@@ -165,6 +164,7 @@ typedef struct said {
     int32_t equal; /* tokens of the answer that it would have said too */
     double logprob;
     float *mass; /* [answers][heads] */
+    float *out;  /* [answers][heads][head_dim], for evaluation.outputs; or NULL */
     double seconds;
 } said;
 
@@ -172,6 +172,7 @@ static void said_free(said *r)
 {
     free(r->id);
     free(r->mass);
+    free(r->out);
 }
 
 /* ln of the softmax's share of `id`. */
@@ -205,10 +206,11 @@ static banyan_status feed(shared *s, const cell *c, uint32_t *ids, float *logits
     const foreign_item *item = item_of(s, c->trial);
     const int64_t vocab = s->e->shape.vocab, questions = item->question.count;
     const int32_t answers = (int32_t)item->answer.count;
-    const model_probe probe = {.layer = s->e->shape.layers - 1,
+    const model_probe probe = {.layer = s->e->layer,
                                .first_token = c->place + item->said,
                                .token_count = item->said_count,
-                               .mass = r->mass};
+                               .mass = r->mass,
+                               .out = r->out};
     memcpy(ids, item->question.ids, (size_t)questions * sizeof *ids);
     memcpy(ids + questions, item->answer.ids, (size_t)answers * sizeof *ids);
     banyan_status status = model_forward(s->e->m, s->grid.end, ids, questions + answers - 1,
@@ -228,18 +230,21 @@ static int ask(shared *s, const cell *c, said *r)
     const foreign_ids *f = s->e->wish->foreign;
     const size_t answers = (size_t)item->answer.count, vocab = (size_t)s->e->shape.vocab;
     const size_t heads = (size_t)s->e->shape.heads;
+    const size_t outs = answers * heads * (size_t)s->e->shape.head_dim;
     const double start = now_seconds();
     *r = (said){.id = calloc(answers + (size_t)f->reply, sizeof *r->id),
-                .mass = calloc(answers * heads, sizeof *r->mass)};
+                .mass = calloc(answers * heads, sizeof *r->mass),
+                .out = s->e->outputs ? calloc(outs, sizeof *r->out) : NULL};
     uint32_t *ids = malloc(((size_t)item->question.count + 2 * answers) * sizeof *ids);
     float *logits = malloc(answers * vocab * sizeof *logits);
-    bool room = r->id && r->mass && ids && logits;
+    bool room = r->id && r->mass && ids && logits && (r->out || !s->e->outputs);
     int code = evaluation_agree(s->e, room ? BANYAN_OK : BANYAN_ERR_MEMORY, "asking");
     if (!code) {
         uint32_t *got = ids + item->question.count + answers;
         banyan_status status = feed(s, c, ids, logits, got, r);
         if (!status && f->reply && r->equal < (int32_t)answers) status = go_on(s, item, r);
         code = evaluation_forward(s->e, status, "asking");
+        if (!code && r->out) outputs_take(s->e->outputs, r->out, (int64_t)outs);
     }
     free(ids);
     free(logits);

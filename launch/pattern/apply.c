@@ -79,9 +79,10 @@ static bool has_wrong_flags(const job *j)
            job_text(j, "rest");
 }
 
-static char *read_rules(const job *j, int32_t layers, int32_t heads, int32_t kv_heads, told *t)
+static char *read_rules(const job *j, const char *path, int32_t layers, int32_t heads,
+                        int32_t kv_heads, told *t)
 {
-    pattern_wish wish = {.path = job_text(j, "pattern"),
+    pattern_wish wish = {.path = path,
                          .sparsity = job_text(j, "sparsity"),
                          .threshold = job_text(j, "threshold"),
                          .rest = job_text(j, "rest"),
@@ -113,21 +114,27 @@ static char *share_rules(const job *j, char *text, told *t)
     return NULL;
 }
 
-int pattern_apply(const job *j, int32_t layers, int32_t heads, int32_t kv_heads)
+int pattern_load(const job *j, const char *path, int32_t layers, int32_t heads,
+                 int32_t kv_heads, Banyan__Config *config)
 {
     told t = {0};
     char why[WHY] = "out of memory", *text = NULL;
-    if (!has_flags(j)) return has_wrong_flags(j) ? EXIT_USAGE : EXIT_OK;
-    if (j->rank == 0) text = read_rules(j, layers, heads, kv_heads, &t);
+    if (j->rank == 0) text = read_rules(j, path, layers, heads, kv_heads, &t);
     text = share_rules(j, text, &t);
     if (t.bytes < 0) say_error(j, "%s", t.why);
     if (!text) return t.bytes < 0 ? EXIT_USAGE : EXIT_FAILED;
-    if (*t.note) say_warning(j, "%s: %s", job_text(j, "pattern"), t.note);
-    const bool good = add_rules(j->config, text, (size_t)t.bytes, why, sizeof why) &&
-                      set_shape(j->config, &t);
-    if (!good) say_error(j, "%s: %s", job_text(j, "pattern"), why);
+    if (*t.note) say_warning(j, "%s: %s", path, t.note);
+    const bool good =
+        add_rules(config, text, (size_t)t.bytes, why, sizeof why) && set_shape(config, &t);
+    if (!good) say_error(j, "%s: %s", path, why);
     free(text);
     return job_all_good(j, good) ? EXIT_OK : EXIT_USAGE;
+}
+
+int pattern_apply(const job *j, int32_t layers, int32_t heads, int32_t kv_heads)
+{
+    if (!has_flags(j)) return has_wrong_flags(j) ? EXIT_USAGE : EXIT_OK;
+    return pattern_load(j, job_text(j, "pattern"), layers, heads, kv_heads, j->config);
 }
 
 int pattern_apply_config(const job *j)
@@ -152,15 +159,25 @@ static bool lacks_prompt(const char *use)
     return false;
 }
 
+char *pattern_use_prompt(const char *use, int64_t tokens)
+{
+    const size_t bytes = strlen(use) + 40;
+    char *text = malloc(bytes);
+    if (!text) return NULL;
+    if (lacks_prompt(use))
+        snprintf(text, bytes, "%s prompt=%lld", use, (long long)tokens);
+    else
+        snprintf(text, bytes, "%s", use);
+    return text;
+}
+
 bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules)
 {
     for (size_t i = 0; i < config->n_rule; i++) {
         Banyan__Rule *rule = config->rule[i];
         if (!rule->use || !lacks_prompt(rule->use)) continue;
-        const size_t bytes = strlen(rule->use) + 40;
-        char *use = malloc(bytes);
+        char *use = pattern_use_prompt(rule->use, tokens);
         if (!use) return false;
-        snprintf(use, bytes, "%s prompt=%lld", rule->use, (long long)tokens);
         free(rule->use);
         rule->use = use;
         if (rules) rules[i].use = use;

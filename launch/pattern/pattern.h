@@ -87,11 +87,16 @@ const char *pattern_shown(const json_t *value, char *text, size_t bytes);
  * behind those of the config, which has its shape where it had none. Nothing without the flag.
  * Collective where the verb is; EXIT_OK, or reported. */
 int pattern_apply(const job *j, int32_t layers, int32_t heads, int32_t kv_heads);
+/* The rules of one file, to `config`. Collective where the verb is; EXIT_OK, or reported. */
+int pattern_load(const job *j, const char *path, int32_t layers, int32_t heads,
+                 int32_t kv_heads, Banyan__Config *config);
 /* .. the shape being what the config says. */
 int pattern_apply_config(const job *j);
 /* Rules of selectors with a parameter `prompt` that do not give it: this many tokens. rules (or
  * NULL): what was made of the config's, which point to their texts. false: out of memory. */
 bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules);
+/* .. of one rule: its text, with a prompt where it lacks one; for free(). NULL: out of memory. */
+char *pattern_use_prompt(const char *use, int64_t tokens);
 /* ` name: "text"`, as a config is written; nothing where text is NULL. */
 void pattern_field(const char *name, const char *text, FILE *out);
 /* The rules of a config as text that reads as one. */

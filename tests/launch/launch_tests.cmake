@@ -22,6 +22,16 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_scale COMMAND ${scripts}/scale.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME launch_compare COMMAND ${scripts}/compare.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
+  set_tests_properties(launch_compare PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  # All patterns of the table, each cell as predicted.
+  foreach(tokens 8k 64k 1m)
+    add_test(NAME launch_compare_${tokens} COMMAND ${test_mpirun} 4 $<TARGET_FILE:banyan_program> compare
+             --tokens ${tokens} --depths 5 --model-dir ${CMAKE_CURRENT_BINARY_DIR}/compared)
+    set_tests_properties(launch_compare_${tokens} PROPERTIES LABELS full TIMEOUT 7200 PROCESSORS 2
+                         ENVIRONMENT BANYAN_TEST_TIMEOUT=7000)
+  endforeach()
+  set_tests_properties(launch_compare_8k PROPERTIES LABELS smoke TIMEOUT 300)
   set(snapshot ${scripts}/snapshot.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   add_test(NAME launch_snapshot COMMAND ${snapshot})
   set_tests_properties(launch_snapshot PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)

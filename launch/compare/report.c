@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table, the JSON lines and the picture of a comparison. */
+#include "launch/compare/compare.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- figures --------------------- */
+
+static const char *const tasks[] = {"single", "multikey", "absent"};
+enum { TASK_COUNT = 3 };
+
+static tally tally_of(const comparison *c, const compared *p, int task)
+{
+    return summary_tally(results_all(p->e.results), &c->s->wish, tasks[task], c->length);
+}
+
+static int64_t right(const tally *t, int task)
+{
+    return task == 2 ? t->none : t->found;
+}
+
+/* Cells of all tasks, right and all that there are. */
+static int64_t all_right(const comparison *c, const compared *p, int64_t *cells)
+{
+    int64_t found = 0;
+    *cells = 0;
+    for (int t = 0; t < 2; t++) {
+        const tally one = tally_of(c, p, t);
+        found += one.found;
+        *cells += one.cells;
+    }
+    return found;
+}
+
+/* Are a pattern's cells predicted at all? Heads that choose by data have none. */
+static bool is_predicted(const compared *p)
+{
+    const json_t *first = json_array_get(results_all(p->e.results), 0);
+    return json_object_get(first, "predicted") != NULL;
+}
+
+static int64_t unequal_of(const compared *p)
+{
+    int64_t count = 0;
+    size_t i;
+    json_t *r;
+    json_array_foreach(results_all(p->e.results), i, r) count +=
+        json_is_false(json_object_get(r, "equal"));
+    return count;
+}
+
+int64_t compare_unequal(const comparison *c)
+{
+    int64_t count = 0;
+    for (int32_t i = 0; i < c->count; i++) count += unequal_of(&c->of[i]);
+    return count;
+}
+
+/* Quartiles of the decoded tokens' seconds. */
+static void quartiles(const compared *p, double q[3])
+{
+    double step[COMPARE_STEPS];
+    memcpy(step, p->step, sizeof step);
+    q[1] = numbers_median(step, p->steps); /* ascending now */
+    q[0] = step[p->steps / 4];
+    q[2] = step[(p->steps - 1) * 3 / 4];
+}
+
+/* Root of the sums of squares, of the difference over the first pattern's; NaN: not measured. */
+static double error_of(const compared *p)
+{
+    const outputs *o = &p->outputs;
+    return o->failed || o->size <= 0 ? NAN : sqrt(o->difference / o->size);
+}
+
+static double share_of(const comparison *c, const compared *p)
+{
+    return (double)p->kept_bytes / (double)c->of[0].kept_bytes;
+}
+
+/* ---- the table --------------------- */
+
+static void print_head(const comparison *c, FILE *out)
+{
+    const model_shape *m = &c->s->e.shape;
+    char length[32];
+    fprintf(out, "%s, %d layers, %d query heads, %d KV heads; %s tokens, %d ranks\n",
+            c->s->wish.foreign ? c->s->dir : "the constructed model", (int)m->layers,
+            (int)m->heads, (int)m->kv_heads, length_text(c->length, length, sizeof length),
+            c->j->ranks);
+    fprintf(out, "\n  %-20s %9s %6s %7s %9s %7s %15s %8s %7s %7s %8s %7s %8s %6s\n", "pattern",
+            "keeps MiB", "share", "reads", "prefill s", "token", "ms, quartiles", "messages",
+            "KiB", "single", "multikey", "absent", "error", "equal");
+}
+
+static void print_cells(const comparison *c, const compared *p, int task, int width, FILE *out)
+{
+    const tally t = tally_of(c, p, task);
+    char text[32] = "-";
+    if (t.cells)
+        snprintf(text, sizeof text, "%lld/%lld", (long long)right(&t, task),
+                 (long long)t.cells);
+    fprintf(out, " %*s", width, text);
+}
+
+static void print_row(const comparison *c, const compared *p, FILE *out)
+{
+    double q[3], error = error_of(p);
+    char spread[48];
+    quartiles(p, q);
+    snprintf(spread, sizeof spread, "(%.2f-%.2f)", 1e3 * q[0], 1e3 * q[2]);
+    fprintf(out, "  %-19.19s%s %9.2f %6.3f %7.0f %9.2f %7.2f %15s %8.1f %7.1f", p->name,
+            p->scaled ? "*" : " ", (double)p->kept_bytes / 1048576, share_of(c, p), p->read,
+            p->prefill, 1e3 * q[1], spread, p->messages, p->bytes_sent / 1024);
+    for (int t = 0; t < TASK_COUNT; t++) print_cells(c, p, t, t == 1 ? 8 : 7, out);
+    if (p == &c->of[0] || isnan(error))
+        fprintf(out, " %8s", "-");
+    else
+        fprintf(out, " %8.2g", error);
+    if (is_predicted(p))
+        fprintf(out, " %6s\n", unequal_of(p) ? "NO" : "yes");
+    else
+        fprintf(out, " %6s\n", "-");
+}
+
+void compare_print(comparison *c, FILE *out)
+{
+    bool scaled = false;
+    print_head(c, out);
+    for (int32_t i = 0; i < c->count; i++) print_row(c, &c->of[i], out);
+    fputs(
+        "\n  keeps: keys and values while tokens are decoded, all ranks, and their share of "
+        "the "
+        "first pattern's.\n"
+        "  reads: tokens that a decoded row reads, mean over KV heads and layers, in whole "
+        "blocks.\n"
+        "  messages, KiB: partial results and choices sent for a decoded token.\n"
+        "  single, multikey: needles found (multikey: among some that share two thirds of the "
+        "key); absent: keys\n  that are not there, and the model said so. equal: each cell and "
+        "head as the pattern's definition predicts.\n",
+        out);
+    fprintf(
+        out,
+        "  error: of attention in layer %d at the questions' rows against the first pattern, "
+        "relative (root of squares).\n\n",
+        (int)c->s->e.layer);
+    for (int32_t i = 0; i < c->count; i++) {
+        const compared *p = &c->of[i];
+        scaled = scaled || p->scaled;
+        if (*p->use && (strcmp(p->name, p->use) || strlen(p->use) > 19))
+            fprintf(out, "  %-20.19s %s%s\n", p->name, p->use, p->scaled ? "  *" : "");
+    }
+    if (scaled)
+        fputs("  * numbers that are meant for longer contexts, scaled to this one\n", out);
+}
+
+/* ---- JSON --------------------- */
+
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+void compare_json(comparison *c, FILE *out)
+{
+    for (int32_t i = 0; i < c->count; i++) {
+        const compared *p = &c->of[i];
+        double q[3];
+        quartiles(p, q);
+        json_t *line = json_pack(
+            "{s:o, s:o, s:b, s:I, s:i, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:o}",
+            "pattern", json_text(p->name), "use", json_text(p->use), "scaled", p->scaled,
+            "length", (json_int_t)c->length, "ranks", c->j->ranks, "kept_bytes",
+            (json_int_t)p->kept_bytes, "planned_bytes", (json_int_t)p->planned_bytes, "share",
+            share_of(c, p), "read_tokens", p->read, "prefill_seconds", number(p->prefill),
+            "token_seconds", q[1], "token_lower_quartile", q[0], "token_upper_quartile", q[2],
+            "messages", p->messages, "bytes_sent", p->bytes_sent, "error",
+            i ? number(error_of(p)) : json_null());
+        for (int t = 0; line && t < TASK_COUNT; t++) {
+            const tally one = tally_of(c, p, t);
+            json_object_set_new(
+                line, tasks[t],
+                json_pack("[I, I]", (json_int_t)right(&one, t), (json_int_t)one.cells));
+        }
+        if (line)
+            json_object_set_new(line, "unequal",
+                                is_predicted(p) ? json_integer(unequal_of(p)) : json_null());
+        output_line(out, line);
+    }
+}
+
+/* ---- the picture --------------------- */
+
+static void plot(comparison *c, FILE *out)
+{
+    static const char *const colour[] = {"#0CA678", "#EBB839", "#F0496E", "#5B6EE1",
+                                         "#8A8F98", "#7B3FA0", "#2B9FD9"};
+    char length[32];
+    fputs("set terminal svg size 760,460 font 'sans-serif,13' background '#ffffff'\nset title ",
+          out);
+    char title[160];
+    snprintf(title, sizeof title, "needles found against kept memory, %s tokens",
+             length_text(c->length, length, sizeof length));
+    plot_string(title, out);
+    fputs(" noenhanced\nset xlabel 'kept keys and values, share of the first pattern'\n"
+          "set ylabel 'recall, single and multikey'\nset xrange [0:1.1]\nset yrange "
+          "[-0.05:1.1]\n"
+          "set grid lc rgb '#E4E6EA'\nset key outside right noenhanced\nplot ",
+          out);
+    for (int32_t i = 0; i < c->count; i++) {
+        fprintf(out, "%s'-' with points pointtype %d pointsize 1.3 lc rgb '%s' lw 2 title ",
+                i ? ", " : "", 4 + i % 10, colour[i % 7]);
+        plot_string(c->of[i].name, out);
+    }
+    fputc('\n', out);
+    for (int32_t i = 0; i < c->count; i++) {
+        int64_t cells;
+        const int64_t found = all_right(c, &c->of[i], &cells);
+        fprintf(out, "%.6f %.6f\ne\n", share_of(c, &c->of[i]),
+                cells ? (double)found / (double)cells : 0);
+    }
+}
+
+plot_result compare_svg(comparison *c, FILE *out)
+{
+    char *script = NULL;
+    size_t bytes = 0;
+    FILE *memory = open_memstream(&script, &bytes);
+    if (!memory) return PLOT_FAILED;
+    plot(c, memory);
+    plot_result result = fclose(memory) == 0 ? plot_svg(script, out) : PLOT_FAILED;
+    free(script);
+    return result;
+}
