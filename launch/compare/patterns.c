@@ -3,8 +3,8 @@
  *
  * A line's numbers are those of its paper or its published settings. "{N@L}" in it is N at L tokens and
  * more, and in proportion below, where N itself would be all or most of the context: such a pattern is
- * marked. {half} and {group} are the first query head of the second half, and of the second KV head, {half-} and
- * {group-} the ones before. */
+ * marked. {half} and {group} are the first query head of the second half, and of the second KV head,
+ * {half-} and {group-} the ones before. */
 #include "launch/compare/compare.h"
 
 #include "launch/pattern/pattern.h"
