@@ -124,6 +124,10 @@ banyan_status agree_room(banyan_comm *comm, int64_t bytes, const char *what, cha
 /* What gnuplot draws for a script that sets an svg terminal and no output. */
 typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 plot_result plot_svg(const char *script, FILE *out);
+/* A picture to a file (path NULL: none), drawn on rank 0. One that cannot be drawn is a warning: the numbers
+ * are elsewhere. An exit code. */
+int plot_write(const job *j, const char *path, plot_result (*draw)(const void *arg, FILE *out),
+               const void *arg);
 
 /* One line of JSON; takes `line` (of jansson; NULL, out of memory, writes nothing). */
 void output_line(FILE *out, struct json_t *line);

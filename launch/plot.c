@@ -39,3 +39,17 @@ plot_result plot_svg(const char *script, FILE *out)
     close(file);
     return good ? PLOT_DRAWN : PLOT_FAILED;
 }
+
+int plot_write(const job *j, const char *path, plot_result (*draw)(const void *arg, FILE *out),
+               const void *arg)
+{
+    output_file *f = path ? output_open(j, path) : NULL;
+    if (!f) return path ? EXIT_FAILED : EXIT_OK;
+    const plot_result result = j->rank == 0 ? draw(arg, output_stream(f)) : PLOT_DRAWN;
+    if (result == PLOT_NO_GNUPLOT)
+        say_warning(j, "gnuplot is not installed: no picture in %s; --json has its numbers",
+                    path);
+    else if (result == PLOT_FAILED)
+        say_warning(j, "gnuplot could not draw the picture %s", path);
+    return output_close(f, j, result == PLOT_DRAWN);
+}

@@ -76,23 +76,9 @@ static int check(const job *j, comparison *c)
     return EXIT_OK;
 }
 
-static int write_svg(comparison *c)
+static plot_result draw(const void *c, FILE *out)
 {
-    const job *j = c->j;
-    const char *path = job_text(j, "svg");
-    output_file *f = path ? output_open(j, path) : NULL;
-    if (!f) return path ? EXIT_FAILED : EXIT_OK;
-    bool drawn = true;
-    if (j->rank == 0) {
-        const plot_result result = compare_svg(c, output_stream(f));
-        drawn = result == PLOT_DRAWN;
-        if (!drawn)
-            say_warning(j, "%s: no picture in %s; --json has its numbers",
-                        result == PLOT_NO_GNUPLOT ? "gnuplot is not installed"
-                                                  : "gnuplot could not draw it",
-                        path);
-    }
-    return output_close(f, j, drawn);
+    return compare_svg(c, out);
 }
 
 static int write_json(comparison *c)
@@ -114,7 +100,7 @@ static int report(comparison *c)
             say_error(c->j, "%lld cells are not as predicted", (long long)compare_unequal(c));
     }
     int code = write_json(c);
-    if (!code) code = write_svg(c);
+    if (!code) code = plot_write(c->j, job_text(c->j, "svg"), draw, c);
     banyan_status status = banyan_comm_broadcast(c->j->comm, &unequal, sizeof unequal, 0);
     if (status) return job_failed(c->j, status, "results");
     return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;

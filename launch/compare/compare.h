@@ -62,9 +62,9 @@ int compare_measure(comparison *c);
 /* ---- report.c --------------------- */
 
 /* On rank 0. */
-void compare_print(comparison *c, FILE *out);
-void compare_json(comparison *c, FILE *out);
-plot_result compare_svg(comparison *c, FILE *out);
+void compare_print(const comparison *c, FILE *out);
+void compare_json(const comparison *c, FILE *out);
+plot_result compare_svg(const comparison *c, FILE *out);
 /* Cells that are not as predicted. */
 int64_t compare_unequal(const comparison *c);
 

@@ -125,7 +125,7 @@ static void print_row(const comparison *c, const compared *p, FILE *out)
         fprintf(out, " %6s\n", "-");
 }
 
-void compare_print(comparison *c, FILE *out)
+void compare_print(const comparison *c, FILE *out)
 {
     bool scaled = false;
     print_head(c, out);
@@ -163,7 +163,7 @@ static json_t *number(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-void compare_json(comparison *c, FILE *out)
+void compare_json(const comparison *c, FILE *out)
 {
     for (int32_t i = 0; i < c->count; i++) {
         const compared *p = &c->of[i];
@@ -193,7 +193,7 @@ void compare_json(comparison *c, FILE *out)
 
 /* ---- the picture --------------------- */
 
-static void plot(comparison *c, FILE *out)
+static void plot(const comparison *c, FILE *out)
 {
     static const char *const colour[] = {"#0CA678", "#EBB839", "#F0496E", "#5B6EE1",
                                          "#8A8F98", "#7B3FA0", "#2B9FD9"};
@@ -223,7 +223,7 @@ static void plot(comparison *c, FILE *out)
     }
 }
 
-plot_result compare_svg(comparison *c, FILE *out)
+plot_result compare_svg(const comparison *c, FILE *out)
 {
     char *script = NULL;
     size_t bytes = 0;

@@ -77,6 +77,8 @@ static banyan_status attend(model *m, int32_t layer, const chunk *c, const float
     if (status || c->wanted == 0) return status;
     status = exchange_out(m, cache_layer, c->wanted, w->wide);
     if (!status && probed) status = gather_probe(m, cache_layer, c, rows, probe);
+    if (!status && probe && probe->watch)
+        status = watch_run(m, layer, cache_layer, c, probe->watch);
     return status;
 }
 

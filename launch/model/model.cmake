@@ -6,7 +6,7 @@ target_sources(banyan_launch PRIVATE
   launch/model/layers.c launch/model/linear.c launch/model/product.c launch/model/ropes.c launch/model/rotate.c
   launch/model/rows.c launch/model/runner.c launch/model/safetensors.c
   launch/model/safetensors_write.c launch/model/snapshot.c launch/model/tensor.c launch/model/views.c launch/model/weights.c
-  launch/model/workspace.c)
+  launch/model/watch.c launch/model/workspace.c)
 banyan_rows(banyan_launch launch/model families family)
 banyan_rows(banyan_launch launch/model ropes rope)
 # Loops over rows of floats: -O2 alone leaves them scalar.

@@ -93,14 +93,29 @@ int64_t model_matrix_work(const model *m);
 /* What the last failed call on this model said, in words. */
 const char *model_message(const model *m);
 
+/* What all layers' attention looks at in the last `rows` rows of a call: the strongest token of each row
+ * and head, and the softmax mass of `ranges` ranges of tokens (which may be empty) of each row. Filled on
+ * every rank. On the CPU, and up to where a model has dual chunk attention. */
+typedef struct model_watch {
+    int32_t rows, ranges;
+    banyan_range *range; /* [rows][ranges]: the caller fills them in */
+    float *mass;         /* [layers][rows][ranges][heads] */
+    int64_t *strongest;  /* [layers][rows][heads]; -1: the row sees nothing */
+    struct watching *work;
+} model_watch;
+/* Room for it; rows * ranges is at most the spec's max_rows. Its rows may be made fewer from call to call. */
+banyan_status model_watch_make(const model *m, int32_t rows, int32_t ranges, model_watch *out);
+void model_watch_free(model_watch *w);
+
 /* What evaluation wants to see of the last `rows` rows of one layer's attention. Arrays are
  * filled on every rank; any may be NULL. */
 typedef struct model_probe {
     int32_t layer;
     int64_t first_token, token_count; /* for mass */
-    float *out;  /* [rows][heads][head_dim], before the output projection */
-    float *lse;  /* [rows][heads] */
-    float *mass; /* [rows][heads]: share of softmax in the token range */
+    float *out;         /* [rows][heads][head_dim], before the output projection */
+    float *lse;         /* [rows][heads] */
+    float *mass;        /* [rows][heads]: share of softmax in the token range */
+    model_watch *watch; /* of all layers; no more rows than are asked for */
 } model_probe;
 
 /* Run tokens at .. at+count-1 through the model, in chunks of the spec's max_rows. The last

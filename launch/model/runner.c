@@ -323,6 +323,8 @@ static banyan_status check_call(model *m, int64_t at, const uint32_t *ids, int64
             snprintf(m->why, WHY,
                      "id %" PRIu32 " at token %" PRId64 " is beyond the vocabulary of %d ids",
                      ids[i], at + i, (int)m->shape.vocab);
+    if (!m->why[0] && probe && probe->watch)
+        return watch_check(m, at + count, rows, probe->watch);
     return m->why[0] ? BANYAN_ERR_ARGUMENT : BANYAN_OK;
 }
 

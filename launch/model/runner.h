@@ -66,6 +66,14 @@ enum {
 }; /* queries of dual chunk attention: to their own chunk, the one before, all others */
 enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
 
+/* Working memory of a watch. */
+typedef struct watching {
+    banyan_rows *part;  /* [rows] */
+    float *out, *value; /* [rows][heads][head_dim]; [rows][ranges or 1][heads]: this rank's */
+    float *all;         /* [rows][heads], gathered */
+    int64_t *strongest; /* [rows][heads]: this rank's */
+} watching;
+
 /* Working memory, for max_rows rows. */
 typedef struct workspace {
     int64_t bytes;           /* of all that follows */
@@ -181,6 +189,11 @@ banyan_status experts_run(model *m, const layer *l, int32_t rows);
 /* The calls of one layer: rows that only append, then those that attend; q, k, v and out are
  * work's. */
 banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_probe *probe);
+
+/* watch.c: of the last rows of a chunk that attends */
+banyan_status watch_check(model *m, int64_t end, int32_t rows, const model_watch *w);
+banyan_status watch_run(model *m, int32_t layer, int32_t cache_layer, const chunk *c,
+                        model_watch *w);
 
 /* dual.c */
 /* Tokens up to which dual chunk attention is plain; without it there is no end. */

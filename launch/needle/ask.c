@@ -41,13 +41,13 @@ banyan_status question_ask(model *m, const question *q, reply *out)
                              .first_token = q->answer_first,
                              .token_count = q->mass_count,
                              .mass = out->mass,
-                             .out = out->out};
+                             .out = out->out,
+                             .watch = q->watch};
         double start = now_seconds();
         status = model_fork(m, q->at);
         if (!status)
-            status =
-                model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
-                              out->got, out->mass || out->out ? &probe : NULL, NULL, NULL);
+            status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers,
+                                   NULL, out->got, &probe, NULL, NULL);
         model_back(m);
         out->seconds = now_seconds() - start;
     }

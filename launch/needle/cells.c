@@ -173,6 +173,24 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     return record;
 }
 
+/* Before the question is asked (got NULL), and after it. */
+static void observe(const cells *c, const needle_item *item, const question *q,
+                    const uint32_t *got)
+{
+    uint32_t needle[NEEDLE_TOKENS];
+    const observer *o = c->e->observer;
+    for (int32_t i = 0; i < NEEDLE_TOKENS; i++) needle[i] = c->p.ids[item->first + i];
+    const asked a = {.needle = item->first,
+                     .ids = needle,
+                     .count = NEEDLE_TOKENS,
+                     .said = NEEDLE_ANSWER,
+                     .row = q->at + q->count - 1,
+                     .answer = q->answer,
+                     .got = got,
+                     .answers = q->answers};
+    (got ? o->take : o->begin)(o->arg, &a);
+}
+
 static int ask(cells *c, const char *task, int32_t depth, const needle_item *item,
                const question *q)
 {
@@ -182,6 +200,7 @@ static int ask(cells *c, const char *task, int32_t depth, const needle_item *ite
              depth + 1, c->e->wish->depths);
     int code = evaluation_forward(c->e, question_ask(c->e->m, q, &r), "asking");
     if (code) return code;
+    if (q->watch) observe(c, item, q, r.got);
     if (r.out)
         outputs_take(c->e->outputs, r.out,
                      (int64_t)q->answers * c->view.heads * c->e->shape.head_dim);
@@ -215,6 +234,10 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
                   .layer = c->e->layer,
                   .with_out = c->e->outputs && !absent};
     predictor_read(&c->view, &c->p, ids);
+    if (c->e->observer && !absent) {
+        q.watch = c->e->observer->watch;
+        observe(c, item, &q, NULL);
+    }
     return ask(c, task, depth, item, &q);
 }
 

@@ -62,6 +62,26 @@ typedef struct outputs {
 } outputs;
 void outputs_take(outputs *o, const float *value, int64_t count);
 
+/* Of the question that is asked: where the haystack has its answer, and what is fed. */
+typedef struct asked {
+    int64_t needle;      /* the needle's first token, and .. */
+    const uint32_t *ids; /* .. its ids */
+    int64_t count;
+    int64_t said;           /* where in it the answer stands */
+    int64_t row;            /* the token whose row says the answer's first */
+    const uint32_t *answer; /* what is expected, and .. */
+    const uint32_t *got;    /* .. what was said */
+    int32_t answers;
+} asked;
+/* Who wants to know what heads look at while a question is answered: launch/heads. begin fills the watch's
+ * ranges in; take gets what was seen. NULL: nobody. */
+typedef struct observer {
+    model_watch *watch;
+    void (*begin)(void *arg, const asked *a);
+    void (*take)(void *arg, const asked *a);
+    void *arg;
+} observer;
+
 typedef struct evaluation {
     const job *j;
     const needle_wish *wish;
@@ -76,6 +96,7 @@ typedef struct evaluation {
     model *m;         /* NULL until the first prompt */
     results *results; /* rank 0 only */
     outputs *outputs; /* of `layer`; NULL: nobody asks */
+    const observer *observer;
 } evaluation;
 
 /* Measure every cell that the results file lacks. An exit code, the same on every rank. */

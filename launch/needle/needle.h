@@ -196,6 +196,7 @@ typedef struct question {
     uint32_t none; /* the id that says "not there"; one beyond the vocabulary: no such id */
     int32_t layer; /* whose masses are measured */
     bool with_out;
+    model_watch *watch; /* or NULL */
 } question;
 
 typedef struct reply {

@@ -206,15 +206,27 @@ static banyan_status feed(shared *s, const cell *c, uint32_t *ids, float *logits
     const foreign_item *item = item_of(s, c->trial);
     const int64_t vocab = s->e->shape.vocab, questions = item->question.count;
     const int32_t answers = (int32_t)item->answer.count;
+    const observer *o = s->e->observer;
     const model_probe probe = {.layer = s->e->layer,
                                .first_token = c->place + item->said,
                                .token_count = item->said_count,
                                .mass = r->mass,
-                               .out = r->out};
+                               .out = r->out,
+                               .watch = o ? o->watch : NULL};
+    const asked a = {.needle = c->place,
+                     .ids = item->needle.ids,
+                     .count = item->needle.count,
+                     .said = item->said,
+                     .row = s->grid.end + questions - 1,
+                     .answer = item->answer.ids,
+                     .got = got,
+                     .answers = answers};
+    if (o) o->begin(o->arg, &a);
     memcpy(ids, item->question.ids, (size_t)questions * sizeof *ids);
     memcpy(ids + questions, item->answer.ids, (size_t)answers * sizeof *ids);
     banyan_status status = model_forward(s->e->m, s->grid.end, ids, questions + answers - 1,
                                          answers, logits, got, &probe, NULL, NULL);
+    if (!status && o) o->take(o->arg, &a);
     for (int32_t i = 0; !status && i < answers; i++)
         r->logprob += log_share(logits + i * vocab, vocab, item->answer.ids[i]);
     while (!status && r->equal < answers && got[r->equal] == item->answer.ids[r->equal])

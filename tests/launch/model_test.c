@@ -105,7 +105,7 @@ static void check_probe(model *m, const prompt *p)
     enum { HEADS = 12, DIM = 128 };
     float out[HEADS * DIM], lse[HEADS], mass[HEADS];
     int8_t code[CONSTRUCTED_CODE];
-    model_probe probe = {1, p->needle + 5, 1, out, lse, mass};
+    model_probe probe = {1, p->needle + 5, 1, out, lse, mass, NULL};
     int32_t heads = model_get_shape(m)->heads;
     check_status(m, model_forward(m, TOKENS - 2, p->ids + TOKENS - 2, 2, 1, NULL, NULL, &probe,
                                   NULL, NULL));
@@ -275,7 +275,8 @@ static void test_range(void)
     uint32_t next;
     float lse[16], mass[16];
     static float logits[CONSTRUCTED_VOCAB];
-    model_probe probe = {1, 4, 1, NULL, lse, NULL}, masses = {1, 4, 1, NULL, NULL, mass};
+    model_probe probe = {1, 4, 1, NULL, lse, NULL, NULL},
+                masses = {1, 4, 1, NULL, NULL, mass, NULL};
     make_checkpoint(&spec);
     make_prompt(&p, 5, 0.01, 0);
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
