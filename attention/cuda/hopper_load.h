@@ -219,36 +219,51 @@ PTX_FN void load_q(uint32_t (&x)[4], const hopper_params &params, int64_t at)
         x[i] = pack2(number[2 * i] * params.sign, number[2 * i + 1] * params.sign, T());
 }
 
-/* Sixteen bytes at a time, neighbouring threads neighbouring bytes, and of two vectors before either is
- * stored, so that their loads are under way together (for more, 40 registers do not suffice). What a
- * subtile lacks is zeros. */
+PTX_FN banyan_dtype dtype_of(__nv_bfloat16)
+{
+    return BANYAN_BF16;
+}
+PTX_FN banyan_dtype dtype_of(__half)
+{
+    return BANYAN_F16;
+}
+
+/* A lane knows where one vector is, and all lanes together bring 32 of them, sixteen bytes at a time,
+ * neighbouring lanes neighbouring bytes. What is of type T already is copied: all of it is under way at
+ * once. What a subtile lacks is zeros. */
 template <typename T, int DIM>
 PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, uint32_t q)
 {
-    const int chunks = DIM / 8, at_once = HOPPER_Q_THREADS / chunks, together = 2;
-    const int thread = threadIdx.x - 32, chunk = thread % chunks;
-    const int vectors = CUDA_SUBTILES * CUDA_SUBTILE;
-    for (int first = thread / chunks; first < vectors; first += together * at_once) {
-        uint32_t x[together][4] = {};
-#pragma unroll
-        for (int j = 0; j < together; j++) {
-            const int i = first + j * at_once, vector = i % CUDA_SUBTILE;
-            if (i >= vectors || vector >= work.subtile[i / CUDA_SUBTILE].vectors) continue;
+    const int chunks = DIM / 8, lane = threadIdx.x % 32, chunk = lane % chunks;
+    const bool is_copied = params.in_dtype == dtype_of(T()) && params.sign > 0;
+    for (int first = threadIdx.x - 32 - lane; first < CUDA_SUBTILES * CUDA_SUBTILE;
+         first += HOPPER_Q_THREADS) {
+        const cuda_subtile &subtile = work.subtile[first / CUDA_SUBTILE];
+        const int begin = first % CUDA_SUBTILE;
+        const uint32_t tile = q + first / CUDA_SUBTILE * hopper_layout<DIM>::TILE;
+        int64_t mine = -1;
+        if (begin + lane < subtile.vectors) {
             int32_t row, head;
-            hopper_vector(work.subtile[i / CUDA_SUBTILE], vector, &row, &head);
-            load_q<T>(x[j], params,
-                      ((int64_t)row * params.results.heads + head) * DIM + 8 * chunk);
+            hopper_vector(subtile, begin + lane, &row, &head);
+            mine = ((int64_t)row * params.results.heads + head) * DIM;
         }
-#pragma unroll
-        for (int j = 0; j < together; j++) {
-            const int i = first + j * at_once;
-            if (i < vectors)
-                shared_store4(
-                    q + i / CUDA_SUBTILE * hopper_layout<DIM>::TILE +
-                        record16_at(DIM, (uint32_t)(i % CUDA_SUBTILE), 8 * (uint32_t)chunk),
-                    x[j]);
+#pragma unroll 2
+        for (int i = 0; i < chunks; i++) {
+            const int vector = i * (32 / chunks) + lane / chunks;
+            const int64_t at = __shfl_sync(~0u, mine, vector);
+            const uint32_t to =
+                tile + record16_at(DIM, (uint32_t)(begin + vector), 8 * (uint32_t)chunk);
+            uint32_t x[4] = {0, 0, 0, 0};
+            if (at >= 0 && is_copied) {
+                async_copy16(to, (const T *)params.q + at + 8 * chunk);
+            } else {
+                if (at >= 0) load_q<T>(x, params, at + 8 * chunk);
+                shared_store4(to, x);
+            }
         }
     }
+    async_commit();
+    async_wait<0>();
 }
 
 template <typename T, int DIM>
