@@ -11,7 +11,7 @@
 
 #include "attention/cuda/launch.h"
 
-enum { CHAINS = 4 };
+enum { CHAINS = 4, AHEAD = 8 };
 
 /* The largest m of the parts, to all threads. room: a float for each warp. */
 static __device__ float largest_of(const float *first, int64_t step, int parts, float *room)
@@ -30,10 +30,14 @@ static __device__ float largest_of(const float *first, int64_t step, int parts, 
 
 template <int DIM>
 __global__ void __launch_bounds__(CHAINS *DIM)
-    combine_parts(const cuda_combined *tiles, const float *scratch, cuda_results results)
+    combine_parts(const cuda_combined *tiles, const float *scratch, cuda_results results,
+                  const __grid_constant__ cuda_carried carried)
 {
+    /* arguments are older than the kernel ahead of this one, whose partials are waited for */
+    const cuda_combined tile = carried_at(carried, tiles)[blockIdx.y];
+    results.partial = carried_at(carried, results.partial);
+    launch_next();
     launch_wait();
-    const cuda_combined tile = tiles[blockIdx.y];
     const int vector = (int)blockIdx.x, d = (int)threadIdx.x % DIM,
               chain = (int)threadIdx.x / DIM;
     if (vector >= tile.vectors) return;
@@ -44,6 +48,12 @@ __global__ void __launch_bounds__(CHAINS *DIM)
 
     const int64_t step = (int64_t)tile.stride * (DIM + 2);
     const float *const part = scratch + (tile.part + vector) * (DIM + 2);
+    const int each = (tile.parts + CHAINS - 1) / CHAINS, begin = chain * each;
+    const int end = begin + each < tile.parts ? begin + each : tile.parts;
+    float ahead[AHEAD]; /* under way while their weights are found */
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        ahead[i] = begin + i < end ? part[(begin + i) * step + d] : 0;
     const float largest = largest_of(part + DIM, step, tile.parts, room);
     for (int p = (int)threadIdx.x; p < tile.parts; p += (int)blockDim.x) {
         const float m = part[p * step + DIM];
@@ -52,11 +62,12 @@ __global__ void __launch_bounds__(CHAINS *DIM)
     }
     __syncthreads();
 
-    const int each = (tile.parts + CHAINS - 1) / CHAINS, begin = chain * each;
-    const int end = begin + each < tile.parts ? begin + each : tile.parts;
     float o = 0;
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        if (begin + i < end) o += weight[begin + i] * ahead[i];
 #pragma unroll 8
-    for (int p = begin; p < end; p++) o += weight[p] * part[p * step + d];
+    for (int p = begin + AHEAD; p < end; p++) o += weight[p] * part[p * step + d];
     sums[threadIdx.x] = o;
     __syncthreads();
     if (chain > 0) return;
@@ -74,13 +85,13 @@ __global__ void __launch_bounds__(CHAINS *DIM)
 template <int DIM>
 static cudaError_t start(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,
                          int32_t most_vectors, int32_t most_parts, const float *scratch,
-                         const cuda_results &results)
+                         const cuda_results &results, const cuda_carried &carried)
 {
     const cuda_shape shape = {dim3((unsigned)most_vectors, (unsigned)tiles), dim3(CHAINS * DIM),
                               (size_t)(CHAINS * DIM + CHAINS * DIM / 32 + 2 * most_parts) *
                                   sizeof(float),
                               queue->stream, queue->waits};
-    return cuda_launch(shape, combine_parts<DIM>, tile, scratch, results);
+    return cuda_launch(shape, combine_parts<DIM>, tile, scratch, results, carried);
 }
 
 const char *cuda_combine_open(banyan_queue *queue)
@@ -95,10 +106,13 @@ const char *cuda_combine_open(banyan_queue *queue)
 
 const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,
                          int32_t most_vectors, int32_t most_parts, const float *scratch,
-                         int32_t value_dim, const cuda_results &results)
+                         int32_t value_dim, const cuda_results &results,
+                         const cuda_carried *carried)
 {
+    static const cuda_carried none = {};
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
     const auto way = value_dim == 64 ? start<64> : value_dim == 96 ? start<96> : start<128>;
-    return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results),
+    return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results,
+                           carried ? *carried : none),
                        "combining partials");
 }

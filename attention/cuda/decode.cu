@@ -105,7 +105,8 @@ static const char *stage(banyan_queue *queue, const banyan_batch *batch,
         {batch->part, (size_t)batch->parts * sizeof(banyan_batch_part), NULL},
         {batch->partial, (size_t)batch->heads * sizeof(float *), NULL},
         {combined, (size_t)split->cuts * sizeof(cuda_combined), NULL}};
-    const char *const failed = cuda_stage(queue, array, sizeof(array) / sizeof(array[0]));
+    const char *const failed =
+        cuda_stage(queue, array, sizeof(array) / sizeof(array[0]), &out->call.carried);
     if (failed) return failed;
     decode_call *const call = &out->call;
     call->item = (const cuda_item *)array[0].device;
@@ -211,9 +212,9 @@ const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode
         failed = prepare(queue, batch, &piece, room, &plan);
         if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
         if (!failed)
-            failed =
-                cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride, plan.most_slots,
-                             plan.call.slots, batch->shape.value_dim, plan.call.results);
+            failed = cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride,
+                                  plan.most_slots, plan.call.slots, batch->shape.value_dim,
+                                  plan.call.results, &plan.call.carried);
     }
     return failed;
 }

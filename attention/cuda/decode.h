@@ -10,7 +10,7 @@
 #include "attention/cuda/combine.h"
 #include "attention/cuda/split.h"
 
-/* The kernels' argument; pointers are the device's. */
+/* The kernels' argument; pointers are the device's. The arrays of cuda_stage are found by carried_at. */
 struct decode_call {
     const cuda_item *item;
     const int32_t *first_item; /* worker w: items first_item[w] .. first_item[w + 1] - 1 */
@@ -25,7 +25,15 @@ struct decode_call {
     float scale;           /* times log2(e) */
     int32_t heads, stride; /* stride: the most vectors of a strip */
     banyan_dtype in_dtype;
+    cuda_carried carried;
 };
+/* Element i of an array of a call. */
+template <typename T>
+static __device__ __forceinline__ const T &staged(const decode_call &call, const T *array,
+                                                  int64_t i)
+{
+    return carried_at(call.carried, array)[i];
+}
 
 /* A launch that is ready, and what its combine needs. */
 struct decode_plan {

@@ -51,9 +51,9 @@ PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *hea
                   ring_place &place)
 {
     const int lane = (int)threadIdx.x % 32;
-    const banyan_strip strip = call.strip[item.tile];
-    const banyan_table_of_blocks table = call.table[strip.table];
-    decode_cursor cursor = {call.span + strip.first_span, table.slot, 0};
+    const banyan_strip strip = staged(call, call.strip, item.tile);
+    const banyan_table_of_blocks table = staged(call, call.table, strip.table);
+    decode_cursor cursor = {&staged(call, call.span, strip.first_span), table.slot, 0};
     const unsigned char *const records = (const unsigned char *)table.records;
     const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
     decode_entry entry = {}, ahead = {};
@@ -87,8 +87,9 @@ PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &be
 {
     const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
     float *const sums = (float *)(dynamic_shared() + ring<B>::SUMS);
-    const banyan_strip *const strip = &call.strip[call.item[index].tile];
-    const int end = before + call.item[index].count;
+    const banyan_strip *const strip =
+        &staged(call, call.strip, staged(call, call.item, index).tile);
+    const int end = before + staged(call, call.item, index).count;
     decode_rows<B> rows;
     begin_rows<B, TILES>(call, strip, rows);
     for (int i = before + group_of_warp<TILES>(); i < end; i += warps<B, TILES>::GROUPS) {
@@ -106,14 +107,14 @@ PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &be
     before = end;
     put_sums<B, TILES>(rows, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
-    merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(call, strip, call.item[index].slot,
-                                                       sums);
+    merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(
+        call, strip, staged(call, call.item, index).slot, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
 }
 
 template <typename B, int TILES>
 __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
-    decode_bulk(const decode_call call)
+    decode_bulk(const __grid_constant__ decode_call call)
 {
     ring_head *const head = (ring_head *)dynamic_shared();
     if (threadIdx.x == 0) {
@@ -125,10 +126,13 @@ __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
     }
     __syncthreads();
     launch_next(); /* the combine waits for the end of this kernel, but not for its own start */
-    const int first = call.first_item[blockIdx.x], end = call.first_item[blockIdx.x + 1];
+    launch_wait();
+    const int first = staged(call, call.first_item, blockIdx.x);
+    const int end = staged(call, call.first_item, blockIdx.x + 1);
     if (threadIdx.x / 32 == warps<B, TILES>::COMPUTE) {
         ring_place place = {0, 0};
-        for (int i = first; i < end; i++) bring<B>(call, call.item[i], head, place);
+        for (int i = first; i < end; i++)
+            bring<B>(call, staged(call, call.item, i), head, place);
     } else {
         int before = 0;
         for (int i = first; i < end; i++) compute<B, TILES>(call, i, head, before);
@@ -147,7 +151,7 @@ const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *b
         typedef decltype(block) B;
         enum { TILES = decltype(tiles)::value };
         const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<B, TILES>::THREADS),
-                                  shared_bytes<B, TILES>(), queue->stream, false};
+                                  shared_bytes<B, TILES>(), queue->stream, queue->waits};
         return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
     });
 }

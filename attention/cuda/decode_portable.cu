@@ -57,10 +57,10 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
 {
     const int STAGES = ring<B>::STAGES, lane = (int)threadIdx.x % 32;
     const uint32_t ring_at = shared_address(dynamic_shared());
-    const banyan_table_of_blocks table = call.table[strip->table];
+    const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     const unsigned char *const records = (const unsigned char *)table.records;
     decode_ahead ahead;
-    ahead.cursor = decode_cursor{call.span + strip->first_span, table.slot, 0};
+    ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
     ahead.now = ahead_entry(item, ahead.cursor, lane);
     ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
     for (int i = 0; i < STAGES - 1; i++) {
@@ -94,14 +94,16 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
 
 template <typename B, int TILES>
 __global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
-    decode_async(const decode_call call)
+    decode_async(const __grid_constant__ decode_call call)
 {
     launch_next();
-    const int first = call.first_item[blockIdx.x], end = call.first_item[blockIdx.x + 1];
+    launch_wait();
+    const int first = staged(call, call.first_item, blockIdx.x);
+    const int end = staged(call, call.first_item, blockIdx.x + 1);
     float *const sums = (float *)dynamic_shared(); /* where the ring was */
     for (int i = first; i < end; i++) {
-        const cuda_item item = call.item[i];
-        const banyan_strip *const strip = &call.strip[item.tile];
+        const cuda_item item = staged(call, call.item, i);
+        const banyan_strip *const strip = &staged(call, call.strip, item.tile);
         decode_rows<B> rows;
         begin_rows<B, TILES>(call, strip, rows);
         read_list<B, TILES>(call, item, strip, rows);
@@ -122,7 +124,7 @@ const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch)
                       "room");
         const cuda_shape shape = {dim3((unsigned)plan->workers),
                                   dim3(32 * DECODE_WARPS * TILES), RING_BYTES, queue->stream,
-                                  false};
+                                  queue->waits};
         return cuda_launch(shape, decode_async<B, TILES>, plan->call);
     });
 }

@@ -172,7 +172,7 @@ struct decode_sight {
 PTX_FN decode_sight sight_of(const decode_call &call, const banyan_strip *strip,
                              const decode_entry &entry, int32_t row)
 {
-    const banyan_batch_part part = call.part[strip->part];
+    const banyan_batch_part part = staged(call, call.part, strip->part);
     const int64_t token = part.at + (row - part.first_row);
     const int64_t base = (int64_t)entry.block * RECORD_TOKENS;
     decode_sight sight;
@@ -182,7 +182,7 @@ PTX_FN decode_sight sight_of(const decode_call &call, const banyan_strip *strip,
     sight.sink = 64;
     sight.recent = -1;
     if (entry.masked == 2) {
-        const banyan_edge *const edge = &call.edge[strip->edge];
+        const banyan_edge *const edge = &staged(call, call.edge, strip->edge);
         sight.sink = clamp(edge->sink_end - base, 0, 64);
         sight.recent = clamp(token - edge->window - base, -1, 64);
     }
@@ -338,6 +338,8 @@ PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int s
 {
     const int lane = (int)(threadIdx.x % 32), WARPS = DECODE_WARPS * GROUPS;
     const int vectors = vectors_of(strip);
+    cuda_results results = call.results;
+    results.partial = carried_at(call.carried, results.partial);
     for (int vector = (int)(threadIdx.x / 32); vector < vectors; vector += WARPS * TILES) {
         const float *const from = sums + vector * (DIM + 8);
         const int step = 16 * TILES * (DIM + 8);
@@ -361,11 +363,11 @@ PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int s
             if (slot >= 0)
                 to[d] = o;
             else
-                result_number<DIM>(call.results, head, row, d, o, scale);
+                result_number<DIM>(results, head, row, d, o, scale);
         }
         if (lane) continue;
         if (slot < 0) {
-            result_sums<DIM>(call.results, head, row, m, l);
+            result_sums<DIM>(results, head, row, m, l);
         } else {
             to[DIM] = m;
             to[DIM + 1] = l;

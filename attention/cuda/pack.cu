@@ -160,11 +160,13 @@ struct pack_arguments {
     const void *k, *v;
     banyan_dtype in_dtype, dtype;
     int kv_heads, key_dim, value_dim;
+    cuda_carried carried;
 };
 
-static __global__ void __launch_bounds__(THREADS) pack_kernel(pack_arguments a)
+static __global__ void __launch_bounds__(THREADS)
+    pack_kernel(const __grid_constant__ pack_arguments a)
 {
-    const banyan_packing packing = a.packing[blockIdx.x];
+    const banyan_packing packing = carried_at(a.carried, a.packing)[blockIdx.x];
     if (packing.rows == 0) return;
     const bool is_v = blockIdx.y != 0;
     rows_of rows;
@@ -212,17 +214,18 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
         return "k and v are read 16 bytes at a time: expected addresses that are multiples of "
                "16";
     cuda_array array = {packing, (size_t)count * sizeof *packing, NULL};
-    const char *failed = cuda_stage(queue, &array, 1);
+    pack_arguments arguments;
+    const char *failed = cuda_stage(queue, &array, 1, &arguments.carried);
     if (failed || cuda_rewrites(queue)) return failed;
     const int larger = shape->key_dim > shape->value_dim ? shape->key_dim : shape->value_dim;
-    const pack_arguments arguments = {(const banyan_packing *)array.device,
-                                      k,
-                                      v,
-                                      in_dtype,
-                                      shape->dtype,
-                                      kv_heads,
-                                      shape->key_dim,
-                                      shape->value_dim};
+    arguments.packing = (const banyan_packing *)array.device;
+    arguments.k = k;
+    arguments.v = v;
+    arguments.in_dtype = in_dtype;
+    arguments.dtype = shape->dtype;
+    arguments.kv_heads = kv_heads;
+    arguments.key_dim = shape->key_dim;
+    arguments.value_dim = shape->value_dim;
     const cuda_shape start = {dim3((unsigned)count, 2), dim3(THREADS),
                               shape->dtype == BANYAN_E4M3 ? (size_t)(RECORD_TOKENS * larger)
                                                           : 0,

@@ -4,6 +4,8 @@
  *     call:   host arrays -> [stage 0] [stage 1] .. [stage 7] -> one copy -> arguments -> kernels
  *                             page-locked, one after the other                (device)
  *
+ * (Those of a small call go with its kernels instead: carried.h.)
+ *
  * The host writes a stage and goes on; a stage may be written again when its copy is done, which is
  * long ago unless eight calls are on their way. On the device one place is enough, since the stream
  * puts a copy behind the kernels that read the one before it.
@@ -344,20 +346,26 @@ static const char *take_stage(banyan_queue *queue, size_t bytes, char **host, ch
     return NULL;
 }
 
-const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count)
+const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count, cuda_carried *carried)
 {
     size_t bytes = 0, at = 0;
-    char *host = NULL, *device = NULL;
-    cuda_stage_host *stage;
+    char *host = NULL, *device = NULL; /* the least address is that of what is carried */
+    cuda_stage_host *stage = NULL;
+    const char *failed = NULL;
     for (int i = 0; i < count; i++) bytes += round_up(array[i].bytes);
-    const char *failed = take_stage(queue, bytes, &host, &device, &stage);
+    const bool is_carried =
+        carried && bytes <= sizeof carried->bytes && queue->tape.mode == BANYAN_TAPE_OFF;
+    if (is_carried)
+        host = (char *)carried->bytes;
+    else
+        failed = take_stage(queue, bytes, &host, &device, &stage);
     if (failed) return failed;
     for (int i = 0; i < count; i++) {
         if (array[i].bytes && host) memcpy(host + at, array[i].host, array[i].bytes);
         array[i].device = device + at;
         at += round_up(array[i].bytes);
     }
-    if (!bytes || queue->tape.mode != BANYAN_TAPE_OFF) return NULL;
+    if (!bytes || is_carried || queue->tape.mode != BANYAN_TAPE_OFF) return NULL;
     failed =
         cuda_failed(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, queue->stream),
                     "copying a call's arguments to the device");

@@ -5,6 +5,7 @@
 #define BANYAN_ATTENTION_CUDA_QUEUE_H
 
 #include "attention/attention.h"
+#include "attention/cuda/carried.h"
 #include "attention/cuda/entry.h"
 
 #include <cuda_runtime.h>
@@ -73,13 +74,16 @@ const char *cuda_failed(cudaError_t error, const char *doing);
 const char *cuda_words(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* A host array of a call. cuda_stage sets `device` to where the kernels queued next will find it, until
- * the queue's next cuda_stage; 16-byte aligned. An array of 0 bytes gets an address that nobody reads. */
+ * the queue's next cuda_stage; 16-byte aligned. An array of 0 bytes gets an address that nobody reads.
+ * carried (or NULL): where all of them are small they are written there, to be a parameter of the kernels,
+ * which find them by carried_at. */
 struct cuda_array {
     const void *host;
     size_t bytes;
     void *device;
 };
-const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count);
+const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count,
+                       cuda_carried *carried = NULL);
 /* tape.cu: a call's place on the tape; *host NULL: its bytes are not wanted yet. */
 const char *cuda_tape_open(banyan_queue *queue);
 void cuda_tape_close(banyan_queue *queue);

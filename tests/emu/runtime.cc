@@ -186,7 +186,7 @@ cudaError_t emu_launch(const cudaLaunchConfig_t &config, const void *kernel,
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
         grid.z > 65535 || !count || count > MOST_THREADS || threads.z > 64)
         return failed(cudaErrorInvalidConfiguration);
-    if (argument_bytes > 4096 || config.dynamicSmemBytes > shared_asked(kernel))
+    if (argument_bytes > 32764 || config.dynamicSmemBytes > shared_asked(kernel))
         return failed(cudaErrorInvalidValue);
     for (unsigned i = 0; i < config.numAttrs; i++) {
         const cudaLaunchAttribute &attribute = config.attrs[i];

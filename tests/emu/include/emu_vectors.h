@@ -9,6 +9,7 @@
 #define __host__
 #define __device__
 #define __global__
+#define __grid_constant__
 #define __constant__
 #define __grid_constant__
 #define __forceinline__ inline
