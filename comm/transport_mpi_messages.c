@@ -35,6 +35,14 @@ static int make_big_type(size_t bytes, size_t piece, MPI_Datatype *type)
     return error ? error : MPI_Type_commit(type);
 }
 
+static banyan_status fail_transfer(mpi_state *state, const posted *message, int error)
+{
+    char what[48];
+    snprintf(what, sizeof what, "%s rank %d", message->recv ? "receiving from" : "sending to",
+             message->peer);
+    return banyan_mpi_fail(state, what, error);
+}
+
 /* Hands a message to MPI; `matched` is that of a receive, NULL for a send. */
 static banyan_status begin(const banyan_comm *comm, mpi_state *state, int i, void *data,
                            size_t bytes, MPI_Message *matched)
@@ -52,8 +60,7 @@ static banyan_status begin(const banyan_comm *comm, mpi_state *state, int i, voi
     else
         error = MPI_Irecv(data, count, type, peer, tag_data, state->comm, request);
     if (is_big) MPI_Type_free(&type); /* when the transfer is done */
-    if (error)
-        return banyan_mpi_fail(state, state->posted[i].recv ? "receiving" : "sending", error);
+    if (error) return fail_transfer(state, &state->posted[i], error);
     state->posted[i].stage = is_moving;
     return BANYAN_OK;
 }
@@ -134,7 +141,7 @@ static banyan_status check_done(const banyan_comm *comm, mpi_state *state, poste
                                 int error)
 {
     message->stage = is_done;
-    if (error) return banyan_mpi_fail(state, message->recv ? "receiving" : "sending", error);
+    if (error) return fail_transfer(state, message, error);
     if (message->excess && message->bytes)
         memcpy(message->data, message->excess, message->bytes);
     free(message->excess);

@@ -2,7 +2,8 @@
 /* stall_test stopped MERGE | killed MERGE | ended: rank 2 stands still or dies in the middle of a
  * series of merges, or after it. Every other rank ends within the time limit, the moment in which ranks
  * listen for each other, and a little; its message names rank 2, whomever it waited for itself, and
- * the merge that did not come to its end. The job ends with exit code 7 when all checks passed. */
+ * the merge that did not come to its end. Some MPIs say at once that nothing can be sent to a process that
+ * died. The job ends with exit code 7 when all checks passed. */
 #include "comm/comm.h"
 #include "tests/test.h"
 
@@ -60,15 +61,18 @@ static banyan_status merge(const banyan_merge *row, banyan_exchange *x, int64_t 
     return status ? banyan_fail_at(status, p.mark, 1) : status;
 }
 
-static void check_words(banyan_status status, double took)
+static void check_words(banyan_status status, double took, int sign)
 {
-    const char *words = banyan_error_message();
+    const char *words = banyan_error_message(), *at_once = "sending to rank 2: ";
     char begin[64], end[64];
     snprintf(begin, sizeof begin, "rank %d waited 1 s: rank", rank);
     snprintf(end, sizeof end, "(merge %d", when);
     CHECK(status == BANYAN_ERR_COMM);
-    CHECK_MSG(took >= limit && took < limit + 5, "%g s", took);
-    CHECK_MSG(!strncmp(words, begin, strlen(begin)) && strstr(words, end), "%s", words);
+    CHECK_MSG(took < limit + 5, "%g s", took);
+    CHECK_MSG(strstr(words, end), "%s", words);
+    if (sign == SIGKILL && !strncmp(words, at_once, strlen(at_once))) return;
+    CHECK_MSG(took >= limit, "%g s", took);
+    CHECK_MSG(!strncmp(words, begin, strlen(begin)), "%s", words);
     const char *blamed = strstr(words, "no sign of rank 2");
     CHECK_MSG(blamed || strstr(words, ": rank 2 did not arrive"), "%s", words);
     fprintf(stderr, "%s\n", words);
@@ -95,7 +99,7 @@ static void test_merges(const banyan_merge *row, int sign)
         begin = now();
         status = merge(row, x, n);
     }
-    check_words(status, now() - begin);
+    check_words(status, now() - begin, sign);
     banyan_exchange_destroy(x);
     banyan_schedule_free(&s);
 }

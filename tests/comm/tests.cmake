@@ -28,7 +28,7 @@ function(banyan_fault_tests program ranks)
   foreach(test ${name} ${name}_single_copy ${name}_ucx ${name}_ofi)
     if(TEST ${test})
       set_tests_properties(${test} PROPERTIES
-        PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+        PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed: ;TIMEOUT")
     endif()
   endforeach()
 endfunction()
@@ -58,7 +58,7 @@ if(BANYAN_HAS_MPI)
   banyan_mpi_test(stall_test 4 killed tree)
   set_tests_properties(stall_test_p4_killed_tree PROPERTIES
     PASS_REGULAR_EXPRESSION "rank 2 .*exited[ \n]+on[ \n]+signal[ \n]+9|Exit code: +137"
-    FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    FAIL_REGULAR_EXPRESSION "failed: ;TIMEOUT")
 endif()
 
 # The nccl transport over an NCCL and a CUDA runtime that are none: on machines without GPUs.

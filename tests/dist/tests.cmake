@@ -84,7 +84,7 @@ endforeach()
 if(BANYAN_HAS_MPI)
   banyan_mpi_test(calls_test 3 absent)
   set_tests_properties(calls_test_p3_absent PROPERTIES
-    PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed;TIMEOUT")
+    PASS_REGULAR_EXPRESSION "Exit code: +7" FAIL_REGULAR_EXPRESSION "failed: ;TIMEOUT")
 endif()
 # What a row sends, planned (alone) and counted (on 8 ranks).
 banyan_unit_test(traffic_test dist/traffic_test.c)
