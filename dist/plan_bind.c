@@ -38,24 +38,33 @@ static banyan_status set_unit(const banyan_plan *plan, banyan_kind *kind)
     return BANYAN_OK;
 }
 
+/* Is what rows of this own block read more than a selection holds? */
+static int is_too_much(const banyan_pattern *pattern, int64_t own, int64_t tokens)
+{
+    banyan_selection first_row, all_rows;
+    banyan_pattern_select(pattern, own * tokens, own * tokens, &first_row);
+    banyan_pattern_select(pattern, own * tokens, own * tokens + tokens - 1, &all_rows);
+    return first_row.too_many || all_rows.too_many;
+}
+
 /* Does what it selects fit in a selection, wherever the row is? Tried at each of the first own blocks,
- * then ever further apart. */
+ * then ever further apart; where it does not, the first such block is looked for from the last one that
+ * was tried on. */
 static banyan_status check_runs(const banyan_plan *plan, const char *use, int32_t head,
                                 const banyan_pattern *pattern)
 {
     enum { EACH = 2048 };
     const int64_t tokens = plan->spec.block_tokens;
     const int64_t last = banyan_blocks(plan->spec.max_tokens, (int32_t)tokens) - 1;
-    for (int64_t own = 0, next; own <= last; own = next) {
-        banyan_selection first_row, all_rows;
-        banyan_pattern_select(pattern, own * tokens, own * tokens, &first_row);
-        banyan_pattern_select(pattern, own * tokens, own * tokens + tokens - 1, &all_rows);
-        if (first_row.too_many || all_rows.too_many)
+    for (int64_t own = 0, tried = -1, next; own <= last; tried = own, own = next) {
+        if (is_too_much(pattern, own, tokens)) {
+            while (!is_too_much(pattern, ++tried, tokens)) continue;
             return banyan_fail(
                 BANYAN_ERR_CONFIG,
                 "query head %d, \"%s\": what rows from token %lld on read is more "
                 "than %d runs of blocks",
-                (int)head, use, (long long)(own * tokens), BANYAN_MAX_RUNS);
+                (int)head, use, (long long)(tried * tokens), BANYAN_MAX_RUNS);
+        }
         next = own < EACH ? own + 1 : own + own / 64;
         if (own < last && next > last) next = last;
     }

@@ -37,6 +37,12 @@ static void attend(const banyan_tile *tile)
     banyan_kernel_scalar.attend(tile);
 }
 
+static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                   const banyan_plain *out)
+{
+    banyan_kernel_scalar.unpack(shape, record, rows, out);
+}
+
 const banyan_kernel banyan_kernel_again = {
     .name = "again",
     .usable = usable,
@@ -45,4 +51,5 @@ const banyan_kernel banyan_kernel_again = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .unpack = unpack,
 };
