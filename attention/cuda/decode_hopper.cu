@@ -20,11 +20,15 @@ template <typename B, int TILES> struct warps {
     };
 };
 
-/* Shared memory: barriers and notes, the stages, the warps' sums. */
+/* Shared memory: barriers and notes, the stages, the warps' sums. Where there are two groups of warps the
+ * stages are an even number, so that all records of a stage are of one group: the parity of a
+ * barrier's phase tells only those who have waited for the phase before it, and groups do not wait for
+ * each other. */
 template <typename B> struct ring {
     enum {
         RECORD = B::RECORD,
-        STAGES = RING_BYTES / RECORD,
+        ROUND = B::IS_SCALED ? 2 : 1,
+        STAGES = RING_BYTES / RECORD / ROUND * ROUND,
         HEAD = 1024,
         SUMS = HEAD + STAGES * RECORD
     };
@@ -92,7 +96,8 @@ PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &be
     const int end = before + staged(call, call.item, index).count;
     decode_rows<B> rows;
     begin_rows<B, TILES>(call, strip, rows);
-    for (int i = before + group_of_warp<TILES>(); i < end; i += warps<B, TILES>::GROUPS) {
+    const int GROUPS = warps<B, TILES>::GROUPS;
+    for (int i = before + (before + group_of_warp<TILES>()) % GROUPS; i < end; i += GROUPS) {
         const int stage = i % ring<B>::STAGES;
         barrier_wait(shared_address(&head->full[stage]), i / ring<B>::STAGES % 2);
         const decode_entry entry = head->entry[stage];
@@ -107,8 +112,7 @@ PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &be
     before = end;
     put_sums<B, TILES>(rows, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
-    merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(
-        call, strip, staged(call, call.item, index).slot, sums);
+    merge_sums<B::DIM, TILES, GROUPS>(call, strip, staged(call, call.item, index).slot, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
 }
 
