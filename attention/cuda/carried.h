@@ -17,7 +17,7 @@ struct cuda_carried {
     alignas(16) unsigned char bytes[CUDA_CARRIED];
 };
 
-/* Where `p` of cuda_stage is. carried: of a parameter that is __grid_constant__, so that it has an address. */
+/* Where `p` of cuda_stage is. carried: of a parameter that is __grid_constant__, and so has an address. */
 template <typename T>
 static __device__ __forceinline__ const T *carried_at(const cuda_carried &carried, const T *p)
 {

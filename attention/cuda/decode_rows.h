@@ -299,8 +299,8 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
 }
 
 /* ---- the end of a list --------------------------------------------------------------------------
- * Sums of warp w (of all groups), vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows are
- * 8 banks apart, so that the fragments' pairs meet no other's. */
+ * Sums of warp w (of all groups), vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows
+ * are 8 banks apart, so that the fragments' pairs meet no other's. */
 
 template <int DIM, int TILES, int GROUPS = 1> PTX_FN constexpr int sums_bytes()
 {
