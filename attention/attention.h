@@ -355,8 +355,8 @@ typedef struct banyan_kernel {
     size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
     void (*attend)(const banyan_tile *tile);
     const banyan_device *device; /* NULL: the CPU */
-    /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device. NULL: records of this
-     * kernel cannot be saved. */
+    /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device: for snapshots, and for
+     * what is summed up of a block. */
     void (*unpack)(const banyan_block_shape *shape, const void *record, int32_t rows,
                    const banyan_plain *out);
     /* A record, in host memory, of such rows and nothing else. NULL: pack does it. */

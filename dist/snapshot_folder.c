@@ -58,11 +58,6 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "this build has no snapshots: xxhash.h was not there");
 #endif
-    if (!plan->kernel->unpack)
-        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                           "snapshot: kernel \"%s\" keeps blocks in a format that it cannot "
-                           "unpack",
-                           plan->kernel->name);
     for (int32_t k = 0; k < plan->kinds; k++)
         if (plan->kind[k].compensates)
             return banyan_fail(BANYAN_ERR_UNSUPPORTED,

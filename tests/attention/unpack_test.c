@@ -110,8 +110,11 @@ int main(void)
 {
     uint64_t seed = 5;
     const banyan_kernel *kernel;
-    for (int i = 0; (kernel = banyan_kernel_row(i)); i++)
+    for (int i = 0; (kernel = banyan_kernel_row(i)); i++) {
+        const int is_built = kernel->attend || kernel->device;
+        CHECK_MSG(!is_built || kernel->unpack, "%s has no unpack", kernel->name);
         if (kernel->attend && kernel->usable() && kernel->unpack) test_kernel(kernel, &seed);
+    }
     for (int dim = 64; dim <= 128; dim += 32)
         for (int rows = 1; rows <= 64; rows += 21) {
             test_cuda(dim, BANYAN_BF16, rows, &seed);
