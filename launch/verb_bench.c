@@ -82,8 +82,18 @@ static void print_result(table *t, const bench_row *row, const bench_result *r, 
     fflush(stdout);
 }
 
+static void print_peer(const bench_peer_rate *peer, const bench_result *r)
+{
+    printf(
+        "%-24s torch %s: %.3f ms +-%.1f %% for %lld tokens, %.1f GFLOP/s; ours has %.2f of its "
+        "rate\n",
+        "", peer->version, peer->seconds * 1e3, peer->spread * 100, (long long)peer->tokens,
+        peer->flops * 1e-9, r->flops / r->seconds / peer->flops);
+    fflush(stdout);
+}
+
 static void write_result(const table *t, const bench_row *row, const bench_result *r,
-                         double like)
+                         double like, const bench_peer_rate *peer)
 {
     json_t *line =
         json_pack("{s:s,s:s,s:i,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}",
@@ -95,6 +105,12 @@ static void write_result(const table *t, const bench_row *row, const bench_resul
                   r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9, "gflop_s",
                   r->flops / r->seconds * 1e-9, "fraction", r->fraction, "bar", row->bar);
     if (like > 0) json_object_set_new(line, "over_like", json_real(like));
+    if (peer)
+        json_object_set_new(line, "torch",
+                            json_pack("{s:s,s:I,s:f,s:f,s:i,s:f}", "version", peer->version,
+                                      "tokens", (json_int_t)peer->tokens, "median_seconds",
+                                      peer->seconds, "spread", peer->spread, "turns",
+                                      peer->turns, "gflop_s", peer->flops * 1e-9));
     output_line(t->b.json, line);
 }
 
@@ -116,7 +132,10 @@ static int run_row(table *t, int index, int threads)
     double like = other >= 0 ? t->fraction[other] / r.fraction : 0;
     t->fraction[index] = r.fraction;
     print_result(t, row, &r, like);
-    if (t->b.json) write_result(t, row, &r, like);
+    bench_peer_rate peer;
+    const bool has_peer = t->b.peer && bench_peer_result(t->b.peer, &peer);
+    if (has_peer) print_peer(&peer, &r);
+    if (t->b.json) write_result(t, row, &r, like, has_peer ? &peer : NULL);
     return EXIT_OK;
 }
 
@@ -209,7 +228,14 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
-    int code = run_all(&t);
+    const char *peer = job_text(j, "peer");
+    int code = peer ? EXIT_USAGE : EXIT_OK;
+    if (peer && (j->ranks > 1 || j->device->row->is_apart))
+        say_error(j, "--peer is for one rank on cpu");
+    else if (peer && (t.b.peer = bench_peer_open(j, peer)))
+        code = EXIT_OK;
+    if (!code) code = run_all(&t);
+    bench_peer_close(t.b.peer);
     regfree(&t.only);
     return code;
 }
@@ -219,6 +245,7 @@ static const flag flags[] = {
     {"quick", NULL, NULL, "a 64th of the tokens and one repetition: is it working?"},
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"threads", "N", "execution.threads", "at most, default: all cores"},
+    {"peer", "NAME", NULL, "torch: its attention too, in turns (where python3 has it)"},
     {"cpu-time", NULL, NULL,
      "time by the CPU seconds of the threads, for a machine where others compute (with "
      "OMP_WAIT_POLICY=passive, or threads that wait count too)"},

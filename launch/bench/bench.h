@@ -8,11 +8,15 @@
 #include "launch/launch.h"
 #include "launch/single.h"
 
+/* Somebody else's attention, beside ours: peer.c. */
+typedef struct bench_peer bench_peer;
+
 typedef struct bench {
     const job *j;
-    bool quick;    /* a 64th of the tokens, one repetition */
-    bool cpu_time; /* the clock: below */
-    FILE *json;    /* or NULL */
+    bench_peer *peer; /* or NULL */
+    bool quick;       /* a 64th of the tokens, one repetition */
+    bool cpu_time;    /* the clock: below */
+    FILE *json;       /* or NULL */
 } bench;
 
 /* Seconds that passed; or, on a machine where others compute, what this process (the calling
@@ -99,6 +103,25 @@ typedef struct bench_result {
 } bench_result;
 int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads,
                   bench_result *out);
+
+/* ---- peers ------------------------------------------------------------------------------------- */
+
+typedef struct bench_peer_rate {
+    const char *version;
+    int64_t tokens; /* of its calls */
+    int turns;
+    double seconds, spread; /* of a call: median, half of the middle half, relative */
+    double flops;           /* operations a second */
+} bench_peer_rate;
+
+/* "torch". NULL: said why. */
+bench_peer *bench_peer_open(const job *j, const char *name);
+void bench_peer_close(bench_peer *p);
+/* Its next turns are of this row, if it has something like it; and a turn, up to nine. */
+void bench_peer_row(bench_peer *p, const bench_row *row, int64_t tokens, int threads);
+void bench_peer_turn(bench_peer *p);
+/* false: it had none. */
+bool bench_peer_result(bench_peer *p, bench_peer_rate *out);
 
 double bench_spread(const double *sorted, int count); /* half of the middle half, relative */
 

@@ -15,7 +15,7 @@
  * A repetition of a decode row is one call. A prefill is timed call by call as the sequence grows,
  * and its calls are dealt to four repetitions, 0 1 2 3 3 2 1 0 0 .., so that each of them has a
  * quarter of the work at every length. What it reads stays in the caches, so arithmetic is its
- * only bound. */
+ * only bound. A peer has its turns between repetitions. */
 #include "launch/bench/bench.h"
 
 #include <stdlib.h>
@@ -94,8 +94,10 @@ static banyan_status decode(measuring *m)
     if (!status) call_flops(m, at, row->rows);
     double start = now_seconds();
     while (!status && m->repetitions < most_repetitions &&
-           (m->repetitions < least || now_seconds() - start < m->enough))
+           (m->repetitions < least || now_seconds() - start < m->enough)) {
         status = timed_call(m, at, row->rows, false, &m->done[m->repetitions++]);
+        if (m->b->peer) bench_peer_turn(m->b->peer);
+    }
     return status;
 }
 
@@ -116,6 +118,7 @@ static banyan_status prefill_pass(measuring *m, double give_up)
         progress(m->b->j, "%s: %lld tokens", m->s.row->name, (long long)at);
         int64_t part = timed / parts % 2 ? parts - 1 - timed % parts : timed % parts;
         status = timed_call(m, at, rows, true, &m->done[m->repetitions + part]);
+        if (m->b->peer && timed % parts == parts - 1) bench_peer_turn(m->b->peer);
         if (++timed >= parts && now_seconds() > give_up) break;
     }
     m->repetitions += timed < parts ? (int)timed : parts;
@@ -175,6 +178,8 @@ int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads
             status = BANYAN_ERR_MEMORY;
         out->math = c->math;
     }
+    if (!status && b->peer)
+        bench_peer_row(b->peer, row, b->quick ? row->tokens / 64 : row->tokens, threads);
     if (!status) status = row->rows ? decode(&m) : prefill(&m);
     if (!status) summarise(&m, out);
     progress_end(b->j);

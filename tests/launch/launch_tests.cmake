@@ -24,6 +24,8 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_compare COMMAND ${scripts}/compare.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_compare PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME launch_peer COMMAND ${scripts}/peer.sh $<TARGET_FILE:banyan_program>)
+  set_tests_properties(launch_peer PROPERTIES LABELS smoke TIMEOUT 120 PROCESSORS 2)
   add_test(NAME launch_heads COMMAND ${scripts}/heads.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_heads PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   # All patterns of the table, each cell as predicted.
