@@ -325,6 +325,9 @@ BANYAN_API int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, i
 typedef struct banyan_choosing {
     const char *by; /* "mean" or "bounds" of a block's keys: see attention/choice.c */
     int64_t first, local, blocks;
+    /* > 0: the fewest of them that have this share of the softmax over all of those blocks, of the plan's
+     * scale times sharpness times the mean over heads and rows of their scores */
+    double mass, sharpness;
     const int32_t *head;
     int32_t heads;
 } banyan_choosing;

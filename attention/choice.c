@@ -5,8 +5,7 @@
  *                                                                (arXiv 2407.02490), MoBA (2502.13189)
  *     bounds    sum over d of max(q_d min_i k_id, q_d max_i k_id)          Quest (2406.10774)
  *
- * the second of which no q . k_i of the block exceeds. DHSA's mean times the root of a block's length
- * ranks blocks of one length as their means do.
+ * the second of which no q . k_i of the block exceeds.
  *
  * Scores are sums of 16 partial sums in fp32, which compilers make vectors of without changing a bit,
  * and those are added in float64. */

@@ -21,10 +21,12 @@ enum { BANYAN_SUMMARY_MEAN, BANYAN_SUMMARY_BOUNDS, BANYAN_SUMMARIES };
 const banyan_summary *banyan_summary_row(int32_t index); /* NULL past the end */
 
 /* Of the blocks first .. own - local, the rows of own block `own` read the best `blocks` besides what
- * `select` gives them. */
+ * `select` gives them; with mass > 0 the fewest of these that have that share of the softmax over all
+ * of those blocks' scores, of mean queries, times `sharpness`. */
 typedef struct banyan_choice {
     int32_t summary;
     int64_t first, local, blocks;
+    double mass, sharpness;
 } banyan_choice;
 
 /* A block and how good it is. More is better; of equal scores the lower block is. */
@@ -45,5 +47,21 @@ void banyan_picks_combine(banyan_pick *out, const banyan_pick *lo, const banyan_
                           int64_t count, banyan_pick *scratch);
 /* Ascending by block; returns how many are blocks. */
 int64_t banyan_picks_list(banyan_pick *pick, int64_t count);
+
+/* exp(score) of many blocks added up, the same whatever the order and whoever adds: whole numbers, one for
+ * each power of two. sum[i] counts in 2^(top - i - 40); what is smaller than all of them is left out. */
+enum { BANYAN_TALLY_POWERS = 63 };
+typedef struct banyan_tally {
+    int64_t top;
+    int64_t sum[BANYAN_TALLY_POWERS];
+} banyan_tally;
+
+void banyan_tally_clear(banyan_tally *tally);
+void banyan_tally_add(banyan_tally *tally, double score);
+void banyan_tally_combine(banyan_tally *out, const banyan_tally *lo, const banyan_tally *hi);
+/* How many of the ranked picks, at most `count`, have a share `mass` of the tally; scores times `factor`
+ * were added to it. At least 1 of those that are blocks. */
+int64_t banyan_tally_reach(const banyan_tally *tally, const banyan_pick *pick, int64_t count,
+                           double factor, double mass);
 
 #endif

@@ -6,26 +6,39 @@
  *     score(block) = sum over query heads h of f(summary(block), sum over rows r of q_hr)
  *
  * with the rows of a call that lie in one own block (a decoded row alone), and with the query
- * heads of the group whose rules are alike (per=kv) or one (per=query): see choice.c for f. Blocks
+ * heads of the group whose rules are alike (per=kv) or one (per=query): see choice.c for f. With
+ * `mass` the fewest of these blocks are read whose share of the softmax over all blocks that may be
+ * chosen is as much (FlexPrefill's, 2502.20766): of scale times the scores of mean queries, as
+ * with pooled queries and keys; by=scaled_mean takes DHSA's mean times the root of a block's length,
+ * which makes that softmax sharper, and ranks as the means do. Blocks
  * below the most recent ones are full: their summaries are of all of their keys. Any of them may
  * be chosen later, so that all are kept. */
 #include "attention/window.h"
 
-enum { BY, BLOCKS, SINK, LOCAL, PER };
+#include <math.h>
+
+enum { BY, BLOCKS, MASS, SINK, LOCAL, PER };
+enum { BY_MEAN, BY_MINMAX, BY_SCALED_MEAN };
 enum { PER_KV, PER_QUERY };
 
 static const banyan_param params[] = {
     {.name = "by",
      .default_text = "mean",
-     .choices = "mean|minmax",
+     .choices = "mean|minmax|scaled_mean",
      .doc = "what is remembered of a block: the mean of its keys, or their least and largest "
-            "numbers"},
+            "numbers; scaled_mean: the mean times the root of the block's length"},
     {.name = "blocks",
      .default_text = "64",
      .in_blocks = 1,
      .min = 1,
      .max = 1 << 16,
      .doc = "so many that fit best (tokens: 4096t)"},
+    {.name = "mass",
+     .default_text = "0",
+     .is_fraction = 1,
+     .min = 0,
+     .max = 1,
+     .doc = "the fewest of them that have this share of the softmax over blocks; 0: all"},
     {.name = "sink",
      .default_text = "1",
      .in_blocks = 1,
@@ -84,11 +97,14 @@ static int alike(const banyan_pattern *a, const banyan_pattern *b)
 
 static void chooses(const banyan_pattern *pattern, banyan_choice *out)
 {
-    *out = (banyan_choice){.summary = pattern->value[BY].number ? BANYAN_SUMMARY_BOUNDS
-                                                                : BANYAN_SUMMARY_MEAN,
-                           .first = blocks_of(pattern, SINK),
-                           .local = blocks_of(pattern, LOCAL),
-                           .blocks = blocks_of(pattern, BLOCKS)};
+    const int64_t by = pattern->value[BY].number;
+    *out = (banyan_choice){
+        .summary = by == BY_MINMAX ? BANYAN_SUMMARY_BOUNDS : BANYAN_SUMMARY_MEAN,
+        .mass = pattern->value[MASS].fraction,
+        .sharpness = by == BY_SCALED_MEAN ? sqrt((double)pattern->block_tokens) : 1,
+        .first = blocks_of(pattern, SINK),
+        .local = blocks_of(pattern, LOCAL),
+        .blocks = blocks_of(pattern, BLOCKS)};
 }
 
 const banyan_selector banyan_select_top = {

@@ -168,7 +168,8 @@ typedef struct banyan_sizes {
     int64_t
         plain_numbers; /* of a key and a value, where somebody needs them as they are kept */
     int32_t pickers;   /* of a kind that choose here, at most */
-    int64_t picks;     /* of one of them, at most */
+    int64_t picks;     /* of one of them, at most .. */
+    size_t pick_bytes; /* .. and bytes of all pieces */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
@@ -335,6 +336,11 @@ void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *reco
 /* The blocks that a panel's rows choose, on all holders of their KV heads. */
 banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel);
+static inline banyan_pick *banyan_picks_at(const banyan_kind *kind, banyan_pick *first,
+                                           int64_t piece)
+{
+    return (banyan_pick *)(void *)((char *)first + (size_t)piece * banyan_picks_bytes(kind));
+}
 /* What a class of query heads of a KV head chose for a piece of the panel. */
 banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int32_t kv_head,
                             int32_t subgroup, const banyan_class *of, int64_t piece);

@@ -104,6 +104,7 @@ typedef struct banyan_kind {
     int32_t pickers;
     int32_t *picker_of; /* [heads]: which one a query head is of, or -1; NULL: there are none */
     int64_t picks;      /* the most blocks that one of them chooses */
+    int tallies;        /* some of them choose by mass */
     banyan_schedule
         pick_schedule; /* the holders of a KV head tell each other what they found best */
     /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody does. */
@@ -160,9 +161,15 @@ static inline int64_t banyan_pick_pieces(const banyan_plan *plan)
 {
     return plan->panel_rows < BANYAN_PICK_PIECES ? plan->panel_rows : BANYAN_PICK_PIECES;
 }
+/* Of one piece: picks, and behind them a tally, if there are any. */
+static inline size_t banyan_picks_bytes(const banyan_kind *kind)
+{
+    return (size_t)kind->picks * sizeof(banyan_pick) +
+           (kind->tallies ? sizeof(banyan_tally) : 0);
+}
 static inline size_t banyan_pick_bytes(const banyan_plan *plan, const banyan_kind *kind)
 {
-    return (size_t)(banyan_pick_pieces(plan) * kind->picks) * sizeof(banyan_pick);
+    return (size_t)banyan_pick_pieces(plan) * banyan_picks_bytes(kind);
 }
 /* Is anything remembered of the blocks of a kind's layers? */
 static inline int banyan_is_summarised(const banyan_kind *kind)

@@ -86,7 +86,19 @@ static int32_t mine_of(const banyan_part *part, int32_t kv_head)
 
 static banyan_pick *picks_of(const picking *g, int64_t picker, int64_t piece)
 {
-    return g->part->pick[picker] + piece * g->kind->picks;
+    return banyan_picks_at(g->kind, g->part->pick[picker], piece);
+}
+
+static banyan_tally *tally_of(const picking *g, banyan_pick *pick)
+{
+    return (banyan_tally *)(void *)(pick + g->kind->picks);
+}
+
+/* What makes of a sum over rows and heads the softmax's logit. */
+static double logit_factor(const picking *g, const banyan_picker *p, const banyan_piece *piece)
+{
+    return (double)g->kind->shape.scale * p->choice.sharpness /
+           ((double)piece->rows * (double)p->heads);
 }
 
 /* The best of what is held here, ranked. */
@@ -106,7 +118,10 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
     float *q = g->c->worker[worker].pooled;
     const int32_t queries = pool_queries(g, p, piece, q);
     banyan_pick *pick = picks_of(g, picker, at);
+    banyan_tally *tally = p->choice.mass > 0 ? tally_of(g, pick) : NULL;
+    const double factor = logit_factor(g, p, piece);
     banyan_picks_clear(pick, kind->picks);
+    if (kind->tallies) banyan_tally_clear(tally_of(g, pick));
     const int64_t last = piece->at / kind->shape.block.block_tokens - p->choice.local;
     for (int64_t b = banyan_kept_find(kept, p->choice.first); b < kept->count; b++) {
         const banyan_held held = banyan_kept_at(kept, b);
@@ -115,6 +130,7 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
         double score = 0;
         for (int32_t n = 0; n < queries; n++) score += by->score(summary, q + n * dim, dim);
         banyan_picks_offer(pick, p->choice.blocks, score, held.block);
+        if (tally) banyan_tally_add(tally, score * factor);
     }
     banyan_picks_rank(pick, kind->picks);
 }
@@ -124,11 +140,18 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
     const picking *g = ctx;
-    const int64_t picks = g->kind->picks,
-                  pieces = (int64_t)(bytes / sizeof(banyan_pick)) / picks;
-    for (int64_t i = 0; i < pieces * picks; i += picks)
-        banyan_picks_combine((banyan_pick *)out + i, (const banyan_pick *)lo + i,
-                             (const banyan_pick *)hi + i, picks, g->c->pick_room);
+    const banyan_kind *kind = g->kind;
+    for (size_t at = 0; at < bytes; at += banyan_picks_bytes(kind)) {
+        banyan_pick *to = (banyan_pick *)(void *)((char *)out + at);
+        const banyan_pick *a = (const banyan_pick *)(const void *)((const char *)lo + at);
+        const banyan_pick *b = (const banyan_pick *)(const void *)((const char *)hi + at);
+        banyan_tally sum;
+        if (kind->tallies)
+            banyan_tally_combine(&sum, (const banyan_tally *)(const void *)(a + kind->picks),
+                                 (const banyan_tally *)(const void *)(b + kind->picks));
+        banyan_picks_combine(to, a, b, kind->picks, g->c->pick_room);
+        if (kind->tallies) *tally_of(g, to) = sum;
+    }
 }
 
 static banyan_status exchange(picking *g)
@@ -136,8 +159,8 @@ static banyan_status exchange(picking *g)
     banyan_cache *c = g->c;
     void *const *data = (void *const *)g->part->pick;
     const banyan_passage passage = {.data = data,
-                                    .item_bytes = (size_t)(g->panel->pieces * g->kind->picks) *
-                                                  sizeof(banyan_pick),
+                                    .item_bytes =
+                                        (size_t)g->panel->pieces * banyan_picks_bytes(g->kind),
                                     .dtype = BANYAN_F32,
                                     .combine = combine,
                                     .ctx = g,
@@ -155,8 +178,13 @@ static void list_picks(void *arg, int64_t i, int32_t worker)
     const picking *g = arg;
     const int64_t picker = i / g->panel->pieces, at = i % g->panel->pieces;
     if (!g->part->pick[picker]) return;
-    g->part->pick_count[picker][at] =
-        banyan_picks_list(picks_of(g, picker, at), g->kind->picker[picker].choice.blocks);
+    const banyan_picker *p = &g->kind->picker[picker];
+    banyan_pick *pick = picks_of(g, picker, at);
+    int64_t count = p->choice.blocks;
+    if (p->choice.mass > 0)
+        count = banyan_tally_reach(tally_of(g, pick), pick, count,
+                                   logit_factor(g, p, &g->panel->piece[at]), p->choice.mass);
+    g->part->pick_count[picker][at] = banyan_picks_list(pick, count);
 }
 
 banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
@@ -191,6 +219,6 @@ banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int3
     const int32_t picker = kind->picker_of[head];
     const banyan_part *part = &c->part[kind - c->plan->kind];
     if (picker < 0) return (banyan_chosen){NULL, 0};
-    return (banyan_chosen){part->pick[picker] + piece * kind->picks,
+    return (banyan_chosen){banyan_picks_at(kind, part->pick[picker], piece),
                            part->pick_count[picker][piece]};
 }

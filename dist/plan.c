@@ -366,6 +366,8 @@ int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
                              .first = p->choice.first,
                              .local = p->choice.local,
                              .blocks = p->choice.blocks,
+                             .mass = p->choice.mass,
+                             .sharpness = p->choice.sharpness,
                              .head = p->head,
                              .heads = p->heads};
     return 1;

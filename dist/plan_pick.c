@@ -28,6 +28,7 @@ static banyan_picker *add_picker(const banyan_plan *plan, banyan_kind *kind, int
     *p = (banyan_picker){.pattern = pattern, .kv_head = kv_head};
     pattern->selector->chooses(pattern, &p->choice);
     if (p->choice.blocks > most) p->choice.blocks = most;
+    if (p->choice.mass > 0) kind->tallies = 1;
     if (p->choice.blocks > kind->picks) kind->picks = p->choice.blocks;
     return p;
 }
@@ -121,7 +122,7 @@ void banyan_pick_traffic(const banyan_plan *plan, const banyan_kind *kind, int32
                          int rank, banyan_traffic *out)
 {
     banyan_schedule_cost(&kind->pick_schedule, banyan_comm_topology(plan->comm),
-                         (size_t)(pieces * kind->picks) * sizeof(banyan_pick), rank, out);
+                         (size_t)pieces * banyan_picks_bytes(kind), rank, out);
 }
 
 void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind)

@@ -92,6 +92,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
         pickers += banyan_holder_index(&kind->head[kind->picker[i].kv_head].placed, rank) >= 0;
     if (pickers > out->pickers) out->pickers = pickers;
     if (kind->picks > out->picks) out->picks = kind->picks;
+    if (kind->pickers && banyan_pick_bytes(plan, kind) > out->pick_bytes)
+        out->pick_bytes = banyan_pick_bytes(plan, kind);
     const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
@@ -279,7 +281,7 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
 {
     if (!z->picks) return;
     const int64_t pieces = banyan_pick_pieces(plan);
-    banyan_pick *pick = take(arena, z->pickers * pieces * z->picks, sizeof *pick);
+    char *pick = take(arena, z->pickers, z->pick_bytes);
     int64_t *count = take(arena, z->pickers * pieces, sizeof *count);
     banyan_pick *room = take(arena, z->picks, sizeof *room);
     for (int32_t i = 0; i < z->workers; i++) {
@@ -297,7 +299,7 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
         for (int32_t i = 0; i < kind->pickers; i++) {
             const banyan_head_plan *head = &kind->head[kind->picker[i].kv_head];
             if (banyan_holder_index(&head->placed, rank) < 0) continue;
-            picks[i] = pick + n * pieces * z->picks;
+            picks[i] = (banyan_pick *)(void *)(pick + (size_t)n * z->pick_bytes);
             counts[i] = count + n++ * pieces;
         }
         part[k].pick = picks;

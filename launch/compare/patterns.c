@@ -28,6 +28,7 @@ static const struct {
     {"A-shape", "a_shape sink=128t window={3968@65536}t", NULL},
     {"Tri-shape", "tri_shape sink=128t window={3968@65536}t last=100", NULL},
     {"MoBA, block means", "top by=mean blocks={64@65536}", NULL},
+    {"DHSA, 90 % of mass", "top by=scaled_mean mass=0.9 blocks={256@65536}", NULL},
     {"Quest, bounds", "top by=minmax blocks={64@65536}", NULL},
 };
 

@@ -89,6 +89,26 @@ static bool is_near_tie(const run_scored *s, int64_t count, int64_t blocks, doub
            (below < count && in - s[below].score <= error);
 }
 
+/* How many of the sorted blocks have c->mass of the softmax over all; *is_near_tie where rounding of a
+ * score could make them more or fewer. */
+static int64_t count_of(const run_task *t, const banyan_choosing *c, int64_t token,
+                        const run_scored *s, int64_t count, double error, bool *is_near)
+{
+    if (!(c->mass > 0)) return c->blocks;
+    const banyan_range piece = piece_of(t, token);
+    const double factor =
+        (double)t->spec->scale * c->sharpness / ((double)(piece.end - piece.first) * c->heads);
+    double all = 0, reached = 0;
+    for (int64_t i = 0; i < count; i++) all += exp(factor * (s[i].score - s[0].score));
+    int64_t chosen = 0;
+    const double near = 2 * factor * error + (double)count * 0x1p-38;
+    while (chosen < count && chosen < c->blocks && (!chosen || reached < c->mass * all)) {
+        reached += exp(factor * (s[chosen++].score - s[0].score));
+        if (fabs(reached / all - c->mass) <= near) *is_near = true;
+    }
+    return chosen;
+}
+
 void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row)
 {
     const banyan_spec *s = t->spec;
@@ -106,10 +126,11 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
         count++;
     }
     qsort(row->scored, (size_t)count, sizeof *row->scored, by_score);
-    for (int64_t i = 0; i < count && i < c.blocks; i++) row->chosen[row->scored[i].block] = 1;
     /* fp32: of q, the summary, a product, and of a sum of key_dim / 16 + 1 terms */
     const double error = most * (s->key_dim / 16 + 1 + 3) * 0x1p-24 * 1.01;
-    row->is_near_tie = is_near_tie(row->scored, count, c.blocks, 2 * error);
+    const int64_t chosen = count_of(t, &c, token, row->scored, count, error, &row->is_near_tie);
+    for (int64_t i = 0; i < count && i < chosen; i++) row->chosen[row->scored[i].block] = 1;
+    row->is_near_tie |= is_near_tie(row->scored, count, chosen, 2 * error);
 }
 
 banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row)

@@ -69,6 +69,44 @@ static void test_summaries(uint64_t *random)
           size * 0x1p-22);
 }
 
+/* The fewest of the best that have a share of the softmax over all, against plain float64; and the same bits
+ * whoever adds what, in which order. */
+static void test_tally(uint64_t *random)
+{
+    enum { SOME = 60 };
+    banyan_pick pick[SOME];
+    banyan_tally tally[3], sum, other;
+    const double spread = (double)test_below(random, 40),
+                 mass = 0.05 + 0.9 * (double)test_below(random, 1000) / 1000;
+    const int64_t count = 1 + test_below(random, SOME);
+    double all = 0, reached = 0;
+    for (int i = 0; i < 3; i++) banyan_tally_clear(&tally[i]);
+    banyan_picks_clear(pick, SOME);
+    for (int64_t i = 0; i < count; i++) {
+        const double score = 300 * (double)test_normal(random) * (spread > 35) +
+                             spread * (double)test_normal(random);
+        banyan_picks_offer(pick, SOME, score, i);
+        banyan_tally_add(&tally[test_below(random, 3)], score * 0.5);
+    }
+    banyan_picks_rank(pick, SOME);
+    banyan_tally_combine(&sum, &tally[0], &tally[1]);
+    banyan_tally_combine(&sum, &sum, &tally[2]);
+    banyan_tally_clear(&other);
+    for (int64_t i = count; i-- > 0;) banyan_tally_add(&other, pick[i].score * 0.5);
+    CHECK(!memcmp(&sum, &other, sizeof sum));
+    for (int64_t i = 0; i < count; i++) all += exp(0.5 * (pick[i].score - pick[0].score));
+    int64_t fewest = 0;
+    int near = 0;
+    while (fewest < count && (!fewest || reached < mass * all)) {
+        reached += exp(0.5 * (pick[fewest++].score - pick[0].score));
+        near |= fabs(reached / all - mass) < 1e-9;
+    }
+    const int64_t got = banyan_tally_reach(&sum, pick, SOME, 0.5, mass);
+    CHECK_MSG(near || got == fewest, "%lld of %lld have %g of the mass, not %lld",
+              (long long)fewest, (long long)count, mass, (long long)got);
+    CHECK(banyan_tally_reach(&sum, pick, 1, 0.5, mass) == 1);
+}
+
 /* A NaN in a key, wherever it is, makes the block one of the best. */
 static void test_nan(uint64_t *random)
 {
@@ -92,6 +130,7 @@ int main(void)
     uint64_t random = 9;
     for (int trial = 0; trial < 2000; trial++) test_best(&random);
     for (int trial = 0; trial < 200; trial++) test_summaries(&random);
+    for (int trial = 0; trial < 2000; trial++) test_tally(&random);
     test_nan(&random);
     return test_end();
 }

@@ -5,6 +5,8 @@
  *
  *     what is read   with a scale of almost 0 every token weighs alike, and values say which block a
  *                    token is of: the result gives how many tokens of each block are read
+ *     mass           with a share of the softmax over blocks, the fewest of the best that have it: as many
+ *                    as in the definition, where the share is not too near to it
  *     whole numbers  the blocks must be the definition's, of equal scores the lower
  *     real data      a block that is read scores at least the k-th best less what rounding may do,
  *                    one that is not at most as much more; and the choice is that of one rank alone
@@ -32,15 +34,19 @@ typedef struct law {
     const char *use;
     int bounds, per_query, sink, local, blocks;
     int heads; /* the rule is of the first so many, the others are dense */
+    double mass, sharpness;
 } law;
 
 static const law laws[] = {
-    {"top blocks=5", 0, 0, 1, 1, 5, HEADS},
-    {"top by=minmax blocks=64t sink=0 local=2", 1, 0, 0, 2, 4, HEADS},
-    {"top by=mean blocks=3 sink=20t local=3 per=query", 0, 1, 2, 3, 3, HEADS},
-    {"top by=minmax blocks=7 per=query", 1, 1, 1, 1, 7, HEADS},
-    {"top by=minmax blocks=60000", 1, 0, 1, 1, 60000, HEADS},
-    {"top blocks=2", 0, 0, 1, 1, 2, GROUP}, /* some ranks choose nothing */
+    {"top blocks=5", 0, 0, 1, 1, 5, HEADS, 0, 1},
+    {"top by=minmax blocks=64t sink=0 local=2", 1, 0, 0, 2, 4, HEADS, 0, 1},
+    {"top by=mean blocks=3 sink=20t local=3 per=query", 0, 1, 2, 3, 3, HEADS, 0, 1},
+    {"top by=minmax blocks=7 per=query", 1, 1, 1, 1, 7, HEADS, 0, 1},
+    {"top by=minmax blocks=60000", 1, 0, 1, 1, 60000, HEADS, 0, 1},
+    {"top blocks=2", 0, 0, 1, 1, 2, GROUP, 0, 1}, /* some ranks choose nothing */
+    {"top by=mean mass=0.63 blocks=60000", 0, 0, 1, 1, 60000, HEADS, 0.63, 1},
+    {"top by=scaled_mean mass=0.87 blocks=9 per=query", 0, 1, 1, 1, 9, HEADS, 0.87, 4},
+    {"top by=minmax mass=0.41 blocks=60000 local=2", 1, 0, 1, 2, 60000, GROUP, 0.41, 1},
 };
 
 enum { WHOLE_NUMBERS, REAL, RESULTS, BITS, MODES };
@@ -104,6 +110,36 @@ static double all_scores(const trial *t, const law *l, int head, int64_t row, do
         most = fmax(most, size);
     }
     return most * (DIM / 16 + 1 + 3) * 0x1p-24 * 1.01;
+}
+
+/* How many are chosen: `blocks`, or the fewest of the best that have a share of the softmax over all; of
+ * logits that may be off by `error` of a score. *decided: no such error makes them more or fewer. */
+static int64_t count_of(const trial *t, const law *l, int64_t row, const double *score,
+                        double error, int *decided)
+{
+    int64_t first = row / BLOCK * BLOCK, end = first + BLOCK, count = 0;
+    double sorted[BLOCKS], all = 0, reached = 0;
+    if (first < t->call_at[row]) first = t->call_at[row];
+    if (end > t->call_end[row]) end = t->call_end[row];
+    const double factor = (double)t->s.spec->scale * l->sharpness /
+                          (double)((end - first) * (l->per_query ? 1 : GROUP));
+    *decided = 1;
+    if (!(l->mass > 0)) return l->blocks;
+    for (int64_t b = 0; b < BLOCKS; b++) { /* by insertion */
+        int64_t i = count;
+        if (!(score[b] > -INFINITY)) continue;
+        for (; i > 0 && sorted[i - 1] < score[b]; i--) sorted[i] = sorted[i - 1];
+        sorted[i] = score[b];
+        count++;
+    }
+    for (int64_t i = 0; i < count; i++) all += exp(factor * (sorted[i] - sorted[0]));
+    int64_t chosen = 0;
+    const double near = 2 * factor * error + BLOCKS * 0x1p-38;
+    while (chosen < count && chosen < l->blocks && (!chosen || reached < l->mass * all)) {
+        reached += exp(factor * (sorted[chosen++] - sorted[0]));
+        if (fabs(reached / all - l->mass) <= near) *decided = 0;
+    }
+    return chosen;
 }
 
 /* The k-th best; -inf: there are fewer. */
@@ -274,7 +310,10 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
 {
     double score[BLOCKS];
     const double error = all_scores(t, l, head, row, score);
-    const double limit = limit_of(score, l->blocks);
+    int decided;
+    const int64_t most = count_of(t, l, row, score, error, &decided);
+    if (!decided) return;
+    const double limit = limit_of(score, most);
     int64_t chosen = 0;
     for (int64_t b = 0; b <= row / BLOCK; b++) {
         const int64_t tokens = b == row / BLOCK ? row % BLOCK + 1 : BLOCK;
@@ -289,7 +328,7 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
             continue;
         }
         chosen += read;
-        const int right = mode == WHOLE_NUMBERS ? read == is_best(score, b, l->blocks)
+        const int right = mode == WHOLE_NUMBERS ? read == is_best(score, b, most)
                           : read                ? score[b] >= limit - 2 * error
                                                 : score[b] <= limit + 2 * error;
         CHECK_MSG(right, "%s: head %d, row %lld: block %lld scores %.9g, the limit is %.9g: %s",
@@ -298,7 +337,7 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
     }
     int64_t candidates = head >= l->heads ? 0 : row / BLOCK - l->local - l->sink + 1;
     if (candidates < 0) candidates = 0;
-    CHECK_MSG(chosen == (candidates < l->blocks ? candidates : l->blocks),
+    CHECK_MSG(chosen == (candidates < most ? candidates : most),
               "%s: head %d, row %lld: %lld of %lld blocks", l->use, head, (long long)row,
               (long long)chosen, (long long)candidates);
 }
@@ -306,13 +345,14 @@ static void check_choice(const trial *t, const law *l, int head, int64_t row, in
 typedef struct choice_of_row {
     const law *l;
     const double *score;
+    int64_t count;
 } choice_of_row;
 
 static int reads(void *ctx, int head, int64_t row, int64_t token)
 {
     const choice_of_row *c = ctx;
     return is_always(c->l, head, row, token / BLOCK) ||
-           is_best(c->score, token / BLOCK, c->l->blocks);
+           is_best(c->score, token / BLOCK, c->count);
 }
 
 /* Returns 0 for a row whose choice is too near a tie. */
@@ -320,8 +360,9 @@ static int check_result(const trial *t, const law *l, int head, int64_t row)
 {
     double score[BLOCKS], out[VALUE_DIM], lse;
     const double error = all_scores(t, l, head, row, score);
-    choice_of_row c = {l, score};
-    if (!is_decided(score, l->blocks, error)) return 0;
+    int decided;
+    choice_of_row c = {l, score, count_of(t, l, row, score, error, &decided)};
+    if (!decided || !is_decided(score, c.count, error)) return 0;
     const sequence *s = &t->s;
     const oracle o = {.heads = HEADS,
                       .kv_heads = KV_HEADS,
