@@ -26,15 +26,7 @@ static const flag flags[] = {
      "what its layer 0 reads, which copies the tokens before each; default\n"
      "                         \"sink_window sink=1 window=3\""},
     {"haystack", "FILE", "needle.haystack", "of a checkpoint of your own: a file of text"},
-    {"needle", "TEXT", NULL, "its needle: a text, or a file of one"},
-    {"question", "TEXT", NULL, "its question"},
-    {"answer", "TEXT", NULL, "the answer that is expected"},
-    {"needles", "FILE", NULL, "many of them: JSON, needle, question and answer of each"},
-    {"prefix", "TEXT", NULL, "what stands before the haystack"},
-    {"answer-prefix", "TEXT", NULL, "the beginning of the answer, given to the model"},
-    {"chat", NULL, NULL, "all of it as a question to a chat model"},
-    {"system", "TEXT", NULL, "what stands before it; with --chat"},
-    {"ids", NULL, NULL, "the haystack, needle .. are files of token ids (u32 or decimal)"},
+#include "launch/needle/text_flags.def"
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"svg", "OUTPUT", NULL, "picture: recall against kept memory"},
     {NULL, NULL, NULL, NULL}};

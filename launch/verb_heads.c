@@ -14,15 +14,7 @@ static const flag flags[] = {
     {"repeat", "N", NULL, "random tokens, each of which comes 4 times, default 500; 0: none"},
     {"top", "N", NULL, "heads that the table shows, default 20"},
     {"haystack", "FILE", "needle.haystack", "of a checkpoint of your own: a file of text"},
-    {"needle", "TEXT", NULL, "its needle: a text, or a file of one"},
-    {"question", "TEXT", NULL, "its question"},
-    {"answer", "TEXT", NULL, "the answer that is expected"},
-    {"needles", "FILE", NULL, "many of them: JSON, needle, question and answer of each"},
-    {"prefix", "TEXT", NULL, "what stands before the haystack"},
-    {"answer-prefix", "TEXT", NULL, "the beginning of the answer, given to the model"},
-    {"chat", NULL, NULL, "all of it as a question to a chat model"},
-    {"system", "TEXT", NULL, "what stands before it; with --chat"},
-    {"ids", NULL, NULL, "the haystack, needle .. are files of token ids (u32 or decimal)"},
+#include "launch/needle/text_flags.def"
     {"duo", "OUTPUT", NULL,
      "retrieval scores of KV heads as DuoAttention's full_attention_heads.tsv;\n"
      "                         --pattern reads it, and --sparsity says how many are not dense"},
