@@ -330,6 +330,7 @@ typedef struct banyan_choosing {
     double mass, sharpness;
     const int32_t *head;
     int32_t heads;
+    int64_t summary_bytes; /* what is read of each of all of those blocks to choose */
 } banyan_choosing;
 /* 0: it chooses none. */
 BANYAN_API int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
@@ -348,6 +349,8 @@ typedef struct banyan_share {
     int64_t messages;        /* messages sent for a step */
     int64_t bytes_sent;      /* and their bytes */
     int64_t snapshot_bytes;  /* of kept_blocks, as banyan_cache_save writes them */
+    int64_t
+        summary_bytes; /* what the next step reads besides records, to choose blocks by data */
 } banyan_share;
 BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t sequences,
                                            int64_t tokens, banyan_share *out);

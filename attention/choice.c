@@ -5,7 +5,13 @@
  *                                                                (arXiv 2407.02490), MoBA (2502.13189)
  *     bounds    sum over d of max(q_d min_i k_id, q_d max_i k_id)          Quest (2406.10774)
  *
- * the second of which no q . k_i of the block exceeds.
+ * the second of which no q . k_i of the block exceeds. Of a q_d that is not negative the larger product is
+ * that with the larger number, else that with the smaller: so it is a scalar product too,
+ *
+ *     bounds    sum over d of min(q_d, 0) min_i k_id + max(q_d, 0) max_i k_id
+ *
+ * and query heads that choose together need one pass over a summary, not one each: their vectors are added
+ * up. (An infinite number in a key makes the score NaN where q_d is 0 or of the other sign.)
  *
  * Scores are sums of 16 partial sums in fp32, which compilers make vectors of without changing a bit,
  * and those are added in float64. */
@@ -14,7 +20,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 16 };
+enum { LANES = 16, LINE = 64 / sizeof(float) };
 
 /* ---- summaries ----------------------------------------------------------------------------- */
 
@@ -41,44 +47,42 @@ static void make_bounds(const float *keys, int32_t rows, int32_t key_dim, float 
         }
 }
 
-static double sum_of(const float *part)
+static void add_mean(const double *q, int32_t key_dim, double *to)
 {
-    double sum = 0;
-    for (int32_t i = 0; i < LANES; i++) sum += (double)part[i];
-    return sum;
+    for (int32_t d = 0; d < key_dim; d++) to[d] += q[d];
 }
 
-static double score_mean(const float *mean, const float *q, int32_t key_dim)
+/* NaN is in both, so that it is in the score. */
+static void add_bounds(const double *q, int32_t key_dim, double *to)
+{
+    double *least = to, *most = to + key_dim;
+    for (int32_t d = 0; d < key_dim; d++) {
+        least[d] += q[d] > 0 ? 0 : q[d];
+        most[d] += q[d] < 0 ? 0 : q[d];
+    }
+}
+
+/* `next` comes into the second cache, since the first waits for too few lines at a time: of a million tokens
+ * bounds of 1 KiB took a core 220 ns each unasked, 142 ns when asked into the first one, and 105 ns so. */
+double banyan_summary_score(const float *summary, const float *query, int32_t numbers,
+                            const float *next)
 {
     float part[LANES] = {0};
-    const int32_t whole = key_dim / LANES * LANES;
-    for (int32_t d = 0; d < whole; d += LANES)
-        for (int32_t i = 0; i < LANES; i++) part[i] += q[d + i] * mean[d + i];
-    for (int32_t d = whole; d < key_dim; d++) part[d - whole] += q[d] * mean[d];
-    return sum_of(part);
-}
-
-static float larger(float a, float b)
-{
-    return a > b ? a : b;
-}
-
-static double score_bounds(const float *bounds, const float *q, int32_t key_dim)
-{
-    const float *least = bounds, *most = bounds + key_dim;
-    float part[LANES] = {0};
-    const int32_t whole = key_dim / LANES * LANES;
-    for (int32_t d = 0; d < whole; d += LANES)
-        for (int32_t i = 0; i < LANES; i++)
-            part[i] += larger(q[d + i] * least[d + i], q[d + i] * most[d + i]);
-    for (int32_t d = whole; d < key_dim; d++)
-        part[d - whole] += larger(q[d] * least[d], q[d] * most[d]);
-    return sum_of(part);
+    double sum[LANES];
+    const int32_t whole = numbers / LANES * LANES;
+    for (int32_t n = 0; n < numbers; n += LINE) __builtin_prefetch(next + n, 0, 2);
+    for (int32_t n = 0; n < whole; n += LANES)
+        for (int32_t i = 0; i < LANES; i++) part[i] += query[n + i] * summary[n + i];
+    for (int32_t n = whole; n < numbers; n++) part[n - whole] += query[n] * summary[n];
+    for (int32_t i = 0; i < LANES; i++) sum[i] = (double)part[i];
+    for (int32_t half = LANES / 2; half; half /= 2)
+        for (int32_t i = 0; i < half; i++) sum[i] += sum[i + half];
+    return sum[0];
 }
 
 static const banyan_summary table[] = {
-    [BANYAN_SUMMARY_MEAN] = {"mean", 1, 1, make_mean, score_mean},
-    [BANYAN_SUMMARY_BOUNDS] = {"bounds", 2, 0, make_bounds, score_bounds},
+    [BANYAN_SUMMARY_MEAN] = {"mean", 1, make_mean, add_mean},
+    [BANYAN_SUMMARY_BOUNDS] = {"bounds", 2, make_bounds, add_bounds},
 };
 
 const banyan_summary *banyan_summary_row(int32_t index)

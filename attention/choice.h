@@ -11,14 +11,25 @@
 typedef struct banyan_summary {
     const char *name;
     int32_t vectors;
-    int is_linear; /* the score of a sum of queries is the sum of their scores, but for rounding */
     /* keys [rows][key_dim] -> out [vectors][key_dim] */
     void (*make)(const float *keys, int32_t rows, int32_t key_dim, float *out);
-    double (*score)(const float *summary, const float *q, int32_t key_dim);
+    /* What a query [key_dim] is to such a summary, added to `to` [vectors][key_dim]: queries that choose
+     * together become one, whose score is the sum of theirs. */
+    void (*add)(const double *q, int32_t key_dim, double *to);
 } banyan_summary;
 
+/* A summary's product with what `add` made; numbers: vectors * key_dim. next: a summary that is asked for
+ * meanwhile, or this one. */
+double banyan_summary_score(const float *summary, const float *query, int32_t numbers,
+                            const float *next);
+
 enum { BANYAN_SUMMARY_MEAN, BANYAN_SUMMARY_BOUNDS, BANYAN_SUMMARIES };
+enum { BANYAN_SUMMARY_VECTORS = 2 };                     /* of a summary, at most */
 const banyan_summary *banyan_summary_row(int32_t index); /* NULL past the end */
+static inline int64_t banyan_summary_bytes(int32_t index, int32_t key_dim)
+{
+    return banyan_summary_row(index)->vectors * key_dim * (int64_t)sizeof(float);
+}
 
 /* Of the blocks first .. own - local, the rows of own block `own` read the best `blocks` besides what
  * `select` gives them; with mass > 0 the fewest of these that have that share of the softmax over all

@@ -42,7 +42,7 @@ typedef struct picking {
     const banyan_part *part;
 } picking;
 
-/* The sum of a query head's rows of a piece, and what is in `sum` before. */
+/* The sum of a query head's rows of a piece, and what was in `sum` before. */
 static void add_rows(const picking *g, const banyan_piece *piece, int32_t head, double *sum)
 {
     const banyan_spec *spec = &g->c->plan->spec;
@@ -57,24 +57,19 @@ static void add_rows(const picking *g, const banyan_piece *piece, int32_t head, 
     }
 }
 
-/* A picker's queries of a piece: one for each head, or, where scores are linear, one for all. Returns
- * how many there are. */
-static int32_t pool_queries(const picking *g, const banyan_picker *p, const banyan_piece *piece,
-                            float *out)
+/* What a picker's query heads and the rows of a piece are to its summaries. */
+static void pool_queries(const picking *g, const banyan_picker *p, const banyan_piece *piece,
+                         float *out)
 {
     const int32_t dim = g->kind->shape.key_dim;
-    const int is_linear = banyan_summary_row(p->choice.summary)->is_linear;
-    double sum[BANYAN_MAX_DIM];
-    int32_t queries = 0;
-    memset(sum, 0, sizeof sum);
+    const banyan_summary *by = banyan_summary_row(p->choice.summary);
+    double sum[BANYAN_MAX_DIM], pooled[BANYAN_SUMMARY_VECTORS * BANYAN_MAX_DIM] = {0};
     for (int32_t h = 0; h < p->heads; h++) {
-        add_rows(g, piece, p->head[h], sum);
-        if (is_linear && h + 1 < p->heads) continue;
-        for (int32_t d = 0; d < dim; d++) out[(int64_t)queries * dim + d] = (float)sum[d];
         memset(sum, 0, sizeof sum);
-        queries++;
+        add_rows(g, piece, p->head[h], sum);
+        by->add(sum, dim, pooled);
     }
-    return queries;
+    for (int32_t n = 0; n < by->vectors * dim; n++) out[n] = (float)pooled[n];
 }
 
 static int32_t mine_of(const banyan_part *part, int32_t kv_head)
@@ -101,6 +96,16 @@ static double logit_factor(const picking *g, const banyan_picker *p, const banya
            ((double)piece->rows * (double)p->heads);
 }
 
+/* Summaries lie apart, each behind its record, where no processor guesses them: so many blocks before they
+ * are read they are asked for. */
+enum { AHEAD = 8 };
+
+static const float *summary_of(const banyan_kept *kept, int64_t i, size_t summary_at)
+{
+    const char *record = banyan_kept_at(kept, i < kept->count ? i : kept->count - 1).record;
+    return (const float *)(const void *)(record + summary_at);
+}
+
 /* The best of what is held here, ranked. */
 static void pick_here(void *arg, int64_t i, int32_t worker)
 {
@@ -110,25 +115,25 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
     const banyan_kind *kind = g->kind;
     const banyan_picker *p = &kind->picker[picker];
     const banyan_piece *piece = &g->panel->piece[at];
-    const banyan_summary *by = banyan_summary_row(p->choice.summary);
-    const int32_t dim = kind->shape.key_dim, j = mine_of(g->part, p->kv_head);
+    const int32_t j = mine_of(g->part, p->kv_head),
+                  numbers =
+                      banyan_summary_row(p->choice.summary)->vectors * kind->shape.key_dim;
     const banyan_kept *kept =
         banyan_part_kept(&g->call->batch[piece->part], g->call->cache_layer, j);
     const size_t summary_at = kind->summary_at[p->choice.summary];
     float *q = g->c->worker[worker].pooled;
-    const int32_t queries = pool_queries(g, p, piece, q);
     banyan_pick *pick = picks_of(g, picker, at);
     banyan_tally *tally = p->choice.mass > 0 ? tally_of(g, pick) : NULL;
     const double factor = logit_factor(g, p, piece);
+    pool_queries(g, p, piece, q);
     banyan_picks_clear(pick, kind->picks);
     if (kind->tallies) banyan_tally_clear(tally_of(g, pick));
     const int64_t last = piece->at / kind->shape.block.block_tokens - p->choice.local;
     for (int64_t b = banyan_kept_find(kept, p->choice.first); b < kept->count; b++) {
         const banyan_held held = banyan_kept_at(kept, b);
         if (held.block > last) break;
-        const void *summary = (const char *)held.record + summary_at;
-        double score = 0;
-        for (int32_t n = 0; n < queries; n++) score += by->score(summary, q + n * dim, dim);
+        const double score = banyan_summary_score(summary_of(kept, b, summary_at), q, numbers,
+                                                  summary_of(kept, b + AHEAD, summary_at));
         banyan_picks_offer(pick, p->choice.blocks, score, held.block);
         if (tally) banyan_tally_add(tally, score * factor);
     }

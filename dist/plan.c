@@ -369,6 +369,8 @@ int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
                              .mass = p->choice.mass,
                              .sharpness = p->choice.sharpness,
                              .head = p->head,
-                             .heads = p->heads};
+                             .heads = p->heads,
+                             .summary_bytes =
+                                 banyan_summary_bytes(p->choice.summary, kind->shape.key_dim)};
     return 1;
 }

@@ -137,8 +137,8 @@ void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind)
     }
     for (int32_t i = 0; i < BANYAN_SUMMARIES; i++) {
         if (!used[i]) continue;
-        const size_t numbers = (size_t)(banyan_summary_row(i)->vectors * shape->key_dim);
         kind->summary_at[i] = shape->record_bytes;
-        shape->record_bytes += (numbers * sizeof(float) + 63) / 64 * 64;
+        shape->record_bytes +=
+            (size_t)((banyan_summary_bytes(i, shape->key_dim) + 63) / 64 * 64);
     }
 }

@@ -227,13 +227,40 @@ static void print_choices(const banyan_plan *plan, const banyan_kind *kind, FILE
         (int)kind->pickers, (long long)kind->picks,
         bytes_text(a, (int64_t)kind->shape.record_bytes - record), bytes_text(b, record),
         bytes_text(c, traffic.bytes), (long long)traffic.messages, (int)traffic.rounds);
+    const int64_t tokens = plan->spec.planned_tokens, own = tokens / plan->spec.block_tokens;
+    int64_t judged = 0, chosen = 0, bytes = 0;
+    for (int32_t p = 0; p < kind->pickers; p++) {
+        const banyan_choice *choice = &kind->picker[p].choice;
+        const int64_t all = own - choice->local - choice->first + 1;
+        if (all <= 0) continue;
+        judged += all;
+        chosen += choice->blocks < all ? choice->blocks : all;
+        bytes += all * banyan_summary_bytes(choice->summary, kind->shape.key_dim);
+    }
+    fprintf(
+        out,
+        "             the row at %lld tokens reads %s of summaries and chooses%s %lld of %lld "
+        "blocks\n",
+        (long long)tokens, bytes_text(a, bytes), kind->tallies ? " at most" : "",
+        (long long)chosen, (long long)judged);
+}
+
+/* Does every query head choose? Then nobody can say what of the far context is read. */
+static int all_choose(const banyan_kind *kind)
+{
+    const int32_t heads = kind->shape.kv_heads * kind->shape.group;
+    for (int32_t h = 0; h < heads; h++)
+        if (!kind->pickers || kind->picker_of[h] < 0) return 0;
+    return 1;
 }
 
 static void print_coverage(const banyan_kind *kind, FILE *out)
 {
     int32_t stride;
     const int count = banyan_kind_cover(kind, &stride);
-    if (count == stride)
+    if (all_choose(kind))
+        fprintf(out, "  coverage   rows choose by data what they read of the far context\n");
+    else if (count == stride)
         fprintf(out, "  coverage   heads together read all of the far context\n");
     else if (count)
         fprintf(out, "  coverage   heads together read %d of %d residues of the far context\n",

@@ -82,6 +82,28 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
     return BANYAN_OK;
 }
 
+/* Bytes of summaries that one holder reads to choose blocks of a KV head: of all that may be chosen, once for
+ * each picker. */
+static int64_t summaries_of(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                            int32_t index, int64_t sequences, int64_t tokens)
+{
+    const banyan_head_plan *head = &kind->head[kv_head];
+    int64_t bytes = 0;
+    for (int32_t p = 0; p < kind->pickers; p++) {
+        const banyan_choice *choice = &kind->picker[p].choice;
+        const int64_t end = tokens / plan->spec.block_tokens - choice->local + 1;
+        if (kind->picker[p].kv_head != kv_head || end <= choice->first) continue;
+        banyan_kept_set below = {.retention = &head->retention, .blocks = choice->first},
+                        all = {.retention = &head->retention, .blocks = end};
+        for (int64_t turn = 0; turn < sequences; turn++) {
+            below.turn = all.turn = turn;
+            bytes += (dealt(&all, &head->placed, index) - dealt(&below, &head->placed, index)) *
+                     banyan_summary_bytes(choice->summary, kind->shape.key_dim);
+        }
+    }
+    return bytes;
+}
+
 static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
                                int32_t kv_head, int rank, int64_t sequences, int64_t tokens,
                                banyan_share *sum)
@@ -104,6 +126,8 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
     }
     sum->read_blocks += blocks * kind->layer_count;
     sum->pairs += pairs * kind->layer_count;
+    sum->summary_bytes +=
+        summaries_of(plan, kind, kv_head, index, sequences, tokens) * kind->layer_count;
     return BANYAN_OK;
 }
 

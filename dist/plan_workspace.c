@@ -286,7 +286,7 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
     banyan_pick *room = take(arena, z->picks, sizeof *room);
     for (int32_t i = 0; i < z->workers; i++) {
         float *keys = take(arena, plan->spec.block_tokens * z->plain_numbers, sizeof *keys);
-        float *pooled = take(arena, plan->spec.heads * z->plain_numbers, sizeof *pooled);
+        float *pooled = take(arena, BANYAN_SUMMARY_VECTORS * z->plain_numbers, sizeof *pooled);
         if (!c) continue;
         c->worker[i].keys = keys;
         c->worker[i].pooled = pooled;

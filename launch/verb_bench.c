@@ -153,6 +153,15 @@ static void say_busy(const table *t)
                load, cores);
 }
 
+/* Alone or under mpirun. */
+static int run_choosing(table *t)
+{
+    int code = EXIT_OK;
+    for (int i = 0; !code && choosing_names[i]; i++)
+        if (is_wanted(t, choosing_names[i])) code = choosing_run(&t->b, i);
+    return code;
+}
+
 /* With one thread where asked, and with all. */
 static int run_alone(table *t)
 {
@@ -172,7 +181,7 @@ static int run_alone(table *t)
         if (!code) code = reproducible_run(&t->b, most);
     }
     if (!code && is_wanted(t, steady_name)) code = steady_run(&t->b, most);
-    return code;
+    return code ? code : run_choosing(t);
 }
 
 static int run_ranks(table *t)
@@ -181,7 +190,7 @@ static int run_ranks(table *t)
     if (t->b.j->rank == 0) say_busy(t);
     for (int i = 0; !code && ranks_names[i]; i++)
         if (is_wanted(t, ranks_names[i])) code = ranks_run(&t->b, i);
-    return code;
+    return code ? code : run_choosing(t);
 }
 
 static bool is_wanted_row(void *table_of, const char *name)
@@ -260,8 +269,8 @@ const verb verb_bench = {
         "operations that it\n"
         "must do; fraction is the median of bound / time. A prefill's repetition is a "
         "quarter of its calls.\n"
-        "Under mpirun: N ranks with one thread against one rank with N threads, nothing "
-        "else.\n"
+        "Under mpirun: N ranks with one thread against one rank with N threads, and blocks "
+        "chosen by data.\n"
         "With --device cuda: other rows, against the rate of copies in the GPU's memory and of "
         "cuBLAS.",
     .flags = flags,

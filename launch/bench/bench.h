@@ -87,6 +87,8 @@ typedef struct bench_row {
     const char *placement;     /* NULL: the default */
     const char *like;          /* NULL, or: the row whose rate it should keep up with .. */
     double like_bar;           /* .. and how much longer it may take than at that rate */
+    const char *const
+        *layer_use; /* NULL, or of each layer; all read the keys and values of the first */
 } bench_row;
 extern const bench_row bench_rows[]; /* ends with a NULL name */
 
@@ -129,7 +131,8 @@ double bench_spread(const double *sorted, int count); /* half of the middle half
 
 enum {
     SEQUENCE_CHUNK = 512, /* rows in one call of a prefill */
-    BENCH_SEQUENCES = 64  /* sequences at most */
+    BENCH_SEQUENCES = 64, /* sequences at most */
+    BENCH_LAYERS = 8      /* layers at most */
 };
 
 /* A row's plan, cache and arrays. */
@@ -148,8 +151,10 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
                             banyan_comm *comm, int threads);
 void sequence_close(sequence *s);
 banyan_status sequence_new_cache(sequence *s);
-/* The call, in each layer, for tokens at .. at+rows-1 of every sequence; a row may attend, append or
- * both. */
+/* The call in one layer, and in each, for tokens at .. at+rows-1 of every sequence; a row may attend, append
+ * or both. */
+banyan_status sequence_layer(sequence *s, int32_t layer, int64_t at, int32_t rows, bool appends,
+                             bool attends);
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
 /* The same, but one call for each sequence. */
 banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
@@ -167,5 +172,8 @@ int reproducible_run(const bench *b, int threads);
 /* Under mpirun: N ranks with one thread against one rank with N threads. */
 extern const char *const ranks_names[]; /* ends with NULL */
 int ranks_run(const bench *b, int index);
+/* Blocks chosen by data against all of them, under mpirun or alone. */
+extern const char *const choosing_names[]; /* ends with NULL */
+int choosing_run(const bench *b, int index);
 
 #endif

@@ -32,7 +32,10 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
 
     banyan_spec spec;
     banyan_spec_init(&spec);
-    banyan_rule rule = {.last_layer = -1, .last_head = -1, .use = row->use};
+    banyan_rule rule[BENCH_LAYERS] = {{.last_layer = -1, .last_head = -1, .use = row->use}};
+    const int32_t first[BENCH_LAYERS] = {0};
+    for (int32_t i = 0; row->layer_use && i < s->layers; i++)
+        rule[i] = (banyan_rule){i, i, 0, -1, row->layer_use[i]};
     spec.layers = s->layers;
     spec.heads = row->heads;
     spec.kv_heads = row->kv_heads;
@@ -52,8 +55,9 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     const banyan_layer_shape latent = {.last_layer = -1, .value_in_key = 1};
     spec.shapes = row->value_in_key ? &latent : NULL;
     spec.shape_count = row->value_in_key ? 1 : 0;
-    spec.rules = row->use ? &rule : NULL;
-    spec.rule_count = row->use ? 1 : 0;
+    spec.rules = rule;
+    spec.rule_count = row->layer_use ? s->layers : row->use ? 1 : 0;
+    spec.cache_layer = row->layer_use ? first : NULL;
     status = banyan_plan_create(&spec, s->comm, &s->plan);
     if (status) return status;
     s->q = make_array(row->heads, row->key_dim, DATA_Q);
@@ -86,32 +90,41 @@ banyan_status sequence_new_cache(sequence *s)
     return status;
 }
 
-static banyan_status call(sequence *s, int32_t first, int32_t count, int64_t at, int32_t rows,
-                          bool appends, bool attends)
+static banyan_status call(sequence *s, int32_t layer, int32_t first, int32_t count, int64_t at,
+                          int32_t rows, bool appends, bool attends)
 {
-    banyan_status status = BANYAN_OK;
+    const bool own = !s->row->layer_use || layer == 0;
+    if (!own && !attends) return BANYAN_OK;
     for (int32_t i = first; i < first + count; i++) {
         s->batch[i].at = at;
         s->batch[i].rows = rows;
     }
-    for (int32_t layer = 0; layer < s->layers && !status; layer++)
-        status =
-            banyan_attend(s->cache, layer, &s->batch[first], count, attends ? s->q : NULL,
-                          appends ? s->k : NULL, appends && !s->row->value_in_key ? s->v : NULL,
-                          attends ? s->out : NULL, NULL);
-    return status;
+    return banyan_attend(s->cache, layer, &s->batch[first], count, attends ? s->q : NULL,
+                         appends && own ? s->k : NULL,
+                         appends && own && !s->row->value_in_key ? s->v : NULL,
+                         attends ? s->out : NULL, NULL);
+}
+
+banyan_status sequence_layer(sequence *s, int32_t layer, int64_t at, int32_t rows, bool appends,
+                             bool attends)
+{
+    return call(s, layer, 0, s->sequences, at, rows, appends, attends);
 }
 
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
 {
-    return call(s, 0, s->sequences, at, rows, appends, attends);
+    banyan_status status = BANYAN_OK;
+    for (int32_t layer = 0; layer < s->layers && !status; layer++)
+        status = sequence_layer(s, layer, at, rows, appends, attends);
+    return status;
 }
 
 banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0; i < s->sequences && !status; i++)
-        status = call(s, i, 1, at, rows, appends, attends);
+        for (int32_t layer = 0; layer < s->layers && !status; layer++)
+            status = call(s, layer, i, 1, at, rows, appends, attends);
     return status;
 }
 

@@ -126,8 +126,9 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
         count++;
     }
     qsort(row->scored, (size_t)count, sizeof *row->scored, by_score);
-    /* fp32: of q, the summary, a product, and of a sum of key_dim / 16 + 1 terms */
-    const double error = most * (s->key_dim / 16 + 1 + 3) * 0x1p-24 * 1.01;
+    /* fp32: of q, the summary, a product, and of a sum of a 16th of its numbers and one more */
+    const double terms = (double)c.summary_bytes / sizeof(float) / 16 + 1;
+    const double error = most * (terms + 3) * 0x1p-24 * 1.01;
     const int64_t chosen = count_of(t, &c, token, row->scored, count, error, &row->is_near_tie);
     for (int64_t i = 0; i < count && i < chosen; i++) row->chosen[row->scored[i].block] = 1;
     row->is_near_tie |= is_near_tie(row->scored, count, chosen, 2 * error);

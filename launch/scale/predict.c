@@ -80,7 +80,8 @@ static double decode_seconds(const banyan_plan *plan, const Banyan__Machine *m, 
     for (int32_t r = 0; r < ranks; r++) {
         banyan_share share;
         if (banyan_plan_share(plan, r, 1, tokens - 1, &share)) return INFINITY;
-        double bytes = (double)share.read_blocks * s->block_tokens * token_bytes(s);
+        double bytes = (double)share.read_blocks * s->block_tokens * token_bytes(s) +
+                       (double)share.summary_bytes;
         double seconds = s->layers * predict_read(m, s, bytes / s->layers, together);
         if (share.read_blocks > 0) most = fmax(most, seconds);
     }

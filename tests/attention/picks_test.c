@@ -40,33 +40,52 @@ static void test_best(uint64_t *random)
     for (int64_t i = 1; i < listed; i++) CHECK(out[i - 1].block < out[i].block);
 }
 
+/* By a kind of summary, of queries that choose together. */
+static double score(int32_t by, const float *summary, const double *q, int queries)
+{
+    const banyan_summary *row = banyan_summary_row(by);
+    double sum[BANYAN_SUMMARY_VECTORS * DIM] = {0};
+    float pooled[BANYAN_SUMMARY_VECTORS * DIM];
+    for (int i = 0; i < queries; i++) row->add(q + i * DIM, DIM, sum);
+    for (int i = 0; i < row->vectors * DIM; i++) pooled[i] = (float)sum[i];
+    return banyan_summary_score(summary, pooled, row->vectors * DIM, summary);
+}
+
+/* Of some queries that choose together, the sums of what each says alone, by the definition: its product with
+ * the mean; the sum of the larger of its numbers' products with the two bounds, which is at least its product
+ * with any key. */
 static void test_summaries(uint64_t *random)
 {
-    float keys[ROWS * DIM], q[DIM], mean[DIM], bounds[2 * DIM];
-    for (int i = 0; i < ROWS * DIM; i++) keys[i] = test_normal(random);
-    for (int i = 0; i < DIM; i++) q[i] = test_normal(random);
-    const banyan_summary *by_mean = banyan_summary_row(BANYAN_SUMMARY_MEAN);
-    const banyan_summary *by_bounds = banyan_summary_row(BANYAN_SUMMARY_BOUNDS);
-    CHECK(by_mean->vectors == 1 && by_bounds->vectors == 2);
-    by_mean->make(keys, ROWS, DIM, mean);
-    by_bounds->make(keys, ROWS, DIM, bounds);
-    double pooled = 0, best = -INFINITY, size = 0;
-    for (int r = 0; r < ROWS; r++) {
-        double score = 0;
+    enum { QUERIES = 5 };
+    float keys[ROWS * DIM], mean[DIM], bounds[2 * DIM];
+    double q[QUERIES * DIM], pooled = 0, most = 0, size = 0;
+    const int rows = 1 + test_below(random, ROWS), queries = 1 + test_below(random, QUERIES);
+    for (int i = 0; i < rows * DIM; i++) keys[i] = test_normal(random);
+    for (int i = 0; i < queries * DIM; i++) q[i] = (double)test_normal(random);
+    banyan_summary_row(BANYAN_SUMMARY_MEAN)->make(keys, rows, DIM, mean);
+    banyan_summary_row(BANYAN_SUMMARY_BOUNDS)->make(keys, rows, DIM, bounds);
+    for (int i = 0; i < queries; i++) {
+        double best = -INFINITY, bound = 0;
         for (int d = 0; d < DIM; d++) {
-            score += (double)q[d] * (double)keys[r * DIM + d];
-            size += fabs((double)q[d] * (double)keys[r * DIM + d]);
+            double largest = -INFINITY;
+            for (int r = 0; r < rows; r++) {
+                const double product = q[i * DIM + d] * (double)keys[r * DIM + d];
+                pooled += product / rows;
+                largest = fmax(largest, product);
+                size += fabs(product);
+            }
+            bound += largest;
         }
-        pooled += score / ROWS;
-        best = fmax(best, score);
+        for (int r = 0; r < rows; r++) {
+            double product = 0;
+            for (int d = 0; d < DIM; d++) product += q[i * DIM + d] * (double)keys[r * DIM + d];
+            best = fmax(best, product);
+        }
+        CHECK(score(BANYAN_SUMMARY_BOUNDS, bounds, q + i * DIM, 1) >= best - size * 0x1p-21);
+        most += bound;
     }
-    CHECK(fabs(by_mean->score(mean, q, DIM) - pooled) <= size * 0x1p-22);
-    CHECK(by_bounds->score(bounds, q, DIM) >= best - size * 0x1p-22);
-    /* of one key both are its score */
-    by_mean->make(keys, 1, DIM, mean);
-    by_bounds->make(keys, 1, DIM, bounds);
-    CHECK(fabs(by_mean->score(mean, q, DIM) - by_bounds->score(bounds, q, DIM)) <=
-          size * 0x1p-22);
+    CHECK(fabs(score(BANYAN_SUMMARY_MEAN, mean, q, queries) - pooled) <= size * 0x1p-21);
+    CHECK(fabs(score(BANYAN_SUMMARY_BOUNDS, bounds, q, queries) - most) <= size * 0x1p-21);
 }
 
 /* The fewest of the best that have a share of the softmax over all, against plain float64; and the same bits
@@ -107,20 +126,24 @@ static void test_tally(uint64_t *random)
     CHECK(banyan_tally_reach(&sum, pick, 1, 0.5, mass) == 1);
 }
 
-/* A NaN in a key, wherever it is, makes the block one of the best. */
+/* A NaN in a key, wherever it is, or in a query, makes the block one of the best. */
 static void test_nan(uint64_t *random)
 {
     for (int32_t s = 0; banyan_summary_row(s); s++)
-        for (int row = 0; row < ROWS; row++) {
-            float keys[ROWS * DIM], q[DIM], summary[2 * DIM];
+        for (int row = 0; row <= ROWS; row++) {
+            float keys[ROWS * DIM], summary[BANYAN_SUMMARY_VECTORS * DIM];
+            double q[DIM];
             banyan_pick pick[1];
             for (int i = 0; i < ROWS * DIM; i++) keys[i] = test_normal(random);
-            for (int i = 0; i < DIM; i++) q[i] = test_normal(random);
-            keys[row * DIM + 3] = NAN;
+            for (int i = 0; i < DIM; i++) q[i] = (double)test_normal(random);
+            if (row < ROWS)
+                keys[row * DIM + 3] = NAN;
+            else
+                q[3] = NAN;
             banyan_summary_row(s)->make(keys, ROWS, DIM, summary);
             banyan_picks_clear(pick, 1);
             banyan_picks_offer(pick, 1, 1e300, 1);
-            banyan_picks_offer(pick, 1, banyan_summary_row(s)->score(summary, q, DIM), 2);
+            banyan_picks_offer(pick, 1, score(s, summary, q, 1), 2);
             CHECK(pick->block == 2);
         }
 }

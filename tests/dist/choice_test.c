@@ -96,7 +96,7 @@ static double score_of(const trial *t, const law *l, int kv_head, const double *
 }
 
 /* Scores of all blocks; -inf of those that cannot be chosen. Returns the rounding error that a score may
- * have: of q, the summary, a product, and of a sum of DIM / 16 + 1 terms. */
+ * have: of q, the summary, a product, and of a sum of DIM / 16 + 1 terms, twice as many of two bounds. */
 static double all_scores(const trial *t, const law *l, int head, int64_t row, double *score)
 {
     const int kv_head = head / GROUP, heads = l->per_query ? 1 : GROUP;
@@ -109,7 +109,8 @@ static double all_scores(const trial *t, const law *l, int head, int64_t row, do
         score[b] = is_candidate ? score_of(t, l, kv_head, q, heads, b, &size) : -INFINITY;
         most = fmax(most, size);
     }
-    return most * (DIM / 16 + 1 + 3) * 0x1p-24 * 1.01;
+    const int vectors = l->bounds ? 2 : 1;
+    return most * (vectors * DIM / 16 + 1 + 3) * 0x1p-24 * 1.01;
 }
 
 /* How many are chosen: `blocks`, or the fewest of the best that have a share of the softmax over all; of
@@ -423,15 +424,20 @@ static void test_law(const law *l, banyan_comm *comm, banyan_comm *self, const c
     end_trial(&one, alone);
 }
 
-/* Holders tell each other in one round what they found, and nobody does where heads are whole. */
+/* Holders tell each other in one round what they found, and nobody does where heads are whole; what is read
+ * of blocks and of summaries. */
 static void test_plan(void)
 {
     static const struct {
-        const char *placement;
-        int rounds;
-    } cases[] = {{"heads", 0}, {"spread", 1}};
+        const char *placement, *use;
+        int rounds, vectors;
+    } cases[] = {{"heads", "top blocks=64", 0, 1},
+                 {"spread", "top blocks=64", 1, 1},
+                 {"heads", "top by=minmax blocks=64", 0, 2},
+                 {"spread", "top by=minmax blocks=64", 1, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const banyan_rule rule = {0, -1, 0, -1, "top blocks=64"};
+        const banyan_rule rule = {0, -1, 0, -1, cases[i].use};
+        const int64_t summary = cases[i].vectors * 128 * (int64_t)sizeof(float);
         banyan_comm *comm = NULL;
         banyan_spec spec;
         CHECK(banyan_comm_create("imaginary", "rank:4", &comm) == BANYAN_OK);
@@ -446,16 +452,23 @@ static void test_plan(void)
         banyan_plan *plan = sequence_plan(&spec, comm);
         if (plan) {
             banyan_share share;
-            int64_t read = 0;
+            int64_t read = 0, summaries = 0;
+            banyan_choosing choosing;
             const banyan_kind *kind = &plan->kind[0];
             CHECK(kind->pick_schedule.rounds == cases[i].rounds && kind->pickers == 8);
             for (int r = 0; r < 4; r++) {
                 CHECK(banyan_plan_share(plan, r, 1, (1 << 20) - 1, &share) == BANYAN_OK);
                 read += share.read_blocks;
+                summaries += share.summary_bytes;
             }
             CHECK_MSG(read == 8 * (64 + 2), "%lld blocks are read", (long long)read);
             CHECK(kind->shape.record_bytes - plan->kernel->record_bytes(&kind->shape.block) ==
-                  128 * sizeof(float));
+                  (size_t)summary);
+            /* own block 16383: all but it and the first one are judged */
+            CHECK_MSG(summaries == 8 * 16382 * summary, "%lld bytes of summaries are read",
+                      (long long)summaries);
+            CHECK(banyan_plan_chooses(plan, 0, 7, &choosing) &&
+                  choosing.summary_bytes == summary);
         }
         banyan_plan_destroy(plan);
         banyan_comm_destroy(comm);

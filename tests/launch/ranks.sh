@@ -23,6 +23,12 @@ grep -q "^ranks: prefill .* 2 ranks x 1 thread [0-9.]* ms, 1 rank x 2 threads [0
   "$folder/output" || fault "bench under mpirun lacks the prefill"
 [ "$(grep -c '"ranks":2,"batch_seconds":' "$folder/bench.json")" = 1 ] || fault "bench --json of a batch"
 [ "$(grep -c '"ranks":2,"together_seconds":' "$folder/bench.json")" = 2 ] || fault "bench --json of ranks"
+choosing() { # PLACE MESSAGES: lines of both choosing layers that sent none, or some
+  [ "$(grep "\"choosing, $1 heads\",\"use\":\"top" "$folder/bench.json" | grep -c "\"messages\":$2")" = 2 ] ||
+    fault "bench --json of choices, $1 heads"
+}
+choosing whole '0\.0'
+choosing spread '[1-9]'
 expect_once 2 '--only "s2" matches no row that is for several ranks' \
   "$mpirun" 3 "$banyan" bench --quick --only s2
 
