@@ -109,6 +109,7 @@ static int run(job *j)
     s->e.wish = &s->wish;
     code = set_defaults(j) ? setup_wish(j, s) : EXIT_USAGE;
     if (!code) code = check(j, c);
+    if (!code) code = setup_model(j, s);
     if (!code) code = setup_read(j, s);
     if (!code && !s->wish.foreign) s->wish.depths *= 2; /* every second one is of multikey */
     if (!code) code = compare_choose(c);

@@ -137,6 +137,7 @@ static int run(job *j)
     s->e.wish = &s->wish;
     int code = setup_wish(j, s);
     if (!code) code = check(j, s, &repeat, &top);
+    if (!code) code = setup_model(j, s);
     if (!code) code = setup_read(j, s);
     if (!code && j->rank == 0) s->e.results = results_open(NULL, why, sizeof why);
     if (!code) code = measure(s, repeat, &scores);

@@ -3,6 +3,7 @@
  * with what the plan says it can see. Exit code 1 when any cell differs. */
 #include "launch/launch.h"
 #include "launch/needle/setup.h"
+#include "launch/pattern/pattern.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,7 @@ static const flag flags[] = {
      "what the last layer reads: \"0-1: dense; 2-: s2 stride=8\"; with | between them\n"
      "                         several patterns, compared on one prefill"},
     {"context", "RULE", NULL, "what layer 0 reads; default \"sink_window sink=1 window=3\""},
+    PATTERN_FLAGS,
     {"heads", "N", "constructed.heads", "query heads of the constructed model"},
     {"kv-heads", "N", "constructed.kv_heads", "its key/value heads"},
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
@@ -230,6 +232,17 @@ static int finish(const job *j, setup *s)
     return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;
 }
 
+/* A file says what all layers read; of the constructed model the layer that copies its tokens keeps its
+ * window, without which nothing is found. */
+static int apply_pattern(const job *j, const setup *s)
+{
+    const model_shape *is = &s->e.shape;
+    if (!job_text(j, "pattern") || !job_text(j, "retrieval"))
+        return pattern_apply(j, is->layers, is->heads, is->kv_heads);
+    say_error(j, "--pattern and --retrieval: give one or the other");
+    return EXIT_USAGE;
+}
+
 static int run(job *j)
 {
     static const char *const when[] = {"auto", "always", "never", NULL};
@@ -242,6 +255,8 @@ static int run(job *j)
     if (colour && setup_choose(j, "--colour", colour, when) < 0) goto done;
     code = setup_wish(j, s);
     if (!code) code = open_results(j, s);
+    if (!code) code = setup_model(j, s);
+    if (!code) code = apply_pattern(j, s);
     if (!code) code = setup_read(j, s);
     if (!code) code = begin_results(j, s);
     if (!code) code = evaluate_all(&s->e);

@@ -23,7 +23,6 @@ typedef struct compared {
     banyan_rule *rules;
     int32_t rule_count;
     char *text;             /* cut up; rules point into it */
-    char **owned;           /* [rule_count]: texts with a prompt in them */
     Banyan__Config *config; /* of a file */
     config_spec spec;       /* .. likewise */
 

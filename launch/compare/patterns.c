@@ -109,21 +109,15 @@ static int read_file(const comparison *c, const char *path, compared *p)
     return job_all_good(c->j, good) ? EXIT_OK : EXIT_USAGE;
 }
 
-/* What a prompt's length decides, and behind the pattern's rules those that hold for all: of the layer which
- * the constructed model copies its tokens with. */
+/* Behind the pattern's rules those that hold for all: of the layer which the constructed model copies its
+ * tokens with. */
 static bool settle(const comparison *c, compared *p)
 {
     const banyan_spec *all = &c->s->e.spec;
     const size_t count = (size_t)(p->rule_count + all->rule_count);
     banyan_rule *rules = realloc(p->rules, (count + 1) * sizeof *rules);
-    p->owned = calloc(count + 1, sizeof *p->owned);
-    if (rules) p->rules = rules;
-    if (!rules || !p->owned) return say_error(c->j, "out of memory"), false;
-    for (int32_t i = 0; i < p->rule_count; i++) {
-        p->owned[i] = pattern_use_prompt(rules[i].use, c->length);
-        if (!p->owned[i]) return say_error(c->j, "out of memory"), false;
-        rules[i].use = p->owned[i];
-    }
+    if (!rules) return say_error(c->j, "out of memory"), false;
+    p->rules = rules;
     /* a checkpoint's own patterns hold where there are no rules at all */
     for (int32_t i = 0; i < all->rule_count; i++) rules[p->rule_count + i] = all->rules[i];
     p->rule_count = (int32_t)count;
@@ -202,8 +196,6 @@ void compare_free(comparison *c)
         free(p->outputs.value);
         free(p->rules);
         free(p->text);
-        for (int32_t n = 0; p->owned && n < p->rule_count; n++) free(p->owned[n]);
-        free(p->owned);
         spec_free(&p->spec);
         if (p->config) banyan__config__free_unpacked(p->config, NULL);
     }

@@ -6,6 +6,8 @@
  * writes. After each step that can fail on one rank alone, all ranks agree on how it went. */
 #include "launch/needle/evaluate.h"
 
+#include "launch/pattern/pattern.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -143,8 +145,15 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     spec.sequences = 2;
     spec.pool_tokens = spec.max_tokens + asked + 2 * spec.block_tokens;
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");
+    banyan_rule *rules = pattern_prompt_rules(spec.rules, spec.rule_count, length);
+    if (evaluation_agree(e, rules ? BANYAN_OK : BANYAN_ERR_MEMORY, "rules")) {
+        free(rules);
+        return EXIT_FAILED;
+    }
+    spec.rules = rules;
     banyan_status status = e->m ? model_reset(e->m, &spec, why, sizeof why)
                                 : open_model(e, &spec, why, sizeof why);
+    free(rules);
     int32_t layer, head;
     if (!status && !f && !e->wish->mixed &&
         predictor_chooses(model_plan(e->m), &layer, &head)) {

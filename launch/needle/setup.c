@@ -160,7 +160,7 @@ static int provide(const job *j, const char *dir, const constructed_spec *want, 
     return code;
 }
 
-static int find_model(const job *j, setup *s)
+int setup_model(const job *j, setup *s)
 {
     const Banyan__Needle *n = j->config->needle;
     constructed_spec want = wanted_model(j, &s->wish);
@@ -310,7 +310,7 @@ static bool make_spec(const job *j, setup *s)
     *spec = s->config.spec;
     s->rules = calloc(j->config->n_rule + 2 * EXTRA_RULES, sizeof *s->rules);
     if (!s->rules) return say_error(j, "out of memory"), false;
-    bool defaults = !s->wish.foreign && !j->config->n_rule;
+    bool defaults = !s->wish.foreign && (!j->config->n_rule || job_text(j, "pattern"));
     int32_t last = s->e.shape.layers - 1;
     memcpy(s->rules, s->config.rules, j->config->n_rule * sizeof *s->rules);
     if (!name_patterns(j, s) ||
@@ -347,8 +347,6 @@ int setup_wish(const job *j, setup *s)
 
 int setup_read(const job *j, setup *s)
 {
-    int code = find_model(j, s);
-    if (code) return code;
     bool good = check_kind(j, s) && make_spec(j, s);
     banyan_status status = banyan_comm_agree(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG);
     if (good && status) return job_failed(j, status, "setup");

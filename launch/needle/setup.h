@@ -26,7 +26,9 @@ typedef struct setup {
 /* Each says what was wrong; an exit code, the same on every rank. First what is asked, from flags and
  * config alone; s: zeros, but for e.j and e.wish. */
 int setup_wish(const job *j, setup *s);
-/* .. then the checkpoint, which may be written, the texts and the spec. */
+/* .. then the checkpoint, which may be written: s->e.shape is known. */
+int setup_model(const job *j, setup *s);
+/* .. then the texts and the spec. */
 int setup_read(const job *j, setup *s);
 void setup_free(setup *s);
 /* Index of `word` in names (NULL-terminated), or -1: reported. */

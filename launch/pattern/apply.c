@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WHY = 1024 };
+enum { WHY = 1024, PROMPT_BYTES = 40 };
 
 /* What rank 0 tells. */
 typedef struct told {
@@ -159,16 +159,29 @@ static bool lacks_prompt(const char *use)
     return false;
 }
 
-char *pattern_use_prompt(const char *use, int64_t tokens)
+/* Into `out`, which has room for PROMPT_BYTES more than the text. */
+static void write_use(const char *use, int64_t tokens, char *out)
 {
-    const size_t bytes = strlen(use) + 40;
-    char *text = malloc(bytes);
-    if (!text) return NULL;
     if (lacks_prompt(use))
-        snprintf(text, bytes, "%s prompt=%lld", use, (long long)tokens);
+        snprintf(out, strlen(use) + PROMPT_BYTES, "%s prompt=%lld", use, (long long)tokens);
     else
-        snprintf(text, bytes, "%s", use);
-    return text;
+        snprintf(out, strlen(use) + PROMPT_BYTES, "%s", use);
+}
+
+banyan_rule *pattern_prompt_rules(const banyan_rule *rules, int32_t count, int64_t tokens)
+{
+    size_t bytes = ((size_t)count + 1) * sizeof *rules;
+    for (int32_t i = 0; i < count; i++) bytes += strlen(rules[i].use) + PROMPT_BYTES;
+    banyan_rule *out = malloc(bytes);
+    if (!out) return NULL;
+    char *text = (char *)(out + count + 1);
+    for (int32_t i = 0; i < count; i++) {
+        write_use(rules[i].use, tokens, text);
+        out[i] = rules[i];
+        out[i].use = text;
+        text += strlen(text) + 1;
+    }
+    return out;
 }
 
 bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules)
@@ -176,8 +189,9 @@ bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules)
     for (size_t i = 0; i < config->n_rule; i++) {
         Banyan__Rule *rule = config->rule[i];
         if (!rule->use || !lacks_prompt(rule->use)) continue;
-        char *use = pattern_use_prompt(rule->use, tokens);
+        char *use = malloc(strlen(rule->use) + PROMPT_BYTES);
         if (!use) return false;
+        write_use(rule->use, tokens, use);
         free(rule->use);
         rule->use = use;
         if (rules) rules[i].use = use;

@@ -6,7 +6,7 @@ endforeach()
 
 # And as a user starts it, under mpirun.
 if(TARGET banyan_program AND BANYAN_HAS_MPI)
-  foreach(case models dense one_rank mixed patterns s2_64k streaming hole lost border resume together errors
+  foreach(case models dense one_rank mixed patterns files s2_64k streaming hole lost border resume together errors
           own_model texts)
     add_test(NAME needle_${case}
              COMMAND ${CMAKE_CURRENT_LIST_DIR}/needle_cases $<TARGET_FILE:banyan_program>
