@@ -318,7 +318,14 @@ void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int i
 /* sequence.c: a free place, with room for `turns` turns in every layer and some more; not live yet. */
 banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out);
 
-/* compensation.c. Before a layer's floor rises: sums of KV head j up to what its rows need. */
+/* compensation.c. The tokens *first .. *end-1 that KV head j's rows from the floor on all leave out; 0:
+ * none. */
+int banyan_compensation_range(const banyan_cache *c, int32_t layer, int32_t j, int64_t floor,
+                              int64_t *first, int64_t *end);
+/* To sums of keys and values, rows first .. end-1 of a block, in order. */
+void banyan_compensation_add_rows(const banyan_shape *shape, const banyan_plain *plain,
+                                  int32_t first, int32_t end, double *sum);
+/* Before a layer's floor rises: sums of KV head j up to what its rows need. */
 void banyan_compensation_settle(banyan_cache *c, banyan_sequence *s, int32_t layer, int32_t j,
                                 int64_t floor);
 /* The tokens of a panel's pieces, of the KV heads order[0 .. count-1]. */

@@ -32,26 +32,33 @@ static void add_row(double *sum, const float *x, int32_t dim)
     for (int32_t d = 0; d < dim; d++) sum[d] += (double)x[d];
 }
 
+void banyan_compensation_add_rows(const banyan_shape *shape, const banyan_plain *plain,
+                                  int32_t first, int32_t end, double *sum)
+{
+    const banyan_block_shape *block = &shape->block;
+    const size_t bytes = banyan_dtype_bytes(block->dtype);
+    float row[BANYAN_MAX_DIM];
+    for (int32_t i = first; i < end; i++) {
+        banyan_to_float(row,
+                        (const char *)plain->k + (size_t)i * (size_t)shape->key_dim * bytes,
+                        block->dtype, shape->key_dim);
+        add_row(sum, row, shape->key_dim);
+        if (!block->value_in_key)
+            banyan_to_float(
+                row, (const char *)plain->v + (size_t)i * (size_t)shape->value_dim * bytes,
+                block->dtype, shape->value_dim);
+        add_row(sum + shape->key_dim, row, shape->value_dim);
+    }
+}
+
 /* Rows first .. end-1 of a block. */
 static void add_block(const banyan_cache *c, const banyan_shape *shape,
                       const banyan_worker *worker, const void *record, int32_t first,
                       int32_t end, double *sum)
 {
-    const banyan_block_shape *block = &shape->block;
     const banyan_plain plain = {.k = worker->plain_k, .v = worker->plain_v};
-    const size_t bytes = banyan_dtype_bytes(block->dtype);
-    float row[BANYAN_MAX_DIM];
-    c->plan->kernel->unpack(block, record, end, &plain);
-    for (int32_t i = first; i < end; i++) {
-        banyan_to_float(row, (const char *)plain.k + (size_t)i * (size_t)shape->key_dim * bytes,
-                        block->dtype, shape->key_dim);
-        add_row(sum, row, shape->key_dim);
-        if (!block->value_in_key)
-            banyan_to_float(
-                row, (const char *)plain.v + (size_t)i * (size_t)shape->value_dim * bytes,
-                block->dtype, shape->value_dim);
-        add_row(sum + shape->key_dim, row, shape->value_dim);
-    }
+    c->plan->kernel->unpack(&shape->block, record, end, &plain);
+    banyan_compensation_add_rows(shape, &plain, first, end, sum);
 }
 
 /* Sums up to `end`, in ascending order of tokens. The head is whole: its blocks are here. */
@@ -72,20 +79,25 @@ static void advance(const banyan_cache *c, const banyan_shape *shape,
     }
 }
 
+int banyan_compensation_range(const banyan_cache *c, int32_t layer, int32_t j, int64_t floor,
+                              int64_t *first, int64_t *end)
+{
+    const int32_t kv_head = banyan_cache_part(c, layer)->mine[j].kv_head;
+    const banyan_pattern *pattern = banyan_plan_kind(c->plan, layer)->head[kv_head].compensated;
+    return pattern && floor >= 0 &&
+           pattern->selector->compensates(pattern, floor / c->plan->spec.block_tokens, first,
+                                          end);
+}
+
 void banyan_compensation_settle(banyan_cache *c, banyan_sequence *s, int32_t layer, int32_t j,
                                 int64_t floor)
 {
-    const banyan_kind *kind = banyan_plan_kind(c->plan, layer);
-    const int32_t kv_head = banyan_cache_part(c, layer)->mine[j].kv_head;
-    const banyan_pattern *pattern = kind->head[kv_head].compensated;
     int64_t first, end;
-    if (!pattern || floor < 0) return;
+    if (!banyan_compensation_range(c, layer, j, floor, &first, &end)) return;
     banyan_compensation *kept = &s->layer[layer].compensation[j];
     sums sum = {kept->sum, kept->end};
-    if (!pattern->selector->compensates(pattern, floor / c->plan->spec.block_tokens, &first,
-                                        &end))
-        return;
-    advance(c, &kind->shape, &c->worker[0], &s->layer[layer].kept[j], first, end, &sum);
+    advance(c, &banyan_plan_kind(c->plan, layer)->shape, &c->worker[0],
+            &s->layer[layer].kept[j], first, end, &sum);
     kept->end = sum.end;
 }
 

@@ -46,6 +46,8 @@ target_sources(banyan PRIVATE
   dist/snapshot_look.c
   dist/snapshot_open.c
   dist/snapshot_save.c
+  dist/snapshot_sums.c
+  dist/snapshot_tables.c
   dist/spec.c
   dist/sums.c
   dist/threads.c)

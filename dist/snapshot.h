@@ -2,7 +2,8 @@
 /* snapshot.h - a cache on disk; for the files of dist/ that write and read one.
  *
  *     FOLDER/manifest             what is in it; renamed into place last, so that it is the snapshot
- *            index-ID-RANK        of each rank that saved: its blocks, where they lie, their checksums
+ *            index-ID-RANK        of each rank that saved: its blocks, where they lie, their checksums;
+ *                                 and its sums of what is read as one token
  *            blocks-ID-RANK       blocks that it wrote: rows in the cache's dtype
  *            note-ID              the caller's bytes
  *            lock
@@ -24,10 +25,14 @@
  *     index      head: "banyan index\n\0\0\0" u32 version, u32 rank, u64 id
  *                      u32 files; each: u64 id, u64 bytes
  *                      u32 groups; each: u32 layer, u32 kv_head, u64 first entry, u64 count,
- *                          u64 checksum of these entries
+ *                          u64 checksum of these entries, u64 sums, u64 checksum of these sums
  *                entries, 40 bytes: u64 block, id, offset, checksum; u32 file, u32 rows
+ *                sums, behind the entries of all groups: u64 sequence, first, end,
+ *                      fp64 [key_dim + value_dim]: of the keys and values of its tokens first .. end-1
  *     block      k [block_tokens][key_dim], v [block_tokens][value_dim] (not with value_in_key);
- *                with e4m3 also factors fp32, of k and of v [block_tokens]; zeros behind its rows */
+ *                with e4m3 also factors fp32, of k and of v [block_tokens]; zeros behind its rows
+ *
+ * This is version 2. Version 1 is read as well: it has no sums, nor their two numbers in a group. */
 #ifndef BANYAN_DIST_SNAPSHOT_H
 #define BANYAN_DIST_SNAPSHOT_H
 
@@ -104,6 +109,7 @@ typedef struct banyan_saved_rank {
 } banyan_saved_rank;
 
 typedef struct banyan_snapshot {
+    uint32_t version;
     uint64_t id, number, plan_hash, next_id, note_bytes, note_checksum, checksum;
     int32_t ranks, layers, heads, block_tokens, kinds, sequences;
     banyan_dtype dtype;
@@ -135,7 +141,16 @@ typedef struct banyan_saved_group {
     int32_t layer, kv_head;
     int64_t first, count;
     uint64_t checksum;
+    int64_t sums, sums_at; /* how many, and the byte of the first */
+    uint64_t sums_checksum;
 } banyan_saved_group;
+
+/* Of a sequence, the how manieth of the snapshot, over its tokens first .. end-1. */
+typedef struct banyan_saved_sum {
+    int32_t sequence, numbers;
+    int64_t first, end;
+    double *sum; /* [numbers]: keys and values, as banyan_compensation has them */
+} banyan_saved_sum;
 
 typedef struct banyan_saved_file {
     uint64_t id, bytes;
@@ -162,10 +177,13 @@ const banyan_saved_group *banyan_index_find(const banyan_index *index, int32_t l
 /* The entries of a group, ascending by (block, id), for free(). */
 banyan_status banyan_index_entries(const banyan_index *index, const banyan_snapshot *s,
                                    const banyan_saved_group *group, banyan_saved_block **out);
-/* The bytes of an index; entries of all groups, one behind the other. Fills in the groups' checksums
- * and head_bytes. */
+/* The sums of a group, ascending by sequence, for free(). */
+banyan_status banyan_index_sums(const banyan_index *index, const banyan_snapshot *s,
+                                const banyan_saved_group *group, banyan_saved_sum **out);
+/* The bytes of an index; entries and sums of all groups, one behind the other. Fills in the groups'
+ * checksums and head_bytes. */
 void banyan_index_write(banyan_index *index, const banyan_saved_block *entry,
-                        banyan_bytes *out);
+                        const banyan_saved_sum *sum, banyan_bytes *out);
 const banyan_saved_block *banyan_entry_find(const banyan_saved_block *entry, int64_t count,
                                             int64_t block, uint64_t id);
 
@@ -175,6 +193,19 @@ const banyan_saved_block *banyan_entry_find(const banyan_saved_block *entry, int
 size_t banyan_plain_bytes(const banyan_block_shape *shape);
 /* Where its parts lie. */
 banyan_plain banyan_plain_at(const banyan_block_shape *shape, void *bytes);
+
+/* Reads one block after another, each from its file, and compares its checksum. */
+typedef struct banyan_block_reader {
+    const char *folder;
+    int fd; /* -1: no file is open */
+    int32_t rank;
+    uint64_t id; /* which save of that rank wrote it */
+    char path[BANYAN_PATH];
+} banyan_block_reader;
+banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *index,
+                                const banyan_saved_group *group,
+                                const banyan_saved_block *saved, void *to, size_t bytes);
+void banyan_block_reader_end(banyan_block_reader *r);
 
 /* Blocks on their way between records and one file after another, in the order of the list: some MiB at a
  * time, which the threads pack or unpack while one of them reads or writes others. */

@@ -8,9 +8,11 @@
 #include "dist/plan.h"
 #include "dist/snapshot.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { BATCH_BYTES = 8 << 20 };
 
@@ -36,6 +38,46 @@ banyan_plain banyan_plain_at(const banyan_block_shape *shape, void *bytes)
     return shape->dtype == BANYAN_E4M3
                ? (banyan_plain){.k = k, .v = v, .k_factor = k_factor, .v_factor = v_factor}
                : (banyan_plain){.k = k, .v = v};
+}
+
+static banyan_status damaged(const char *path, const banyan_saved_block *b, int32_t layer,
+                             int32_t kv_head)
+{
+    return banyan_fail(BANYAN_ERR_FILE,
+                       "\"%s\" was damaged: block %" PRId64
+                       " of layer %d, KV head %d, at byte %" PRIu64 ", has another checksum",
+                       path, b->block, (int)layer, (int)kv_head, b->offset);
+}
+
+/* ---- one after another --------------------------------------------------------------------- */
+
+void banyan_block_reader_end(banyan_block_reader *r)
+{
+    if (r->fd >= 0) close(r->fd);
+    r->fd = -1;
+}
+
+static banyan_status open_file(banyan_block_reader *r, int32_t rank, uint64_t id)
+{
+    if (r->fd >= 0 && r->rank == rank && r->id == id) return BANYAN_OK;
+    banyan_block_reader_end(r);
+    const banyan_status status = banyan_snapshot_path(r->path, r->folder, "blocks", id, rank);
+    if (status) return status;
+    r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
+    r->rank = rank;
+    r->id = id;
+    return r->fd < 0 ? banyan_file_failed(r->path, "cannot be opened") : BANYAN_OK;
+}
+
+banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *index,
+                                const banyan_saved_group *group,
+                                const banyan_saved_block *saved, void *to, size_t bytes)
+{
+    banyan_status status = open_file(r, index->rank, index->file[saved->file].id);
+    if (!status) status = banyan_file_read(r->fd, r->path, to, bytes, (int64_t)saved->offset);
+    if (!status && banyan_checksum(to, bytes) != saved->checksum)
+        status = damaged(r->path, saved, group->layer, group->kv_head);
+    return status;
 }
 
 /* ---- batches ------------------------------------------------------------------------------- */
@@ -127,12 +169,7 @@ static banyan_status convert(const mover *m, int64_t n, int32_t worker)
         return BANYAN_OK;
     }
     if (banyan_checksum(at, bytes) != move->saved->checksum)
-        return banyan_fail(BANYAN_ERR_FILE,
-                           "\"%s\" was damaged: block %" PRId64
-                           " of layer %d, KV head %d, at byte %" PRIu64
-                           ", has another checksum",
-                           move->path, move->saved->block, (int)move->layer, (int)move->kv_head,
-                           move->saved->offset);
+        return damaged(move->path, move->saved, move->layer, move->kv_head);
     banyan_kernel_restore(kernel, move->shape, record, move->saved->rows, &plain);
     if (move->saved->rows == move->shape->block_tokens)
         banyan_summarise(m->c, banyan_plan_kind(m->c->plan, move->layer), record,

@@ -58,12 +58,6 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "this build has no snapshots: xxhash.h was not there");
 #endif
-    for (int32_t k = 0; k < plan->kinds; k++)
-        if (plan->kind[k].compensates)
-            return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                               "snapshot: layer %d has compensation tokens (razor), whose sums "
-                               "are not saved",
-                               (int)plan->kind[k].first_layer);
     if (plan->comm->broken)
         return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
     return BANYAN_OK;
@@ -290,6 +284,7 @@ banyan_status banyan_cache_save(banyan_cache *cache, const char *folder, const v
     banyan_index_free(&x.previous);
     free(x.numbers.rank);
     free(x.entry);
+    free(x.sum);
     free(x.move);
     return status;
 }

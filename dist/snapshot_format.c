@@ -9,7 +9,7 @@
 #include <string.h>
 
 static const char magic[16] = "banyan snapshot\n";
-enum { VERSION = 1 };
+enum { OLDEST = 1, VERSION = 2 };
 static const int64_t most_layers = 1 << 16, most_heads = 1 << 16, most_ranks = 1 << 22;
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -184,7 +184,7 @@ static void get_layer(banyan_snapshot *s, banyan_cursor *from, banyan_layer *lay
     layer->turn_count = (int32_t)banyan_get_count(from, 24, 1 << 20);
     layer->turns = take(s, layer->turn_count, sizeof *layer->turns);
     if (!layer->turns || layer->turn_count < 1 || layer->length > layer->longest ||
-        layer->floor > layer->longest)
+        layer->floor > layer->length)
         from->has_failed = 1;
     for (int32_t t = 0; t < layer->turn_count && !from->has_failed; t++) {
         const int64_t first = get_tokens(from);
@@ -233,9 +233,10 @@ static banyan_status check_whole(const char *path, const unsigned char *data, si
     banyan_cursor from = {data, sizeof magic, bytes, 0};
     const uint32_t version = banyan_get32(&from);
     const uint64_t length = banyan_get64(&from);
-    if (!from.has_failed && version != VERSION)
-        return banyan_fail(BANYAN_ERR_FILE, "\"%s\" has version %" PRIu32 ": expected %d", path,
-                           version, VERSION);
+    if (!from.has_failed && (version < OLDEST || version > VERSION))
+        return banyan_fail(BANYAN_ERR_FILE,
+                           "\"%s\" has version %" PRIu32 ": expected one from %d to %d", path,
+                           version, OLDEST, VERSION);
     if (from.has_failed || length != bytes)
         return banyan_fail(BANYAN_ERR_FILE, "\"%s\" has %zu bytes: expected %" PRIu64, path,
                            bytes, from.has_failed ? 28 : length);
@@ -252,8 +253,10 @@ banyan_status banyan_snapshot_parse(const char *path, const unsigned char *data,
     banyan_status status = check_whole(path, data, bytes);
     if (status) return status;
     banyan_snapshot s = {0};
-    banyan_cursor from = {data, sizeof magic + 4 + 8, bytes - 8, 0};
+    banyan_cursor from = {data, sizeof magic, bytes - 8, 0};
     s.checksum = banyan_checksum(data, bytes);
+    s.version = banyan_get32(&from);
+    (void)banyan_get64(&from); /* its length */
     s.id = banyan_get64(&from);
     s.number = banyan_get64(&from);
     s.plan_hash = banyan_get64(&from);

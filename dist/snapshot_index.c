@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A rank's index: which blocks it saved, KV head by KV head, and where they lie. See snapshot.h. */
+/* A rank's index: which blocks it saved, KV head by KV head, and where they lie; and sums. See snapshot.h. */
 #include "dist/snapshot.h"
 
 #include <fcntl.h>
@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 static const char magic[16] = "banyan index\n";
-enum { VERSION = 1, GROUP_BYTES = 32, FILE_BYTES = 16 };
+enum { VERSION = 2, GROUP_BYTES = 48, OLD_GROUP_BYTES = 32, FILE_BYTES = 16, SUM_BYTES = 24 };
+static const int64_t most_bytes = INT64_C(1) << 54; /* of an index */
 
 void banyan_index_free(banyan_index *index)
 {
@@ -32,8 +33,30 @@ static void put_entry(banyan_bytes *to, const banyan_saved_block *b)
     banyan_put32(to, (uint32_t)b->rows);
 }
 
-/* The head has the checksums of what follows it: the entries are written first, behind it. */
-void banyan_index_write(banyan_index *index, const banyan_saved_block *entry, banyan_bytes *out)
+static void put_sum(banyan_bytes *to, const banyan_saved_sum *s)
+{
+    banyan_put64(to, (uint64_t)s->sequence);
+    banyan_put64(to, (uint64_t)s->first);
+    banyan_put64(to, (uint64_t)s->end);
+    for (int32_t i = 0; i < s->numbers; i++) {
+        uint64_t bits;
+        memcpy(&bits, &s->sum[i], sizeof bits);
+        banyan_put64(to, bits);
+    }
+}
+
+/* In the head, at byte `at`, the checksum of what was written from byte `from` on. */
+static uint64_t put_checksum(banyan_bytes *out, size_t at, size_t from)
+{
+    if (out->has_failed) return 0;
+    const uint64_t checksum = banyan_checksum(out->data + from, out->used - from);
+    banyan_store64(out->data + at, checksum);
+    return checksum;
+}
+
+/* The head has the checksums of what follows it: that is written first, behind it. */
+void banyan_index_write(banyan_index *index, const banyan_saved_block *entry,
+                        const banyan_saved_sum *sum, banyan_bytes *out)
 {
     banyan_put(out, magic, sizeof magic);
     banyan_put32(out, VERSION);
@@ -52,15 +75,21 @@ void banyan_index_write(banyan_index *index, const banyan_saved_block *entry, ba
         banyan_put64(out, (uint64_t)index->group[g].first);
         banyan_put64(out, (uint64_t)index->group[g].count);
         banyan_put64(out, 0);
+        banyan_put64(out, (uint64_t)index->group[g].sums);
+        banyan_put64(out, 0);
     }
     index->head_bytes = out->used;
     for (int32_t g = 0; g < index->groups; g++) {
         banyan_saved_group *group = &index->group[g];
-        const size_t at = out->used;
+        const size_t at = out->used, to = groups_at + (size_t)g * GROUP_BYTES + 24;
         for (int64_t i = 0; i < group->count; i++) put_entry(out, &entry[group->first + i]);
-        if (out->has_failed) return;
-        group->checksum = banyan_checksum(out->data + at, out->used - at);
-        banyan_store64(out->data + groups_at + (size_t)g * GROUP_BYTES + 24, group->checksum);
+        group->checksum = put_checksum(out, to, at);
+    }
+    for (int32_t g = 0; g < index->groups; g++) {
+        banyan_saved_group *group = &index->group[g];
+        const size_t at = out->used, to = groups_at + (size_t)g * GROUP_BYTES + 40;
+        for (int64_t i = 0; i < group->sums; i++) put_sum(out, sum++);
+        group->sums_checksum = put_checksum(out, to, at);
     }
 }
 
@@ -78,29 +107,61 @@ static banyan_status get_files(banyan_cursor *from, banyan_index *x)
     return BANYAN_OK;
 }
 
+static int32_t numbers_of(const banyan_snapshot *s, int32_t layer)
+{
+    const banyan_saved_kind *kind = &s->kind[s->kind_of_layer[layer]];
+    return kind->key_dim + kind->value_dim;
+}
+
+static size_t sum_bytes(const banyan_snapshot *s, int32_t layer)
+{
+    return SUM_BYTES + (size_t)numbers_of(s, layer) * sizeof(double);
+}
+
+/* Groups ascend by layer and KV head, and their entries follow one another. */
+static void get_group(banyan_cursor *from, const banyan_snapshot *s, banyan_saved_group *group,
+                      const banyan_saved_group *last)
+{
+    const uint32_t layer = banyan_get32(from), kv_head = banyan_get32(from);
+    const uint64_t at = banyan_get64(from), count = banyan_get64(from);
+    const uint64_t checksum = banyan_get64(from);
+    const uint64_t sums = s->version < VERSION ? 0 : banyan_get64(from);
+    const uint64_t sums_checksum = s->version < VERSION ? 0 : banyan_get64(from);
+    const uint64_t first = last ? (uint64_t)(last->first + last->count) : 0;
+    if (layer >= (uint32_t)s->layers || s->cache_layer[layer] != (int32_t)layer ||
+        kv_head >= (uint32_t)s->kind[s->kind_of_layer[layer]].kv_heads || at != first ||
+        count > (uint64_t)1 << 40 || first > (uint64_t)1 << 48 || sums > (uint64_t)s->sequences)
+        from->has_failed = 1;
+    if (from->has_failed) return;
+    *group = (banyan_saved_group){.layer = (int32_t)layer,
+                                  .kv_head = (int32_t)kv_head,
+                                  .first = (int64_t)first,
+                                  .count = (int64_t)count,
+                                  .checksum = checksum,
+                                  .sums = (int64_t)sums,
+                                  .sums_checksum = sums_checksum};
+    if (last && (last->layer > group->layer ||
+                 (last->layer == group->layer && last->kv_head >= group->kv_head)))
+        from->has_failed = 1;
+}
+
 static banyan_status get_groups(banyan_cursor *from, const banyan_snapshot *s, banyan_index *x)
 {
-    int64_t first = 0;
-    x->groups = (int32_t)banyan_get_count(from, GROUP_BYTES, INT32_MAX);
+    x->groups = (int32_t)banyan_get_count(
+        from, s->version < VERSION ? OLD_GROUP_BYTES : GROUP_BYTES, INT32_MAX);
     x->group = calloc((size_t)x->groups + 1, sizeof *x->group);
     if (!x->group) return banyan_fail(BANYAN_ERR_MEMORY, "\"%s\": no memory", x->path);
+    int64_t at = (int64_t)x->head_bytes;
     for (int32_t i = 0; i < x->groups && !from->has_failed; i++) {
-        const uint32_t layer = banyan_get32(from), kv_head = banyan_get32(from);
-        const uint64_t at = banyan_get64(from), count = banyan_get64(from);
-        if (layer >= (uint32_t)s->layers || s->cache_layer[layer] != (int32_t)layer ||
-            kv_head >= (uint32_t)s->kind[s->kind_of_layer[layer]].kv_heads ||
-            at != (uint64_t)first || count > (uint64_t)1 << 40)
-            from->has_failed = 1;
-        if (from->has_failed) break;
         banyan_saved_group *group = &x->group[i];
-        *group = (banyan_saved_group){(int32_t)layer, (int32_t)kv_head, first, (int64_t)count,
-                                      banyan_get64(from)};
-        first += (int64_t)count;
-        if (first > INT64_C(1) << 48) from->has_failed = 1;
-        const banyan_saved_group *last = i ? group - 1 : NULL;
-        if (last && (last->layer > group->layer ||
-                     (last->layer == group->layer && last->kv_head >= group->kv_head)))
-            from->has_failed = 1;
+        get_group(from, s, group, i ? group - 1 : NULL);
+        at += group->count * BANYAN_ENTRY_BYTES;
+    }
+    for (int32_t i = 0; i < x->groups && !from->has_failed; i++) {
+        banyan_saved_group *group = &x->group[i];
+        group->sums_at = at;
+        at += group->sums * (int64_t)sum_bytes(s, group->layer);
+        if (at > most_bytes) from->has_failed = 1;
     }
     return BANYAN_OK;
 }
@@ -119,7 +180,8 @@ banyan_status banyan_index_parse(const char *path, const unsigned char *data, si
     x.id = banyan_get64(&from);
     banyan_status status = get_files(&from, &x);
     if (!status) status = get_groups(&from, s, &x);
-    if (!status && (from.has_failed || from.at != bytes || version != VERSION || x.id != s->id))
+    if (!status &&
+        (from.has_failed || from.at != bytes || version != s->version || x.id != s->id))
         status = banyan_fail(BANYAN_ERR_FILE, "\"%s\": what it says at byte %zu cannot be",
                              path, from.at);
     if (status)
@@ -244,6 +306,57 @@ banyan_status banyan_index_entries(const banyan_index *index, const banyan_snaps
         free(entry);
     else
         *out = entry;
+    return status;
+}
+
+static void get_sum(banyan_cursor *from, banyan_saved_sum *sum)
+{
+    const uint64_t sequence = banyan_get64(from), first = banyan_get64(from);
+    const uint64_t end = banyan_get64(from);
+    sum->sequence = sequence < INT32_MAX ? (int32_t)sequence : INT32_MAX;
+    sum->first = first < INT64_MAX / 2 ? (int64_t)first : INT64_MAX;
+    sum->end = end < INT64_MAX / 2 ? (int64_t)end : -1;
+    for (int32_t i = 0; i < sum->numbers; i++) {
+        const uint64_t bits = banyan_get64(from);
+        memcpy(&sum->sum[i], &bits, sizeof bits);
+    }
+}
+
+banyan_status banyan_index_sums(const banyan_index *index, const banyan_snapshot *s,
+                                const banyan_saved_group *group, banyan_saved_sum **out)
+{
+    unsigned char *data = NULL;
+    char what[80];
+    const int32_t numbers = numbers_of(s, group->layer);
+    const size_t count = (size_t)group->sums, bytes = count * sum_bytes(s, group->layer);
+    snprintf(what, sizeof what, "the sums of layer %d, KV head %d", (int)group->layer,
+             (int)group->kv_head);
+    *out = NULL;
+    if (!count) return BANYAN_OK;
+    banyan_status status = read_part(index->path, group->sums_at, bytes, &data);
+    if (status) return status;
+    if (banyan_checksum(data, bytes) != group->sums_checksum)
+        status = damaged(index->path, what);
+    const size_t each = sizeof(banyan_saved_sum) + (size_t)numbers * sizeof(double);
+    banyan_saved_sum *sum = status ? NULL : calloc(count, each);
+    if (!status && !sum)
+        status = banyan_fail(BANYAN_ERR_MEMORY, "\"%s\": no memory", index->path);
+    double *number = sum ? (double *)(void *)(sum + count) : NULL;
+    banyan_cursor from = {data, 0, bytes, 0};
+    for (size_t i = 0; !status && i < count; i++, number += numbers) {
+        sum[i].numbers = numbers;
+        sum[i].sum = number;
+        get_sum(&from, &sum[i]);
+        if (sum[i].sequence >= s->sequences || sum[i].first >= sum[i].end ||
+            (i && sum[i].sequence <= sum[i - 1].sequence))
+            status = banyan_fail(BANYAN_ERR_FILE, "\"%s\": number %zu of %s cannot be",
+                                 index->path, i, what);
+    }
+    free(data);
+    if (status)
+        free(sum);
+    else
+        *out = sum;
     return status;
 }
 

@@ -2,11 +2,9 @@
 /* Looking at a snapshot without a cache: its note, what is in it, whether all of it is whole. */
 #include "dist/snapshot.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static banyan_status read_manifest(const char *folder, banyan_snapshot *s)
 {
@@ -130,23 +128,10 @@ banyan_status banyan_snapshot_print(const char *folder, FILE *out)
 typedef struct looking {
     const char *folder;
     banyan_snapshot s;
+    banyan_block_reader reader;
     char *block;
-    int fd;
-    int32_t file; /* of an index: that fd is */
-    char path[BANYAN_PATH];
     int64_t bytes;
 } looking;
-
-static banyan_status open_file(looking *x, const banyan_index *index, int32_t file)
-{
-    if (x->fd >= 0 && x->file == file) return BANYAN_OK;
-    if (x->fd >= 0) close(x->fd);
-    banyan_status status =
-        banyan_snapshot_path(x->path, x->folder, "blocks", index->file[file].id, index->rank);
-    x->fd = status ? -1 : open(x->path, O_RDONLY | O_CLOEXEC);
-    x->file = file;
-    return status || x->fd >= 0 ? status : banyan_file_failed(x->path, "cannot be opened");
-}
 
 static banyan_status verify_group(looking *x, const banyan_index *index,
                                   const banyan_saved_group *group)
@@ -159,19 +144,12 @@ static banyan_status verify_group(looking *x, const banyan_index *index,
                                       .value_in_key = kind->value_in_key};
     const size_t bytes = banyan_plain_bytes(&shape);
     banyan_saved_block *entry = NULL;
-    banyan_status status = banyan_index_entries(index, &x->s, group, &entry);
+    banyan_saved_sum *sum = NULL;
+    banyan_status status = banyan_index_sums(index, &x->s, group, &sum);
+    free(sum);
+    if (!status) status = banyan_index_entries(index, &x->s, group, &entry);
     for (int64_t i = 0; i < group->count && !status; i++) {
-        status = open_file(x, index, entry[i].file);
-        if (!status)
-            status =
-                banyan_file_read(x->fd, x->path, x->block, bytes, (int64_t)entry[i].offset);
-        if (!status && banyan_checksum(x->block, bytes) != entry[i].checksum)
-            status = banyan_fail(BANYAN_ERR_FILE,
-                                 "\"%s\" was damaged: block %" PRId64
-                                 " of layer %d, KV head %d, at byte %" PRIu64
-                                 ", has another checksum",
-                                 x->path, entry[i].block, (int)group->layer,
-                                 (int)group->kv_head, entry[i].offset);
+        status = banyan_block_read(&x->reader, index, group, &entry[i], x->block, bytes);
         if (!status) x->bytes += (int64_t)bytes;
     }
     free(entry);
@@ -184,15 +162,13 @@ static banyan_status verify_rank(looking *x, int32_t rank)
     banyan_status status = banyan_index_read(x->folder, &x->s, rank, &index);
     for (int32_t g = 0; g < index.groups && !status; g++)
         status = verify_group(x, &index, &index.group[g]);
-    if (x->fd >= 0) close(x->fd);
-    x->fd = -1;
     banyan_index_free(&index);
     return status;
 }
 
 banyan_status banyan_snapshot_verify(const char *folder, int64_t *bytes)
 {
-    looking x = {.folder = folder, .fd = -1};
+    looking x = {.folder = folder, .reader = {.folder = folder, .fd = -1}};
     unsigned char *note = NULL;
     int lock = -1;
     if (folder) (void)banyan_folder_lock(folder, BANYAN_LOCK_OPEN, &lock);
@@ -204,6 +180,7 @@ banyan_status banyan_snapshot_verify(const char *folder, int64_t *bytes)
         status = banyan_fail(BANYAN_ERR_MEMORY, "verify: no memory for a block");
     for (int32_t r = 0; r < x.s.ranks && !status; r++) status = verify_rank(&x, r);
     if (!status && bytes) *bytes = x.bytes;
+    banyan_block_reader_end(&x.reader);
     free(x.block);
     banyan_folder_unlock(lock);
     banyan_snapshot_free(&x.s);

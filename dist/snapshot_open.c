@@ -2,43 +2,33 @@
 /* Opening a snapshot. Lengths, floors and turns make the sequences what they were; from these follows
  * what this plan keeps on this rank, which is then looked up in the indexes of the ranks that saved,
  * KV head by KV head, and read file by file, front to back. */
+#include "dist/snapshot_open.h"
+
 #include "dist/device_cache.h"
 #include "dist/plan.h"
-#include "dist/snapshot.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef struct opening {
-    const banyan_plan *plan;
-    const char *folder;
-    banyan_snapshot s;
-    banyan_cache *c;
-    banyan_index *index; /* [s.ranks] */
-    banyan_saved_block *saved;
-    banyan_move *move;
-    int64_t moves, room;
-    banyan_held *held; /* of one table */
-} opening;
-
 /* ---- does it fit? -------------------------------------------------------------------------- */
 
-static banyan_status differs(const opening *o, const char *field, int64_t mine, int64_t theirs)
+static banyan_status differs(const banyan_opening *o, const char *field, int64_t mine,
+                             int64_t theirs)
 {
     return banyan_fail(BANYAN_ERR_CONFIG, "%s is %lld: the snapshot in \"%s\" has %lld", field,
                        (long long)mine, o->folder, (long long)theirs);
 }
 
-static banyan_status layer_differs(const opening *o, int32_t layer, const char *field,
+static banyan_status layer_differs(const banyan_opening *o, int32_t layer, const char *field,
                                    int64_t mine, int64_t theirs)
 {
     const banyan_mark mark = {"layer", layer};
     return banyan_fail_at(differs(o, field, mine, theirs), &mark, 1);
 }
 
-static banyan_status fit_layer(const opening *o, int32_t layer)
+static banyan_status fit_layer(const banyan_opening *o, int32_t layer)
 {
     const banyan_saved_kind *kind = &o->s.kind[o->s.kind_of_layer[layer]];
     const banyan_shape *shape = &banyan_plan_kind(o->plan, layer)->shape;
@@ -57,7 +47,7 @@ static banyan_status fit_layer(const opening *o, int32_t layer)
     return BANYAN_OK;
 }
 
-static banyan_status fit(const opening *o)
+static banyan_status fit(const banyan_opening *o)
 {
     const banyan_spec *spec = &o->plan->spec;
     const banyan_snapshot *s = &o->s;
@@ -87,7 +77,7 @@ static banyan_status fit(const opening *o)
 
 /* ---- sequences ----------------------------------------------------------------------------- */
 
-static banyan_status make_sequence(opening *o, const banyan_saved_sequence *from)
+static banyan_status make_sequence(banyan_opening *o, const banyan_saved_sequence *from)
 {
     banyan_cache *c = o->c;
     const banyan_spec *spec = &o->plan->spec;
@@ -107,7 +97,9 @@ static banyan_status make_sequence(opening *o, const banyan_saved_sequence *from
         layer->turn_count = 1;
         if (!banyan_keeps_own(o->plan, l)) continue;
         layer->length = layer->written = saved->length;
-        layer->longest = saved->longest;
+        /* One that had gone back goes on where it ended, though this plan lets it go back less far. */
+        layer->longest = saved->length + spec->rollback_tokens;
+        if (layer->longest > saved->longest) layer->longest = saved->longest;
         /* What the plan has room for: as after a call of max_rows rows. */
         layer->floor = saved->length - spec->max_rows - spec->rollback_tokens;
         if (layer->floor < saved->floor) layer->floor = saved->floor;
@@ -122,7 +114,7 @@ static banyan_status make_sequence(opening *o, const banyan_saved_sequence *from
     return BANYAN_OK;
 }
 
-static banyan_status make_sequences(opening *o)
+static banyan_status make_sequences(banyan_opening *o)
 {
     banyan_cache *c = o->c;
     banyan_status status = BANYAN_OK;
@@ -138,193 +130,6 @@ static banyan_status make_sequences(opening *o)
     return BANYAN_OK;
 }
 
-/* ---- tables, and what is to be read -------------------------------------------------------- */
-
-/* A KV head's entries in all indexes. */
-typedef struct entries {
-    banyan_saved_block *entry;
-    int64_t count;
-    int32_t rank;
-} entries;
-
-static banyan_status find_entries(const opening *o, int32_t layer, int32_t kv_head, entries *of,
-                                  int32_t *count)
-{
-    for (int32_t r = 0; r < o->s.ranks; r++) {
-        const banyan_saved_group *group = banyan_index_find(&o->index[r], layer, kv_head);
-        if (!group) continue;
-        entries *e = &of[*count];
-        const banyan_status status =
-            banyan_index_entries(&o->index[r], &o->s, group, &e->entry);
-        if (status) return status;
-        e->count = group->count;
-        e->rank = r;
-        ++*count;
-    }
-    return BANYAN_OK;
-}
-
-static banyan_status not_there(const opening *o, const banyan_sequence *s, int32_t layer,
-                               int32_t kv_head, int64_t block)
-{
-    const int32_t head = kv_head * banyan_plan_kind(o->plan, layer)->shape.group;
-    return banyan_fail(
-        BANYAN_ERR_CONFIG,
-        "rules: block %lld of sequence %d, layer %d, KV head %d is not in the snapshot in "
-        "\"%s\": it was let go there (rule \"%s\"), and \"%s\" keeps it%s",
-        (long long)block, (int)(s - o->c->sequence), (int)layer, (int)kv_head, o->folder,
-        o->s.kind[o->s.kind_of_layer[layer]].use[head],
-        banyan_plan_kind(o->plan, layer)->use[head],
-        o->plan->spec.evict ? "" : " (evict is false)");
-}
-
-/* A record for the block, and where its rows come from. */
-static banyan_status add_move(opening *o, const banyan_sequence *s, int32_t layer, int32_t j,
-                              int64_t block, const entries *of, int32_t count, void **record)
-{
-    const int32_t kv_head = banyan_cache_part(o->c, layer)->mine[j].kv_head;
-    const uint64_t id = banyan_turn_of(&s->layer[layer], block)->id;
-    const int64_t left = s->layer[layer].length - block * o->s.block_tokens;
-    const banyan_saved_block *found = NULL;
-    int32_t i = 0;
-    for (; i < count && !found; i++)
-        found = banyan_entry_find(of[i].entry, of[i].count, block, id);
-    if (!found) return not_there(o, s, layer, kv_head, block);
-    const banyan_index *index = &o->index[of[i - 1].rank];
-    if (found->rows != (left < o->s.block_tokens ? left : o->s.block_tokens))
-        return banyan_fail(BANYAN_ERR_FILE,
-                           "\"%s\": block %lld of layer %d, KV head %d has %d rows: expected "
-                           "those of its sequence",
-                           index->path, (long long)block, (int)layer, (int)kv_head,
-                           (int)found->rows);
-    *record = banyan_record_take(o->c, layer, j);
-    if (!*record || o->moves == o->room)
-        return banyan_fail(BANYAN_ERR_MEMORY, "open: a record is missing that was counted");
-    o->saved[o->moves] = *found;
-    o->move[o->moves] = (banyan_move){.shape = &banyan_plan_kind(o->plan, layer)->shape.block,
-                                      .record = *record,
-                                      .saved = &o->saved[o->moves],
-                                      .layer = layer,
-                                      .kv_head = kv_head,
-                                      .rank = index->rank};
-    o->moves++;
-    return BANYAN_OK;
-}
-
-/* Chunks are shared with the sequence before it that has most blocks in common from the first on. */
-static banyan_status fill_table(opening *o, banyan_sequence *s, int32_t layer, int32_t j,
-                                int64_t count)
-{
-    banyan_cache *c = o->c;
-    banyan_kept *to = &s->layer[layer].kept[j];
-    const banyan_kept *best = NULL;
-    int64_t most = 0;
-    for (const banyan_sequence *other = c->sequence; other < s; other++) {
-        if (!other->is_live || other->family != s->family) continue;
-        const banyan_kept *kept = &other->layer[layer].kept[j];
-        int64_t n = 0;
-        while (n < count && n < kept->count &&
-               banyan_kept_at(kept, n).record == o->held[n].record)
-            n++;
-        if (n <= most) continue;
-        most = n;
-        best = kept;
-    }
-    if (best) banyan_kept_share(to, best, most);
-    banyan_status status = BANYAN_OK;
-    for (int64_t i = most; i < count && !status; i++)
-        status = banyan_kept_add(c, to, o->held[i]);
-    if (c->device) banyan_device_note(c, s, layer, j, 0);
-    return status;
-}
-
-static banyan_status make_table(opening *o, banyan_sequence *s, int32_t layer, int32_t j,
-                                const entries *of, int32_t of_count)
-{
-    const banyan_mine *mine = &banyan_cache_part(o->c, layer)->mine[j];
-    const banyan_kind *kind = banyan_plan_kind(o->plan, layer);
-    const banyan_layer *l = &s->layer[layer];
-    const int64_t blocks = banyan_blocks(l->length, o->s.block_tokens);
-    const int64_t room = banyan_plan_capacity(o->plan, kind, mine->kv_head, o->plan->rank);
-    int64_t count = 0;
-    for (int64_t b = 0; b < blocks; b++) {
-        const banyan_turn *turn = banyan_turn_of(l, b);
-        if (!banyan_holds(s, layer, mine->kv_head, b) ||
-            banyan_head_owner(&kind->head[mine->kv_head], turn->turn, b) != mine->index)
-            continue;
-        if (count == room)
-            return banyan_fail(BANYAN_ERR_MEMORY,
-                               "open: layer %d, KV head %d: a sequence has more blocks here "
-                               "than the %lld that were planned (sequences is %d)",
-                               (int)layer, (int)mine->kv_head, (long long)room,
-                               (int)o->plan->spec.sequences);
-        void *record = NULL;
-        const banyan_sequence *other = banyan_is_shared_before(s, layer, mine->kv_head, b);
-        if (other) {
-            const banyan_kept *kept = &other->layer[layer].kept[j];
-            const int64_t place = banyan_kept_find(kept, b);
-            if (place == kept->count || banyan_kept_at(kept, place).block != b)
-                return banyan_fail(BANYAN_ERR_FILE,
-                                   "\"%s\": sequences share block %lld of layer %d, and deal "
-                                   "it differently",
-                                   o->folder, (long long)b, (int)layer);
-            record = banyan_kept_at(kept, place).record;
-        } else {
-            const banyan_status status = add_move(o, s, layer, j, b, of, of_count, &record);
-            if (status) return status;
-        }
-        o->held[count++] = (banyan_held){b, record};
-    }
-    return fill_table(o, s, layer, j, count);
-}
-
-/* Of one KV head, of all sequences. */
-static banyan_status make_tables(opening *o, int32_t layer, int32_t j, entries *of)
-{
-    int32_t count = 0;
-    banyan_status status =
-        find_entries(o, layer, banyan_cache_part(o->c, layer)->mine[j].kv_head, of, &count);
-    for (int32_t i = 0; i < o->s.sequences && !status; i++)
-        status = make_table(o, &o->c->sequence[i], layer, j, of, count);
-    for (int32_t i = 0; i < count; i++) free(of[i].entry);
-    return status;
-}
-
-static banyan_status read_indexes(opening *o)
-{
-    banyan_status status = BANYAN_OK;
-    o->index = calloc((size_t)o->s.ranks, sizeof *o->index);
-    if (!o->index) return banyan_fail(BANYAN_ERR_MEMORY, "open: no memory for indexes");
-    for (int32_t r = 0; r < o->s.ranks && !status; r++)
-        status = banyan_index_read(o->folder, &o->s, r, &o->index[r]);
-    return status;
-}
-
-static banyan_status list_all(opening *o)
-{
-    const banyan_plan *plan = o->plan;
-    int64_t most = 0;
-    for (int32_t k = 0; k < plan->kinds; k++)
-        for (int32_t g = 0; g < plan->kind[k].shape.kv_heads; g++) {
-            const int64_t room = banyan_plan_capacity(plan, &plan->kind[k], g, plan->rank);
-            if (room > most) most = room;
-        }
-    entries *of = calloc((size_t)o->s.ranks, sizeof *of);
-    o->held = calloc((size_t)most + 1, sizeof *o->held);
-    o->saved = calloc((size_t)o->room + 1, sizeof *o->saved);
-    o->move = calloc((size_t)o->room + 1, sizeof *o->move);
-    banyan_status status =
-        of && o->held && o->saved && o->move
-            ? BANYAN_OK
-            : banyan_fail(BANYAN_ERR_MEMORY, "open: no memory to list %lld blocks",
-                          (long long)o->room);
-    for (int32_t layer = 0; layer < plan->spec.layers; layer++)
-        for (int32_t j = 0; j < banyan_kept_count(o->c, layer) && !status; j++)
-            status = make_tables(o, layer, j, of);
-    free(of);
-    return status;
-}
-
 /* ---- reading ------------------------------------------------------------------------------- */
 
 static int by_place(const void *a, const void *b)
@@ -335,7 +140,7 @@ static int by_place(const void *a, const void *b)
     return x->saved->offset < y->saved->offset ? -1 : x->saved->offset > y->saved->offset;
 }
 
-static banyan_status load_file(opening *o, int64_t first, int64_t end)
+static banyan_status load_file(banyan_opening *o, int64_t first, int64_t end)
 {
     char path[BANYAN_PATH];
     const banyan_move *one = &o->move[first];
@@ -354,7 +159,7 @@ static banyan_status load_file(opening *o, int64_t first, int64_t end)
     return status;
 }
 
-static banyan_status load_all(opening *o)
+static banyan_status load_all(banyan_opening *o)
 {
     banyan_status status = BANYAN_OK;
     qsort(o->move, (size_t)o->moves, sizeof *o->move, by_place);
@@ -370,8 +175,18 @@ static banyan_status load_all(opening *o)
 
 /* ---- the whole way ------------------------------------------------------------------------- */
 
+static banyan_status read_indexes(banyan_opening *o)
+{
+    banyan_status status = BANYAN_OK;
+    o->index = calloc((size_t)o->s.ranks, sizeof *o->index);
+    if (!o->index) return banyan_fail(BANYAN_ERR_MEMORY, "open: no memory for indexes");
+    for (int32_t r = 0; r < o->s.ranks && !status; r++)
+        status = banyan_index_read(o->folder, &o->s, r, &o->index[r]);
+    return status;
+}
+
 /* Every rank reads the manifest for itself, and finds what rank 0 finds. Collective. */
-static banyan_status read_manifest(opening *o)
+static banyan_status read_manifest(banyan_opening *o)
 {
     banyan_comm *comm = o->plan->comm;
     banyan_status status = banyan_snapshot_possible(o->plan);
@@ -394,11 +209,11 @@ static banyan_status read_manifest(opening *o)
     return banyan_comm_agree(comm, status);
 }
 
-static banyan_status fill(opening *o)
+static banyan_status fill(banyan_opening *o)
 {
     const int device = banyan_device_enter(o->c);
     banyan_status status = make_sequences(o);
-    if (!status) status = list_all(o);
+    if (!status) status = banyan_open_tables(o);
     if (!status) status = load_all(o);
     banyan_device_leave(o->c, device);
     return banyan_comm_agree(o->plan->comm, status);
@@ -409,7 +224,7 @@ banyan_status banyan_cache_open(const banyan_plan *plan, void *stream, const cha
 {
     if (!plan || !out)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "open: %s is NULL", plan ? "out" : "plan");
-    opening o = {.plan = plan, .folder = folder};
+    banyan_opening o = {.plan = plan, .folder = folder};
     int lock = -1;
     if (folder) (void)banyan_folder_lock(folder, BANYAN_LOCK_OPEN, &lock);
     banyan_status status = read_manifest(&o);

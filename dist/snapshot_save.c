@@ -106,6 +106,25 @@ static banyan_status place_block(banyan_saving *x, const kept_block *b, int32_t 
     return saved->file < 0 ? banyan_fail(BANYAN_ERR_MEMORY, "save: no memory") : BANYAN_OK;
 }
 
+/* Of a KV head, of each sequence that has some. */
+static int64_t list_sums(const banyan_cache *c, int32_t layer, int32_t j, banyan_saved_sum *out)
+{
+    const banyan_shape *shape = &banyan_plan_kind(c->plan, layer)->shape;
+    int64_t count = 0, end;
+    int32_t live = 0;
+    for (int32_t i = 0; i < c->plan->spec.sequences; i++) {
+        const banyan_layer *l = &c->sequence[i].layer[layer];
+        if (!c->sequence[i].is_live) continue;
+        banyan_saved_sum one = {.sequence = live++,
+                                .numbers = shape->key_dim + shape->value_dim};
+        if (!banyan_compensation_range(c, layer, j, l->floor, &one.first, &end)) continue;
+        one.end = l->compensation[j].end;
+        one.sum = l->compensation[j].sum;
+        if (one.end > one.first) out[count++] = one;
+    }
+    return count;
+}
+
 static banyan_status place_group(banyan_saving *x, int32_t layer, int32_t j, kept_block *room)
 {
     const int32_t kv_head = banyan_cache_part(x->c, layer)->mine[j].kv_head;
@@ -115,8 +134,10 @@ static banyan_status place_group(banyan_saving *x, int32_t layer, int32_t j, kep
     banyan_saved_block *earlier = NULL;
     banyan_status status =
         old ? banyan_index_entries(&x->previous, &x->old, old, &earlier) : BANYAN_OK;
+    const int64_t sums = list_sums(x->c, layer, j, x->sum + x->sums);
+    x->sums += sums;
     x->index.group[x->index.groups++] = (banyan_saved_group){
-        .layer = layer, .kv_head = kv_head, .first = x->entries, .count = count};
+        .layer = layer, .kv_head = kv_head, .first = x->entries, .count = count, .sums = sums};
     for (int64_t i = 0; i < count && !status; i++)
         status = place_block(x, &room[i], layer, kv_head, earlier, old ? old->count : 0);
     free(earlier);
@@ -126,7 +147,7 @@ static banyan_status place_group(banyan_saving *x, int32_t layer, int32_t j, kep
 static banyan_status place_all(banyan_saving *x, kept_block *room)
 {
     banyan_status status = BANYAN_OK;
-    x->entries = x->moves = x->live_bytes = x->new_bytes = 0;
+    x->entries = x->sums = x->moves = x->live_bytes = x->new_bytes = 0;
     x->index.files = x->index.groups = 0;
     for (int32_t layer = 0; layer < x->c->plan->spec.layers; layer++)
         for (int32_t j = 0; j < banyan_kept_count(x->c, layer) && !status; j++)
@@ -154,9 +175,10 @@ banyan_status banyan_save_list(banyan_saving *x)
     kept_block *room = calloc((size_t)most + 1, sizeof *room);
     x->entry = calloc((size_t)all + 1, sizeof *x->entry);
     x->move = calloc((size_t)all + 1, sizeof *x->move);
+    x->sum = calloc((size_t)(groups * x->c->live) + 1, sizeof *x->sum);
     x->index.group = calloc((size_t)groups + 1, sizeof *x->index.group);
     banyan_status status = BANYAN_OK;
-    if (!room || !x->entry || !x->move || !x->index.group)
+    if (!room || !x->entry || !x->move || !x->sum || !x->index.group)
         status = banyan_fail(BANYAN_ERR_MEMORY, "save: no memory to list %lld blocks",
                              (long long)all);
     if (!status) status = place_all(x, room);
@@ -227,7 +249,7 @@ static banyan_status write_whole(const char *path, const void *data, size_t byte
 banyan_status banyan_save_index(banyan_saving *x)
 {
     banyan_bytes bytes = {0};
-    banyan_index_write(&x->index, x->entry, &bytes);
+    banyan_index_write(&x->index, x->entry, x->sum, &bytes);
     banyan_status status =
         bytes.has_failed ? banyan_fail(BANYAN_ERR_MEMORY, "save: no memory") : BANYAN_OK;
     if (!status)

@@ -14,8 +14,9 @@ typedef struct banyan_saving {
     banyan_index index, previous; /* this rank's; previous: of the old snapshot */
     int has_previous;
     banyan_saved_block *entry;
+    banyan_saved_sum *sum;
     banyan_move *move; /* of those that are written now */
-    int64_t entries, moves, live_bytes, new_bytes;
+    int64_t entries, sums, moves, live_bytes, new_bytes;
     banyan_saved_rank mine;
     char blocks_path[BANYAN_PATH], note_path[BANYAN_PATH], manifest_path[BANYAN_PATH];
     int manifest_fd, lock;                             /* rank 0 */

@@ -12,9 +12,13 @@
 #include <unistd.h>
 
 enum { TOKENS = 23, MOST = 8192 };
+#ifndef VERSION_1 /* a folder: the snapshot of `filled`, as it was written then */
+#define VERSION_1 "tests/dist/snapshot_version_1"
+#endif
 
 static char folder[256];
 static const banyan_rule window = {0, -1, 0, -1, "sink_window sink=0 window=10t"};
+static const banyan_rule joins = {0, -1, 0, -1, "razor sink=3t recent=1 part=0"};
 
 static void set_spec(banyan_spec *spec)
 {
@@ -135,12 +139,17 @@ static void damage_file(const banyan_plan *plan, const char *path, uint64_t expe
     write_file(path, whole, bytes);
 }
 
-static void test_damage(banyan_comm *comm)
+/* Of one sequence; with rule `joins` one block, and sums of what was let go. */
+static void test_damage(banyan_comm *comm, const banyan_rule *rule)
 {
     banyan_spec spec;
     set_spec(&spec);
+    spec.rules = rule;
+    spec.rule_count = rule != NULL;
+    spec.placement = rule ? "heads" : "line";
     banyan_plan *plan = sequence_plan(&spec, comm);
-    banyan_cache *cache = filled(plan, TOKENS);
+    banyan_cache *cache = filled(plan, TOKENS - 2);
+    append(cache, cache->sequence, TOKENS - 2, 2);
     char path[1024];
     size_t total = 0;
     CHECK(banyan_cache_save(cache, folder, "note", 4) == BANYAN_OK);
@@ -154,6 +163,62 @@ static void test_damage(banyan_comm *comm)
     closedir(d);
     CHECK_MSG(total <= 4096 && total > 2048, "%zu bytes", total);
     CHECK(banyan_snapshot_verify(folder, NULL) == BANYAN_OK);
+    banyan_cache_destroy(cache);
+    banyan_plan_destroy(plan);
+    clear(comm);
+}
+
+/* ---- versions ------------------------------------------------------------------------------ */
+
+/* One that was written when there were no sums is read, and saved over. */
+static void test_version_1(banyan_comm *comm)
+{
+    banyan_spec spec;
+    char command[1024];
+    set_spec(&spec);
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = filled(plan, TOKENS), *opened = NULL, *again = NULL;
+    const uint64_t expected = answer(cache);
+    snprintf(command, sizeof command, "cp -r '%s' '%s'", VERSION_1, folder);
+    CHECK(system(command) == 0);
+    CHECK_MSG(banyan_snapshot_verify(folder, NULL) == BANYAN_OK, "%s", banyan_error_message());
+    CHECK_MSG(banyan_cache_open(plan, NULL, folder, &opened) == BANYAN_OK, "%s",
+              banyan_error_message());
+    CHECK(opened && answer(opened) == expected);
+    append(opened, opened->sequence, TOKENS, 30);
+    append(cache, cache->sequence, TOKENS, 30);
+    CHECK(banyan_cache_save(opened, folder, NULL, 0) == BANYAN_OK);
+    CHECK_MSG(banyan_cache_open(plan, NULL, folder, &again) == BANYAN_OK, "%s",
+              banyan_error_message());
+    CHECK(again && answer(again) == answer(cache));
+    banyan_cache_destroy(cache);
+    banyan_cache_destroy(opened);
+    banyan_cache_destroy(again);
+    banyan_plan_destroy(plan);
+    clear(comm);
+}
+
+/* Another one is refused by its number. */
+static void test_versions(banyan_comm *comm)
+{
+    static char whole[MOST];
+    static const int none[] = {0, 3, 255};
+    banyan_spec spec;
+    char path[1024], words[64];
+    set_spec(&spec);
+    banyan_plan *plan = sequence_plan(&spec, comm);
+    banyan_cache *cache = filled(plan, TOKENS), *again = NULL;
+    CHECK(banyan_cache_save(cache, folder, NULL, 0) == BANYAN_OK);
+    snprintf(path, sizeof path, "%s/manifest", folder);
+    const size_t bytes = read_file(path, whole);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        whole[16] = (char)none[i];
+        write_file(path, whole, bytes);
+        snprintf(words, sizeof words, "has version %d: expected one from 1 to 2", none[i]);
+        CHECK_MSG(banyan_cache_open(plan, NULL, folder, &again) == BANYAN_ERR_FILE &&
+                      strstr(banyan_error_message(), words),
+                  "%s", banyan_error_message());
+    }
     banyan_cache_destroy(cache);
     banyan_plan_destroy(plan);
     clear(comm);
@@ -315,7 +380,12 @@ int main(void)
     const char *fast =
         access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm"; /* no disk is waited for */
     snprintf(folder, sizeof folder, "%s/snapshot_fault_test.%ld", fast, id);
-    if (banyan_comm_size(comm) == 1) test_damage(comm);
+    if (banyan_comm_size(comm) == 1) {
+        test_damage(comm, NULL);
+        test_damage(comm, &joins);
+        test_version_1(comm);
+        test_versions(comm);
+    }
     test_fields(comm);
     if (banyan_comm_size(comm) > 1) test_ranks(comm);
     banyan_comm_destroy(comm);

@@ -21,9 +21,10 @@ set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
 foreach(name attend batch many calls choice evict graded latent patterns ranges repro shapes snapshot
-             snapshot_fault steady)
+             snapshot_fault snapshot_sums steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
+target_compile_definitions(snapshot_fault_test PRIVATE VERSION_1="${CMAKE_CURRENT_LIST_DIR}/snapshot_version_1")
 target_link_options(steady_test PRIVATE
   LINKER:--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
   LINKER:--wrap=posix_memalign,--wrap=mmap)
@@ -52,6 +53,8 @@ endforeach()
 banyan_mpi_test(steady_test 3)
 banyan_mpi_test(snapshot_test 3)
 banyan_mpi_test(snapshot_fault_test 3)
+banyan_mpi_test(snapshot_sums_test 2)
+banyan_mpi_test(snapshot_sums_test 3)
 # Some seconds, and 20 minutes.
 banyan_test_program(soak_test dist/soak_test.c)
 banyan_mpi_test(soak_test 4)

@@ -267,20 +267,53 @@ typedef struct reader {
 static int reads(void *ctx, int head, int64_t row, int64_t token)
 {
     const reader *r = ctx;
+    int64_t first, end;
     if (r->range.end && (token < r->range.first || token >= r->range.end)) return 0;
-    return banyan_plan_reads(r->w->plan, r->layer, head, row, token);
+    return banyan_plan_reads(r->w->plan, r->layer, head, row, token) ||
+           (!r->range.end &&
+            banyan_plan_compensates(r->w->plan, r->layer, head, row, &first, &end) &&
+            token >= first && token < end);
 }
 
-/* Are all tokens that a head's row reads written? (And is there no compensation token, of which the oracle
- * knows nothing?) */
-static int is_known(reader *r, const life *l, int32_t head, int64_t row, int32_t layer)
+/* Tokens that count by their means are as many tokens with these for keys or values, of which x [tokens] is
+ * the head's, a row every `stride` numbers. */
+static void take_means(const reader *r, int32_t head, int64_t row, float *x, int64_t stride,
+                       int32_t dim)
 {
     int64_t first, end;
-    if (!r->range.end && banyan_plan_compensates(r->w->plan, r->layer, head, row, &first, &end))
-        return 0;
+    if (r->range.end || !banyan_plan_compensates(r->w->plan, r->layer, head, row, &first, &end))
+        return;
+    for (int32_t d = 0; d < dim; d++) {
+        double sum = 0;
+        for (int64_t t = first; t < end; t++) sum += (double)x[t * stride + d];
+        for (int64_t t = first; t < end; t++)
+            x[t * stride + d] = (float)(sum / (double)(end - first));
+    }
+}
+
+/* Are all tokens that a head's row reads written? */
+static int is_known(reader *r, const life *l, int32_t head, int64_t row, int32_t layer)
+{
     for (int64_t t = 0; t <= row; t++)
         if (!l->source[layer][t] && reads(r, head, row, t)) return 0;
     return 1;
+}
+
+/* Keys and values of all KV heads, of the tokens to `token`. */
+static void make_rows(const world *w, const life *l, int32_t layer, int64_t token, float *k,
+                      float *v)
+{
+    const banyan_shape *shape = &banyan_plan_kind(w->plan, layer)->shape;
+    const int32_t from = w->plan->spec.cache_layer[layer], g = shape->kv_heads;
+    const int32_t key_dim = shape->key_dim, value_dim = shape->value_dim;
+    for (int64_t t = 0; t <= token; t++) {
+        const int32_t s = l->source[from][t];
+        calls_row(s, 1, from, t, g * key_dim, k + t * g * key_dim);
+        calls_row(s, 2, from, t, g * value_dim, v + t * g * value_dim);
+        for (int32_t h = 0; shape->block.value_in_key && h < g; h++)
+            memcpy(v + (t * g + h) * value_dim, k + (t * g + h) * key_dim,
+                   (size_t)value_dim * sizeof *v);
+    }
 }
 
 void calls_check_row(const world *w, const life *l, int32_t layer, int64_t token,
@@ -293,14 +326,6 @@ void calls_check_row(const world *w, const life *l, int32_t layer, int64_t token
     const int32_t from = spec->cache_layer[layer], g = shape->kv_heads;
     const int32_t key_dim = shape->key_dim, value_dim = shape->value_dim;
     float q[HEADS * DIM];
-    for (int64_t t = 0; t <= token; t++) {
-        const int32_t s = l->source[from][t];
-        calls_row(s, 1, from, t, g * key_dim, k + t * g * key_dim);
-        calls_row(s, 2, from, t, g * value_dim, v + t * g * value_dim);
-        for (int32_t h = 0; shape->block.value_in_key && h < g; h++)
-            memcpy(v + (t * g + h) * value_dim, k + (t * g + h) * key_dim,
-                   (size_t)value_dim * sizeof *v);
-    }
     calls_row(source, 0, layer, token, spec->heads * key_dim, q);
     reader r = {w, layer, range};
     const oracle o = {.heads = spec->heads,
@@ -320,6 +345,10 @@ void calls_check_row(const world *w, const life *l, int32_t layer, int64_t token
         double expect[DIM], expect_lse;
         bound b = {.block_tokens = spec->block_tokens, .combines = 8};
         if (!is_known(&r, l, h, token, from)) continue;
+        const int32_t kv_head = h / shape->group;
+        make_rows(w, l, layer, token, k, v);
+        take_means(&r, h, token, k + kv_head * key_dim, g * key_dim, key_dim);
+        take_means(&r, h, token, v + kv_head * value_dim, g * value_dim, value_dim);
         b.rounds = bound_rounds(w->plan->kernel->name, spec->cache_dtype);
         oracle_row(&o, q + h * key_dim, h, token, expect, &expect_lse, &b);
         b.spread = 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A snapshot of one rank: u16 bytes of the manifest, u16 of the index's head, then these two, the entries
- * (u16 of them) and the blocks. Sums and lengths are made right, so that what they guard is reached: a
- * snapshot that somebody wrote on purpose. It must open on three plans, or be refused in words. */
+/* A snapshot of one rank: u16 bytes of the manifest, of the index's head, u16 entries, u16 bytes of the
+ * sums, then these four, and the blocks. Checksums and lengths are made right, so that what they guard is
+ * reached: a snapshot that somebody wrote on purpose. It must open on four plans, or be refused in words. */
 #include "dist/snapshot.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -9,13 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLANS = 3, BLOCK_BYTES = 16 * 2 * 8 * 4 };
+enum { PLANS = 4, BLOCK_BYTES = 16 * 2 * 8 * 4, SUM_BYTES = 24 + 2 * 8 * 8 };
 
 static banyan_plan *plans[PLANS];
 
 static void make_plans(void)
 {
-    static const banyan_rule window = {0, -1, 0, -1, "sink_window sink=0 window=20t"};
+    static const banyan_rule rules[PLANS] = {
+        [2] = {0, -1, 0, -1, "sink_window sink=0 window=20t"},
+        [3] = {0, -1, 0, -1, "razor sink=3t recent=1 part=0"},
+    };
     banyan_comm *comm = NULL;
     if (plans[0]) return;
     FUZZ_CHECK(!banyan_comm_create("self", NULL, &comm));
@@ -33,16 +36,16 @@ static void make_plans(void)
         spec.threads = 1;
         spec.sequences = i == 1 ? 1 : 3;
         spec.pool_tokens = i == 2 ? 100 : 600;
-        spec.rules = &window;
-        spec.rule_count = i == 2;
+        spec.rules = &rules[i];
+        spec.rule_count = i >= 2;
         FUZZ_CHECK(!banyan_plan_create(&spec, comm, &plans[i]));
     }
 }
 
 /* The parts of an input, and their checksums put right. */
 typedef struct parts {
-    unsigned char *manifest, *head, *entry, *blocks;
-    size_t manifest_bytes, head_bytes, entries, block_bytes;
+    unsigned char *manifest, *head, *entry, *sums, *blocks;
+    size_t manifest_bytes, head_bytes, entries, sum_bytes, block_bytes;
 } parts;
 
 static size_t take16(const uint8_t **data, size_t *size)
@@ -70,6 +73,24 @@ static uint64_t number(const unsigned char *from, int bytes)
     return x;
 }
 
+/* Of the groups, which begin at byte `at` of the head: `bytes` bytes each. */
+static void mend_groups(parts *p, size_t at, size_t bytes)
+{
+    size_t sums_at = 0;
+    const size_t groups = at + 4 <= p->head_bytes ? (size_t)number(p->head + at, 4) : 0;
+    for (at += 4; groups < 1000 && at + bytes <= p->head_bytes; at += bytes) {
+        const uint64_t first = number(p->head + at + 8, 8), n = number(p->head + at + 16, 8);
+        if (first <= p->entries && n <= p->entries - first)
+            banyan_store64(
+                p->head + at + 24,
+                banyan_checksum(p->entry + first * BANYAN_ENTRY_BYTES, n * BANYAN_ENTRY_BYTES));
+        const uint64_t sums = bytes < 48 ? 0 : number(p->head + at + 32, 8);
+        if (!sums || sums > (p->sum_bytes - sums_at) / SUM_BYTES) continue;
+        banyan_store64(p->head + at + 40, banyan_checksum(p->sums + sums_at, sums * SUM_BYTES));
+        sums_at += sums * SUM_BYTES;
+    }
+}
+
 static void mend(parts *p, uint64_t *id)
 {
     for (size_t i = 0; i < p->entries; i++) {
@@ -82,16 +103,8 @@ static void mend(parts *p, uint64_t *id)
     *id = number(p->manifest + 28, 8);
     if (p->head_bytes >= 36) {
         banyan_store64(p->head + 24, *id);
-        size_t at = 36 + 16 * (size_t)number(p->head + 32, 4);
-        const size_t groups = at + 4 <= p->head_bytes ? (size_t)number(p->head + at, 4) : 0;
-        for (at += 4; groups < 1000 && at + 32 <= p->head_bytes; at += 32) {
-            const uint64_t first = number(p->head + at + 8, 8),
-                           n = number(p->head + at + 16, 8);
-            if (first > p->entries || n > p->entries - first) continue;
-            banyan_store64(
-                p->head + at + 24,
-                banyan_checksum(p->entry + first * BANYAN_ENTRY_BYTES, n * BANYAN_ENTRY_BYTES));
-        }
+        mend_groups(p, 36 + 16 * (size_t)number(p->head + 32, 4),
+                    number(p->head + 16, 4) < 2 ? 32 : 48);
     }
     unsigned char *end = p->manifest + p->manifest_bytes;
     banyan_store64(p->manifest + 20, p->manifest_bytes);
@@ -127,21 +140,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     p.manifest_bytes = take16(&data, &size);
     p.head_bytes = take16(&data, &size);
     p.entries = take16(&data, &size);
+    p.sum_bytes = take16(&data, &size);
     p.manifest = take(&data, &size, &p.manifest_bytes);
     p.head = take(&data, &size, &p.head_bytes);
     size_t entry_bytes = p.entries * BANYAN_ENTRY_BYTES;
     p.entry = take(&data, &size, &entry_bytes);
     p.entries = entry_bytes / BANYAN_ENTRY_BYTES;
+    p.sums = take(&data, &size, &p.sum_bytes);
     p.block_bytes = size;
     p.blocks = take(&data, &size, &p.block_bytes);
     mend(&p, &id);
 
     fuzz_put("manifest", p.manifest, p.manifest_bytes);
-    p.head = realloc(p.head, p.head_bytes + entry_bytes + 1);
+    p.head = realloc(p.head, p.head_bytes + entry_bytes + p.sum_bytes + 1);
     if (!p.head) abort();
     memcpy(p.head + p.head_bytes, p.entry, entry_bytes);
+    memcpy(p.head + p.head_bytes + entry_bytes, p.sums, p.sum_bytes);
     snprintf(name, sizeof name, "index-%016llx-0", (unsigned long long)id);
-    fuzz_put(name, p.head, p.head_bytes + entry_bytes);
+    fuzz_put(name, p.head, p.head_bytes + entry_bytes + p.sum_bytes);
     char path[256], other[256];
     snprintf(path, sizeof path, "%s/%s", fuzz_folder(), name);
     /* all files that an index names are this one */
@@ -161,6 +177,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (nowhere) (void)banyan_snapshot_print(fuzz_folder(), nowhere), fclose(nowhere);
     remove(path);
     remove(other);
-    free(p.manifest), free(p.head), free(p.entry), free(p.blocks);
+    free(p.manifest), free(p.head), free(p.entry), free(p.sums), free(p.blocks);
     return 0;
 }
