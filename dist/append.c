@@ -332,9 +332,12 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
     if (!status) status = c->way->write(c, call);
     for (int32_t i = 0; i < call->count && !status; i++) {
         const banyan_rows *part = &call->batch[i];
-        if (part->rows)
-            banyan_layer_write(&part->sequence->layer[call->layer], part->at,
-                               part->at + part->rows);
+        if (!part->rows) continue;
+        /* A step's rows may come more than once: a block that was saved in between is another then. */
+        banyan_layer *layer = &part->sequence->layer[call->layer];
+        const int64_t block = part->at / c->plan->spec.block_tokens;
+        if (layer->clean > block) layer->clean = block;
+        banyan_layer_write(layer, part->at, part->at + part->rows);
     }
     return status;
 }

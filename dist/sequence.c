@@ -180,6 +180,8 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
     if (status) return status;
     banyan_count_end(c);
 
+    /* Its blocks are shared now: a call that names its last step's rows goes back. */
+    sequence->step = 0;
     const int device = banyan_device_enter(c);
     const int32_t block = c->plan->spec.block_tokens;
     s->turn = turn;

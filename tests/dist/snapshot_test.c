@@ -142,9 +142,10 @@ static void expect_save(const world *w, const char *words)
               banyan_error_message(), words);
 }
 
-static void append(const world *w, int32_t layer, const banyan_rows *part)
+static void append(const world *w, int32_t layer, const banyan_rows *part, float value)
 {
-    static const float rows[ROWS * KV];
+    static float rows[ROWS * KV];
+    for (int32_t i = 0; i < ROWS * KV; i++) rows[i] = value;
     CHECK_MSG(banyan_attend(w->cache, layer, part, 1, NULL, rows, rows, NULL, NULL) ==
                   BANYAN_OK,
               "%s", banyan_error_message());
@@ -165,7 +166,7 @@ static void test_step(const snapshot_case *c, banyan_comm *comm)
                  "layer %d has %lld tokens, and keys and values of %lld:", (int)layer,
                  (long long)at + 3, (long long)at);
         expect_save(&w, words);
-        append(&w, layer, &part);
+        append(&w, layer, &part, 0);
     }
     save(&w, "");
     /* rows that never come are owed until the sequence goes back before them */
@@ -173,12 +174,12 @@ static void test_step(const snapshot_case *c, banyan_comm *comm)
     CHECK(banyan_cache_step(w.cache, &next, 1) == BANYAN_OK);
     CHECK(banyan_sequence_fork(w.sequence[2], at + 4, 1, &fork) == BANYAN_OK);
     const banyan_rows more = {.sequence = w.sequence[2], .at = at + 4, .rows = 1};
-    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &more);
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &more, 0);
     snprintf(words, sizeof words,
              "layer 0 has %lld tokens, and keys and values of %lld:", (long long)at + 5,
              (long long)at + 3);
     expect_save(&w, words);
-    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &part);
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &part, 0);
     snprintf(words, sizeof words,
              "layer 0 has %lld tokens, and keys and values of %lld:", (long long)at + 4,
              (long long)at + 3);
@@ -186,6 +187,49 @@ static void test_step(const snapshot_case *c, banyan_comm *comm)
     banyan_sequence_destroy(fork);
     save(&w, "");
     end(&w);
+    clear(comm);
+}
+
+/* What a life's last row reads. */
+static uint64_t look(const world *w, int life)
+{
+    static float q[Q], out[Q], lse[HEADS];
+    uint64_t hash = 1;
+    const int64_t length = banyan_sequence_length(w->sequence[life], -1);
+    const banyan_rows part = {.sequence = w->sequence[life], .at = length - 1, .rows = 1};
+    row_of(7, 0, 0, 0, Q, q);
+    for (int32_t layer = 0; layer < LAYERS; layer++) {
+        CHECK_MSG(banyan_attend(w->cache, layer, &part, 1, q, NULL, NULL, out, lse) ==
+                      BANYAN_OK,
+                  "%s", banyan_error_message());
+        hash = sequence_hash(lse, sizeof lse, sequence_hash(out, sizeof out, hash));
+    }
+    return hash;
+}
+
+/* Rows of a step that come once more after a save: they are saved. With a fork of what came first, that keeps
+ * it. */
+static void test_rows_again(const snapshot_case *c, banyan_comm *comm, int forks)
+{
+    world w = make(c, comm);
+    before(&w);
+    drop(&w, 0), drop(&w, 3), drop(&w, 4);
+    const int32_t rows = BLOCK + 1 - w.life[2].length % BLOCK;
+    const banyan_rows part = {.sequence = w.sequence[2], .at = w.life[2].length, .rows = rows};
+    CHECK(banyan_cache_step(w.cache, &part, 1) == BANYAN_OK);
+    w.life[2].length += rows;
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &part, 0);
+    if (forks) fork_of(&w, 2, 0, w.life[2].length, 3);
+    save(&w, "");
+    const uint64_t first = look(&w, 2);
+    for (int32_t layer = 0; layer < LAYERS; layer++) append(&w, layer, &part, 1);
+    CHECK(look(&w, 2) != first && (!forks || look(&w, 0) == first));
+    save(&w, "");
+    CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
+    world again = opened(c, comm, &w);
+    CHECK_MSG(look(&w, 2) == look(&again, 2) && (!forks || look(&again, 0) == first),
+              "%s: other rows than were written last", c->name);
+    end(&w), end(&again);
     clear(comm);
 }
 
@@ -213,6 +257,8 @@ int main(int argc, char **argv)
                     test_way(&cases[i], comm, counts[p], counts[q]);
         if (full || ranks < 4) test_again(&cases[i], comm);
         if (full || i == ranks % CASES) test_step(&cases[i], comm);
+        for (int forks = 0; forks < 2 && (full || i == ranks % CASES); forks++)
+            test_rows_again(&cases[i], comm, forks);
     }
     banyan_comm_destroy(comm);
     return test_end();
