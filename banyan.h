@@ -304,7 +304,8 @@ banyan_plan_spec(const banyan_plan *plan); /* defaults filled in */
 /* Does `rank` hold a part of this KV head? Only then does it read the head's q, k and v. */
 BANYAN_API int banyan_plan_holds(const banyan_plan *plan, int32_t layer, int32_t kv_head,
                                  int rank);
-/* The rank that keeps (or kept) a block of a KV head, in a sequence of this turn that is no fork. */
+/* The rank that keeps (or kept) a block of a KV head, in a sequence of this turn that is no fork; -1 also
+ * where max_tokens ends before the block. */
 BANYAN_API int banyan_plan_owner(const banyan_plan *plan, uint64_t turn, int32_t layer,
                                  int32_t kv_head, int64_t block);
 /* The rank on which attend writes the output of a query head. */
@@ -422,7 +423,7 @@ BANYAN_API void banyan_sequence_destroy(banyan_sequence *sequence);
 /* Tokens in a layer, or the most in any with layer -1. -1 outside the plan. */
 BANYAN_API int64_t banyan_sequence_length(const banyan_sequence *sequence, int32_t layer);
 /* The rank that keeps (or kept, or will keep) a block of a KV head, the same on every rank; -1
- * outside the plan. */
+ * outside the plan, also where max_tokens ends before the block. */
 BANYAN_API int banyan_sequence_owner(const banyan_sequence *sequence, int32_t layer,
                                      int32_t kv_head, int64_t block);
 

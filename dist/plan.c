@@ -312,7 +312,9 @@ int banyan_plan_owner(const banyan_plan *plan, uint64_t turn, int32_t layer, int
                       int64_t block)
 {
     const banyan_head_plan *head = head_of(plan, layer, kv_head);
-    if (!head || block < 0) return -1;
+    if (!head || block < 0 ||
+        block >= banyan_blocks(plan->spec.max_tokens, plan->spec.block_tokens))
+        return -1;
     return head->placed.holder[banyan_head_owner(head, turn, block)].rank;
 }
 

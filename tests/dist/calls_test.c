@@ -156,6 +156,8 @@ static void test_ended(banyan_plan *plan)
     sequence_make(&s, plan, TOKENS, 23);
     prefill(&s, cache, 0, 50, APPEND);
     banyan_sequence *ended = cache->sequence;
+    CHECK(banyan_sequence_owner(ended, 0, 0, TOKENS / BLOCK) >= 0); /* 300 tokens end in it */
+    CHECK(banyan_sequence_owner(ended, 0, 0, TOKENS / BLOCK + 1) == -1);
     banyan_sequence_destroy(ended);
     CHECK(banyan_sequence_fork(ended, 10, 0, &fork) == BANYAN_ERR_ARGUMENT && !fork);
     CHECK(strstr(banyan_error_message(), "the sequence was destroyed"));

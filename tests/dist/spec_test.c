@@ -148,6 +148,9 @@ static void test_arguments(void)
     CHECK(strstr(banyan_error_message(), "tokens is 65537: expected 0..65536"));
     CHECK(banyan_plan_owner(p.plan, 0, 2, 0, 0) == -1 &&
           banyan_plan_owner(p.plan, 0, 0, 4, 0) == -1);
+    CHECK(banyan_plan_owner(p.plan, 0, 0, 0, 65536 / 64 - 1) >= 0); /* the last, and after it */
+    CHECK(banyan_plan_owner(p.plan, 7, 0, 0, 65536 / 64) == -1 &&
+          banyan_plan_owner(p.plan, 0, 0, 3, INT64_MAX) == -1);
     CHECK(banyan_plan_owner(p.plan, 0, 0, 0, -1) == -1 && banyan_plan_home(p.plan, 0, 8) == -1);
     CHECK(!banyan_plan_holds(p.plan, -1, 0, 0) && !banyan_plan_holds(p.plan, 0, 0, 3));
     CHECK(!banyan_plan_reads(p.plan, 0, 8, 5, 5) && !banyan_plan_reads(p.plan, 0, 0, -1, 0));
