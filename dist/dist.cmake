@@ -45,6 +45,7 @@ target_sources(banyan PRIVATE
   dist/snapshot_index.c
   dist/snapshot_look.c
   dist/snapshot_open.c
+  dist/snapshot_remove.c
   dist/snapshot_save.c
   dist/snapshot_sums.c
   dist/snapshot_tables.c

@@ -78,6 +78,7 @@ banyan_status banyan_file_create(const char *path, int *fd); /* a new one */
 banyan_status banyan_file_write(int fd, const char *path, const void *data, size_t bytes,
                                 int64_t at);
 banyan_status banyan_file_read(int fd, const char *path, void *data, size_t bytes, int64_t at);
+banyan_status banyan_file_open(const char *path, int *fd); /* to read; a file, not a pipe */
 /* All of a file, at most `most` bytes; for free(). */
 banyan_status banyan_file_all(const char *path, size_t most, unsigned char **data,
                               size_t *bytes);

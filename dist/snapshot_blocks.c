@@ -8,7 +8,6 @@
 #include "dist/plan.h"
 #include "dist/snapshot.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,10 +62,9 @@ static banyan_status open_file(banyan_block_reader *r, int32_t rank, uint64_t id
     banyan_block_reader_end(r);
     const banyan_status status = banyan_snapshot_path(r->path, r->folder, "blocks", id, rank);
     if (status) return status;
-    r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
     r->rank = rank;
     r->id = id;
-    return r->fd < 0 ? banyan_file_failed(r->path, "cannot be opened") : BANYAN_OK;
+    return banyan_file_open(r->path, &r->fd);
 }
 
 banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *index,

@@ -37,6 +37,17 @@ banyan_status banyan_file_create(const char *path, int *fd)
     return *fd < 0 ? banyan_file_failed(path, "cannot be created") : BANYAN_OK;
 }
 
+banyan_status banyan_file_open(const char *path, int *fd)
+{
+    struct stat is;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* which a pipe would wait in */
+    if (*fd < 0) return banyan_file_failed(path, "cannot be opened");
+    if (!fstat(*fd, &is) && S_ISREG(is.st_mode)) return BANYAN_OK;
+    close(*fd);
+    *fd = -1;
+    return banyan_fail(BANYAN_ERR_FILE, "\"%s\" is no file", path);
+}
+
 banyan_status banyan_file_write(int fd, const char *path, const void *data, size_t bytes,
                                 int64_t at)
 {
@@ -70,12 +81,12 @@ banyan_status banyan_file_all(const char *path, size_t most, unsigned char **dat
                               size_t *bytes)
 {
     struct stat is;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return banyan_file_failed(path, "cannot be opened");
-    banyan_status status = BANYAN_OK;
+    int fd;
+    banyan_status status = banyan_file_open(path, &fd);
+    if (status) return status;
     unsigned char *all = NULL;
-    if (fstat(fd, &is) || !S_ISREG(is.st_mode))
-        status = banyan_fail(BANYAN_ERR_FILE, "\"%s\" is no file", path);
+    if (fstat(fd, &is))
+        status = banyan_file_failed(path, "cannot be read");
     else if ((uint64_t)is.st_size > most)
         status = banyan_fail(BANYAN_ERR_FILE, "\"%s\" has %lld bytes: expected at most %zu",
                              path, (long long)is.st_size, most);
@@ -97,9 +108,9 @@ banyan_status banyan_file_all(const char *path, size_t most, unsigned char **dat
 banyan_status banyan_file_sync(int fd, const char *path)
 {
     int failed = fsync(fd);
-    const int why = errno;
+    const int why = failed ? errno : 0;
     failed |= close(fd);
-    if (why && failed) errno = why;
+    if (why) errno = why;
     return failed ? banyan_file_failed(path, "cannot be written to disk") : BANYAN_OK;
 }
 
@@ -124,7 +135,9 @@ int banyan_folder_lock(const char *folder, banyan_lock lock, int *fd)
                        .l_len = 1};
     *fd = -1;
     if (banyan_snapshot_path(path, folder, "lock", 0, -1)) return 1;
-    *fd = open(path, is_read ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    *fd = open(path,
+               (is_read ? O_RDONLY : O_RDWR | O_CREAT) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW,
+               0666);
     if (*fd < 0) return 1;
     int failed;
     do {

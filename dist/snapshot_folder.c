@@ -5,7 +5,6 @@
 #include "dist/plan.h"
 #include "dist/snapshot_save.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -85,20 +84,24 @@ static banyan_status read_old(banyan_saving *x)
     char path[BANYAN_PATH];
     struct stat is;
     banyan_status status = banyan_snapshot_path(path, x->folder, "manifest", 0, -1);
-    if (status || stat(path, &is)) return status;
-    status = banyan_snapshot_read(x->folder, &x->old);
-    return status;
+    if (status) return status;
+    if (!stat(path, &is)) return banyan_snapshot_read(x->folder, &x->old);
+    return errno == ENOENT ? BANYAN_OK : banyan_file_failed(path, "cannot be looked at");
 }
 
 /* Rank 0: the folder, the right to save there, and a manifest without content. */
 static banyan_status begin(banyan_saving *x)
 {
-    if (mkdir(x->folder, 0777) && errno != EEXIST)
-        return banyan_file_failed(x->folder, "cannot be made");
+    char parent[BANYAN_PATH];
+    const int is_new = !mkdir(x->folder, 0777);
+    if (!is_new && errno != EEXIST) return banyan_file_failed(x->folder, "cannot be made");
+    if (is_new && !banyan_snapshot_path(parent, x->folder, "..", 0, -1))
+        (void)banyan_folder_sync(parent); /* which not everybody may read */
     if (!banyan_folder_lock(x->folder, BANYAN_LOCK_SAVE, &x->lock))
         return banyan_fail(BANYAN_ERR_FILE, "\"%s\": another job is saving there", x->folder);
     banyan_status status = read_old(x);
     if (status) return status;
+    banyan_save_remove_left(x);
     while (!x->numbers.id)
         if (getrandom(&x->numbers.id, sizeof x->numbers.id, 0) != sizeof x->numbers.id)
             return banyan_file_failed(x->folder, "no random number for its files");
@@ -131,6 +134,20 @@ static banyan_status join(banyan_saving *x)
     return status;
 }
 
+/* Are all files there, and as long as they were, from which blocks are to be a part of this snapshot? */
+static int has_files(const banyan_saving *x)
+{
+    char path[BANYAN_PATH];
+    struct stat is;
+    for (int32_t i = 0; i < x->previous.files; i++) {
+        const banyan_saved_file *file = &x->previous.file[i];
+        if (banyan_snapshot_path(path, x->folder, "blocks", file->id, x->previous.rank) ||
+            stat(path, &is) || (uint64_t)is.st_size != file->bytes)
+            return 0;
+    }
+    return 1;
+}
+
 /* May blocks of the snapshot that is there be a part of this one? */
 static void find_previous(banyan_saving *x)
 {
@@ -140,73 +157,8 @@ static void find_previous(banyan_saving *x)
     if (x->old.id != x->c->saved_id || x->old.plan_hash != plan->hash ||
         x->old.ranks != plan->ranks)
         return;
-    x->has_previous = !banyan_index_read(x->folder, &x->old, plan->rank, &x->previous);
-}
-
-/* ---- what is removed ----------------------------------------------------------------------- */
-
-static int by_id(const void *a, const void *b)
-{
-    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Rank 0: all files of saves that are not among `id`, of which [count] have blocks that are still named. */
-static void remove_others(const banyan_saving *x, uint64_t *id, size_t count)
-{
-    int lock;
-    char path[BANYAN_PATH];
-    if (!banyan_folder_lock(x->folder, BANYAN_LOCK_REMOVE, &lock)) return; /* next time */
-    DIR *folder = opendir(x->folder);
-    qsort(id, count, sizeof *id, by_id);
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        uint64_t of = 0;
-        const char *name = entry->d_name;
-        int used = 0, is_blocks = sscanf(name, "blocks-%16" SCNx64 "-%*d%n", &of, &used) == 1;
-        if (!is_blocks && sscanf(name, "index-%16" SCNx64 "-%*d%n", &of, &used) != 1 &&
-            sscanf(name, "note-%16" SCNx64 "%n", &of, &used) != 1 &&
-            sscanf(name, "manifest-%16" SCNx64 "%n", &of, &used) != 1)
-            continue;
-        if (!used || name[used] || of == x->numbers.id) continue;
-        if (is_blocks && bsearch(&of, id, count, sizeof *id, by_id)) continue;
-        const int n = snprintf(path, sizeof path, "%s/%s", x->folder, name);
-        if (n > 0 && n < (int)sizeof path) (void)unlink(path);
-    }
-    if (folder) closedir(folder);
-    banyan_folder_unlock(lock);
-}
-
-/* Rank 0 hears from each rank whose blocks its index names. Collective. */
-static banyan_status remove_old(banyan_saving *x)
-{
-    banyan_comm *comm = x->c->plan->comm;
-    const int32_t ranks = x->c->plan->ranks;
-    uint64_t own = (uint64_t)x->index.files, all = 0;
-    uint64_t *counts = calloc((size_t)ranks, sizeof *counts);
-    uint64_t *mine = calloc((size_t)own + 1, sizeof *mine);
-    banyan_message *recv = calloc((size_t)ranks, sizeof *recv);
-    for (uint64_t i = 0; mine && i < own; i++) mine[i] = x->index.file[i].id;
-    banyan_status status =
-        counts && mine && recv ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "save: no memory");
-    status = banyan_comm_agree(comm, status);
-    if (!status) status = banyan_comm_allgather(comm, &own, sizeof own, counts);
-    for (int32_t r = 0; !status && r < ranks; r++) all += counts[r];
-    uint64_t *id = NULL;
-    if (!status && comm->rank == 0) id = calloc((size_t)all + 1, sizeof *id);
-    if (!status)
-        status = banyan_comm_agree(comm, comm->rank || id ? BANYAN_OK : BANYAN_ERR_MEMORY);
-    uint64_t *at = id;
-    for (int32_t r = 0; id && r < ranks; at += counts[r++])
-        recv[r] = (banyan_message){r, at, (size_t)counts[r] * sizeof *at};
-    const banyan_message send = {0, mine, (size_t)own * sizeof *mine};
-    if (!status)
-        status = banyan_comm_exchange(comm, &send, 1, recv, comm->rank == 0 ? ranks : 0);
-    if (!status && comm->rank == 0) remove_others(x, id, (size_t)all);
-    free(counts);
-    free(mine);
-    free(recv);
-    free(id);
-    return status;
+    x->has_previous =
+        !banyan_index_read(x->folder, &x->old, plan->rank, &x->previous) && has_files(x);
 }
 
 /* ---- the whole way ------------------------------------------------------------------------- */
@@ -276,7 +228,7 @@ banyan_status banyan_cache_save(banyan_cache *cache, const char *folder, const v
     if (!status) status = write_all(&x);
     drop_files(&x, status);
     if (!status) remember(&x);
-    if (!status) status = remove_old(&x);
+    if (!status) status = banyan_save_remove_old(&x);
     banyan_folder_unlock(x.lock);
     banyan_device_leave(cache, device);
     banyan_snapshot_free(&x.old);

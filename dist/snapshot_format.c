@@ -141,6 +141,8 @@ static const char *get_text(banyan_snapshot *s, banyan_cursor *from)
     char *copy = text ? take(s, bytes + 1, 1) : NULL;
     if (!copy) from->has_failed = 1;
     if (copy) memcpy(copy, text, (size_t)bytes);
+    for (int64_t i = 0; copy && i < bytes; i++) /* it is shown on terminals */
+        if ((unsigned char)copy[i] < ' ' || copy[i] == 127) copy[i] = '?';
     return copy ? copy : "";
 }
 
@@ -198,6 +200,7 @@ static void get_layer(banyan_snapshot *s, banyan_cursor *from, banyan_layer *lay
 static void get_sequences(banyan_snapshot *s, banyan_cursor *from)
 {
     s->next_id = banyan_get64(from);
+    if (s->next_id > UINT64_MAX / 2) from->has_failed = 1; /* more are to come */
     s->sequences = (int32_t)banyan_get_count(from, 16 + 52, 1 << 20);
     s->sequence = take(s, s->sequences, sizeof *s->sequence);
     if (!s->sequence) from->has_failed = 1;

@@ -2,7 +2,6 @@
 /* A rank's index: which blocks it saved, KV head by KV head, and where they lie; and sums. See snapshot.h. */
 #include "dist/snapshot.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,9 +214,10 @@ static banyan_status read_open(int fd, const char *path, int64_t at, size_t byte
 /* `bytes` bytes of the file from `at` on, for free(); none, where it is not so long. */
 static banyan_status read_part(const char *path, int64_t at, size_t bytes, unsigned char **out)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return banyan_file_failed(path, "cannot be opened");
-    const banyan_status status = read_open(fd, path, at, bytes, out);
+    int fd;
+    banyan_status status = banyan_file_open(path, &fd);
+    if (status) return status;
+    status = read_open(fd, path, at, bytes, out);
     close(fd);
     return status;
 }

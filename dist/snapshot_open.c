@@ -147,8 +147,9 @@ static banyan_status load_file(banyan_opening *o, int64_t first, int64_t end)
     const banyan_saved_file *file = &o->index[one->rank].file[one->saved->file];
     banyan_status status = banyan_snapshot_path(path, o->folder, "blocks", file->id, one->rank);
     if (status) return status;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return banyan_file_failed(path, "cannot be opened");
+    int fd;
+    status = banyan_file_open(path, &fd);
+    if (status) return status;
     (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     for (int64_t i = first; i < end; i++) {
         o->move[i].fd = fd;

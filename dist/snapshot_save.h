@@ -30,4 +30,9 @@ banyan_status banyan_save_blocks(banyan_saving *x); /* collective; does not end 
 banyan_status banyan_save_index(banyan_saving *x);
 banyan_status banyan_save_manifest(banyan_saving *x); /* rank 0 */
 
+/* snapshot_remove.c: files of saves that died; rank 0. */
+void banyan_save_remove_left(const banyan_saving *x);
+/* Files that only the snapshot before needed. Collective. */
+banyan_status banyan_save_remove_old(banyan_saving *x);
+
 #endif

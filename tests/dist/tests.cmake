@@ -21,7 +21,7 @@ set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
 foreach(name attend batch many calls choice evict graded latent patterns ranges repro shapes snapshot
-             snapshot_fault snapshot_sums steady)
+             snapshot_fault snapshot_folder snapshot_sums steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 target_compile_definitions(snapshot_fault_test PRIVATE VERSION_1="${CMAKE_CURRENT_LIST_DIR}/snapshot_version_1")
