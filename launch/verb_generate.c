@@ -165,7 +165,7 @@ static int load(task *t, model *m)
                   folder, t->text.digest, model_get_digest(m));
         return EXIT_USAGE;
     }
-    const int code = failed(t, m, model_load(m, folder));
+    const int code = failed(t, m, model_load(m, folder, t->text.ids, t->text.prompt));
     if (code) return code;
     t->read = model_length(m);
     if (t->read < t->text.prompt) return EXIT_OK;

@@ -76,10 +76,11 @@ banyan_cache *model_cache(model *m);
 banyan_status model_fork(model *m, int64_t tokens);
 void model_back(model *m);
 /* The sequence to a folder that all ranks see, with the ids of its tokens, and one more where the last is not
- * read yet; and the sequence of such a folder in place of what there is, which stays where it fails.
- * model_message says why. Collective. */
+ * read yet; and the sequence of such a folder in place of what there is, which stays where it fails, also
+ * where the folder's ids are not the first of these [count] of rank 0 any more: another job may have saved
+ * since they were read. model_message says why. Collective. */
 banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int64_t count);
-banyan_status model_load(model *m, const char *folder);
+banyan_status model_load(model *m, const char *folder, const uint32_t *ids, int64_t count);
 int64_t model_length(const model *m); /* tokens of the sequence */
 /* The ids that were saved with it, with room for `room` more, for free(), and the digest of the model. One
  * process. NULL: why. */

@@ -55,25 +55,6 @@ banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int6
     return tell(m, status);
 }
 
-banyan_status model_load(model *m, const char *folder)
-{
-    banyan_cache *cache = NULL;
-    banyan_sequence *sequence = NULL;
-    m->why[0] = 0;
-    banyan_status status = banyan_cache_open(m->plan, device_stream(m->device), folder, &cache);
-    if (!status) status = banyan_sequence_open(cache, 0, &sequence);
-    if (status) {
-        snprintf(m->why, WHY, "%s", banyan_error_message());
-        banyan_cache_destroy(cache);
-        return tell(m, status);
-    }
-    banyan_cache_destroy(m->cache);
-    m->cache = cache;
-    m->sequence = sequence;
-    m->parent = NULL;
-    return BANYAN_OK;
-}
-
 int64_t model_length(const model *m)
 {
     return banyan_sequence_length(m->sequence, -1);
@@ -82,11 +63,15 @@ int64_t model_length(const model *m)
 uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_t *digest,
                        char *why, size_t why_bytes)
 {
-    size_t bytes = 0;
+    size_t bytes = 0, room_bytes;
     unsigned char *note = NULL;
     banyan_status status = banyan_snapshot_note(folder, NULL, 0, &bytes);
-    if (!status && (note = malloc(bytes + 1)))
-        status = banyan_snapshot_note(folder, note, bytes, &bytes);
+    do { /* once more, when a longer one took its place in between */
+        free(note);
+        room_bytes = bytes;
+        note = status ? NULL : malloc(bytes + 1);
+        if (note) status = banyan_snapshot_note(folder, note, room_bytes, &bytes);
+    } while (note && !status && bytes > room_bytes);
     snprintf(why, why_bytes, "%s", status ? banyan_error_message() : "out of memory");
     uint32_t *ids = NULL;
     if (!status && note) {
@@ -101,4 +86,43 @@ uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_
     if (ids) *digest = number(note + 16, 8);
     free(note);
     return ids;
+}
+
+/* Rank 0: is what was opened, of `tokens` tokens, still of the ids that the caller read there? */
+static banyan_status check_ids(model *m, const char *folder, const uint32_t *ids, int64_t count,
+                               int64_t tokens)
+{
+    int64_t has = 0;
+    uint64_t digest = 0;
+    uint32_t *now = snapshot_ids(folder, 0, &has, &digest, m->why, WHY);
+    if (!now) return BANYAN_ERR_CONFIG;
+    const bool good = digest == m->digest && has <= count && tokens <= has &&
+                      !memcmp(now, ids, (size_t)has * sizeof *ids);
+    free(now);
+    if (good) return BANYAN_OK;
+    snprintf(m->why, WHY, "another snapshot took the place of that in \"%s\" just now", folder);
+    return BANYAN_ERR_CONFIG;
+}
+
+banyan_status model_load(model *m, const char *folder, const uint32_t *ids, int64_t count)
+{
+    banyan_cache *cache = NULL;
+    banyan_sequence *sequence = NULL;
+    m->why[0] = 0;
+    banyan_status status = banyan_cache_open(m->plan, device_stream(m->device), folder, &cache);
+    if (!status) status = banyan_sequence_open(cache, 0, &sequence);
+    if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
+    status = tell(m, status);
+    if (!status && m->rank == 0)
+        status = check_ids(m, folder, ids, count, banyan_sequence_length(sequence, -1));
+    if (cache) status = agree_words(m->comm, status, m->why, WHY);
+    if (status) {
+        banyan_cache_destroy(cache);
+        return status;
+    }
+    banyan_cache_destroy(m->cache);
+    m->cache = cache;
+    m->sequence = sequence;
+    m->parent = NULL;
+    return BANYAN_OK;
 }

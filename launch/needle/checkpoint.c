@@ -26,7 +26,8 @@ static banyan_status begin(evaluation *e, const prompt *p, int64_t *read)
     *read = e->j->rank == 0 ? has_read(e, p) : 0;
     const banyan_status status = banyan_comm_broadcast(e->j->comm, read, sizeof *read, 0);
     if (status || !*read) return status;
-    if (!model_load(e->m, e->wish->checkpoint) && model_length(e->m) == *read) return BANYAN_OK;
+    if (!model_load(e->m, e->wish->checkpoint, p->ids, *read) && model_length(e->m) == *read)
+        return BANYAN_OK;
     progress_end(e->j);
     say_warning(e->j, "the snapshot in %s cannot be gone on with, read anew: %s",
                 e->wish->checkpoint, model_message(e->m));

@@ -6,6 +6,7 @@
  *   work     matrix work is cut evenly, also with mixed heads, more ranks than divide anything
  *   calls    the same tokens in other chunks, or decoded one by one, give the same ids; wrong calls
  *            are refused in words
+ *            a snapshot that is another by now is not gone on with
  *   nan      a NaN in a weight is found by the rank that has it, and told by all
  *   range    keys that are too large for the cache's format make an error, not an answer */
 #include "launch/device.h"
@@ -244,6 +245,32 @@ static void test_calls(void)
     model_close(m);
 }
 
+/* A snapshot that is another than the one whose ids were read is not gone on with. */
+static void test_snapshot(void)
+{
+    constructed_spec spec = {TOKENS, 8, 2, BANYAN_F32, 3, 0, 0};
+    prompt p, other;
+    uint32_t next, again;
+    char folder[96];
+    make_checkpoint(&spec);
+    make_prompt(&p, 21, 0.01, 0);
+    make_prompt(&other, 22, 0.01, 0);
+    snprintf(folder, sizeof folder, "%s/s", dir);
+    model *m = open_model("dense", BANYAN_F32, 512);
+    check_status(m, model_forward(m, 0, p.ids, 600, 0, NULL, NULL, NULL, NULL, NULL));
+    check_status(m, model_save(m, folder, p.ids, 600));
+    check_status(m, model_forward(m, 600, p.ids + 600, 9, 1, NULL, &next, NULL, NULL, NULL));
+    CHECK(model_load(m, folder, other.ids, 600) && model_length(m) == 609);
+    CHECK_MSG(strstr(model_message(m), "another snapshot took the place"), "%s",
+              model_message(m));
+    CHECK(model_load(m, folder, p.ids, 599) && model_length(m) == 609);
+    check_status(m, model_load(m, folder, p.ids, 610));
+    CHECK(model_length(m) == 600);
+    check_status(m, model_forward(m, 600, p.ids + 600, 9, 1, NULL, &again, NULL, NULL, NULL));
+    CHECK(next == again);
+    model_close(m);
+}
+
 /* The fp32 tensor `name` times `factor`, in the file. */
 static void scale_tensor(const char *path, const char *name, float factor)
 {
@@ -344,6 +371,7 @@ int main(int argc, char **argv)
         test_work(6, 3, "sink_window sink=1 window=4");
     } else {
         test_calls();
+        test_snapshot();
         test_range();
         test_nan();
     }
