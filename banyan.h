@@ -143,7 +143,9 @@ BANYAN_API banyan_status banyan_comm_split(banyan_comm *comm, int color, int key
 BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
 /* From now on the partials of a merge that lie in host memory carry a checksum, and what was changed on the
  * way is ERR_COMM, naming both ranks. The same on all ranks, before a plan is made. Off by default:
- * networks have checksums of their own, and this reads each message twice more (some 0.2 ms a MiB). */
+ * networks have checksums of their own, and this reads each message twice more (some 0.2 ms a MiB). A token
+ * decoded on 4 ranks that share 2 cores (32 heads of 128, spread: 16 KiB a message) took 157 us at 2K tokens,
+ * and 10 us more with checksums; at 128K, where it takes 14 ms, no more than can be told from noise. */
 BANYAN_API void banyan_comm_checksums(banyan_comm *comm, int on);
 
 /* What a message costs between two ranks of one node, and of two nodes: the figures by which plans

@@ -24,6 +24,8 @@ foreach(name attend batch many calls choice evict graded latent patterns ranges 
              snapshot_fault snapshot_folder snapshot_sums steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
+# Many small calls, whose threads are not to wait for one another in loops.
+set_tests_properties(snapshot_test snapshot_sums_test PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
 target_compile_definitions(snapshot_fault_test PRIVATE VERSION_1="${CMAKE_CURRENT_LIST_DIR}/snapshot_version_1")
 target_link_options(steady_test PRIVATE
   LINKER:--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
