@@ -339,6 +339,11 @@ typedef struct banyan_choosing {
 BANYAN_API int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
                                    banyan_choosing *out);
 
+/* Rows of a part of a call with at least so many rows read, of what banyan_plan_reads says, columns and
+ * diagonals only, which the last rows of the part choose (selector "vertical_slash": see
+ * attention/lines.h). 0: those of this query head do not. */
+BANYAN_API int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head);
+
 /* What the plan gives one rank when `sequences` sequences of `tokens` tokens each, with the turns 0,
  * 1, .., are cached, over all layers. A step decodes one row of each. */
 typedef struct banyan_share {
@@ -379,6 +384,7 @@ typedef struct banyan_stats {
     int64_t pairs;      /* (query row, block) pairs computed since creation */
     /* with a device: the host's time, mostly of queueing */
     double append_seconds, attend_seconds, merge_seconds;
+    double choice_seconds; /* of attend_seconds: what choosing columns and diagonals took */
 } banyan_stats;
 
 /* An empty cache: this rank's memory for at most spec.sequences sequences of spec.pool_tokens tokens

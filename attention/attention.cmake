@@ -1,4 +1,4 @@
-target_sources(banyan PRIVATE attention/choice.c attention/tally.c attention/dtype.c attention/fixed.c attention/kernels.c attention/partial.c
+target_sources(banyan PRIVATE attention/choice.c attention/lines.c attention/tally.c attention/dtype.c attention/fixed.c attention/kernels.c attention/partial.c
                               attention/retention.c attention/selection.c attention/selectors.c attention/spans.c attention/strongest.c attention/window.c
                               attention/cuda/plain.c attention/cuda/spans.c attention/cuda/split.c attention/cuda/tiles.c)
 # loops over the numbers of a row: worth the vectoriser

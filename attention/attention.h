@@ -108,6 +108,7 @@ typedef struct banyan_param {
 } banyan_param;
 
 #include "attention/choice.h"
+#include "attention/lines.h"
 
 /* A selector with its parameters, bound to one query head of the model. */
 typedef struct banyan_pattern {
@@ -182,6 +183,10 @@ typedef struct banyan_selector {
     /* NULL, or: rows read further blocks, which are chosen by what is in them. `reads` and
      * `select` say what is read whatever the data are; everything is kept. */
     void (*chooses)(const banyan_pattern *pattern, banyan_choice *out);
+    /* NULL, or: rows of a long part of a call read only columns and diagonals of what `reads` and
+     * `select` say, which are chosen by the part's last rows. Such a row of the table is `whole`, and
+     * no two query heads are alike. */
+    void (*lines)(const banyan_pattern *pattern, banyan_lines *out);
 } banyan_selector;
 
 const banyan_selector *banyan_selector_find(const char *name);
@@ -266,6 +271,10 @@ typedef struct banyan_entry {
     uint64_t
         heads;    /* bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
     int32_t edge; /* index into the tile's edges, or -1: every token up to the row */
+    /* NULL, or: bits of the record's tokens that all rows see, whatever the tile says of tokens and
+     * `block` and `edge` of this entry. */
+    const uint64_t *mask;
+    const int64_t *token; /* NULL, or of a record that was gathered: which tokens they are */
 } banyan_entry;
 
 /* Query heads of a group that share one pattern. */
@@ -274,10 +283,12 @@ typedef struct banyan_class {
     uint64_t heads;
 } banyan_class;
 
-/* What a class has chosen: blocks, ascending. */
+/* What a class has chosen: blocks, ascending; or, with `band`, all the blocks that it reads: those
+ * whose distance from the own block is one of its bits. */
 typedef struct banyan_chosen {
     const banyan_pick *pick;
     int64_t count;
+    const uint64_t *band;
 } banyan_chosen;
 
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class
@@ -340,7 +351,7 @@ typedef struct banyan_plain {
  * everything else must be there. Records are 64-byte aligned.
  * Masking is exact: a token that a row does not see has no influence on it, even if its key or
  * value is NaN or inf; a token that was never written is never seen.
- * A row with `device` works on a device's memory: it has no pack, workspace_bytes and attend. */
+ * A row with `device` works on a device's memory: it has no pack, workspace_bytes, attend and observe. */
 typedef struct banyan_kernel {
     const char *name;
     int (*usable)(void); /* by this processor */
@@ -354,6 +365,11 @@ typedef struct banyan_kernel {
                  banyan_dtype in_dtype);
     size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
     void (*attend)(const banyan_tile *tile);
+    /* The observed rows of o, which are the tile's and of one query head, meet the tile's entries, whole
+     * blocks up to the row (lines.h): column NULL the first time, the second time column [entries]
+     * [block_tokens] gets the sums of p of each token. workspace_bytes is of rows that may be more
+     * than a block's. */
+    void (*observe)(const banyan_tile *tile, banyan_observed *o, float *column);
     const banyan_device *device; /* NULL: the CPU */
     /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device: for snapshots, and for
      * what is summed up of a block. */

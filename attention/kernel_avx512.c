@@ -18,6 +18,7 @@
 #include "attention/kernel_chunk.inc.h"
 #include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
+#include "attention/kernel_score.inc.h"
 
 static int usable(void)
 {
@@ -54,6 +55,14 @@ static void attend_choose(const banyan_tile *tile)
         attend(tile);
 }
 
+static void observe_choose(const banyan_tile *tile, banyan_observed *o, float *column)
+{
+    if (has_dot(&tile->shape))
+        banyan_avx512_dot_observe(tile, o, column);
+    else
+        observe(tile, o, column);
+}
+
 const banyan_kernel banyan_kernel_avx512 = {
     .name = "avx512",
     .usable = usable,
@@ -62,5 +71,6 @@ const banyan_kernel banyan_kernel_avx512 = {
     .pack = pack,
     .workspace_bytes = workspace_choose,
     .attend = attend_choose,
+    .observe = observe_choose,
     .unpack = unpack,
 };

@@ -18,6 +18,7 @@
 #include "attention/kernel_chunk.inc.h"
 #include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
+#include "attention/kernel_score.inc.h"
 
 size_t banyan_avx512_dot_workspace(const banyan_block_shape *shape, int32_t heads, int32_t rows)
 {
@@ -27,4 +28,9 @@ size_t banyan_avx512_dot_workspace(const banyan_block_shape *shape, int32_t head
 void banyan_avx512_dot_attend(const banyan_tile *tile)
 {
     attend(tile);
+}
+
+void banyan_avx512_dot_observe(const banyan_tile *tile, banyan_observed *o, float *column)
+{
+    observe(tile, o, column);
 }

@@ -40,8 +40,9 @@ typedef struct sight {
 } sight;
 
 typedef struct view {
-    int32_t first, end; /* what some row sees, in whole grains */
-    int partial;        /* some row does not see all of that */
+    int32_t first, end;   /* what some row sees, in whole grains */
+    int partial;          /* some row does not see all of that */
+    const uint64_t *mask; /* or: all rows see these bits of it */
     sight row[STACK_ROWS];
 } view;
 
@@ -82,11 +83,34 @@ static sight sight_of(const banyan_tile *tile, const banyan_entry *entry, int64_
     return s;
 }
 
+/* GRAIN bits of a mask from `from` on, a multiple of it. */
+static uint32_t bits_of(const uint64_t *mask, int32_t from)
+{
+    return (uint32_t)(mask[from / 64] >> from % 64) & 0xffff;
+}
+
+static void view_masked(const uint64_t *mask, int32_t tokens, view *out)
+{
+    out->first = 0, out->end = tokens;
+    while (out->first < tokens && !bits_of(mask, out->first)) out->first += GRAIN;
+    if (out->first == tokens) out->first = 0, out->end = 0;
+    while (out->end > out->first && !bits_of(mask, out->end - GRAIN)) out->end -= GRAIN;
+    out->mask = mask;
+    out->partial = 0;
+    for (int32_t t = out->first; t < out->end; t += GRAIN)
+        if (bits_of(mask, t) != 0xffff) out->partial = 1;
+}
+
 static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t row,
                     int32_t rows, view *out)
 {
     const int64_t tokens = tile->shape.block_tokens, base = entry->block * tokens;
     out->first = 0, out->end = (int32_t)tokens, out->partial = 0;
+    out->mask = NULL;
+    if (entry->mask) {
+        view_masked(entry->mask, (int32_t)tokens, out);
+        return;
+    }
     if (entry->edge < 0 && base + tokens - 1 <= tile->at && base >= tile->first_token &&
         base + tokens <= tile->end_token)
         return;
@@ -137,7 +161,9 @@ static void chunk_add(chunk *x, const work *w, const char *used, const char *rec
         const sight *s = &seen->row[r];
         for (int32_t i = 0; i < count; i += GRAIN) {
             uint32_t bits = 0xffff;
-            if (p->partial)
+            if (p->partial && seen->mask)
+                bits = bits_of(seen->mask, token + i);
+            else if (p->partial)
                 bits = bits_between(s->first, s->end, token + i) &
                        ~bits_between(s->gap, s->gap_end, token + i);
             x->seen[r][(p->column + i) / GRAIN] = (uint16_t)bits;

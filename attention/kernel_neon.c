@@ -16,6 +16,7 @@
 #include "attention/kernel_chunk.inc.h"
 #include "attention/kernel_fixed.inc.h"
 #include "attention/kernel_attend.inc.h"
+#include "attention/kernel_score.inc.h"
 
 static int usable(void)
 {
@@ -40,5 +41,6 @@ const banyan_kernel banyan_kernel_neon = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .observe = observe,
     .unpack = unpack,
 };

@@ -120,9 +120,12 @@ static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, in
     return round_up(floats * sizeof(float));
 }
 
-/* Does the row at token `row` see token `token` of a block that its head reads? */
-static int sees(const banyan_tile *tile, const banyan_edge *edge, int64_t row, int64_t token)
+/* Does the row at token `row` see token j of a block that its head reads? */
+static int sees(const banyan_tile *tile, const banyan_entry *entry, int64_t row, int32_t j)
 {
+    const banyan_edge *edge = entry->edge >= 0 ? &tile->edge[entry->edge] : NULL;
+    const int64_t token = entry->block * tile->shape.block_tokens + j;
+    if (entry->mask) return banyan_bit(entry->mask, j);
     if (token > row || token < tile->first_token || token >= tile->end_token) return 0;
     return !edge || token < edge->sink_end || token > row - edge->window;
 }
@@ -165,14 +168,13 @@ static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32
 {
     int32_t tokens = tile->shape.block_tokens;
     int32_t key_dim = tile->shape.key_dim, value_dim = tile->shape.value_dim;
-    int64_t index = (int64_t)head * tile->rows + row, first = entry->block * tokens;
-    const banyan_edge *edge = entry->edge >= 0 ? &tile->edge[entry->edge] : NULL;
+    int64_t index = (int64_t)head * tile->rows + row;
     const float *q = tile->q + index * key_dim;
     float *o = partial, *m = o + value_dim, *l = m + 1, max = *m, l_block = 0;
 
     for (int32_t j = 0; j < tokens; j++) {
         x->score[j] = -INFINITY;
-        if (!sees(tile, edge, tile->at + row, first + j)) continue;
+        if (!sees(tile, entry, tile->at + row, j)) continue;
         x->score[j] = tile->scale * dot(q, x->key + (int64_t)j * key_dim, key_dim);
         if (x->score[j] > max || x->score[j] != x->score[j]) max = x->score[j]; /* NaN stays */
     }
@@ -235,6 +237,52 @@ static void attend(const banyan_tile *tile)
     }
 }
 
+static void observe_sums(const banyan_tile *tile, banyan_observed *o, int32_t row, int32_t seen,
+                         const float *score)
+{
+    const float before = o->most[row];
+    for (int32_t j = 0; j < seen; j++)
+        if (score[j] > o->most[row]) o->most[row] = score[j];
+    if (o->most[row] > before) o->sum[row][0] *= expf(tile->scale * (before - o->most[row]));
+    for (int32_t j = 0; j < seen; j++)
+        o->sum[row][0] += expf(tile->scale * (score[j] - o->most[row]));
+}
+
+static void observe_lines(const banyan_tile *tile, const banyan_observed *o, int32_t row,
+                          int32_t seen, const float *score, float *column, float *distance)
+{
+    if (!(o->share[row] > 0)) return;
+    for (int32_t j = 0; j < seen; j++) {
+        const float p = o->share[row] * expf(tile->scale * (score[j] - o->most[row]));
+        column[j] += p;
+        distance[o->rows - 1 - row + j] += p;
+    }
+}
+
+static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
+{
+    const int32_t tokens = tile->shape.block_tokens, dim = tile->shape.key_dim;
+    float *key = tile->workspace;
+    for (int64_t i = 0; i < tile->entries; i++) {
+        const banyan_entry *entry = &tile->entry[i];
+        float distance[BANYAN_LINE_TOKENS + BANYAN_LINE_ROWS] = {0};
+        banyan_to_float(key, entry->record, tile->shape.dtype, (int64_t)tokens * dim);
+        if (column) memset(column, 0, (size_t)tokens * sizeof *column);
+        for (int32_t row = 0; row < o->rows; row++) {
+            const int32_t seen = banyan_observed_tokens(o, row, entry->block);
+            for (int32_t j = 0; j < seen; j++)
+                o->score[j] = dot(tile->q + (int64_t)row * dim, key + (int64_t)j * dim, dim);
+            if (column)
+                observe_lines(tile, o, row, seen, o->score, column, distance);
+            else
+                observe_sums(tile, o, row, seen, o->score);
+        }
+        if (!column) continue;
+        banyan_observe_distances(o, entry->block, distance);
+        column += tokens;
+    }
+}
+
 const banyan_kernel banyan_kernel_scalar = {
     .name = "scalar",
     .usable = usable,
@@ -243,5 +291,6 @@ const banyan_kernel banyan_kernel_scalar = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .observe = observe,
     .unpack = unpack,
 };

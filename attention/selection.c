@@ -74,9 +74,10 @@ static const banyan_run *seek(cursor *c, int64_t block)
     return run->step == 1 || (block - run->first) % run->step == 0 ? run : NULL;
 }
 
-/* Has the class chosen `block`? Likewise. */
-static int is_chosen(cursor *c, int64_t block)
+/* Has the class chosen `block`? Likewise. own: the rows' block. */
+static int is_chosen(cursor *c, int64_t block, int64_t own)
 {
+    if (c->chosen.band) return block <= own && banyan_bit(c->chosen.band, own - block);
     while (c->chosen.count > 0 && c->chosen.pick->block < block)
         c->chosen.pick++, c->chosen.count--;
     return c->chosen.count > 0 && c->chosen.pick->block == block;
@@ -93,7 +94,8 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count,
         banyan_pattern_select(&classes[i].pattern, first_row, last_row, read);
         if (read->too_many) return -1;
         c->at = 0;
-        c->chosen = chosen ? chosen[i] : (banyan_chosen){NULL, 0};
+        c->chosen = chosen ? chosen[i] : (banyan_chosen){NULL, 0, NULL};
+        if (c->chosen.band) read->count = 0;
         c->edge = -1;
         for (int32_t r = 0; r < read->count; r++)
             if (read->run[r].edge) c->edge = edge_index(edges, &edge_count, read->edge);
@@ -110,6 +112,7 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count,
     uint64_t cut[BANYAN_TILE_HEADS] = {0}; /* per edge: heads that see the block through it */
     int32_t edge_count =
         open_cursors(classes, class_count, chosen, first_row, last_row, cursors, edges);
+    const int64_t own = class_count ? last_row / classes[0].pattern.block_tokens : 0;
     int64_t count = 0;
 
     if (edge_count < 0) return -1;
@@ -118,15 +121,16 @@ int64_t banyan_list_build(const banyan_class *classes, int32_t class_count,
         uint64_t whole = 0;
         for (int32_t i = 0; i < class_count; i++) {
             const banyan_run *run = seek(&cursors[i], h.block);
-            if (!run && !is_chosen(&cursors[i], h.block)) continue;
+            if (!run && !is_chosen(&cursors[i], h.block, own)) continue;
             if (run && run->edge)
                 cut[cursors[i].edge] |= classes[i].heads;
             else
                 whole |= classes[i].heads;
         }
-        if (whole) entries[count++] = (banyan_entry){h.record, h.block, whole, -1};
+        if (whole) entries[count++] = (banyan_entry){h.record, h.block, whole, -1, NULL, NULL};
         for (int32_t e = 0; e < edge_count; e++) {
-            if (cut[e]) entries[count++] = (banyan_entry){h.record, h.block, cut[e], e};
+            if (cut[e])
+                entries[count++] = (banyan_entry){h.record, h.block, cut[e], e, NULL, NULL};
             cut[e] = 0;
         }
     }

@@ -35,6 +35,28 @@ static float largest(const banyan_kernel *kernel, banyan_tile *tile, int64_t fir
     return tile->partial[tile->shape.value_dim];
 }
 
+/* Of an entry with a mask: bit by bit. */
+static int64_t find_masked(const banyan_kernel *kernel, banyan_tile *tile,
+                           const banyan_entry *entry)
+{
+    enum { MOST_WORDS = 4 };
+    const int32_t tokens = tile->shape.block_tokens;
+    uint64_t only[MOST_WORDS] = {0};
+    banyan_entry one = *entry;
+    int32_t best = -1;
+    float score = -INFINITY;
+    one.mask = only;
+    tile->entry = &one;
+    for (int32_t i = 0; i < tokens; i++) {
+        if (!banyan_bit(entry->mask, i)) continue;
+        only[i / 64] = UINT64_C(1) << i % 64;
+        const float m = largest(kernel, tile, tile->first_token, tile->end_token);
+        only[i / 64] = 0;
+        if (best < 0 || m > score) best = i, score = m;
+    }
+    return entry->token ? entry->token[best] : entry->block * tokens + best;
+}
+
 /* The token of the largest score of one head's row in an entry's block. */
 static int64_t find_token(const banyan_kernel *kernel, const banyan_tile *tile,
                           const banyan_entry *entry, int32_t head, int32_t row)
@@ -48,6 +70,7 @@ static int64_t find_token(const banyan_kernel *kernel, const banyan_tile *tile,
     t.q = tile->q + ((int64_t)head * tile->rows + row) * tile->shape.key_dim;
     t.entry = &one;
     t.entries = 1;
+    if (entry->mask) return find_masked(kernel, &t, &one);
     int64_t first = begin > tile->first_token ? begin : tile->first_token;
     int64_t end = begin + tokens < tile->end_token ? begin + tokens : tile->end_token;
     while (end - first > 1) {

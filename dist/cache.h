@@ -18,6 +18,7 @@
 #define BANYAN_DIST_CACHE_H
 
 #include "dist/dist.h"
+#include "dist/line_set.h"
 
 /* A call that is probed goes in panels of at most so many rows: its partials need room twice. */
 enum { BANYAN_PROBE_ROWS = 256 };
@@ -118,6 +119,8 @@ typedef struct banyan_part {
     banyan_pick **pick; /* [pickers]: of each piece of a panel [picks]; NULL: not chosen here */
     int64_t **pick_count; /* [pickers]: of each piece, how many are chosen */
     banyan_exchange *pick_exchange;
+    banyan_line_set *line; /* [liners]: what they read, of one part at a time (lines.c) */
+    int has_lines;         /* 0: the panel's rows read all */
     void **mass; /* [heads]: likewise what else a panel is asked for: BANYAN_WHAT_.. */
 } banyan_part;
 
@@ -126,6 +129,7 @@ typedef struct banyan_lane {
     banyan_entry *entry;
     banyan_edge *edge;
     banyan_chosen *chosen;  /* [sizes.edges]: of each class */
+    uint64_t *mask;         /* [sizes.gathered][words of a block]: of gathered columns */
     int64_t first, entries; /* of these, those that the part's range leaves */
     int32_t hints;          /* entries behind them that are only to be asked for */
     int is_refused;         /* a list could not be built */
@@ -139,6 +143,7 @@ typedef struct banyan_worker {
     double *sum;             /* .. and sums of them */
     float *keys;             /* .. and the keys in fp32; NULL: nobody chooses by data */
     float *pooled;           /* queries that choose together, each the sum of its rows */
+    banyan_observing *observing; /* NULL: nobody chooses columns */
 } banyan_worker;
 
 /* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
@@ -170,6 +175,11 @@ typedef struct banyan_sizes {
     int32_t pickers;   /* of a kind that choose here, at most */
     int64_t picks;     /* of one of them, at most .. */
     size_t pick_bytes; /* .. and bytes of all pieces */
+    int32_t chooses;   /* 1: somebody chooses by data, here or elsewhere */
+    int32_t liners;    /* of a kind that choose columns here, at most */
+    int64_t lines;     /* columns or diagonals of one of them, at most */
+    int64_t columns;   /* .. and columns */
+    int64_t gathered;  /* records of columns that a list holds, at most */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
@@ -351,6 +361,21 @@ static inline banyan_pick *banyan_picks_at(const banyan_kind *kind, banyan_pick 
 /* What a class of query heads of a KV head chose for a piece of the panel. */
 banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int32_t kv_head,
                             int32_t subgroup, const banyan_class *of, int64_t piece);
+
+/* lines.c. Before the first panel of a long part: the columns and diagonals that its rows read. */
+void banyan_panel_observe(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
+/* What a class of query heads of a KV head chose; NULL: all. */
+const banyan_line_set *banyan_lined(const banyan_cache *c, const banyan_kind *kind,
+                                    int32_t kv_head, int32_t subgroup, const banyan_class *of);
+/* Behind the entries at `entry`, those of the columns that rows of an own block see besides, of the
+ * tokens of a range; *mask: room for masks, moved on. Returns how many there are. */
+int64_t banyan_line_entries(const banyan_cache *c, const banyan_kind *kind,
+                            const banyan_line_set *set, uint64_t heads, int64_t own,
+                            banyan_range range, banyan_entry *entry, uint64_t **mask);
+static inline int64_t banyan_mask_words(const banyan_plan *plan)
+{
+    return (plan->spec.block_tokens + 63) / 64;
+}
 
 /* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */

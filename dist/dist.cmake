@@ -17,6 +17,7 @@ target_sources(banyan PRIVATE
   dist/device_passes.c
   dist/device_step.c
   dist/groups.c
+  dist/lines.c
   dist/list.c
   dist/merge_passes.c
   dist/merge_rows.c
@@ -32,6 +33,7 @@ target_sources(banyan PRIVATE
   dist/plan_hash.c
   dist/plan_kernel.c
   dist/plan_kinds.c
+  dist/plan_lines.c
   dist/plan_memory.c
   dist/plan_merge.c
   dist/plan_place.c

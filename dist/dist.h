@@ -83,6 +83,12 @@ typedef struct banyan_picker {
     int32_t *head; /* [heads] ascending */
 } banyan_picker;
 
+/* A query head that chooses columns and diagonals (selector `lines`). */
+typedef struct banyan_liner {
+    banyan_lines law; /* of at most as many as there are tokens */
+    int32_t head, kv_head;
+} banyan_liner;
+
 /* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
  * see plan_kinds.c. */
 typedef struct banyan_kind {
@@ -103,8 +109,12 @@ typedef struct banyan_kind {
     banyan_picker *picker; /* [pickers] */
     int32_t pickers;
     int32_t *picker_of; /* [heads]: which one a query head is of, or -1; NULL: there are none */
-    int64_t picks;      /* the most blocks that one of them chooses */
-    int tallies;        /* some of them choose by mass */
+    banyan_liner *liner; /* [liners] */
+    int32_t liners;
+    int32_t *liner_of; /* [heads]: likewise; NULL: there are none */
+    int32_t line_rows; /* a part with fewer rows chooses none; 0: nobody does */
+    int64_t picks;     /* the most blocks that one of them chooses */
+    int tallies;       /* some of them choose by mass */
     banyan_schedule
         pick_schedule; /* the holders of a KV head tell each other what they found best */
     /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody does. */
@@ -170,6 +180,11 @@ static inline size_t banyan_picks_bytes(const banyan_kind *kind)
 static inline size_t banyan_pick_bytes(const banyan_plan *plan, const banyan_kind *kind)
 {
     return (size_t)banyan_pick_pieces(plan) * banyan_picks_bytes(kind);
+}
+/* Records of the columns that somebody reads, gathered. */
+static inline int64_t banyan_line_records(const banyan_plan *plan, const banyan_liner *l)
+{
+    return (l->law.columns + plan->spec.block_tokens - 1) / plan->spec.block_tokens;
 }
 /* Is anything remembered of the blocks of a kind's layers? */
 static inline int banyan_is_summarised(const banyan_kind *kind)

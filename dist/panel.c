@@ -117,6 +117,38 @@ static void trim(banyan_lane *lane, banyan_range range, int64_t tokens)
     lane->entries = range.end > range.first ? end - lane->first : 0;
 }
 
+/* What the classes of a tile chose, before lists are built. */
+static void choose(const panel *p, const place *t, const banyan_class *class, int32_t count,
+                   banyan_lane *lane)
+{
+    const int32_t kv_head = p->part->mine[t->j].kv_head;
+    for (int32_t i = 0; i < count; i++) {
+        lane->chosen[i] = (banyan_chosen){NULL, 0, NULL};
+        if (p->kind->pickers)
+            lane->chosen[i] = banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i],
+                                            t -> piece - p -> panel -> piece);
+        const banyan_line_set *set =
+            banyan_lined(p->c, p->kind, kv_head, t->subgroup, &class[i]);
+        if (set) lane->chosen[i].band = set->band;
+    }
+}
+
+/* .. and behind the list, the columns of theirs that it does not hold. */
+static void add_columns(const panel *p, const place *t, const banyan_class *class,
+                        int32_t count, banyan_lane *lane)
+{
+    const int64_t own = t->piece->at / p->kind->shape.block.block_tokens;
+    uint64_t *mask = lane->mask;
+    for (int32_t i = 0; i < count; i++) {
+        const banyan_line_set *set =
+            banyan_lined(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup, &class[i]);
+        if (set)
+            lane->entries +=
+                banyan_line_entries(p->c, p->kind, set, class[i].heads, own, range_of(p, t),
+                                    lane->entry + lane->first + lane->entries, &mask);
+    }
+}
+
 /* A tile's q and block list into a lane. */
 static void prepare(const panel *p, const place *t, banyan_lane *lane)
 {
@@ -124,19 +156,18 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     const banyan_held_list held = {
         t->kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : t->kept->count};
     const banyan_class *class = t->head->classes + classes[0];
-    const int64_t piece = t->piece - p->panel->piece;
     const int32_t count = classes[1] - classes[0];
-    for (int32_t i = 0; p->kind->pickers && i < count; i++)
-        lane->chosen[i] = banyan_picked(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup,
-                                        &class[i], piece);
+    const int chooses = p->kind->pickers || p->kind->liners;
+    if (chooses) choose(p, t, class, count, lane);
     lane->hints = 0;
     lane->entries =
-        banyan_list_build(class, count, p->kind->pickers ? lane->chosen : NULL, t->piece->at,
+        banyan_list_build(class, count, chooses ? lane->chosen : NULL, t->piece->at,
                           t->piece->at + t->piece->rows - 1, &held, lane->entry, lane->edge);
     lane->is_refused |=
         lane->entries < 0; /* a pattern that the plan should not have let pass */
     if (lane->entries < 0) lane->entries = 0;
     trim(lane, range_of(p, t), p->kind->shape.block.block_tokens);
+    if (p->kind->liners) add_columns(p, t, class, count, lane);
     gather_q(p, t, lane->q);
 }
 

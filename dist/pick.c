@@ -196,6 +196,7 @@ banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel)
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
+    if (kind->liners) banyan_panel_observe(c, call, panel);
     if (!kind->pickers) return BANYAN_OK;
     picking g = {.c = c,
                  .call = call,
@@ -223,7 +224,7 @@ banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int3
                          __builtin_ctzll(of->heads) * shape->unit;
     const int32_t picker = kind->picker_of[head];
     const banyan_part *part = &c->part[kind - c->plan->kind];
-    if (picker < 0) return (banyan_chosen){NULL, 0};
+    if (picker < 0) return (banyan_chosen){NULL, 0, NULL};
     return (banyan_chosen){banyan_picks_at(kind, part->pick[picker], piece),
-                           part->pick_count[picker][piece]};
+                           part->pick_count[picker][piece], NULL};
 }

@@ -211,6 +211,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
     if (!status) status = banyan_plan_place(plan);
     if (!status) status = banyan_plan_merge(plan);
     if (!status) status = banyan_plan_pick(plan);
+    if (!status) status = banyan_plan_liners(plan);
     return status;
 }
 
@@ -355,6 +356,15 @@ int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head
     const banyan_pattern *pattern = pattern_of(plan, layer, head);
     return pattern && row >= 0 && first && end && pattern->selector->compensates &&
            pattern->selector->compensates(pattern, row / plan->spec.block_tokens, first, end);
+}
+
+int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head)
+{
+    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    banyan_lines law;
+    if (!pattern || !pattern->selector->lines) return 0;
+    pattern->selector->lines(pattern, &law);
+    return law.rows;
 }
 
 int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,

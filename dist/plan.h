@@ -11,6 +11,7 @@
  *   plan_place    weights -> holders, cuts, homes, items
  *   plan_merge    items -> schedules
  *   plan_pick     who chooses blocks by data, and how holders agree on them
+ *   plan_lines    who chooses columns and diagonals
  *   plan_memory   records and workspace, against what is free
  *   plan_hash     one number for all of it */
 #ifndef BANYAN_DIST_PLAN_H
@@ -36,6 +37,7 @@ banyan_status banyan_plan_cover(banyan_plan *plan);
 banyan_status banyan_plan_place(banyan_plan *plan);
 banyan_status banyan_plan_merge(banyan_plan *plan);
 banyan_status banyan_plan_pick(banyan_plan *plan);
+banyan_status banyan_plan_liners(banyan_plan *plan);
 /* Bytes of a kind's records, once the kernel is known: the kernel's, and summaries behind them. */
 void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind);
 banyan_status banyan_plan_memory(const banyan_plan *plan);

@@ -11,6 +11,7 @@
  *     slots           partials of a tile, or of a part of one
  *     plain           a block's rows as they are kept, of each worker, where they are needed
  *     picks           what a panel's rows choose, where somebody chooses
+ *     lines           columns that a part's rows read, gathered, and what choosing them takes
  *     joined          compensation tokens of a panel, where there are any
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
@@ -69,6 +70,30 @@ static int64_t chunks_of(const banyan_plan *plan, const banyan_head_plan *head,
     return head->pooled[index] / BANYAN_HELD_CHUNK + spec->sequences * (1 + changed);
 }
 
+/* Of a kind whose heads choose columns and diagonals. */
+static void fit_lines(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                      banyan_sizes *out)
+{
+    int32_t here = 0;
+    int64_t gathered = 0;
+    for (int32_t i = 0; i < kind->liners; i++) {
+        const banyan_liner *l = &kind->liner[i];
+        const int64_t lines =
+            l->law.columns > l->law.diagonals ? l->law.columns : l->law.diagonals;
+        if (banyan_holder_index(&kind->head[l->kv_head].placed, rank) < 0) continue;
+        here++;
+        /* a list is of query heads of one KV head */
+        if (i && kind->liner[i - 1].kv_head != l->kv_head) gathered = 0;
+        gathered += banyan_line_records(plan, l);
+        if (gathered > out->gathered) out->gathered = gathered;
+        if (lines > out->lines) out->lines = lines;
+        if (l->law.columns > out->columns) out->columns = l->law.columns;
+    }
+    if (here > out->liners) out->liners = here;
+    const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
+    if (numbers > out->plain_numbers) out->plain_numbers = numbers;
+}
+
 static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
                      banyan_sizes *out)
 {
@@ -94,6 +119,8 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     if (kind->picks > out->picks) out->picks = kind->picks;
     if (kind->pickers && banyan_pick_bytes(plan, kind) > out->pick_bytes)
         out->pick_bytes = banyan_pick_bytes(plan, kind);
+    if (kind->liners) fit_lines(plan, kind, rank, out);
+    if (kind->liners || kind->pickers) out->chooses = 1;
     const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
@@ -113,6 +140,7 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     z.lanes = z.workers > 1 ? 2 * z.workers : 1;
     z.slots = 2 * z.lanes;
     for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
+    z.list += z.gathered;
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = round_up((size_t)plan->panel_rows * row);
     z.mass_bytes = round_up((size_t)plan->panel_rows * mass);
@@ -236,16 +264,21 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
             plan->kernel->workspace_bytes(&shape->block, z->tile_heads, z->tile_rows);
         if (numbers > q) q = numbers;
         if (bytes > kernel) kernel = bytes;
+        const size_t observing =
+            z->liners ? plan->kernel->workspace_bytes(&shape->block, 1, BANYAN_LINE_ROWS) : 0;
+        if (observing > kernel) kernel = observing;
     }
     banyan_lane *lane = take(arena, z->lanes, sizeof *lane);
     banyan_worker *worker = take(arena, z->workers, sizeof *worker);
     int64_t *start = take(arena, z->lanes + 1, sizeof *start);
     char *slots = take(arena, z->slots, z->slot_bytes);
     for (int32_t i = 0; i < z->lanes; i++) {
-        banyan_lane l = {.q = take(arena, q, sizeof(float)),
-                         .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
-                         .edge = take(arena, z->edges, sizeof(banyan_edge)),
-                         .chosen = take(arena, z->picks ? z->edges : 0, sizeof(banyan_chosen))};
+        banyan_lane l = {
+            .q = take(arena, q, sizeof(float)),
+            .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
+            .edge = take(arena, z->edges, sizeof(banyan_edge)),
+            .chosen = take(arena, z->chooses ? z->edges : 0, sizeof(banyan_chosen)),
+            .mask = take(arena, z->gathered * banyan_mask_words(plan), sizeof(uint64_t))};
         if (c) lane[i] = l;
     }
     for (int32_t i = 0; i < z->workers; i++) {
@@ -308,6 +341,61 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
     if (c) c->pick_room = room;
 }
 
+/* What each worker needs to choose columns and diagonals. */
+static void lay_observing(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
+                          banyan_cache *c)
+{
+    const int64_t tokens = plan->spec.block_tokens, plain = tokens * z->plain_numbers;
+    banyan_observing *all = take(arena, z->workers, sizeof *all);
+    for (int32_t i = 0; i < z->workers; i++) {
+        banyan_observing o = {
+            .sums.diagonal = take(arena, plan->spec.max_tokens, sizeof(double)),
+            .sums.score = take(arena, BANYAN_LINE_ROWS * tokens, sizeof(float)),
+            .q = take(arena, BANYAN_LINE_ROWS * z->plain_numbers, sizeof(float)),
+            .column = take(arena, BANYAN_SCORED * tokens, sizeof(float)),
+            .pick = take(arena, z->lines, sizeof(banyan_pick)),
+            .plain_k = take(arena, plain, sizeof(float)),
+            .plain_v = take(arena, plain, sizeof(float))};
+        if (!c) continue;
+        all[i] = o;
+        c->worker[i].observing = &all[i];
+    }
+}
+
+/* What a part's rows read of columns and diagonals. All kinds share it. */
+static void lay_lines(const banyan_plan *plan, int rank, banyan_arena *arena,
+                      const banyan_sizes *z, banyan_part *part, banyan_cache *c)
+{
+    if (!z->liners) return;
+    size_t record = 0;
+    const int64_t tokens = plan->spec.block_tokens;
+    const int64_t records = (z->columns + tokens - 1) / tokens;
+    const int64_t words = (plan->spec.max_tokens / tokens + 64) / 64;
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const size_t bytes = plan->kernel->record_bytes(&plan->kind[k].shape.block);
+        if (plan->kind[k].liners && bytes > record) record = bytes;
+    }
+    int64_t *column = take(arena, z->liners * z->columns, sizeof *column);
+    uint64_t *band = take(arena, z->liners * words, sizeof *band);
+    char *gathered = take(arena, z->liners * records, record);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_kind *kind = &plan->kind[k];
+        banyan_line_set *set = take(arena, kind->liners, sizeof *set);
+        int64_t n = 0;
+        if (!c) continue;
+        part[k].line = set;
+        for (int32_t i = 0; i < kind->liners; i++) {
+            const int32_t kv_head = kind->liner[i].kv_head;
+            if (banyan_holder_index(&kind->head[kv_head].placed, rank) < 0) continue;
+            set[i] = (banyan_line_set){.column = column + n * z->columns,
+                                       .band = band + n * words,
+                                       .records = gathered + (size_t)(n * records) * record};
+            n++;
+        }
+    }
+    lay_observing(plan, arena, z, c);
+}
+
 /* Sums of what is left out, of each worker; a panel's tokens. */
 static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                        banyan_cache *c)
@@ -349,6 +437,7 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
         lay_plain(plan, arena, &z, c);
         lay_joined(plan, arena, &z, c);
         lay_picks(plan, rank, arena, &z, part, c);
+        lay_lines(plan, rank, arena, &z, part, c);
     }
     if (!c) return;
     c->sizes = z;

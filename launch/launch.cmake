@@ -65,7 +65,7 @@ target_sources(banyan_launch PRIVATE launch/json_text.c)
 target_sources(banyan_launch PRIVATE
   launch/bench/ceilings.c launch/bench/ceilings_device.c launch/bench/device_measure.c launch/bench/device_rows.c
   launch/bench/device_table.c launch/bench/measure.c launch/bench/peer.c launch/bench/peak_scalar.c launch/bench/ranks.c launch/bench/choosing.c
-  launch/bench/reproducible.c launch/bench/rows.c launch/bench/sequence.c launch/bench/steady.c)
+  launch/bench/lines.c launch/bench/reproducible.c launch/bench/rows.c launch/bench/sequence.c launch/bench/steady.c)
 target_sources(banyan_launch PRIVATE
   launch/scale/aside.c launch/scale/attend.c launch/scale/case.c launch/scale/cases.c launch/scale/hosts.c
   launch/scale/json.c launch/scale/machine.c launch/scale/machine_measure.c launch/scale/measure.c

@@ -180,6 +180,8 @@ static int run_alone(table *t)
         if (most > 1) code = reproducible_run(&t->b, 1);
         if (!code) code = reproducible_run(&t->b, most);
     }
+    for (int i = 0; !code && lines_names[i]; i++)
+        if (is_wanted(t, lines_names[i])) code = lines_run(&t->b, i, most);
     if (!code && is_wanted(t, steady_name)) code = steady_run(&t->b, most);
     return code ? code : run_choosing(t);
 }

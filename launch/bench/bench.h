@@ -169,6 +169,9 @@ int steady_run(const bench *b, int threads);
 /* Decode with fixed-point sums against decode without: time. */
 extern const char reproducible_name[];
 int reproducible_run(const bench *b, int threads);
+/* A prefill's call that chooses columns and diagonals against one that reads all: time. */
+extern const char *const lines_names[]; /* ends with NULL */
+int lines_run(const bench *b, int index, int threads);
 /* Under mpirun: N ranks with one thread against one rank with N threads. */
 extern const char *const ranks_names[]; /* ends with NULL */
 int ranks_run(const bench *b, int index);

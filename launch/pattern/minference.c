@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* MInference (arXiv 2407.02490): *_best_pattern.json, a list of layers, each with the query
  * heads that were searched, "<head>": [type, vertical, slash, score]. A head of type stream_llm
- * is an a_shape of `vertical` first and `slash` last tokens. The other types choose from the
- * data, in the prefill alone, and decode densely: they become dense here, which reads all that
- * they read and more; so does a head that is not listed, which upstream takes for
- * vertical_and_slash. */
+ * is an a_shape of `vertical` first and `slash` last tokens, one of vertical_and_slash a
+ * vertical_slash with so many columns and diagonals, at least 30 and 50, as upstream; so is one that is
+ * not listed, with 1000 and 6096. block_sparse chooses from the data in the prefill alone, and
+ * decodes densely: it becomes dense here, which reads all that it reads and more. */
 #include "launch/pattern/pattern.h"
 
 #include <string.h>
@@ -60,7 +60,13 @@ static bool read_head(pattern *p, int32_t layer, const char *key, const json_t *
     snprintf(what, sizeof what, "layer %d, head %s: slash", (int)layer, key);
     if (!pattern_integer(p, json_array_get(value, 2), kind == 0, MOST_TOKENS, what, &slash))
         return false;
-    *chosen -= kind == 0;
+    *chosen += kind == 2;
+    if (kind == 1)
+        snprintf(pattern_use(p, layer, (int32_t)head), PATTERN_USE,
+                 "vertical_slash columns=%lld diagonals=%lld",
+                 (long long)(vertical > 30 ? vertical : 30),
+                 (long long)(slash > 50 ? slash : 50));
+    if (kind == 2) strcpy(pattern_use(p, layer, (int32_t)head), "dense");
     if (kind == 0)
         snprintf(pattern_use(p, layer, (int32_t)head), PATTERN_USE,
                  "a_shape sink=%lldt window=%lldt", (long long)vertical, (long long)slash);
@@ -79,21 +85,23 @@ static bool read_file(pattern *p)
         if (most > heads) heads = most;
     }
     if (!pattern_shape(p, (int64_t)json_array_size(p->root), heads, false)) return false;
-    int32_t chosen = p->layers * p->heads;
+    int32_t chosen = 0;
     for (int32_t layer = 0; layer < p->layers; layer++) {
         json_t *value;
         const char *key;
-        for (int32_t h = 0; h < p->heads; h++) strcpy(pattern_use(p, layer, h), "dense");
+        for (int32_t h = 0; h < p->heads; h++)
+            strcpy(pattern_use(p, layer, h), "vertical_slash");
         json_object_foreach(json_array_get(p->root, (size_t)layer), key, value)
         {
             if (!read_head(p, layer, key, value, &chosen)) return false;
         }
     }
     if (chosen)
-        snprintf(p->note, sizeof p->note,
-                 "%d of %d heads choose what they read from the data, in the prefill: they are "
-                 "dense here",
-                 (int)chosen, (int)(p->layers * p->heads));
+        snprintf(
+            p->note, sizeof p->note,
+            "%d of %d heads are block_sparse, which choose from the data in the prefill: they "
+            "are dense here",
+            (int)chosen, (int)(p->layers * p->heads));
     return true;
 }
 

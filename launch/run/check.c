@@ -20,7 +20,8 @@ row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t 
     row_error worst = {0};
     oracle_compute(t, layer, head, token, row);
     worst.is_near_tie = row->is_near_tie;
-    if (worst.is_near_tie) return worst;
+    worst.is_lined = row->is_lined;
+    if (worst.is_near_tie || worst.is_lined) return worst;
     bound b = {.key_dim = s->key_dim,
                .block_tokens = s->block_tokens,
                .tokens = row->tokens,
@@ -50,6 +51,7 @@ static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
                                 sample->out, sample->lse, row);
     t->mine.checked++;
     t->mine.near_ties += e.is_near_tie;
+    t->mine.lined += e.is_lined;
     t->mine.worst_error = fmax(t->mine.worst_error, e.error);
     t->mine.worst_share = fmax(t->mine.worst_share, e.share);
 }

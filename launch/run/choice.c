@@ -9,16 +9,23 @@
 
 enum { most_dim = 576 };
 
-/* The rows of `token`'s call that lie in its own block. */
-static banyan_range piece_of(const run_task *t, int64_t token)
+/* The rows of `token`'s call. */
+static banyan_range call_of(const run_task *t, int64_t token)
 {
-    const int64_t block = t->spec->block_tokens;
     const bool decoded = token >= t->tokens;
     const int64_t from = decoded ? t->tokens : t->at;
     const int64_t rows = decoded ? t->rows : t->spec->max_rows;
     banyan_range call = {from + (token - from) / rows * rows, 0};
     call.end = call.first + rows;
     if (!decoded && call.end > t->tokens) call.end = t->tokens;
+    return call;
+}
+
+/* .. that lie in its own block. */
+static banyan_range piece_of(const run_task *t, int64_t token)
+{
+    const int64_t block = t->spec->block_tokens;
+    banyan_range call = call_of(t, token);
     const int64_t own = token / block * block;
     if (call.first < own) call.first = own;
     if (call.end > own + block) call.end = own + block;
@@ -113,6 +120,9 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
 {
     const banyan_spec *s = t->spec;
     banyan_choosing c;
+    const banyan_range call = call_of(t, token);
+    const int32_t lined = banyan_plan_lines(t->plan, layer, head);
+    row->is_lined = lined && call.end - call.first >= lined;
     row->is_near_tie = false;
     memset(row->chosen, 0, (size_t)(token / s->block_tokens + 1));
     if (!banyan_plan_chooses(t->plan, layer, head, &c)) return;

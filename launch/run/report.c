@@ -13,7 +13,7 @@ static const double mib = 1 << 20, gib = 1 << 30;
 static const int64_t least_rss = (int64_t)256 << 20;
 
 typedef struct summary {
-    int64_t checked, near_ties;
+    int64_t checked, near_ties, lined;
     double worst_error, worst_share, prefill_seconds;
     double median, fastest, slowest; /* of decode steps, the slowest rank of each */
     uint64_t bits;
@@ -35,6 +35,7 @@ static summary summarise(const run_task *t, const run_figures *all)
     for (int r = 0; r < t->j->ranks; r++) {
         s.checked += all[r].checked;
         s.near_ties += all[r].near_ties;
+        s.lined += all[r].lined;
         s.worst_error = fmax(s.worst_error, all[r].worst_error);
         s.worst_share = fmax(s.worst_share, all[r].worst_share);
         s.prefill_seconds = fmax(s.prefill_seconds, all[r].prefill_seconds);
@@ -114,6 +115,10 @@ static void print_summary(const run_task *t, const summary *s)
                " of them not compared: what they choose by data is a "
                "tie, but for rounding\n",
                s->near_ties);
+    if (s->lined)
+        printf("                 %" PRId64
+               " of them not compared: rows of a prefill that read columns and diagonals\n",
+               s->lined);
     printf("output bits      %016" PRIx64 "%s\n", s->bits, t->all ? " on every rank" : "");
 }
 

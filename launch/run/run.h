@@ -30,6 +30,7 @@ typedef struct run_figures {
     double rss_growth;      /* bytes since before the cache was made, on the host */
     double worst_error;     /* |out - oracle| */
     double worst_share;     /* error / bound, of out and lse */
+    int64_t lined; /* .. and those that read columns and diagonals, which are not compared */
     int64_t near_ties; /* of the rows that were checked, those that could not be compared */
     int64_t checked, kept_bytes, planned_bytes, workspace_bytes, messages, bytes_sent;
     uint64_t bits; /* a hash of every output row that this rank holds */
@@ -77,6 +78,7 @@ typedef struct oracle_row {
      * rounding; and room for that. */
     unsigned char *chosen;
     bool is_near_tie;
+    bool is_lined;      /* it reads columns and diagonals: which, another call's rows say */
     run_scored *scored; /* [blocks] */
     double *pooled;     /* [heads][key_dim] */
 } oracle_row;
@@ -98,6 +100,7 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
 typedef struct row_error {
     double error, share;
     bool is_near_tie; /* not compared: what it reads is a matter of rounding */
+    bool is_lined;    /* .. or of its call's last rows */
 } row_error;
 row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
                         int64_t combines, const float *out, float lse, oracle_row *row);

@@ -128,7 +128,7 @@ static void problem_draw(problem *t, uint64_t *random)
         uint64_t heads = some | (test_random(random) & all);
         if (test_below(random, 8) == 0 || !heads) continue;
         int32_t edge = test_below(random, 3) ? -1 : (int32_t)test_below(random, 2);
-        t->entry[t->entries++] = (banyan_entry){NULL, block, heads, edge};
+        t->entry[t->entries++] = (banyan_entry){NULL, block, heads, edge, NULL, NULL};
     }
     t->q = take((size_t)t->heads * (size_t)t->rows * (size_t)t->shape.key_dim * sizeof(float));
     t->k = take((size_t)end * (size_t)t->shape.key_dim * sizeof(float));
@@ -237,7 +237,8 @@ static void test_base(const banyan_kernel *kernel, banyan_dtype dtype, float sig
             t.k[s * DIM + d] = (float)(d == 0 ? 17 : d == 1 ? -(s % 16) : 0);
         t.v[s] = 1;
     }
-    for (int i = 0; i < BLOCKS; i++) t.entry[t.entries++] = (banyan_entry){NULL, i, 7, -1};
+    for (int i = 0; i < BLOCKS; i++)
+        t.entry[t.entries++] = (banyan_entry){NULL, i, 7, -1, NULL, NULL};
     char *records = records_pack(&t, kernel, 1);
     for (int64_t cut = 0; cut < BLOCKS; cut += 5) {
         float *partial = partial_new(&t);

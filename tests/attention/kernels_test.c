@@ -157,7 +157,8 @@ static void nan_alone(const banyan_kernel *kernel, banyan_dtype dtype)
     float partial[2 * PARTIAL];
     void *record[2] = {take(bytes), take(bytes)};
     uint64_t random = 1;
-    banyan_entry entry[2] = {{record[0], 0, 1, -1}, {record[1], 1, 3, -1}};
+    banyan_entry entry[2] = {{record[0], 0, 1, -1, NULL, NULL},
+                             {record[1], 1, 3, -1, NULL, NULL}};
     banyan_edge edge = {.sink_end = 0, .window = BLOCK};
     for (int i = 0; i < 2; i++) fill_garbage(record[i], bytes, &random);
     kernel->pack(&shape, record[0], 1, 0, BLOCK, good, DIM, good, DIM, BANYAN_F32);

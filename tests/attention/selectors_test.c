@@ -191,7 +191,9 @@ static void draw_rule(const banyan_selector *selector, uint64_t *random, char *u
             continue;
         }
         if (p->in_tokens) {
-            const int64_t tokens = test_below(random, 400) - (p->min < 0 ? 200 : 0);
+            int64_t tokens = test_below(random, 400) - (p->min < 0 ? 200 : 0);
+            if (tokens < p->min) tokens = p->min;
+            if (tokens > p->max) tokens = p->max;
             used += (size_t)snprintf(use + used, bytes - used, " %s=%lld", p->name,
                                      (long long)tokens);
             continue;

@@ -181,7 +181,11 @@ static int64_t list_of(const banyan_batch *b, const banyan_strip *s, int masked,
         for (int32_t n = 0; n < span->count; n++) {
             const banyan_slot *slot = &t->slot[span->first + n * span->step];
             out[count++] = (banyan_entry){(const char *)t->records + slot->record * record,
-                                          slot->block, 1, span->masked == 2 ? 0 : -1};
+                                          slot->block,
+                                          1,
+                                          span->masked == 2 ? 0 : -1,
+                                          NULL,
+                                          NULL};
         }
     }
     return count;

@@ -37,6 +37,11 @@ static void attend(const banyan_tile *tile)
     banyan_kernel_scalar.attend(tile);
 }
 
+static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
+{
+    banyan_kernel_scalar.observe(tile, o, column);
+}
+
 static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
                    const banyan_plain *out)
 {
@@ -51,5 +56,6 @@ const banyan_kernel banyan_kernel_again = {
     .pack = pack,
     .workspace_bytes = workspace_bytes,
     .attend = attend,
+    .observe = observe,
     .unpack = unpack,
 };

@@ -233,7 +233,8 @@ uint64_t calls_state(const banyan_cache *cache, int has_bytes)
     banyan_stats stats;
     uint64_t hash = 0xcbf29ce484222325u;
     banyan_cache_stats(cache, &stats);
-    stats.append_seconds = stats.attend_seconds = stats.merge_seconds = 0;
+    stats.append_seconds = stats.attend_seconds = stats.merge_seconds = stats.choice_seconds =
+        0;
     if (has_bytes) hash = mix(hash, &stats, sizeof stats);
     for (int32_t i = 0; i < cache->plan->spec.sequences; i++) {
         banyan_sequence *s = &cache->sequence[i];

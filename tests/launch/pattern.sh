@@ -43,8 +43,13 @@ expect 2 'unknown selector "dens", did you mean "dense"?' \
 echo '[{"0": ["stream_llm", 20, 100, 1], "1": ["vertical_and_slash", 30, 800, 1]}]' > "$folder/m.json"
 echo '{"alphas": [[-100, 0, 64, 128]], "betas": [[0.5, 0.25, 0.125, 0]]}' > "$folder/moa.json"
 small="--heads 4 --kv-heads 2 --key-dim 32 --tokens 700 --decode 12 --samples 24 --max-rows 96"
-expect 0 '1 of 2 heads choose what they read from the data' \
+expect 0 '1: vertical_slash columns=30 diagonals=800' \
   "$banyan" plan --pattern "$folder/m.json" --key-dim 32 --max-tokens 4k
+expect 0 'lines      1 query heads choose columns and diagonals, in calls of at least 64 rows' \
+  "$banyan" plan --pattern "$folder/m.json" --key-dim 32 --max-tokens 4k
+expect 2 'selector "vertical_slash" needs it whole: expected a placement of whole heads' \
+  "$banyan" plan --ranks 3 --placement spread --layers 1 --heads 2 --kv-heads 2 --key-dim 32 --max-tokens 64k \
+  --pattern "$folder/m.json"
 expect 0 '0: a_shape sink=20t window=100t prompt=4096' \
   "$banyan" plan --pattern "$folder/m.json" --key-dim 32 --max-tokens 4k
 expect 0 '' "$banyan" run $small --pattern "$folder/m.json"

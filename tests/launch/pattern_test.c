@@ -239,14 +239,26 @@ static void test_minference(void)
                                "[\"stream_llm\", 100, 800, 0.96]}, {\"0\": [\"block_sparse\", "
                                "100, 800, 1]}]";
     expect(model, "m_best_pattern.json", file,
-           "rule { layers: \"0\" heads: \"0\" use: \"dense\" }\n"
+           "rule { layers: \"0\" heads: \"0\" use: \"vertical_slash columns=1000 "
+           "diagonals=6096\" }\n"
            "rule { layers: \"0\" heads: \"1\" use: \"a_shape sink=100t window=800t\" }\n"
-           "rule { layers: \"0\" heads: \"2\" use: \"dense\" }\n"
-           "rule { layers: \"1\" heads: \"0-2\" use: \"dense\" }\n");
+           "rule { layers: \"0\" heads: \"2\" use: \"vertical_slash\" }\n"
+           "rule { layers: \"1\" heads: \"0\" use: \"dense\" }\n"
+           "rule { layers: \"1\" heads: \"1-2\" use: \"vertical_slash\" }\n");
+    expect(
+        model, "m_best_pattern.json",
+        "[{\"0\": [\"vertical_and_slash\", 3, 4, 1], \"1\": [\"block_sparse\", 1, 2, 1], "
+        "\"2\": [\"vertical_and_slash\", 30, 800, 1]}, {}]",
+        "rule { layers: \"0\" heads: \"0\" use: \"vertical_slash columns=30 diagonals=50\" }\n"
+        "rule { layers: \"0\" heads: \"1\" use: \"dense\" }\n"
+        "rule { layers: \"0\" heads: \"2\" use: \"vertical_slash columns=30 diagonals=800\" "
+        "}\n"
+        "rule { layers: \"1\" heads: \"0-2\" use: \"vertical_slash\" }\n");
     pattern_wish wish = {.path = put("m.json", file)};
     free(pattern_read(&wish, note, sizeof note, why, sizeof why));
-    CHECK_MSG(wish.layers == 2 && wish.heads == 2 && strstr(note, "3 of 4 heads choose"), "%s",
-              note);
+    CHECK_MSG(wish.layers == 2 && wish.heads == 2 &&
+                  strstr(note, "1 of 4 heads are block_sparse"),
+              "%s", note);
     refuse(model, "m.json", "[{\"3\": [\"stream_llm\", 1, 2, 3]}, {}]",
            "layer 0 has head 3; the model has 3");
     refuse(model, "m.json", "[{\"0\": [\"streaming\", 1, 2, 3]}, {}]",

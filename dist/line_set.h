@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* line_set.h - what lines.c keeps in a cache. Included by cache.h. */
+#ifndef BANYAN_DIST_LINE_SET_H
+#define BANYAN_DIST_LINE_SET_H
+
+#include "attention/attention.h"
+
+/* Columns and diagonals that a query head's rows read. */
+typedef struct banyan_line_set {
+    int64_t *column; /* ascending; NULL: not chosen here */
+    int64_t columns;
+    int is_all;     /* or: all, since the part is too short for this head */
+    uint64_t *band; /* bit d: blocks at the distance d */
+    char *records;  /* the columns' keys and values, in this order */
+} banyan_line_set;
+
+/* What choosing columns and diagonals takes. */
+enum { BANYAN_SCORED = 8 }; /* blocks that are observed at a time */
+typedef struct banyan_observing {
+    banyan_observed sums;
+    float *q;                /* [BANYAN_LINE_ROWS][key_dim] */
+    float *column;           /* [BANYAN_SCORED][block_tokens] */
+    banyan_pick *pick;       /* [sizes.lines]: the best columns, then the best diagonals */
+    void *plain_k, *plain_v; /* a block of gathered rows */
+} banyan_observing;
+
+#endif
