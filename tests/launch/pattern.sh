@@ -69,7 +69,7 @@ expect 2 "$device_says" \
 expect 0 '' "$banyan" run $small --layers 1 $razor "razor sink=20t recent=80t part=0"
 if [ -n "$mpirun" ]; then
   expect 0 '' "$mpirun" 3 "$banyan" run $small --layers 1 --placement heads $razor "razor sink=20t recent=80t part=0"
-  expect 0 '' "$mpirun" 3 "$banyan" run $small --pattern "$folder/m.json"
+  expect 0 '' "$mpirun" 3 "$banyan" run $small --placement heads --pattern "$folder/m.json"
   expect 0 '' "$mpirun" 3 "$banyan" run $small --pattern "$folder/moa.json"
   echo '{"alphas": [[0, 0, 0, 0]], "betas": [[0, 0, 0]]}' > "$folder/moa.json"
   expect_once 2 'betas[0] has 3 heads; expected 4' "$mpirun" 3 "$banyan" run $small --pattern "$folder/moa.json"
