@@ -94,28 +94,6 @@ uint8_t banyan_e4m3_from_float(float x)
     return (uint8_t)(sign | (magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20);
 }
 
-const char *banyan_dtype_name(banyan_dtype dtype)
-{
-    switch (dtype) {
-    case BANYAN_F32: return "fp32";
-    case BANYAN_BF16: return "bf16";
-    case BANYAN_F16: return "fp16";
-    case BANYAN_E4M3: return "fp8";
-    }
-    return "unknown";
-}
-
-size_t banyan_dtype_bytes(banyan_dtype dtype)
-{
-    switch (dtype) {
-    case BANYAN_F32: return 4;
-    case BANYAN_BF16:
-    case BANYAN_F16: return 2;
-    case BANYAN_E4M3: return 1;
-    }
-    return 0;
-}
-
 void banyan_to_float(float *out, const void *in, banyan_dtype dtype, int64_t count)
 {
     const uint16_t *half = in;

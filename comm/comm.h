@@ -262,6 +262,8 @@ typedef struct banyan_device_moves {
 typedef struct banyan_transport {
     const char *name;
     int is_imaginary; /* its ranks are only described: they agree with whatever this one says */
+    int has_host; /* its messages in host memory are those of another comm, which open takes over
+                       * in native's place, also when it fails */
     /* Fills comm->rank, comm->size, comm->state, comm->topology. */
     banyan_status (*open)(banyan_comm *comm, void *native);
     void (*close)(banyan_comm *comm);
@@ -301,6 +303,10 @@ struct banyan_comm {
     void *scratch;
 };
 enum { BANYAN_SCRATCH_BYTES = 128 };
+/* comm.c: a comm that is not open, and the end of one that is not. */
+banyan_comm *
+banyan_comm_new(const banyan_transport *row); /* NULL, with the message set: out of memory */
+void banyan_comm_free(banyan_comm *comm);
 /* The scratch, made if need be; NULL, with the message set: out of memory. */
 void *banyan_comm_scratch(banyan_comm *comm);
 
@@ -329,6 +335,7 @@ banyan_status banyan_device_status(const char *failed);
 banyan_status banyan_device_refuse_capture(const banyan_comm *comm,
                                            const banyan_memory *memory);
 
+/* transports.c */
 const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
 static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)
 {

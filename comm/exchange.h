@@ -113,7 +113,7 @@ banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
 banyan_status banyan_headers_check(const passing *run, const round_part *part, char *buffer,
                                    banyan_status transfer);
 
-/* exchange_run.c: an item's fold, or, in a device's memory, those of `count` items that lie one behind
+/* exchange_fold.c: an item's fold, or, in a device's memory, those of `count` items that lie one behind
  * the other everywhere. */
 banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t count);
 

@@ -29,38 +29,6 @@ static banyan_status start_send(const passing *run, const round_part *part, cons
     return banyan_comm_start(run->comm, 0, m->peer, place, message_bytes(run, m));
 }
 
-/* Folds into the caller's memory from the place of its own value on; what comes before it is
- * folded in the receive buffer, in the slot of the first. */
-banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t count)
-{
-    const size_t bytes = (size_t)count * run->p->item_bytes;
-    const banyan_memory *memory = run->x->memory;
-    char *const own = run->p->data[f->item];
-    int owned = 0; /* is the caller's value in the sum, or not wanted? */
-    char *sum = NULL;
-    int32_t own_at = f->sources;
-    const source *s = run->x->source + f->first_source;
-    for (int32_t i = 0; i < f->sources; i++)
-        if (s[i].message < 0) own_at = i;
-    if (own_at == f->sources) owned = 1;
-    for (int32_t i = 0; i < f->sources; i++) {
-        const message *m = s[i].message < 0 ? NULL : &run->x->message[s[i].message];
-        char *value = m ? item_at(run, run->x->recv_buffer, m, s[i].index) : own;
-        owned |= !m;
-        if (!sum) {
-            sum = value;
-            continue;
-        }
-        char *into = owned ? own : sum;
-        run->p->combine(run->p->ctx, into, sum, value, bytes);
-        sum = into;
-    }
-    if (sum == own) return BANYAN_OK;
-    if (memory) return banyan_device_status(memory->copy(memory->ctx, own, sum, bytes));
-    memcpy(own, sum, bytes);
-    return BANYAN_OK;
-}
-
 static banyan_status post_round(const passing *run, const round_part *part)
 {
     if (run->x->memory) return banyan_device_post(run, part);

@@ -212,3 +212,25 @@ banyan_status banyan_mpi_test(banyan_comm *comm, int *done)
     if (*done) end_round(state);
     return BANYAN_OK;
 }
+
+banyan_status banyan_mpi_fail(mpi_state *state, const char *call, int error)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(error, text, &length);
+    state->job->broken = 1;
+    return banyan_fail(BANYAN_ERR_COMM, "%s: %s", call, text);
+}
+
+int banyan_mpi_reserve(mpi_state *state, int capacity)
+{
+    if (capacity <= state->capacity) return 1;
+    const size_t n = (size_t)capacity;
+    void *request = realloc(state->request, n * sizeof *state->request);
+    if (request) state->request = request;
+    void *list = realloc(state->posted, n * sizeof *state->posted);
+    if (list) state->posted = list;
+    if (!request || !list) return 0;
+    state->capacity = capacity;
+    return 1;
+}

@@ -237,13 +237,12 @@ static banyan_status new_state(banyan_comm *host, nccl_state **out)
 
 static banyan_status nccl_open(banyan_comm *comm, void *native)
 {
-    banyan_comm *host = NULL;
+    banyan_comm *host = native;
     nccl_state *state = NULL;
-    banyan_status status = banyan_comm_create(native ? "mpi" : NULL, native, &host);
-    if (status) return status;
     comm->rank = host->rank;
     comm->size = host->size;
-    status = banyan_topology_make(host->topology.node, host->size, &comm->topology);
+    banyan_status status =
+        banyan_topology_make(host->topology.node, host->size, &comm->topology);
     status = banyan_comm_agree(host, status);
     if (status)
         banyan_comm_destroy(host);
@@ -429,6 +428,7 @@ static const banyan_device_moves nccl_moves = {
 
 const banyan_transport banyan_transport_nccl = {
     .name = "nccl",
+    .has_host = 1,
     .open = nccl_open,
     .close = nccl_close,
     .start = nccl_start,
