@@ -6,7 +6,6 @@
 #include "dist/plan.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -40,14 +39,6 @@ static banyan_status map_records(banyan_cache *c)
     (void)madvise(first, bytes, bytes >= huge_worth ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     banyan_pools_place(c, first);
     return BANYAN_OK;
-}
-
-void banyan_pools_place(banyan_cache *c, char *records)
-{
-    for (int32_t i = 0; i < c->plan->pools; i++) {
-        c->pool[i].records = records;
-        records += (size_t)c->pool[i].capacity * c->pool[i].record_bytes;
-    }
 }
 
 /* Records set aside for a KV head of one layer. */

@@ -267,7 +267,8 @@ typedef struct banyan_arena {
 } banyan_arena;
 
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank);
-/* `count` things at the arena's end, 64-byte aligned. */
+/* arena.c: `count` things at the arena's end, in as many bytes: 64-byte aligned. */
+size_t banyan_arena_bytes(size_t bytes);
 void *banyan_arena_take(banyan_arena *arena, int64_t count, size_t bytes);
 /* Lays out a cache's arena; c NULL: only counts. */
 void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
@@ -290,7 +291,7 @@ banyan_status banyan_kept_put(banyan_cache *c, banyan_kept *kept, int64_t i, ban
 void banyan_kept_cut(banyan_cache *c, banyan_kept *kept, int64_t count);
 /* `to`, empty, becomes the first `count` of `from`. */
 void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count);
-/* cache.c: records of all pools, one behind the other. */
+/* Records of all pools, one behind the other. */
 void banyan_pools_place(banyan_cache *c, char *records);
 /* Of KV head j of a layer; NULL when all are used. */
 void *banyan_record_take(banyan_cache *c, int32_t layer, int32_t j);
@@ -377,14 +378,14 @@ static inline int64_t banyan_mask_words(const banyan_plan *plan)
     return (plan->spec.block_tokens + 63) / 64;
 }
 
-/* attend.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
+/* pieces.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */
 int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t most,
                       banyan_panel *panel);
 /* Of a part's rows from row `row` on, those of the next piece; `attends` as in a panel. */
 int32_t banyan_piece_rows(const banyan_cache *c, const banyan_call *call,
                           const banyan_rows *part, int32_t row, int attends);
-/* May a part's rows be appended to a layer now? */
+/* attend.c: may a part's rows be appended to a layer now? */
 banyan_status banyan_check_append(const banyan_cache *c, int32_t layer,
                                   const banyan_rows *part);
 /* Are the blocks that the part's rows read still there? */
@@ -410,7 +411,7 @@ static inline int banyan_is_stepped(const banyan_cache *c, const banyan_rows *pa
 /* Does any block of any rank begin, go or change hands when this part is appended? */
 int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part);
 
-/* On the CPU, append.c, panel.c and merge_rows.c; on a device, device_append.c and device_attend.c. */
+/* host_way.c, of append.c, panel.c and merge_rows.c; device_attend.c, with device_append.c. */
 extern const banyan_way banyan_host_way, banyan_device_way;
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes);

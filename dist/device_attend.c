@@ -219,14 +219,6 @@ static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_pan
     return p;
 }
 
-int32_t banyan_device_rows(const banyan_panel *panel, int32_t i, int32_t *rows)
-{
-    const int32_t part = panel->piece[i].part;
-    for (*rows = 0; i < panel->pieces && panel->piece[i].part == part; i++)
-        *rows += panel->piece[i].rows;
-    return i;
-}
-
 /* The part whose first piece is i; *next: the first of the part after it. */
 static banyan_status add_part(pass *p, int32_t i, int32_t *next)
 {

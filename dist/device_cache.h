@@ -117,6 +117,8 @@ banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_cal
 banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int32_t count);
 /* The last step was of the graph's parts, and no replay came after it. Waits for the device. */
 banyan_status banyan_device_is_owed(banyan_cache *c, int *is_owed);
+/* device_tape.c */
+banyan_status banyan_device_tape(const banyan_cache *c, banyan_tape what);
 /* The arguments of what is queued between these lie on the tape, if the call is recorded. */
 banyan_status banyan_device_tape_begin(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_device_tape_end(banyan_cache *c, const banyan_call *call);
@@ -125,13 +127,14 @@ static inline int64_t banyan_most_pieces(const banyan_plan *plan, int64_t rows)
 {
     return rows < 2 ? rows : (rows - 2 + plan->spec.block_tokens) / plan->spec.block_tokens + 1;
 }
-/* device_append.c: held places from `place` on of a KV head of a layer have changed. */
+/* device_tables.c: held places from `place` on of a KV head of a layer have changed. */
 void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer, int32_t index,
                         int64_t place);
 banyan_mirror *banyan_device_mirror(const banyan_cache *c, const banyan_sequence *s,
                                     int32_t layer, int32_t index);
 /* The device's tables of a sequence become what the host's are. */
 banyan_status banyan_device_follow(banyan_cache *c, const banyan_sequence *s, int32_t layer);
+/* device_append.c */
 banyan_status banyan_device_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
 banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call);
 /* device_attend.c */

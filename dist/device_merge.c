@@ -202,3 +202,11 @@ banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
     if (!status && call->probes) status = merge(c, call, panel, part->mass);
     return status ? status : finish(c, call, panel);
 }
+
+int32_t banyan_device_rows(const banyan_panel *panel, int32_t i, int32_t *rows)
+{
+    const int32_t part = panel->piece[i].part;
+    for (*rows = 0; i < panel->pieces && panel->piece[i].part == part; i++)
+        *rows += panel->piece[i].rows;
+    return i;
+}

@@ -8,28 +8,6 @@
  * they are. */
 #include "dist/device_cache.h"
 
-int banyan_device_is_captured(const banyan_cache *c)
-{
-    return c->device->device->is_captured(c->device->queue);
-}
-
-static banyan_status tape(const banyan_cache *c, banyan_tape what)
-{
-    return banyan_device_said(c->device->device->tape(c->device->queue, what));
-}
-
-banyan_status banyan_device_tape_begin(banyan_cache *c, const banyan_call *call)
-{
-    return call->is_recorded && !c->device->graph.is_rewritten ? tape(c, BANYAN_TAPE_RECORD)
-                                                               : BANYAN_OK;
-}
-
-banyan_status banyan_device_tape_end(banyan_cache *c, const banyan_call *call)
-{
-    return call->is_recorded && !c->device->graph.is_rewritten ? tape(c, BANYAN_TAPE_OFF)
-                                                               : BANYAN_OK;
-}
-
 static banyan_status put_owed(const banyan_device_cache *d, int64_t step)
 {
     return banyan_device_said(d->device->put(d->queue, d->owed, &step, sizeof step));
@@ -61,7 +39,7 @@ banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batc
             "at a time",
             (long long)rows,
             (int)(rows > spec->max_rows ? spec->max_rows : c->plan->panel_rows));
-    banyan_status status = tape(c, BANYAN_TAPE_NEW);
+    banyan_status status = banyan_device_tape(c, BANYAN_TAPE_NEW);
     /* The graph's own work, like all that comes after it. */
     if (!status) status = put_owed(c->device, 0);
     if (status) return status;
@@ -223,10 +201,10 @@ banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int3
             if (batch[i].rows && banyan_keeps_own(c->plan, layer))
                 status = banyan_device_follow(c, batch[i].sequence, layer);
     if (status || !is_of_graph(g, batch, count)) return status;
-    status = tape(c, BANYAN_TAPE_REWRITE);
+    status = banyan_device_tape(c, BANYAN_TAPE_REWRITE);
     g->is_rewritten = 1;
     for (int32_t i = 0; i < g->calls && !status; i++) status = rewrite(c, &g->call[i], batch);
     g->is_rewritten = 0;
-    if (!status) status = tape(c, BANYAN_TAPE_COPY);
+    if (!status) status = banyan_device_tape(c, BANYAN_TAPE_COPY);
     return status ? status : owe(c, batch);
 }

@@ -1,5 +1,6 @@
 target_sources(banyan PRIVATE
   dist/append.c
+  dist/arena.c
   dist/attend.c
   dist/cache.c
   dist/combine.c
@@ -16,20 +17,26 @@ target_sources(banyan PRIVATE
   dist/device_open.c
   dist/device_passes.c
   dist/device_step.c
+  dist/device_tables.c
+  dist/device_tape.c
   dist/groups.c
+  dist/host_way.c
   dist/lines.c
   dist/list.c
   dist/merge_passes.c
   dist/merge_rows.c
   dist/panel.c
   dist/pick.c
+  dist/pieces.c
   dist/placements.c
   dist/plan.c
+  dist/plan_alloc.c
   dist/plan_bind.c
   dist/plan_draw.c
   dist/plan_pick.c
   dist/plan_print.c
   dist/plan_cover.c
+  dist/plan_fits.c
   dist/plan_hash.c
   dist/plan_kernel.c
   dist/plan_kinds.c

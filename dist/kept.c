@@ -147,3 +147,11 @@ void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count)
     }
     to->count = count;
 }
+
+void banyan_pools_place(banyan_cache *c, char *records)
+{
+    for (int32_t i = 0; i < c->plan->pools; i++) {
+        c->pool[i].records = records;
+        records += (size_t)c->pool[i].capacity * c->pool[i].record_bytes;
+    }
+}

@@ -224,10 +224,3 @@ banyan_status banyan_panel_show(banyan_cache *c, const banyan_call *call,
     banyan_each(1, c->plan->spec.heads, show_head, &f);
     return BANYAN_OK;
 }
-
-const banyan_way banyan_host_way = {.write = banyan_host_write,
-                                    .compute = banyan_panel_compute,
-                                    .send = banyan_panel_send,
-                                    .merge = banyan_panel_merge,
-                                    .look = banyan_panel_look,
-                                    .copy = banyan_host_copy};

@@ -12,48 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a plan owns is a list of allocations, freed together. */
-typedef struct piece {
-    struct piece *next;
-    uint64_t align;
-} piece;
-
-void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
-{
-    piece *p = NULL;
-    if (!bytes || count < (SIZE_MAX - sizeof *p) / bytes)
-        p = calloc(1, sizeof *p + count * bytes);
-    if (!p) {
-        banyan_fail(BANYAN_ERR_MEMORY, "out of memory: the plan needs %zu x %zu bytes", count,
-                    bytes);
-        return NULL;
-    }
-    p->next = plan->owned;
-    plan->owned = p;
-    return p + 1;
-}
-
-char *banyan_plan_copy(banyan_plan *plan, const char *text)
-{
-    if (!text) return NULL;
-    char *copy = banyan_plan_alloc(plan, strlen(text) + 1, 1);
-    return copy ? memcpy(copy, text, strlen(text) + 1) : NULL;
-}
-
-void banyan_plan_destroy(banyan_plan *plan)
-{
-    if (!plan) return;
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        banyan_schedule_free(&plan->kind[k].schedule);
-        banyan_schedule_free(&plan->kind[k].pick_schedule);
-    }
-    for (piece *p = plan->owned, *next; p; p = next) {
-        next = p->next;
-        free(p);
-    }
-    free(plan);
-}
-
 /* ---- defaults ------------------------------------------------------------------------------ */
 
 /* Relative bandwidths in multiples of 1/16 of the least: what measurements call 0.99 and 1.01 is

@@ -41,10 +41,10 @@ banyan_status banyan_plan_liners(banyan_plan *plan);
 /* Bytes of a kind's records, once the kernel is known: the kernel's, and summaries behind them. */
 void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind);
 banyan_status banyan_plan_memory(const banyan_plan *plan);
-/* MEMORY: "needs 48.0 GiB per rank, 23.4 free" and the note. */
 /* What control groups leave (groups.c), -1 without a limit; root: "", or where a test keeps its own
  * /proc and /sys. */
 int64_t banyan_groups_free(const char *root);
+/* MEMORY: "needs 48.0 GiB per rank, 23.4 free" and the note. */
 banyan_status banyan_memory_refuse(int64_t need, int64_t have, const char *note);
 uint64_t banyan_plan_digest(const banyan_plan *plan);
 

@@ -21,29 +21,9 @@
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
-void *banyan_arena_take(banyan_arena *arena, int64_t count, size_t bytes)
-{
-    size_t at = arena->used;
-    arena->used += round_up((size_t)count * bytes);
-    return arena->base ? arena->base + at : NULL;
-}
-
 static void *take(banyan_arena *arena, int64_t count, size_t bytes)
 {
     return banyan_arena_take(arena, count, bytes);
-}
-
-int banyan_item_is_here(const banyan_plan *plan, const banyan_item *item, int rank)
-{
-    if (plan->spec.out == BANYAN_OUT_ALL || plan->merge->reduce || item->home == rank) return 1;
-    for (int32_t i = 0; i < item->holders; i++)
-        if (item->holder[i] == rank) return 1;
-    return 0;
 }
 
 static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
@@ -142,9 +122,9 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
     z.list += z.gathered;
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
-    z.item_bytes = round_up((size_t)plan->panel_rows * row);
-    z.mass_bytes = round_up((size_t)plan->panel_rows * mass);
-    z.slot_bytes = round_up(vectors * row);
+    z.item_bytes = banyan_arena_bytes((size_t)plan->panel_rows * row);
+    z.mass_bytes = banyan_arena_bytes((size_t)plan->panel_rows * mass);
+    z.slot_bytes = banyan_arena_bytes(vectors * row);
     return z;
 }
 
