@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const flag common_flags[] = {
-    {"config", "FILE", NULL, "read this config (text format, see configs/)"},
-    {"set", "FIELD=VALUE", NULL, "set any field of the config, \"cache.max_rows=1k\""},
-    {"json", "OUTPUT", NULL, "also write results as JSON lines"},
-    {"help", NULL, NULL, "show this"},
-    {NULL, NULL, NULL, NULL}};
-
 /* One flag of a command line. */
 typedef struct given {
     const flag *flag;

@@ -58,9 +58,10 @@ set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
 # Everything but main: tests link it too.
 add_library(banyan_launch STATIC ${generated_sources}
   launch/agree.c launch/append.c launch/blas.c launch/choose.c launch/command.c launch/config.c launch/data.c
-  launch/device.c launch/file.c launch/help.c launch/ids.c launch/job.c launch/mapped.c launch/numbers.c launch/output.c launch/plot.c launch/set.c
-  launch/spec.c launch/textformat.cc launch/watch.c
-  launch/run/check.c launch/run/choice.c launch/run/memory.c launch/run/oracle.c launch/run/report.c launch/run/snapshot.c launch/run/steps.c)
+  launch/device.c launch/file.c launch/flags.c launch/help.c launch/ids.c launch/job.c launch/mapped.c
+  launch/numbers.c launch/output.c launch/plot.c launch/set.c launch/spec.c launch/textformat.cc launch/watch.c
+  launch/run/check.c launch/run/choice.c launch/memory.c launch/run/oracle.c launch/run/report.c
+  launch/run/rows.c launch/run/snapshot.c launch/run/steps.c)
 target_sources(banyan_launch PRIVATE launch/json_text.c)
 target_sources(banyan_launch PRIVATE
   launch/bench/ceilings.c launch/bench/ceilings_device.c launch/bench/device_measure.c launch/bench/device_rows.c
@@ -93,14 +94,14 @@ else()
   target_sources(banyan_launch PRIVATE launch/cuda_none.c)
 endif()
 target_sources(banyan_launch PRIVATE
-  launch/pattern/apply.c launch/pattern/duo.c launch/pattern/minference.c launch/pattern/moa.c
+  launch/pattern/apply.c launch/pattern/duo.c launch/pattern/fields.c launch/pattern/minference.c launch/pattern/moa.c
   launch/pattern/razor.c launch/pattern/read.c launch/pattern/retrieval.c)
 include(launch/model/model.cmake)
 include(launch/needle/needle.cmake)
 include(launch/text/text.cmake)
 include(launch/generate/generate.cmake)
 
-add_executable(banyan_program launch/main.c)
+add_executable(banyan_program launch/main.c launch/verbs.c)
 banyan_rows(banyan_program launch verbs verb)
 target_link_libraries(banyan_program PRIVATE banyan_launch)
 set_target_properties(banyan_program PROPERTIES OUTPUT_NAME banyan)

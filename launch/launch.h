@@ -37,6 +37,7 @@ typedef struct flag {
 /* One run of a verb, on one rank. config is complete: file, --set and flags applied, the same bytes
  * on every rank. Strings are NULL when not given. */
 typedef struct job {
+    const struct verb_entry *verbs; /* of the program, for the verb that lists them */
     const struct verb *verb;
     Banyan__Config *config;
     banyan_comm *comm; /* NULL for verbs that need none */
@@ -54,7 +55,6 @@ typedef struct verb {
     int needs_comm;      /* collective: started by mpirun with any number of ranks */
     int (*run)(job *j);  /* returns an exit code, the same on every rank */
 } verb;
-const verb *verb_row(int index); /* NULL past the end */
 
 const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
 bool job_switch(const job *j, const char *flag_name);
@@ -152,6 +152,11 @@ bool number_read(const char *text, int64_t low, uint64_t high, int64_t *out);
 int number_suffix(char c); /* 10, 20 or 30 bits for k, m, g; 0: none of them */
 void numbers_sort(double *values, int count);     /* ascending */
 double numbers_median(double *values, int count); /* sorts them; count > 0 */
+/* memory.c: bytes of this process that are in memory; 0 where nobody tells. */
+int64_t memory_resident(void);
+/* Of sorted values: half of the middle half, relative to the median; the nearest rank, share 0 .. 1. */
+double numbers_spread(const double *sorted, int count);
+double numbers_percentile(const double *sorted, int count, double share);
 
 double now_seconds(void); /* monotonic */
 

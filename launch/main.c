@@ -14,22 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BANYAN_ROW(name, needs, doc) extern const verb verb_##name;
-#include "launch/verbs.def"
-#undef BANYAN_ROW
-
-#define BANYAN_ROW(name, needs, doc) {#name, doc, &verb_##name},
-const verb_entry verb_table[] = {
-#include "launch/verbs.def"
-    {NULL, NULL, NULL}};
-#undef BANYAN_ROW
-
-const verb *verb_row(int index)
-{
-    int count = (int)(sizeof verb_table / sizeof verb_table[0]) - 1;
-    return index >= 0 && index < count ? verb_table[index].verb : NULL;
-}
-
 static uint64_t hash_words(char **words)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, the terminating zeros included */
@@ -187,7 +171,7 @@ int main(int argc, char **argv)
 {
     (void)argc;
     blas_choose(argv);
-    job j = {.device = &device_cpu};
+    job j = {.verbs = verb_table, .device = &device_cpu};
     double limit;
     banyan_status status = begin(&j, argv + 1, &limit);
     if (status) {

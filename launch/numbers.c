@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,8 +45,24 @@ void numbers_sort(double *values, int count)
     if (count > 0) qsort(values, (size_t)count, sizeof *values, compare);
 }
 
+static double middle(const double *sorted, int count)
+{
+    return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
+}
+
 double numbers_median(double *values, int count)
 {
     numbers_sort(values, count);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    return middle(values, count);
+}
+
+double numbers_spread(const double *sorted, int count)
+{
+    return (sorted[count * 3 / 4] - sorted[count / 4]) / 2 / middle(sorted, count);
+}
+
+double numbers_percentile(const double *sorted, int count, double share)
+{
+    const int at = (int)ceil(share * count) - 1;
+    return sorted[at < 0 ? 0 : at];
 }

@@ -50,7 +50,7 @@ static void print_row(const char *title, const char *name, const char *doc, FILE
 }
 
 /* The tables of launch/. */
-static void print_own(FILE *json)
+static void print_own(const job *j, FILE *json)
 {
     printf("model families:\n");
     for (int i = 0; family_row(i); i++)
@@ -62,7 +62,7 @@ static void print_own(FILE *json)
     for (int t = 0; task_row(t); t++)
         print_row("needle tasks", task_row(t)->name, task_row(t)->doc, json);
     printf("\nverbs:\n");
-    for (const verb_entry *e = verb_table; e->name; e++)
+    for (const verb_entry *e = j->verbs; e->name; e++)
         print_row("verbs", e->name, e->doc, json);
 }
 
@@ -77,7 +77,7 @@ static int run(job *j)
     if (path && !(json = output_open(j, path))) return EXIT_FAILED;
     for (int t = 0; t < (int)(sizeof tables / sizeof tables[0]); t++)
         print_table(t, json ? output_stream(json) : NULL);
-    print_own(json ? output_stream(json) : NULL);
+    print_own(j, json ? output_stream(json) : NULL);
     return output_close(json, j, true);
 }
 

@@ -135,7 +135,7 @@ static void take_figures(run_task *t, int64_t resident_before)
     banyan_stats stats;
     banyan_share share;
     banyan_cache_stats(t->cache, &stats);
-    t->mine.rss_growth = (double)(resident_bytes() - resident_before);
+    t->mine.rss_growth = (double)(memory_resident() - resident_before);
     t->mine.kept_bytes = stats.bytes;
     t->mine.workspace_bytes = stats.workspace_bytes;
     t->mine.messages = stats.messages;
@@ -153,7 +153,7 @@ static int run_all(run_task *t)
     if (!has_room(t)) return EXIT_USAGE;
     status = job_agree(j, make_arrays(t));
     if (status) return job_failed(j, status, "arrays of q, k, v and out");
-    int64_t resident_before = resident_bytes();
+    int64_t resident_before = memory_resident();
     int code = run_load(t);
     if (code) return code;
     status = run_steps(t);

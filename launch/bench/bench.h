@@ -125,8 +125,6 @@ void bench_peer_turn(bench_peer *p);
 /* false: it had none. */
 bool bench_peer_result(bench_peer *p, bench_peer_rate *out);
 
-double bench_spread(const double *sorted, int count); /* half of the middle half, relative */
-
 /* ---- what rows are made of ---------------------------------------------------------------------- */
 
 enum {

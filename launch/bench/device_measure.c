@@ -219,7 +219,7 @@ static banyan_status measure(work *w, device_result *out)
     if (status) return status;
     out->repetitions = w->repetitions;
     out->seconds = numbers_median(w->seconds, w->repetitions);
-    out->spread = bench_spread(w->seconds, w->repetitions);
+    out->spread = numbers_spread(w->seconds, w->repetitions);
     return BANYAN_OK;
 }
 

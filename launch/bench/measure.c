@@ -39,11 +39,6 @@ typedef struct measuring {
     repetition done[most_repetitions];
 } measuring;
 
-double bench_spread(const double *sorted, int count)
-{
-    return (sorted[count * 3 / 4] - sorted[count / 4]) / 2 / sorted[count / 2];
-}
-
 /* The operations of a call that has just been made: from the (row, block) pairs that the cache
  * counts, less what rows do not see of their own blocks. */
 static double call_flops(measuring *m, int64_t at, int32_t rows)
@@ -141,7 +136,7 @@ static double median_of(const measuring *m, size_t offset, double *spread)
     for (int i = 0; i < m->repetitions; i++)
         values[i] = *(const double *)((const char *)&m->done[i] + offset);
     double median = numbers_median(values, m->repetitions);
-    if (spread) *spread = bench_spread(values, m->repetitions);
+    if (spread) *spread = numbers_spread(values, m->repetitions);
     return median;
 }
 

@@ -163,7 +163,7 @@ bool bench_peer_result(bench_peer *p, bench_peer_rate *out)
     if (!p->has_row || !p->turns) return false;
     *out = (bench_peer_rate){.version = p->version, .tokens = p->tokens, .turns = p->turns};
     out->seconds = numbers_median(p->seconds, p->turns);
-    out->spread = bench_spread(p->seconds, p->turns);
+    out->spread = numbers_spread(p->seconds, p->turns);
     out->flops = p->flops / out->seconds;
     return true;
 }

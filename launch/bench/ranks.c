@@ -106,7 +106,7 @@ static void print(race *r, int count)
     double together = numbers_median(r->together_seconds, count);
     double alone = numbers_median(r->alone_seconds, count),
            ratio = numbers_median(r->ratio, count);
-    double spread = bench_spread(r->ratio, count);
+    double spread = numbers_spread(r->ratio, count);
     printf("%-26s | %d ranks x 1 thread %.3f ms, 1 rank x %d threads %.3f ms: %.3f x as long "
            "+-%.1f%% (at most %.2f)\n",
            r->row->name, ranks, together * 1e3, ranks, alone * 1e3, ratio, spread * 100, bar);
@@ -136,7 +136,7 @@ static void print_batch(race *r, int count)
     const double batch = numbers_median(r->together_seconds, count);
     const double calls = numbers_median(r->alone_seconds, count);
     const double ratio = numbers_median(r->ratio, count),
-                 spread = bench_spread(r->ratio, count);
+                 spread = numbers_spread(r->ratio, count);
     printf(
         "%-26s | %d ranks x 1 thread: a batch %.0f tokens/s, calls one by one %.0f: %.2f x as "
         "many +-%.1f%% (at least %.2f)\n",

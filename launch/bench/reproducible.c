@@ -7,7 +7,6 @@
 #include "launch/bench/bench.h"
 
 #include <jansson.h>
-#include <string.h>
 
 const char reproducible_name[] = "decode reproducible";
 
@@ -70,7 +69,7 @@ static void print(const bench *b, cost *c, int threads)
     const double exact = numbers_median(c->exact_seconds, c->turns);
     const double usual_seconds = numbers_median(c->usual_seconds, c->turns);
     const double ratio = numbers_median(c->ratio, c->turns);
-    const double spread = bench_spread(c->ratio, c->turns);
+    const double spread = numbers_spread(c->ratio, c->turns);
     printf("%-24s %-10s %4d    | %.3f ms, without %.3f ms: %.3f x as long +-%.1f%% (at most "
            "%.2f)%s\n",
            reproducible_name, kernel, threads, exact * 1e3, usual_seconds * 1e3, ratio,

@@ -22,15 +22,6 @@ typedef struct growth {
     double step_seconds;
 } growth;
 
-static double resident_bytes(void)
-{
-    long long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (!f || fscanf(f, "%*s %lld", &pages) != 1) pages = 0;
-    if (f) fclose(f);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE);
-}
-
 /* Bytes that allocations hold; 0 where the C library does not tell. */
 static double heap_bytes(void)
 {
@@ -47,7 +38,7 @@ static memory look(const sequence *s)
     memory m = {0};
     banyan_cache_stats(s->cache, &m.cache);
     m.heap = heap_bytes();
-    m.resident = resident_bytes();
+    m.resident = (double)memory_resident();
     return m;
 }
 

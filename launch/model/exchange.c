@@ -13,8 +13,6 @@
  * Everything else is gathered by all from all. */
 #include "launch/model/runner.h"
 
-#include <string.h>
-
 typedef enum direction { MEASURE, PACK, UNPACK, LOCAL } direction;
 
 /* A walk over the rectangles of (src, dst). */
@@ -239,7 +237,8 @@ int64_t exchange_floats(const model *m, int sending)
     const model_shape *s = &m->shape;
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim;
     int64_t kv = 2 * (int64_t)s->kv_heads * s->head_dim;
-    int64_t cut = larger(larger(s->hidden, workspace_inner(&m->is)), larger(q, m->is.experts));
+    int64_t cut =
+        larger(larger(s->hidden, description_inner(&m->is)), larger(q, m->is.experts));
     /* the head's logits, or every rank's choices of an id (head.c) */
     int64_t head = HEAD_ROWS * larger(s->vocab, 2 * (int64_t)m->ranks);
     if (!sending) return larger(rows * larger(cut, q + kv), head);

@@ -36,12 +36,6 @@ const char *family_doc(int index)
     return rows[index].doc;
 }
 
-static void out_of_memory(hf_config *c)
-{
-    if (!c->failed) snprintf(c->why, c->why_bytes, "out of memory");
-    c->failed = true;
-}
-
 /* ---- which family ------------------------------------------------------------------------ */
 
 static bool is_among(const char *word, const char *const list[4])
@@ -200,69 +194,6 @@ static void read_ropes(hf_config *c, const family *f, description *d)
 
 /* ---- layers that differ ------------------------------------------------------------------ */
 
-void description_window(description *d, int32_t layer, int32_t window)
-{
-    d->layer[layer].use[0] = 0;
-    if (window > 0)
-        snprintf(d->layer[layer].use, LAYER_USE, "sink_window sink=0 window=%dt", (int)window);
-}
-
-int32_t description_window_field(hf_config *c, const char *field, int32_t absent)
-{
-    return hf_count(c, NULL, field, hf_has(c, NULL, field) ? 0 : absent);
-}
-
-bool description_layer_types(hf_config *c, description *d, int32_t window)
-{
-    static const char *const words[] = {"full_attention", "sliding_attention", NULL};
-    const json_t *list = hf_get(c, NULL, "layer_types");
-    if (!list) return false;
-    if (json_array_size(list) != (size_t)d->shape.layers)
-        hf_fail(c, "layer_types", list, "a list of as many words as there are layers");
-    for (int32_t l = 0; l < d->shape.layers && !c->failed; l++) {
-        const char *type = json_string_value(json_array_get(list, (size_t)l));
-        int slides = hf_choice(c, "layer_types", type ? type : "", words);
-        description_window(d, l, slides ? window : 0);
-        d->layer[l].rope = slides && d->ropes > 1;
-    }
-    return true;
-}
-
-void description_slide(hf_config *c, description *d, int32_t absent)
-{
-    int32_t window = description_window_field(c, "sliding_window", absent);
-    bool typed = description_layer_types(c, d, window);
-    for (int32_t l = 0; !typed && l < d->shape.layers; l++) description_window(d, l, window);
-}
-
-void description_slide_above(hf_config *c, description *d)
-{
-    static const char field[] = "max_window_layers";
-    bool slides = hf_truth(c, NULL, "use_sliding_window", false);
-    int32_t window = slides ? description_window_field(c, "sliding_window", 4096) : 0;
-    const json_t *from = hf_get(c, NULL, field);
-    int32_t first = json_is_integer(from) ? (int32_t)json_integer_value(from) : 28;
-    bool typed = description_layer_types(c, d, window);
-    if (from && (!json_is_integer(from) || first < 0)) hf_fail(c, field, from, "0 or more");
-    for (int32_t l = 0; !typed && l < d->shape.layers; l++)
-        description_window(d, l, l >= first ? window : 0);
-}
-
-void description_dummies(hf_config *c, description *d, const char *field)
-{
-    const json_t *list = hf_get(c, NULL, field);
-    size_t count = json_array_size(list);
-    d->dummy = calloc(count + 1, sizeof *d->dummy);
-    if (!d->dummy) out_of_memory(c);
-    for (size_t i = 0; d->dummy && i < count; i++) {
-        const json_t *id = json_array_get(list, i);
-        json_int_t n = json_integer_value(id);
-        if (!json_is_integer(id) || n < 0 || n >= d->shape.vocab)
-            hf_fail(c, field, id, "an id of the vocabulary");
-        d->dummy[d->dummies++] = (int32_t)n;
-    }
-}
-
 /* Qwen2.5-1M, Qwen3-2507: dual.c. */
 static void read_dual_chunk(hf_config *c, description *d)
 {
@@ -287,7 +218,7 @@ static void read_all(hf_config *c, description *d)
     if (c->failed) return;
     read_ropes(c, f, d);
     d->layer = calloc((size_t)d->shape.layers, sizeof *d->layer);
-    if (!d->layer) out_of_memory(c);
+    if (!d->layer) hf_out_of_memory(c);
     read_dual_chunk(c, d);
     if (!c->failed && f->read) f->read(c, d);
     if (d->experts && d->top_experts > d->experts)

@@ -122,6 +122,8 @@ typedef struct description {
 banyan_status description_read(const char *dir, description *out, char *why, size_t why_bytes);
 void description_free(description *d);
 
+/* What a row has between gate and down: of all its experts, where there are. */
+int64_t description_inner(const description *d);
 /* For a family's read: heads of layer `layer` see the last `window` tokens; 0: all. */
 void description_window(description *d, int32_t layer, int32_t window);
 /* All layers have the window "sliding_window". */

@@ -108,6 +108,12 @@ void hf_config_close(hf_config *c)
 
 /* ---- fields ------------------------------------------------------------------------------ */
 
+void hf_out_of_memory(hf_config *c)
+{
+    if (!c->failed) snprintf(c->why, c->why_bytes, "out of memory");
+    c->failed = true;
+}
+
 void hf_fail(hf_config *c, const char *field, const json_t *value, const char *want)
 {
     char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;

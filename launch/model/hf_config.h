@@ -34,6 +34,7 @@ void hf_config_close(hf_config *c);
 char *hf_read(const char *path, size_t *bytes, char *why, size_t why_bytes);
 
 /* "PATH: FIELD is VALUE; expected WANT" */
+void hf_out_of_memory(hf_config *c);
 void hf_fail(hf_config *c, const char *field, const json_t *value, const char *want);
 
 /* In these, `object` is an object of the file (NULL: the whole). Absent and null are the

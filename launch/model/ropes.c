@@ -30,11 +30,6 @@ const char *rope_doc(int index)
     return kinds[index].doc;
 }
 
-double rope_frequency(double theta, int32_t dims, int32_t pair)
-{
-    return pow(theta, -2.0 * pair / dims);
-}
-
 double rope_reach(const rope_params *p)
 {
     double from = p->original > 0 ? p->original : p->trained;

@@ -233,8 +233,6 @@ banyan_status finite_rows(model *m, const char *what, int64_t token, const float
 banyan_status finite_failed(model *m, const char *what, int64_t token);
 
 /* workspace.c */
-/* What a row has between gate and down: of all its experts, where there are. */
-int64_t workspace_inner(const description *d);
 banyan_status workspace_make(model *m); /* collective */
 void workspace_free(model *m);
 

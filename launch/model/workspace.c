@@ -58,11 +58,6 @@ static int64_t widest_cut(const model *m)
     return (inner + m->ranks - 1) / m->ranks;
 }
 
-int64_t workspace_inner(const description *d)
-{
-    return larger(d->shape.intermediate, (int64_t)d->top_experts * d->expert_intermediate);
-}
-
 banyan_status workspace_make(model *m)
 {
     workspace *w = &m->work;
@@ -70,7 +65,7 @@ banyan_status workspace_make(model *m)
     const layer *l = &m->layer[0]; /* q, k, v and o of all layers are cut alike */
     const description *d = &m->is;
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim, sum = 0;
-    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, workspace_inner(d));
+    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, description_inner(d));
     int64_t cut = larger(larger(l->q.count, l->o.count), 2 * widest_cut(m));
     const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
                                    rows * wide, rows * s->heads, rows * s->heads};

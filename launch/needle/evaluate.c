@@ -227,7 +227,7 @@ int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double 
 }
 
 /* This process's share of physical memory (PSS: shared pages divided by their users), or 0. */
-static int64_t resident_bytes(void)
+static int64_t proportional_bytes(void)
 {
     FILE *f = fopen("/proc/self/smaps_rollup", "r");
     char line[256];
@@ -243,7 +243,7 @@ int evaluation_usage(evaluation *e, usage *out)
     banyan_stats stats;
     banyan_cache_stats(model_cache(e->m), &stats);
     double sums[4] = {(double)stats.messages, (double)stats.bytes_sent, (double)stats.bytes,
-                      (double)resident_bytes()};
+                      (double)proportional_bytes()};
     banyan_status status = banyan_comm_allreduce(e->j->comm, sums, 4, BANYAN_SUM);
     *out = (usage){(int64_t)sums[0], (int64_t)sums[1], (int64_t)sums[2], (int64_t)sums[3]};
     return evaluation_agree(e, status, "statistics");

@@ -61,20 +61,6 @@ static bool check_flags(const job *j, const char *dir, bool is_ids)
 
 /* ---- ids --------------------- */
 
-bool foreign_find(foreign_item *item)
-{
-    const id_list *a = &item->answer, *n = &item->needle;
-    item->said = 0;
-    item->said_count = n->count;
-    for (int64_t i = 0; i + a->count <= n->count; i++)
-        if (memcmp(n->ids + i, a->ids, (size_t)a->count * sizeof *a->ids) == 0) {
-            item->said = i;
-            item->said_count = a->count;
-            return true;
-        }
-    return false;
-}
-
 static bool read_ids(const job *j, foreign_ids *f)
 {
     f->item = calloc(1, sizeof *f->item);

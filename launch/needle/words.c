@@ -377,3 +377,17 @@ bool words_again(const foreign_texts *t, const id_list *prompt, const id_list *n
     free(ids.id);
     return good;
 }
+
+bool foreign_find(foreign_item *item)
+{
+    const id_list *a = &item->answer, *n = &item->needle;
+    item->said = 0;
+    item->said_count = n->count;
+    for (int64_t i = 0; i + a->count <= n->count; i++)
+        if (memcmp(n->ids + i, a->ids, (size_t)a->count * sizeof *a->ids) == 0) {
+            item->said = i;
+            item->said_count = a->count;
+            return true;
+        }
+    return false;
+}

@@ -54,34 +54,6 @@ static float largest(const float *restrict v, int32_t dim)
     return most;
 }
 
-static void make_row(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
-                     int32_t dim, float *out)
-{
-    if (t->period)
-        data_row(out, t->seed, what, 0, token % t->period, head, dim);
-    else
-        data_row(out, t->seed, what, layer, token, head, dim);
-}
-
-static void cached_row(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
-                       int32_t dim, float *out)
-{
-    make_row(t, what, layer, token, head, dim, out);
-    if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
-    if (t->spec->cache_dtype == BANYAN_F16) data_round_f16(out, dim);
-    if (t->spec->cache_dtype == BANYAN_E4M3) data_round_e4m3(out, dim);
-}
-
-void run_query(const run_task *t, int32_t layer, int64_t token, int32_t head, float *q)
-{
-    make_row(t, DATA_Q, layer, token, head, t->spec->key_dim, q);
-}
-
-void run_key(const run_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k)
-{
-    cached_row(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
-}
-
 static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t block)
 {
     const banyan_spec *s = t->spec;
@@ -129,8 +101,8 @@ static void take_means(running *r, int32_t layer, int32_t kv_head, int64_t first
     double sum_k[most_dim] = {0}, sum_v[most_dim] = {0};
     float k[most_dim], v[most_dim];
     for (int64_t i = first; i < end; i++) {
-        cached_row(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        cached_row(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        run_cached(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        run_cached(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
         add(sum_k, 1, k, s->key_dim);
         add(sum_v, 1, v, s->value_dim);
     }
@@ -146,7 +118,7 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
     int32_t kv_head = head / (s->heads / s->kv_heads);
     float q[most_dim], k[most_dim], v[most_dim];
     running r = {.t = t, .m = -INFINITY, .row = row};
-    make_row(t, DATA_Q, layer, token, head, s->key_dim, q);
+    run_query(t, layer, token, head, q);
     for (int32_t d = 0; d < s->key_dim; d++)
         r.scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
     memset(row->out, 0, (size_t)s->value_dim * sizeof *row->out);
@@ -159,8 +131,8 @@ void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t toke
         if (lost || !(row->chosen[i / s->block_tokens] ||
                       banyan_plan_reads(t->plan, layer, head, token, i)))
             continue;
-        cached_row(t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        cached_row(t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        run_cached(t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        run_cached(t, DATA_V, layer, i, kv_head, s->value_dim, v);
         take_token(&r, k, v, 1);
     }
     int64_t first, end;

@@ -88,9 +88,13 @@ banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row);
 void run_row_free(oracle_row *row);
 /* Fills chosen and is_near_tie. */
 void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row);
-/* A query as it was made, before it is multiplied by RUN_Q_DEVIATION, and a key as the cache holds it. */
+/* rows.c: a query as it was made, before it is multiplied by RUN_Q_DEVIATION, and a key as the cache
+ * holds it. */
 void run_query(const run_task *t, int32_t layer, int64_t token, int32_t head, float *q);
 void run_key(const run_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k);
+/* The same for DATA_K and DATA_V. */
+void run_cached(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
+                int32_t dim, float *out);
 void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *out);
 
@@ -118,6 +122,5 @@ banyan_status run_check(run_task *t);
 int run_report(run_task *t);
 
 /* Resident memory of this process in bytes; 0 where it cannot be read. */
-int64_t resident_bytes(void);
 
 #endif

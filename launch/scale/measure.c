@@ -19,13 +19,6 @@ typedef struct samples {
     int32_t count;
 } samples;
 
-/* Nearest rank, of sorted values. */
-static double percentile(const double *sorted, int32_t count, double share)
-{
-    int32_t at = (int32_t)ceil(share * count) - 1;
-    return sorted[at < 0 ? 0 : at];
-}
-
 /* Ranks begin together. `stop` is rank 0's word. */
 static banyan_status begin(scale_case *c, bool *stop)
 {
@@ -90,9 +83,9 @@ static void summarise(samples *s, scale_line *line)
     line->communication = numbers_median(other, n);
     line->compute_most = numbers_median(s->most, n);
     line->median = numbers_median(s->seconds, n);
-    line->p95 = percentile(s->seconds, n, 0.95);
-    line->p99 = percentile(s->seconds, n, 0.99);
-    line->spread = (s->seconds[n * 3 / 4] - s->seconds[n / 4]) / 2 / line->median;
+    line->p95 = numbers_percentile(s->seconds, n, 0.95);
+    line->p99 = numbers_percentile(s->seconds, n, 0.99);
+    line->spread = numbers_spread(s->seconds, n);
 }
 
 /* ---- memory ---- */

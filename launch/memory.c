@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How much of this process is in memory. */
-#include "launch/run/run.h"
+#include "launch/launch.h"
 
 #include <unistd.h>
 
-int64_t resident_bytes(void)
+int64_t memory_resident(void)
 {
     FILE *f = fopen("/proc/self/statm", "r");
     long long size, resident = 0;
