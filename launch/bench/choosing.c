@@ -143,17 +143,17 @@ static void report(choosing *c, const char *name)
         const double faster = numbers_median(t->faster, c->turns);
         const double read = t->blocks + t->summaries, share = read / all;
         printf("  %-24s %9.3f ms +-%.1f%% | %8.1f MiB", use[layer], ms,
-               bench_spread(t->seconds, c->turns) * 100, read / (1 << 20));
+               numbers_spread(t->seconds, c->turns) * 100, read / (1 << 20));
         if (layer)
             printf(
                 ", 1/%.1f of dense (at most 1/%.0f); %.1f x as fast +-%.1f%% (at least %.0f)%s",
                 1 / share, 1 / most_read[layer], faster,
-                bench_spread(t->faster, c->turns) * 100, bar[layer],
+                numbers_spread(t->faster, c->turns) * 100, bar[layer],
                 !quick && (faster < bar[layer] || share > most_read[layer]) ? ": missed" : "");
         printf("; messages %.0f, %.1f KiB, %.3f ms\n", t->messages, t->sent / 1024,
                t->merge_seconds * 1e3);
         if (c->b->json)
-            write_line(c, name, layer, ms, faster, bench_spread(t->faster, c->turns), share);
+            write_line(c, name, layer, ms, faster, numbers_spread(t->faster, c->turns), share);
     }
     fflush(stdout);
 }
