@@ -49,6 +49,7 @@ target_sources(banyan PRIVATE
   dist/snapshot_blocks.c
   dist/snapshot_bytes.c
   dist/snapshot_file.c
+  dist/snapshot_find.c
   dist/snapshot_folder.c
   dist/snapshot_format.c
   dist/snapshot_index.c
