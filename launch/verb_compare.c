@@ -28,7 +28,7 @@ static const flag flags[] = {
     {"haystack", "FILE", "needle.haystack", "of a checkpoint of your own: a file of text"},
 #include "launch/needle/text_flags.def"
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
-    {"svg", "OUTPUT", NULL, "picture: recall against kept memory"},
+    {"svg", "OUTPUT", NULL, "picture: what each keeps, reads and finds"},
     {NULL, NULL, NULL, NULL}};
 
 /* What a comparison has where nothing else is said. */

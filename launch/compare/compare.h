@@ -63,8 +63,14 @@ int compare_measure(comparison *c);
 /* On rank 0. */
 void compare_print(const comparison *c, FILE *out);
 void compare_json(const comparison *c, FILE *out);
-plot_result compare_svg(const comparison *c, FILE *out);
+/* Needles found of single and multikey; bytes kept, of the first pattern's. */
+double compare_recall(const comparison *c, const compared *p);
+double compare_share(const comparison *c, const compared *p);
 /* Cells that are not as predicted. */
 int64_t compare_unequal(const comparison *c);
+
+/* ---- picture.c --------------------- */
+
+plot_result compare_svg(const comparison *c, FILE *out);
 
 #endif

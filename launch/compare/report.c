@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table, the JSON lines and the picture of a comparison. */
+/* The table and the JSON lines of a comparison. */
 #include "launch/compare/compare.h"
 
 #include <math.h>
@@ -21,17 +21,15 @@ static int64_t right(const tally *t, int task)
     return task == 2 ? t->none : t->found;
 }
 
-/* Cells of all tasks, right and all that there are. */
-static int64_t all_right(const comparison *c, const compared *p, int64_t *cells)
+double compare_recall(const comparison *c, const compared *p)
 {
-    int64_t found = 0;
-    *cells = 0;
+    int64_t found = 0, cells = 0;
     for (int t = 0; t < 2; t++) {
         const tally one = tally_of(c, p, t);
         found += one.found;
-        *cells += one.cells;
+        cells += one.cells;
     }
-    return found;
+    return cells ? (double)found / (double)cells : 0;
 }
 
 /* Are a pattern's cells predicted at all? Heads that choose by data have none. */
@@ -75,7 +73,7 @@ static double error_of(const compared *p)
     return o->failed || o->size <= 0 ? NAN : sqrt(o->difference / o->size);
 }
 
-static double share_of(const comparison *c, const compared *p)
+double compare_share(const comparison *c, const compared *p)
 {
     return (double)p->kept_bytes / (double)c->of[0].kept_bytes;
 }
@@ -112,8 +110,8 @@ static void print_row(const comparison *c, const compared *p, FILE *out)
     quartiles(p, q);
     snprintf(spread, sizeof spread, "(%.2f-%.2f)", 1e3 * q[0], 1e3 * q[2]);
     fprintf(out, "  %-19.19s%s %9.2f %6.3f %7.0f %9.2f %7.2f %15s %8.1f %7.1f", p->name,
-            p->scaled ? "*" : " ", (double)p->kept_bytes / 1048576, share_of(c, p), p->read,
-            p->prefill, 1e3 * q[1], spread, p->messages, p->bytes_sent / 1024);
+            p->scaled ? "*" : " ", (double)p->kept_bytes / 1048576, compare_share(c, p),
+            p->read, p->prefill, 1e3 * q[1], spread, p->messages, p->bytes_sent / 1024);
     for (int t = 0; t < TASK_COUNT; t++) print_cells(c, p, t, t == 1 ? 8 : 7, out);
     if (p == &c->of[0] || isnan(error))
         fprintf(out, " %8s", "-");
@@ -174,7 +172,7 @@ void compare_json(const comparison *c, FILE *out)
             "pattern", json_text(p->name), "use", json_text(p->use), "scaled", p->scaled,
             "length", (json_int_t)c->length, "ranks", c->j->ranks, "kept_bytes",
             (json_int_t)p->kept_bytes, "planned_bytes", (json_int_t)p->planned_bytes, "share",
-            share_of(c, p), "read_tokens", p->read, "prefill_seconds", number(p->prefill),
+            compare_share(c, p), "read_tokens", p->read, "prefill_seconds", number(p->prefill),
             "token_seconds", q[1], "token_lower_quartile", q[0], "token_upper_quartile", q[2],
             "messages", p->messages, "bytes_sent", p->bytes_sent, "error",
             i ? number(error_of(p)) : json_null());
@@ -189,48 +187,4 @@ void compare_json(const comparison *c, FILE *out)
                                 is_predicted(p) ? json_integer(unequal_of(p)) : json_null());
         output_line(out, line);
     }
-}
-
-/* ---- the picture --------------------- */
-
-static void plot(const comparison *c, FILE *out)
-{
-    static const char *const colour[] = {"#0CA678", "#EBB839", "#F0496E", "#5B6EE1",
-                                         "#8A8F98", "#7B3FA0", "#2B9FD9"};
-    char length[32];
-    fputs("set terminal svg size 760,460 font 'sans-serif,13' background '#ffffff'\nset title ",
-          out);
-    char title[160];
-    snprintf(title, sizeof title, "needles found against kept memory, %s tokens",
-             length_text(c->length, length, sizeof length));
-    plot_string(title, out);
-    fputs(" noenhanced\nset xlabel 'kept keys and values, share of the first pattern'\n"
-          "set ylabel 'recall, single and multikey'\nset xrange [0:1.1]\nset yrange "
-          "[-0.05:1.1]\n"
-          "set grid lc rgb '#E4E6EA'\nset key outside right noenhanced\nplot ",
-          out);
-    for (int32_t i = 0; i < c->count; i++) {
-        fprintf(out, "%s'-' with points pointtype %d pointsize 1.3 lc rgb '%s' lw 2 title ",
-                i ? ", " : "", 4 + i % 10, colour[i % 7]);
-        plot_string(c->of[i].name, out);
-    }
-    fputc('\n', out);
-    for (int32_t i = 0; i < c->count; i++) {
-        int64_t cells;
-        const int64_t found = all_right(c, &c->of[i], &cells);
-        fprintf(out, "%.6f %.6f\ne\n", share_of(c, &c->of[i]),
-                cells ? (double)found / (double)cells : 0);
-    }
-}
-
-plot_result compare_svg(const comparison *c, FILE *out)
-{
-    char *script = NULL;
-    size_t bytes = 0;
-    FILE *memory = open_memstream(&script, &bytes);
-    if (!memory) return PLOT_FAILED;
-    plot(c, memory);
-    plot_result result = fclose(memory) == 0 ? plot_svg(script, out) : PLOT_FAILED;
-    free(script);
-    return result;
 }

@@ -1,5 +1,5 @@
 target_sources(banyan_launch PRIVATE
-  launch/compare/measure.c launch/compare/patterns.c launch/compare/report.c
+  launch/compare/measure.c launch/compare/patterns.c launch/compare/picture.c launch/compare/report.c
   launch/heads/repeat.c launch/heads/report.c launch/heads/scores.c
   launch/needle/ask.c launch/needle/cells.c launch/needle/checkpoint.c launch/needle/evaluate.c launch/needle/given.c
   launch/needle/graded.c launch/needle/grid.c launch/needle/picture.c launch/needle/predict.c

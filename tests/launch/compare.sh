@@ -37,6 +37,15 @@ awk -v e="$(field 1 4 error)" -v h="$(field 1 2 error)" 'BEGIN { exit !(e > 0.6 
   echo "failed: errors $(field 1 4 error) and $(field 1 2 error)"
 }
 
+# the picture: a line of three bars for each pattern, the best on top
+expect 0 'sink=1 window=2' "$mpirun" 1 "$banyan" compare --tokens 1k --depths 2 --model-dir "$model" --svg "$folder/c.svg" \
+  --use "sink_window sink=1 window=2" --use "0-3: dense; 4-: sink_window sink=1 window=2"
+if command -v gnuplot > /dev/null; then
+  same "names in the picture" "$(grep -o '>0-3: dense; 4-: sink_wi\|>dense\|>sink_window sink=1 wind' "$folder/c.svg" | tr '\n' ' ')" \
+    '>0-3: dense; 4-: sink_wi >dense >sink_window sink=1 wind '
+  same "shares in the picture" "$(grep -c '>[0-9.]* %<' "$folder/c.svg")" 9
+fi
+
 # a checkpoint that says nothing of being constructed, with ids of one's own
 mkdir "$folder/own"
 ln -s "$model"/*.safetensors "$folder/own/"
