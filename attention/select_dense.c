@@ -1,32 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every block up to the row's own; all are kept for good. */
-#include "attention/attention.h"
+#include "attention/window.h"
 
 static const banyan_param params[] = {{.name = NULL}};
-
-static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
-{
-    (void)pattern, (void)row, (void)token;
-    return 1;
-}
-
-static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                          banyan_selection *out)
-{
-    (void)first_row;
-    banyan_selection_add(out, 0, last_row / pattern->block_tokens, 1, 0);
-}
-
-static void keeps(const banyan_pattern *pattern, banyan_retention *out)
-{
-    (void)pattern;
-    *out = (banyan_retention){.period = 1, .residue = {1}};
-}
 
 const banyan_selector banyan_select_dense = {
     .name = "dense",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
+    .reads = banyan_all_reads,
+    .select = banyan_all_select,
+    .keeps = banyan_all_keeps,
 };

@@ -84,12 +84,6 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     banyan_window_select(&window, pattern->block_tokens, first_row, last_row, out);
 }
 
-static void keeps(const banyan_pattern *pattern, banyan_retention *out)
-{
-    (void)pattern;
-    *out = (banyan_retention){.period = 1, .residue = {1}};
-}
-
 static int alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->value[PER].number == PER_KV || a->head == b->head;
@@ -112,7 +106,7 @@ const banyan_selector banyan_select_top = {
     .params = params,
     .reads = reads,
     .select = select_blocks,
-    .keeps = keeps,
+    .keeps = banyan_all_keeps,
     .alike = alike,
     .chooses = chooses,
 };

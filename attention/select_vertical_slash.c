@@ -30,25 +30,6 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
-{
-    (void)pattern, (void)row, (void)token;
-    return 1;
-}
-
-static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                          banyan_selection *out)
-{
-    (void)first_row;
-    banyan_selection_add(out, 0, last_row / pattern->block_tokens, 1, 0);
-}
-
-static void keeps(const banyan_pattern *pattern, banyan_retention *out)
-{
-    (void)pattern;
-    *out = (banyan_retention){.period = 1, .residue = {1}};
-}
-
 static int alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->head == b->head;
@@ -67,9 +48,9 @@ static void lines(const banyan_pattern *pattern, banyan_lines *out)
 const banyan_selector banyan_select_vertical_slash = {
     .name = "vertical_slash",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
+    .reads = banyan_all_reads,
+    .select = banyan_all_select,
+    .keeps = banyan_all_keeps,
     .alike = alike,
     .whole = 1,
     .lines = lines,

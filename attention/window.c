@@ -59,3 +59,22 @@ void banyan_window_keeps(const banyan_window *window, int32_t block_tokens,
     };
     if (window->until != INT64_MAX) out->residue[0] = 1;
 }
+
+int banyan_all_reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+{
+    (void)pattern, (void)row, (void)token;
+    return 1;
+}
+
+void banyan_all_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                       banyan_selection *out)
+{
+    (void)first_row;
+    banyan_selection_add(out, 0, last_row / pattern->block_tokens, 1, 0);
+}
+
+void banyan_all_keeps(const banyan_pattern *pattern, banyan_retention *out)
+{
+    (void)pattern;
+    *out = (banyan_retention){.period = 1, .residue = {1}};
+}
