@@ -225,8 +225,7 @@ static banyan_cache *run(trial *t, banyan_cache *cache, int reopens)
 {
     uint64_t seed = 5;
     for (int64_t at = 0, rows; at < PROMPT; at += rows) {
-        rows = 1 + test_below(&seed, ROWS);
-        if (rows > PROMPT - at) rows = PROMPT - at;
+        rows = sequence_chunk(&seed, ROWS, PROMPT - at);
         if (at > 300 && at < 400) detour(t, cache, at);
         call(t, cache, at, (int32_t)rows);
     }
@@ -238,24 +237,18 @@ static banyan_cache *run(trial *t, banyan_cache *cache, int reopens)
     return cache;
 }
 
-static void set(float *handed, float *value, float to)
-{
-    *value = to;
-    if (!isnan(*handed)) *handed = to;
-}
-
 static void shape_data(sequence *s, int mode)
 {
     uint64_t seed = 77;
     float *q = (float *)(void *)s->q_in, *k = (float *)(void *)s->k_in;
     float *v = (float *)(void *)s->v_in;
     for (int64_t i = 0; i < (int64_t)TOKENS * HEADS * DIM && mode == WHOLE_NUMBERS; i++)
-        set(&q[i], &s->q[i], (float)test_below(&seed, 5) - 2);
+        sequence_set(&q[i], &s->q[i], (float)test_below(&seed, 5) - 2);
     for (int64_t i = 0; i < (int64_t)TOKENS * KV_HEADS * DIM && mode == WHOLE_NUMBERS; i++)
-        set(&k[i], &s->k[i], (float)test_below(&seed, 3) - 1);
+        sequence_set(&k[i], &s->k[i], (float)test_below(&seed, 3) - 1);
     for (int64_t i = 0; i < (int64_t)TOKENS * KV_HEADS * VALUE_DIM && mode <= REAL; i++) {
         const int64_t token = i / (KV_HEADS * VALUE_DIM);
-        set(&v[i], &s->v[i], (float)(token / BLOCK == i % VALUE_DIM));
+        sequence_set(&v[i], &s->v[i], (float)(token / BLOCK == i % VALUE_DIM));
     }
 }
 

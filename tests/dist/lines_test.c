@@ -186,17 +186,10 @@ static void run(trial *t, banyan_cache *cache)
 {
     uint64_t seed = 9;
     for (int64_t at = 0, rows; at < PROMPT; at += rows) {
-        rows = 1 + test_below(&seed, ROWS);
-        if (rows > PROMPT - at) rows = PROMPT - at;
+        rows = sequence_chunk(&seed, ROWS, PROMPT - at);
         call(t, cache, at, (int32_t)rows);
     }
     for (int64_t at = PROMPT; at < TOKENS; at++) call(t, cache, at, 1);
-}
-
-static void set(float *handed, float *value, float to)
-{
-    *value = to;
-    if (!isnan(*handed)) *handed = to;
 }
 
 static void make_whole(sequence *s)
@@ -204,9 +197,9 @@ static void make_whole(sequence *s)
     uint64_t seed = 77;
     float *q = (float *)(void *)s->q_in, *k = (float *)(void *)s->k_in;
     for (int64_t i = 0; i < (int64_t)TOKENS * HEADS * DIM; i++)
-        set(&q[i], &s->q[i], (float)test_below(&seed, 5) - 2);
+        sequence_set(&q[i], &s->q[i], (float)test_below(&seed, 5) - 2);
     for (int64_t i = 0; i < (int64_t)TOKENS * KV_HEADS * DIM; i++)
-        set(&k[i], &s->k[i], (float)test_below(&seed, 3) - 1);
+        sequence_set(&k[i], &s->k[i], (float)test_below(&seed, 3) - 1);
 }
 
 static banyan_spec spec_of(const banyan_rule *rule)

@@ -121,27 +121,20 @@ static void run(sequence *s, banyan_cache *cache)
 {
     uint64_t seed = 5;
     for (int64_t at = 0, rows; at < PROMPT; at += rows) {
-        rows = 1 + test_below(&seed, ROWS);
-        if (rows > PROMPT - at) rows = PROMPT - at;
+        rows = sequence_chunk(&seed, ROWS, PROMPT - at);
         call(s, cache, at, (int32_t)rows);
     }
     for (int64_t at = PROMPT; at < TOKENS; at++) call(s, cache, at, 1);
-}
-
-/* In what is handed over: NaN stays NaN. */
-static void set(float *handed, float *value, float to)
-{
-    *value = to;
-    if (!isnan(*handed)) *handed = to;
 }
 
 static void make_countable(sequence *s)
 {
     uint64_t seed = 77;
     float *q = (float *)(void *)s->q_in, *v = (float *)(void *)s->v_in;
-    for (int64_t i = 0; i < (int64_t)TOKENS * HEADS * DIM; i++) set(&q[i], &s->q[i], 0);
+    for (int64_t i = 0; i < (int64_t)TOKENS * HEADS * DIM; i++)
+        sequence_set(&q[i], &s->q[i], 0);
     for (int64_t i = 0; i < (int64_t)TOKENS * KV_HEADS * DIM; i++)
-        set(&v[i], &s->v[i], (float)test_below(&seed, 2));
+        sequence_set(&v[i], &s->v[i], (float)test_below(&seed, 2));
 }
 
 static void check_tokens(const sequence *s, const law_case *law, int head, int64_t row)

@@ -72,6 +72,20 @@ static inline void sequence_make(sequence *s, banyan_plan *plan, int64_t tokens,
     s->mass = sequence_take(vectors, sizeof *s->mass);
 }
 
+/* A number in what the test knows and in what is handed over, where NaN stays NaN. */
+static inline void sequence_set(float *handed, float *value, float to)
+{
+    *value = to;
+    if (!isnan(*handed)) *handed = to;
+}
+
+/* The next rows of a prefill in calls of random sizes. */
+static inline int32_t sequence_chunk(uint64_t *seed, int64_t most, int64_t left)
+{
+    const int64_t rows = 1 + test_below(seed, most);
+    return (int32_t)(rows < left ? rows : left);
+}
+
 static inline void sequence_free(sequence *s)
 {
     free(s->q), free(s->k), free(s->v);
