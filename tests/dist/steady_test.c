@@ -56,11 +56,13 @@ void *__wrap_mmap(void *p, size_t bytes, int protection, int flags, int fd, off_
     return __real_mmap(p, bytes, protection, flags, fd, offset);
 }
 
-static void test_no_allocation(banyan_comm *comm, int32_t threads)
+/* `last`: what the last KV head reads by. */
+static void test_no_allocation(banyan_comm *comm, int32_t threads, const char *placement,
+                               const char *last)
 {
     const banyan_rule rules[] = {{0, -1, 0, 3, "sink_window sink=1 window=2"},
                                  {0, -1, 4, 5, "s2 stride=4 local=2 per=query"},
-                                 {0, -1, 7, 7, "top blocks=5 by=minmax"}};
+                                 {0, -1, 7, 7, last}};
     banyan_spec spec;
     banyan_spec_init(&spec);
     spec.layers = 1;
@@ -74,7 +76,7 @@ static void test_no_allocation(banyan_comm *comm, int32_t threads)
     spec.rules = rules;
     spec.rule_count = 3;
     spec.threads = threads;
-    spec.placement = "spread";
+    spec.placement = placement;
     banyan_plan *plan = sequence_plan(&spec, comm);
     banyan_cache *cache = plan ? sequence_cache(plan) : NULL;
     if (cache) {
@@ -153,8 +155,12 @@ int main(void)
         fprintf(stderr, "%s\n", banyan_error_message());
         return 1;
     }
-    test_no_allocation(comm, 1);
-    test_no_allocation(comm, 2);
+    test_no_allocation(comm, 1, "spread", "top blocks=5 by=minmax");
+    test_no_allocation(comm, 1, "heads",
+                       "vertical_slash columns=40 diagonals=20 last=3 sink=2 local=2");
+    test_no_allocation(comm, 2, "spread", "top blocks=5 by=minmax");
+    test_no_allocation(comm, 2, "heads",
+                       "vertical_slash columns=40 diagonals=20 last=3 sink=2 local=2");
     if (banyan_comm_size(comm) == 1) {
         test_resident(comm, "dense", 66048);
         test_resident(comm, "sink_window sink=1 window=66048t", 132096);
