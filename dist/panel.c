@@ -122,11 +122,12 @@ static void choose(const panel *p, const place *t, const banyan_class *class, in
                    banyan_lane *lane)
 {
     const int32_t kv_head = p->part->mine[t->j].kv_head;
+    const int64_t piece = t->piece - p->panel->piece;
     for (int32_t i = 0; i < count; i++) {
         lane->chosen[i] = (banyan_chosen){NULL, 0, NULL};
         if (p->kind->pickers)
-            lane->chosen[i] = banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i],
-                                            t -> piece - p -> panel -> piece);
+            lane->chosen[i] =
+                banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i], piece);
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, kv_head, t->subgroup, &class[i]);
         if (set) lane->chosen[i].band = set->band;
