@@ -335,7 +335,8 @@ banyan_status banyan_device_status(const char *failed);
 banyan_status banyan_device_refuse_capture(const banyan_comm *comm,
                                            const banyan_memory *memory);
 
-/* transports.c */
+/* transports.c: a comm of a row, which need not be in the table. */
+banyan_status banyan_comm_open(const banyan_transport *row, void *native, banyan_comm **out);
 const banyan_transport *banyan_transport_row(int index); /* NULL past the end */
 static inline const banyan_topology *banyan_comm_topology(const banyan_comm *comm)
 {

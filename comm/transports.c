@@ -81,21 +81,29 @@ static const char *default_transport(void)
     return banyan_launched_by_mpi() && find_row("mpi") ? "mpi" : "self";
 }
 
+banyan_status banyan_comm_open(const banyan_transport *row, void *native, banyan_comm **out)
+{
+    banyan_comm *comm = banyan_comm_new(row), *host = NULL;
+    if (!comm) return BANYAN_ERR_MEMORY;
+    banyan_status status = BANYAN_OK;
+    if (row->has_host) status = banyan_comm_create(native ? "mpi" : NULL, native, &host);
+    if (!status) status = row->open(comm, row->has_host ? host : native);
+    if (status)
+        banyan_comm_free(comm);
+    else
+        *out = comm;
+    return status;
+}
+
 banyan_status banyan_comm_create(const char *transport, void *native, banyan_comm **out)
 {
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_create: out is NULL");
     const char *name = transport ? transport : default_transport();
     const banyan_transport *row = find_row(name);
     if (!row) return fail_unknown(name);
-    banyan_comm *comm = banyan_comm_new(row), *host = NULL;
-    if (!comm) return BANYAN_ERR_MEMORY;
-    banyan_status status = BANYAN_OK;
-    if (row->has_host) status = banyan_comm_create(native ? "mpi" : NULL, native, &host);
-    if (!status) status = row->open(comm, row->has_host ? host : native);
-    if (status) {
-        banyan_comm_free(comm);
-        return status;
-    }
+    banyan_comm *comm = NULL;
+    banyan_status status = banyan_comm_open(row, native, &comm);
+    if (status) return status;
     if (!native && (!transport || !strcmp(name, "mpi")))
         status = banyan_launcher_check(row->name, comm->size);
     if (status)
