@@ -191,9 +191,14 @@ static int32_t strips_of(int32_t rows)
     return (rows + VEC_ROWS - 1) / VEC_ROWS;
 }
 
-/* The same columns for all strips of a stack, whose first row is that of p. */
-static void product_stack(work *w, const product *p, int32_t rows, int32_t vectors)
+/* The same columns for all strips of a stack, whose first row is that of p. A stack that is one strip
+ * (VEC_STRIPS 1) copies nothing: this is done for each panel of each chunk. */
+static void product_stack(work *w, product *p, int32_t rows, int32_t vectors)
 {
+    if (VEC_STRIPS == 1) {
+        product_ahead(w, p, rows, vectors);
+        return;
+    }
     const int32_t strips = strips_of(rows);
     for (int32_t i = 0, from = 0, to; i < strips; i++, from = to) {
         product strip = *p;
