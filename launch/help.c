@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* --help, printed from the tables: nothing here names a verb or a flag. */
+#include "launch/columns.h"
 #include "launch/command.h"
 
 #include <string.h>
@@ -50,8 +51,12 @@ static void help_text(FILE *out, const char *text)
     }
 }
 
-static void help_flags(FILE *out, const flag *f)
+enum { DOC = 25 }; /* where what is said of a flag begins */
+
+static void help_flags(FILE *terminal, const flag *f)
 {
+    wrapping w;
+    FILE *out = wrapped_begin(&w, terminal);
     for (; f && f->name; f++) {
         char left[64];
         snprintf(left, sizeof left, "--%s%s%s", f->name, f->arg ? " " : "",
@@ -61,6 +66,7 @@ static void help_flags(FILE *out, const flag *f)
         if (f->field) fprintf(out, " (%s)", f->field);
         fputc('\n', out);
     }
+    wrapped_end(&w, false, DOC);
 }
 
 void help_verb(FILE *out, const verb_entry *entry)

@@ -57,8 +57,8 @@ set_source_files_properties(${generated_sources} PROPERTIES COMPILE_OPTIONS -w)
 
 # Everything but main: tests link it too.
 add_library(banyan_launch STATIC ${generated_sources}
-  launch/agree.c launch/append.c launch/blas.c launch/choose.c launch/command.c launch/config.c launch/data.c
-  launch/device.c launch/file.c launch/flags.c launch/help.c launch/ids.c launch/job.c launch/mapped.c
+  launch/agree.c launch/append.c launch/blas.c launch/choose.c launch/columns.c launch/command.c launch/config.c
+  launch/data.c launch/device.c launch/file.c launch/flags.c launch/help.c launch/ids.c launch/job.c launch/mapped.c
   launch/numbers.c launch/output.c launch/plot.c launch/set.c launch/spec.c launch/textformat.cc launch/watch.c
   launch/run/check.c launch/run/choice.c launch/memory.c launch/run/oracle.c launch/run/report.c
   launch/run/rows.c launch/run/snapshot.c launch/run/steps.c)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan bench: the kernels against this machine's measured limits. */
 #include "launch/bench/device.h"
+#include "launch/columns.h"
 
 #include <jansson.h>
 #include <omp.h>
@@ -35,12 +36,14 @@ static bool is_wanted(table *t, const char *name)
 
 /* ---- one row ------------------------------------------------------------------------------- */
 
-static const char heading[] =
-    "                                            |        ceilings | at least                  "
-    " "
-    "    | measured\n"
-    "row                      kernel  threads    |  GB/s   GFLOP/s | MiB read   GFLOP         "
-    "ms by     | median ms  +-%   GB/s  GFLOP/s  fraction  bar\n";
+static const column shown[] = {{NULL, "row", -24, false},   {NULL, "kernel", -11, false},
+                               {NULL, "threads", 7, false}, {"ceilings", "GB/s", 5, false},
+                               {NULL, "GFLOP/s", 8, false}, {"at least", "MiB read", 8, true},
+                               {NULL, "GFLOP", 8, true},    {NULL, "ms", 9, false},
+                               {NULL, "by", -6, false},     {"measured", "median ms", 9, false},
+                               {NULL, "+-%", 5, false},     {NULL, "GB/s", 6, true},
+                               {NULL, "GFLOP/s", 8, true},  {NULL, "fraction", 8, false},
+                               {NULL, "bar", 4, false},     {0}};
 
 static const char *bound_by(const bench_result *r)
 {
@@ -64,32 +67,42 @@ static const char *gigabytes(char text[16], double bytes_a_second)
 
 static void print_result(table *t, const bench_row *row, const bench_result *r, double like)
 {
-    char ceiling[16], rate[16];
-    if (!t->has_heading) fputs(heading, stdout);
+    char text[16];
+    columns line = {shown, t->b.is_wide, stdout, 0};
+    if (!t->has_heading) columns_heading(&line);
     t->has_heading = true;
-    printf("%-24s %-10s %4d    | %5s  %8.0f | %8.1f %8.2f %9.3f %-6s | %9.3f %4.1f %6s %8.1f  "
-           "%8.2f %4.2f%s\n",
-           row->name, r->kernel, r->threads, gigabytes(ceiling, r->at_most.read),
-           r->at_most.flops * 1e-9, r->bytes / (1 << 20), r->flops * 1e-9, bound(r) * 1e3,
-           bound_by(r), r->seconds * 1e3, r->spread * 100,
-           gigabytes(rate, r->bytes / r->seconds), r->flops / r->seconds * 1e-9, r->fraction,
-           row->bar, !t->b.quick && r->fraction < row->bar ? " below" : "");
+    columns_cell(&line, "%s", row->name);
+    columns_cell(&line, "%s", r->kernel);
+    columns_cell(&line, "%d", r->threads);
+    columns_cell(&line, "%s", gigabytes(text, r->at_most.read));
+    columns_number(&line, 0, r->at_most.flops * 1e-9);
+    columns_number(&line, 1, r->bytes / (1 << 20));
+    columns_number(&line, 2, r->flops * 1e-9);
+    columns_number(&line, 3, bound(r) * 1e3);
+    columns_cell(&line, "%s", bound_by(r));
+    columns_number(&line, 3, r->seconds * 1e3);
+    columns_number(&line, 1, r->spread * 100);
+    columns_cell(&line, "%s", gigabytes(text, r->bytes / r->seconds));
+    columns_number(&line, 1, r->flops / r->seconds * 1e-9);
+    columns_number(&line, 2, r->fraction);
+    columns_number(&line, 2, row->bar);
+    columns_end(&line, !t->b.quick && r->fraction < row->bar ? " below" : "");
     if (like > 0)
-        printf("%-24s %.3f x the time of its operations at the rate of \"%s\" (at most "
-               "%.2f)%s\n",
-               "", like, row->like, row->like_bar,
-               !t->b.quick && like > row->like_bar ? " above" : "");
-    fflush(stdout);
+        wrapped(stdout, t->b.is_wide, BENCH_BELOW,
+                "%-*s %.3f x the time of its operations at the rate of \"%s\" (at most "
+                "%.2f)%s",
+                BENCH_BELOW - 1, "", like, row->like, row->like_bar,
+                !t->b.quick && like > row->like_bar ? " above" : "");
 }
 
-static void print_peer(const bench_peer_rate *peer, const bench_result *r)
+static void print_peer(const table *t, const bench_peer_rate *peer, const bench_result *r)
 {
-    printf(
-        "%-24s torch %s: %.3f ms +-%.1f %% for %lld tokens, %.1f GFLOP/s; ours has %.2f of its "
-        "rate\n",
-        "", peer->version, peer->seconds * 1e3, peer->spread * 100, (long long)peer->tokens,
-        peer->flops * 1e-9, r->flops / r->seconds / peer->flops);
-    fflush(stdout);
+    wrapped(
+        stdout, t->b.is_wide, BENCH_BELOW,
+        "%-*s torch %s: %.3f ms +-%.1f %% for %lld tokens, %.1f GFLOP/s; ours has %.2f of its "
+        "rate",
+        BENCH_BELOW - 1, "", peer->version, peer->seconds * 1e3, peer->spread * 100,
+        (long long)peer->tokens, peer->flops * 1e-9, r->flops / r->seconds / peer->flops);
 }
 
 static void write_result(const table *t, const bench_row *row, const bench_result *r,
@@ -134,7 +147,7 @@ static int run_row(table *t, int index, int threads)
     print_result(t, row, &r, like);
     bench_peer_rate peer;
     const bool has_peer = t->b.peer && bench_peer_result(t->b.peer, &peer);
-    if (has_peer) print_peer(&peer, &r);
+    if (has_peer) print_peer(t, &peer, &r);
     if (t->b.json) write_result(t, row, &r, like, has_peer ? &peer : NULL);
     return EXIT_OK;
 }
@@ -148,9 +161,10 @@ static void say_busy(const table *t)
     if (t->b.cpu_time)
         printf("Seconds are CPU seconds of each thread, not of the clock on the wall.\n");
     else if (getloadavg(&load, 1) == 1 && load > cores / 2.0)
-        printf("Load average %.1f on %d cores: others compute here, and it shows; --cpu-time "
-               "leaves out what waits for a core.\n",
-               load, cores);
+        wrapped(stdout, t->b.is_wide, 2,
+                "Load average %.1f on %d cores: others compute here, and it shows; --cpu-time "
+                "leaves out what waits for a core.",
+                load, cores);
 }
 
 /* Alone or under mpirun. */
@@ -228,8 +242,10 @@ static int run_all(table *t)
 
 static int run(job *j)
 {
-    table t = {
-        .b = {.j = j, .quick = job_switch(j, "quick"), .cpu_time = job_switch(j, "cpu-time")}};
+    table t = {.b = {.j = j,
+                     .quick = job_switch(j, "quick"),
+                     .cpu_time = job_switch(j, "cpu-time"),
+                     .is_wide = job_switch(j, "wide")}};
     const char *pattern = job_text(j, "only");
     int wrong = regcomp(&t.only, pattern ? pattern : "", REG_EXTENDED | REG_NOSUB);
     if (wrong) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan list: the tables of this build, so that a name need never be guessed. */
+#include "launch/columns.h"
 #include "launch/command.h"
 #include "launch/model/family.h"
 #include "launch/needle/evaluate.h"
@@ -16,23 +17,28 @@ static const struct {
               {BANYAN_MERGES, "merges"},
               {BANYAN_TRANSPORTS, "transports"}};
 
-static void print_params(const char *selector)
+enum { DOC = 17 }; /* where what is said of a name begins */
+
+static void print_params(const char *selector, bool is_wide)
 {
     const char *name, *value, *doc;
     for (int i = 0; banyan_list_param(selector, i, &name, &value, &doc); i++)
-        printf("  %-14s %s=%s  %s\n", "", name, value, doc);
+        wrapped(stdout, is_wide, DOC + 2, "  %-14s %s=%s  %s", "", name, value, doc);
 }
 
-static void print_table(int t, FILE *json)
+static void print_table(int t, bool is_wide, FILE *json)
 {
     const char *name, *doc, *why;
     int available;
     printf("%s:\n", tables[t].title);
     for (int i = 0; banyan_list(tables[t].table, i, &name, &doc, &available, &why); i++) {
-        printf("  %-14s %s", name, doc);
-        if (!available) printf(" (not available: %s)", why ? why : "not in this build");
-        putchar('\n');
-        if (tables[t].table == BANYAN_SELECTORS) print_params(name);
+        wrapped(stdout, is_wide, DOC, "  %-14s %s%s%s%s", name, doc,
+                available ? "" : " (not available: ",
+                available ? ""
+                : why     ? why
+                          : "not in this build",
+                available ? "" : ")");
+        if (tables[t].table == BANYAN_SELECTORS) print_params(name, is_wide);
         if (!json) continue;
         json_t *line = json_pack("{s:s,s:s,s:s,s:b}", "table", tables[t].title, "name", name,
                                  "doc", doc, "available", available);
@@ -41,9 +47,10 @@ static void print_table(int t, FILE *json)
     putchar('\n');
 }
 
-static void print_row(const char *title, const char *name, const char *doc, FILE *json)
+static void print_row(const job *j, const char *title, const char *name, const char *doc,
+                      FILE *json)
 {
-    printf("  %-14s %s\n", name, doc);
+    wrapped(stdout, job_switch(j, "wide"), DOC, "  %-14s %s", name, doc);
     if (json)
         output_line(json, json_pack("{s:s,s:s,s:s,s:b}", "table", title, "name", name, "doc",
                                     doc, "available", 1));
@@ -54,16 +61,16 @@ static void print_own(const job *j, FILE *json)
 {
     printf("model families:\n");
     for (int i = 0; family_row(i); i++)
-        print_row("model families", family_name(i), family_doc(i), json);
+        print_row(j, "model families", family_name(i), family_doc(i), json);
     printf("\nrotary kinds:\n");
     for (int i = 0; rope_kind(i); i++)
-        print_row("rotary kinds", rope_kind(i)->name, rope_doc(i), json);
+        print_row(j, "rotary kinds", rope_kind(i)->name, rope_doc(i), json);
     printf("\nneedle tasks:\n");
     for (int t = 0; task_row(t); t++)
-        print_row("needle tasks", task_row(t)->name, task_row(t)->doc, json);
+        print_row(j, "needle tasks", task_row(t)->name, task_row(t)->doc, json);
     printf("\nverbs:\n");
     for (const verb_entry *e = j->verbs; e->name; e++)
-        print_row("verbs", e->name, e->doc, json);
+        print_row(j, "verbs", e->name, e->doc, json);
 }
 
 static int run(job *j)
@@ -76,7 +83,7 @@ static int run(job *j)
     const char *path = job_text(j, "json");
     if (path && !(json = output_open(j, path))) return EXIT_FAILED;
     for (int t = 0; t < (int)(sizeof tables / sizeof tables[0]); t++)
-        print_table(t, json ? output_stream(json) : NULL);
+        print_table(t, job_switch(j, "wide"), json ? output_stream(json) : NULL);
     print_own(j, json ? output_stream(json) : NULL);
     return output_close(json, j, true);
 }

@@ -218,7 +218,7 @@ static int finish(const job *j, setup *s)
         json_t *all = results_all(s->e.results);
         bool colour =
             when && strcmp(when, "auto") ? !strcmp(when, "always") : job_on_terminal(j, 1);
-        summary_print(all, &s->wish, s->e.shape.heads, stdout, colour);
+        summary_print(all, &s->wish, s->e.shape.heads, stdout, colour, job_switch(j, "wide"));
         unequal = summary_unequal(all, &s->wish) > 0;
         if (unequal)
             say_error(j, "%lld cells are not as predicted: see \"equal\" in %s",

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan plan: the plan for a machine that need not exist. */
+#include "launch/columns.h"
 #include "launch/pattern/pattern.h"
 #include "launch/scale/scale.h"
 
@@ -10,11 +11,14 @@
 #include <string.h>
 #include <strings.h>
 
-enum { most_ranks = 1 << 16 }; /* whose plan takes some seconds */
+enum {
+    most_ranks = 1 << 16, /* whose plan takes some seconds */
+    PLAN_INDENT = 13      /* where a plan's words begin, behind their name */
+};
 
 /* Blocks that each rank reads for a step of so many sequences of equal lengths, and how even that is. */
-static banyan_status print_balance(const banyan_plan *plan, const banyan_comm *comm,
-                                   int64_t sequences, int64_t tokens)
+static banyan_status print_balance(const job *j, const banyan_plan *plan,
+                                   const banyan_comm *comm, int64_t sequences, int64_t tokens)
 {
     const int ranks = banyan_comm_size(comm);
     int64_t least = INT64_MAX, most = 0, sum = 0;
@@ -26,11 +30,13 @@ static banyan_status print_balance(const banyan_plan *plan, const banyan_comm *c
         if (s.read_blocks > most) most = s.read_blocks;
         sum += s.read_blocks;
     }
-    printf("\n%" PRId64 " sequences of %" PRId64 " tokens, turns 0..%" PRId64
-           ": a step reads %" PRId64 " blocks, a rank %" PRId64 " to %" PRId64
-           ", largest over mean %.3f\n",
-           sequences, tokens, sequences - 1, sum, least, most,
-           sum ? (double)most * ranks / (double)sum : 1);
+    putchar('\n');
+    wrapped(stdout, job_switch(j, "wide"), 4,
+            "%" PRId64 " sequences of %" PRId64 " tokens, turns 0..%" PRId64
+            ": a step reads %" PRId64 " blocks, a rank %" PRId64 " to %" PRId64
+            ", largest over mean %.3f",
+            sequences, tokens, sequences - 1, sum, least, most,
+            sum ? (double)most * ranks / (double)sum : 1);
     return BANYAN_OK;
 }
 
@@ -190,11 +196,14 @@ static int advise(const job *j, const banyan_spec *spec, const banyan_plan *plan
     const Banyan__Machine *m = j->config->machine;
     if (!m) return EXIT_OK;
     fputc('\n', stdout);
-    machine_print(m, stdout);
+    wrapping w;
+    FILE *in = wrapped_begin(&w, stdout);
+    machine_print(m, in);
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* the plan itself has warned */
     banyan_status status =
         predict_advise(spec, m, comm, false, banyan_plan_spec(plan)->planned_tokens,
-                       banyan_plan_spec(plan)->balance == BANYAN_BALANCE_PREFILL, stdout);
+                       banyan_plan_spec(plan)->balance == BANYAN_BALANCE_PREFILL, in);
+    wrapped_end(&w, job_switch(j, "wide"), 4);
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 
@@ -229,10 +238,12 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
     } else {
         const banyan_spec *s = banyan_plan_spec(plan);
         int64_t tokens = s->planned_tokens;
-        banyan_plan_print(plan, stdout);
+        wrapping w;
+        banyan_plan_print(plan, wrapped_begin(&w, stdout));
+        wrapped_end(&w, job_switch(j, "wide"), PLAN_INDENT);
         if (!read_count(j, "tokens", &tokens)) code = EXIT_USAGE;
         if (!code && (s->sequences > 1 || job_text(j, "tokens")) &&
-            (status = print_balance(plan, comm, s->sequences, tokens)))
+            (status = print_balance(j, plan, comm, s->sequences, tokens)))
             code = job_failed(j, status, NULL);
         if (!code && rate > 0 && (status = print_snapshot(plan, comm, rate)))
             code = job_failed(j, status, NULL);

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "launch/scale/scale.h"
 
+#include "launch/columns.h"
 #include "launch/data.h"
 #include "launch/pattern/pattern.h"
 
@@ -218,6 +219,7 @@ static int run_cases(scale_task *t, FILE *json)
         int one = judge(t, line);
         code = one > code ? one : code;
     }
+    if (t->j->rank == 0) scale_print_end(t, stdout);
     return code;
 }
 
@@ -266,8 +268,11 @@ static int advise(const scale_task *t)
     fputc('\n', stdout);
     bool one_machine = true;
     for (int r = 1; r < j->ranks; r++) one_machine &= t->all[r].machine == t->all[0].machine;
-    banyan_status status = predict_advise(&s, t->machine, j->comm, one_machine,
-                                          t->line[t->lines - 1].tokens, t->prefill, stdout);
+    wrapping w;
+    banyan_status status =
+        predict_advise(&s, t->machine, j->comm, one_machine, t->line[t->lines - 1].tokens,
+                       t->prefill, wrapped_begin(&w, stdout));
+    wrapped_end(&w, job_switch(j, "wide"), 4);
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan snapshot: what is in a snapshot, and whether it is whole. */
+#include "launch/columns.h"
 #include "launch/launch.h"
 #include "launch/model/model.h"
 
@@ -24,7 +25,9 @@ static int run(job *j)
         say_error(j, "snapshot: the folder is needed: banyan snapshot DIR");
         return EXIT_USAGE;
     }
-    banyan_status status = banyan_snapshot_print(folder, stdout);
+    wrapping w;
+    banyan_status status = banyan_snapshot_print(folder, wrapped_begin(&w, stdout));
+    wrapped_end(&w, job_switch(j, "wide"), 6);
     if (status) return job_failed(j, status, NULL);
     print_note(folder);
     if (!job_switch(j, "verify")) return EXIT_OK;

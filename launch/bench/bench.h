@@ -16,8 +16,12 @@ typedef struct bench {
     bench_peer *peer; /* or NULL */
     bool quick;       /* a 64th of the tokens, one repetition */
     bool cpu_time;    /* the clock: below */
+    bool is_wide;     /* lines as long as they come */
     FILE *json;       /* or NULL */
 } bench;
+
+/* Where a row's name ends, and where what was measured of it begins: of what is wrapped. */
+enum { BENCH_BELOW = 25, BENCH_WORDS = 47 };
 
 /* Seconds that passed; or, on a machine where others compute, what this process (the calling
  * thread) had a core for, in seconds for each of its `threads` threads. */

@@ -7,6 +7,8 @@
  * take.) */
 #include "launch/bench/bench.h"
 
+#include "launch/columns.h"
+
 #include <jansson.h>
 #include <omp.h>
 
@@ -139,23 +141,26 @@ static void report(choosing *c, const char *name)
            banyan_plan_spec(c->s.plan)->kernel);
     for (int32_t layer = 0; layer < LAYERS; layer++) {
         taken *t = &c->of[layer];
+        wrapping w;
+        FILE *in = wrapped_begin(&w, stdout);
         const double ms = numbers_median(t->seconds, c->turns) * 1e3;
         const double faster = numbers_median(t->faster, c->turns);
         const double read = t->blocks + t->summaries, share = read / all;
-        printf("  %-24s %9.3f ms +-%.1f%% | %8.1f MiB", use[layer], ms,
-               numbers_spread(t->seconds, c->turns) * 100, read / (1 << 20));
+        fprintf(in, "  %-24s %9.3f ms +-%.1f%% | %8.1f MiB", use[layer], ms,
+                numbers_spread(t->seconds, c->turns) * 100, read / (1 << 20));
         if (layer)
-            printf(
+            fprintf(
+                in,
                 ", 1/%.1f of dense (at most 1/%.0f); %.1f x as fast +-%.1f%% (at least %.0f)%s",
                 1 / share, 1 / most_read[layer], faster,
                 numbers_spread(t->faster, c->turns) * 100, bar[layer],
                 !quick && (faster < bar[layer] || share > most_read[layer]) ? ": missed" : "");
-        printf("; messages %.0f, %.1f KiB, %.3f ms\n", t->messages, t->sent / 1024,
-               t->merge_seconds * 1e3);
+        fprintf(in, "; messages %.0f, %.1f KiB, %.3f ms\n", t->messages, t->sent / 1024,
+                t->merge_seconds * 1e3);
+        wrapped_end(&w, c->b->is_wide, BENCH_WORDS);
         if (c->b->json)
             write_line(c, name, layer, ms, faster, numbers_spread(t->faster, c->turns), share);
     }
-    fflush(stdout);
 }
 
 int choosing_run(const bench *b, int index)

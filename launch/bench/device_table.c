@@ -2,17 +2,19 @@
 /* The table of `banyan bench --device cuda`: the bound of a row stands before what was measured. A row
  * for which the device has too little memory says so, and the next one follows. */
 #include "launch/bench/device.h"
+#include "launch/columns.h"
 
 #include <jansson.h>
 #include <string.h>
 
-static const char heading[] = "                                            |    ceilings    | "
-                              "at least                     "
-                              " "
-                              "    | measured\n"
-                              "row                        kernel           |  GB/s  TFLOP/s |  "
-                              "MiB read   GFLOP         ms "
-                              "by     | median ms  +-%    GB/s  TFLOP/s  fraction  bar\n";
+static const column shown[] = {{NULL, "row", -26, false},   {NULL, "kernel", -10, false},
+                               {NULL, "", -5, false},       {"ceilings", "GB/s", 5, false},
+                               {NULL, "TFLOP/s", 8, false}, {"at least", "MiB read", 9, true},
+                               {NULL, "GFLOP", 9, true},    {NULL, "ms", 9, false},
+                               {NULL, "by", -6, false},     {"measured", "median ms", 9, false},
+                               {NULL, "+-%", 5, false},     {NULL, "GB/s", 7, true},
+                               {NULL, "TFLOP/s", 8, true},  {NULL, "fraction", 8, false},
+                               {NULL, "bar", 4, false},     {0}};
 
 /* Rows that were measured, so that later ones can be compared with them. */
 typedef struct measured {
@@ -61,20 +63,28 @@ static void print(const bench *b, const device_bench_row *row, const device_resu
                   double like)
 {
     const double fraction = bound(r) / r->seconds;
-    printf("%-26s %-10s %-5s | %5.0f  %7.1f | %9.1f %9.2f %9.4f %-6s | %9.4f %4.1f %7.1f %8.1f",
-           row->name, r->kernel, r->is_replayed ? "graph" : "", r->copy * 1e-9,
-           r->matrix * 1e-12, r->bytes / (1 << 20), r->flops * 1e-9, bound(r) * 1e3,
-           bound_by(r), r->seconds * 1e3, r->spread * 100, r->bytes / r->seconds * 1e-9,
-           r->flops / r->seconds * 1e-12);
-    if (row->bar > 0)
-        printf("  %8.2f %4.2f%s", fraction, row->bar,
-               !b->quick && fraction < row->bar ? " below" : "");
-    putchar('\n');
+    columns line = {shown, b->is_wide, stdout, 0};
+    columns_cell(&line, "%s", row->name);
+    columns_cell(&line, "%s", r->kernel);
+    columns_cell(&line, "%s", r->is_replayed ? "graph" : "");
+    columns_number(&line, 0, r->copy * 1e-9);
+    columns_number(&line, 1, r->matrix * 1e-12);
+    columns_number(&line, 1, r->bytes / (1 << 20));
+    columns_number(&line, 2, r->flops * 1e-9);
+    columns_number(&line, 4, bound(r) * 1e3);
+    columns_cell(&line, "%s", bound_by(r));
+    columns_number(&line, 4, r->seconds * 1e3);
+    columns_number(&line, 1, r->spread * 100);
+    columns_number(&line, 1, r->bytes / r->seconds * 1e-9);
+    columns_number(&line, 1, r->flops / r->seconds * 1e-12);
+    columns_number(&line, 2, fraction);
+    if (row->bar > 0) columns_number(&line, 2, row->bar);
+    columns_end(&line, row->bar > 0 && !b->quick && fraction < row->bar ? " below" : "");
     if (like > 0)
-        printf("%-26s %.3f of the %s of \"%s\" (at %s %.2f)%s\n", "", like,
-               is_decode(row) ? "time" : "rate", row->like, is_decode(row) ? "most" : "least",
-               row->like_bar, misses(b, row, like) ? " missed" : "");
-    fflush(stdout);
+        wrapped(stdout, b->is_wide, BENCH_BELOW,
+                "%-26s %.3f of the %s of \"%s\" (at %s %.2f)%s", "", like,
+                is_decode(row) ? "time" : "rate", row->like, is_decode(row) ? "most" : "least",
+                row->like_bar, misses(b, row, like) ? " missed" : "");
 }
 
 static void write(const bench *b, const device_bench_row *row, const device_result *r,
@@ -100,7 +110,8 @@ static int run_row(const bench *b, int index, measured *m)
     if (status == BANYAN_ERR_MEMORY) {
         const char *why = b->j->device->why;
         r->seconds = 0;
-        printf("%-26s skipped: %s\n", row->name, why[0] ? why : banyan_error_message());
+        wrapped(stdout, b->is_wide, BENCH_BELOW, "%-26s skipped: %s", row->name,
+                why[0] ? why : banyan_error_message());
         return EXIT_OK;
     }
     if (status) return job_failed(b->j, status, row->name);
@@ -118,12 +129,13 @@ int device_run(const bench *b, bool (*wanted)(void *arg, const char *name), void
     bool has_heading = false;
     int code = EXIT_OK;
     d->row->describe(d->own, text, sizeof text);
-    printf("%s: %s. Seconds are the device's; \"graph\": the step is replayed, without the "
-           "host's part.\n",
-           d->row->name, text);
+    wrapped(stdout, b->is_wide, 2,
+            "%s: %s. Seconds are the device's; \"graph\": the step is replayed, without the "
+            "host's part.",
+            d->row->name, text);
     for (int i = 0; !code && device_bench_rows[i].name; i++) {
         if (!wanted(arg, device_bench_rows[i].name)) continue;
-        if (!has_heading) fputs(heading, stdout);
+        if (!has_heading) columns_heading(&(columns){shown, b->is_wide, stdout, 0});
         has_heading = true;
         code = run_row(b, i, &m);
     }

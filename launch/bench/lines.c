@@ -9,6 +9,7 @@
  * context away. Columns are 65 tokens apart, so that no distance meets two of them in 64 rows. */
 #include "launch/bench/bench.h"
 
+#include "launch/columns.h"
 #include "launch/data.h"
 
 #include <jansson.h>
@@ -185,12 +186,11 @@ static void print(lines *x, const char *name, const char *use, int threads, int 
     const double kept = x->chosen.pairs / x->dense.pairs, error = error_of(x);
     const char *kernel = banyan_plan_spec(x->dense.plan)->kernel;
     const bool below = times < least_gain || choice > most_choice;
-    printf(
-        "%-24s %-10s %4d    | %.1f ms, dense %.1f ms: %.2f x faster (at least %.0f); choosing "
-        "takes %.2f%% of dense (at most %.0f%%); keeps %.3f of the pairs, error %.2g%s\n",
-        name, kernel, threads, chosen * 1e3, dense * 1e3, times, least_gain, choice * 100,
-        most_choice * 100, kept, error, !x->b->quick && below ? ": below" : "");
-    fflush(stdout);
+    wrapped(stdout, x->b->is_wide, BENCH_WORDS,
+            "%-24s %-11s %7d | %.1f ms, dense %.1f ms: %.2f x faster (at least %.0f); choosing "
+            "takes %.2f%% of dense (at most %.0f%%); keeps %.3f of the pairs, error %.2g%s",
+            name, kernel, threads, chosen * 1e3, dense * 1e3, times, least_gain, choice * 100,
+            most_choice * 100, kept, error, !x->b->quick && below ? ": below" : "");
     if (!x->b->json) return;
     json_t *line = json_pack("{s:s,s:s,s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:i}", "row", name,
                              "use", use, "kernel", kernel, "threads", threads, "tokens",

@@ -7,6 +7,8 @@
  * rank 0, so for its turn the others sleep a little longer than the turn before took. */
 #include "launch/bench/bench.h"
 
+#include "launch/columns.h"
+
 #include <jansson.h>
 #include <omp.h>
 #include <time.h>
@@ -107,9 +109,10 @@ static void print(race *r, int count)
     double alone = numbers_median(r->alone_seconds, count),
            ratio = numbers_median(r->ratio, count);
     double spread = numbers_spread(r->ratio, count);
-    printf("%-26s | %d ranks x 1 thread %.3f ms, 1 rank x %d threads %.3f ms: %.3f x as long "
-           "+-%.1f%% (at most %.2f)\n",
-           r->row->name, ranks, together * 1e3, ranks, alone * 1e3, ratio, spread * 100, bar);
+    wrapped(stdout, r->b->is_wide, 29,
+            "%-26s | %d ranks x 1 thread %.3f ms, 1 rank x %d threads %.3f ms: %.3f x as long "
+            "+-%.1f%% (at most %.2f)",
+            r->row->name, ranks, together * 1e3, ranks, alone * 1e3, ratio, spread * 100, bar);
     if (!r->b->json) return;
     json_t *line =
         json_pack("{s:s,s:i,s:f,s:f,s:f,s:f,s:i,s:f}", "row", r->row->name, "ranks", ranks,
@@ -137,9 +140,10 @@ static void print_batch(race *r, int count)
     const double calls = numbers_median(r->alone_seconds, count);
     const double ratio = numbers_median(r->ratio, count),
                  spread = numbers_spread(r->ratio, count);
-    printf(
+    wrapped(
+        stdout, r->b->is_wide, 29,
         "%-26s | %d ranks x 1 thread: a batch %.0f tokens/s, calls one by one %.0f: %.2f x as "
-        "many +-%.1f%% (at least %.2f)\n",
+        "many +-%.1f%% (at least %.2f)",
         r->row->name, r->b->j->ranks, r->row->sequences / batch, r->row->sequences / calls,
         ratio, spread * 100, r->row->bar);
     if (!r->b->json) return;

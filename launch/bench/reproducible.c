@@ -6,6 +6,8 @@
  * processor's. */
 #include "launch/bench/bench.h"
 
+#include "launch/columns.h"
+
 #include <jansson.h>
 
 const char reproducible_name[] = "decode reproducible";
@@ -70,11 +72,11 @@ static void print(const bench *b, cost *c, int threads)
     const double usual_seconds = numbers_median(c->usual_seconds, c->turns);
     const double ratio = numbers_median(c->ratio, c->turns);
     const double spread = numbers_spread(c->ratio, c->turns);
-    printf("%-24s %-10s %4d    | %.3f ms, without %.3f ms: %.3f x as long +-%.1f%% (at most "
-           "%.2f)%s\n",
-           reproducible_name, kernel, threads, exact * 1e3, usual_seconds * 1e3, ratio,
-           spread * 100, bar, !b->quick && ratio > bar ? ": above" : "");
-    fflush(stdout);
+    wrapped(stdout, b->is_wide, BENCH_WORDS,
+            "%-24s %-11s %7d | %.3f ms, without %.3f ms: %.3f x as long +-%.1f%% (at most "
+            "%.2f)%s",
+            reproducible_name, kernel, threads, exact * 1e3, usual_seconds * 1e3, ratio,
+            spread * 100, bar, !b->quick && ratio > bar ? ": above" : "");
     if (!b->json) return;
     json_t *line =
         json_pack("{s:s,s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:i,s:f}", "row", reproducible_name,

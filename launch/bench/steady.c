@@ -4,6 +4,8 @@
  * calls an allocator, not even to give back at once, is counted by tests/dist/steady_test.c.) */
 #include "launch/bench/bench.h"
 
+#include "launch/columns.h"
+
 #include <jansson.h>
 #include <malloc.h>
 #include <unistd.h>
@@ -75,11 +77,11 @@ static banyan_status measure(sequence *s, const bench *b, int64_t first, int64_t
 static void print(const bench *b, const growth *g)
 {
     bool is_above = g->resident > g->most || g->heap > 0;
-    printf(
-        "%-24s %-10s %4d    | resident memory grew by %.0f KiB (at most %.0f: appended blocks "
-        "and page ends), the heap by %.0f bytes%s; %.3f ms a step\n",
-        steady_name, g->kernel, g->threads, g->resident / 1024, g->most / 1024, g->heap,
-        is_above ? ": above" : "", g->step_seconds * 1e3);
+    wrapped(stdout, b->is_wide, BENCH_WORDS,
+            "%-24s %-11s %7d | resident memory grew by %.0f KiB (at most %.0f: appended blocks "
+            "and page ends), the heap by %.0f bytes%s; %.3f ms a step",
+            steady_name, g->kernel, g->threads, g->resident / 1024, g->most / 1024, g->heap,
+            is_above ? ": above" : "", g->step_seconds * 1e3);
     if (!b->json) return;
     json_t *line =
         json_pack("{s:s,s:s,s:i,s:f,s:f,s:f,s:f}", "row", steady_name, "kernel", g->kernel,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table and the JSON lines of a comparison. */
+#include "launch/columns.h"
 #include "launch/compare/compare.h"
 
 #include <math.h>
@@ -80,78 +81,100 @@ double compare_share(const comparison *c, const compared *p)
 
 /* ---- the table --------------------- */
 
-static void print_head(const comparison *c, FILE *out)
+static const column shown[] = {{NULL, "  pattern", -22, false},
+                               {NULL, "keeps MiB", 9, false},
+                               {NULL, "share", 6, false},
+                               {NULL, "reads", 7, false},
+                               {NULL, "prefill s", 9, false},
+                               {NULL, "token ms", 8, false},
+                               {NULL, "quartiles", 15, true},
+                               {NULL, "messages", 8, false},
+                               {NULL, "KiB", 7, true},
+                               {NULL, "single", 7, false},
+                               {NULL, "multikey", 8, false},
+                               {NULL, "absent", 7, false},
+                               {NULL, "error", 8, false},
+                               {NULL, "equal", 5, false},
+                               {0}};
+
+static void print_head(const comparison *c, columns *table)
 {
     const model_shape *m = &c->s->e.shape;
     char length[32];
-    fprintf(out, "%s, %d layers, %d query heads, %d KV heads; %s tokens, %d ranks\n",
+    wrapped(table->out, table->is_wide, 2,
+            "%s, %d layers, %d query heads, %d KV heads; %s tokens, %d ranks",
             c->s->wish.foreign ? c->s->dir : "the constructed model", (int)m->layers,
             (int)m->heads, (int)m->kv_heads, length_text(c->length, length, sizeof length),
             c->j->ranks);
-    fprintf(out, "\n  %-20s %9s %6s %7s %9s %7s %15s %8s %7s %7s %8s %7s %8s %6s\n", "pattern",
-            "keeps MiB", "share", "reads", "prefill s", "token", "ms, quartiles", "messages",
-            "KiB", "single", "multikey", "absent", "error", "equal");
+    fputc('\n', table->out);
+    columns_heading(table);
 }
 
-static void print_cells(const comparison *c, const compared *p, int task, int width, FILE *out)
+static void print_cells(const comparison *c, const compared *p, int task, columns *table)
 {
     const tally t = tally_of(c, p, task);
-    char text[32] = "-";
     if (t.cells)
-        snprintf(text, sizeof text, "%lld/%lld", (long long)right(&t, task),
-                 (long long)t.cells);
-    fprintf(out, " %*s", width, text);
+        columns_cell(table, "%lld/%lld", (long long)right(&t, task), (long long)t.cells);
+    else
+        columns_cell(table, "-");
 }
 
-static void print_row(const comparison *c, const compared *p, FILE *out)
+static void print_row(const comparison *c, const compared *p, columns *table)
 {
     double q[3], error = error_of(p);
-    char spread[48];
     quartiles(p, q);
-    snprintf(spread, sizeof spread, "(%.2f-%.2f)", 1e3 * q[0], 1e3 * q[2]);
-    fprintf(out, "  %-19.19s%s %9.2f %6.3f %7.0f %9.2f %7.2f %15s %8.1f %7.1f", p->name,
-            p->scaled ? "*" : " ", (double)p->kept_bytes / 1048576, compare_share(c, p),
-            p->read, p->prefill, 1e3 * q[1], spread, p->messages, p->bytes_sent / 1024);
-    for (int t = 0; t < TASK_COUNT; t++) print_cells(c, p, t, t == 1 ? 8 : 7, out);
+    columns_cell(table, "  %-19.19s%s", p->name, p->scaled ? "*" : "");
+    columns_number(table, 2, (double)p->kept_bytes / 1048576);
+    columns_number(table, 3, compare_share(c, p));
+    columns_number(table, 0, p->read);
+    columns_number(table, 2, p->prefill);
+    columns_number(table, 2, 1e3 * q[1]);
+    columns_cell(table, "(%.2f-%.2f)", 1e3 * q[0], 1e3 * q[2]);
+    columns_number(table, 1, p->messages);
+    columns_number(table, 1, p->bytes_sent / 1024);
+    for (int t = 0; t < TASK_COUNT; t++) print_cells(c, p, t, table);
     if (p == &c->of[0] || isnan(error))
-        fprintf(out, " %8s", "-");
+        columns_cell(table, "-");
     else
-        fprintf(out, " %8.2g", error);
-    if (is_predicted(p))
-        fprintf(out, " %6s\n", unequal_of(p) ? "NO" : "yes");
-    else
-        fprintf(out, " %6s\n", "-");
+        columns_cell(table, "%.2g", error);
+    columns_cell(table, "%s", !is_predicted(p) ? "-" : unequal_of(p) ? "NO" : "yes");
+    columns_end(table, "");
+}
+
+static void print_uses(const comparison *c, bool is_wide, FILE *out)
+{
+    bool scaled = false;
+    for (int32_t i = 0; i < c->count; i++) {
+        const compared *p = &c->of[i];
+        scaled = scaled || p->scaled;
+        if (*p->use && (strcmp(p->name, p->use) || strlen(p->use) > 19))
+            wrapped(out, is_wide, 23, "  %-20.19s %s%s", p->name, p->use,
+                    p->scaled ? "  *" : "");
+    }
+    if (scaled)
+        fputs("  * numbers that are meant for longer contexts, scaled to this one\n", out);
 }
 
 void compare_print(const comparison *c, FILE *out)
 {
-    bool scaled = false;
-    print_head(c, out);
-    for (int32_t i = 0; i < c->count; i++) print_row(c, &c->of[i], out);
-    fputs(
+    columns table = {shown, job_switch(c->j, "wide"), out, 0};
+    print_head(c, &table);
+    for (int32_t i = 0; i < c->count; i++) print_row(c, &c->of[i], &table);
+    fprintf(
+        out,
         "\n  keeps: keys and values while tokens are decoded, all ranks, and their share of "
         "the "
         "first pattern's.\n"
         "  reads: tokens that a decoded row reads, mean over KV heads and layers, in whole "
         "blocks.\n"
-        "  messages, KiB: partial results and choices sent for a decoded token.\n"
+        "  messages%s: partial results and choices sent for a decoded token.\n"
         "  single, multikey: needles found (multikey: among some that share two thirds of the "
         "key); absent: keys\n  that are not there, and the model said so. equal: each cell and "
-        "head as the pattern's definition predicts.\n",
-        out);
-    fprintf(
-        out,
+        "head as the pattern's definition predicts.\n"
         "  error: of attention in layer %d at the questions' rows against the first pattern, "
         "relative (root of squares).\n\n",
-        (int)c->s->e.layer);
-    for (int32_t i = 0; i < c->count; i++) {
-        const compared *p = &c->of[i];
-        scaled = scaled || p->scaled;
-        if (*p->use && (strcmp(p->name, p->use) || strlen(p->use) > 19))
-            fprintf(out, "  %-20.19s %s%s\n", p->name, p->use, p->scaled ? "  *" : "");
-    }
-    if (scaled)
-        fputs("  * numbers that are meant for longer contexts, scaled to this one\n", out);
+        table.is_wide ? ", KiB" : "", (int)c->s->e.layer);
+    print_uses(c, table.is_wide, out);
 }
 
 /* ---- JSON --------------------- */

@@ -203,9 +203,9 @@ void summary_heads(json_t *records, const char *task, const needle_wish *wish, i
                    const char *field, double *value);
 /* The cells of this wish that are not as predicted. */
 int64_t summary_unequal(json_t *records, const needle_wish *wish);
-/* Tables and maps, for people. */
+/* Tables and maps, for people. is_wide: however many lengths, each map and table is one. */
 void summary_print(json_t *records, const needle_wish *wish, int32_t heads, FILE *out,
-                   bool colour);
+                   bool colour, bool is_wide);
 void summary_csv(json_t *records, const needle_wish *wish, FILE *out);
 /* The table's rows and the head maps, a JSON object per line. */
 void summary_json(json_t *records, const needle_wish *wish, int32_t heads, FILE *out);

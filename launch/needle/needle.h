@@ -242,7 +242,7 @@ typedef struct heat_map {
     const int64_t *length; /* [columns] */
     const char *const *of; /* NULL, or [columns]: what stands beside the length */
 } heat_map;
-void heat_print(const heat_map *h, FILE *out, bool colour);
+void heat_print(const heat_map *h, FILE *out, bool colour, bool is_wide);
 double heat_mean(const heat_map *h);
 /* The SVG's gnuplot commands. */
 void heat_plot(const heat_map *h, FILE *out);

@@ -4,6 +4,7 @@
  * number; on disk it is an SVG that gnuplot draws. */
 #include "launch/needle/needle.h"
 
+#include "launch/columns.h"
 #include "launch/launch.h"
 
 #include <math.h>
@@ -42,16 +43,16 @@ double heat_mean(const heat_map *h)
     return cells ? sum / (double)cells : NAN;
 }
 
-void heat_print(const heat_map *h, FILE *out, bool colour)
+static void print_columns(const heat_map *h, int32_t first, int32_t end, bool colour, FILE *out)
 {
     char text[32];
-    fprintf(out, "\n%s, mean %.3f\n  depth", h->title, heat_mean(h));
-    for (int32_t c = 0; c < h->columns; c++)
+    fputs("  depth", out);
+    for (int32_t c = first; c < end; c++)
         fprintf(out, " %6s", length_text(h->length[c], text, sizeof text));
     fputc('\n', out);
     for (int32_t r = 0; r < h->rows; r++) {
         fprintf(out, " %4.0f %%", h->depth[r]);
-        for (int32_t c = 0; c < h->columns; c++) {
+        for (int32_t c = first; c < end; c++) {
             double value = h->value[(int64_t)r * h->columns + c];
             if (isnan(value)) {
                 fprintf(out, " %6s", "-");
@@ -67,6 +68,16 @@ void heat_print(const heat_map *h, FILE *out, bool colour)
         }
         fputc('\n', out);
     }
+}
+
+/* Lengths that a line has no room for follow below. */
+void heat_print(const heat_map *h, FILE *out, bool colour, bool is_wide)
+{
+    const int32_t most = is_wide ? h->columns : (COLUMNS_MOST - 7) / 7;
+    fprintf(out, "\n%s, mean %.3f\n", h->title, heat_mean(h));
+    for (int32_t first = 0; first < h->columns; first += most)
+        print_columns(h, first, first + most < h->columns ? first + most : h->columns, colour,
+                      out);
 }
 
 /* A quote inside is doubled. */

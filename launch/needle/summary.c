@@ -3,6 +3,8 @@
  * and new cells alike; records of lengths or trials that this run does not ask for are left out. */
 #include "launch/needle/evaluate.h"
 
+#include "launch/columns.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,7 +184,8 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
 
 /* Of texts and ids that were given: how far the answer was from what is expected, and the prompts from
  * what was asked. */
-static void print_given(json_t *records, const needle_wish *w, int64_t length, FILE *out)
+static void print_given(json_t *records, const needle_wish *w, int64_t length, FILE *out,
+                        bool is_wide)
 {
     double cells = 0, exact = 0, contained = 0, probability = 0, off = 0;
     int64_t texts = 0, stands = 0, least = INT64_MAX, most = 0;
@@ -211,10 +214,10 @@ static void print_given(json_t *records, const needle_wish *w, int64_t length, F
     if (texts) fprintf(out, ", contained %.3f", contained / cells);
     fprintf(out, ", mean probability of the expected %.4f\n", probability / cells);
     if (texts)
-        fprintf(
-            out,
+        wrapped(
+            out, is_wide, 18,
             "%-9s %7s %lld tokens; their text tokenised as a whole has %lld .. %lld, with the "
-            "needle's own in %lld of %lld; depths within %.1f %% of those asked\n",
+            "needle's own in %lld of %lld; depths within %.1f %% of those asked",
             "prompt", text, (long long)length, (long long)least, (long long)most,
             (long long)stands, (long long)texts, off);
 }
@@ -240,39 +243,50 @@ static void print_merges(json_t *records, const needle_wish *w, FILE *out)
     }
 }
 
-/* Per head, measured beside predicted where they are not the same. */
-static void print_heads(json_t *records, const char *task, const needle_wish *w, int32_t heads,
-                        FILE *out)
+/* value: saw [heads][lengths], then what was predicted: lengths first .. end-1. */
+static void print_saw(const needle_wish *w, int32_t heads, const double *value, int32_t first,
+                      int32_t end, FILE *out)
 {
-    size_t cells = (size_t)heads * (size_t)w->lengths;
-    double *saw = malloc(2 * cells * sizeof *saw), *predicted = saw ? saw + cells : NULL;
-    if (!saw) return;
-    summary_heads(records, task, w, heads, "saw", saw);
-    summary_heads(records, task, w, heads, "predicted_saw", predicted);
-    fprintf(out, "\n%s: share of answer tokens that each head saw%s\n   head", task,
-            w->foreign ? "" : " / predicted");
     char text[32];
-    for (int32_t c = 0; c < w->lengths; c++)
+    fprintf(out, "   head");
+    for (int32_t c = first; c < end; c++)
         fprintf(out, " %11s", length_text(w->length[c], text, sizeof text));
     fputc('\n', out);
     for (int32_t h = 0; h < heads; h++) {
         fprintf(out, "   %4d", h);
-        for (int32_t c = 0; c < w->lengths; c++) {
-            double m = saw[h * w->lengths + c], p = predicted[h * w->lengths + c];
-            if (isnan(m))
+        for (int32_t c = first; c < end; c++) {
+            const double *m = &value[h * w->lengths + c], p = m[(size_t)heads * w->lengths];
+            if (isnan(*m))
                 fprintf(out, " %11s", "-");
             else if (isnan(p))
-                fprintf(out, " %11.2f", m);
+                fprintf(out, " %11.2f", *m);
             else
-                fprintf(out, " %4.2f / %4.2f", m, p);
+                fprintf(out, " %4.2f / %4.2f", *m, p);
         }
         fputc('\n', out);
     }
+}
+
+/* Per head, measured beside predicted. Lengths that a line has no room for follow below. */
+static void print_heads(json_t *records, const char *task, const needle_wish *w, int32_t heads,
+                        FILE *out, bool is_wide)
+{
+    const int32_t most = is_wide ? w->lengths : (COLUMNS_MOST - 7) / 12;
+    size_t cells = (size_t)heads * (size_t)w->lengths;
+    double *saw = malloc(2 * cells * sizeof *saw);
+    if (!saw) return;
+    summary_heads(records, task, w, heads, "saw", saw);
+    summary_heads(records, task, w, heads, "predicted_saw", saw + cells);
+    fprintf(out, "\n%s: share of answer tokens that each head saw%s\n", task,
+            w->foreign ? "" : " / predicted");
+    for (int32_t first = 0; first < w->lengths; first += most)
+        print_saw(w, heads, saw, first, first + most < w->lengths ? first + most : w->lengths,
+                  out);
     free(saw);
 }
 
 static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE *out,
-                      bool colour)
+                      bool colour, bool is_wide)
 {
     size_t cells = (size_t)w->depths * (size_t)w->lengths;
     double *value = malloc((cells + (size_t)w->depths) * sizeof *value);
@@ -286,23 +300,27 @@ static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE
         char title[64];
         snprintf(title, sizeof title, "needle, %s: recall", task_row(t)->name);
         heat_map h = {title, w->depths, w->lengths, value, depth, w->length, NULL};
-        heat_print(&h, out, colour);
-        print_heads(records, task_row(t)->name, w, heads, out);
+        heat_print(&h, out, colour, is_wide);
+        print_heads(records, task_row(t)->name, w, heads, out, is_wide);
     }
     free(value);
     fputc('\n', out);
     if (asked) print_retrieval(records, w, out);
     for (int32_t i = 0; w->foreign && i < w->lengths; i++)
-        print_given(records, w, w->length[i], out);
+        print_given(records, w, w->length[i], out, is_wide);
     print_merges(records, w, out);
 }
 
-void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *out, bool colour)
+void summary_print(json_t *records, const needle_wish *w, int32_t heads, FILE *out, bool colour,
+                   bool is_wide)
 {
     needle_wish one = *w;
     for (; one.which < w->patterns; one.which++) {
-        if (w->patterns > 1) fprintf(out, "\n== retrieval layer: %s\n", w->pattern[one.which]);
-        print_one(records, &one, heads, out, colour);
+        if (w->patterns > 1) {
+            fputc('\n', out);
+            wrapped(out, is_wide, 4, "== retrieval layer: %s", w->pattern[one.which]);
+        }
+        print_one(records, &one, heads, out, colour, is_wide);
     }
 }
 

@@ -2,6 +2,8 @@
 /* The report of `banyan run`: a line per rank, times over all ranks, and the verdict. */
 #include "launch/run/run.h"
 
+#include "launch/columns.h"
+
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -61,15 +63,17 @@ static double rate(double bytes, double seconds)
 static void print_ranks(const run_task *t, const run_figures *all)
 {
     const banyan_spec *s = t->spec;
-    printf("%d %s on %d %s; %d %s, %d query and %d KV heads, key %d, value %d, %s cache, "
-           "kernel %s, %d %s each\n\n",
-           t->j->ranks, t->j->ranks == 1 ? "rank" : "ranks", banyan_comm_nodes(t->j->comm),
-           banyan_comm_nodes(t->j->comm) == 1 ? "node" : "nodes", s->layers,
-           s->layers == 1 ? "layer" : "layers", s->heads, s->kv_heads, s->key_dim, s->value_dim,
-           banyan_dtype_name(s->cache_dtype), s->kernel ? s->kernel : "?", s->threads,
-           s->threads == 1 ? "thread" : "threads");
-    printf("rank  kept MiB  planned  workspace  RSS growth  append GB/s  a CPU-s  messages    "
-           "MiB sent  checked  error/bound\n");
+    wrapped(stdout, job_switch(t->j, "wide"), 4,
+            "%d %s on %d %s; %d %s, %d query and %d KV heads, key %d, value %d, %s cache, "
+            "kernel %s, %d %s each",
+            t->j->ranks, t->j->ranks == 1 ? "rank" : "ranks", banyan_comm_nodes(t->j->comm),
+            banyan_comm_nodes(t->j->comm) == 1 ? "node" : "nodes", s->layers,
+            s->layers == 1 ? "layer" : "layers", s->heads, s->kv_heads, s->key_dim,
+            s->value_dim, banyan_dtype_name(s->cache_dtype), s->kernel ? s->kernel : "?",
+            s->threads, s->threads == 1 ? "thread" : "threads");
+    printf(
+        "\nrank  kept MiB  planned  workspace  RSS growth  append GB/s  a CPU-s  messages    "
+        "MiB sent  checked  error/bound\n");
     double kept = 0, workspace = 0;
     for (int r = 0; r < t->j->ranks; r++) {
         const run_figures *f = &all[r];

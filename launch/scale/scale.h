@@ -225,6 +225,7 @@ banyan_status predict_advise(const banyan_spec *spec, const Banyan__Machine *m,
 
 void scale_print_heading(const scale_task *t, FILE *out);
 void scale_print(const scale_task *t, const scale_line *line, FILE *out);
+void scale_print_end(const scale_task *t, FILE *out); /* below the table: what its marks mean */
 void scale_write_json(const scale_task *t, const scale_line *line, FILE *out);
 void scale_markdown(const scale_task *t, FILE *out);
 /* A gnuplot script that draws all lines. */

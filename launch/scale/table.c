@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table for people: a line per case on the terminal, and as Markdown for a README. */
+#include "launch/columns.h"
 #include "launch/scale/scale.h"
 
 #include <inttypes.h>
@@ -50,25 +51,56 @@ static void shape_text(const scale_task *t, char *text, size_t bytes)
              s->threads == 1 ? "thread" : "threads");
 }
 
+/* Beside what a method takes: what it was made of, what was predicted, and whether it is right. */
+static const column shown[] = {{NULL, "method", -14, false},
+                               {NULL, "ranks", 5, false},
+                               {NULL, "nodes", 5, true},
+                               {NULL, "tokens", 8, false},
+                               {NULL, "a rank", 7, true},
+                               {"milliseconds", "median", 9, false},
+                               {NULL, "p95", 8, true},
+                               {NULL, "p99", 8, true},
+                               {NULL, "+-%", 5, false},
+                               {"of it, ms", "compute", 7, false},
+                               {NULL, "mean", 7, true},
+                               {NULL, "imb", 4, true},
+                               {NULL, "comm.", 8, false},
+                               {NULL, "share", 5, true},
+                               {"sent by all", "msgs", 5, false},
+                               {NULL, "KiB", 8, false},
+                               {"by one at most", "msgs", 6, true},
+                               {NULL, "KiB", 9, true},
+                               {"predicted", "ms", 8, false},
+                               {NULL, "meas/", 5, false},
+                               {"1 rank", "speed-up", 8, false},
+                               {NULL, "eff.", 5, true},
+                               {"keys, values", "GB/s", 5, true},
+                               {NULL, "of read", 7, true},
+                               {"error", "/bound", 6, false},
+                               {"output", "bits", 16, true},
+                               {"peak", "MiB", 6, true},
+                               {0}};
+
+static bool is_wide(const scale_task *t)
+{
+    return job_switch(t->j, "wide");
+}
+
 void scale_print_heading(const scale_task *t, FILE *out)
 {
     char shape[512];
+    wrapping w;
+    FILE *in = wrapped_begin(&w, out);
     shape_text(t, shape, sizeof shape);
-    fprintf(out, "%s, %s; %s\n", t->prefill ? "prefill" : "decode", mode_name(t), shape);
-    machine_print(t->machine, out);
-    if (t->measuring > 0) fprintf(out, "         measured in %.2f s\n", t->measuring);
-    fprintf(out,
+    fprintf(in, "%s, %s; %s\n", t->prefill ? "prefill" : "decode", mode_name(t), shape);
+    machine_print(t->machine, in);
+    if (t->measuring > 0) fprintf(in, "         measured in %.2f s\n", t->measuring);
+    fprintf(in,
             "medians of up to %d steps after %d to warm up; a step takes as long as its "
             "slowest rank\n\n",
             t->steps, t->warmup);
-    fprintf(
-        out,
-        "                                            |        milliseconds             "
-        "|  compute ms         | communication | sent in a step, all  most of a rank "
-        "| predicted     | against 1 rank  | keys, values | error  output            peak\n"
-        "method          ranks nodes   tokens  a rank |    median      p95      p99  +-%% "
-        "|   most    mean  imb | ms      share | msgs      KiB    msgs      KiB     "
-        "| ms       meas/ | speed-up   eff. | GB/s  of read | /bound bits               MiB\n");
+    wrapped_end(&w, is_wide(t), 9);
+    columns_heading(&(columns){shown, is_wide(t), out, 0});
 }
 
 /* A number, or "-" when there is none. */
@@ -81,6 +113,12 @@ static const char *number(char text[24], const char *format, double x)
     return text;
 }
 
+/* Numbers that are not above 0 were not measured. */
+static double known(double x)
+{
+    return x > 0 ? x : NAN;
+}
+
 static bool is_oversubscribed(const scale_line *line)
 {
     return line->busy > line->cores;
@@ -88,35 +126,56 @@ static bool is_oversubscribed(const scale_line *line)
 
 void scale_print(const scale_task *t, const scale_line *l, FILE *out)
 {
-    char a[24], b[24], c[24], d[24], e[24], f[24];
-    (void)t;
-    fprintf(out, "%-15s %5d %5d %8" PRId64 " %7" PRId64 " |", l->method->name, l->ranks,
-            l->nodes, l->tokens, l->tokens / l->ranks);
+    columns row = {shown, is_wide(t), out, 0};
+    columns_cell(&row, "%s", l->method->name);
+    columns_cell(&row, "%d%s", l->ranks, is_oversubscribed(l) ? "*" : "");
+    columns_cell(&row, "%d", l->nodes);
+    columns_cell(&row, "%" PRId64, l->tokens);
+    columns_cell(&row, "%" PRId64, l->tokens / l->ranks);
     if (!l->measured) {
-        fprintf(out, " n/a: %s\n", l->why);
+        columns_end(&row, "");
+        wrapped(out, row.is_wide, 20, "%15sn/a: %s", "", l->why);
         return;
     }
-    fprintf(out, " %9.3f %8.3f %8.3f %4.1f |", 1e3 * l->median, 1e3 * l->p95, 1e3 * l->p99,
-            100 * l->spread);
-    fprintf(out, " %7.3f %7.3f %4.2f |", 1e3 * l->compute_most, 1e3 * l->compute_mean,
-            l->compute_mean > 0 ? l->compute_most / l->compute_mean : 1);
-    fprintf(out, " %7.3f %3.0f %% |", 1e3 * l->communication,
-            100 * l->communication / l->median);
-    fprintf(out, " %4" PRId64 " %9.1f %6" PRId64 " %9.1f |", l->messages,
-            (double)l->bytes / kib, l->most_messages, (double)l->most_bytes / kib);
-    fprintf(out, " %8s %5s |", number(a, "%.3f", 1e3 * l->predicted),
-            number(b, "%.2f", l->median / l->predicted));
-    fprintf(out, " %8s %5s |", number(c, "%.2f", l->speedup),
-            number(d, "%.2f", l->speedup / l->ranks));
-    fprintf(out, " %5s %5s |", number(e, "%.1f", 1e-9 * scale_kv_rate(l)),
-            number(f, "%.2f", l->read_share));
-    fprintf(out, " %6.2g %016" PRIx64 " %6.1f", l->error_share, l->bits,
-            (double)l->peak_memory / mib);
-    if (!l->same_bits) fprintf(out, "  other bits in the last step");
-    if (is_oversubscribed(l))
-        fprintf(out, "  oversubscribed: %d threads on %d cores", l->busy, l->cores);
-    fputc('\n', out);
-    fflush(out);
+    columns_number(&row, 3, 1e3 * l->median);
+    columns_number(&row, 3, 1e3 * l->p95);
+    columns_number(&row, 3, 1e3 * l->p99);
+    columns_number(&row, 1, 100 * l->spread);
+    columns_number(&row, 3, 1e3 * l->compute_most);
+    columns_number(&row, 3, 1e3 * l->compute_mean);
+    columns_number(&row, 2, l->compute_mean > 0 ? l->compute_most / l->compute_mean : 1);
+    columns_number(&row, 3, 1e3 * l->communication);
+    columns_cell(&row, "%.0f %%", 100 * l->communication / l->median);
+    columns_cell(&row, "%" PRId64, l->messages);
+    columns_number(&row, 1, (double)l->bytes / kib);
+    columns_cell(&row, "%" PRId64, l->most_messages);
+    columns_number(&row, 1, (double)l->most_bytes / kib);
+    columns_number(&row, 3, 1e3 * known(l->predicted));
+    columns_number(&row, 2, known(l->median / l->predicted));
+    columns_number(&row, 2, known(l->speedup));
+    columns_number(&row, 2, known(l->speedup / l->ranks));
+    columns_number(&row, 1, 1e-9 * known(scale_kv_rate(l)));
+    columns_number(&row, 2, known(l->read_share));
+    columns_cell(&row, "%.2g", l->error_share);
+    columns_cell(&row, "%016" PRIx64, l->bits);
+    columns_number(&row, 1, (double)l->peak_memory / mib);
+    columns_end(&row, "");
+    if (!l->same_bits) fprintf(out, "%15sother bits in the last step\n", "");
+}
+
+void scale_print_end(const scale_task *t, FILE *out)
+{
+    int32_t most = 0, cores = 0;
+    for (int32_t i = 0; i < t->lines; i++) {
+        const scale_line *l = &t->line[i];
+        if (is_oversubscribed(l) && l->busy > most) most = l->busy, cores = l->cores;
+    }
+    if (most)
+        wrapped(out, is_wide(t), 2,
+                "* oversubscribed: more threads than cores, as many as %d threads on %d cores, "
+                "so that "
+                "these are no measurements of scaling",
+                most, cores);
 }
 
 void scale_markdown(const scale_task *t, FILE *out)

@@ -1,4 +1,4 @@
-foreach(name set_test data_test file_test pattern_test)
+foreach(name set_test columns_test data_test file_test pattern_test)
   banyan_unit_test(${name} launch/${name}.c)
   target_link_libraries(${name} PRIVATE banyan_launch)
 endforeach()
@@ -20,6 +20,9 @@ set_tests_properties(launch_pattern PROPERTIES LABELS smoke TIMEOUT 300 PROCESSO
 if(BANYAN_HAS_MPI)
   add_test(NAME launch_ranks COMMAND ${scripts}/ranks.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_ranks PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  add_test(NAME launch_width COMMAND ${scripts}/width.sh $<TARGET_FILE:banyan_program>
+                                     ${PROJECT_SOURCE_DIR}/configs ${test_mpirun})
+  set_tests_properties(launch_width PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_scale COMMAND ${scripts}/scale.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_scale PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
   add_test(NAME launch_compare COMMAND ${scripts}/compare.sh $<TARGET_FILE:banyan_program> ${test_mpirun})

@@ -332,8 +332,8 @@ static void test_pictures(void)
     CHECK(heat_mean(&h) == .5);
     char printed[4096] = "";
     FILE *f = fmemopen(printed, sizeof printed, "w");
-    heat_print(&h, f, false);
-    heat_print(&h, f, true);
+    heat_print(&h, f, false, false);
+    heat_print(&h, f, true, false);
     heat_plot(&h, f);
     fclose(f);
     CHECK(strstr(printed, "it's, mean 0.500"));

@@ -228,7 +228,7 @@ static void test_summary(void)
     FILE *f = fmemopen(text, sizeof text, "w");
     summary_csv(all, &w, f);
     summary_json(all, &w, 2, f);
-    summary_print(all, &w, 2, f, false);
+    summary_print(all, &w, 2, f, false, false);
     fclose(f);
     CHECK(strstr(text, "single,,4096,1,0,25,"));
     CHECK(strstr(text, "\"cells\":3,\"found\":2"));

@@ -51,7 +51,7 @@ bits() { "$banyan" run --heads 4 --kv-heads 2 --key-dim 32 --tokens 500 --seed "
 [ "$(bits 3)" != "$(bits 4)" ] || fault "another seed, the same bits"
 
 # bench: a table with every row, JSON lines with the same; decode steps take no memory but their blocks
-expect 0 "decode 1000 steps" "$banyan" bench --quick --json "$folder/bench.json"
+expect 0 "decode 1000 steps" "$banyan" bench --quick --wide --json "$folder/bench.json"
 for row in "decode dense bf16" "decode 8 rows bf16" "prefill s2 bf16" "prefill 192/128 bf16"; do
   grep -q "^$row .* math \|^$row .* memory " "$folder/output" || fault "bench lacks \"$row\""
   grep -q "\"row\":\"$row\",.*\"bound_by\":\"m.*\"fraction\":[0-9.e-]*,\"bar\":0" \
