@@ -6,7 +6,7 @@
  *
  *     out = sum_r mass_r code(value_r)        mass_r = n_r / sum n
  *
- * The masses are read off the fp32 output of each head by least squares over the value codes. One
+ * The masses are read off the fp32 output of each head by least squares over the value codes (LAPACK's). One
  * rank counted twice, lse halved or rounded to bf16 shift them by 0.07 and more; the bar is
  * 2e-3. A far copy matches a little less, since its content pairs have turned: the logit of
  * distance x is sum over content pairs i of (beta/16) cos(theta_i x), theta_i = Theta^(-i/64)
@@ -16,6 +16,7 @@
  * Keys are kept in fp32 here: rounding them to bf16 moves a logit of 250 by some 0.03. */
 #include "launch/needle/evaluate.h"
 
+#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,51 +37,26 @@ typedef struct graded_key {
     int32_t class_of[COPIES], copies;
 } graded_key;
 
-/* Gaussian elimination with pivoting on the normal equations. */
-static bool solve(double *a, double *x, int32_t n)
-{
-    for (int32_t c = 0; c < n; c++) {
-        int32_t pivot = c;
-        for (int32_t r = c + 1; r < n; r++)
-            if (fabs(a[r * n + c]) > fabs(a[pivot * n + c])) pivot = r;
-        if (fabs(a[pivot * n + c]) < 1e-9) return false;
-        for (int32_t k = 0; k < n; k++) {
-            double swap = a[c * n + k];
-            a[c * n + k] = a[pivot * n + k];
-            a[pivot * n + k] = swap;
-        }
-        double swap = x[c];
-        x[c] = x[pivot];
-        x[pivot] = swap;
-        for (int32_t r = c + 1; r < n; r++) {
-            double f = a[r * n + c] / a[c * n + c];
-            for (int32_t k = c; k < n; k++) a[r * n + k] -= f * a[c * n + k];
-            x[r] -= f * x[c];
-        }
-    }
-    for (int32_t r = n - 1; r >= 0; r--) {
-        for (int32_t k = r + 1; k < n; k++) x[r] -= a[r * n + k] * x[k];
-        x[r] /= a[r * n + r];
-    }
-    return true;
-}
+/* LAPACK's least squares by QR with column pivoting (part of OpenBLAS, whose headers do not declare it). */
+void dgelsy_(const blasint *rows, const blasint *columns, const blasint *rights, double *a,
+             const blasint *a_stride, double *b, const blasint *b_stride, blasint *pivot,
+             const double *least_condition, blasint *rank, double *work,
+             const blasint *work_items, blasint *info);
 
 bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x)
 {
-    double normal[CLASSES * CLASSES];
+    enum { WORK = 4096 }; /* of doubles: for blocks of 32 columns */
+    double a[CLASSES * CONSTRUCTED_CODE], b[CONSTRUCTED_CODE], work[WORK];
+    const blasint rows = CONSTRUCTED_CODE, count = columns, one = 1, items = WORK;
+    const double least_condition = 1e-6; /* codes of +-1: alike, or far from it */
+    blasint pivot[CLASSES] = {0}, rank = 0, info = 0;
     if (columns < 1 || columns > CLASSES) return false;
-    for (int32_t a = 0; a < columns; a++) {
-        x[a] = 0;
-        for (int32_t i = 0; i < CONSTRUCTED_CODE; i++)
-            x[a] += code[a * CONSTRUCTED_CODE + i] * (double)y[i];
-        for (int32_t b = 0; b < columns; b++) {
-            double sum = 0;
-            for (int32_t i = 0; i < CONSTRUCTED_CODE; i++)
-                sum += code[a * CONSTRUCTED_CODE + i] * code[b * CONSTRUCTED_CODE + i];
-            normal[a * columns + b] = sum;
-        }
-    }
-    return solve(normal, x, columns);
+    for (int32_t i = 0; i < columns * CONSTRUCTED_CODE; i++) a[i] = code[i];
+    for (int32_t i = 0; i < CONSTRUCTED_CODE; i++) b[i] = (double)y[i];
+    dgelsy_(&rows, &count, &one, a, &rows, b, &rows, pivot, &least_condition, &rank, work,
+            &items, &info);
+    memcpy(x, b, (size_t)columns * sizeof *x);
+    return info == 0 && rank == columns;
 }
 
 /* What a copy at distance x gets relative to a full match. */

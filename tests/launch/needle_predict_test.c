@@ -190,6 +190,28 @@ static void test_least_squares(void)
     CHECK(!graded_solve(code, 0, y, x));
 }
 
+/* As many classes as there may be, and one more. */
+static void test_most_classes(void)
+{
+    enum { MOST = 64 };
+    int8_t code[(MOST + 1) * CONSTRUCTED_CODE];
+    float y[CONSTRUCTED_CODE];
+    double x[MOST], mass[MOST], exact[CONSTRUCTED_CODE] = {0};
+    for (uint32_t c = 0; c < MOST; c++) {
+        mass[c] = 2. * (c + 1) / (MOST * (MOST + 1));
+        constructed_code(100 + 777 * c, code + c * CONSTRUCTED_CODE);
+        for (int i = 0; i < CONSTRUCTED_CODE; i++)
+            exact[i] += mass[c] * code[c * CONSTRUCTED_CODE + i];
+    }
+    for (int i = 0; i < CONSTRUCTED_CODE; i++) y[i] = (float)exact[i];
+    CHECK(graded_solve(code, MOST, y, x));
+    /* 128 entries, at most 1, rounded by 2^-25, over the least singular value: of random codes about
+     * sqrt(128) - sqrt(64) = 3.3, and above 1 */
+    for (int c = 0; c < MOST; c++)
+        CHECK_MSG(fabs(x[c] - mass[c]) < 11.4 * 0x1p-25, "%d: off by %g", c, x[c] - mass[c]);
+    CHECK(!graded_solve(code, MOST + 1, y, x));
+}
+
 static void test_summary(void)
 {
     int64_t length[2] = {4096, 65536};
@@ -243,6 +265,7 @@ int main(void)
     test_context();
     test_lost_rank();
     test_least_squares();
+    test_most_classes();
     test_summary();
     return test_end();
 }
