@@ -191,11 +191,11 @@ static int32_t strips_of(int32_t rows)
     return (rows + VEC_ROWS - 1) / VEC_ROWS;
 }
 
-/* The same columns for all strips of a stack, whose first row is that of p. A stack that is one strip
- * (VEC_STRIPS 1) copies nothing: this is done for each panel of each chunk. */
+/* The same columns for all strips of a stack, whose first row is that of p; observed rows may be more than
+ * a stack. One strip copies nothing: this is done for each panel of each chunk. */
 static void product_stack(work *w, product *p, int32_t rows, int32_t vectors)
 {
-    if (VEC_STRIPS == 1) {
+    if (rows <= VEC_ROWS) {
         product_ahead(w, p, rows, vectors);
         return;
     }
