@@ -340,7 +340,7 @@ BANYAN_API int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32
                                    banyan_choosing *out);
 
 /* Rows of a part of a call with at least so many rows read, of what banyan_plan_reads says, columns and
- * diagonals only, which the last rows of the part choose (selector "vertical_slash": see
+ * diagonals only, or some blocks, which the part's rows choose (selectors "vertical_slash" and "flex": see
  * attention/lines.h). 0: those of this query head do not. */
 BANYAN_API int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head);
 

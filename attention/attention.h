@@ -184,8 +184,8 @@ typedef struct banyan_selector {
      * `select` say what is read whatever the data are; everything is kept. */
     void (*chooses)(const banyan_pattern *pattern, banyan_choice *out);
     /* NULL, or: rows of a long part of a call read only columns and diagonals of what `reads` and
-     * `select` say, which are chosen by the part's last rows. Such a row of the table is `whole`, and
-     * no two query heads are alike. */
+     * `select` say, or only some blocks, which are chosen by the part's rows. Such a row of the table is
+     * `whole`, and no two query heads are alike. */
     void (*lines)(const banyan_pattern *pattern, banyan_lines *out);
 } banyan_selector;
 
@@ -283,12 +283,12 @@ typedef struct banyan_class {
     uint64_t heads;
 } banyan_class;
 
-/* What a class has chosen: blocks, ascending; or, with `band`, all the blocks that it reads: those
- * whose distance from the own block is one of its bits. */
+/* What a class has chosen: blocks, ascending; or all the blocks that it reads: with `band` those
+ * whose distance from the own block is one of its bits, with `only` those that are bits. */
 typedef struct banyan_chosen {
     const banyan_pick *pick;
     int64_t count;
-    const uint64_t *band;
+    const uint64_t *band, *only;
 } banyan_chosen;
 
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class

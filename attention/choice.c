@@ -153,6 +153,30 @@ void banyan_picks_combine(banyan_pick *out, const banyan_pick *lo, const banyan_
     memcpy(out, scratch, (size_t)count * sizeof *out);
 }
 
+static int is_worse(const banyan_pick *a, const banyan_pick *b)
+{
+    return is_better(b, a);
+}
+
+/* The best on top: one after the other is taken, most of many are never put in order. */
+int64_t banyan_picks_reach(banyan_pick *pick, int64_t count, double mass, int64_t least)
+{
+    double all = 0, reached = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (isnan(pick[i].score)) pick[i].score = INFINITY;
+        all += pick[i].score;
+    }
+    for (int64_t i = count / 2; i-- > 0;) sift(pick, count, i, pick[i], is_worse);
+    while (n < count && (n < least || reached < mass * all)) {
+        const banyan_pick best = pick[0], last = pick[count - ++n];
+        sift(pick, count - n, 0, last, is_worse);
+        pick[count - n] = best;
+        reached += best.score;
+    }
+    return n;
+}
+
 int64_t banyan_picks_list(banyan_pick *pick, int64_t count)
 {
     sort(pick, count, is_lower);

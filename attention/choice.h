@@ -58,6 +58,10 @@ void banyan_picks_combine(banyan_pick *out, const banyan_pick *lo, const banyan_
                           int64_t count, banyan_pick *scratch);
 /* Ascending by block; returns how many are blocks. */
 int64_t banyan_picks_list(banyan_pick *pick, int64_t count);
+/* Of `count` picks in any order, whose scores are not negative, the fewest of the best whose sum is a share
+ * `mass` of all scores, but at least `least`: they come to the end of the array, the best last. Returns how
+ * many. */
+int64_t banyan_picks_reach(banyan_pick *pick, int64_t count, double mass, int64_t least);
 
 /* exp(score) of many blocks added up, the same whatever the order and whoever adds: whole numbers, one for
  * each power of two. sum[i] counts in 2^(top - i - 40); what is smaller than all of them is left out. */

@@ -18,11 +18,25 @@ enum {
  * are the `columns` tokens of the largest sum of p over rows, and the `diagonals` distances (row -
  * token) of the largest sum of p along them; the first `sink` tokens and the distances below `local`
  * come before all others; of equal sums the lower is better. Diagonals are read in whole blocks: at
- * distance d the rows of own block i read the blocks i - d / block_tokens, rounded down and up. */
+ * distance d the rows of own block i read the blocks i - d / block_tokens, rounded down and up.
+ *
+ * With `mass` > 0 both are instead the fewest of the largest sums that are this share of all sums, and at
+ * least `columns` and `diagonals`; the first `sink` tokens and the distances below `local` are read besides.
+ * And where the observed rows' mean query tells by the means of keys which blocks p is on, the rows of an
+ * own block choose blocks in this way instead of lines: of pooled logits
+ *
+ *     s(block) = scale (mean of queries) . (mean of the block's keys up to the last of the rows)
+ *
+ * over the blocks up to their own, the fewest of the best whose share of softmax(s) is `mass`, at least
+ * `blocks` of them, and besides the first block and their own. It tells if the square root of the
+ * Jensen-Shannon divergence (natural logarithm) of softmax(s) of all observed rows together, and of their
+ * sums of p on each block, is less than `divergence`; 0: it never does. */
 typedef struct banyan_lines {
     int32_t rows;
     int64_t columns, diagonals;
     int64_t sink, local;
+    double mass, divergence;
+    int64_t blocks;
 } banyan_lines;
 
 /* The observed rows at .. at+rows-1 of one query head, which meet the blocks twice (kernels' `observe`),

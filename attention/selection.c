@@ -77,6 +77,7 @@ static const banyan_run *seek(cursor *c, int64_t block)
 /* Has the class chosen `block`? Likewise. own: the rows' block. */
 static int is_chosen(cursor *c, int64_t block, int64_t own)
 {
+    if (c->chosen.only) return block <= own && banyan_bit(c->chosen.only, block);
     if (c->chosen.band) return block <= own && banyan_bit(c->chosen.band, own - block);
     while (c->chosen.count > 0 && c->chosen.pick->block < block)
         c->chosen.pick++, c->chosen.count--;
@@ -94,8 +95,8 @@ static int32_t open_cursors(const banyan_class *classes, int32_t class_count,
         banyan_pattern_select(&classes[i].pattern, first_row, last_row, read);
         if (read->too_many) return -1;
         c->at = 0;
-        c->chosen = chosen ? chosen[i] : (banyan_chosen){NULL, 0, NULL};
-        if (c->chosen.band) read->count = 0;
+        c->chosen = chosen ? chosen[i] : (banyan_chosen){0};
+        if (c->chosen.band || c->chosen.only) read->count = 0;
         c->edge = -1;
         for (int32_t r = 0; r < read->count; r++)
             if (read->run[r].edge) c->edge = edge_index(edges, &edge_count, read->edge);

@@ -178,7 +178,9 @@ typedef struct banyan_sizes {
     int32_t chooses;   /* 1: somebody chooses by data, here or elsewhere */
     int32_t liners;    /* of a kind that choose columns here, at most */
     int64_t lines;     /* columns or diagonals of one of them, at most */
-    int64_t columns;   /* .. and columns */
+    int64_t columns;   /* .. and columns that are gathered */
+    int32_t places;    /* 1: some may be too many to gather */
+    int32_t pools;     /* 1: some liner may choose blocks */
     int64_t gathered;  /* records of columns that a list holds, at most */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
@@ -348,10 +350,26 @@ void banyan_compensation_add(const banyan_cache *c, const banyan_kind *kind, int
                              int64_t piece, uint64_t heads, int32_t rows, const float *q,
                              char *sums);
 
-/* pick.c. What is remembered of a block that is full now. */
+/* summary.c. What is remembered of a block that is full now. */
 void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *record,
                       const banyan_worker *worker);
-/* The blocks that a panel's rows choose, on all holders of their KV heads. */
+/* Of held block i; of the last one, where there are fewer. Summaries lie apart, each behind its record,
+ * where no processor guesses them: so many blocks before they are read they are asked for. */
+enum { BANYAN_SUMMARY_AHEAD = 8 };
+static inline const float *banyan_summary_of(const banyan_kept *kept, int64_t i,
+                                             size_t summary_at)
+{
+    const char *record = banyan_kept_at(kept, i < kept->count ? i : kept->count - 1).record;
+    return (const float *)(const void *)(record + summary_at);
+}
+/* The first `rows` keys of a block, to worker->keys. */
+void banyan_plain_keys(const banyan_cache *c, const banyan_shape *shape, const void *record,
+                       int32_t rows, const banyan_worker *worker);
+/* To sum [dim] a query head's rows first .. first+rows-1 of the call. */
+void banyan_add_queries(const banyan_cache *c, const banyan_call *call, int32_t dim,
+                        int64_t first, int32_t rows, int32_t head, double *sum);
+
+/* pick.c. The blocks that a panel's rows choose, on all holders of their KV heads. */
 banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel);
 static inline banyan_pick *banyan_picks_at(const banyan_kind *kind, banyan_pick *first,
@@ -362,21 +380,6 @@ static inline banyan_pick *banyan_picks_at(const banyan_kind *kind, banyan_pick 
 /* What a class of query heads of a KV head chose for a piece of the panel. */
 banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int32_t kv_head,
                             int32_t subgroup, const banyan_class *of, int64_t piece);
-
-/* lines.c. Before the first panel of a long part: the columns and diagonals that its rows read. */
-void banyan_panel_observe(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
-/* What a class of query heads of a KV head chose; NULL: all. */
-const banyan_line_set *banyan_lined(const banyan_cache *c, const banyan_kind *kind,
-                                    int32_t kv_head, int32_t subgroup, const banyan_class *of);
-/* Behind the entries at `entry`, those of the columns that rows of an own block see besides, of the
- * tokens of a range; *mask: room for masks, moved on. Returns how many there are. */
-int64_t banyan_line_entries(const banyan_cache *c, const banyan_kind *kind,
-                            const banyan_line_set *set, uint64_t heads, int64_t own,
-                            banyan_range range, banyan_entry *entry, uint64_t **mask);
-static inline int64_t banyan_mask_words(const banyan_plan *plan)
-{
-    return (plan->spec.block_tokens + 63) / 64;
-}
 
 /* pieces.c: the next panel of a call, of at most so many rows; 0 after the last. From {0}
  * on, but for `attends`. */

@@ -8,6 +8,7 @@ target_sources(banyan PRIVATE
   dist/kept.c
   dist/sequence.c
   dist/step.c
+  dist/summary.c
   dist/turns.c
   dist/deal.c
   dist/device_append.c
@@ -29,6 +30,7 @@ target_sources(banyan PRIVATE
   dist/pick.c
   dist/pieces.c
   dist/placements.c
+  dist/pooled.c
   dist/plan.c
   dist/plan_alloc.c
   dist/plan_bind.c

@@ -87,6 +87,8 @@ typedef struct banyan_picker {
 typedef struct banyan_liner {
     banyan_lines law; /* of at most as many as there are tokens */
     int32_t head, kv_head;
+    int64_t chosen; /* at most so many of either .. */
+    int64_t room;   /* .. and of columns, so many are gathered at most */
 } banyan_liner;
 
 /* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
@@ -113,6 +115,7 @@ typedef struct banyan_kind {
     int32_t liners;
     int32_t *liner_of; /* [heads]: likewise; NULL: there are none */
     int32_t line_rows; /* a part with fewer rows chooses none; 0: nobody does */
+    int pools;         /* some of them may choose blocks instead */
     int64_t picks;     /* the most blocks that one of them chooses */
     int tallies;       /* some of them choose by mass */
     banyan_schedule
@@ -184,7 +187,7 @@ static inline size_t banyan_pick_bytes(const banyan_plan *plan, const banyan_kin
 /* Records of the columns that somebody reads, gathered. */
 static inline int64_t banyan_line_records(const banyan_plan *plan, const banyan_liner *l)
 {
-    return (l->law.columns + plan->spec.block_tokens - 1) / plan->spec.block_tokens;
+    return (l->room + plan->spec.block_tokens - 1) / plan->spec.block_tokens;
 }
 /* Is anything remembered of the blocks of a kind's layers? */
 static inline int banyan_is_summarised(const banyan_kind *kind)

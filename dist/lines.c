@@ -10,7 +10,7 @@
  *
  * A column in a block that a tile reads anyway is masked there: a token counts once. All others lie
  * below the rows' own block, and so all rows of the tile see them. */
-#include "dist/cache.h"
+#include "dist/lines.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,6 +34,12 @@ typedef struct liner {
     int64_t tokens; /* up to the last observed row */
 } liner;
 
+static int64_t blocks_of(const liner *x)
+{
+    const int64_t tokens = x->g->kind->shape.block.block_tokens;
+    return (x->tokens + tokens - 1) / tokens;
+}
+
 static void observed_queries(const liner *x, int32_t rows)
 {
     const banyan_spec *spec = &x->g->c->plan->spec;
@@ -53,13 +59,19 @@ static void offer(banyan_pick *pick, int64_t most, double sum, int64_t i)
     if (sum > pick->score || isnan(sum)) banyan_picks_offer(pick, most, sum, i);
 }
 
-/* The columns of a block are offered. */
+/* The columns of a block are offered; or all are noted, and what they add up to. */
 static void offer_columns(const liner *x, int64_t block, const float *column)
 {
-    const int64_t tokens = x->w->observing->sums.block_tokens, first = block * tokens;
+    const banyan_observing *o = x->w->observing;
+    const int64_t tokens = o->sums.block_tokens, first = block * tokens;
+    double sum = 0;
     for (int64_t t = first; t < first + tokens && t < x->tokens; t++)
-        offer(x->w->observing->pick, x->l->law.columns,
-              t < x->l->law.sink ? INFINITY : (double)column[t - first], t);
+        if (x->l->law.mass > 0)
+            o->pick[t] = (banyan_pick){(double)column[t - first], t}, sum += o->pick[t].score;
+        else
+            offer(o->pick, x->l->law.columns,
+                  t < x->l->law.sink ? INFINITY : (double)column[t - first], t);
+    if (x->l->law.divergence > 0) o->mass[block] = sum;
 }
 
 /* All blocks that the observed rows see, some at a time: for the sums of rows, or for those of lines. */
@@ -68,7 +80,7 @@ static void each_block(const liner *x, int lines)
     const banyan_shape *shape = &x->g->kind->shape;
     banyan_observing *o = x->w->observing;
     const int64_t tokens = shape->block.block_tokens;
-    const int64_t end = banyan_kept_find(x->kept, (x->tokens + tokens - 1) / tokens);
+    const int64_t end = banyan_kept_find(x->kept, blocks_of(x));
     banyan_entry entry[BANYAN_SCORED];
     banyan_tile tile = {.shape = shape->block,
                         .scale = shape->scale,
@@ -90,24 +102,85 @@ static void each_block(const liner *x, int lines)
     }
 }
 
-/* The best distances, as blocks. */
-static void choose_bands(const liner *x)
+/* The blocks that distances are read in, and the own one. */
+static void set_bands(const liner *x, const banyan_pick *pick, int64_t count)
 {
-    const banyan_observing *o = x->w->observing;
-    const int64_t tokens = o->sums.block_tokens, most = x->l->law.diagonals;
-    banyan_picks_clear(o->pick, most);
-    for (int64_t d = 0; d < x->tokens; d++)
-        banyan_picks_offer(o->pick, most, d < x->l->law.local ? INFINITY : o->sums.diagonal[d],
-                           d);
-    memset(x->set->band, 0,
-           (size_t)((x->g->c->plan->spec.max_tokens / tokens + 64) / 64) * sizeof(uint64_t));
+    const int64_t tokens = x->w->observing->sums.block_tokens;
+    memset(x->set->band, 0, (size_t)banyan_block_words(x->g->c->plan) * sizeof *x->set->band);
     banyan_bit_set(x->set->band, 0);
-    for (int64_t i = 0; i < most; i++) {
-        const int64_t d = o->pick[i].block;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t d = pick[i].block;
         if (d == BANYAN_NO_BLOCK) continue;
         banyan_bit_set(x->set->band, d / tokens);
         banyan_bit_set(x->set->band, (d + tokens - 1) / tokens);
     }
+}
+
+/* So many. The columns were offered. */
+static void choose_best(const liner *x)
+{
+    const banyan_observing *o = x->w->observing;
+    const int64_t most = x->l->law.diagonals;
+    x->set->columns = banyan_picks_list(o->pick, x->l->law.columns);
+    for (int64_t n = 0; n < x->set->columns; n++) x->set->column[n] = o->pick[n].block;
+    banyan_picks_clear(o->pick, most);
+    for (int64_t d = 0; d < x->tokens; d++)
+        banyan_picks_offer(o->pick, most, d < x->l->law.local ? INFINITY : o->sums.diagonal[d],
+                           d);
+    set_bands(x, o->pick, most);
+}
+
+/* ---- by mass ------------------------------------------------------------------------------- */
+
+/* The words of a block, of columns that were chosen by mass. */
+static uint64_t *seen_of(const banyan_plan *plan, const banyan_line_set *set, int64_t block)
+{
+    return set->seen + block * banyan_mask_words(plan);
+}
+
+/* The last `count` of the noted columns, and the first tokens. */
+static void set_columns(const liner *x, int64_t count)
+{
+    const banyan_plan *plan = x->g->c->plan;
+    const int64_t tokens = plan->spec.block_tokens;
+    banyan_line_set *set = x->set;
+    int64_t n = 0;
+    memset(set->seen, 0, (size_t)(blocks_of(x) * banyan_mask_words(plan)) * sizeof *set->seen);
+    for (int64_t i = x->tokens - count; i < x->tokens; i++) {
+        const int64_t t = x->w->observing->pick[i].block;
+        banyan_bit_set(seen_of(plan, set, t / tokens), t % tokens);
+    }
+    for (int64_t t = 0; t < x->l->law.sink && t < x->tokens; t++)
+        banyan_bit_set(seen_of(plan, set, t / tokens), t % tokens);
+    for (int64_t t = 0; t < x->tokens && n <= x->l->room; t++)
+        if (banyan_bit(seen_of(plan, set, t / tokens), t % tokens)) {
+            if (n < x->l->room) set->column[n] = t;
+            n++;
+        }
+    set->is_in_place = n > x->l->room;
+    set->columns = set->is_in_place ? 0 : n;
+}
+
+/* The fewest of each that have the mass; or blocks, where pooled keys tell of them. */
+static void choose_fewest(const liner *x)
+{
+    const banyan_observing *o = x->w->observing;
+    const banyan_lines *law = &x->l->law;
+    const int64_t tokens = o->sums.block_tokens, blocks = blocks_of(x);
+    if (law->divergence > 0) {
+        const banyan_pooled rows = {x->g->piece->first + x->g->rows - law->rows, law->rows,
+                                    x->tokens, o->pooled};
+        banyan_pooled_mass(x->g->c, x->g->call, x->g->kind, x->kept, x->l->head, &rows, 1,
+                           x->w);
+        for (int64_t b = 0; b < blocks; b++) o->mass[b] /= law->rows;
+        x->set->is_pooled = banyan_divergence(o->mass, o->pooled, blocks) < law->divergence;
+        if (x->set->is_pooled) return;
+    }
+    set_columns(x, banyan_picks_reach(o->pick, x->tokens, law->mass, law->columns));
+    for (int64_t d = 0; d < x->tokens; d++) o->pick[d] = (banyan_pick){o->sums.diagonal[d], d};
+    const int64_t n = banyan_picks_reach(o->pick, x->tokens, law->mass, law->diagonals);
+    set_bands(x, o->pick + x->tokens - n, n);
+    for (int64_t d = 0; d < law->local; d += tokens) banyan_bit_set(x->set->band, d / tokens);
 }
 
 /* ---- gathering ----------------------------------------------------------------------------- */
@@ -196,7 +269,6 @@ static void observe(void *arg, int64_t i, int32_t worker)
     liner x;
     if (!liner_of(arg, i, worker, &x)) return;
     const banyan_liner *l = x.l;
-    banyan_line_set *set = x.set;
     banyan_observing *o = x.w->observing;
     o->sums.rows = l->law.rows;
     o->sums.block_tokens = x.g->kind->shape.block.block_tokens;
@@ -204,12 +276,14 @@ static void observe(void *arg, int64_t i, int32_t worker)
     observed_queries(&x, l->law.rows);
     banyan_observe_begin(&o->sums);
     banyan_picks_clear(o->pick, l->law.columns);
+    x.set->columns = x.set->is_in_place = x.set->is_pooled = 0;
     each_block(&x, 0);
     banyan_observe_turn(&o->sums);
     each_block(&x, 1);
-    set->columns = banyan_picks_list(o->pick, l->law.columns);
-    for (int64_t n = 0; n < set->columns; n++) set->column[n] = o->pick[n].block;
-    choose_bands(&x);
+    if (l->law.mass > 0)
+        choose_fewest(&x);
+    else
+        choose_best(&x);
 }
 
 static void copy_columns(void *arg, int64_t i, int32_t worker)
@@ -259,10 +333,55 @@ static int is_seen(const banyan_line_set *set, int64_t n, int64_t own, int64_t t
            token < range.end;
 }
 
-int64_t banyan_line_entries(const banyan_cache *c, const banyan_kind *kind,
-                            const banyan_line_set *set, uint64_t heads, int64_t own,
-                            banyan_range range, banyan_entry *entry, uint64_t **mask)
+/* The columns of a block below `own`, of the tokens of a range, as a mask; NULL: there are none. */
+static const uint64_t *mask_of(const banyan_plan *plan, const banyan_line_set *set,
+                               int64_t block, banyan_range range, uint64_t **mask)
 {
+    const int64_t tokens = plan->spec.block_tokens, words = banyan_mask_words(plan);
+    const uint64_t *seen = seen_of(plan, set, block);
+    const int64_t first = block * tokens, end = first + tokens;
+    uint64_t any = 0;
+    if (end <= range.first || first >= range.end) return NULL;
+    if (first < range.first || end > range.end) { /* the range cuts it */
+        memset(*mask, 0, (size_t)words * sizeof **mask);
+        for (int64_t t = first; t < end; t++)
+            if (t >= range.first && t < range.end && banyan_bit(seen, t - first))
+                banyan_bit_set(*mask, t - first);
+        seen = *mask;
+        *mask += words;
+    }
+    for (int64_t i = 0; i < words; i++) any |= seen[i];
+    return any ? seen : NULL;
+}
+
+/* .. too many to gather: each block that has some, and is not read anyway. */
+static int64_t entries_in_place(const banyan_plan *plan, const banyan_line_set *set,
+                                const banyan_kept *kept, uint64_t heads, int64_t own,
+                                banyan_range range, banyan_entry *entry, uint64_t **mask)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < kept->count; i++) {
+        const banyan_held held = banyan_kept_at(kept, i);
+        if (held.block >= own) break;
+        if (banyan_bit(set->band, own - held.block)) continue;
+        const uint64_t *seen = mask_of(plan, set, held.block, range, mask);
+        if (seen)
+            entry[count++] = (banyan_entry){.record = held.record,
+                                            .block = held.block,
+                                            .heads = heads,
+                                            .edge = -1,
+                                            .mask = seen};
+    }
+    return count;
+}
+
+int64_t banyan_line_entries(const banyan_cache *c, const banyan_kind *kind,
+                            const banyan_line_set *set, const banyan_kept *kept, uint64_t heads,
+                            int64_t own, banyan_range range, banyan_entry *entry,
+                            uint64_t **mask)
+{
+    if (set->is_in_place)
+        return entries_in_place(c->plan, set, kept, heads, own, range, entry, mask);
     const int64_t tokens = kind->shape.block.block_tokens, words = banyan_mask_words(c->plan);
     const size_t record = c->plan->kernel->record_bytes(&kind->shape.block);
     int64_t count = 0;

@@ -15,7 +15,7 @@
  *
  * As many cuts as there are slots for are a wave. KV heads whose partials are sent at once come in a
  * panel of their own, before the others: their messages travel while those are computed. */
-#include "dist/cache.h"
+#include "dist/lines.h"
 
 #include <string.h>
 
@@ -124,13 +124,16 @@ static void choose(const panel *p, const place *t, const banyan_class *class, in
     const int32_t kv_head = p->part->mine[t->j].kv_head;
     const int64_t piece = t->piece - p->panel->piece;
     for (int32_t i = 0; i < count; i++) {
-        lane->chosen[i] = (banyan_chosen){NULL, 0, NULL};
+        lane->chosen[i] = (banyan_chosen){0};
         if (p->kind->pickers)
             lane->chosen[i] =
                 banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i], piece);
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, kv_head, t->subgroup, &class[i]);
-        if (set) lane->chosen[i].band = set->band;
+        if (set && set->is_pooled)
+            lane->chosen[i].only = banyan_only(p->c->plan, set, piece);
+        else if (set)
+            lane->chosen[i].band = set->band;
     }
 }
 
@@ -143,10 +146,10 @@ static void add_columns(const panel *p, const place *t, const banyan_class *clas
     for (int32_t i = 0; i < count; i++) {
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup, &class[i]);
-        if (set)
-            lane->entries +=
-                banyan_line_entries(p->c, p->kind, set, class[i].heads, own, range_of(p, t),
-                                    lane->entry + lane->first + lane->entries, &mask);
+        if (set && !set->is_pooled)
+            lane->entries += banyan_line_entries(
+                p->c, p->kind, set, t->kept, class[i].heads, own, range_of(p, t),
+                lane->entry + lane->first + lane->entries, &mask);
     }
 }
 
@@ -168,7 +171,7 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
         lane->entries < 0; /* a pattern that the plan should not have let pass */
     if (lane->entries < 0) lane->entries = 0;
     trim(lane, range_of(p, t), p->kind->shape.block.block_tokens);
-    if (p->kind->liners) add_columns(p, t, class, count, lane);
+    if (p->kind->liners && held.count) add_columns(p, t, class, count, lane);
     gather_q(p, t, lane->q);
 }
 

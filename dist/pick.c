@@ -1,36 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Choosing blocks by data: what is remembered of a block once it is full; and for each piece of a
- * panel and each picker, scores of the blocks that are held here, the best of them, and, where a KV
- * head has several holders, the best of all in one round. Scores depend on the keys that are kept and
- * on the piece's queries alone, and of equal scores the lower block is better: so the choice is the
- * same on any ranks. */
-#include "dist/cache.h"
+/* Choosing blocks by data: for each piece of a panel and each picker, scores of the blocks that are held
+ * here, the best of them, and, where a KV head has several holders, the best of all in one round.
+ * Scores depend on the keys that are kept and on the piece's queries alone, and of equal scores the lower
+ * block is better: so the choice is the same on any ranks. */
+#include "dist/lines.h"
 
 #include <string.h>
-
-/* ---- summaries ----------------------------------------------------------------------------- */
-
-static void plain_keys(const banyan_cache *c, const banyan_shape *shape, const void *record,
-                       const banyan_worker *worker)
-{
-    const banyan_block_shape *block = &shape->block;
-    const int32_t tokens = block->block_tokens, dim = shape->key_dim;
-    const banyan_plain plain = {.k = worker->plain_k, .v = worker->plain_v};
-    c->plan->kernel->unpack(block, record, tokens, &plain);
-    banyan_to_float(worker->keys, plain.k, block->dtype, (int64_t)tokens * dim);
-}
-
-void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *record,
-                      const banyan_worker *worker)
-{
-    if (!banyan_is_summarised(kind)) return;
-    plain_keys(c, &kind->shape, record, worker);
-    for (int32_t i = 0; i < BANYAN_SUMMARIES; i++)
-        if (kind->summary_at[i])
-            banyan_summary_row(i)->make(
-                worker->keys, kind->shape.block.block_tokens, kind->shape.key_dim,
-                (float *)(void *)((char *)record + kind->summary_at[i]));
-}
 
 /* ---- scores -------------------------------------------------------------------------------- */
 
@@ -42,21 +17,6 @@ typedef struct picking {
     const banyan_part *part;
 } picking;
 
-/* The sum of a query head's rows of a piece, and what was in `sum` before. */
-static void add_rows(const picking *g, const banyan_piece *piece, int32_t head, double *sum)
-{
-    const banyan_spec *spec = &g->c->plan->spec;
-    const int32_t dim = g->kind->shape.key_dim;
-    const size_t bytes = banyan_dtype_bytes(spec->in_dtype);
-    float row[BANYAN_MAX_DIM];
-    for (int32_t r = 0; r < piece->rows; r++) {
-        const int64_t at = ((int64_t)(piece->first + r) * spec->heads + head) * dim;
-        banyan_to_float(row, (const char *)g->call->q + (size_t)at * bytes, spec->in_dtype,
-                        dim);
-        for (int32_t d = 0; d < dim; d++) sum[d] += (double)row[d];
-    }
-}
-
 /* What a picker's query heads and the rows of a piece are to its summaries. */
 static void pool_queries(const picking *g, const banyan_picker *p, const banyan_piece *piece,
                          float *out)
@@ -66,7 +26,7 @@ static void pool_queries(const picking *g, const banyan_picker *p, const banyan_
     double sum[BANYAN_MAX_DIM], pooled[BANYAN_SUMMARY_VECTORS * BANYAN_MAX_DIM] = {0};
     for (int32_t h = 0; h < p->heads; h++) {
         memset(sum, 0, sizeof sum);
-        add_rows(g, piece, p->head[h], sum);
+        banyan_add_queries(g->c, g->call, dim, piece->first, piece->rows, p->head[h], sum);
         by->add(sum, dim, pooled);
     }
     for (int32_t n = 0; n < by->vectors * dim; n++) out[n] = (float)pooled[n];
@@ -96,16 +56,6 @@ static double logit_factor(const picking *g, const banyan_picker *p, const banya
            ((double)piece->rows * (double)p->heads);
 }
 
-/* Summaries lie apart, each behind its record, where no processor guesses them: so many blocks before they
- * are read they are asked for. */
-enum { AHEAD = 8 };
-
-static const float *summary_of(const banyan_kept *kept, int64_t i, size_t summary_at)
-{
-    const char *record = banyan_kept_at(kept, i < kept->count ? i : kept->count - 1).record;
-    return (const float *)(const void *)(record + summary_at);
-}
-
 /* The best of what is held here, ranked. */
 static void pick_here(void *arg, int64_t i, int32_t worker)
 {
@@ -132,8 +82,9 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
     for (int64_t b = banyan_kept_find(kept, p->choice.first); b < kept->count; b++) {
         const banyan_held held = banyan_kept_at(kept, b);
         if (held.block > last) break;
-        const double score = banyan_summary_score(summary_of(kept, b, summary_at), q, numbers,
-                                                  summary_of(kept, b + AHEAD, summary_at));
+        const double score =
+            banyan_summary_score(banyan_summary_of(kept, b, summary_at), q, numbers,
+                                 banyan_summary_of(kept, b + BANYAN_SUMMARY_AHEAD, summary_at));
         banyan_picks_offer(pick, p->choice.blocks, score, held.block);
         if (tally) banyan_tally_add(tally, score * factor);
     }
@@ -197,6 +148,7 @@ banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     if (kind->liners) banyan_panel_observe(c, call, panel);
+    if (kind->pools) banyan_panel_pool(c, call, panel);
     if (!kind->pickers) return BANYAN_OK;
     picking g = {.c = c,
                  .call = call,
@@ -224,7 +176,7 @@ banyan_chosen banyan_picked(const banyan_cache *c, const banyan_kind *kind, int3
                          __builtin_ctzll(of->heads) * shape->unit;
     const int32_t picker = kind->picker_of[head];
     const banyan_part *part = &c->part[kind - c->plan->kind];
-    if (picker < 0) return (banyan_chosen){NULL, 0, NULL};
-    return (banyan_chosen){banyan_picks_at(kind, part->pick[picker], piece),
-                           part->pick_count[picker][piece], NULL};
+    if (picker < 0) return (banyan_chosen){0};
+    return (banyan_chosen){.pick = banyan_picks_at(kind, part->pick[picker], piece),
+                           .count = part->pick_count[picker][piece]};
 }

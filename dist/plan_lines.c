@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who chooses columns and diagonals: query heads, each for itself, of KV heads that have one holder. So
- * nothing is exchanged, and the choice is the same on any ranks. */
+/* Who chooses columns and diagonals, or blocks instead: query heads, each for itself, of KV heads that have
+ * one holder. So nothing is exchanged, and the choice is the same on any ranks. */
 #include "dist/plan.h"
 
 #include <string.h>
@@ -19,6 +19,13 @@ static void add_liner(const banyan_plan *plan, banyan_kind *kind, int32_t head,
     pattern->selector->lines(pattern, &l->law);
     l->law.columns = least(l->law.columns, tokens);
     l->law.diagonals = least(l->law.diagonals, tokens);
+    l->chosen = l->law.columns > l->law.diagonals ? l->law.columns : l->law.diagonals;
+    l->room = l->law.columns;
+    if (l->law.mass > 0) { /* more columns than that lie in most blocks anyway */
+        l->chosen = tokens;
+        l->room = (tokens + 7) / 8;
+    }
+    if (l->law.divergence > 0) kind->pools = 1;
     if (!kind->liners || l->law.rows < kind->line_rows) kind->line_rows = l->law.rows;
     kind->liner_of[head] = kind->liners++;
 }

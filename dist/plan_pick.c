@@ -134,6 +134,7 @@ void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind)
         const banyan_kind *reader = &plan->kind[kind->reader[i]];
         for (int32_t p = 0; p < reader->pickers; p++)
             used[reader->picker[p].choice.summary] = 1;
+        if (reader->pools) used[BANYAN_SUMMARY_MEAN] = 1;
     }
     for (int32_t i = 0; i < BANYAN_SUMMARIES; i++) {
         if (!used[i]) continue;

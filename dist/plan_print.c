@@ -219,9 +219,9 @@ static void print_choices(const banyan_plan *plan, const banyan_kind *kind, FILE
     if (kind->liners)
         fprintf(
             out,
-            "  lines      %d query heads choose columns and diagonals, in calls of at least "
+            "  lines      %d query heads choose columns and diagonals%s, in calls of at least "
             "%d rows; no rounds\n",
-            (int)kind->liners, (int)kind->line_rows);
+            (int)kind->liners, kind->pools ? ", or blocks" : "", (int)kind->line_rows);
     if (!kind->pickers) return;
     const int64_t record = (int64_t)plan->kernel->record_bytes(&kind->shape.block);
     banyan_traffic traffic;

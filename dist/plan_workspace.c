@@ -19,6 +19,7 @@
  * With one thread there is one lane, and a slot to compute in beside the one to combine in. With T
  * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T lanes, and 4T slots. */
 #include "dist/device_cache.h"
+#include "dist/lines.h"
 #include "dist/plan.h"
 
 static void *take(banyan_arena *arena, int64_t count, size_t bytes)
@@ -58,16 +59,17 @@ static void fit_lines(const banyan_plan *plan, const banyan_kind *kind, int rank
     int64_t gathered = 0;
     for (int32_t i = 0; i < kind->liners; i++) {
         const banyan_liner *l = &kind->liner[i];
-        const int64_t lines =
-            l->law.columns > l->law.diagonals ? l->law.columns : l->law.diagonals;
+        const int64_t records = banyan_line_records(plan, l);
         if (banyan_holder_index(&kind->head[l->kv_head].placed, rank) < 0) continue;
         here++;
         /* a list is of query heads of one KV head */
         if (i && kind->liner[i - 1].kv_head != l->kv_head) gathered = 0;
-        gathered += banyan_line_records(plan, l);
+        gathered += records < 2 ? 2 : records; /* in place, the two at a range's ends are */
         if (gathered > out->gathered) out->gathered = gathered;
-        if (lines > out->lines) out->lines = lines;
-        if (l->law.columns > out->columns) out->columns = l->law.columns;
+        if (l->chosen > out->lines) out->lines = l->chosen;
+        if (l->room > out->columns) out->columns = l->room;
+        if (l->law.mass > 0) out->places = 1;
+        if (kind->pools) out->pools = 1;
     }
     if (here > out->liners) out->liners = here;
     const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
@@ -274,7 +276,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->slots = slots;
 }
 
-/* A block's rows in the cache's format of each worker. */
+/* A block's rows in the cache's format of each worker; its keys, and queries, where summaries are made. */
 static void lay_plain(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                       banyan_cache *c)
 {
@@ -282,9 +284,14 @@ static void lay_plain(const banyan_plan *plan, banyan_arena *arena, const banyan
     const int64_t plain = plan->spec.block_tokens * z->plain_numbers;
     for (int32_t i = 0; i < z->workers; i++) {
         void *k = take(arena, plain, sizeof(float)), *v = take(arena, plain, sizeof(float));
+        const int64_t vectors = z->chooses ? BANYAN_SUMMARY_VECTORS * z->plain_numbers : 0;
+        float *keys = take(arena, z->chooses ? plain : 0, sizeof *keys);
+        float *pooled = take(arena, vectors, sizeof *pooled);
         if (!c) continue;
         c->worker[i].plain_k = k;
         c->worker[i].plain_v = v;
+        c->worker[i].keys = keys;
+        c->worker[i].pooled = pooled;
     }
 }
 
@@ -297,13 +304,6 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
     char *pick = take(arena, z->pickers, z->pick_bytes);
     int64_t *count = take(arena, z->pickers * pieces, sizeof *count);
     banyan_pick *room = take(arena, z->picks, sizeof *room);
-    for (int32_t i = 0; i < z->workers; i++) {
-        float *keys = take(arena, plan->spec.block_tokens * z->plain_numbers, sizeof *keys);
-        float *pooled = take(arena, BANYAN_SUMMARY_VECTORS * z->plain_numbers, sizeof *pooled);
-        if (!c) continue;
-        c->worker[i].keys = keys;
-        c->worker[i].pooled = pooled;
-    }
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
         banyan_pick **picks = take(arena, kind->pickers, sizeof *picks);
@@ -326,6 +326,7 @@ static void lay_observing(const banyan_plan *plan, banyan_arena *arena, const ba
                           banyan_cache *c)
 {
     const int64_t tokens = plan->spec.block_tokens, plain = tokens * z->plain_numbers;
+    const int64_t blocks = z->pools ? banyan_most_blocks(plan) : 0;
     banyan_observing *all = take(arena, z->workers, sizeof *all);
     for (int32_t i = 0; i < z->workers; i++) {
         banyan_observing o = {
@@ -334,6 +335,8 @@ static void lay_observing(const banyan_plan *plan, banyan_arena *arena, const ba
             .q = take(arena, BANYAN_LINE_ROWS * z->plain_numbers, sizeof(float)),
             .column = take(arena, BANYAN_SCORED * tokens, sizeof(float)),
             .pick = take(arena, z->lines, sizeof(banyan_pick)),
+            .mass = take(arena, blocks, sizeof(double)),
+            .pooled = take(arena, BANYAN_POOLED * blocks, sizeof(double)),
             .plain_k = take(arena, plain, sizeof(float)),
             .plain_v = take(arena, plain, sizeof(float))};
         if (!c) continue;
@@ -350,13 +353,17 @@ static void lay_lines(const banyan_plan *plan, int rank, banyan_arena *arena,
     size_t record = 0;
     const int64_t tokens = plan->spec.block_tokens;
     const int64_t records = (z->columns + tokens - 1) / tokens;
-    const int64_t words = (plan->spec.max_tokens / tokens + 64) / 64;
+    const int64_t words = banyan_block_words(plan);
+    const int64_t seen = z->places ? banyan_most_blocks(plan) * banyan_mask_words(plan) : 0;
+    const int64_t only = z->pools ? banyan_pick_pieces(plan) * words : 0;
     for (int32_t k = 0; k < plan->kinds; k++) {
         const size_t bytes = plan->kernel->record_bytes(&plan->kind[k].shape.block);
         if (plan->kind[k].liners && bytes > record) record = bytes;
     }
     int64_t *column = take(arena, z->liners * z->columns, sizeof *column);
     uint64_t *band = take(arena, z->liners * words, sizeof *band);
+    uint64_t *places = take(arena, z->liners * seen, sizeof *places);
+    uint64_t *blocks = take(arena, z->liners * only, sizeof *blocks);
     char *gathered = take(arena, z->liners * records, record);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
@@ -369,6 +376,8 @@ static void lay_lines(const banyan_plan *plan, int rank, banyan_arena *arena,
             if (banyan_holder_index(&kind->head[kv_head].placed, rank) < 0) continue;
             set[i] = (banyan_line_set){.column = column + n * z->columns,
                                        .band = band + n * words,
+                                       .seen = places + n * seen,
+                                       .only = blocks + n * only,
                                        .records = gathered + (size_t)(n * records) * record};
             n++;
         }

@@ -22,8 +22,11 @@ enum { HEADS = 4, DIM = 128, HARMONICS = 12, ROWS = 4096, APART = 65, TURNS = 3 
 static const double pi = 3.14159265358979323846;
 static const double least_gain = 3, most_choice = 0.03;
 
-const char *const lines_names[] = {"prefill vertical_slash", NULL};
-static const char *const uses[] = {"vertical_slash columns=1000 diagonals=6096"};
+const char *const lines_names[] = {"prefill vertical_slash", "prefill flex",
+                                   "prefill flex lines", NULL};
+static const char *const uses[] = {"vertical_slash columns=1000 diagonals=6096",
+                                   "flex gamma=0.95 tau=0.1 budget=1024",
+                                   "flex gamma=0.95 tau=0 budget=1024"};
 
 typedef struct side {
     banyan_plan *plan;

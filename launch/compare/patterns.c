@@ -30,6 +30,7 @@ static const struct {
     {"MInference",
      "vertical_slash columns={1000@65536} diagonals={6096@65536} last=64 sink=30 local=100",
      "heads"},
+    {"FlexPrefill", "flex gamma=0.95 tau=0.1 budget={1024@65536} last=64", "heads"},
     {"MoBA, block means", "top by=mean blocks={64@65536}", NULL},
     {"DHSA, 90 % of mass", "top by=scaled_mean mass=0.9 blocks={256@65536}", NULL},
     {"Quest, bounds", "top by=minmax blocks={64@65536}", NULL},

@@ -126,6 +126,28 @@ static void test_tally(uint64_t *random)
     CHECK(banyan_tally_reach(&sum, pick, 1, 0.5, mass) == 1);
 }
 
+/* The fewest of the best that have a share, against sorting all of them. */
+static void test_reach(uint64_t *random)
+{
+    banyan_pick pick[MANY] = {{0}}, sorted[MANY];
+    const int64_t count = test_below(random, MANY), least = test_below(random, 9);
+    const double mass = (double)test_below(random, 1000) / 1000 + 0.0003;
+    double all = 0, reached = 0;
+    for (int64_t i = 0; i < count; i++) { /* whole numbers add up to the same in any order */
+        pick[i] = (banyan_pick){(double)test_below(random, 30), (i * 7919) % 10007};
+        all += pick[i].score;
+    }
+    memcpy(sorted, pick, sizeof sorted);
+    qsort(sorted, (size_t)count, sizeof *sorted, best_first);
+    int64_t n = 0;
+    while (n < count && (n < least || reached < mass * all)) reached += sorted[n++].score;
+    CHECK(banyan_picks_reach(pick, count, mass, least) == n);
+    for (int64_t i = 0; i < n; i++) CHECK(pick[count - 1 - i].block == sorted[i].block);
+    for (int64_t i = 0; i < count; i++) pick[i] = (banyan_pick){i == 7 ? (double)NAN : 1, i};
+    CHECK(count < 8 ||
+          (banyan_picks_reach(pick, count, 0.5, 0) == 1 && pick[count - 1].block == 7));
+}
+
 /* A NaN in a key, wherever it is, or in a query, makes the block one of the best. */
 static void test_nan(uint64_t *random)
 {
@@ -154,6 +176,7 @@ int main(void)
     for (int trial = 0; trial < 2000; trial++) test_best(&random);
     for (int trial = 0; trial < 200; trial++) test_summaries(&random);
     for (int trial = 0; trial < 2000; trial++) test_tally(&random);
+    for (int trial = 0; trial < 2000; trial++) test_reach(&random);
     test_nan(&random);
     return test_end();
 }

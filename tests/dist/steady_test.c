@@ -161,6 +161,8 @@ int main(void)
     test_no_allocation(comm, 2, "spread", "top blocks=5 by=minmax");
     test_no_allocation(comm, 2, "heads",
                        "vertical_slash columns=40 diagonals=20 last=3 sink=2 local=2");
+    test_no_allocation(comm, 1, "heads", "flex gamma=0.3 tau=0.2 budget=5 last=3");
+    test_no_allocation(comm, 2, "heads", "flex gamma=0.3 tau=0.2 budget=5 last=3");
     if (banyan_comm_size(comm) == 1) {
         test_resident(comm, "dense", 66048);
         test_resident(comm, "sink_window sink=1 window=66048t", 132096);

@@ -20,7 +20,7 @@ add_test(NAME golden_plans
 set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
-foreach(name attend batch many calls choice evict graded latent lines patterns ranges repro shapes snapshot
+foreach(name attend batch many calls choice evict flex graded latent lines patterns ranges repro shapes snapshot
              snapshot_fault snapshot_folder snapshot_sums steady)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
@@ -41,6 +41,7 @@ foreach(ranks 2 3 4 7 8)
 endforeach()
 foreach(ranks 2 3 4 7)
   banyan_mpi_test(choice_test ${ranks})
+  banyan_mpi_test(flex_test ${ranks})
   banyan_mpi_test(lines_test ${ranks})
   banyan_mpi_test(patterns_test ${ranks})
 endforeach()

@@ -63,8 +63,10 @@ grep -q '^decode reproducible .* x as long .* (at most 1.10)' "$folder/output" |
   fault "bench does not compare reproducible decode"
 grep -q '"row":"decode reproducible",.*"ratio":[0-9.]*,"spread":0.0,.*"bar":1.1' "$folder/bench.json" ||
   fault "bench --json lacks reproducible decode"
-grep -q '"row":"prefill vertical_slash",.*"choice_share":[0-9.]*,"kept_share":[0-9.]*,' "$folder/bench.json" ||
-  fault "bench --json lacks a prefill of columns and diagonals"
+for row in vertical_slash flex; do
+  grep -q "\"row\":\"prefill $row\",.*\"choice_share\":[0-9.]*,\"kept_share\":[0-9.]*," "$folder/bench.json" ||
+    fault "bench --json lacks a prefill of columns and diagonals: $row"
+done
 grep -q '"heap_growth":0.0' "$folder/bench.json" || fault "decode steps took memory from the heap"
 grep -q "page ends), the heap by 0 bytes;" "$folder/output" || fault "decode steps took memory"
 expect 0 "CPU seconds of each thread" "$banyan" bench --quick --cpu-time --threads 1 --only "decode s2"
