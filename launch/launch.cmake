@@ -69,27 +69,29 @@ add_library(banyan_launch STATIC ${generated_sources}
   launch/agree.c launch/append.c launch/blas.c launch/choose.c launch/columns.c launch/command.c launch/config.c
   launch/data.c launch/device.c launch/file.c launch/flags.c launch/help.c launch/ids.c launch/job.c launch/mapped.c
   launch/numbers.c launch/output.c launch/plot.c launch/set.c launch/spec.c launch/textformat.cc launch/watch.c
-  launch/run/check.c launch/run/choice.c launch/memory.c launch/run/oracle.c launch/run/report.c
-  launch/run/rows.c launch/run/snapshot.c launch/run/steps.c)
+  launch/memory.c launch/oracle/check.c launch/oracle/choice.c launch/oracle/oracle.c launch/oracle/rows.c
+  launch/run/check.c launch/run/report.c launch/run/snapshot.c launch/run/steps.c)
 target_sources(banyan_launch PRIVATE launch/json_text.c)
 target_sources(banyan_launch PRIVATE
-  launch/bench/ceilings.c launch/bench/ceilings_device.c launch/bench/device_measure.c launch/bench/device_rows.c
-  launch/bench/device_table.c launch/bench/measure.c launch/bench/peer.c launch/bench/peak_scalar.c launch/bench/ranks.c launch/bench/choosing.c
+  launch/machine/ceilings.c launch/machine/ceilings_device.c launch/machine/figures.c launch/machine/hosts.c
+  launch/machine/measure.c launch/machine/peak_scalar.c launch/machine/quiet.c)
+target_sources(banyan_launch PRIVATE
+  launch/bench/choosing.c launch/bench/device_measure.c launch/bench/device_rows.c launch/bench/device_table.c
+  launch/bench/measure.c launch/bench/peer.c launch/bench/ranks.c
   launch/bench/lines.c launch/bench/reproducible.c launch/bench/rows.c launch/bench/sequence.c launch/bench/steady.c)
 target_sources(banyan_launch PRIVATE
-  launch/scale/aside.c launch/scale/attend.c launch/scale/case.c launch/scale/cases.c launch/scale/hosts.c
-  launch/scale/json.c launch/scale/machine.c launch/scale/machine_measure.c launch/scale/measure.c
-  launch/scale/methods.c launch/scale/plot.c launch/scale/predict.c launch/scale/quiet.c
+  launch/scale/aside.c launch/scale/attend.c launch/scale/case.c launch/scale/cases.c
+  launch/scale/json.c launch/scale/measure.c launch/scale/methods.c launch/scale/plot.c launch/scale/predict.c
   launch/scale/ring.c launch/scale/ring_parts.c launch/scale/ring_prefill.c launch/scale/table.c)
-set_source_files_properties(launch/data.c launch/run/choice.c launch/run/oracle.c launch/bench/ceilings.c
+set_source_files_properties(launch/data.c launch/oracle/choice.c launch/oracle/oracle.c launch/machine/ceilings.c
                             PROPERTIES COMPILE_OPTIONS -O3)
 if(BANYAN_HAS_X86)
-  target_sources(banyan_launch PRIVATE launch/bench/peak_avx2.c launch/bench/peak_avx512.c
-                                       launch/bench/peak_avx512_bf16.c)
-  target_compile_definitions(banyan_launch PRIVATE BENCH_X86=1)
-  set_source_files_properties(launch/bench/peak_avx2.c PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma")
-  set_source_files_properties(launch/bench/peak_avx512.c PROPERTIES COMPILE_OPTIONS -mavx512f)
-  set_source_files_properties(launch/bench/peak_avx512_bf16.c PROPERTIES COMPILE_OPTIONS
+  target_sources(banyan_launch PRIVATE launch/machine/peak_avx2.c launch/machine/peak_avx512.c
+                                       launch/machine/peak_avx512_bf16.c)
+  target_compile_definitions(banyan_launch PRIVATE MACHINE_X86=1)
+  set_source_files_properties(launch/machine/peak_avx2.c PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma")
+  set_source_files_properties(launch/machine/peak_avx512.c PROPERTIES COMPILE_OPTIONS -mavx512f)
+  set_source_files_properties(launch/machine/peak_avx512_bf16.c PROPERTIES COMPILE_OPTIONS
                               "-mavx512f;-mavx512bf16")
 endif()
 target_include_directories(banyan_launch SYSTEM PUBLIC ${generated})

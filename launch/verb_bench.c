@@ -86,13 +86,13 @@ static void print_result(table *t, const bench_row *row, const bench_result *r, 
     columns_number(&line, 1, r->flops / r->seconds * 1e-9);
     columns_number(&line, 2, r->fraction);
     columns_number(&line, 2, row->bar);
-    columns_end(&line, !t->b.quick && r->fraction < row->bar ? " below" : "");
+    columns_end(&line, !t->b.pace.quick && r->fraction < row->bar ? " below" : "");
     if (like > 0)
         wrapped(stdout, t->b.is_wide, BENCH_BELOW,
                 "%-*s %.3f x the time of its operations at the rate of \"%s\" (at most "
                 "%.2f)%s",
                 BENCH_BELOW - 1, "", like, row->like, row->like_bar,
-                !t->b.quick && like > row->like_bar ? " above" : "");
+                !t->b.pace.quick && like > row->like_bar ? " above" : "");
 }
 
 static void print_peer(const table *t, const bench_peer_rate *peer, const bench_result *r)
@@ -111,7 +111,7 @@ static void write_result(const table *t, const bench_row *row, const bench_resul
     json_t *line =
         json_pack("{s:s,s:s,s:i,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}",
                   "row", row->name, "kernel", r->kernel, "threads", r->threads, "cpu_time",
-                  t->b.cpu_time, "read_ceiling_gb_s", r->at_most.read * 1e-9,
+                  t->b.pace.cpu_time, "read_ceiling_gb_s", r->at_most.read * 1e-9,
                   "math_ceiling_gflop_s", r->at_most.flops * 1e-9, "math", r->math->name,
                   "bytes", r->bytes, "flops", r->flops, "bound_seconds", bound(r), "bound_by",
                   bound_by(r), "median_seconds", r->seconds, "spread", r->spread, "repetitions",
@@ -158,7 +158,7 @@ static void say_busy(const table *t)
 {
     double load = 0;
     int cores = omp_get_num_procs();
-    if (t->b.cpu_time)
+    if (t->b.pace.cpu_time)
         printf("Seconds are CPU seconds of each thread, not of the clock on the wall.\n");
     else if (getloadavg(&load, 1) == 1 && load > cores / 2.0)
         wrapped(stdout, t->b.is_wide, 2,
@@ -243,8 +243,7 @@ static int run_all(table *t)
 static int run(job *j)
 {
     table t = {.b = {.j = j,
-                     .quick = job_switch(j, "quick"),
-                     .cpu_time = job_switch(j, "cpu-time"),
+                     .pace = {job_switch(j, "quick"), job_switch(j, "cpu-time")},
                      .is_wide = job_switch(j, "wide")}};
     const char *pattern = job_text(j, "only");
     int wrong = regcomp(&t.only, pattern ? pattern : "", REG_EXTENDED | REG_NOSUB);

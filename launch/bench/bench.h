@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench.h - the parts of `banyan bench`: what this machine can do at most, what a row of the table
- * must do at least, and the measuring. */
+/* bench.h - the parts of `banyan bench`: what a row of the table must do at least, and the measuring, beside
+ * what this machine can do at most. */
 #ifndef BANYAN_BENCH_H
 #define BANYAN_BENCH_H
 
 #include "launch/device.h"
 #include "launch/launch.h"
+#include "launch/machine/machine.h"
 #include "launch/single.h"
 
 /* Somebody else's attention, beside ours: peer.c. */
@@ -14,64 +15,13 @@ typedef struct bench_peer bench_peer;
 typedef struct bench {
     const job *j;
     bench_peer *peer; /* or NULL */
-    bool quick;       /* a 64th of the tokens, one repetition */
-    bool cpu_time;    /* the clock: below */
+    pace pace;        /* quick: a 64th of the tokens, one repetition */
     bool is_wide;     /* lines as long as they come */
     FILE *json;       /* or NULL */
 } bench;
 
 /* Where a row's name ends, and where what was measured of it begins: of what is wrapped. */
 enum { BENCH_BELOW = 25, BENCH_WORDS = 47 };
-
-/* Seconds that passed; or, on a machine where others compute, what this process (the calling
- * thread) had a core for, in seconds for each of its `threads` threads. */
-double bench_seconds(const bench *b, int threads);
-double bench_thread_seconds(const bench *b);
-
-/* ---- ceilings -------------------------------------------------------------------------------- */
-
-/* One kind of arithmetic: a loop that stays in registers. `rounds` runs of it return something that
- * depends on all of it. */
-typedef struct peak {
-    const char *name;
-    const char *kernel;   /* the kernel whose ceiling it is */
-    bool bf16;            /* bf16 dot products; else fp32 multiply-adds */
-    double flop_of_round; /* a multiply-add is 2 */
-    bool (*usable)(void);
-    float (*loop)(int64_t rounds);
-} peak;
-extern const peak peak_scalar, peak_avx2, peak_avx512, peak_avx512_bf16;
-
-/* What is needed to measure them again and again. */
-typedef struct ceilings {
-    const bench *b;
-    int threads;
-    const peak *math; /* the arithmetic of the kernel and its cache format */
-    int64_t rounds;   /* of it, in one measurement */
-    uint64_t *words;  /* far more than the caches hold */
-    int64_t bytes;
-} ceilings;
-
-/* What `threads` threads can do at most, all together. */
-typedef struct rates {
-    double read;  /* bytes a second from memory, 0: not measured */
-    double flops; /* operations a second */
-} rates;
-
-/* Sets up for a row; `c` is zero the first time, and kept from row to row. false: no memory. */
-bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kernel,
-                     banyan_dtype dtype);
-/* One measurement, some milliseconds. */
-rates ceilings_measure(const ceilings *c, bool reads);
-void ceilings_free(ceilings *c);
-/* Bytes a second that `threads` threads read from `bytes` of memory: the best of five passes, and all
- * of them together, waiting for a core included. 0: no memory. */
-double ceilings_read(int threads, int64_t bytes, double *sustained);
-
-/* Of a device: bytes a second that a copy within its memory reads and writes, together; operations a
- * second of a product of bf16 matrices [n][n]. */
-banyan_status ceilings_copy(device *d, int64_t bytes, double *rate);
-banyan_status ceilings_matrix(device *d, int32_t n, double *rate);
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 

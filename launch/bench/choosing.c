@@ -46,9 +46,9 @@ static banyan_status step(choosing *c, int32_t layer, double *seconds, banyan_st
     banyan_comm *comm = c->s.comm;
     banyan_status status = banyan_comm_agree(comm, BANYAN_OK);
     if (status) return status;
-    const double start = bench_seconds(c->b, 1);
+    const double start = pace_seconds(&c->b->pace, 1);
     status = sequence_layer(&c->s, layer, c->s.tokens - 1, 1, false, true);
-    *seconds = bench_seconds(c->b, 1) - start;
+    *seconds = pace_seconds(&c->b->pace, 1) - start;
     banyan_cache_stats(c->s.cache, after);
     return status ? status : banyan_comm_allreduce(comm, seconds, 1, BANYAN_MAX);
 }
@@ -104,14 +104,14 @@ static banyan_status settle(choosing *c)
 static banyan_status measure(choosing *c, const bench_row *row)
 {
     const bench *b = c->b;
-    const int64_t tokens = b->quick ? row->tokens / 64 : row->tokens;
+    const int64_t tokens = b->pace.quick ? row->tokens / 64 : row->tokens;
     const int threads = b->j->ranks > 1 ? 1 : omp_get_max_threads();
     banyan_status status = sequence_open(&c->s, row, tokens, b->j->comm, threads);
     if (!status) status = sequence_fill(&c->s);
     if (!status) status = turn(c); /* warms up */
     c->turns = 0;
     for (int32_t layer = 0; layer < LAYERS; layer++) c->of[layer] = (taken){0};
-    while (!status && c->turns < (b->quick ? 1 : most_turns)) {
+    while (!status && c->turns < (b->pace.quick ? 1 : most_turns)) {
         progress(b->j, "%s: turn %d", row->name, c->turns + 1);
         status = turn(c);
     }
@@ -135,7 +135,7 @@ static void write_line(const choosing *c, const char *name, int32_t layer, doubl
 static void report(choosing *c, const char *name)
 {
     const double all = c->of[0].blocks;
-    const bool quick = c->b->quick;
+    const bool quick = c->b->pace.quick;
     printf("%s: %d rank%s, %lld tokens, %s\n", name, c->b->j->ranks,
            c->b->j->ranks == 1 ? "" : "s", (long long)c->s.tokens,
            banyan_plan_spec(c->s.plan)->kernel);

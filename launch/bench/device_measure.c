@@ -138,7 +138,7 @@ static void *record(work *w)
 static banyan_status decode(work *w, device_result *out)
 {
     const device_row *r = w->d->row;
-    const int least = w->b->quick ? 1 : 7, steps = w->b->quick ? 1 : 16;
+    const int least = w->b->pace.quick ? 1 : 7, steps = w->b->pace.quick ? 1 : 16;
     banyan_status status = new_cache(w);
     if (!status) status = calls(w, 0, w->tokens, false);
     if (!status) status = call(w, w->tokens - 1, 1, false, true); /* warms up */
@@ -147,7 +147,7 @@ static banyan_status decode(work *w, device_result *out)
     void *graph = record(w);
     const double start = now_seconds();
     while (!status && w->repetitions < most_repetitions &&
-           (w->repetitions < least || (!w->b->quick && now_seconds() - start < 0.8))) {
+           (w->repetitions < least || (!w->b->pace.quick && now_seconds() - start < 0.8))) {
         double *seconds = &w->seconds[w->repetitions++];
         status = mark(w, 0);
         for (int i = 0; i < steps && !status; i++)
@@ -164,13 +164,13 @@ static banyan_status decode(work *w, device_result *out)
 
 static banyan_status prefill(work *w)
 {
-    const int least = w->b->quick ? 1 : 3;
+    const int least = w->b->pace.quick ? 1 : 3;
     const double start = now_seconds();
     banyan_status status = BANYAN_OK;
     /* the first pass warms up */
-    for (int i = w->b->quick ? 0 : -1;
+    for (int i = w->b->pace.quick ? 0 : -1;
          !status && w->repetitions < most_repetitions &&
-         (w->repetitions < least || (!w->b->quick && now_seconds() - start < 2));
+         (w->repetitions < least || (!w->b->pace.quick && now_seconds() - start < 2));
          i++) {
         double seconds = 0;
         status = new_cache(w);
@@ -227,14 +227,14 @@ banyan_status device_measure(const bench *b, const device_bench_row *row, device
 {
     *out = (device_result){0};
     work w = {.b = b, .row = row, .d = b->j->device};
-    const int part = b->quick ? 64 : 1;
+    const int part = b->pace.quick ? 64 : 1;
     w.tokens = row->tokens / part;
     w.from = is_decode(row) ? w.tokens - 1 : row->from / part;
     w.rows = w.tokens < chunk ? (int32_t)w.tokens : chunk;
     w.d->why[0] = 0;
     banyan_status status =
-        ceilings_copy(w.d, (int64_t)(b->quick ? 1 << 20 : 1 << 30), &out->copy);
-    if (!status) status = ceilings_matrix(w.d, b->quick ? 64 : 8192, &out->matrix);
+        ceilings_copy(w.d, (int64_t)(b->pace.quick ? 1 << 20 : 1 << 30), &out->copy);
+    if (!status) status = ceilings_matrix(w.d, b->pace.quick ? 64 : 8192, &out->matrix);
     if (!status) status = measure(&w, out);
     progress_end(b->j);
     device_wait(w.d); /* what failed may have left work behind */

@@ -55,7 +55,7 @@ static double compare(const measured *m, const device_bench_row *row, const devi
 
 static bool misses(const bench *b, const device_bench_row *row, double like)
 {
-    if (b->quick || like <= 0) return false;
+    if (b->pace.quick || like <= 0) return false;
     return is_decode(row) ? like > row->like_bar : like < row->like_bar;
 }
 
@@ -79,7 +79,7 @@ static void print(const bench *b, const device_bench_row *row, const device_resu
     columns_number(&line, 1, r->flops / r->seconds * 1e-12);
     columns_number(&line, 2, fraction);
     if (row->bar > 0) columns_number(&line, 2, row->bar);
-    columns_end(&line, row->bar > 0 && !b->quick && fraction < row->bar ? " below" : "");
+    columns_end(&line, row->bar > 0 && !b->pace.quick && fraction < row->bar ? " below" : "");
     if (like > 0)
         wrapped(stdout, b->is_wide, BENCH_BELOW,
                 "%-26s %.3f of the %s of \"%s\" (at %s %.2f)%s", "", like,

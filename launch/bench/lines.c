@@ -143,10 +143,10 @@ static banyan_status turn(const lines *x, side *s, int i, int threads)
 {
     banyan_stats before, after;
     banyan_cache_stats(s->cache, &before);
-    const double start = bench_seconds(x->b, threads);
+    const double start = pace_seconds(&x->b->pace, threads);
     const banyan_status status =
         banyan_attend(s->cache, 0, &s->part, 1, x->q, NULL, NULL, s->out, NULL);
-    s->seconds[i] = bench_seconds(x->b, threads) - start;
+    s->seconds[i] = pace_seconds(&x->b->pace, threads) - start;
     banyan_cache_stats(s->cache, &after);
     s->choice[i] = after.choice_seconds - before.choice_seconds;
     s->pairs = (double)(after.pairs - before.pairs);
@@ -155,7 +155,7 @@ static banyan_status turn(const lines *x, side *s, int i, int threads)
 
 static banyan_status measure(lines *x, const char *name, int threads, int *turns)
 {
-    const int most = x->b->quick ? 1 : TURNS;
+    const int most = x->b->pace.quick ? 1 : TURNS;
     banyan_status status = fill(x);
     for (*turns = 0; !status && *turns < most; ++*turns) {
         progress(x->b->j, "%s: turn %d", name, *turns + 1);
@@ -193,7 +193,7 @@ static void print(lines *x, const char *name, const char *use, int threads, int 
             "%-24s %-11s %7d | %.1f ms, dense %.1f ms: %.2f x faster (at least %.0f); choosing "
             "takes %.2f%% of dense (at most %.0f%%); keeps %.3f of the pairs, error %.2g%s",
             name, kernel, threads, chosen * 1e3, dense * 1e3, times, least_gain, choice * 100,
-            most_choice * 100, kept, error, !x->b->quick && below ? ": below" : "");
+            most_choice * 100, kept, error, !x->b->pace.quick && below ? ": below" : "");
     if (!x->b->json) return;
     json_t *line = json_pack("{s:s,s:s,s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:i}", "row", name,
                              "use", use, "kernel", kernel, "threads", threads, "tokens",
@@ -205,7 +205,7 @@ static void print(lines *x, const char *name, const char *use, int threads, int 
 
 int lines_run(const bench *b, int index, int threads)
 {
-    lines x = {.b = b, .tokens = b->quick ? 2 * ROWS : 16 * ROWS};
+    lines x = {.b = b, .tokens = b->pace.quick ? 2 * ROWS : 16 * ROWS};
     int turns = 0;
     banyan_status status = open_all(&x, uses[index], threads);
     if (!status) status = measure(&x, lines_names[index], threads, &turns);

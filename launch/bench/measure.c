@@ -59,9 +59,9 @@ static banyan_status timed_call(measuring *m, int64_t at, int32_t rows, bool app
                                 repetition *to)
 {
     to->at_most = ceilings_measure(m->c, !appends);
-    double start = bench_seconds(m->b, m->threads);
+    double start = pace_seconds(&m->b->pace, m->threads);
     banyan_status status = sequence_call(&m->s, at, rows, appends, true);
-    to->seconds += bench_seconds(m->b, m->threads) - start;
+    to->seconds += pace_seconds(&m->b->pace, m->threads) - start;
     double flops = call_flops(m, at, rows);
     to->flops += flops;
     to->math_bound += flops / to->at_most.flops;
@@ -75,7 +75,7 @@ static banyan_status decode(measuring *m)
     const bench_row *row = m->s.row;
     const banyan_spec *spec = banyan_plan_spec(m->s.plan);
     const int64_t at = m->s.tokens - row->rows;
-    const int least = m->b->quick ? 1 : 7;
+    const int least = m->b->pace.quick ? 1 : 7;
     banyan_share share;
     banyan_status status =
         banyan_plan_share(m->s.plan, 0, m->s.sequences, m->s.tokens - 1, &share);
@@ -99,7 +99,7 @@ static banyan_status decode(measuring *m)
 /* One pass over the sequence fills four repetitions. */
 static banyan_status prefill_pass(measuring *m, double give_up)
 {
-    const int every = m->b->quick || !m->s.row->every ? 1 : m->s.row->every;
+    const int every = m->b->pace.quick || !m->s.row->every ? 1 : m->s.row->every;
     banyan_status status = sequence_new_cache(&m->s);
     int64_t call = 0, timed = 0;
     m->pairs = 0;
@@ -164,17 +164,17 @@ int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads
                   bench_result *out)
 {
     *out = (bench_result){.threads = threads};
-    measuring m = {.b = b, .c = c, .threads = threads, .enough = b->quick ? 0 : 0.8};
+    measuring m = {.b = b, .c = c, .threads = threads, .enough = b->pace.quick ? 0 : 0.8};
     banyan_status status =
-        sequence_open(&m.s, row, b->quick ? row->tokens / 64 : row->tokens, NULL, threads);
+        sequence_open(&m.s, row, b->pace.quick ? row->tokens / 64 : row->tokens, NULL, threads);
     if (!status) {
         out->kernel = banyan_plan_spec(m.s.plan)->kernel;
-        if (!ceilings_choose(c, b, threads, out->kernel, row->dtype))
+        if (!ceilings_choose(c, &b->pace, threads, out->kernel, row->dtype))
             status = BANYAN_ERR_MEMORY;
         out->math = c->math;
     }
     if (!status && b->peer)
-        bench_peer_row(b->peer, row, b->quick ? row->tokens / 64 : row->tokens, threads);
+        bench_peer_row(b->peer, row, b->pace.quick ? row->tokens / 64 : row->tokens, threads);
     if (!status) status = row->rows ? decode(&m) : prefill(&m);
     if (!status) summarise(&m, out);
     progress_end(b->j);

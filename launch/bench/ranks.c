@@ -36,7 +36,7 @@ typedef struct race {
 static banyan_status turn(const bench *b, sequence *s, int threads, double *seconds)
 {
     banyan_status status = s->row->rows ? BANYAN_OK : sequence_new_cache(s);
-    double start = bench_seconds(b, threads);
+    double start = pace_seconds(&b->pace, threads);
     if (s->row->rows)
         status = sequence_call(s, s->tokens - s->row->rows, s->row->rows, false, true);
     for (int64_t at = 0; !status && !s->row->rows && at < s->tokens; at += SEQUENCE_CHUNK) {
@@ -44,7 +44,7 @@ static banyan_status turn(const bench *b, sequence *s, int threads, double *seco
         status = sequence_call(s, at, (int32_t)(left < SEQUENCE_CHUNK ? left : SEQUENCE_CHUNK),
                                true, true);
     }
-    *seconds = bench_seconds(b, threads) - start;
+    *seconds = pace_seconds(&b->pace, threads) - start;
     return status;
 }
 
@@ -76,7 +76,7 @@ static banyan_status turns(race *r, double expected, double *together, double *a
 static banyan_status prepare(race *r)
 {
     const job *j = r->b->j;
-    int64_t tokens = r->b->quick ? r->row->tokens / 64 : r->row->tokens;
+    int64_t tokens = r->b->pace.quick ? r->row->tokens / 64 : r->row->tokens;
     banyan_status status = sequence_open(&r->together, r->row, tokens, j->comm, 1);
     if (!status && r->row->rows) status = sequence_fill(&r->together);
     if (status) return status;
@@ -89,7 +89,7 @@ static banyan_status prepare(race *r)
 
 static banyan_status measure(race *r, int *count)
 {
-    const int most = r->b->quick ? 1 : r->row->rows ? most_turns : 3;
+    const int most = r->b->pace.quick ? 1 : r->row->rows ? most_turns : 3;
     double warm, expected;
     banyan_status status = prepare(r);
     if (!status) status = turns(r, 0, &warm, &expected);
@@ -127,10 +127,10 @@ static banyan_status step(race *r, bool as_batch, double *seconds)
     sequence *s = &r->together;
     banyan_status status = banyan_comm_agree(r->b->j->comm, BANYAN_OK);
     if (status) return status;
-    const double start = bench_seconds(r->b, 1);
+    const double start = pace_seconds(&r->b->pace, 1);
     status = as_batch ? sequence_call(s, s->tokens - 1, 1, false, true)
                       : sequence_calls(s, s->tokens - 1, 1, false, true);
-    *seconds = bench_seconds(r->b, 1) - start;
+    *seconds = pace_seconds(&r->b->pace, 1) - start;
     return status ? status : banyan_comm_allreduce(r->b->j->comm, seconds, 1, BANYAN_MAX);
 }
 
@@ -156,7 +156,7 @@ static void print_batch(race *r, int count)
 
 static int batch_run(race *r)
 {
-    const int most = r->b->quick ? 1 : most_turns;
+    const int most = r->b->pace.quick ? 1 : most_turns;
     const job *j = r->b->j;
     double warm;
     banyan_status status = sequence_open(&r->together, r->row, r->row->tokens, j->comm, 1);

@@ -32,9 +32,9 @@ typedef struct cost {
 
 static banyan_status turn(const bench *b, sequence *s, int threads, double *seconds)
 {
-    double start = bench_seconds(b, threads);
+    double start = pace_seconds(&b->pace, threads);
     banyan_status status = sequence_call(s, s->tokens - 1, 1, false, true);
-    *seconds = bench_seconds(b, threads) - start;
+    *seconds = pace_seconds(&b->pace, threads) - start;
     return status;
 }
 
@@ -51,14 +51,14 @@ static banyan_status turns(const bench *b, cost *c, int threads)
 
 static banyan_status measure(const bench *b, cost *c, const bench_row *exact, int threads)
 {
-    const int64_t tokens = b->quick ? usual.tokens / 64 : usual.tokens;
+    const int64_t tokens = b->pace.quick ? usual.tokens / 64 : usual.tokens;
     banyan_status status = sequence_open(&c->exact, exact, tokens, NULL, threads);
     if (!status) status = sequence_open(&c->usual, &usual, tokens, NULL, threads);
     if (!status) status = sequence_fill(&c->exact);
     if (!status) status = sequence_fill(&c->usual);
     if (!status) status = turns(b, c, threads); /* warms up */
     c->turns = 0;
-    while (!status && c->turns < (b->quick ? 1 : most_turns)) {
+    while (!status && c->turns < (b->pace.quick ? 1 : most_turns)) {
         progress(b->j, "%s: turn %d", reproducible_name, c->turns + 1);
         status = turns(b, c, threads);
     }
@@ -76,7 +76,7 @@ static void print(const bench *b, cost *c, int threads)
             "%-24s %-11s %7d | %.3f ms, without %.3f ms: %.3f x as long +-%.1f%% (at most "
             "%.2f)%s",
             reproducible_name, kernel, threads, exact * 1e3, usual_seconds * 1e3, ratio,
-            spread * 100, bar, !b->quick && ratio > bar ? ": above" : "");
+            spread * 100, bar, !b->pace.quick && ratio > bar ? ": above" : "");
     if (!b->json) return;
     json_t *line =
         json_pack("{s:s,s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:i,s:f}", "row", reproducible_name,

@@ -63,9 +63,9 @@ static banyan_status measure(sequence *s, const bench *b, int64_t first, int64_t
     if (status) return status;
     look(s); /* whatever looking takes, it has taken now */
     memory before = look(s);
-    double start = bench_seconds(b, out->threads);
+    double start = pace_seconds(&b->pace, out->threads);
     status = step(s, first + WARM, steps);
-    out->step_seconds = (bench_seconds(b, out->threads) - start) / (double)steps;
+    out->step_seconds = (pace_seconds(&b->pace, out->threads) - start) / (double)steps;
     memory after = look(s);
     out->resident = after.resident - before.resident;
     out->heap = after.heap - before.heap;
@@ -98,7 +98,8 @@ int steady_run(const bench *b, int threads)
                            .key_dim = 128,
                            .value_dim = 128,
                            .dtype = BANYAN_BF16};
-    const int64_t steps = b->quick ? 100 : 1000, first = (b->quick ? 1 : 32) * SEQUENCE_CHUNK;
+    const int64_t steps = b->pace.quick ? 100 : 1000,
+                  first = (b->pace.quick ? 1 : 32) * SEQUENCE_CHUNK;
     growth g = {.threads = threads};
     sequence s;
     banyan_status status = sequence_open(&s, &row, first + 2 * steps, NULL, threads);

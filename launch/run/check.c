@@ -1,54 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Samples against the oracle. The bound of each is derived in launch/bounds.h from the row's own
- * figures; an error is reported as its share of that bound, so that 1 is the limit everywhere. */
+/* This rank's samples against the oracle. */
 #include "launch/run/run.h"
-
-#include "launch/bounds.h"
 
 #include <math.h>
 
-/* NaN counts as beyond every bound. */
-static double share(double error, double bound)
+static void check_one(run_task *t, const oracle_task *o, const run_sample *sample,
+                      oracle_row *row)
 {
-    return error <= bound ? error / bound : isnan(error) ? INFINITY : error / bound;
-}
-
-row_error run_check_row(const run_task *t, int32_t layer, int32_t head, int64_t token,
-                        int64_t combines, const float *out, float lse, oracle_row *row)
-{
-    const banyan_spec *s = t->spec;
-    row_error worst = {0};
-    oracle_compute(t, layer, head, token, row);
-    worst.is_near_tie = row->is_near_tie;
-    worst.is_lined = row->is_lined;
-    if (worst.is_near_tie || worst.is_lined) return worst;
-    bound b = {.key_dim = s->key_dim,
-               .block_tokens = s->block_tokens,
-               .tokens = row->tokens,
-               .combines = combines,
-               .score = row->size,
-               .value = row->largest_value,
-               .spread = row->spread,
-               .rounds = bound_rounds(s->kernel, s->cache_dtype)};
-    if (row->tokens == 0) { /* everything that it reads is lost: zeros and -inf by contract */
-        for (int32_t d = 0; d < s->value_dim; d++)
-            if (out[d] != 0 || lse != -INFINITY) worst.share = INFINITY;
-        return worst;
-    }
-    for (int32_t d = 0; d < s->value_dim; d++) {
-        double error = fabs((double)out[d] - row->out[d]);
-        worst.error = fmax(worst.error, error);
-        worst.share = fmax(worst.share, share(error, bound_out(&b, row->out[d], BANYAN_F32)));
-    }
-    double error = fabs((double)lse - row->lse);
-    worst.share = fmax(worst.share, share(error, bound_lse(&b)));
-    return worst;
-}
-
-static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
-{
-    row_error e = run_check_row(t, sample->layer, sample->head, sample->token, t->j->ranks,
-                                sample->out, sample->lse, row);
+    oracle_error e = oracle_check(o, sample->layer, sample->head, sample->token, t->j->ranks,
+                                  sample->out, sample->lse, row);
     t->mine.checked++;
     t->mine.near_ties += e.is_near_tie;
     t->mine.lined += e.is_lined;
@@ -58,13 +18,20 @@ static void check_one(run_task *t, const run_sample *sample, oracle_row *row)
 
 banyan_status run_check(run_task *t)
 {
+    const oracle_task o = {.plan = t->plan,
+                           .spec = t->spec,
+                           .seed = t->seed,
+                           .period = t->period,
+                           .at = t->at,
+                           .tokens = t->tokens,
+                           .rows = t->rows};
     oracle_row row;
-    const banyan_status status = run_row_take(t, t->spec->max_tokens, &row);
+    const banyan_status status = oracle_row_take(&o, t->spec->max_tokens, &row);
     for (int32_t n = 0; n < t->samples && !status; n++) {
         progress(t->j, "oracle: row %d of %d", n + 1, t->samples);
-        if (t->sample[n].taken) check_one(t, &t->sample[n], &row);
+        if (t->sample[n].taken) check_one(t, &o, &t->sample[n], &row);
     }
     progress_end(t->j);
-    run_row_free(&row);
+    oracle_row_free(&row);
     return status;
 }

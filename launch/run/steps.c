@@ -34,7 +34,7 @@ static void make_q_head(run_task *t, int32_t layer, int32_t head, int64_t at, in
     for (int32_t i = 0; i < rows; i++) {
         float *q = (float *)t->q.host + ((int64_t)i * s->heads + head) * s->key_dim;
         data_row(q, t->seed, DATA_Q, layer, at + i, head, s->key_dim);
-        for (int32_t d = 0; d < s->key_dim; d++) q[d] *= RUN_Q_DEVIATION;
+        for (int32_t d = 0; d < s->key_dim; d++) q[d] *= ORACLE_Q_DEVIATION;
     }
 }
 

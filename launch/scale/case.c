@@ -45,7 +45,7 @@ static void make_head(const making *m, int32_t head)
         for (int32_t h = head * group; h < (head + 1) * group; h++) {
             float *q = m->c->q + (i * s->heads + h) * s->key_dim;
             data_row(q, seed, DATA_Q, 0, scale_row(first + i), h, s->key_dim);
-            for (int32_t d = 0; d < s->key_dim; d++) q[d] *= RUN_Q_DEVIATION;
+            for (int32_t d = 0; d < s->key_dim; d++) q[d] *= ORACLE_Q_DEVIATION;
         }
 }
 
@@ -97,8 +97,8 @@ banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (int32_t head = 0; head < s->kv_heads; head++)
         if (reads(c, head)) make_head(&m, head);
-    c->oracle = (run_task){
-        .j = c->t->j, .plan = c->plan, .spec = s, .seed = c->t->seed, .period = SCALE_PERIOD};
+    c->oracle =
+        (oracle_task){.plan = c->plan, .spec = s, .seed = c->t->seed, .period = SCALE_PERIOD};
     for (int i = SCALE_Q; i <= SCALE_V && !status; i++)
         status = device_send(d, &c->on[i], c->on[i].bytes);
     return status ? status : device_wait(d);
@@ -131,18 +131,18 @@ void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const f
 banyan_status scale_check(scale_case *c, double *error, double *share, int32_t *checked)
 {
     oracle_row row;
-    const banyan_status status = run_row_take(&c->oracle, c->tokens, &row);
+    const banyan_status status = oracle_row_take(&c->oracle, c->tokens, &row);
     for (int32_t n = 0; n < c->samples && !status; n++) {
         const scale_sample *sample = &c->sample[n];
         if (!sample->taken) continue;
         c->oracle.at = sample->call_at;
         c->oracle.tokens = sample->call_end;
-        row_error e = run_check_row(&c->oracle, sample->layer, sample->head, sample->token,
-                                    c->line->ranks, sample->out, sample->lse, &row);
+        oracle_error e = oracle_check(&c->oracle, sample->layer, sample->head, sample->token,
+                                      c->line->ranks, sample->out, sample->lse, &row);
         *error = fmax(*error, e.error);
         *share = fmax(*share, e.share);
         ++*checked;
     }
-    run_row_free(&row);
+    oracle_row_free(&row);
     return status;
 }

@@ -3,7 +3,6 @@
  * ranks, and compares methods, measurement with prediction, and all results with a float64 oracle.
  *
  *     cases     which (ranks, tokens, method) there are
- *     machine   what a message, a read and a computation cost here
  *     predict   what a case should take, and how many ranks are worth having
  *     measure   warm-up, steps, statistics over ranks
  *     methods   attend.c: plans of this library;  ring*.c: ring attention
@@ -11,7 +10,11 @@
 #ifndef BANYAN_SCALE_H
 #define BANYAN_SCALE_H
 
-#include "launch/run/run.h"
+#include "launch/device.h"
+#include "launch/launch.h"
+#include "launch/machine/machine.h"
+#include "launch/oracle/oracle.h"
+#include "launch/single.h"
 
 /* ---- what is asked ---- */
 
@@ -142,7 +145,7 @@ typedef struct scale_case {
     float *q, *k, *v, *out,
         *lse; /* k, v: [period + max_rows][kv_heads][dim]; q, out: see fill */
     int32_t q_rows;
-    run_task oracle;
+    oracle_task oracle;
     scale_sample *sample;
     int32_t samples;
     bool watched; /* in this step outputs are hashed and samples taken */
@@ -178,30 +181,7 @@ void scale_aside_start(scale_aside *a, banyan_status (*work)(void *), void *arg)
 bool scale_aside_busy(scale_aside *a);
 banyan_status scale_aside_wait(scale_aside *a); /* the work's status */
 
-/* ---- others wait ---- */
-
-/* Sleep, rather than poll, until `leader` releases: who waits must not take cores from who measures. */
-banyan_status quiet_wait(banyan_comm *comm, int leader);
-/* The leader's: one byte to every rank with waits[rank]. */
-banyan_status quiet_release(banyan_comm *comm, const bool *waits);
-
-/* ---- machine and prediction ---- */
-
-/* The same for ranks that share one kernel, whatever their nodes are called: of this rank, and of all
- * (the caller frees; collective). */
-uint64_t hosts_number(void);
-banyan_status hosts_find(banyan_comm *comm, uint64_t **numbers);
-
-/* Measures links, reading and the kernel at the config's shape into config->machine, collective over
- * the job. */
-int machine_measure(const job *j, const banyan_spec *shape, int32_t threads, double *seconds);
-/* Reads `path` into config->machine, collective; a missing file is an error. */
-int machine_read(const job *j, const char *path);
-int machine_write(const job *j, const char *path);
-/* Gives a comm the machine's links. */
-banyan_status machine_links(const Banyan__Machine *m, banyan_comm *comm);
-/* One sentence for people, on rank 0. */
-void machine_print(const Banyan__Machine *m, FILE *out);
+/* ---- prediction ---- */
 
 /* Seconds of one step by a plan: the slowest rank's computing and the merge. together: ranks on the
  * fullest machine. INFINITY: not known. */

@@ -5,7 +5,7 @@
  *     m = max s_i    l = sum exp(s_i - m)    o = sum exp(s_i - m) v_i    s_i = scale q.k_i
  *
  * in one pass: when a score exceeds m, l and o move to it. */
-#include "launch/run/run.h"
+#include "launch/oracle/oracle.h"
 
 #include "launch/data.h"
 #include "launch/isa.h"
@@ -54,7 +54,7 @@ static float largest(const float *restrict v, int32_t dim)
     return most;
 }
 
-static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t block)
+static bool is_lost(const oracle_task *t, int32_t layer, int32_t kv_head, int64_t block)
 {
     const banyan_spec *s = t->spec;
     if (s->lost_rank < 0 || (s->lost_layer >= 0 && s->lost_layer != layer)) return false;
@@ -63,7 +63,7 @@ static bool is_lost(const run_task *t, int32_t layer, int32_t kv_head, int64_t b
 
 /* A row's sums so far. */
 typedef struct running {
-    const run_task *t;
+    const oracle_task *t;
     double scaled[most_dim]; /* q times the scale */
     double m, l, squares;
     oracle_row *row;
@@ -101,8 +101,8 @@ static void take_means(running *r, int32_t layer, int32_t kv_head, int64_t first
     double sum_k[most_dim] = {0}, sum_v[most_dim] = {0};
     float k[most_dim], v[most_dim];
     for (int64_t i = first; i < end; i++) {
-        run_cached(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        run_cached(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        oracle_cached(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        oracle_cached(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
         add(sum_k, 1, k, s->key_dim);
         add(sum_v, 1, v, s->value_dim);
     }
@@ -111,28 +111,28 @@ static void take_means(running *r, int32_t layer, int32_t kv_head, int64_t first
     take_token(r, k, v, end - first);
 }
 
-void oracle_compute(const run_task *t, int32_t layer, int32_t head, int64_t token,
+void oracle_compute(const oracle_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *row)
 {
     const banyan_spec *s = t->spec;
     int32_t kv_head = head / (s->heads / s->kv_heads);
     float q[most_dim], k[most_dim], v[most_dim];
     running r = {.t = t, .m = -INFINITY, .row = row};
-    run_query(t, layer, token, head, q);
+    oracle_query(t, layer, token, head, q);
     for (int32_t d = 0; d < s->key_dim; d++)
-        r.scaled[d] = (double)s->scale * RUN_Q_DEVIATION * (double)q[d];
+        r.scaled[d] = (double)s->scale * ORACLE_Q_DEVIATION * (double)q[d];
     memset(row->out, 0, (size_t)s->value_dim * sizeof *row->out);
     row->tokens = 0;
     row->size = row->largest_value = 0;
     bool lost = false;
-    run_choose(t, layer, head, token, row);
+    oracle_choose(t, layer, head, token, row);
     for (int64_t i = 0; i <= token; i++) {
         if (i % s->block_tokens == 0) lost = is_lost(t, layer, kv_head, i / s->block_tokens);
         if (lost || !(row->chosen[i / s->block_tokens] ||
                       banyan_plan_reads(t->plan, layer, head, token, i)))
             continue;
-        run_cached(t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        run_cached(t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        oracle_cached(t, DATA_K, layer, i, kv_head, s->key_dim, k);
+        oracle_cached(t, DATA_V, layer, i, kv_head, s->value_dim, v);
         take_token(&r, k, v, 1);
     }
     int64_t first, end;

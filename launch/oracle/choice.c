@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Blocks that a row chooses by data, in float64 from the keys and queries that were made by hash: the
  * definition of selector "top", with the sums that say how near to a tie a choice is. */
-#include "launch/run/run.h"
+#include "launch/oracle/oracle.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 enum { most_dim = 576 };
 
 /* The rows of `token`'s call. */
-static banyan_range call_of(const run_task *t, int64_t token)
+static banyan_range call_of(const oracle_task *t, int64_t token)
 {
     const bool decoded = token >= t->tokens;
     const int64_t from = decoded ? t->tokens : t->at;
@@ -22,7 +22,7 @@ static banyan_range call_of(const run_task *t, int64_t token)
 }
 
 /* .. that lie in its own block. */
-static banyan_range piece_of(const run_task *t, int64_t token)
+static banyan_range piece_of(const oracle_task *t, int64_t token)
 {
     const int64_t block = t->spec->block_tokens;
     banyan_range call = call_of(t, token);
@@ -33,7 +33,7 @@ static banyan_range piece_of(const run_task *t, int64_t token)
 }
 
 /* Queries that choose together, each the sum of its rows: [heads][key_dim]. */
-static void pool(const run_task *t, int32_t layer, const banyan_choosing *c, int64_t token,
+static void pool(const oracle_task *t, int32_t layer, const banyan_choosing *c, int64_t token,
                  double *q)
 {
     const int32_t dim = t->spec->key_dim;
@@ -42,14 +42,14 @@ static void pool(const run_task *t, int32_t layer, const banyan_choosing *c, int
     memset(q, 0, (size_t)(c->heads * dim) * sizeof *q);
     for (int32_t h = 0; h < c->heads; h++)
         for (int64_t r = piece.first; r < piece.end; r++) {
-            run_query(t, layer, r, c->head[h], row);
+            oracle_query(t, layer, r, c->head[h], row);
             for (int32_t d = 0; d < dim; d++)
-                q[(int64_t)h * dim + d] += RUN_Q_DEVIATION * (double)row[d];
+                q[(int64_t)h * dim + d] += ORACLE_Q_DEVIATION * (double)row[d];
         }
 }
 
 /* A block's score, and the same with magnitudes. */
-static double score_of(const run_task *t, int32_t layer, const banyan_choosing *c,
+static double score_of(const oracle_task *t, int32_t layer, const banyan_choosing *c,
                        const double *q, int64_t block, double *size)
 {
     const banyan_spec *s = t->spec;
@@ -58,7 +58,7 @@ static double score_of(const run_task *t, int32_t layer, const banyan_choosing *
     double sum[most_dim] = {0}, least[most_dim], most[most_dim], score = 0;
     float k[most_dim];
     for (int32_t i = 0; i < s->block_tokens; i++) {
-        run_key(t, layer, block * s->block_tokens + i, kv_head, k);
+        oracle_key(t, layer, block * s->block_tokens + i, kv_head, k);
         for (int32_t d = 0; d < dim; d++) {
             const double x = (double)k[d];
             sum[d] += x;
@@ -78,13 +78,13 @@ static double score_of(const run_task *t, int32_t layer, const banyan_choosing *
 
 static int by_score(const void *a, const void *b)
 {
-    const run_scored *x = a, *y = b;
+    const oracle_scored *x = a, *y = b;
     if (x->score > y->score || x->score < y->score) return x->score > y->score ? -1 : 1;
     return x->block < y->block ? -1 : x->block > y->block;
 }
 
 /* Could rounding put another block among the first `blocks`? Of equal scores of equal blocks it cannot. */
-static bool is_near_tie(const run_scored *s, int64_t count, int64_t blocks, double error)
+static bool is_near_tie(const oracle_scored *s, int64_t count, int64_t blocks, double error)
 {
     if (count <= blocks) return false;
     const double in = s[blocks - 1].score, out = s[blocks].score;
@@ -98,8 +98,8 @@ static bool is_near_tie(const run_scored *s, int64_t count, int64_t blocks, doub
 
 /* How many of the sorted blocks have c->mass of the softmax over all; *is_near_tie where rounding of a
  * score could make them more or fewer. */
-static int64_t count_of(const run_task *t, const banyan_choosing *c, int64_t token,
-                        const run_scored *s, int64_t count, double error, bool *is_near)
+static int64_t count_of(const oracle_task *t, const banyan_choosing *c, int64_t token,
+                        const oracle_scored *s, int64_t count, double error, bool *is_near)
 {
     if (!(c->mass > 0)) return c->blocks;
     const banyan_range piece = piece_of(t, token);
@@ -116,7 +116,8 @@ static int64_t count_of(const run_task *t, const banyan_choosing *c, int64_t tok
     return chosen;
 }
 
-void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, oracle_row *row)
+void oracle_choose(const oracle_task *t, int32_t layer, int32_t head, int64_t token,
+                   oracle_row *row)
 {
     const banyan_spec *s = t->spec;
     banyan_choosing c;
@@ -131,7 +132,7 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
     pool(t, layer, &c, token, row->pooled);
     for (int64_t b = c.first; b <= token / s->block_tokens - c.local; b++) {
         double size;
-        row->scored[count] = (run_scored){score_of(t, layer, &c, row->pooled, b, &size), b};
+        row->scored[count] = (oracle_scored){score_of(t, layer, &c, row->pooled, b, &size), b};
         most = fmax(most, size);
         count++;
     }
@@ -144,7 +145,7 @@ void run_choose(const run_task *t, int32_t layer, int32_t head, int64_t token, o
     row->is_near_tie |= is_near_tie(row->scored, count, chosen, 2 * error);
 }
 
-banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row)
+banyan_status oracle_row_take(const oracle_task *t, int64_t tokens, oracle_row *row)
 {
     const banyan_spec *s = t->spec;
     const size_t blocks = (size_t)(tokens / s->block_tokens + 1);
@@ -156,7 +157,7 @@ banyan_status run_row_take(const run_task *t, int64_t tokens, oracle_row *row)
                                                                  : BANYAN_ERR_MEMORY;
 }
 
-void run_row_free(oracle_row *row)
+void oracle_row_free(oracle_row *row)
 {
     free(row->out);
     free(row->chosen);

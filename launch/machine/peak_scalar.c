@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rate of plain C: what a compiler makes of independent multiply-adds without ISA flags. */
-#include "launch/bench/bench.h"
+#include "launch/machine/machine.h"
 
 enum { sums = 32 };
 

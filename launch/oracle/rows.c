@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rows of `run`, as the oracle sees them: made anew from the seed, and rounded as the cache rounds. */
-#include "launch/run/run.h"
+#include "launch/oracle/oracle.h"
 
 #include "launch/data.h"
 
-static void make(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
+static void make(const oracle_task *t, int what, int32_t layer, int64_t token, int32_t head,
                  int32_t dim, float *out)
 {
     if (t->period)
@@ -13,8 +13,8 @@ static void make(const run_task *t, int what, int32_t layer, int64_t token, int3
         data_row(out, t->seed, what, layer, token, head, dim);
 }
 
-void run_cached(const run_task *t, int what, int32_t layer, int64_t token, int32_t head,
-                int32_t dim, float *out)
+void oracle_cached(const oracle_task *t, int what, int32_t layer, int64_t token, int32_t head,
+                   int32_t dim, float *out)
 {
     make(t, what, layer, token, head, dim, out);
     if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
@@ -22,12 +22,12 @@ void run_cached(const run_task *t, int what, int32_t layer, int64_t token, int32
     if (t->spec->cache_dtype == BANYAN_E4M3) data_round_e4m3(out, dim);
 }
 
-void run_query(const run_task *t, int32_t layer, int64_t token, int32_t head, float *q)
+void oracle_query(const oracle_task *t, int32_t layer, int64_t token, int32_t head, float *q)
 {
     make(t, DATA_Q, layer, token, head, t->spec->key_dim, q);
 }
 
-void run_key(const run_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k)
+void oracle_key(const oracle_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k)
 {
-    run_cached(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
+    oracle_cached(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
 }

@@ -6,7 +6,7 @@
  *     math     multiply-adds on registers, as many in flight as their latency wants
  *
  * Threads time themselves, and the slowest counts. */
-#include "launch/bench/bench.h"
+#include "launch/machine/machine.h"
 
 #include "launch/isa.h"
 
@@ -18,7 +18,7 @@
 
 static const peak *const peaks[] = {
     &peak_scalar,
-#ifdef BENCH_X86
+#ifdef MACHINE_X86
     &peak_avx2, &peak_avx512,
     &peak_avx512_bf16, /* the higher of two for one kernel comes last */
 #endif
@@ -43,14 +43,14 @@ static double clock_seconds(clockid_t clock)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double bench_seconds(const bench *b, int threads)
+double pace_seconds(const pace *by, int threads)
 {
-    return b->cpu_time ? clock_seconds(CLOCK_PROCESS_CPUTIME_ID) / threads : now_seconds();
+    return by->cpu_time ? clock_seconds(CLOCK_PROCESS_CPUTIME_ID) / threads : now_seconds();
 }
 
-double bench_thread_seconds(const bench *b)
+double pace_thread_seconds(const pace *by)
 {
-    return b->cpu_time ? clock_seconds(CLOCK_THREAD_CPUTIME_ID) : now_seconds();
+    return by->cpu_time ? clock_seconds(CLOCK_THREAD_CPUTIME_ID) : now_seconds();
 }
 
 /* ---- arithmetic ---------------------------------------------------------------------------- */
@@ -64,9 +64,9 @@ static double time_math(const ceilings *c, int threads, int64_t rounds)
     float sum = 0;
 #pragma omp parallel num_threads(threads) reduction(max : slowest) reduction(+ : sum)
     {
-        double start = bench_thread_seconds(c->b);
+        double start = pace_thread_seconds(c->by);
         sum += c->math->loop(rounds);
-        slowest = bench_thread_seconds(c->b) - start;
+        slowest = pace_thread_seconds(c->by) - start;
     }
     kept_float = sum;
     return slowest;
@@ -75,7 +75,7 @@ static double time_math(const ceilings *c, int threads, int64_t rounds)
 /* So many rounds that one measurement takes some milliseconds. */
 static int64_t enough_rounds(const ceilings *c)
 {
-    double seconds = c->b->quick ? 0.5e-3 : 4e-3;
+    double seconds = c->by->quick ? 0.5e-3 : 4e-3;
     int64_t rounds = 1 << 8;
     while (time_math(c, 1, rounds) < seconds) rounds *= 2;
     return rounds;
@@ -108,9 +108,9 @@ static double time_read(const ceilings *c, bool writes)
     reduction(+ : sum)
     for (int t = 0; t < c->threads; t++) {
         if (writes) memset(c->words + t * part, 1, (size_t)part * 8);
-        double start = bench_thread_seconds(c->b);
+        double start = pace_thread_seconds(c->by);
         if (!writes) sum += read_words(c->words + t * part, part);
-        slowest = bench_thread_seconds(c->b) - start;
+        slowest = pace_thread_seconds(c->by) - start;
     }
     kept_word = sum;
     return slowest;
@@ -130,17 +130,17 @@ static bool map_words(ceilings *c, int64_t bytes)
 
 /* ---- both ---------------------------------------------------------------------------------- */
 
-bool ceilings_choose(ceilings *c, const bench *b, int threads, const char *kernel,
+bool ceilings_choose(ceilings *c, const pace *by, int threads, const char *kernel,
                      banyan_dtype dtype)
 {
     const peak *math = peak_of(kernel, dtype);
     if (c->threads != threads) {
         ceilings_free(c);
-        c->b = b;
+        c->by = by;
         c->threads = threads;
         const int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-        int64_t bytes = (int64_t)(b->quick ? 16 : 256) << 20;
-        if (!b->quick && bytes < 8 * cache) bytes = 8 * cache;
+        int64_t bytes = (int64_t)(by->quick ? 16 : 256) << 20;
+        if (!by->quick && bytes < 8 * cache) bytes = 8 * cache;
         if (!map_words(c, bytes)) return false;
     }
     if (c->math == math) return true;
@@ -161,8 +161,8 @@ rates ceilings_measure(const ceilings *c, bool reads)
 double ceilings_read(int threads, int64_t bytes, double *sustained)
 {
     enum { passes = 5 };
-    const bench b = {.quick = true};
-    ceilings c = {.b = &b, .threads = threads};
+    const pace by = {.quick = true};
+    ceilings c = {.by = &by, .threads = threads};
     double best = 0;
     *sustained = 0;
     if (!map_words(&c, bytes)) return 0;

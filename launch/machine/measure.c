@@ -9,10 +9,10 @@
  *     computing  the kernel on many rows
  *
  * Reading and computing twice: the first rank of each machine alone, and all ranks at once. Medians. */
-#include "launch/scale/scale.h"
+#include "launch/machine/machine.h"
 
-#include "launch/bench/bench.h"
 #include "launch/data.h"
+#include "launch/single.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 /* What a device can do at most, by its own clock: the copy of a piece of its memory to another, which
  * reads and writes each byte once, and cuBLAS's product of two bf16 matrices of random numbers (zeros
  * would be faster: a GPU's clock depends on the bits that change). The best of some passes. */
-#include "launch/bench/bench.h"
+#include "launch/machine/machine.h"
 
 #include "launch/data.h"
 
