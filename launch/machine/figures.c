@@ -35,9 +35,10 @@ static void write_list(FILE *out, const char *name, const double *list, size_t c
 
 static void write_measured(FILE *out, const Banyan__Measured *k)
 {
-    static const char *const dtype[] = {"FP32", "BF16", "FP16"};
+    const ProtobufCEnumValue *dtype =
+        protobuf_c_enum_descriptor_get_value(&banyan__dtype__descriptor, k->dtype);
     fprintf(out, "  measured {\n    kernel: \"%s\"\n    dtype: %s\n    group: %d\n", k->kernel,
-            dtype[k->dtype], k->group);
+            dtype->name, k->group);
     fprintf(out, "    key_dim: %d\n    value_dim: %d\n", k->key_dim, k->value_dim);
     write_list(out, "bytes", k->bytes, k->n_bytes);
     write_list(out, "seconds", k->seconds, k->n_seconds);

@@ -1,4 +1,4 @@
-foreach(name set_test columns_test data_test file_test pattern_test)
+foreach(name set_test columns_test data_test file_test machine_test pattern_test)
   banyan_unit_test(${name} launch/${name}.c)
   target_link_libraries(${name} PRIVATE banyan_launch)
 endforeach()
