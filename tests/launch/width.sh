@@ -17,7 +17,7 @@ fits() {
               }
               /^(method|row) / { title = bars($0); next }
               title && NF == 0 { title = "" }
-              title && / \| / && bars($0) != title && !/^(prefill vertical|decode (reprod|1000))/' "$folder/output")
+              title && / \| / && bars($0) != title && !/^(prefill (vertical|flex)|decode (reprod|1000))/' "$folder/output")
   [ -z "$bars" ] || { echo "$bars" > "$folder/output"; fault "bars are not below bars in: $*"; }
 }
 wide() {
@@ -41,7 +41,7 @@ grep -q '^method *ranks nodes *tokens *a rank |  *median .* bits |  *MiB$' outpu
 fits "$mpirun" 2 "$banyan" scale $shape --tokens 64k --ranks 2,1 --method line --machine machine.txtpb \
   --set execution.memory_limit=12000000
 
-set -- "$banyan" bench --quick --threads 1 --only "decode dense|decode rep|decode 1000"
+set -- "$banyan" bench --quick --threads 1 --only "decode|vertical|flex"
 fits "$@"
 wide "MiB read" "$@"
 fits "$mpirun" 2 "$banyan" bench --quick
