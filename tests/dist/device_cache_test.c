@@ -94,6 +94,30 @@ static void test_plans(banyan_comm *comm)
     expect_plan(&spec, comm, BANYAN_ERR_MEMORY, "free on the device (memory_limit)");
 }
 
+/* Every selector that chooses by data is refused by its name. */
+static void test_choosing(banyan_comm *comm)
+{
+    int refused = 0;
+    for (int i = 0; banyan_selector_row(i); i++) {
+        const banyan_selector *selector = banyan_selector_row(i);
+        if (!selector->chooses && !selector->lines) continue;
+        banyan_spec spec;
+        banyan_rule rules[2];
+        char words[128];
+        set_spec(&cases[0], 1, &spec, rules);
+        const banyan_rule all = {0, -1, 0, -1, selector->name};
+        spec.rules = &all;
+        spec.rule_count = 1;
+        spec.placement = "heads";
+        snprintf(words, sizeof words, "selector \"%s\" and device \"cuda\"", selector->name);
+        expect_plan(&spec, comm, BANYAN_ERR_UNSUPPORTED, words);
+        expect_plan(&spec, comm, BANYAN_ERR_UNSUPPORTED,
+                    "on the CPU only, expected device cpu");
+        refused++;
+    }
+    CHECK(refused >= 2);
+}
+
 static void test_memory(banyan_comm *comm)
 {
     banyan_spec spec;
@@ -232,6 +256,7 @@ int main(void)
     banyan_comm *self = NULL;
     CHECK(banyan_comm_create("self", NULL, &self) == BANYAN_OK);
     test_plans(self);
+    test_choosing(self);
     test_memory(self);
     test_waits(self);
     test_cases(self, NULL);
