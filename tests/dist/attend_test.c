@@ -8,6 +8,7 @@
  * bytes that its plan says. Arguments: names of cases; none: all. */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 /* Left out: one layer, one thread, fp32 everywhere, dense, line, direct, first, home. */
 typedef struct shape_case {
@@ -294,11 +295,7 @@ static void test_case(const shape_case *c, banyan_comm *comm)
 
 int main(int argc, char **argv)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     for (int i = 0; i < CASES; i++) {
         int wanted = argc == 1;
         for (int a = 1; a < argc; a++) wanted |= strcmp(argv[a], cases[i].name) == 0;

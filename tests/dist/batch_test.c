@@ -8,6 +8,7 @@
  * same calls made alone, bit by bit, on a cache of one sequence that is brought to the same state. */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -337,11 +338,7 @@ static void test_world(banyan_comm *comm, uint64_t seed, int steps, int64_t *ful
 int main(int argc, char **argv)
 {
     const int worlds = argc > 1 ? atoi(argv[1]) : 12, steps = argc > 2 ? atoi(argv[2]) : 60;
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     int64_t full = 0;
     for (int i = 0; i < worlds; i++) test_world(comm, 1000 + (uint64_t)i, steps, &full);
     CHECK_MSG(full > 0 || worlds < 10, "the pool was never full");

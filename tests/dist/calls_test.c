@@ -3,6 +3,7 @@
  * call (append only, attend only). */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -379,11 +380,7 @@ static int test_absent(banyan_comm *comm)
 
 int main(int argc, char **argv)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     if (argc > 1 && strcmp(argv[1], "absent") == 0) return test_absent(comm);
     for (int all = 0; all < 2; all++) {
         banyan_spec spec;

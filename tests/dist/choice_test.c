@@ -14,6 +14,7 @@
  *                    the bits of one rank alone, also when the cache was saved and opened on the way */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -256,20 +257,11 @@ static int run_trial(trial *t, const law *l, banyan_comm *comm, const char *plac
                      int reopens, banyan_plan **plan)
 {
     const banyan_rule rule = {0, -1, 0, l->heads - 1, l->use};
-    banyan_spec spec;
-    banyan_spec_init(&spec);
-    spec.layers = 1;
-    spec.heads = HEADS;
-    spec.kv_heads = KV_HEADS;
-    spec.key_dim = DIM;
+    banyan_spec spec = test_spec(HEADS, KV_HEADS, DIM, BLOCK, TOKENS, &rule);
     spec.value_dim = VALUE_DIM;
-    spec.max_tokens = TOKENS;
     spec.max_rows = ROWS;
-    spec.block_tokens = BLOCK;
     spec.rollback_tokens = 40;
-    spec.cache_dtype = mode == WHOLE_NUMBERS && l->per_query ? BANYAN_BF16 : BANYAN_F32;
-    spec.rules = &rule;
-    spec.rule_count = 1;
+    if (mode == WHOLE_NUMBERS && l->per_query) spec.cache_dtype = BANYAN_BF16;
     spec.placement = placement;
     spec.threads = 2;
     spec.reproducible = mode == BITS;
@@ -470,12 +462,7 @@ static void test_plan(void)
 
 int main(void)
 {
-    banyan_comm *comm = NULL, *self = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK ||
-        banyan_comm_create("self", NULL, &self) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL), *self = test_comm("self");
     if (comm->size == 1) test_plan();
     for (size_t i = 0; i < sizeof laws / sizeof *laws; i++)
         for (int mode = 0; mode < MODES; mode++)

@@ -4,6 +4,7 @@
  * memory of a head is bounded by what it keeps, without it by the sequence. */
 #include "dist/cache.h"
 #include "tests/dist/sequence.h"
+#include "tests/world.h"
 
 enum { TOKENS = 1100, ROWS = 180, BLOCK = 16 };
 
@@ -109,11 +110,7 @@ static void test_case(const pattern_case *c, banyan_comm *comm)
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) test_case(&cases[i], comm);
     banyan_comm_destroy(comm);
     return test_end();

@@ -352,12 +352,7 @@ static void test_lost(banyan_comm *self)
 
 int main(void)
 {
-    banyan_comm *comm = NULL, *self = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK ||
-        banyan_comm_create("self", NULL, &self) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL), *self = test_comm("self");
     if (comm->size == 1) test_refused(), test_lost(self);
     for (size_t i = 0; i < sizeof laws / sizeof *laws; i++)
         for (int mode = 0; mode < MODES; mode++) test_law(&laws[i], comm, self, mode);

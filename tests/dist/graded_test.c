@@ -10,7 +10,7 @@
  *   uniform head   q = 0: every score is 0, so lse = ln(tokens seen) and out is the mean value. l
  *                  is a sum of ones, exact below 2^24, so only log rounds: 1e-5 is ample. */
 #include "dist/dist.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -142,11 +142,7 @@ static void test_mean(const banyan_plan *plan, float *k, float *v)
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     static float k[TOKENS * 2 * DIM], v[TOKENS * 2 * DIM];
     const banyan_rule s2 = {0, -1, 0, -1, "s2 stride=4 local=4 per=query"};
     for (int i = 0; i < 16; i++) {

@@ -4,7 +4,7 @@
  * oracle; and what is kept is 576 numbers for each token. Argument: how many tokens, default 700. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -162,11 +162,7 @@ static void test_refusal(banyan_comm *comm)
 int main(int argc, char **argv)
 {
     const int64_t tokens = argc > 1 ? strtoll(argv[1], NULL, 10) : 700;
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     test_refusal(comm);
     for (int i = 0; banyan_kernel_row(i); i++) {
         const banyan_kernel *kernel = banyan_kernel_row(i);

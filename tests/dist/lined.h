@@ -7,6 +7,7 @@
 
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 enum {
     TOKENS = 310,
@@ -92,19 +93,9 @@ static inline void make_whole(sequence *s)
 
 static inline banyan_spec spec_of(const banyan_rule *rule)
 {
-    banyan_spec spec;
-    banyan_spec_init(&spec);
-    spec.layers = 1;
-    spec.heads = HEADS;
-    spec.kv_heads = KV_HEADS;
-    spec.key_dim = DIM;
+    banyan_spec spec = test_spec(HEADS, KV_HEADS, DIM, BLOCK, TOKENS, rule);
     spec.value_dim = VALUE_DIM;
-    spec.max_tokens = TOKENS;
     spec.max_rows = ROWS;
-    spec.block_tokens = BLOCK;
-    spec.cache_dtype = BANYAN_F32;
-    spec.rules = rule;
-    spec.rule_count = 1;
     spec.placement = "heads";
     spec.threads = 2;
     return spec;

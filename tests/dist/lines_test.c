@@ -269,12 +269,7 @@ static void test_refused(void)
 
 int main(void)
 {
-    banyan_comm *comm = NULL, *self = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK ||
-        banyan_comm_create("self", NULL, &self) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL), *self = test_comm("self");
     if (comm->size == 1) test_refused();
     test_parts(comm);
     for (size_t i = 0; i < sizeof laws / sizeof *laws; i++)

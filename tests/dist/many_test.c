@@ -6,6 +6,7 @@
  * head, and answers as a sequence that was given all of it. */
 #include "dist/plan.h"
 #include "tests/dist/sequence.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -234,11 +235,7 @@ int main(int argc, char **argv)
 {
     (void)argv;
     const int full = argc > 1;
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     const int32_t counts[] = {1, 64, 5, 17};
     const int turns = full ? 3 : 1;
     for (int t = 0, i = 0; t < turns; t++)

@@ -9,6 +9,7 @@
  *     real data         random q, k and v, within the oracle's bound */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
+#include "tests/world.h"
 
 enum { TOKENS = 700, PROMPT = 601, ROWS = 150, BLOCK = 16, HEADS = 8, KV_HEADS = 4, DIM = 32 };
 
@@ -201,18 +202,8 @@ static void check_result(const sequence *s, const law_case *law, int head, int64
 static void test_law(const law_case *law, banyan_comm *comm, const char *placement, int counts)
 {
     const banyan_rule rule = {0, -1, 0, -1, law->use};
-    banyan_spec spec;
-    banyan_spec_init(&spec);
-    spec.layers = 1;
-    spec.heads = HEADS;
-    spec.kv_heads = KV_HEADS;
-    spec.key_dim = DIM;
-    spec.max_tokens = TOKENS;
+    banyan_spec spec = test_spec(HEADS, KV_HEADS, DIM, BLOCK, TOKENS, &rule);
     spec.max_rows = ROWS;
-    spec.block_tokens = BLOCK;
-    spec.cache_dtype = BANYAN_F32;
-    spec.rules = &rule;
-    spec.rule_count = 1;
     spec.placement = law->joins ? "heads" : placement; /* which are whole */
     spec.threads = 2;
     banyan_plan *plan = sequence_plan(&spec, comm);
@@ -235,11 +226,7 @@ static void test_law(const law_case *law, banyan_comm *comm, const char *placeme
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     for (size_t i = 0; i < sizeof laws / sizeof *laws; i++)
         for (int counts = 0; counts < 2; counts++)
             test_law(&laws[i], comm, (i + (size_t)counts) % 2 ? "spread" : "line", counts);

@@ -4,7 +4,7 @@
  * every merge, on any number of ranks. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -65,18 +65,8 @@ static int is_written(const scene *s, int head)
 static int open_scene(scene *s, const way *w, banyan_comm *comm, int has_sinks)
 {
     const banyan_rule rule = {0, -1, 2, 5, w->use};
-    banyan_spec spec;
-    banyan_spec_init(&spec);
-    spec.layers = 1;
-    spec.heads = HEADS;
-    spec.kv_heads = KV_HEADS;
-    spec.key_dim = DIM;
-    spec.max_tokens = TOKENS;
-    spec.max_rows = TOKENS;
-    spec.block_tokens = BLOCK;
+    banyan_spec spec = test_spec(HEADS, KV_HEADS, DIM, BLOCK, TOKENS, &rule);
     spec.evict = 0;
-    spec.rules = &rule;
-    spec.rule_count = 1;
     spec.cache_dtype = w->dtype;
     spec.placement = w->placement;
     spec.merge = w->merge;
@@ -382,12 +372,8 @@ static void test_refusals(banyan_comm *comm)
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
+    banyan_comm *comm = test_comm(NULL);
     uint64_t seed = 21;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
     for (int i = 0; i < VERSIONS * TOKENS * HEADS * DIM; i++)
         (&q[0][0][0][0])[i] = test_normal(&seed);
     for (int i = 0; i < TOKENS * KV_HEADS * DIM; i++) {

@@ -7,6 +7,7 @@
  * patterns and blocks, on data that are random, of scores of +-200 and more, of values of all sizes,
  * and with NaN and inf in some keys and values. Arguments: names of cases; none: all. */
 #include "tests/dist/sequence.h"
+#include "tests/world.h"
 
 enum { USUAL, FAR_APART, ANY_SIZE, ODD };
 
@@ -268,11 +269,7 @@ static void test_words(banyan_comm *comm)
 
 int main(int argc, char **argv)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int wanted = argc == 1;
         for (int a = 1; a < argc; a++) wanted |= strcmp(argv[a], cases[i].name) == 0;

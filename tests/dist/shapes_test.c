@@ -6,7 +6,7 @@
  * cross-layer attention (arXiv 2405.12981), in which every second layer reads the one below. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -471,11 +471,7 @@ static void test_refusals(banyan_comm *comm)
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     test_refusals(comm);
     test_sinks(comm);
     test_capacity(comm);

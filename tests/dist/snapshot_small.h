@@ -4,6 +4,7 @@
 #define BANYAN_TESTS_SNAPSHOT_SMALL_H
 
 #include "tests/dist/sequence.h"
+#include "tests/world.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -85,11 +86,7 @@ static inline void write_file(const char *path, const char *from, size_t bytes)
 /* In memory where there is a /dev/shm: no disk is waited for. */
 static inline banyan_comm *begin(const char *test)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        exit(1);
-    }
+    banyan_comm *comm = test_comm(NULL);
     long id = (long)getpid();
     CHECK(banyan_comm_broadcast(comm, &id, sizeof id, 0) == BANYAN_OK);
     snprintf(folder, sizeof folder, "%s/%s.%ld", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm",

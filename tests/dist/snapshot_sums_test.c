@@ -4,6 +4,7 @@
  * cache of that plan does which read all tokens itself, bit by bit; or it is refused, where sums cannot be
  * made. */
 #include "tests/dist/snapshot_world.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -72,11 +73,7 @@ int main(void)
 {
     const snapshot_case all = {"razor", "heads", BANYAN_BF16, 1, &razor, 1, 1, 0, 0};
     snapshot_case to = all, from = all;
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     long id = (long)getpid();
     CHECK(banyan_comm_broadcast(comm, &id, sizeof id, 0) == BANYAN_OK);
     const char *fast =

@@ -4,6 +4,7 @@
  * ranks without it, bit by bit; otherwise within the oracle's bound. The ranks of a job are all P and Q up to
  * their number. Saving again on the same ranks writes what is new; what was opened can be saved. */
 #include "tests/dist/snapshot_world.h"
+#include "tests/world.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
@@ -238,11 +239,7 @@ int main(int argc, char **argv)
 {
     (void)argv;
     static const int counts[] = {1, 2, 3, 4, 7};
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     long id = (long)getpid();
     CHECK(banyan_comm_broadcast(comm, &id, sizeof id, 0) == BANYAN_OK);
     const char *fast =

@@ -6,6 +6,7 @@
  *   - resident memory grows by what is kept: 256 MiB of records are appended, and the growth since
  *     before cache_create, less the workspace, is within 10 % of them. */
 #include "tests/dist/sequence.h"
+#include "tests/world.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -150,11 +151,7 @@ static void test_resident(banyan_comm *comm, const char *use, int64_t tokens)
 
 int main(void)
 {
-    banyan_comm *comm = NULL;
-    if (banyan_comm_create(NULL, NULL, &comm) != BANYAN_OK) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 1;
-    }
+    banyan_comm *comm = test_comm(NULL);
     test_no_allocation(comm, 1, "spread", "top blocks=5 by=minmax");
     test_no_allocation(comm, 1, "heads",
                        "vertical_slash columns=40 diagonals=20 last=3 sink=2 local=2");

@@ -4,7 +4,7 @@
  * right, one that is to be whole is not cut. */
 #include "dist/dist.h"
 #include "tests/oracle.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -12,19 +12,7 @@ enum { HEADS = 4, KV_HEADS = 2, DIM = 16, BLOCK = 16, TOKENS = 900 };
 
 static banyan_spec usual(const banyan_rule *rule)
 {
-    banyan_spec spec;
-    banyan_spec_init(&spec);
-    spec.layers = 1;
-    spec.heads = HEADS;
-    spec.kv_heads = KV_HEADS;
-    spec.key_dim = DIM;
-    spec.max_tokens = TOKENS;
-    spec.max_rows = TOKENS;
-    spec.block_tokens = BLOCK;
-    spec.cache_dtype = BANYAN_F32;
-    spec.rules = rule;
-    spec.rule_count = rule ? 1 : 0;
-    return spec;
+    return test_spec(HEADS, KV_HEADS, DIM, BLOCK, TOKENS, rule);
 }
 
 static void test_listed(void)
