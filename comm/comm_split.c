@@ -5,19 +5,19 @@
 #include <stdlib.h>
 
 /* What every rank said, and who it is. */
-typedef struct choice {
+typedef struct split_choice {
     int32_t color, key, rank;
-} choice;
+} split_choice;
 
 static int compare_choices(const void *a, const void *b)
 {
-    const choice *x = a, *y = b;
+    const split_choice *x = a, *y = b;
     if (x->key != y->key) return x->key < y->key ? -1 : 1;
     return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
 /* The new comm's rank, size and topology: its ranks keep the nodes and links that they have. */
-static banyan_status describe_split(const banyan_comm *comm, int color, choice *all,
+static banyan_status describe_split(const banyan_comm *comm, int color, split_choice *all,
                                     banyan_comm *out)
 {
     int32_t size = 0;
@@ -45,10 +45,10 @@ static banyan_status describe_split(const banyan_comm *comm, int color, choice *
 banyan_status banyan_comm_split(banyan_comm *comm, int color, int key, banyan_comm **out)
 {
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_split: out is NULL");
-    const choice mine = {color < 0 ? -1 : color, key, comm->rank};
+    const split_choice mine = {color < 0 ? -1 : color, key, comm->rank};
     banyan_comm *made = NULL;
     _Static_assert(sizeof mine <= BANYAN_SCRATCH_BYTES, "choices fit in the scratch");
-    choice *all = banyan_comm_scratch(comm);
+    split_choice *all = banyan_comm_scratch(comm);
     if (!all) return BANYAN_ERR_MEMORY;
     banyan_status status = banyan_comm_allgather(comm, &mine, sizeof mine, all);
     if (status) return status;

@@ -3,7 +3,7 @@
  * transfer that fails breaks the comm. */
 #include "comm/comm.h"
 
-static banyan_status check(const banyan_comm *comm)
+static banyan_status refuse_host_transport(const banyan_comm *comm)
 {
     if (comm->broken) return banyan_comm_is_broken(comm);
     if (comm->transport->device) return BANYAN_OK;
@@ -21,21 +21,21 @@ static banyan_status note(banyan_comm *comm, banyan_status status)
 banyan_status banyan_comm_device_start(banyan_comm *comm, int recv, int peer, void *data,
                                        size_t bytes)
 {
-    const banyan_status status = check(comm);
+    const banyan_status status = refuse_host_transport(comm);
     if (status) return status;
     return note(comm, comm->transport->device->start(comm, recv, peer, data, bytes));
 }
 
 banyan_status banyan_comm_device_flush(banyan_comm *comm, void *stream)
 {
-    const banyan_status status = check(comm);
+    const banyan_status status = refuse_host_transport(comm);
     return status ? status : note(comm, comm->transport->device->flush(comm, stream));
 }
 
 banyan_status banyan_comm_device_allreduce(banyan_comm *comm, float *values, int64_t count,
                                            banyan_op op, void *stream)
 {
-    const banyan_status status = check(comm);
+    const banyan_status status = refuse_host_transport(comm);
     if (status) return status;
     return note(comm, comm->transport->device->allreduce(comm, values, count, op, stream));
 }
@@ -43,13 +43,13 @@ banyan_status banyan_comm_device_allreduce(banyan_comm *comm, float *values, int
 banyan_status banyan_comm_device_poll(banyan_comm *comm)
 {
     if (!comm->transport->device) return BANYAN_OK;
-    const banyan_status status = check(comm);
+    const banyan_status status = refuse_host_transport(comm);
     return status ? status : note(comm, comm->transport->device->poll(comm));
 }
 
 banyan_status banyan_comm_device_wait(banyan_comm *comm, void *stream)
 {
-    const banyan_status status = check(comm);
+    const banyan_status status = refuse_host_transport(comm);
     return status ? status : note(comm, comm->transport->device->wait(comm, stream));
 }
 

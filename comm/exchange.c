@@ -29,7 +29,7 @@ static int32_t *lowest_of(const follower *f, int32_t rank, int32_t item)
     return &f->lowest[(size_t)rank * (size_t)f->items + (size_t)item];
 }
 
-static void add_message(banyan_exchange *x, int32_t peer, int32_t before, int32_t offset)
+static void begin_message(banyan_exchange *x, int32_t peer, int32_t before, int32_t offset)
 {
     x->message[x->messages++] =
         (message){.peer = peer, .first_item = x->items, .before = before, .offset = offset};
@@ -52,14 +52,14 @@ static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin
         if ((recv ? step->dst : step->src) != f->rank) continue;
         const int32_t peer = recv ? step->src : step->dst;
         if (x->messages == before || last_message(x)->peer != peer)
-            add_message(x, peer, x->messages - before, total);
+            begin_message(x, peer, x->messages - before, total);
         message *m = last_message(x);
         if (recv) {
-            x->source[x->sources++] = (source){.message = x->messages - 1,
-                                               .index = m->items,
-                                               .item = step->item,
-                                               .lowest = f->sent[i - begin],
-                                               .rank = peer};
+            x->source[x->sources++] = (fold_source){.message = x->messages - 1,
+                                                    .index = m->items,
+                                                    .item = step->item,
+                                                    .lowest = f->sent[i - begin],
+                                                    .rank = peer};
             f->arrived[step->item] = 1;
         }
         x->item[x->items++] = step->item;
@@ -71,7 +71,7 @@ static int32_t add_messages(banyan_exchange *x, const follower *f, int32_t begin
 
 static int compare_sources(const void *a, const void *b)
 {
-    const source *x = a, *y = b;
+    const fold_source *x = a, *y = b;
     if (x->item != y->item) return x->item < y->item ? -1 : 1;
     if (x->lowest != y->lowest) return x->lowest < y->lowest ? -1 : 1;
     return x->rank < y->rank ? -1 : x->rank > y->rank;
@@ -98,10 +98,10 @@ static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int3
         if (!f->arrived[item]) continue; /* its own is there already */
         f->arrived[item] = 0;
         if (!is_replaced(f, begin, end, item))
-            x->source[x->sources++] = (source){.message = -1,
-                                               .item = item,
-                                               .lowest = *lowest_of(f, f->rank, item),
-                                               .rank = f->rank};
+            x->source[x->sources++] = (fold_source){.message = -1,
+                                                    .item = item,
+                                                    .lowest = *lowest_of(f, f->rank, item),
+                                                    .rank = f->rank};
     }
     qsort(x->source + first, (size_t)(x->sources - first), sizeof *x->source, compare_sources);
     for (int32_t i = first; i < x->sources; i++) {
@@ -174,7 +174,7 @@ static void count_item(load *all, load *round, int32_t *last_peer, int32_t peer)
     all->messages = larger(all->messages, round->messages);
 }
 
-static extent measure(const banyan_schedule *s, int rank)
+static extent extent_of(const banyan_schedule *s, int rank)
 {
     extent size = {.ranks = rank + 1};
     load sends = {0}, recvs = {0}; /* this round */
@@ -200,7 +200,7 @@ static size_t fixed_bytes(const extent *size, int32_t rounds)
     const size_t sends = (size_t)size->sends.total, recvs = (size_t)size->recvs.total;
     return sizeof(banyan_exchange) + (size_t)(rounds + 1) * sizeof(round_part) +
            (sends + recvs + 1) * (sizeof(message) + sizeof(int32_t)) +
-           (recvs + 1) * sizeof(fold) + (2 * recvs + 1) * sizeof(source);
+           (recvs + 1) * sizeof(fold) + (2 * recvs + 1) * sizeof(fold_source);
 }
 
 /* Whole cache lines, and never none. */
@@ -212,7 +212,7 @@ static size_t buffer_bytes(int32_t messages, int32_t items, size_t max_item_byte
 
 size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_item_bytes)
 {
-    const extent size = measure(s, rank);
+    const extent size = extent_of(s, rank);
     return fixed_bytes(&size, s->rounds) +
            buffer_bytes(size.sends.messages, size.sends.items, max_item_bytes) +
            buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
@@ -227,7 +227,7 @@ static size_t fault_bytes(int32_t messages)
 void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
                                     int is_staged, size_t *host, size_t *device)
 {
-    const extent size = measure(s, rank);
+    const extent size = extent_of(s, rank);
     const size_t sends = buffer_bytes(size.sends.messages, size.sends.items, max_item_bytes);
     const size_t recvs = buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
     *host = fixed_bytes(&size, s->rounds) +
@@ -235,7 +235,7 @@ void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t m
     *device = recvs + (is_staged ? 0 : sends);
 }
 
-static int allocate(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
+static int allocate_lists(banyan_exchange *x, follower *f, const extent *size, int32_t rounds)
 {
     const size_t sends = (size_t)size->sends.total, recvs = (size_t)size->recvs.total;
     const size_t values = (size_t)size->ranks * (size_t)size->items;
@@ -271,7 +271,7 @@ static banyan_status take_buffers(banyan_exchange *x)
     return x->send_buffer && x->recv_buffer ? BANYAN_OK : BANYAN_ERR_MEMORY;
 }
 
-static const char *take(banyan_exchange *x, int on_host, size_t bytes, void *out)
+static const char *allocate_buffer(banyan_exchange *x, int on_host, size_t bytes, void *out)
 {
     size_t *held = on_host ? &x->held_bytes : &x->device_bytes;
     void *memory = NULL;
@@ -288,10 +288,11 @@ static banyan_status take_device_buffers(banyan_exchange *x)
     const size_t recvs = buffer_bytes(x->recv_messages, x->recv_items, x->max_item_bytes);
     const size_t faults = fault_bytes(x->messages);
     const int is_staged = x->memory->is_staged;
-    const char *failed = take(x, is_staged, sends, &x->send_buffer);
-    if (!failed) failed = take(x, 0, recvs, &x->recv_buffer);
+    const char *failed = allocate_buffer(x, is_staged, sends, &x->send_buffer);
+    if (!failed) failed = allocate_buffer(x, 0, recvs, &x->recv_buffer);
     if (!failed)
-        failed = is_staged ? take(x, 1, recvs, &x->arrivals) : take(x, 1, faults, &x->fault);
+        failed = is_staged ? allocate_buffer(x, 1, recvs, &x->arrivals)
+                           : allocate_buffer(x, 1, faults, &x->fault);
     if (!failed && x->fault) memset(x->fault, 0, faults);
     return banyan_device_status(failed);
 }
@@ -317,10 +318,10 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
     if (!is_sorted(s))
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "the schedule is not sorted, or repeats a step");
-    const extent size = measure(s, rank);
+    const extent size = extent_of(s, rank);
     follower f = {.s = s, .rank = rank, .items = size.items};
     banyan_exchange *x = calloc(1, sizeof *x);
-    int is_made = x && allocate(x, &f, &size, s->rounds);
+    int is_made = x && allocate_lists(x, &f, &size, s->rounds);
     for (int32_t begin = 0, end; is_made && begin < s->count; begin = end) {
         for (end = begin; end < s->count && s->step[end].round == s->step[begin].round;) end++;
         add_round(x, &f, begin, end);
@@ -345,7 +346,7 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
     return BANYAN_OK;
 }
 
-static void release(const banyan_memory *memory, int on_host, void *buffer)
+static void release_buffer(const banyan_memory *memory, int on_host, void *buffer)
 {
     if (buffer) memory->release(memory->ctx, on_host, buffer);
 }
@@ -359,10 +360,10 @@ void banyan_exchange_destroy(banyan_exchange *x)
     free(x->fold);
     free(x->source);
     if (x->memory) {
-        release(x->memory, x->memory->is_staged, x->send_buffer);
-        release(x->memory, 0, x->recv_buffer);
-        release(x->memory, 1, x->arrivals);
-        release(x->memory, 1, x->fault);
+        release_buffer(x->memory, x->memory->is_staged, x->send_buffer);
+        release_buffer(x->memory, 0, x->recv_buffer);
+        release_buffer(x->memory, 1, x->arrivals);
+        release_buffer(x->memory, 1, x->fault);
     } else {
         free(x->send_buffer);
         free(x->recv_buffer);

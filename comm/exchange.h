@@ -13,10 +13,10 @@ typedef struct message {
 } message;
 
 /* A value that is folded: item `index` of a received message, or (message < 0) this rank's own. */
-typedef struct source {
+typedef struct fold_source {
     int32_t message, index, item;
     int32_t lowest, rank; /* in the value; whose value */
-} source;
+} fold_source;
 
 typedef struct fold {
     int32_t item, first_source, sources;
@@ -36,7 +36,7 @@ struct banyan_exchange {
     message *message;
     int32_t *item;
     fold *fold;
-    source *source;
+    fold_source *source;
     int32_t send_items, recv_items; /* the largest round's */
     int32_t send_messages, recv_messages;
     char *send_buffer,
@@ -50,7 +50,7 @@ struct banyan_exchange {
 
 enum { header_magic = 0x62616e79, header_version = 1 };
 
-typedef struct header {
+typedef struct message_header {
     uint32_t magic, version;
     uint64_t plan;
     uint64_t item_bytes;
@@ -58,44 +58,46 @@ typedef struct header {
     int32_t round, items;
     int32_t dtype;
     uint32_t checksum; /* of the items; 0: none was asked for */
-} header;
+} message_header;
 
-_Static_assert(sizeof(header) == BANYAN_HEADER_BYTES, "a header is one cache line");
+_Static_assert(sizeof(message_header) == BANYAN_HEADER_BYTES, "a header is one cache line");
 
 /* One call of run. */
-typedef struct passing {
+typedef struct exchange_call {
     banyan_exchange *x;
     banyan_comm *comm;
     const banyan_passage *p;
-} passing;
+} exchange_call;
 
 /* Where a message lies in the round's buffer, and its items after the header. */
-static inline char *message_at(const passing *run, char *buffer, const message *m)
+static inline char *message_at(const exchange_call *run, char *buffer, const message *m)
 {
     return buffer + (size_t)m->before * BANYAN_HEADER_BYTES +
            (size_t)m->offset * run->p->item_bytes;
 }
 
-static inline char *item_at(const passing *run, char *buffer, const message *m, int32_t index)
+static inline char *item_at(const exchange_call *run, char *buffer, const message *m,
+                            int32_t index)
 {
     return message_at(run, buffer, m) + BANYAN_HEADER_BYTES +
            (size_t)index * run->p->item_bytes;
 }
 
-static inline size_t message_bytes(const passing *run, const message *m)
+static inline size_t message_bytes(const exchange_call *run, const message *m)
 {
     return BANYAN_HEADER_BYTES + (size_t)m->items * run->p->item_bytes;
 }
 
-static inline header header_of(const passing *run, const round_part *part, const message *m)
+static inline message_header header_of(const exchange_call *run, const round_part *part,
+                                       const message *m)
 {
-    header h = {.magic = header_magic,
-                .version = header_version,
-                .plan = run->x->plan,
-                .item_bytes = run->p->item_bytes,
-                .round = part->number,
-                .items = m->items,
-                .dtype = (int32_t)run->p->dtype};
+    message_header h = {.magic = header_magic,
+                        .version = header_version,
+                        .plan = run->x->plan,
+                        .item_bytes = run->p->item_bytes,
+                        .round = part->number,
+                        .items = m->items,
+                        .dtype = (int32_t)run->p->dtype};
     for (int i = 0; i < BANYAN_MARKS; i++) h.mark[i] = run->p->mark[i].value;
     return h;
 }
@@ -103,22 +105,22 @@ static inline header header_of(const passing *run, const round_part *part, const
 /* exchange_header.c: of a message's items. */
 uint32_t banyan_items_checksum(const void *items, size_t bytes);
 /* A message's header, before its items, which are there. Host memory. */
-void banyan_header_write(const passing *run, const round_part *part, const message *m,
+void banyan_header_write(const exchange_call *run, const round_part *part, const message *m,
                          char *place);
 /* Is what `peer` sent what this rank expects? Else ERR_COMM, with both values. */
-banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
-                                    const header *mine, const char *const *mark_name);
+banyan_status banyan_header_compare(int rank, int peer, const message_header *theirs,
+                                    const message_header *mine, const char *const *mark_name);
 /* The same for what the host received in a round. After a failed transfer, those headers that are
  * there at all tell more than a wrong size does. */
-banyan_status banyan_headers_check(const passing *run, const round_part *part, char *buffer,
-                                   banyan_status transfer);
+banyan_status banyan_headers_check(const exchange_call *run, const round_part *part,
+                                   char *buffer, banyan_status transfer);
 
 /* exchange_fold.c: an item's fold, or, in a device's memory, those of `count` items that lie one behind
  * the other everywhere. */
-banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t count);
+banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int32_t count);
 
 /* exchange_device.c: one round with a memory. */
-banyan_status banyan_device_post(const passing *run, const round_part *part);
-banyan_status banyan_device_end(const passing *run, const round_part *part);
+banyan_status banyan_device_post(const exchange_call *run, const round_part *part);
+banyan_status banyan_device_end(const exchange_call *run, const round_part *part);
 
 #endif

@@ -18,10 +18,10 @@
 
 /* ---- faults -------------------------------------------------------------------------------- */
 
-static banyan_status report(banyan_comm *comm, int peer, const banyan_fault *fault,
-                            const char *const *name)
+static banyan_status report_fault(banyan_comm *comm, int peer, const banyan_fault *fault,
+                                  const char *const *name)
 {
-    header theirs, mine;
+    message_header theirs, mine;
     memcpy(&theirs, fault->got, sizeof theirs);
     memcpy(&mine, fault->expected, sizeof mine);
     const banyan_status status = banyan_header_compare(comm->rank, peer, &theirs, &mine, name);
@@ -37,14 +37,14 @@ banyan_status banyan_exchange_look(const banyan_exchange *x, banyan_comm *comm)
     banyan_status status = banyan_comm_device_poll(comm);
     for (int32_t i = 0; x->fault && i < x->messages && !status; i++)
         if (__atomic_load_n(&x->fault[i].is_set, __ATOMIC_ACQUIRE))
-            status = report(comm, x->message[i].peer, &x->fault[i], x->mark_name);
+            status = report_fault(comm, x->message[i].peer, &x->fault[i], x->mark_name);
     return status;
 }
 
 /* ---- sending ------------------------------------------------------------------------------- */
 
 /* How many items of the message, from `first` on, lie one behind the other. */
-static int32_t run_of_items(const passing *run, const message *m, int32_t first)
+static int32_t run_of_items(const exchange_call *run, const message *m, int32_t first)
 {
     const int32_t *item = run->x->item + m->first_item;
     int32_t count = 1;
@@ -55,7 +55,7 @@ static int32_t run_of_items(const passing *run, const message *m, int32_t first)
     return count;
 }
 
-static banyan_status copy_items(const passing *run, const message *m)
+static banyan_status copy_items(const exchange_call *run, const message *m)
 {
     const banyan_memory *memory = run->x->memory;
     const char *failed = NULL;
@@ -69,7 +69,7 @@ static banyan_status copy_items(const passing *run, const message *m)
 }
 
 /* Posts the round; nothing is queued on the stream for it but the send buffer. */
-static banyan_status post_queued(const passing *run, const round_part *part)
+static banyan_status post_queued(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const message *m = run->x->message + part->first_message;
@@ -82,7 +82,7 @@ static banyan_status post_queued(const passing *run, const round_part *part)
     }
     for (int32_t i = 0; i < part->sends && !status; i++) {
         char *place = message_at(run, run->x->send_buffer, &m[i]);
-        const header h = header_of(run, part, &m[i]);
+        const message_header h = header_of(run, part, &m[i]);
         status = banyan_device_status(memory->put(memory->ctx, place, &h, sizeof h));
         if (!status) status = copy_items(run, &m[i]);
         if (!status)
@@ -92,7 +92,7 @@ static banyan_status post_queued(const passing *run, const round_part *part)
     return status;
 }
 
-static banyan_status post_staged(const passing *run, const round_part *part)
+static banyan_status post_staged(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const message *m = run->x->message + part->first_message;
@@ -103,7 +103,8 @@ static banyan_status post_staged(const passing *run, const round_part *part)
     for (int32_t i = 0; i < part->recvs && !status; i++) {
         const message *in = &m[part->sends + i];
         char *place = message_at(run, run->x->arrivals, in);
-        memset(place, 0, sizeof(header)); /* so that an old one is not taken for a new one */
+        memset(place, 0,
+               BANYAN_HEADER_BYTES); /* so that an old one is not taken for a new one */
         status = banyan_comm_start(run->comm, 1, in->peer, place, message_bytes(run, in));
     }
     for (int32_t i = 0; i < part->sends && !status; i++) {
@@ -114,7 +115,7 @@ static banyan_status post_staged(const passing *run, const round_part *part)
     return status;
 }
 
-banyan_status banyan_device_post(const passing *run, const round_part *part)
+banyan_status banyan_device_post(const exchange_call *run, const round_part *part)
 {
     for (int i = 0; i < BANYAN_MARKS; i++) run->x->mark_name[i] = run->p->mark[i].name;
     return run->x->memory->is_staged ? post_staged(run, part) : post_queued(run, part);
@@ -122,21 +123,21 @@ banyan_status banyan_device_post(const passing *run, const round_part *part)
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-static banyan_status receive_queued(const passing *run, const round_part *part)
+static banyan_status receive_queued(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const int32_t first = part->first_message + part->sends;
     banyan_status status = banyan_comm_device_flush(run->comm, memory->stream(memory->ctx));
     for (int32_t i = first; i < first + part->recvs && !status; i++) {
         const message *m = &run->x->message[i];
-        const header h = header_of(run, part, m);
+        const message_header h = header_of(run, part, m);
         status = banyan_device_status(memory->compare(
             memory->ctx, message_at(run, run->x->recv_buffer, m), &h, &run->x->fault[i]));
     }
     return status;
 }
 
-static banyan_status receive_staged(const passing *run, const round_part *part)
+static banyan_status receive_staged(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const banyan_status status =
@@ -150,16 +151,17 @@ static banyan_status receive_staged(const passing *run, const round_part *part)
 
 /* Do the values of b's sources lie behind those of a's, and the results too? a and b follow each other,
  * and so do their places in a message that brings both, since all that it brings is folded. */
-static int is_behind(const passing *run, const fold *a, const fold *b)
+static int is_behind(const exchange_call *run, const fold *a, const fold *b)
 {
-    const source *s = run->x->source + a->first_source, *t = run->x->source + b->first_source;
+    const fold_source *s = run->x->source + a->first_source,
+                      *t = run->x->source + b->first_source;
     if (a->sources != b->sources) return 0;
     for (int32_t i = 0; i < a->sources; i++)
         if (s[i].message != t[i].message) return 0;
     return run->p->data[b->item] == (char *)run->p->data[a->item] + run->p->item_bytes;
 }
 
-banyan_status banyan_device_end(const passing *run, const round_part *part)
+banyan_status banyan_device_end(const exchange_call *run, const round_part *part)
 {
     const fold *f = run->x->fold + part->first_fold;
     banyan_status status =

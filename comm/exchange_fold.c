@@ -7,7 +7,7 @@
 
 /* Folds into the caller's memory from the place of its own value on; what comes before it is
  * folded in the receive buffer, in the slot of the first. */
-banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t count)
+banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int32_t count)
 {
     const size_t bytes = (size_t)count * run->p->item_bytes;
     const banyan_memory *memory = run->x->memory;
@@ -15,7 +15,7 @@ banyan_status banyan_exchange_fold(const passing *run, const fold *f, int32_t co
     int owned = 0; /* is the caller's value in the sum, or not wanted? */
     char *sum = NULL;
     int32_t own_at = f->sources;
-    const source *s = run->x->source + f->first_source;
+    const fold_source *s = run->x->source + f->first_source;
     for (int32_t i = 0; i < f->sources; i++)
         if (s[i].message < 0) own_at = i;
     if (own_at == f->sources) owned = 1;

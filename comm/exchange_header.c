@@ -13,8 +13,8 @@ static banyan_status fail_number(int rank, int peer, const char *what, int64_t t
                        what, (long long)theirs, rank, (long long)mine);
 }
 
-banyan_status banyan_header_compare(int rank, int peer, const header *theirs,
-                                    const header *mine, const char *const *mark_name)
+banyan_status banyan_header_compare(int rank, int peer, const message_header *theirs,
+                                    const message_header *mine, const char *const *mark_name)
 {
     if (theirs->magic != mine->magic)
         return banyan_fail(BANYAN_ERR_COMM,
@@ -62,16 +62,16 @@ uint32_t banyan_items_checksum(const void *items, size_t bytes)
     return (uint32_t)(h >> 32) | 1; /* never 0 */
 }
 
-void banyan_header_write(const passing *run, const round_part *part, const message *m,
+void banyan_header_write(const exchange_call *run, const round_part *part, const message *m,
                          char *place)
 {
-    header h = header_of(run, part, m);
+    message_header h = header_of(run, part, m);
     if (run->comm->has_checksums)
         h.checksum = banyan_items_checksum(place + sizeof h, message_bytes(run, m) - sizeof h);
     memcpy(place, &h, sizeof h);
 }
 
-static banyan_status check_items(const passing *run, const message *m, const char *items,
+static banyan_status check_items(const exchange_call *run, const message *m, const char *items,
                                  uint32_t sent)
 {
     if (!run->comm->has_checksums) return BANYAN_OK;
@@ -85,15 +85,15 @@ static banyan_status check_items(const passing *run, const message *m, const cha
         m->peer, bytes, (unsigned)sent, (int)run->comm->rank, (unsigned)arrived);
 }
 
-banyan_status banyan_headers_check(const passing *run, const round_part *part, char *buffer,
-                                   banyan_status transfer)
+banyan_status banyan_headers_check(const exchange_call *run, const round_part *part,
+                                   char *buffer, banyan_status transfer)
 {
     const message *m = run->x->message + part->first_message + part->sends;
     const char *name[BANYAN_MARKS];
     for (int i = 0; i < BANYAN_MARKS; i++) name[i] = run->p->mark[i].name;
     for (int32_t i = 0; i < part->recvs; i++) {
-        header theirs;
-        const header mine = header_of(run, part, &m[i]);
+        message_header theirs;
+        const message_header mine = header_of(run, part, &m[i]);
         memcpy(&theirs, message_at(run, buffer, &m[i]), sizeof theirs);
         if (transfer && theirs.magic != mine.magic) continue;
         banyan_status status =

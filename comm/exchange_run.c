@@ -12,14 +12,15 @@
 
 #include <string.h>
 
-static banyan_status start_receive(const passing *run, const message *m)
+static banyan_status start_receive(const exchange_call *run, const message *m)
 {
     char *place = message_at(run, run->x->recv_buffer, m);
-    memset(place, 0, sizeof(header)); /* so that an old one is not taken for a new one */
+    memset(place, 0, BANYAN_HEADER_BYTES); /* so that an old one is not taken for a new one */
     return banyan_comm_start(run->comm, 1, m->peer, place, message_bytes(run, m));
 }
 
-static banyan_status start_send(const passing *run, const round_part *part, const message *m)
+static banyan_status start_send(const exchange_call *run, const round_part *part,
+                                const message *m)
 {
     char *place = message_at(run, run->x->send_buffer, m);
     for (int32_t i = 0; i < m->items; i++)
@@ -29,7 +30,7 @@ static banyan_status start_send(const passing *run, const round_part *part, cons
     return banyan_comm_start(run->comm, 0, m->peer, place, message_bytes(run, m));
 }
 
-static banyan_status post_round(const passing *run, const round_part *part)
+static banyan_status post_round(const exchange_call *run, const round_part *part)
 {
     if (run->x->memory) return banyan_device_post(run, part);
     const message *m = run->x->message + part->first_message;
@@ -40,7 +41,7 @@ static banyan_status post_round(const passing *run, const round_part *part)
     return status;
 }
 
-static banyan_status end_round(const passing *run, const round_part *part)
+static banyan_status end_round(const exchange_call *run, const round_part *part)
 {
     if (run->x->memory) return banyan_device_end(run, part);
     banyan_status status =
@@ -50,7 +51,7 @@ static banyan_status end_round(const passing *run, const round_part *part)
     return status;
 }
 
-static banyan_status fail_in_round(const passing *run, const round_part *part,
+static banyan_status fail_in_round(const exchange_call *run, const round_part *part,
                                    banyan_status status)
 {
     banyan_mark mark[BANYAN_MARKS + 1];
@@ -67,7 +68,7 @@ banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
     if (p->item_bytes > x->max_item_bytes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
                            p->item_bytes, x->max_item_bytes);
-    const passing run = {x, comm, p};
+    const exchange_call run = {x, comm, p};
     banyan_status status = x->memory ? banyan_exchange_look(x, comm) : BANYAN_OK;
     if (status || !x->rounds) return status;
     status = post_round(&run, x->round);
@@ -77,7 +78,7 @@ banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
 banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
                                      const banyan_passage *p, int64_t *messages, int64_t *bytes)
 {
-    const passing run = {x, comm, p};
+    const exchange_call run = {x, comm, p};
     for (int32_t r = 0; r < x->rounds; r++) {
         const round_part *part = &x->round[r];
         banyan_status status = r ? post_round(&run, part) : BANYAN_OK;

@@ -22,7 +22,7 @@ static const struct {
                  {NULL, "PMIX_RANK", 1}};
 
 /* A number of the environment; -1: there is none. */
-static int number_of(const char *name)
+static int environment_number(const char *name)
 {
     const char *text = name ? getenv(name) : NULL;
     char *end;
@@ -46,7 +46,7 @@ banyan_status banyan_launcher_check(const char *transport, int ranks)
     if (ranks != 1) return BANYAN_OK;
     for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
         const char *size_name = launchers[i].size, *rank_name = launchers[i].rank;
-        int size = number_of(size_name), rank = number_of(rank_name);
+        int size = environment_number(size_name), rank = environment_number(rank_name);
         if (size < 0 && (size_name || rank < 0)) continue;
         if (size < 0) size = rank + 1; /* at least */
         if (size == 1) return BANYAN_OK;

@@ -50,12 +50,12 @@ static int32_t whole_rounds(int32_t n)
     return k;
 }
 
-static int32_t before(const flock *f)
+static int32_t rounds_before(const flock *f)
 {
     return f->pairs > 0;
 }
 
-static int32_t place_of(const flock *f, int32_t group)
+static int32_t first_place(const flock *f, int32_t group)
 {
     return group < f->pairs ? 2 * group : group + f->pairs;
 }
@@ -82,21 +82,21 @@ static void add_for_all(flock *f, int32_t item, int32_t holders, banyan_schedule
     for (int32_t k = 0; k < f->rounds; k++)
         for (int32_t g = 0; g < 1 << f->rounds; g++) {
             if (g >> k & 1) continue;
-            const int32_t low = place_of(f, g), high = place_of(f, g | 1 << k);
-            add_step(f, before(f) + k, high, low, item, out);
-            add_step(f, before(f) + k, low, high, item, out);
+            const int32_t low = first_place(f, g), high = first_place(f, g | 1 << k);
+            add_step(f, rounds_before(f) + k, high, low, item, out);
+            add_step(f, rounds_before(f) + k, low, high, item, out);
             f->has[low] = f->has[high] = f->has[low] | f->has[high];
         }
     for (int32_t g = 0; g < f->pairs; g++) {
         const int is_its_own = holders == 1 && f->has[2 * g + 1];
         f->has[2 * g + 1] = 0; /* replaced */
-        if (!is_its_own) add_step(f, before(f) + f->rounds, 2 * g, 2 * g + 1, item, out);
+        if (!is_its_own) add_step(f, rounds_before(f) + f->rounds, 2 * g, 2 * g + 1, item, out);
     }
 }
 
 /* Two neighbouring parts become one, at the speaker of one of them. */
-static int32_t join(const flock *f, int32_t round, int32_t low, int32_t high, int at_high,
-                    int32_t item, banyan_schedule *out)
+static int32_t join_neighbours(const flock *f, int32_t round, int32_t low, int32_t high,
+                               int at_high, int32_t item, banyan_schedule *out)
 {
     if (low == nobody || high == nobody) return low == nobody ? high : low;
     const int32_t from = at_high ? low : high, to = at_high ? high : low;
@@ -108,16 +108,18 @@ static void add_for_home(flock *f, int32_t item, int32_t home, banyan_schedule *
 {
     const int32_t place = f->place[home], home_group = group_of(f, place);
     for (int32_t g = 0; g < 1 << f->rounds; g++) {
-        const int32_t first = place_of(f, g), low = f->has[first] ? first : nobody;
+        const int32_t first = first_place(f, g), low = f->has[first] ? first : nobody;
         const int32_t high = g < f->pairs && f->has[first + 1] ? first + 1 : nobody;
-        f->speaker[g] = join(f, 0, low, high, place == first + 1, item, out);
+        f->speaker[g] = join_neighbours(f, 0, low, high, place == first + 1, item, out);
     }
     for (int32_t k = 0; k < f->rounds; k++)
         for (int32_t g = 0; g < 1 << f->rounds; g += 2 << k)
-            f->speaker[g] = join(f, before(f) + k, f->speaker[g], f->speaker[g + (1 << k)],
-                                 home_group >> k & 1, item, out);
+            f->speaker[g] =
+                join_neighbours(f, rounds_before(f) + k, f->speaker[g],
+                                f->speaker[g + (1 << k)], home_group >> k & 1, item, out);
     if (f->speaker[0] != place)
-        banyan_schedule_add(out, before(f) + f->rounds, f->rank[f->speaker[0]], home, item, 0);
+        banyan_schedule_add(out, rounds_before(f) + f->rounds, f->rank[f->speaker[0]], home,
+                            item, 0);
 }
 
 static void butterfly_build(const banyan_topology *topology, const banyan_item *items,

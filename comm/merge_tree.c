@@ -43,8 +43,8 @@ static int32_t tree_rounds(int32_t members)
 }
 
 /* member[(root + p) % count] is the member at place p. */
-static void gather(banyan_schedule *out, int32_t round, const int32_t *member, int32_t count,
-                   int32_t root, int32_t item)
+static void add_tree(banyan_schedule *out, int32_t round, const int32_t *member, int32_t count,
+                     int32_t root, int32_t item)
 {
     for (int32_t k = 0; k < tree_rounds(count); k++)
         for (int32_t p = 1 << k; p < count; p += 2 << k)
@@ -146,9 +146,9 @@ static void build_items(const banyan_topology *topology, const banyan_item *item
         const int32_t begin = out->count;
         group_members(topology, items[i].holder, items[i].holders, items[i].home, m);
         for (int32_t g = 0; g < m->groups; g++)
-            gather(out, 0, m->rank + m->first[g], m->first[g + 1] - m->first[g],
-                   root_index(m, g), i);
-        gather(out, up.inside, m->root, m->groups, 0, i);
+            add_tree(out, 0, m->rank + m->first[g], m->first[g + 1] - m->first[g],
+                     root_index(m, g), i);
+        add_tree(out, up.inside, m->root, m->groups, 0, i);
         replace_first(out, begin, &items[i]);
         if (!all) continue;
         group_members(topology, everyone, topology->ranks, items[i].home, m);

@@ -19,17 +19,18 @@
 /* From here on halving is faster: measured with 2 and 4 ranks on one node. */
 static const int64_t long_bytes = 32768;
 
-typedef struct layout {
+typedef struct reduce_layout {
     reduce_round *round;
     int count;
     int32_t number; /* of the next round */
-} layout;
+} reduce_layout;
 
-typedef struct range {
+typedef struct float_range {
     int64_t first, count;
-} range;
+} float_range;
 
-static void add(layout *l, int32_t peer, range send, range recv, int fold)
+static void add_reduce_round(reduce_layout *l, int32_t peer, float_range send, float_range recv,
+                             int fold)
 {
     l->round[l->count++] = (reduce_round){.number = l->number,
                                           .peer = peer,
@@ -40,29 +41,31 @@ static void add(layout *l, int32_t peer, range send, range recv, int fold)
                                           .fold = fold};
 }
 
-static range half(range whole, int upper)
+static float_range half(float_range whole, int upper)
 {
     const int64_t low = whole.count / 2;
-    return upper ? (range){whole.first + low, whole.count - low} : (range){whole.first, low};
+    return upper ? (float_range){whole.first + low, whole.count - low}
+                 : (float_range){whole.first, low};
 }
 
 /* Rounds of the groups: group g of `groups`, of which the first `pairs` are two ranks. */
-static void add_groups(layout *l, int32_t g, int32_t groups, int32_t pairs, int64_t count)
+static void add_groups(reduce_layout *l, int32_t g, int32_t groups, int32_t pairs,
+                       int64_t count)
 {
-    range mine[32] = {{0, count}}; /* after each halving */
+    float_range mine[32] = {{0, count}}; /* after each halving */
     int k = 0;
     const int is_long = count * (int64_t)sizeof(float) >= long_bytes;
     for (; 1 << k < groups; k++, l->number++) {
         const int32_t other = g ^ 1 << k;
         const int upper = g >> k & 1;
         mine[k + 1] = is_long ? half(mine[k], upper) : mine[k];
-        add(l, other < pairs ? 2 * other : other + pairs,
-            is_long ? half(mine[k], !upper) : mine[k], mine[k + 1], 1);
+        add_reduce_round(l, other < pairs ? 2 * other : other + pairs,
+                         is_long ? half(mine[k], !upper) : mine[k], mine[k + 1], 1);
     }
     while (is_long && k-- > 0) {
         const int32_t other = g ^ 1 << k;
-        add(l, other < pairs ? 2 * other : other + pairs, mine[k + 1],
-            half(mine[k], !(g >> k & 1)), 0);
+        add_reduce_round(l, other < pairs ? 2 * other : other + pairs, mine[k + 1],
+                         half(mine[k], !(g >> k & 1)), 0);
         l->number++;
     }
 }
@@ -70,13 +73,13 @@ static void add_groups(layout *l, int32_t g, int32_t groups, int32_t pairs, int6
 int banyan_reduce_lay_out(int32_t ranks, int32_t rank, int64_t count,
                           reduce_round round[reduce_most_rounds])
 {
-    layout l = {.round = round};
+    reduce_layout l = {.round = round};
     int32_t groups = 1;
     while (2 * groups <= ranks) groups *= 2;
     const int32_t pairs = ranks - groups;
-    const range all = {0, count}, none = {0, 0};
+    const float_range all = {0, count}, none = {0, 0};
     const int is_paired = rank < 2 * pairs, is_odd = rank % 2;
-    if (is_paired) add(&l, rank ^ 1, is_odd ? all : none, is_odd ? none : all, 1);
+    if (is_paired) add_reduce_round(&l, rank ^ 1, is_odd ? all : none, is_odd ? none : all, 1);
     l.number = pairs > 0;
     if (!is_paired)
         add_groups(&l, rank - pairs, groups, pairs, count);
@@ -84,13 +87,14 @@ int banyan_reduce_lay_out(int32_t ranks, int32_t rank, int64_t count,
         add_groups(&l, rank / 2, groups, pairs, count);
     if (is_paired) {
         l.number = reduce_most_rounds;
-        add(&l, rank ^ 1, is_odd ? none : all, is_odd ? all : none, 0);
+        add_reduce_round(&l, rank ^ 1, is_odd ? none : all, is_odd ? all : none, 0);
     }
     return l.count;
 }
 
 /* A NaN in either is a NaN in the maximum. */
-static void fold(float *out, const float *lo, const float *hi, int64_t count, banyan_op op)
+static void fold_floats(float *out, const float *lo, const float *hi, int64_t count,
+                        banyan_op op)
 {
     if (op == BANYAN_SUM)
         for (int64_t i = 0; i < count; i++) out[i] = lo[i] + hi[i];
@@ -113,9 +117,9 @@ static banyan_status run_round(banyan_comm *comm, const reduce_round *r, float *
     if (!status) status = banyan_comm_wait(comm);
     if (status || !r->fold) return status;
     if (r->peer < comm->rank)
-        fold(into, room, into, r->recv_count, op);
+        fold_floats(into, room, into, r->recv_count, op);
     else
-        fold(into, into, room, r->recv_count, op);
+        fold_floats(into, into, room, r->recv_count, op);
     return BANYAN_OK;
 }
 

@@ -74,7 +74,7 @@ static int32_t message_end(const banyan_schedule *s, int32_t begin)
     return end;
 }
 
-static void add_message(rank_load *from, rank_load *to, int64_t bytes, double seconds)
+static void charge_message(rank_load *from, rank_load *to, int64_t bytes, double seconds)
 {
     from->messages++;
     from->bytes += bytes;
@@ -85,7 +85,7 @@ static void add_message(rank_load *from, rank_load *to, int64_t bytes, double se
 }
 
 /* A rank goes on when all that it sends and receives is through, whatever others still do. */
-static void end_round(rank_load *load, int32_t ranks)
+static void close_round(rank_load *load, int32_t ranks)
 {
     for (rank_load *r = load; r < load + ranks; r++) {
         r->ready = fmax(r->last, fmax(r->ready, r->begin) + fmax(r->sends, r->receives));
@@ -109,7 +109,7 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
         const int is_between = topology->node[step->src] != topology->node[step->dst];
         const banyan_link *link = is_between ? &topology->between : &topology->inside;
         const double seconds = link->alpha + link->beta * (double)bytes;
-        add_message(&load[step->src], &load[step->dst], bytes, seconds);
+        charge_message(&load[step->src], &load[step->dst], bytes, seconds);
         if (rank < 0 || rank == step->src) {
             out->messages++;
             out->bytes += bytes;
@@ -117,7 +117,7 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
             out->between_bytes += is_between ? bytes : 0;
         }
         if (end == s->count || s->step[end].round != step->round) {
-            end_round(load, topology->ranks);
+            close_round(load, topology->ranks);
             out->rounds++;
         }
     }
@@ -149,7 +149,7 @@ static uint64_t *set_of(const replay *r, uint64_t *sets, int32_t rank)
     return sets + (size_t)rank * (size_t)r->words;
 }
 
-static int is_empty(const replay *r, const uint64_t *set)
+static int is_empty_set(const replay *r, const uint64_t *set)
 {
     for (int32_t w = 0; w < r->words; w++)
         if (set[w]) return 0;
@@ -185,7 +185,7 @@ static banyan_status replay_step(replay *r, const banyan_step *step)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "item %d, round %d: rank %d is neither a holder nor home", number,
                            round, (int)(r->may[step->src] ? step->dst : step->src));
-    if (is_empty(r, from))
+    if (is_empty_set(r, from))
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "item %d, round %d: rank %d sends to rank %d before it has anything",
                            number, round, (int)step->src, (int)step->dst);
@@ -202,7 +202,7 @@ static banyan_status replay_step(replay *r, const banyan_step *step)
  * replaces. */
 static int has_target(replay *r, const banyan_step *const *step, int32_t count, int32_t at)
 {
-    if (!step[at]->combine || !is_empty(r, set_of(r, r->before, step[at]->dst))) return 1;
+    if (!step[at]->combine || !is_empty_set(r, set_of(r, r->before, step[at]->dst))) return 1;
     for (int32_t i = 0; i < count; i++)
         if (step[i]->dst == step[at]->dst && !step[i]->combine) return 1;
     return 0;

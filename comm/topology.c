@@ -41,11 +41,11 @@ void banyan_topology_free(banyan_topology *topology)
 
 /* ---- from text ----------------------------------------------------------------------------- */
 
-typedef struct reader {
+typedef struct topology_reader {
     const char *text, *at;
-} reader;
+} topology_reader;
 
-static banyan_status fail_at(const reader *in, const char *place, const char *expected)
+static banyan_status fail_at(const topology_reader *in, const char *place, const char *expected)
 {
     const int column = (int)(place - in->text) + 1;
     if (!*place)
@@ -57,13 +57,13 @@ static banyan_status fail_at(const reader *in, const char *place, const char *ex
                        in->text, column, length ? length : 1, place, expected);
 }
 
-static void skip_space(reader *in)
+static void skip_blanks(topology_reader *in)
 {
     while (isspace((unsigned char)*in->at)) in->at++;
 }
 
 /* Passes over "word:" when it comes next. */
-static int take_word(reader *in, const char *word)
+static int take_word(topology_reader *in, const char *word)
 {
     const size_t length = strlen(word);
     if (strncmp(in->at, word, length) || in->at[length] != ':') return 0;
@@ -71,7 +71,7 @@ static int take_word(reader *in, const char *word)
     return 1;
 }
 
-static banyan_status take_count(reader *in, int32_t *count)
+static banyan_status take_count(topology_reader *in, int32_t *count)
 {
     char expected[64];
     snprintf(expected, sizeof expected, "a count of 1..%d", (int)most_ranks);
@@ -86,7 +86,7 @@ static banyan_status take_count(reader *in, int32_t *count)
 }
 
 /* One count for all nodes, or one for each, into count [nodes]. */
-static banyan_status take_ranks(reader *in, int32_t nodes, int32_t *count)
+static banyan_status take_ranks(topology_reader *in, int32_t nodes, int32_t *count)
 {
     int32_t given = 0;
     for (;;) {
@@ -108,7 +108,7 @@ static banyan_status take_ranks(reader *in, int32_t nodes, int32_t *count)
     return BANYAN_OK;
 }
 
-static banyan_status fill_nodes(const reader *in, const int32_t *count, int32_t nodes,
+static banyan_status fill_nodes(const topology_reader *in, const int32_t *count, int32_t nodes,
                                 banyan_topology *out)
 {
     int64_t ranks = 0;
@@ -128,21 +128,21 @@ static banyan_status fill_nodes(const reader *in, const int32_t *count, int32_t 
 banyan_status banyan_topology_parse(const char *text, banyan_topology *out)
 {
     if (!text) return banyan_fail(BANYAN_ERR_ARGUMENT, "topology text is NULL");
-    reader in = {text, text};
+    topology_reader in = {text, text};
     int32_t nodes = 1;
-    skip_space(&in);
+    skip_blanks(&in);
     const int has_nodes = take_word(&in, "node");
     banyan_status status = has_nodes ? take_count(&in, &nodes) : BANYAN_OK;
     if (status) return status;
     const char *after = in.at;
-    skip_space(&in);
+    skip_blanks(&in);
     if ((has_nodes && *in.at && in.at == after) || !take_word(&in, "rank"))
         return fail_at(&in, in.at, has_nodes ? "rank:COUNT" : "node:COUNT or rank:COUNT");
     int32_t *count = malloc((size_t)nodes * sizeof *count);
     if (!count) return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for %d nodes", (int)nodes);
     status = take_ranks(&in, nodes, count);
     if (!status) {
-        skip_space(&in);
+        skip_blanks(&in);
         if (*in.at) status = fail_at(&in, in.at, "the end");
     }
     banyan_topology made = {0};

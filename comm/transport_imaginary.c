@@ -22,7 +22,7 @@ static void imaginary_close(banyan_comm *comm)
     (void)comm;
 }
 
-static banyan_status refuse(banyan_comm *comm)
+static banyan_status imaginary_refuse(banyan_comm *comm)
 {
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "the %d ranks of this comm are imaginary: it serves plans, and moves no "
@@ -34,13 +34,13 @@ static banyan_status imaginary_start(banyan_comm *comm, int recv, int peer, void
                                      size_t bytes)
 {
     (void)recv, (void)peer, (void)data, (void)bytes;
-    return refuse(comm);
+    return imaginary_refuse(comm);
 }
 
 static banyan_status imaginary_split(banyan_comm *comm, int color, int key, banyan_comm *out)
 {
     (void)color, (void)key, (void)out;
-    return refuse(comm);
+    return imaginary_refuse(comm);
 }
 
 const banyan_transport banyan_transport_imaginary = {
@@ -49,6 +49,6 @@ const banyan_transport banyan_transport_imaginary = {
     .open = imaginary_open,
     .close = imaginary_close,
     .start = imaginary_start,
-    .wait_all = refuse,
+    .wait_all = imaginary_refuse,
     .split = imaginary_split,
 };

@@ -15,7 +15,7 @@ extern const banyan_transport banyan_transport_mpi;
 
 /* ---- open and close ------------------------------------------------------------------------ */
 
-static void free_state(mpi_state *state)
+static void free_mpi_state(mpi_state *state)
 {
     free(state->request);
     free(state->posted);
@@ -25,7 +25,7 @@ static void free_state(mpi_state *state)
 
 /* A state with room for a message to and from everyone, so that a round of a merge allocates
  * nothing; for more, start grows it. */
-static mpi_state *new_state(mpi_job *job, int ranks)
+static mpi_state *new_mpi_state(mpi_job *job, int ranks)
 {
     mpi_state *state = calloc(1, sizeof *state);
     if (state) state->last = malloc((size_t)ranks * sizeof *state->last);
@@ -35,7 +35,7 @@ static mpi_state *new_state(mpi_job *job, int ranks)
         job->users++;
         return state;
     }
-    if (state) free_state(state);
+    if (state) free_mpi_state(state);
     banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the messages of %d ranks", ranks);
     return NULL;
 }
@@ -130,7 +130,7 @@ static void mpi_close(banyan_comm *comm)
     int may_wait = !is_down && !job->broken;
     if (may_wait && is_last && job->finalise) may_wait = all_arrive(comm, state);
     if (may_wait) MPI_Comm_free(&state->comm);
-    free_state(state);
+    free_mpi_state(state);
     job->users--;
     if (!is_last) return;
     if (may_wait && job->finalise) MPI_Finalize();
@@ -153,17 +153,17 @@ static banyan_status mpi_open(banyan_comm *comm, void *native)
     MPI_Comm_size(base, &size);
     comm->rank = rank;
     comm->size = size;
-    mpi_state *state = new_state(job, size);
+    mpi_state *state = new_mpi_state(job, size);
     status = state && banyan_comm_scratch(comm) ? BANYAN_OK : BANYAN_ERR_MEMORY;
     status = agree_early(base, rank, status);
     if (status) {
-        if (state) free_state(state);
+        if (state) free_mpi_state(state);
         goto free_job;
     }
     const int error = MPI_Comm_dup(base, &state->comm);
     if (error) {
         status = banyan_mpi_fail(state, "MPI_Comm_dup", error);
-        free_state(state);
+        free_mpi_state(state);
         goto free_job;
     }
     MPI_Comm_set_errhandler(state->comm, MPI_ERRORS_RETURN);
@@ -181,7 +181,7 @@ free_job:
 static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_comm *out)
 {
     mpi_state *parent = comm->state, *state = NULL;
-    if (out) state = new_state(parent->job, out->size);
+    if (out) state = new_mpi_state(parent->job, out->size);
     /* Agree before the call that waits for all. */
     banyan_status status =
         banyan_comm_agree(comm, out && !state ? BANYAN_ERR_MEMORY : BANYAN_OK);
@@ -192,7 +192,7 @@ static banyan_status mpi_split(banyan_comm *comm, int color, int key, banyan_com
     }
     if (status && state) {
         state->job->users--;
-        free_state(state);
+        free_mpi_state(state);
     }
     if (status || !out) return status;
     state->comm = made;

@@ -44,8 +44,8 @@ static banyan_status fail_transfer(mpi_state *state, const posted *message, int 
 }
 
 /* Hands a message to MPI; `matched` is that of a receive, NULL for a send. */
-static banyan_status begin(const banyan_comm *comm, mpi_state *state, int i, void *data,
-                           size_t bytes, MPI_Message *matched)
+static banyan_status post_message(const banyan_comm *comm, mpi_state *state, int i, void *data,
+                                  size_t bytes, MPI_Message *matched)
 {
     const int is_big = bytes > comm->piece, peer = state->posted[i].peer;
     MPI_Datatype type = MPI_BYTE;
@@ -84,7 +84,7 @@ banyan_status banyan_mpi_start(banyan_comm *comm, int recv, int peer, void *data
     const int is_posted = !recv;
 #endif
     const banyan_status status =
-        is_posted ? begin(comm, state, i, data, bytes, NULL) : BANYAN_OK;
+        is_posted ? post_message(comm, state, i, data, bytes, NULL) : BANYAN_OK;
     if (status) return status;
     state->wanted += !is_posted;
     state->count++;
@@ -102,8 +102,8 @@ static banyan_status fail_size(const banyan_comm *comm, mpi_state *state, const 
 }
 
 /* Receives the message that is matched with a wanted one, where it has room. */
-static banyan_status take(const banyan_comm *comm, mpi_state *state, int i,
-                          MPI_Message *matched, MPI_Status *size)
+static banyan_status receive_matched(const banyan_comm *comm, mpi_state *state, int i,
+                                     MPI_Message *matched, MPI_Status *size)
 {
     posted *message = &state->posted[i];
     MPI_Count got = 0;
@@ -111,8 +111,8 @@ static banyan_status take(const banyan_comm *comm, mpi_state *state, int i,
     message->got = (size_t)got;
     if (message->got > message->bytes && !(message->excess = malloc(message->got)))
         return fail_size(comm, state, message); /* and is never received */
-    return begin(comm, state, i, message->excess ? message->excess : message->data,
-                 message->got, matched);
+    return post_message(comm, state, i, message->excess ? message->excess : message->data,
+                        message->got, matched);
 }
 
 /* Looks for what is wanted. A message belongs to the first receive from its sender. */
@@ -129,7 +129,7 @@ static banyan_status look_for_wanted(const banyan_comm *comm, mpi_state *state)
             MPI_Improbe(message->peer, tag_data, state->comm, &is_there, &matched, &size);
         if (error) return banyan_mpi_fail(state, "MPI_Improbe", error);
         if (!is_there) continue;
-        const banyan_status status = take(comm, state, i, &matched, &size);
+        const banyan_status status = receive_matched(comm, state, i, &matched, &size);
         if (status) return status;
         state->wanted--;
     }
@@ -150,10 +150,11 @@ static banyan_status check_done(const banyan_comm *comm, mpi_state *state, poste
     return fail_size(comm, state, message);
 }
 
-/* One look: how many messages came through in *done, the first fault among them in *status. Not OK:
+/* One test of all: how many messages came through in *done, the first fault among them in *status. Not OK:
  * MPI itself failed. One by one: MPI_Testsome looks at each request's communicator, which MPI_Imrecv
  * leaves out over UCX in Open MPI 5.0.0 to 5.0.9 (open-mpi/ompi#13620). */
-static banyan_status look(banyan_comm *comm, mpi_state *state, int *done, banyan_status *status)
+static banyan_status test_requests(banyan_comm *comm, mpi_state *state, int *done,
+                                   banyan_status *status)
 {
     const banyan_status failed = look_for_wanted(comm, state);
     for (int i = 0; i < state->count && !failed; i++) {
@@ -171,7 +172,7 @@ static banyan_status look(banyan_comm *comm, mpi_state *state, int *done, banyan
 
 /* ---- the end of a round -------------------------------------------------------------------- */
 
-static void end_round(mpi_state *state)
+static void forget_posted(mpi_state *state)
 {
     for (int i = 0; i < state->count; i++)
         if (state->posted[i].recv) state->last[state->posted[i].peer] = -1;
@@ -185,7 +186,7 @@ banyan_status banyan_mpi_wait_all(banyan_comm *comm)
     double begun = 0;
     for (int64_t idle = 0; state->left > 0;) {
         int done = 0;
-        const banyan_status failed = look(comm, state, &done, &status);
+        const banyan_status failed = test_requests(comm, state, &done, &status);
         if (failed) return failed;
         if (done || ++idle < banyan_mpi_eager_polls) continue;
         sched_yield();
@@ -195,7 +196,7 @@ banyan_status banyan_mpi_wait_all(banyan_comm *comm)
         if (now - begun > comm->timeout)
             return status ? status : banyan_mpi_give_up(comm, state);
     }
-    end_round(state);
+    forget_posted(state);
     return status;
 }
 
@@ -205,11 +206,11 @@ banyan_status banyan_mpi_test(banyan_comm *comm, int *done)
     banyan_status status = BANYAN_OK;
     int through = 0;
     if (state->left > 0) {
-        const banyan_status failed = look(comm, state, &through, &status);
+        const banyan_status failed = test_requests(comm, state, &through, &status);
         if (failed || status) return failed ? failed : status;
     }
     *done = state->left == 0;
-    if (*done) end_round(state);
+    if (*done) forget_posted(state);
     return BANYAN_OK;
 }
 

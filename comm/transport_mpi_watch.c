@@ -22,12 +22,12 @@ static const double listen_seconds = 1; /* and no longer than the limit */
 /* One for each rank. */
 enum { unknown = -2, nobody = -1 }; /* otherwise the rank that it waits for */
 
-typedef struct words {
+typedef struct rank_words {
     char text[160];
     int count;
-} words;
+} rank_words;
 
-static void add_rank(words *w, int rank)
+static void add_rank(rank_words *w, int rank)
 {
     const size_t used = strlen(w->text);
     if (used < sizeof w->text - 24) /* a few names are enough */
@@ -48,7 +48,7 @@ static int waits_for(const mpi_state *state, int peer, int recv)
 }
 
 /* What MPI may still write to (posted.excess) stays as it is. */
-static void let_go(mpi_state *state)
+static void abandon_requests(mpi_state *state)
 {
     for (int i = 0; i < state->count; i++) {
         int done = 0;
@@ -96,7 +96,7 @@ static void exchange_signs(const banyan_comm *comm, mpi_state *state, int32_t *h
 static void explain(const banyan_comm *comm, const int32_t *heard, const char *waited_for,
                     char *text, size_t bytes)
 {
-    words silent = {"", 0};
+    rank_words silent = {"", 0};
     int first = nobody;
     *text = 0;
     for (int32_t r = 0; r < comm->size; r++) {
@@ -113,7 +113,7 @@ static void explain(const banyan_comm *comm, const int32_t *heard, const char *w
 
 banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state)
 {
-    words names = {"", 0};
+    rank_words names = {"", 0};
     char more[320] = "";
     int receives = 0, first = nobody;
     for (int i = 0; i < state->count; i++)
@@ -127,7 +127,7 @@ banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state)
         if (first == nobody) first = r;
         add_rank(&names, r);
     }
-    let_go(state);
+    abandon_requests(state);
     if (heard && waited_for) {
         heard[comm->rank] = first;
         exchange_signs(comm, state, heard);
@@ -142,7 +142,7 @@ banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state)
 
 void banyan_mpi_signs(banyan_comm *comm, char *text, size_t bytes)
 {
-    words silent = {"", 0};
+    rank_words silent = {"", 0};
     mpi_state *state = comm->state;
     int32_t *heard = malloc((size_t)comm->size * sizeof *heard);
     *text = 0;

@@ -208,7 +208,7 @@ static banyan_status connect(banyan_comm *host, nccl_state *state)
     return status;
 }
 
-static void free_state(nccl_state *state)
+static void free_nccl_state(nccl_state *state)
 {
     abort_nccl(state);
     banyan_comm_destroy(state->host);
@@ -218,7 +218,7 @@ static void free_state(nccl_state *state)
 }
 
 /* Takes the host comm, also when it fails. */
-static banyan_status new_state(banyan_comm *host, nccl_state **out)
+static banyan_status new_nccl_state(banyan_comm *host, nccl_state **out)
 {
     nccl_state *state = calloc(1, sizeof *state);
     if (state) state->host = host;
@@ -229,7 +229,7 @@ static banyan_status new_state(banyan_comm *host, nccl_state **out)
     if (!status)
         *out = state;
     else if (state)
-        free_state(state);
+        free_nccl_state(state);
     else
         banyan_comm_destroy(host);
     return status;
@@ -247,7 +247,7 @@ static banyan_status nccl_open(banyan_comm *comm, void *native)
     if (status)
         banyan_comm_destroy(host);
     else
-        status = new_state(host, &state);
+        status = new_nccl_state(host, &state);
     if (status) banyan_topology_free(&comm->topology);
     comm->state = state;
     return status;
@@ -263,7 +263,7 @@ static void nccl_close(banyan_comm *comm)
         ncclCommDestroy(state->comm);
         state->comm = NULL;
     }
-    free_state(state);
+    free_nccl_state(state);
 }
 
 static banyan_status nccl_split(banyan_comm *comm, int color, int key, banyan_comm *out)
@@ -271,9 +271,9 @@ static banyan_status nccl_split(banyan_comm *comm, int color, int key, banyan_co
     banyan_comm *whole = host_of(comm), *host = NULL;
     nccl_state *state = NULL;
     banyan_status status = banyan_comm_split(whole, color, key, &host);
-    if (!status && host) status = new_state(host, &state);
+    if (!status && host) status = new_nccl_state(host, &state);
     status = banyan_comm_agree(whole, status);
-    if (status && state) free_state(state);
+    if (status && state) free_nccl_state(state);
     if (!status && out) out->state = state;
     return status;
 }
@@ -325,7 +325,7 @@ static banyan_status device_start(banyan_comm *comm, int recv, int peer, void *d
 
 /* Once for each peer: is it here, where NCCL will wait for it? Both ranks of a pair meet in the same
  * round. */
-static banyan_status meet(banyan_comm *comm, int peer)
+static banyan_status meet_peer(banyan_comm *comm, int peer)
 {
     nccl_state *state = comm->state;
     banyan_comm *host = host_of(comm);
@@ -354,7 +354,7 @@ static banyan_status device_flush(banyan_comm *comm, void *stream)
     banyan_status status = device_poll(comm);
     const int count = state->count;
     state->count = 0;
-    for (int i = 0; i < count && !status; i++) status = meet(comm, state->posted[i].peer);
+    for (int i = 0; i < count && !status; i++) status = meet_peer(comm, state->posted[i].peer);
     if (!status) status = banyan_comm_wait(host_of(comm));
     if (status || !count) return status;
     ncclResult_t result = ncclGroupStart();
@@ -374,7 +374,7 @@ static banyan_status device_allreduce(banyan_comm *comm, float *values, int64_t 
 {
     nccl_state *state = comm->state;
     banyan_status status = device_poll(comm);
-    for (int r = 0; r < comm->size && !status; r++) status = meet(comm, r);
+    for (int r = 0; r < comm->size && !status; r++) status = meet_peer(comm, r);
     if (!status) status = banyan_comm_wait(host_of(comm));
     if (status) return status;
     const ncclResult_t result =

@@ -48,7 +48,7 @@ const banyan_transport *banyan_transport_row(int index)
     return index >= 0 && index < built_count ? built_rows[index] : NULL;
 }
 
-static const banyan_transport *find_row(const char *name)
+static const banyan_transport *find_transport(const char *name)
 {
     for (int i = 0; i < built_count; i++)
         if (!strcmp(built_rows[i]->name, name)) return built_rows[i];
@@ -76,9 +76,9 @@ static banyan_status fail_unknown(const char *name)
                        nearest ? "\"?)" : "");
 }
 
-static const char *default_transport(void)
+static const char *launched_transport(void)
 {
-    return banyan_launched_by_mpi() && find_row("mpi") ? "mpi" : "self";
+    return banyan_launched_by_mpi() && find_transport("mpi") ? "mpi" : "self";
 }
 
 banyan_status banyan_comm_open(const banyan_transport *row, void *native, banyan_comm **out)
@@ -98,8 +98,8 @@ banyan_status banyan_comm_open(const banyan_transport *row, void *native, banyan
 banyan_status banyan_comm_create(const char *transport, void *native, banyan_comm **out)
 {
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "comm_create: out is NULL");
-    const char *name = transport ? transport : default_transport();
-    const banyan_transport *row = find_row(name);
+    const char *name = transport ? transport : launched_transport();
+    const banyan_transport *row = find_transport(name);
     if (!row) return fail_unknown(name);
     banyan_comm *comm = NULL;
     banyan_status status = banyan_comm_open(row, native, &comm);

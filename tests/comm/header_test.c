@@ -98,12 +98,12 @@ static void check_items(int32_t at)
     CHECK(banyan_comm_split(world, 0, 0, &comm) == BANYAN_OK);
     banyan_comm_checksums(comm, 1);
     char data[BANYAN_HEADER_BYTES + 2 * 520] = "";
-    header h = {.magic = header_magic,
-                .version = header_version,
-                .plan = right.plan,
-                .item_bytes = right.item_bytes,
-                .mark = {right.merge, right.layer, right.token},
-                .items = right.items};
+    message_header h = {.magic = header_magic,
+                        .version = header_version,
+                        .plan = right.plan,
+                        .item_bytes = right.item_bytes,
+                        .mark = {right.merge, right.layer, right.token},
+                        .items = right.items};
     for (int i = BANYAN_HEADER_BYTES; i < (int)sizeof data; i++) data[i] = (char)(i * 37);
     h.checksum = banyan_items_checksum(data + sizeof h, sizeof data - sizeof h);
     memcpy(data, &h, sizeof h);
