@@ -2,7 +2,7 @@
 /* The runner's calls of banyan_attend, the only ones in launch/model. */
 #include "launch/model/runner.h"
 
-static size_t bytes_of(int64_t rows, int64_t width)
+static size_t float_bytes(int64_t rows, int64_t width)
 {
     return (size_t)(rows * width) * sizeof(float);
 }
@@ -13,10 +13,10 @@ static banyan_status send_heads(model *m, const chunk *c)
     device_array *on = m->work.on;
     int64_t kv_width = (int64_t)m->shape.kv_heads * m->shape.head_dim;
     int64_t width = (int64_t)m->shape.heads * m->shape.head_dim;
-    banyan_status status = device_send(m->device, &on[ON_K], bytes_of(c->rows, kv_width));
-    if (!status) status = device_send(m->device, &on[ON_V], bytes_of(c->rows, kv_width));
+    banyan_status status = device_send(m->device, &on[ON_K], float_bytes(c->rows, kv_width));
+    if (!status) status = device_send(m->device, &on[ON_V], float_bytes(c->rows, kv_width));
     if (!status && c->wanted > 0)
-        status = device_send(m->device, &on[ON_Q], bytes_of(c->wanted, width));
+        status = device_send(m->device, &on[ON_Q], float_bytes(c->wanted, width));
     return device_result(m, status);
 }
 
@@ -25,10 +25,10 @@ static banyan_status fetch_heads(model *m, int32_t rows, bool with_mass)
     device_array *on = m->work.on;
     int32_t heads = m->shape.heads;
     int64_t width = (int64_t)heads * m->shape.head_dim;
-    banyan_status status = device_fetch(m->device, &on[ON_OUT], bytes_of(rows, width));
-    if (!status) status = device_fetch(m->device, &on[ON_LSE], bytes_of(rows, heads));
+    banyan_status status = device_fetch(m->device, &on[ON_OUT], float_bytes(rows, width));
+    if (!status) status = device_fetch(m->device, &on[ON_LSE], float_bytes(rows, heads));
     if (!status && with_mass)
-        status = device_fetch(m->device, &on[ON_MASS], bytes_of(rows, heads));
+        status = device_fetch(m->device, &on[ON_MASS], float_bytes(rows, heads));
     return device_result(m, status);
 }
 

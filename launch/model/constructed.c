@@ -263,8 +263,8 @@ static void fill_content_o(const void *arg, int64_t row, float *out)
 
 typedef void (*fill_fn)(const void *arg, int64_t row, float *out);
 
-static int add(tensor_source *list, int count, const design *d, int layer, const char *part,
-               int64_t rows, int64_t cols, fill_fn fill)
+static int add_tensor(tensor_source *list, int count, const design *d, int layer,
+                      const char *part, int64_t rows, int64_t cols, fill_fn fill)
 {
     tensor_source *t = &list[count];
     *t = (tensor_source){.rows = rows, .cols = cols, .fill = fill, .arg = d};
@@ -282,22 +282,22 @@ static int list_tensors(const design *d, tensor_source *list)
         {fill_content_q, fill_content_k, fill_content_v, fill_content_o},
         {fill_content_q, fill_content_k, fill_content_v, fill_nothing}};
     int64_t q = (int64_t)d->spec.heads * DIM, kv = (int64_t)d->spec.kv_heads * DIM;
-    int n =
-        add(list, 0, d, -1, "model.embed_tokens", CONSTRUCTED_VOCAB, HIDDEN, fill_embedding);
+    int n = add_tensor(list, 0, d, -1, "model.embed_tokens", CONSTRUCTED_VOCAB, HIDDEN,
+                       fill_embedding);
     for (int layer = 0; layer < d->spec.layers; layer++) {
         const fill_fn *fill = fills[layer == 0 ? 0 : layer == d->spec.retrieval ? 1 : 2];
-        n = add(list, n, d, layer, "input_layernorm", HIDDEN, 0, fill_ones);
-        n = add(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[0]);
-        n = add(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[1]);
-        n = add(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[2]);
-        n = add(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[3]);
-        n = add(list, n, d, layer, "post_attention_layernorm", HIDDEN, 0, fill_ones);
-        n = add(list, n, d, layer, "mlp.gate_proj", INTERMEDIATE, HIDDEN, fill_nothing);
-        n = add(list, n, d, layer, "mlp.up_proj", INTERMEDIATE, HIDDEN, fill_nothing);
-        n = add(list, n, d, layer, "mlp.down_proj", HIDDEN, INTERMEDIATE, fill_nothing);
+        n = add_tensor(list, n, d, layer, "input_layernorm", HIDDEN, 0, fill_ones);
+        n = add_tensor(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[0]);
+        n = add_tensor(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[1]);
+        n = add_tensor(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[2]);
+        n = add_tensor(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[3]);
+        n = add_tensor(list, n, d, layer, "post_attention_layernorm", HIDDEN, 0, fill_ones);
+        n = add_tensor(list, n, d, layer, "mlp.gate_proj", INTERMEDIATE, HIDDEN, fill_nothing);
+        n = add_tensor(list, n, d, layer, "mlp.up_proj", INTERMEDIATE, HIDDEN, fill_nothing);
+        n = add_tensor(list, n, d, layer, "mlp.down_proj", HIDDEN, INTERMEDIATE, fill_nothing);
     }
-    n = add(list, n, d, -1, "model.norm", HIDDEN, 0, fill_ones);
-    return add(list, n, d, -1, "lm_head", CONSTRUCTED_VOCAB, HIDDEN, fill_head);
+    n = add_tensor(list, n, d, -1, "model.norm", HIDDEN, 0, fill_ones);
+    return add_tensor(list, n, d, -1, "lm_head", CONSTRUCTED_VOCAB, HIDDEN, fill_head);
 }
 
 static bool write_config(const char *dir, const design *d, char *why, size_t why_bytes)
@@ -350,7 +350,7 @@ banyan_status constructed_write(const char *dir, const constructed_spec *spec, c
     return BANYAN_ERR_MEMORY;
 }
 
-static int32_t integer_of(const json_t *object, const char *name)
+static int32_t integer_field(const json_t *object, const char *name)
 {
     return (int32_t)json_integer_value(json_object_get(object, name));
 }
@@ -369,13 +369,13 @@ int constructed_recognise(const char *dir, constructed_spec *out)
     if (known && out) {
         const json_t *retrieval = json_object_get(mark, "retrieval"); /* older ones lack it */
         *out = (constructed_spec){.max_tokens = json_integer_value(tokens),
-                                  .heads = integer_of(root, "num_attention_heads"),
-                                  .kv_heads = integer_of(root, "num_key_value_heads"),
+                                  .heads = integer_field(root, "num_attention_heads"),
+                                  .kv_heads = integer_field(root, "num_key_value_heads"),
                                   .dtype = type && strcmp(type, "float32") == 0   ? BANYAN_F32
                                            : type && strcmp(type, "float16") == 0 ? BANYAN_F16
                                                                                   : BANYAN_BF16,
                                   .shards = 1,
-                                  .layers = integer_of(root, "num_hidden_layers")};
+                                  .layers = integer_field(root, "num_hidden_layers")};
         out->retrieval = retrieval ? (int32_t)json_integer_value(retrieval) : out->layers - 1;
     }
     hf_config_close(&c);

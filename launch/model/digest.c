@@ -25,7 +25,7 @@ static uint64_t mix(uint64_t z)
     return z ^ (z >> 31);
 }
 
-static uint64_t add_bytes(uint64_t hash, const void *bytes, size_t count)
+static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t count)
 {
     const unsigned char *at = bytes;
     uint64_t word;
@@ -41,12 +41,12 @@ static uint64_t add_bytes(uint64_t hash, const void *bytes, size_t count)
 
 static uint64_t add_tensor(uint64_t hash, const tensor *t)
 {
-    uint64_t place = add_bytes(0, t->name, strlen(t->name));
+    uint64_t place = hash_bytes(0, t->name, strlen(t->name));
     hash = mix(hash ^ place);
-    if (t->bytes <= PLACES * PLACE_BYTES) return add_bytes(hash, t->data, t->bytes);
+    if (t->bytes <= PLACES * PLACE_BYTES) return hash_bytes(hash, t->data, t->bytes);
     for (int i = 0; i < PLACES; i++) {
         place = mix(place);
-        hash = add_bytes(hash, t->data + place % (t->bytes - PLACE_BYTES + 1), PLACE_BYTES);
+        hash = hash_bytes(hash, t->data + place % (t->bytes - PLACE_BYTES + 1), PLACE_BYTES);
     }
     return hash;
 }
@@ -59,12 +59,12 @@ banyan_status digest_make(const char *dir, const safetensors *files, uint64_t *d
     snprintf(path, sizeof path, "%s/config.json", dir);
     char *text = hf_read(path, &length, why, why_bytes);
     if (!text) return BANYAN_ERR_CONFIG;
-    uint64_t hash = add_bytes(0, text, length), headers = 0; /* a sum: files have no order */
+    uint64_t hash = hash_bytes(0, text, length), headers = 0; /* a sum: files have no order */
     free(text);
     size_t bytes, header_bytes;
     const void *header;
     for (int64_t i = 0; (header = safetensors_header(files, i, &header_bytes, &bytes)); i++)
-        headers += add_bytes(bytes, header, header_bytes);
+        headers += hash_bytes(bytes, header, header_bytes);
     hash = mix(hash ^ headers);
     for (int64_t i = 0; i < safetensors_count(files); i++)
         hash = add_tensor(hash, safetensors_row(files, i));

@@ -92,8 +92,8 @@ static int32_t list_parts(const model *m, const chunk *c, int version,
 }
 
 /* One version of the queries with its keys. */
-static banyan_status ask(model *m, int32_t layer, const chunk *c, int version,
-                         const banyan_range *probe)
+static banyan_status attend_version(model *m, int32_t layer, const chunk *c, int version,
+                                    const banyan_range *probe)
 {
     workspace *w = &m->work;
     const int64_t heads = m->shape.heads, width = heads * m->shape.head_dim;
@@ -134,7 +134,7 @@ banyan_status dual_attend(model *m, int32_t layer, const chunk *c, const model_p
     banyan_status status = single_attend(m->cache, m->sequence, layer, c->at, c->rows, NULL,
                                          w->k, w->v, NULL, NULL);
     for (int v = 0; !status && v < DUAL && c->wanted > 0; v++)
-        status = ask(m, layer, c, v, with_mass ? &range : NULL);
+        status = attend_version(m, layer, c, v, with_mass ? &range : NULL);
     if (!status && c->wanted > 0)
         status = banyan_combine(m->cache, layer, c->wanted, DUAL, (const void *const *)outs,
                                 lses, w->out, w->lse);

@@ -15,8 +15,8 @@
 
 typedef enum direction { MEASURE, PACK, UNPACK, LOCAL } direction;
 
-/* A walk over the rectangles of (src, dst). */
-typedef struct walk {
+/* Goes over the rectangles of (src, dst). */
+typedef struct rectangle_walk {
     model *m;
     int32_t layer;
     const chunk *c;
@@ -24,11 +24,11 @@ typedef struct walk {
     direction direction;
     float *buffer; /* moves on */
     int64_t floats;
-} walk;
+} rectangle_walk;
 
 /* One rectangle: `mine` where src has computed it, `home` where attend will read it. */
-static void move(walk *w, float *mine, int64_t mine_stride, float *home, int64_t home_stride,
-                 int64_t rows, int64_t width)
+static void move_rectangle(rectangle_walk *w, float *mine, int64_t mine_stride, float *home,
+                           int64_t home_stride, int64_t rows, int64_t width)
 {
     w->floats += rows * width;
     if (w->direction == PACK) rows_copy(w->buffer, width, mine, mine_stride, rows, width);
@@ -37,43 +37,33 @@ static void move(walk *w, float *mine, int64_t mine_stride, float *home, int64_t
     if (w->direction == PACK || w->direction == UNPACK) w->buffer += rows * width;
 }
 
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int holds_head(const model *m, int32_t layer, int64_t head, int rank)
 {
     int32_t kv_head = (int32_t)(head / (m->shape.heads / m->shape.kv_heads));
     return banyan_plan_holds(m->plan, layer, kv_head, rank);
 }
 
-static void walk_q(walk *w)
+static void walk_q(rectangle_walk *w)
 {
     const model *m = w->m;
     int64_t dim = m->shape.head_dim, all = m->layer[layer_of(m, w->layer)].q.columns;
     int64_t first = cut_first(all, w->src, m->ranks),
             end = cut_first(all, w->src + 1, m->ranks);
     for (int64_t at = first; at < end;) {
-        int64_t next = smaller((at / dim + 1) * dim, end);
+        int64_t next = smaller64((at / dim + 1) * dim, end);
         int held = holds_head(m, w->layer, at / dim, w->dst);
         while (next < end && holds_head(m, w->layer, next / dim, w->dst) == held)
-            next = smaller(next + dim, end);
+            next = smaller64(next + dim, end);
         if (held)
-            move(w, m->work.cut + (at - first), end - first, m->work.q + at, all, w->c->wanted,
-                 next - at);
+            move_rectangle(w, m->work.cut + (at - first), end - first, m->work.q + at, all,
+                           w->c->wanted, next - at);
         at = next;
     }
 }
 
 /* The rows of one KV head's k or v that dst keeps, one rectangle per run of blocks. */
-static void walk_blocks(walk *w, int64_t kv_head, float *mine, int64_t mine_stride, float *home,
-                        int64_t width)
+static void walk_blocks(rectangle_walk *w, int64_t kv_head, float *mine, int64_t mine_stride,
+                        float *home, int64_t width)
 {
     const model *m = w->m;
     int64_t size = m->block_tokens, first = w->c->at / size;
@@ -83,21 +73,21 @@ static void walk_blocks(walk *w, int64_t kv_head, float *mine, int64_t mine_stri
         int64_t begin = row;
         int rank = owner[(w->c->at + row) / size - first];
         while (row < w->c->rows && owner[(w->c->at + row) / size - first] == rank)
-            row = smaller(((w->c->at + row) / size + 1) * size - w->c->at, w->c->rows);
+            row = smaller64(((w->c->at + row) / size + 1) * size - w->c->at, w->c->rows);
         if (rank == w->dst)
-            move(w, mine + begin * mine_stride, mine_stride, home + begin * home_stride,
-                 home_stride, row - begin, width);
+            move_rectangle(w, mine + begin * mine_stride, mine_stride,
+                           home + begin * home_stride, home_stride, row - begin, width);
     }
 }
 
-static void walk_kv(walk *w)
+static void walk_kv(rectangle_walk *w)
 {
     const model *m = w->m;
     int64_t dim = m->shape.head_dim, all = m->layer[layer_of(m, w->layer)].kv.columns;
     int64_t first = cut_first(all, w->src, m->ranks),
             end = cut_first(all, w->src + 1, m->ranks);
     for (int64_t part = first / dim; part * dim < end; part++) { /* k_0, v_0, k_1, v_1, .. */
-        int64_t at = larger(part * dim, first), next = smaller((part + 1) * dim, end);
+        int64_t at = larger64(part * dim, first), next = smaller64((part + 1) * dim, end);
         float *home = (part % 2 ? m->work.v : m->work.k) + part / 2 * dim + at % dim;
         if (at < next && banyan_plan_holds(m->plan, w->layer, (int32_t)(part / 2), w->dst))
             walk_blocks(w, part / 2, m->work.cut_kv + (at - first), end - first, home,
@@ -108,7 +98,7 @@ static void walk_kv(walk *w)
 static int64_t walk_run(model *m, int32_t layer, const chunk *c, int src, int dst,
                         direction direction, float *buffer)
 {
-    walk w = {m, layer, c, src, dst, direction, buffer, 0};
+    rectangle_walk w = {m, layer, c, src, dst, direction, buffer, 0};
     if (c->wanted > 0) walk_q(&w);
     walk_kv(&w);
     return w.floats;
@@ -210,7 +200,7 @@ banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float
 }
 
 banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
-                           piece *pieces)
+                           activation_columns *columns_of)
 {
     workspace *w = &m->work;
     float *recv = w->recv;
@@ -218,16 +208,17 @@ banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float 
     for (int peer = 0; peer < m->ranks; peer++) {
         int64_t first = cut_first(columns, peer, m->ranks);
         int64_t count = cut_first(columns, peer + 1, m->ranks) - first;
-        pieces[peer] = (piece){peer == m->rank ? mine : recv, first, count, count};
+        columns_of[peer] =
+            (activation_columns){peer == m->rank ? mine : recv, first, count, count};
         if (peer == m->rank || count == 0) continue;
         w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)(rows * count) * sizeof *recv};
         recv += rows * count;
     }
     for (int peer = 0; peer < m->ranks; peer++)
-        if (peer != m->rank && pieces[m->rank].count > 0)
+        if (peer != m->rank && columns_of[m->rank].count > 0)
             w->sends[sends++] =
                 (banyan_message){peer, (void *)(uintptr_t)mine,
-                                 (size_t)(rows * pieces[m->rank].count) * sizeof *mine};
+                                 (size_t)(rows * columns_of[m->rank].count) * sizeof *mine};
     return banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
 }
 
@@ -238,10 +229,10 @@ int64_t exchange_floats(const model *m, int sending)
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim;
     int64_t kv = 2 * (int64_t)s->kv_heads * s->head_dim;
     int64_t cut =
-        larger(larger(s->hidden, description_inner(&m->is)), larger(q, m->is.experts));
+        larger64(larger64(s->hidden, description_inner(&m->is)), larger64(q, m->is.experts));
     /* the head's logits, or every rank's choices of an id (head.c) */
-    int64_t head = HEAD_ROWS * larger(s->vocab, 2 * (int64_t)m->ranks);
-    if (!sending) return larger(rows * larger(cut, q + kv), head);
+    int64_t head = HEAD_ROWS * larger64(s->vocab, 2 * (int64_t)m->ranks);
+    if (!sending) return larger64(rows * larger64(cut, q + kv), head);
     /* q goes to every holder of a head, k and v to one owner each; outputs to all from one
      * copy */
     int64_t most = 0;
@@ -249,12 +240,12 @@ int64_t exchange_floats(const model *m, int sending)
         const struct layer *of = &m->layer[layer_of(m, layer)];
         int64_t floats = 0, end = of->q.first + of->q.count;
         for (int64_t at = of->q.first; at < end;) {
-            int64_t next = smaller((at / s->head_dim + 1) * s->head_dim, end);
+            int64_t next = smaller64((at / s->head_dim + 1) * s->head_dim, end);
             for (int peer = 0; peer < m->ranks; peer++)
                 if (holds_head(m, layer, at / s->head_dim, peer)) floats += next - at;
             at = next;
         }
-        most = larger(most, floats + of->kv.count);
+        most = larger64(most, floats + of->kv.count);
     }
-    return rows * larger(most, q);
+    return rows * larger64(most, q);
 }

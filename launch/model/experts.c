@@ -21,7 +21,7 @@ static void softmax(float *x, int32_t count)
 }
 
 /* The best of one row (ties: the lower) keep their shares; those of the others become -1. */
-static void choose(const description *d, float *share, unsigned char *taken)
+static void choose_experts(const description *d, float *share, unsigned char *taken)
 {
     float kept = 0;
     memset(taken, 0, (size_t)d->experts);
@@ -46,20 +46,20 @@ static banyan_status route(model *m, const layer *l, int32_t rows)
     workspace *w = &m->work;
     int64_t width = m->is.experts;
     banyan_status status = linear_run(m, &l->router, w->h, rows, w->cut);
-    if (!status) status = exchange_cut(m, width, rows, w->cut, w->pieces);
+    if (!status) status = exchange_cut(m, width, rows, w->cut, w->columns_of);
     if (status) return status;
     for (int r = 0; r < m->ranks; r++)
-        rows_copy(w->share + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
-                  rows, w->pieces[r].count);
+        rows_copy(w->share + w->columns_of[r].first, width, w->columns_of[r].data,
+                  w->columns_of[r].stride, rows, w->columns_of[r].count);
     for (int32_t row = 0; row < rows; row++) {
         softmax(w->share + row * width, m->is.experts);
-        choose(&m->is, w->share + row * width, w->taken);
+        choose_experts(&m->is, w->share + row * width, w->taken);
     }
     return BANYAN_OK;
 }
 
 /* The rows that chose an expert, one after the other in `out`; how many. */
-static int32_t gather(const model *m, int32_t expert, int32_t rows, float *out)
+static int32_t gather_expert(const model *m, int32_t expert, int32_t rows, float *out)
 {
     int64_t width = m->shape.hidden;
     int32_t count = 0;
@@ -70,8 +70,8 @@ static int32_t gather(const model *m, int32_t expert, int32_t rows, float *out)
 }
 
 /* sum [rows][width] += an expert's rows, by their shares. */
-static void scatter(const model *m, int32_t expert, int32_t rows, const float *from,
-                    int64_t width, float *sum)
+static void scatter_expert(const model *m, int32_t expert, int32_t rows, const float *from,
+                           int64_t width, float *sum)
 {
     for (int32_t row = 0; row < rows; row++) {
         float share = m->work.share[row * (int64_t)m->is.experts + expert];
@@ -81,13 +81,13 @@ static void scatter(const model *m, int32_t expert, int32_t rows, const float *f
 }
 
 /* act(Wg h) * Wu h of all pairs, cut, in `mine` [pairs][count]. */
-static banyan_status activate(model *m, const layer *l, int32_t rows, float *mine)
+static banyan_status activate_experts(model *m, const layer *l, int32_t rows, float *mine)
 {
     workspace *w = &m->work;
     banyan_status status = BANYAN_OK;
     for (int32_t e = 0; !status && e < m->is.experts; e++) {
         const linear *both = &l->expert_gate_up[e];
-        int32_t count = gather(m, e, rows, w->some);
+        int32_t count = gather_expert(m, e, rows, w->some);
         status = linear_run(m, both, w->some, count, w->cut);
         if (!status) rows_activate(&m->is, w->cut, count, both->count, mine);
         mine += count * both->count;
@@ -102,11 +102,11 @@ banyan_status experts_run(model *m, const layer *l, int32_t rows)
     int64_t out = l->expert_down[0].count;
     float *mine = w->out; /* free by now */
     banyan_status status = route(m, l, rows);
-    if (!status) status = activate(m, l, rows, mine);
-    if (!status) status = exchange_cut(m, width, (int32_t)pairs, mine, w->pieces);
+    if (!status) status = activate_experts(m, l, rows, mine);
+    if (!status) status = exchange_cut(m, width, (int32_t)pairs, mine, w->columns_of);
     for (int r = 0; !status && r < m->ranks; r++)
-        rows_copy(w->wide + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
-                  pairs, w->pieces[r].count);
+        rows_copy(w->wide + w->columns_of[r].first, width, w->columns_of[r].data,
+                  w->columns_of[r].stride, pairs, w->columns_of[r].count);
     memset(w->cut, 0, (size_t)(rows * out) * sizeof *w->cut);
     const float *in = w->wide;
     for (int32_t e = 0; !status && e < m->is.experts; e++) {
@@ -114,7 +114,7 @@ banyan_status experts_run(model *m, const layer *l, int32_t rows)
         for (int32_t row = 0; row < rows; row++)
             count += w->share[row * (int64_t)m->is.experts + e] >= 0;
         status = linear_run(m, &l->expert_down[e], in, count, w->some);
-        if (!status) scatter(m, e, rows, w->some, out, w->cut);
+        if (!status) scatter_expert(m, e, rows, w->some, out, w->cut);
         in += count * width;
     }
     return status;

@@ -81,7 +81,7 @@ static const char *word(const char *own, const char *common)
     return own ? own : common;
 }
 
-static void check_shape(hf_config *c, const model_shape *s)
+static void check_model_shape(hf_config *c, const model_shape *s)
 {
     char have[64];
     if (c->failed) return;
@@ -124,10 +124,10 @@ static void read_shape(hf_config *c, const family *f, model_shape *out)
     out->norm_eps =
         hf_number(c, NULL, word(w->eps, "rms_norm_eps"), f->eps > 0 ? f->eps : 1e-6);
     out->tied = hf_truth(c, NULL, "tie_word_embeddings", f->tied);
-    check_shape(c, out);
+    check_model_shape(c, out);
 }
 
-static void read_layer(hf_config *c, const family *f, description *d)
+static void read_layer_fields(hf_config *c, const family *f, description *d)
 {
     static const char *const words[] = {"silu",  "gelu_pytorch_tanh", "gelu", "gegelu",
                                         "swish", "gelu_new",          NULL};
@@ -214,7 +214,7 @@ static void read_all(hf_config *c, description *d)
 {
     const family *f = d->family = find_family(c);
     if (f) read_shape(c, f, &d->shape);
-    if (f) read_layer(c, f, d);
+    if (f) read_layer_fields(c, f, d);
     if (c->failed) return;
     read_ropes(c, f, d);
     d->layer = calloc((size_t)d->shape.layers, sizeof *d->layer);

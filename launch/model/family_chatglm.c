@@ -2,7 +2,7 @@
 /* GLM-4-9B under its own names (glm-4-9b-chat-1m as published; ChatGLM2 and 3 too). */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void chatglm_read(hf_config *c, description *d)
 {
     static const char *const expected[][2] = {{"rmsnorm", "true"},
                                               {"post_layer_norm", "true"},
@@ -46,4 +46,4 @@ const family family_chatglm = {
     .interleaved = true,
     .partial = 0.5,
     .eps = 1e-5,
-    .read = read};
+    .read = chatglm_read};

@@ -17,7 +17,7 @@ static void read_layers(hf_config *c, description *d)
     }
 }
 
-static void read(hf_config *c, description *d)
+static void gemma3_read(hf_config *c, description *d)
 {
     static const char *const caps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
     if (d->ropes == 1) { /* an older file: the second theta has a name of its own */
@@ -50,4 +50,4 @@ const family family_gemma3 = {.architectures = {"Gemma3ForCausalLM"},
                               .theta = 1e6,
                               .tied = true,
                               .act = "gelu_pytorch_tanh",
-                              .read = read};
+                              .read = gemma3_read};

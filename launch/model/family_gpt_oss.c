@@ -3,7 +3,7 @@
  * layer slides. As published the experts are mxfp4. */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void gpt_oss_read(hf_config *c, description *d)
 {
     const int32_t window = description_window_field(c, "sliding_window", 128);
     const bool typed = description_layer_types(c, d, window);
@@ -33,4 +33,4 @@ const family family_gpt_oss = {.architectures = {"GptOssForCausalLM"},
                                .head_dim = 64,
                                .theta = 150000,
                                .eps = 1e-5,
-                               .read = read};
+                               .read = gpt_oss_read};

@@ -3,7 +3,7 @@
  * logits. */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void granite_read(hf_config *c, description *d)
 {
     d->attention_scale = hf_number(c, NULL, "attention_multiplier", 1);
     d->embedding_scale = hf_number(c, NULL, "embedding_multiplier", 1);
@@ -14,4 +14,4 @@ static void read(hf_config *c, description *d)
 const family family_granite = {.architectures = {"GraniteForCausalLM"},
                                .types = {"granite"},
                                .names = {LLAMA_TENSORS, LLAMA_QKV, LLAMA_POST_NORM, LLAMA_MLP},
-                               .read = read};
+                               .read = granite_read};

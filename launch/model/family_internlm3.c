@@ -3,7 +3,7 @@
  * Llama's). */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void internlm3_read(hf_config *c, description *d)
 {
     bool rest = hf_truth(c, NULL, "bias", hf_truth(c, NULL, "mlp_bias", false));
     d->qkv_bias = hf_truth(c, NULL, "qkv_bias", d->qkv_bias);
@@ -16,4 +16,4 @@ const family family_internlm3 = {
     .names = {LLAMA_TENSORS, LLAMA_QKV, LLAMA_POST_NORM, LLAMA_MLP},
     .head_dim = 128,
     .eps = 1e-5,
-    .read = read};
+    .read = internlm3_read};

@@ -3,7 +3,7 @@
  * heads may be other than hidden_size / heads, and which may slide. */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void mistral_read(hf_config *c, description *d)
 {
     description_slide(c, d, 4096);
 }
@@ -11,4 +11,4 @@ static void read(hf_config *c, description *d)
 const family family_mistral = {.architectures = {"MistralForCausalLM"},
                                .types = {"mistral"},
                                .names = {LLAMA_TENSORS, LLAMA_QKV, LLAMA_POST_NORM, LLAMA_MLP},
-                               .read = read};
+                               .read = mistral_read};

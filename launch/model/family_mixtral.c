@@ -3,7 +3,7 @@
  * ones summing to 1. */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void mixtral_read(hf_config *c, description *d)
 {
     description_slide(c, d, 0);
     d->experts = hf_count(c, NULL, "num_local_experts", 8);
@@ -22,4 +22,4 @@ const family family_mixtral = {.architectures = {"MixtralForCausalLM"},
                                          .expert_down = "block_sparse_moe.experts.%d.w2"},
                                .theta = 1e6,
                                .eps = 1e-5,
-                               .read = read};
+                               .read = mixtral_read};

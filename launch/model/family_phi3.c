@@ -4,7 +4,7 @@
  * yarn. */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void phi3_read(hf_config *c, description *d)
 {
     description_slide(c, d, 0);
 }
@@ -16,4 +16,4 @@ const family family_phi3 = {.architectures = {"Phi3ForCausalLM"},
                             .qkv = QKV_JOINED,
                             .gate_up = GATE_UP_JOINED,
                             .eps = 1e-5,
-                            .read = read};
+                            .read = phi3_read};

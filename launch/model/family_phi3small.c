@@ -20,7 +20,7 @@ static void read_pattern(hf_config *c, description *d)
                      (int)local, same ? (int)stride : 0);
 }
 
-static void read(hf_config *c, description *d)
+static void phi3small_read(hf_config *c, description *d)
 {
     if (hf_number(c, NULL, "gegelu_limit", 20) != 20)
         hf_fail(c, "gegelu_limit", hf_get(c, NULL, "gegelu_limit"), "20");
@@ -57,4 +57,4 @@ const family family_phi3small = {.architectures = {"Phi3SmallForCausalLM"},
                                  .eps = 1e-5,
                                  .tied = true,
                                  .act = "gegelu",
-                                 .read = read};
+                                 .read = phi3small_read};

@@ -9,7 +9,7 @@ static bool is_listed(const json_t *list, int32_t layer)
     return false;
 }
 
-static void read(hf_config *c, description *d)
+static void qwen3_moe_read(hf_config *c, description *d)
 {
     const json_t *dense = hf_get(c, NULL, "mlp_only_layers");
     int32_t step = hf_count(c, NULL, "decoder_sparse_step", 1);
@@ -28,4 +28,4 @@ const family family_qwen3_moe = {
     .names = {LLAMA_TENSORS, LLAMA_QKV, LLAMA_QK_NORMS, LLAMA_POST_NORM, LLAMA_MLP,
               .router = "mlp.gate", .expert_gate = "mlp.experts.%d.gate_proj",
               .expert_up = "mlp.experts.%d.up_proj", .expert_down = "mlp.experts.%d.down_proj"},
-    .read = read};
+    .read = qwen3_moe_read};

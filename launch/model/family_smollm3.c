@@ -2,7 +2,7 @@
 /* SmolLM3: Llama, every fourth layer of which does not turn (NoPE; arXiv 2501.18795). */
 #include "launch/model/family.h"
 
-static void read(hf_config *c, description *d)
+static void smollm3_read(hf_config *c, description *d)
 {
     const json_t *list = hf_get(c, NULL, "no_rope_layers");
     int32_t interval = hf_count(c, NULL, "no_rope_layer_interval", 4);
@@ -24,4 +24,4 @@ const family family_smollm3 = {.architectures = {"SmolLM3ForCausalLM"},
                                .names = {LLAMA_TENSORS, LLAMA_QKV, LLAMA_POST_NORM, LLAMA_MLP},
                                .theta = 2e6,
                                .tied = true,
-                               .read = read};
+                               .read = smollm3_read};

@@ -6,19 +6,19 @@
 
 #include <math.h>
 
-typedef struct choice {
+typedef struct best_logit {
     float logit;
     uint32_t id;
-} choice;
+} best_logit;
 
 /* A logit that is NaN is chosen: it must not go unnoticed. */
-static choice choose(const float *logits, int64_t count, int64_t first)
+static best_logit choose_logit(const float *logits, int64_t count, int64_t first)
 {
-    choice best = {0, UINT32_MAX}; /* of no column */
-    if (!finite_row(logits, count)) return (choice){NAN, (uint32_t)first};
+    best_logit best = {0, UINT32_MAX}; /* of no column */
+    if (!finite_row(logits, count)) return (best_logit){NAN, (uint32_t)first};
     for (int64_t i = 0; i < count; i++)
         if (best.id == UINT32_MAX || logits[i] > best.logit)
-            best = (choice){logits[i], (uint32_t)(first + i)};
+            best = (best_logit){logits[i], (uint32_t)(first + i)};
     return best;
 }
 
@@ -34,7 +34,7 @@ static void silence_dummies(model *m, int32_t rows)
 }
 
 static banyan_status head_rows(model *m, const float *h, int32_t rows, float *logits,
-                               choice *best)
+                               best_logit *best)
 {
     workspace *w = &m->work;
     banyan_status status = linear_run(m, &m->head, h, rows, w->logits);
@@ -43,23 +43,23 @@ static banyan_status head_rows(model *m, const float *h, int32_t rows, float *lo
         rows_scale(w->logits, rows * m->head.count, (float)(1 / m->is.logit_divisor));
     silence_dummies(m, rows);
     for (int32_t row = 0; row < rows; row++)
-        best[row] = choose(w->logits + row * m->head.count, m->head.count, m->head.first);
+        best[row] = choose_logit(w->logits + row * m->head.count, m->head.count, m->head.first);
     if (!logits) return BANYAN_OK;
-    status = exchange_cut(m, m->head.columns, rows, w->logits, w->pieces);
+    status = exchange_cut(m, m->head.columns, rows, w->logits, w->columns_of);
     for (int r = 0; !status && r < m->ranks; r++)
-        rows_copy(logits + w->pieces[r].first, m->head.columns, w->pieces[r].data,
-                  w->pieces[r].stride, rows, w->pieces[r].count);
+        rows_copy(logits + w->columns_of[r].first, m->head.columns, w->columns_of[r].data,
+                  w->columns_of[r].stride, rows, w->columns_of[r].count);
     return status;
 }
 
 /* all [ranks][rows]: ranks have ascending ids, so the lowest id wins a tie by coming first. */
-static banyan_status choose_all(model *m, int64_t token, const choice *all, int32_t rows,
+static banyan_status choose_all(model *m, int64_t token, const best_logit *all, int32_t rows,
                                 uint32_t *greedy)
 {
     for (int32_t row = 0; row < rows; row++) {
-        choice best = {0, UINT32_MAX};
+        best_logit best = {0, UINT32_MAX};
         for (int r = 0; r < m->ranks; r++) {
-            choice c = all[(int64_t)r * rows + row];
+            best_logit c = all[(int64_t)r * rows + row];
             if (isnan(c.logit)) return finite_failed(m, "the logits", token + row);
             if (c.id != UINT32_MAX && (best.id == UINT32_MAX || c.logit > best.logit)) best = c;
         }
@@ -73,8 +73,8 @@ static banyan_status choose_all(model *m, int64_t token, const choice *all, int3
 banyan_status head_run(model *m, int64_t token, const float *h, int32_t rows, float *logits,
                        uint32_t *greedy)
 {
-    choice best[HEAD_ROWS];
-    choice *all = (choice *)m->work.recv;
+    best_logit best[HEAD_ROWS];
+    best_logit *all = (best_logit *)m->work.recv;
     for (int32_t first = 0; first < rows; first += HEAD_ROWS) {
         int32_t n = rows - first < HEAD_ROWS ? rows - first : HEAD_ROWS;
         banyan_status status =

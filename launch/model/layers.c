@@ -57,8 +57,8 @@ static banyan_status append_heads(model *m, int32_t cache_layer, const chunk *c)
 
 /* q, k, v of a chunk to the ranks that hold the heads; attend; outputs of all heads in
  * work.wide. */
-static banyan_status attend(model *m, int32_t layer, const chunk *c, const float *h,
-                            int32_t rows, const model_probe *probe)
+static banyan_status attend_layer(model *m, int32_t layer, const chunk *c, const float *h,
+                                  int32_t rows, const model_probe *probe)
 {
     const bool last = layer == m->shape.layers - 1;
     const int32_t cache_layer = layer + (last ? m->reading : 0);
@@ -91,10 +91,10 @@ static banyan_status feed_forward(model *m, const layer *l, int32_t rows)
     if (status) return status;
     float *mine = w->out; /* free by now */
     rows_activate(&m->is, w->cut, rows, l->gate_up.count, mine);
-    status = exchange_cut(m, width, rows, mine, w->pieces);
+    status = exchange_cut(m, width, rows, mine, w->columns_of);
     for (int r = 0; !status && r < m->ranks; r++)
-        rows_copy(w->wide + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
-                  rows, w->pieces[r].count);
+        rows_copy(w->wide + w->columns_of[r].first, width, w->columns_of[r].data,
+                  w->columns_of[r].stride, rows, w->columns_of[r].count);
     return status ? status : linear_run(m, &l->down, w->wide, rows, w->cut);
 }
 
@@ -106,16 +106,16 @@ static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
     workspace *w = &m->work;
     int64_t width = m->shape.hidden;
     float scale = (float)m->is.residual_scale;
-    banyan_status status = exchange_cut(m, width, rows, w->cut, w->pieces);
+    banyan_status status = exchange_cut(m, width, rows, w->cut, w->columns_of);
     if (status) return status;
     if (after->weight) {
         for (int r = 0; r < m->ranks; r++)
-            rows_copy(w->h + w->pieces[r].first, width, w->pieces[r].data, w->pieces[r].stride,
-                      rows, w->pieces[r].count);
+            rows_copy(w->h + w->columns_of[r].first, width, w->columns_of[r].data,
+                      w->columns_of[r].stride, rows, w->columns_of[r].count);
         norm_rows(m, after, w->h, rows, w->h);
-        rows_add(x, &(piece){w->h, 0, width, width}, 1, rows, width, scale);
+        rows_add(x, &(activation_columns){w->h, 0, width, width}, 1, rows, width, scale);
     } else {
-        rows_add(x, w->pieces, m->ranks, rows, width, scale);
+        rows_add(x, w->columns_of, m->ranks, rows, width, scale);
     }
     norm_rows(m, next, x, rows, w->h);
     return BANYAN_OK;
@@ -136,7 +136,7 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
         const layer *l = &m->layer[i];
         bool last = i == m->shape.layers - 1;
         c.wanted = last ? rows : c.rows;
-        banyan_status status = attend(m, i, &c, w->h, rows, probe);
+        banyan_status status = attend_layer(m, i, &c, w->h, rows, probe);
         if (status || c.wanted == 0) return status;
         float *x = w->x + (c.rows - c.wanted) * (int64_t)m->shape.hidden;
         const norm *next = last ? &m->final_norm : &m->layer[i + 1].input;

@@ -19,13 +19,8 @@ banyan_status device_result(model *m, banyan_status status)
     return status;
 }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Can columns be multiplied where they lie? */
-static const float *as_floats(const stretch *s, int64_t in)
+static const float *as_floats(const tensor_rows *s, int64_t in)
 {
     const void *data = s->tensor->data + (size_t)(s->row * in) * sizeof(float);
     bool is_dense = s->tensor->layout == TENSOR_ROWS && s->tensor->dtype == BANYAN_F32 &&
@@ -34,7 +29,8 @@ static const float *as_floats(const stretch *s, int64_t in)
 }
 
 /* Columns `at` .. of a stretch, [count][in] in fp32. */
-static void widen(const stretch *s, int64_t in, int64_t at, int64_t count, float *out)
+static void widen_columns(const tensor_rows *s, int64_t in, int64_t at, int64_t count,
+                          float *out)
 {
     if (s->step == 1)
         tensor_read(s->tensor, (s->row + at) * in, count * in, out);
@@ -44,15 +40,15 @@ static void widen(const stretch *s, int64_t in, int64_t at, int64_t count, float
 }
 
 /* A product on its way: columns are taken in order. */
-typedef struct product {
+typedef struct linear_product {
     const linear *l;
     const float *in;
     int32_t rows;
     float *out, *panel;
     int64_t done, have; /* columns multiplied, and after them in the panel */
-} product;
+} linear_product;
 
-static void multiply(product *p, const float *weight, int64_t count)
+static void multiply(linear_product *p, const float *weight, int64_t count)
 {
     if (count > 0)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->rows, (blasint)count,
@@ -61,7 +57,7 @@ static void multiply(product *p, const float *weight, int64_t count)
     p->done += count;
 }
 
-static void flush(product *p)
+static void multiply_panel(linear_product *p)
 {
     multiply(p, p->panel, p->have);
     p->have = 0;
@@ -70,28 +66,28 @@ static void flush(product *p)
 /* A panel may hold columns of several stretches. */
 static void run_panels(model *m, const linear *l, const float *in, int32_t rows, float *out)
 {
-    product p = {l, in, rows, out, m->work.panel, 0, 0};
+    linear_product p = {l, in, rows, out, m->work.panel, 0, 0};
     for (int32_t i = 0; i < l->stretches; i++) {
-        const stretch *s = &l->stretch[i];
+        const tensor_rows *s = &l->stretch[i];
         const float *dense = as_floats(s, l->in);
         if (dense) {
-            flush(&p);
+            multiply_panel(&p);
             multiply(&p, dense, s->count);
         }
         for (int64_t at = 0, take; !dense && at < s->count; at += take) {
-            take = smaller(s->count - at, PANEL - p.have);
-            widen(s, l->in, at, take, p.panel + p.have * l->in);
+            take = smaller64(s->count - at, PANEL - p.have);
+            widen_columns(s, l->in, at, take, p.panel + p.have * l->in);
             p.have += take;
-            if (p.have == PANEL) flush(&p);
+            if (p.have == PANEL) multiply_panel(&p);
         }
     }
-    flush(&p);
+    multiply_panel(&p);
 }
 
-static void run_row(const linear *l, const float *in, float *out)
+static void multiply_row(const linear *l, const float *in, float *out)
 {
     for (int32_t i = 0; i < l->stretches; i++) {
-        const stretch *s = &l->stretch[i];
+        const tensor_rows *s = &l->stretch[i];
         tensor_multiply(s->tensor, s->row, s->step, s->count, l->in, in, out);
         out += s->count;
     }
@@ -117,7 +113,7 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
         status = device_result(m, device_said(d, d->row->product(d->own, l->there, l->outputs,
                                                                  l->in, in, rows, out)));
     else if (rows == 1)
-        run_row(l, in, out);
+        multiply_row(l, in, out);
     else
         run_panels(m, l, in, rows, out);
     if (!status && l->bias) rows_bias(out, rows, l->outputs, l->bias);
@@ -134,7 +130,7 @@ banyan_status linear_keep(model *m, linear *l)
     float *wide = malloc(bytes), *to = wide;
     banyan_status status = wide ? BANYAN_OK : BANYAN_ERR_MEMORY;
     for (int32_t i = 0; wide && i < l->stretches; i++) {
-        widen(&l->stretch[i], l->in, 0, l->stretch[i].count, to);
+        widen_columns(&l->stretch[i], l->in, 0, l->stretch[i].count, to);
         to += l->stretch[i].count * l->in;
     }
     if (!status) status = device_said(d, d->row->allocate(d->own, bytes, &there));

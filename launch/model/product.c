@@ -10,10 +10,10 @@
 
 #include <string.h>
 
-enum { LANES = 16, SUMS = 4, AHEAD = 8192, PIECE = 1024 };
+enum { LANES = 16, SUMS = 4, AHEAD = 8192, AT_ONCE = 1024 };
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint32_t bit_lanes __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 /* bf16 is the upper half of an fp32. */
@@ -22,7 +22,7 @@ static inline __attribute__((always_inline)) void take_bf16(const unsigned char 
 {
     halves h;
     memcpy(&h, from, sizeof h);
-    words w = __builtin_convertvector(h, words) << 16;
+    bit_lanes w = __builtin_convertvector(h, bit_lanes) << 16;
     memcpy(out, &w, sizeof *out);
 }
 
@@ -49,7 +49,7 @@ static float one_f32(const unsigned char *from)
     return x;
 }
 
-static inline __attribute__((always_inline)) float fold(const floats *lanes)
+static inline __attribute__((always_inline)) float sum_lanes(const floats *lanes)
 {
     float lane[LANES];
     memcpy(lane, lanes, sizeof lane);
@@ -75,7 +75,7 @@ static inline __attribute__((always_inline)) float fold(const floats *lanes)
                     sum[k] += a * b;                                                           \
                 }                                                                              \
             floats all = (sum[0] + sum[1]) + (sum[2] + sum[3]);                                \
-            float rest = fold(&all);                                                           \
+            float rest = sum_lanes(&all);                                                      \
             for (; i < in; i++) rest += one(w + i * bytes) * x[i];                             \
             out[r] = rest;                                                                     \
         }                                                                                      \
@@ -84,18 +84,18 @@ static inline __attribute__((always_inline)) float fold(const floats *lanes)
 PRODUCT(multiply_bf16, 2, take_bf16, one_bf16)
 PRODUCT(multiply_f32, 4, take_f32, one_f32)
 
-/* What is not multiplied as it lies: through fp32, a piece at a time. */
+/* What is not multiplied as it lies: through fp32, AT_ONCE values at a time. */
 static void multiply_pieces(const tensor *t, int64_t row, int64_t step, int64_t count,
                             int64_t in, const float *x, float *out)
 {
-    float piece[PIECE];
+    float values[AT_ONCE];
     for (int64_t c = 0; c < count; c++) {
         out[c] = 0;
         for (int64_t i = 0, n; i < in; i += n) {
             float sum;
-            n = in - i < PIECE ? in - i : PIECE;
-            tensor_read(t, (row + c * step) * in + i, n, piece);
-            multiply_f32((const unsigned char *)piece, 0, 1, n, x + i, &sum);
+            n = in - i < AT_ONCE ? in - i : AT_ONCE;
+            tensor_read(t, (row + c * step) * in + i, n, values);
+            multiply_f32((const unsigned char *)values, 0, 1, n, x + i, &sum);
             out[c] += sum;
         }
     }
@@ -109,13 +109,13 @@ static void multiply_columns(const tensor *t, int64_t row, int64_t step, int64_t
     const size_t bytes = banyan_dtype_bytes(t->dtype);
     const tensor line = {.dtype = t->dtype, .data = t->data + (size_t)row * bytes};
     for (int64_t c = 0, n; c < count; c += n) {
-        double sum[PIECE] = {0};
-        float piece[PIECE];
-        n = step == 1 ? PIECE : (PIECE - 1) / step + 1;
+        double sum[AT_ONCE] = {0};
+        float values[AT_ONCE];
+        n = step == 1 ? AT_ONCE : (AT_ONCE - 1) / step + 1;
         if (n > count - c) n = count - c;
         for (int64_t i = 0; i < in; i++) {
-            tensor_read(&line, i * t->shape[0] + c * step, (n - 1) * step + 1, piece);
-            for (int64_t k = 0; k < n; k++) sum[k] += (double)x[i] * piece[k * step];
+            tensor_read(&line, i * t->shape[0] + c * step, (n - 1) * step + 1, values);
+            for (int64_t k = 0; k < n; k++) sum[k] += (double)x[i] * values[k * step];
         }
         for (int64_t k = 0; k < n; k++) out[c + k] = (float)sum[k];
     }
@@ -126,7 +126,7 @@ void tensor_multiply(const tensor *t, int64_t row, int64_t step, int64_t count, 
 {
     int64_t bytes = in * (int64_t)banyan_dtype_bytes(t->dtype);
     const unsigned char *from = t->data + row * bytes;
-    if (t->layout == TENSOR_COLUMNS && step < PIECE)
+    if (t->layout == TENSOR_COLUMNS && step < AT_ONCE)
         multiply_columns(t, row, step, count, in, x, out);
     else if (t->layout != TENSOR_ROWS || t->dtype == BANYAN_F16)
         multiply_pieces(t, row, step, count, in, x, out);

@@ -2,7 +2,7 @@
 /* As in RoFormer: pair i turns by theta^(-2i/d) a token. */
 #include "launch/model/rope.h"
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double default_make(const rope_params *p, double tokens, double *frequency)
 {
     (void)tokens;
     for (int32_t i = 0; i < p->dims / 2; i++)
@@ -10,4 +10,4 @@ static double make(const rope_params *p, double tokens, double *frequency)
     return 1;
 }
 
-const rope_row rope_default = {.name = "default", .make = make};
+const rope_row rope_default = {.name = "default", .make = default_make};

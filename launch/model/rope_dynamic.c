@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double dynamic_make(const rope_params *p, double tokens, double *frequency)
 {
     double n = fmax(tokens, p->trained), d = p->dims;
     double scale = pow(p->factor * n / p->trained - (p->factor - 1), d / (d - 2));
@@ -22,4 +22,4 @@ static double make(const rope_params *p, double tokens, double *frequency)
 const rope_row rope_dynamic = {.name = "dynamic",
                                .needs = {"factor", "max_position_embeddings"},
                                .extends = true,
-                               .make = make};
+                               .make = dynamic_make};

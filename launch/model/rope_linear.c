@@ -2,7 +2,7 @@
 /* Position interpolation (Chen et al., arXiv 2306.15595): positions divided by the factor. */
 #include "launch/model/rope.h"
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double linear_make(const rope_params *p, double tokens, double *frequency)
 {
     (void)tokens;
     for (int32_t i = 0; i < p->dims / 2; i++)
@@ -10,4 +10,4 @@ static double make(const rope_params *p, double tokens, double *frequency)
     return 1;
 }
 
-const rope_row rope_linear = {.name = "linear", .needs = {"factor"}, .make = make};
+const rope_row rope_linear = {.name = "linear", .needs = {"factor"}, .make = linear_make};

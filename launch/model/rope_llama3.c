@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double llama3_make(const rope_params *p, double tokens, double *frequency)
 {
     (void)tokens;
     for (int32_t i = 0; i < p->dims / 2; i++) {
@@ -23,4 +23,4 @@ static double make(const rope_params *p, double tokens, double *frequency)
 const rope_row rope_llama3 = {.name = "llama3",
                               .needs = {"factor", "low_freq_factor", "high_freq_factor",
                                         "original_max_position_embeddings"},
-                              .make = make};
+                              .make = llama3_make};

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double longrope_make(const rope_params *p, double tokens, double *frequency)
 {
     const double *each = tokens > p->original ? p->long_factor : p->short_factor;
     double factor = p->factor > 0 ? p->factor : p->trained / p->original;
@@ -22,4 +22,4 @@ const rope_row rope_longrope = {
     .name = "longrope",
     .also = "su",
     .needs = {"short_factor", "long_factor", "original_max_position_embeddings"},
-    .make = make};
+    .make = longrope_make};

@@ -19,7 +19,7 @@ static double sharpness(double factor, double mscale)
     return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
 }
 
-static double make(const rope_params *p, double tokens, double *frequency)
+static double yarn_make(const rope_params *p, double tokens, double *frequency)
 {
     (void)tokens;
     double factor = p->factor > 0 ? p->factor : p->trained / p->original;
@@ -42,4 +42,4 @@ static double make(const rope_params *p, double tokens, double *frequency)
 const rope_row rope_yarn = {.name = "yarn",
                             .needs = {"original_max_position_embeddings"},
                             .extends = true,
-                            .make = make};
+                            .make = yarn_make};

@@ -36,7 +36,7 @@ double rope_reach(const rope_params *p)
     return p->row->extends ? fmax(p->trained, from * p->factor) : p->trained;
 }
 
-static const rope_row *find_row(hf_config *c, const json_t *object)
+static const rope_row *find_rope(hf_config *c, const json_t *object)
 {
     const char *names[kind_count + 1] = {NULL};
     const char *name = hf_text(c, object, "rope_type", hf_text(c, object, "type", NULL));
@@ -105,7 +105,7 @@ static void read_scaling(hf_config *c, const json_t *object, rope_params *p)
 void rope_read(hf_config *c, const json_t *object, const rope_defaults *d, rope_params *out)
 {
     const json_t *empty = json_object(), *from = object ? object : empty;
-    *out = (rope_params){.row = find_row(c, from), .trained = d->trained};
+    *out = (rope_params){.row = find_rope(c, from), .trained = d->trained};
     out->theta = either(c, from, "rope_theta", d->theta_given, d->theta);
     double partial = either(c, from, "partial_rotary_factor", d->partial_given, d->partial);
     out->original =

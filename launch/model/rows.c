@@ -61,14 +61,14 @@ EACH_ISA void rows_norm(const float *x, int64_t rows, int64_t width, const norm 
             rms_row(x, width, n->weight, eps, h);
 }
 
-EACH_ISA void rows_add(float *restrict x, const piece *restrict pieces, int count, int64_t rows,
-                       int64_t width, float scale)
+EACH_ISA void rows_add(float *restrict x, const activation_columns *restrict columns_of,
+                       int count, int64_t rows, int64_t width, float scale)
 {
     for (int64_t row = 0; row < rows; row++, x += width)
         for (int p = 0; p < count; p++) {
-            const float *restrict from = pieces[p].data + row * pieces[p].stride;
-            float *restrict to = x + pieces[p].first;
-            for (int64_t i = 0; i < pieces[p].count; i++) to[i] += scale * from[i];
+            const float *restrict from = columns_of[p].data + row * columns_of[p].stride;
+            float *restrict to = x + columns_of[p].first;
+            for (int64_t i = 0; i < columns_of[p].count; i++) to[i] += scale * from[i];
         }
 }
 
@@ -91,7 +91,7 @@ void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_str
         memcpy(to + row * to_stride, from + row * from_stride, (size_t)width * sizeof *to);
 }
 
-static float clamp(float x, float low, float high)
+static float clamp_between(float x, float low, float high)
 {
     return x < low ? low : x > high ? high : x;
 }
@@ -100,11 +100,11 @@ static float clamp(float x, float low, float high)
 static float gegelu(float gate, float up, float cap)
 {
     gate = gate < cap ? gate : cap;
-    return gate / (1 + expf(-1.702f * gate)) * (clamp(up, -cap, cap) + 1);
+    return gate / (1 + expf(-1.702f * gate)) * (clamp_between(up, -cap, cap) + 1);
 }
 
 /* gelu: x Phi(x) (Hendrycks and Gimpel, arXiv 1606.08415), exact and by tanh, section 2. */
-static float activate(const description *d, float gate, float up)
+static float activation_of(const description *d, float gate, float up)
 {
     const float root = 0.7978845608028654f; /* sqrt(2 / pi) */
     switch (d->act) {
@@ -122,6 +122,7 @@ void rows_activate(const description *d, const float *gate_up, int64_t rows, int
 {
     for (int64_t row = 0; row < rows; row++) {
         const float *gate = gate_up + row * 2 * width, *up = gate + width;
-        for (int64_t i = 0; i < width; i++) out[row * width + i] = activate(d, gate[i], up[i]);
+        for (int64_t i = 0; i < width; i++)
+            out[row * width + i] = activation_of(d, gate[i], up[i]);
     }
 }

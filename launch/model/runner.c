@@ -18,7 +18,7 @@ static banyan_status agree(model *m, banyan_status mine)
 
 /* The model's own rules, where none are asked for: what its layers read, but for windows
  * that no sequence of this length fills. `rules` [layers]. */
-static void fill_rules(const model *m, banyan_spec *s, banyan_rule *rules)
+static void fill_own_rules(const model *m, banyan_spec *s, banyan_rule *rules)
 {
     int32_t count = 0;
     for (int32_t l = 0; l < m->shape.layers; l++) {
@@ -48,7 +48,7 @@ static banyan_status spread_sinks(const model *m, float **out)
     return BANYAN_OK;
 }
 
-static banyan_status make_plan(model *m, const banyan_spec *spec)
+static banyan_status make_model_plan(model *m, const banyan_spec *spec)
 {
     banyan_rule *rules = calloc((size_t)m->shape.layers, sizeof *rules);
     banyan_spec s = *spec;
@@ -70,7 +70,7 @@ static banyan_status make_plan(model *m, const banyan_spec *spec)
                                                                : 1 / sqrt(s.key_dim)));
     s.in_dtype = s.out_dtype = BANYAN_F32;
     s.out = BANYAN_OUT_HOME;
-    if (s.rule_count == 0) fill_rules(m, &s, rules);
+    if (s.rule_count == 0) fill_own_rules(m, &s, rules);
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
     if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
     free(rules);
@@ -114,7 +114,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
 {
     banyan_status status = check_length(m, spec);
     if (!status) status = agree(m, make_ropes(m, spec->max_tokens));
-    if (!status) status = make_plan(m, spec);
+    if (!status) status = make_model_plan(m, spec);
     if (status) return status;
     status = single_create(m->plan, device_stream(m->device), &m->cache, &m->sequence);
     if (status) {

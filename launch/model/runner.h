@@ -21,10 +21,10 @@
 #include "launch/model/safetensors.h"
 
 /* Rows row, row + step, .. of a tensor, as they lie in the map. */
-typedef struct stretch {
+typedef struct tensor_rows {
     const tensor *tensor;
     int64_t row, step, count;
-} stretch;
+} tensor_rows;
 
 /* A matrix of which this rank has `count` columns from `first`: rows of tensors, read where
  * they lie. */
@@ -33,7 +33,7 @@ typedef struct linear {
     int64_t first, count;
     int64_t
         outputs; /* what a row gives here: count numbers, or count of gate and count of up */
-    stretch *stretch;
+    tensor_rows *stretch;
     int32_t stretches;
     tensor *view; /* of an expert, where one tensor has all of them; else NULL */
     float *bias;  /* [outputs], or NULL */
@@ -55,10 +55,10 @@ typedef struct layer {
 } layer;
 
 /* Columns first .. first+count-1 of an activation, row stride `stride`. */
-typedef struct piece {
+typedef struct activation_columns {
     const float *data;
     int64_t first, count, stride;
-} piece;
+} activation_columns;
 
 /* What attend reads and writes. */
 enum {
@@ -95,7 +95,7 @@ typedef struct workspace {
     float *logits;  /* [HEAD_ROWS][mine of vocab] */
     int32_t *owner; /* [kv_heads][blocks of a chunk]: rank that keeps the block */
     banyan_message *sends, *recvs;
-    piece *pieces;
+    activation_columns *columns_of;
 } workspace;
 
 enum { PANEL = 256, HEAD_ROWS = 32, WHY = 1024 };
@@ -134,6 +134,15 @@ typedef struct chunk {
     int32_t rows, wanted;
 } chunk;
 
+static inline int64_t larger64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t smaller64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* The model's layer whose keys and values a cache layer has. */
 static inline int32_t layer_of(const model *m, int32_t cache_layer)
 {
@@ -168,9 +177,9 @@ int64_t linear_widest(const model *m);
 /* h = norm(x), row by row; may be in place. */
 void rows_norm(const float *x, int64_t rows, int64_t width, const norm *n, norm_kind kind,
                double eps, float *h);
-/* x += scale pieces */
-void rows_add(float *x, const piece *pieces, int count, int64_t rows, int64_t width,
-              float scale);
+/* x += scale * the columns of each */
+void rows_add(float *x, const activation_columns *columns_of, int count, int64_t rows,
+              int64_t width, float scale);
 void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_stride,
                int64_t rows, int64_t width);
 void rows_scale(float *x, int64_t count, float scale);
@@ -213,9 +222,9 @@ banyan_status exchange_heads(model *m, int32_t layer, const chunk *c); /* cut ->
 banyan_status exchange_out(model *m, int32_t layer, int32_t rows, float *all);
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
                               float *all); /* [rows][heads] from the homes */
-/* Everybody's part of a cut activation; pieces[ranks] point into the workspace or at mine. */
+/* Everybody's part of a cut activation; columns_of[ranks] point into the workspace or at mine. */
 banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
-                           piece *pieces);
+                           activation_columns *columns_of);
 int64_t exchange_floats(const model *m, int sending); /* room that send, recv need */
 
 /* layers.c */

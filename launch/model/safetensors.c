@@ -180,7 +180,7 @@ static bool parse_tensor(const mapped_file *file, size_t begin, const char *name
     return true;
 }
 
-static int by_place(const void *a, const void *b)
+static int by_data(const void *a, const void *b)
 {
     const tensor *x = a, *y = b;
     if (x->data != y->data) return x->data < y->data ? -1 : 1;
@@ -197,7 +197,7 @@ static bool check_cover(const mapped_file *file, size_t begin, tensor *list, int
                         char *why, size_t why_bytes)
 {
     const unsigned char *next = file->data + begin;
-    if (count > 0) qsort(list, (size_t)count, sizeof *list, by_place);
+    if (count > 0) qsort(list, (size_t)count, sizeof *list, by_data);
     for (int64_t i = 0; i < count; i++) {
         if (list[i].data < next) {
             snprintf(why, why_bytes, "%s: tensors '%s' and '%s' overlap", file->path,
@@ -219,7 +219,7 @@ static bool check_cover(const mapped_file *file, size_t begin, tensor *list, int
     return true;
 }
 
-static bool read_file(safetensors *s, mapped_file *file, char *why, size_t why_bytes)
+static bool read_tensor_file(safetensors *s, mapped_file *file, char *why, size_t why_bytes)
 {
     size_t begin = 0;
     if (!map_file(file->path, file, why, why_bytes)) return false;
@@ -292,7 +292,7 @@ static bool open_single(safetensors *s, const char *path, char *why, size_t why_
     if (!s->file) return false;
     s->files = 1;
     s->file->path = strdup(path);
-    return s->file->path && read_file(s, s->file, why, why_bytes) &&
+    return s->file->path && read_tensor_file(s, s->file, why, why_bytes) &&
            sort_names(s, why, why_bytes);
 }
 
@@ -311,7 +311,7 @@ static bool open_index(safetensors *s, const char *dir, const char *path, char *
     else
         good = add_index_files(s, dir, map, why, why_bytes);
     for (int64_t i = 0; good && i < s->files; i++)
-        good = read_file(s, &s->file[i], why, why_bytes);
+        good = read_tensor_file(s, &s->file[i], why, why_bytes);
     good = good && sort_names(s, why, why_bytes);
     json_decref(index);
     return good;

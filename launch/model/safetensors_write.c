@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static uint32_t bits_of(float x)
+static uint32_t float_bits(float x)
 {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
@@ -19,7 +19,7 @@ static uint32_t bits_of(float x)
 
 static uint16_t to_bf16(float x) /* finite, to nearest even */
 {
-    uint32_t u = bits_of(x);
+    uint32_t u = float_bits(x);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
@@ -27,15 +27,15 @@ static uint16_t to_bf16(float x) /* finite, to nearest even */
  * exponent lets the fp32 addition do the rounding. */
 static uint16_t to_f16(float x)
 {
-    uint32_t sign = bits_of(x) >> 16 & 0x8000, u = bits_of(x) & 0x7fffffff;
+    uint32_t sign = float_bits(x) >> 16 & 0x8000, u = float_bits(x) & 0x7fffffff;
     float magnitude;
     memcpy(&magnitude, &u, sizeof magnitude);
     if (magnitude >= 65520.0f) return (uint16_t)(sign | 0x7c00);
-    if (magnitude < 0x1p-14f) return (uint16_t)(sign | (bits_of(magnitude + 0.5f) & 0x7ff));
+    if (magnitude < 0x1p-14f) return (uint16_t)(sign | (float_bits(magnitude + 0.5f) & 0x7ff));
     return (uint16_t)(sign | ((u + 0xfff + (u >> 13 & 1) - (112u << 23)) >> 13));
 }
 
-static void convert(const float *in, int64_t count, banyan_dtype dtype, void *out)
+static void narrow_floats(const float *in, int64_t count, banyan_dtype dtype, void *out)
 {
     uint16_t *half = out;
     if (dtype == BANYAN_F32)
@@ -90,7 +90,7 @@ static bool write_tensor(FILE *f, const tensor_source *t, banyan_dtype dtype)
     for (int64_t i = 0; good && i < rows; i++) {
         memset(row, 0, (size_t)cols * sizeof *row);
         t->fill(t->arg, i, row);
-        convert(row, cols, dtype, out);
+        narrow_floats(row, cols, dtype, out);
         good = fwrite(out, 1, bytes, f) == bytes;
     }
     free(row);

@@ -21,7 +21,7 @@ static void store(unsigned char *to, uint64_t x, int bytes)
     for (int i = 0; i < bytes; i++) to[i] = (unsigned char)(x >> 8 * i);
 }
 
-static uint64_t number(const unsigned char *from, int bytes)
+static uint64_t little_endian(const unsigned char *from, int bytes)
 {
     uint64_t x = 0;
     for (int i = 0; i < bytes; i++) x |= (uint64_t)from[i] << 8 * i;
@@ -29,7 +29,7 @@ static uint64_t number(const unsigned char *from, int bytes)
 }
 
 /* All ranks get the verdict and the words of the one that failed. */
-static banyan_status tell(model *m, banyan_status status)
+static banyan_status share_verdict(model *m, banyan_status status)
 {
     if (!status || status == BANYAN_ERR_COMM) return status;
     return agree_words(m->comm, status == BANYAN_ERR_PEER ? BANYAN_OK : status, m->why, WHY);
@@ -52,7 +52,7 @@ banyan_status model_save(model *m, const char *folder, const uint32_t *ids, int6
     if (!status) status = banyan_cache_save(m->cache, folder, note, bytes);
     if (status && !m->why[0]) snprintf(m->why, WHY, "%s", banyan_error_message());
     free(note);
-    return tell(m, status);
+    return share_verdict(m, status);
 }
 
 int64_t model_length(const model *m)
@@ -77,13 +77,13 @@ uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_
     if (!status && note) {
         snprintf(why, why_bytes, "the snapshot in \"%s\" is none of a model", folder);
         const bool good = bytes >= HEAD && !memcmp(note, magic, sizeof magic) &&
-                          number(note + 24, 8) == (bytes - HEAD) / 4;
+                          little_endian(note + 24, 8) == (bytes - HEAD) / 4;
         *count = good ? (int64_t)((bytes - HEAD) / 4) : 0;
         if (good) ids = malloc((size_t)(*count + room + 1) * sizeof *ids);
     }
     for (int64_t i = 0; ids && i < *count; i++)
-        ids[i] = (uint32_t)number(note + HEAD + 4 * i, 4);
-    if (ids) *digest = number(note + 16, 8);
+        ids[i] = (uint32_t)little_endian(note + HEAD + 4 * i, 4);
+    if (ids) *digest = little_endian(note + 16, 8);
     free(note);
     return ids;
 }
@@ -112,7 +112,7 @@ banyan_status model_load(model *m, const char *folder, const uint32_t *ids, int6
     banyan_status status = banyan_cache_open(m->plan, device_stream(m->device), folder, &cache);
     if (!status) status = banyan_sequence_open(cache, 0, &sequence);
     if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
-    status = tell(m, status);
+    status = share_verdict(m, status);
     if (!status && m->rank == 0)
         status = check_ids(m, folder, ids, count, banyan_sequence_length(sequence, -1));
     if (cache) status = agree_words(m->comm, status, m->why, WHY);

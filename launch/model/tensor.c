@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PIECE = 1024 }; /* values converted and tested at a time */
+enum { AT_ONCE = 1024 }; /* values converted and tested at a time */
 
 static float from_bits(uint32_t u)
 {
@@ -59,7 +59,7 @@ EACH_ISA static uint32_t any_bad(const float *x, int64_t count)
     return bad;
 }
 
-static void convert(const tensor *t, const unsigned char *in, int64_t count, float *out)
+static void widen_values(const tensor *t, const unsigned char *in, int64_t count, float *out)
 {
     if (t->dtype == BANYAN_BF16)
         from_bf16(in, count, out);
@@ -73,13 +73,13 @@ static void convert(const tensor *t, const unsigned char *in, int64_t count, flo
 static void read_apart(const tensor *t, const unsigned char *in, size_t pitch, int64_t count,
                        float *out)
 {
-    unsigned char together[PIECE * sizeof(float)];
+    unsigned char together[AT_ONCE * sizeof(float)];
     const size_t bytes = banyan_dtype_bytes(t->dtype);
     for (int64_t done = 0, n; done < count; done += n) {
-        n = count - done < PIECE ? count - done : PIECE;
+        n = count - done < AT_ONCE ? count - done : AT_ONCE;
         for (int64_t i = 0; i < n; i++, in += pitch)
             memcpy(together + (size_t)i * bytes, in, bytes);
-        convert(t, together, n, out + done);
+        widen_values(t, together, n, out + done);
     }
 }
 
@@ -117,7 +117,7 @@ void tensor_read(const tensor *t, int64_t first, int64_t count, float *out)
 {
     switch (t->layout) {
     case TENSOR_ROWS:
-        convert(t, t->data + (size_t)first * banyan_dtype_bytes(t->dtype), count, out);
+        widen_values(t, t->data + (size_t)first * banyan_dtype_bytes(t->dtype), count, out);
         break;
     case TENSOR_COLUMNS: read_columns(t, first, count, out); break;
     case TENSOR_MXFP4: read_mxfp4(t, first, count, out); break;
@@ -132,8 +132,8 @@ int64_t tensor_room(const tensor *t, int64_t count)
 
 int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *out)
 {
-    for (int64_t i = 0; i < count; i += PIECE) {
-        int64_t n = count - i < PIECE ? count - i : PIECE;
+    for (int64_t i = 0; i < count; i += AT_ONCE) {
+        int64_t n = count - i < AT_ONCE ? count - i : AT_ONCE;
         tensor_read(t, first + i, n, out + i);
         if (!any_bad(out + i, n)) continue;
         while (!any_bad(out + i, 1)) i++;
@@ -144,10 +144,10 @@ int64_t tensor_to_float(const tensor *t, int64_t first, int64_t count, float *ou
 
 int64_t tensor_find_bad(const tensor *t, int64_t first, int64_t count)
 {
-    float piece[PIECE];
-    for (int64_t i = 0; i < count; i += PIECE) {
-        int64_t n = count - i < PIECE ? count - i : PIECE;
-        int64_t bad = tensor_to_float(t, first + i, n, piece);
+    float values[AT_ONCE];
+    for (int64_t i = 0; i < count; i += AT_ONCE) {
+        int64_t n = count - i < AT_ONCE ? count - i : AT_ONCE;
+        int64_t bad = tensor_to_float(t, first + i, n, values);
         if (bad >= 0) return bad;
     }
     return -1;

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static float *floats(int64_t count)
+static float *zeroed_floats(int64_t count)
 {
     return calloc((size_t)count + 1, sizeof(float));
 }
@@ -19,12 +19,12 @@ banyan_status model_watch_make(const model *m, int32_t rows, int32_t ranges, mod
     *out = (model_watch){.rows = rows, .ranges = ranges, .work = work};
     if (!work) return BANYAN_ERR_MEMORY;
     out->range = calloc((size_t)(rows * ranges) + 1, sizeof *out->range);
-    out->mass = floats(layers * rows * ranges * heads);
+    out->mass = zeroed_floats(layers * rows * ranges * heads);
     out->strongest = calloc((size_t)(layers * rows * heads), sizeof *out->strongest);
     work->part = calloc((size_t)rows, sizeof *work->part);
-    work->out = floats(rows * heads * m->shape.head_dim);
-    work->value = floats(values);
-    work->all = floats(rows * heads);
+    work->out = zeroed_floats(rows * heads * m->shape.head_dim);
+    work->value = zeroed_floats(values);
+    work->all = zeroed_floats(rows * heads);
     work->strongest = calloc((size_t)(rows * heads), sizeof *work->strongest);
     const bool room = out->range && out->mass && out->strongest && work->part && work->out &&
                       work->value && work->all && work->strongest;
@@ -49,7 +49,8 @@ void model_watch_free(model_watch *w)
 }
 
 /* From the homes of heads to all ranks; tokens below 2^24 are floats. */
-static banyan_status gather(model *m, int32_t layer, int32_t cache_layer, model_watch *w)
+static banyan_status gather_watched(model *m, int32_t layer, int32_t cache_layer,
+                                    model_watch *w)
 {
     watching *work = w->work;
     const int64_t heads = m->shape.heads, count = w->rows * heads;
@@ -82,7 +83,7 @@ banyan_status watch_run(model *m, int32_t layer, int32_t cache_layer, const chun
                           .strongest = work->strongest + i * heads};
     banyan_status status = banyan_attend(m->cache, cache_layer, work->part, w->rows, q, NULL,
                                          NULL, work->out, NULL);
-    return status ? status : gather(m, layer, cache_layer, w);
+    return status ? status : gather_watched(m, layer, cache_layer, w);
 }
 
 banyan_status watch_check(model *m, int64_t end, int32_t rows, const model_watch *w)

@@ -19,7 +19,7 @@ static banyan_status not_finite(model *m, const tensor *t, int64_t index)
     return BANYAN_ERR_CONFIG;
 }
 
-static banyan_status no_memory(model *m)
+static banyan_status no_tensor_memory(model *m)
 {
     snprintf(m->why, WHY, "out of memory for the list of the model's tensors");
     return BANYAN_ERR_MEMORY;
@@ -53,7 +53,7 @@ static banyan_status find_vector(model *m, where at, const char *part, const cha
     const tensor *t = safetensors_matrix(m->files, name, width, 0, m->why, WHY);
     if (!t) return BANYAN_ERR_CONFIG;
     *out = malloc((size_t)width * sizeof **out);
-    if (!*out) return no_memory(m);
+    if (!*out) return no_tensor_memory(m);
     int64_t bad = tensor_to_float(t, 0, width, *out);
     return bad < 0 ? BANYAN_OK : not_finite(m, t, bad);
 }
@@ -72,17 +72,17 @@ static banyan_status find_norm(model *m, where at, const char *part, int64_t wid
 /* ---- which row a column is --------------------------------------------------------------- */
 
 /* One of the tensors of a matrix, and a row of it. */
-typedef struct source {
+typedef struct tensor_row {
     int tensor;
     int64_t row;
-} source;
-typedef source (*source_fn)(const description *d, int64_t column, int64_t columns);
+} tensor_row;
+typedef tensor_row (*source_fn)(const description *d, int64_t column, int64_t columns);
 
-static source plain(const description *d, int64_t column, int64_t columns)
+static tensor_row plain(const description *d, int64_t column, int64_t columns)
 {
     (void)columns;
     (void)d;
-    return (source){0, column};
+    return (tensor_row){0, column};
 }
 
 /* Entry i of a head as attention has it, where checkpoints may have its pairs side by side. */
@@ -94,17 +94,17 @@ static int64_t entry(const description *d, int64_t i)
 }
 
 /* Columns [heads][head_dim]. */
-static source q_source(const description *d, int64_t column, int64_t columns)
+static tensor_row q_source(const description *d, int64_t column, int64_t columns)
 {
     (void)columns;
     int64_t dim = d->shape.head_dim, head = column / dim, i = entry(d, column % dim);
     int64_t group = d->shape.heads / d->shape.kv_heads;
     if (d->family->qkv == QKV_GROUPED) head += head / group * 2;
-    return (source){0, head * dim + i};
+    return (tensor_row){0, head * dim + i};
 }
 
 /* Columns [kv_heads][k, v][head_dim]. */
-static source kv_source(const description *d, int64_t column, int64_t columns)
+static tensor_row kv_source(const description *d, int64_t column, int64_t columns)
 {
     (void)columns;
     int64_t dim = d->shape.head_dim, part = column / dim, head = part / 2, i = column % dim;
@@ -112,28 +112,29 @@ static source kv_source(const description *d, int64_t column, int64_t columns)
     int is_v = part % 2;
     if (!is_v) i = entry(d, i);
     switch (d->family->qkv) {
-    case QKV_APART: return (source){is_v, head * dim + i};
-    case QKV_JOINED: return (source){0, (heads + is_v * d->shape.kv_heads + head) * dim + i};
+    case QKV_APART: return (tensor_row){is_v, head * dim + i};
+    case QKV_JOINED:
+        return (tensor_row){0, (heads + is_v * d->shape.kv_heads + head) * dim + i};
     case QKV_GROUPED: break;
     }
-    return (source){0, (head * (group + 2) + group + is_v) * dim + i};
+    return (tensor_row){0, (head * (group + 2) + group + is_v) * dim + i};
 }
 
 /* .. where gate has the even rows and up the odd ones. */
-static source mixed_source(const description *d, int64_t column, int64_t columns)
+static tensor_row mixed_source(const description *d, int64_t column, int64_t columns)
 {
     (void)d;
     const int64_t is_up = column >= columns;
-    return (source){0, 2 * (column - is_up * columns) + is_up};
+    return (tensor_row){0, 2 * (column - is_up * columns) + is_up};
 }
 
 /* Columns [gate, up][columns]. */
-static source gate_up_source(const description *d, int64_t column, int64_t columns)
+static tensor_row gate_up_source(const description *d, int64_t column, int64_t columns)
 {
     int64_t is_up = column >= columns, i = column - is_up * columns;
     switch (d->family->gate_up) {
-    case GATE_UP_APART: return (source){(int)is_up, i};
-    case GATE_UP_JOINED: return (source){0, column};
+    case GATE_UP_APART: return (tensor_row){(int)is_up, i};
+    case GATE_UP_JOINED: return (tensor_row){0, column};
     case GATE_UP_MIXED: break;
     }
     return mixed_source(d, column, columns);
@@ -153,20 +154,20 @@ typedef struct matrix {
     bool is_together;
 } matrix;
 
-static bool add_row(linear *l, const tensor *t, int64_t row)
+static bool add_tensor_row(linear *l, const tensor *t, int64_t row)
 {
-    stretch *last = l->stretches > 0 ? &l->stretch[l->stretches - 1] : NULL;
+    tensor_rows *last = l->stretches > 0 ? &l->stretch[l->stretches - 1] : NULL;
     if (last && last->tensor == t) {
         if (last->count == 1 && row > last->row) last->step = row - last->row;
         if (row == last->row + last->count * last->step) return ++last->count;
     }
     if ((l->stretches & (l->stretches - 1)) == 0) { /* full at powers of two */
         size_t room = l->stretches > 0 ? 2 * (size_t)l->stretches : 1;
-        stretch *grown = realloc(l->stretch, room * sizeof *grown);
+        tensor_rows *grown = realloc(l->stretch, room * sizeof *grown);
         if (!grown) return false;
         l->stretch = grown;
     }
-    l->stretch[l->stretches++] = (stretch){t, row, 1, 1};
+    l->stretch[l->stretches++] = (tensor_rows){t, row, 1, 1};
     return true;
 }
 
@@ -194,7 +195,7 @@ static banyan_status find_view(model *m, const matrix *x, linear *l, const tenso
     const int64_t shape[] = {m->is.experts, x->rows[0]};
     const view_wish wish = {m->is.experts, x->at.expert, x->rows[0], x->in, m->is.is_mxfp4};
     l->view = malloc(sizeof *l->view);
-    if (!l->view) return no_memory(m);
+    if (!l->view) return no_tensor_memory(m);
     full_name(m, x->at, x->part[0], "", name);
     if (!tensor_view(m->files, name, &wish, l->view, m->why, WHY)) return BANYAN_ERR_CONFIG;
     t[0] = l->view;
@@ -220,11 +221,11 @@ static banyan_status find_matrix(model *m, const matrix *x, linear *l)
     l->count = cut_first(x->columns, m->rank + 1, m->ranks) - l->first;
     l->outputs = x->copies * l->count;
     if (x->has_bias) l->bias = malloc((size_t)(l->outputs + 1) * sizeof *l->bias);
-    if (x->has_bias && !l->bias) return no_memory(m);
+    if (x->has_bias && !l->bias) return no_tensor_memory(m);
     for (int64_t i = 0; i < l->outputs; i++) {
-        source s =
+        tensor_row s =
             x->source(&m->is, l->first + i % l->count + i / l->count * x->columns, x->columns);
-        if (!add_row(l, t[s.tensor], s.row)) return no_memory(m);
+        if (!add_tensor_row(l, t[s.tensor], s.row)) return no_tensor_memory(m);
         if (!x->has_bias) continue;
         if (tensor_to_float(bias[s.tensor], s.row, 1, &l->bias[i]) >= 0)
             return not_finite(m, bias[s.tensor], s.row);
@@ -284,7 +285,7 @@ static banyan_status find_feed_forward(model *m, where at, layer *l)
         return find_mlp(m, at, dense, m->shape.intermediate, &l->gate_up, &l->down);
     l->expert_gate_up = calloc((size_t)experts, sizeof *l->expert_gate_up);
     l->expert_down = calloc((size_t)experts, sizeof *l->expert_down);
-    if (!l->expert_gate_up || !l->expert_down) return no_memory(m);
+    if (!l->expert_gate_up || !l->expert_down) return no_tensor_memory(m);
     banyan_status status = find_matrix(m, &router, &l->router);
     for (int32_t e = 0; !status && e < experts; e++)
         status = find_mlp(m, (where){at.layer, e}, expert, m->is.expert_intermediate,
@@ -300,7 +301,7 @@ static banyan_status find_sinks(model *m, where at)
     if (!part) return BANYAN_OK;
     if (!m->sinks)
         m->sinks = calloc((size_t)m->shape.layers * (size_t)m->shape.heads, sizeof *m->sinks);
-    if (!m->sinks) return no_memory(m);
+    if (!m->sinks) return no_tensor_memory(m);
     full_name(m, at, part, "", name);
     const tensor *t = safetensors_matrix(m->files, name, m->shape.heads, 0, m->why, WHY);
     if (!t) return BANYAN_ERR_CONFIG;
@@ -355,7 +356,7 @@ static banyan_status find_ends(model *m)
     return status ? status : find_matrix(m, &head, &m->head);
 }
 
-static int64_t share(const linear *l)
+static int64_t linear_room(const linear *l)
 {
     int64_t bytes = 0;
     for (int32_t i = 0; i < l->stretches; i++)
@@ -378,14 +379,14 @@ banyan_status weights_find(model *m, int64_t *bytes)
 {
     *bytes = 0;
     m->layer = calloc((size_t)m->shape.layers, sizeof *m->layer);
-    if (!m->layer) return no_memory(m);
+    if (!m->layer) return no_tensor_memory(m);
     banyan_status status = find_ends(m);
     for (int32_t i = 0; !status && i < m->shape.layers; i++) status = find_layer(m, i);
     if (status) return status;
     for (int32_t i = 0; i < m->shape.layers; i++)
         for (int32_t k = 0; layer_matrix(m, &m->layer[i], k); k++)
-            *bytes += share(layer_matrix(m, &m->layer[i], k));
-    *bytes += share(&m->head);
+            *bytes += linear_room(layer_matrix(m, &m->layer[i], k));
+    *bytes += linear_room(&m->head);
     const tensor *rest = safetensors_unused(m->files);
     if (!rest) return BANYAN_OK;
     snprintf(m->why, WHY,
@@ -400,7 +401,7 @@ banyan_status weights_find(model *m, int64_t *bytes)
 static banyan_status check_finite(model *m, const linear *l)
 {
     for (int32_t i = 0; i < l->stretches; i++) {
-        const stretch *s = &l->stretch[i];
+        const tensor_rows *s = &l->stretch[i];
         int64_t once = s->step == 1 ? s->count : 1; /* rows that lie together */
         for (int64_t row = 0; row < s->count; row += once) {
             int64_t bad =
@@ -411,14 +412,14 @@ static banyan_status check_finite(model *m, const linear *l)
     return BANYAN_OK;
 }
 
-static banyan_status take(model *m, linear *l)
+static banyan_status take_linear(model *m, linear *l)
 {
     banyan_status status = check_finite(m, l);
     return status ? status : linear_keep(m, l);
 }
 
 /* Layers are alike, and the embedding and the head are taken for one each. */
-static void tell(const model *m, const model_loading *loading, int32_t done)
+static void show_progress(const model *m, const model_loading *loading, int32_t done)
 {
     if (loading) loading->progress(loading->arg, (double)done / (m->shape.layers + 2));
 }
@@ -431,12 +432,12 @@ banyan_status weights_load(model *m, const model_loading *loading)
     int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
     banyan_status status = bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
     for (int32_t i = 0; !status && i < m->shape.layers; i++) {
-        tell(m, loading, i + 1);
+        show_progress(m, loading, i + 1);
         for (int32_t k = 0; !status && layer_matrix(m, &m->layer[i], k); k++)
-            status = take(m, layer_matrix(m, &m->layer[i], k));
+            status = take_linear(m, layer_matrix(m, &m->layer[i], k));
     }
-    tell(m, loading, m->shape.layers + 1);
-    return status ? status : take(m, &m->head);
+    show_progress(m, loading, m->shape.layers + 1);
+    return status ? status : take_linear(m, &m->head);
 }
 
 void weights_free(model *m)

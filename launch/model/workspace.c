@@ -6,17 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Zeroed: rows that a rank does not compute are read by nobody, but must not be signalling
  * rubbish. */
-static float *floats(int64_t count)
+static float *aligned_floats(int64_t count)
 {
     float *p = NULL;
-    if (posix_memalign((void **)&p, 64, (size_t)larger(count, 16) * sizeof *p) != 0)
+    if (posix_memalign((void **)&p, 64, (size_t)larger64(count, 16) * sizeof *p) != 0)
         return NULL;
     for (int64_t i = 0; i < count; i++) p[i] = 0;
     return p;
@@ -29,11 +24,11 @@ static banyan_status make_lists(model *m)
     w->owner = calloc((size_t)m->shape.kv_heads * blocks, sizeof *w->owner);
     w->sends = calloc((size_t)m->ranks, sizeof *w->sends);
     w->recvs = calloc((size_t)m->ranks, sizeof *w->recvs);
-    w->pieces = calloc((size_t)m->ranks, sizeof *w->pieces);
+    w->columns_of = calloc((size_t)m->ranks, sizeof *w->columns_of);
     w->taken = calloc((size_t)m->is.experts + 1, sizeof *w->taken);
     const size_t parts = (size_t)(m->max_rows / dual_reach(&m->is) + 2);
     w->dual_part = calloc(parts, sizeof *w->dual_part);
-    return w->taken && w->owner && w->sends && w->recvs && w->pieces && w->dual_part
+    return w->taken && w->owner && w->sends && w->recvs && w->columns_of && w->dual_part
                ? BANYAN_OK
                : BANYAN_ERR_MEMORY;
 }
@@ -54,7 +49,7 @@ static banyan_status make_moved(model *m, const int64_t floats[ON_ALL])
 static int64_t widest_cut(const model *m)
 {
     int64_t inner =
-        larger(larger(m->shape.intermediate, m->is.expert_intermediate), m->is.experts);
+        larger64(larger64(m->shape.intermediate, m->is.expert_intermediate), m->is.experts);
     return (inner + m->ranks - 1) / m->ranks;
 }
 
@@ -65,8 +60,8 @@ banyan_status workspace_make(model *m)
     const layer *l = &m->layer[0]; /* q, k, v and o of all layers are cut alike */
     const description *d = &m->is;
     int64_t rows = m->max_rows, q = (int64_t)s->heads * s->head_dim, sum = 0;
-    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger(q, description_inner(d));
-    int64_t cut = larger(larger(l->q.count, l->o.count), 2 * widest_cut(m));
+    int64_t kv = (int64_t)s->kv_heads * s->head_dim, wide = larger64(q, description_inner(d));
+    int64_t cut = larger64(larger64(l->q.count, l->o.count), 2 * widest_cut(m));
     const int64_t moved[ON_ALL] = {rows * q,    rows * kv,       rows * kv,
                                    rows * wide, rows * s->heads, rows * s->heads};
     int64_t pairs[ROPES] = {m->rope[0].pairs, m->rope[1].pairs};
@@ -111,7 +106,7 @@ banyan_status workspace_make(model *m)
     if (status) return status;
     status = make_lists(m);
     for (int i = 0; !status && i < count; i++)
-        if (!(*arrays[i].to = floats(arrays[i].count))) status = BANYAN_ERR_MEMORY;
+        if (!(*arrays[i].to = aligned_floats(arrays[i].count))) status = BANYAN_ERR_MEMORY;
     if (!status) status = make_moved(m, moved);
     if (status == BANYAN_ERR_MEMORY) snprintf(m->why, WHY, "out of memory for %s", what);
     return agree_words(m->comm, status, m->why, WHY);
@@ -135,6 +130,6 @@ void workspace_free(model *m)
     free(w->dual_part);
     free(w->sends);
     free(w->recvs);
-    free(w->pieces);
+    free(w->columns_of);
     *w = (workspace){0};
 }

@@ -148,13 +148,13 @@ static void test_prompts(void)
 {
     int64_t first[4] = {10, 500, 1003, 4000};
     for (int kind = 0; kind < 3; kind++) {
-        prompt_wish wish = {.count = 4091,
-                            .first = first,
-                            .items = 4,
-                            .absents = 3,
-                            .distractors = kind == 1 ? 4 : 0,
-                            .needles = kind == 2,
-                            .seed = 5};
+        haystack_wish wish = {.count = 4091,
+                              .first = first,
+                              .items = 4,
+                              .absents = 3,
+                              .distractors = kind == 1 ? 4 : 0,
+                              .needles = kind == 2,
+                              .seed = 5};
         prompt p, again;
         CHECK(prompt_make(&wish, &p, why, sizeof why));
         check_prompt(&p);
@@ -175,7 +175,7 @@ static void test_prompts(void)
 static void test_uniqueness(void)
 {
     int64_t first[1] = {1000};
-    prompt_wish wish = {.count = 20000, .first = first, .items = 1, .seed = 9};
+    haystack_wish wish = {.count = 20000, .first = first, .items = 1, .seed = 9};
     prompt p;
     CHECK(prompt_make(&wish, &p, why, sizeof why));
     const uint32_t *n = p.ids + 1000;

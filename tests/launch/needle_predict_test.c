@@ -45,7 +45,7 @@ static bool open_setting(setting *s, const char *context, const char *retrieval,
         return false;
     }
     int64_t first = answer - NEEDLE_ANSWER;
-    prompt_wish wish = {
+    haystack_wish wish = {
         .count = LENGTH - NEEDLE_QUESTION, .first = &first, .items = 1, .seed = 4};
     if (!prompt_make(&wish, &s->p, why, sizeof why)) return false;
     prompt_question(s->p.item, s->tail);
