@@ -106,7 +106,7 @@ static size_t to_symbols(bpe *b, const char *data, size_t bytes)
 
 /* ---- few symbols ------------------------------------------------------------------------------- */
 
-static const merge *pair(const bpe *b, const symbol *s)
+static const merge *merge_of(const bpe *b, const symbol *s)
 {
     return merges_find(&b->merges, (uint32_t)s[0].id, (uint32_t)s[1].id);
 }
@@ -115,7 +115,7 @@ static size_t merge_few(bpe *b, size_t count)
 {
     const merge *of[SHORT]; /* of symbols i and i + 1 */
     symbol *s = b->symbol;
-    for (size_t i = 0; i + 1 < count; i++) of[i] = pair(b, s + i);
+    for (size_t i = 0; i + 1 < count; i++) of[i] = merge_of(b, s + i);
     for (;;) {
         size_t best = SIZE_MAX;
         for (size_t i = 0; i + 1 < count; i++)
@@ -127,14 +127,14 @@ static size_t merge_few(bpe *b, size_t count)
             of[i - 1] = of[i];
         }
         count--;
-        if (best > 0) of[best - 1] = pair(b, s + best - 1);
-        if (best + 1 < count) of[best] = pair(b, s + best);
+        if (best > 0) of[best - 1] = merge_of(b, s + best - 1);
+        if (best + 1 < count) of[best] = merge_of(b, s + best);
     }
 }
 
 /* ---- many symbols ------------------------------------------------------------------------------ */
 
-static bool before(const candidate *x, const candidate *y)
+static bool merges_before(const candidate *x, const candidate *y)
 {
     return x->rank != y->rank ? x->rank < y->rank : x->at < y->at;
 }
@@ -153,7 +153,7 @@ static bool heap_push(bpe *b, int64_t *count, int64_t left, int64_t right)
     }
     candidate c = {m->rank, m->id, left};
     int64_t i = (*count)++;
-    for (; i > 0 && before(&c, &b->heap[(i - 1) / 2]); i = (i - 1) / 2)
+    for (; i > 0 && merges_before(&c, &b->heap[(i - 1) / 2]); i = (i - 1) / 2)
         b->heap[i] = b->heap[(i - 1) / 2];
     b->heap[i] = c;
     return true;
@@ -164,8 +164,8 @@ static candidate heap_pop(bpe *b, int64_t *count)
     candidate top = b->heap[0], c = b->heap[--*count];
     int64_t i = 0, child;
     for (; (child = 2 * i + 1) < *count; i = child) {
-        if (child + 1 < *count && before(&b->heap[child + 1], &b->heap[child])) child++;
-        if (!before(&b->heap[child], &c)) break;
+        if (child + 1 < *count && merges_before(&b->heap[child + 1], &b->heap[child])) child++;
+        if (!merges_before(&b->heap[child], &c)) break;
         b->heap[i] = b->heap[child];
     }
     b->heap[i] = c;

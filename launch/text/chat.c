@@ -57,7 +57,7 @@ static bool is_blank(char c)
 }
 
 /* `format` with the words in place of its %s. */
-static bool fill(const char *format, const char *words, bool trims, text *out)
+static bool fill_format(const char *format, const char *words, bool trims, text *out)
 {
     const char *place = strstr(format, "%s");
     size_t bytes = strlen(words);
@@ -71,7 +71,8 @@ bool chat_frame(const chat_layout *layout, const char *system, text *before, tex
 {
     const char *place = strstr(layout->user, "%s");
     return text_add(before, layout->begin, strlen(layout->begin)) &&
-           (!system || fill(layout->system, system, layout->trims == TRIM_ALL, before)) &&
+           (!system ||
+            fill_format(layout->system, system, layout->trims == TRIM_ALL, before)) &&
            text_add(before, layout->user, (size_t)(place - layout->user)) &&
            text_add(after, place + 2, strlen(place + 2)) &&
            text_add(after, layout->answer, strlen(layout->answer));
@@ -80,8 +81,8 @@ bool chat_frame(const chat_layout *layout, const char *system, text *before, tex
 bool chat_write(const chat_layout *layout, const char *system, const char *user, text *out)
 {
     return text_add(out, layout->begin, strlen(layout->begin)) &&
-           (!system || fill(layout->system, system, layout->trims == TRIM_ALL, out)) &&
-           fill(layout->user, user, layout->trims != TRIM_NONE, out) &&
+           (!system || fill_format(layout->system, system, layout->trims == TRIM_ALL, out)) &&
+           fill_format(layout->user, user, layout->trims != TRIM_NONE, out) &&
            text_add(out, layout->answer, strlen(layout->answer));
 }
 

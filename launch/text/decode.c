@@ -12,8 +12,8 @@ static bool add_fault(text *out)
 
 /* Held bytes and more of them: whole characters to `out`, U+FFFD for each beginning that goes wrong
  * (byte tokens: for each byte), the rest held. */
-static bool add_bytes(token_decoder *d, const char *data, size_t bytes, bool each_byte,
-                      text *out)
+static bool decode_bytes(token_decoder *d, const char *data, size_t bytes, bool each_byte,
+                         text *out)
 {
     char joined[sizeof d->held + 1];
     uint32_t code;
@@ -63,7 +63,7 @@ bool decoder_end(token_decoder *d, text *out)
 }
 
 /* A token's characters, the blank as a space or, in the first token, as nothing. */
-static bool add_word(token_decoder *d, const token *k, bool is_first, text *out)
+static bool decode_word(token_decoder *d, const token *k, bool is_first, text *out)
 {
     const tokenizer *t = d->t;
     if (!decoder_end(d, out)) return false; /* what was held is never completed */
@@ -95,11 +95,11 @@ bool decoder_add(token_decoder *d, uint32_t id, text *out)
     if (!k->is_known || (d->skips_special && k->is_special)) return true;
     bool is_first = !d->has_begun;
     d->has_begun = true;
-    if (t->is_byte_level) return add_bytes(d, k->data, k->bytes, false, out);
+    if (t->is_byte_level) return decode_bytes(d, k->data, k->bytes, false, out);
     if (t->falls_back && k->byte >= 0) {
         char byte = (char)k->byte;
-        return add_bytes(d, &byte, 1, true, out);
+        return decode_bytes(d, &byte, 1, true, out);
     }
     if (t->spaces && !is_first && !text_add(out, " ", 1)) return false;
-    return add_word(d, k, is_first, out);
+    return decode_word(d, k, is_first, out);
 }

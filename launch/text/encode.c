@@ -156,8 +156,8 @@ static bool is_space(const tokenizer *t, const char *s, size_t *width)
 }
 
 /* Added tokens of one set, and what stands between them. */
-static bool split(tokenizer *t, const added_set *set, const char *data, size_t bytes,
-                  bool is_first, between rest, token_ids *ids)
+static bool split_added(tokenizer *t, const added_set *set, const char *data, size_t bytes,
+                        bool is_first, between rest, token_ids *ids)
 {
     size_t start = 0, width;
     for (size_t i = 0; set->count && i < bytes;) {
@@ -198,7 +198,7 @@ static bool encode_rest(tokenizer *t, const char *data, size_t bytes, bool is_fi
         data = out->data;
         bytes = out->bytes;
     }
-    return split(t, &t->late, data, bytes, is_first, encode_plain, ids);
+    return split_added(t, &t->late, data, bytes, is_first, encode_plain, ids);
 }
 
 static bool is_text(const char *data, size_t bytes, char *why, size_t why_bytes)
@@ -223,7 +223,7 @@ bool tokenizer_encode(tokenizer *t, const char *data, size_t bytes, bool with_en
     bool good = true;
     for (int64_t i = 0; good && with_ends && i < t->before.count; i++)
         good = ids_add(ids, t->before.id[i]);
-    good = good && split(t, &t->early, data, bytes, true, encode_rest, ids);
+    good = good && split_added(t, &t->early, data, bytes, true, encode_rest, ids);
     for (int64_t i = 0; good && with_ends && i < t->behind.count; i++)
         good = ids_add(ids, t->behind.id[i]);
     if (!good) snprintf(why, why_bytes, "out of memory for the ids of %zu bytes", bytes);

@@ -72,12 +72,12 @@ canon *canon_make(void)
 }
 
 /* A stretch, as code points with their classes. */
-typedef struct stretch {
+typedef struct code_points {
     uint32_t *code;
     size_t count, room;
-} stretch;
+} code_points;
 
-static bool push(stretch *s, uint32_t code)
+static bool push(code_points *s, uint32_t code)
 {
     if (s->count == s->room) {
         size_t room = 2 * s->room + 256;
@@ -90,7 +90,7 @@ static bool push(stretch *s, uint32_t code)
     return true;
 }
 
-static bool take_apart(const canon *c, uint32_t code, stretch *out)
+static bool take_apart(const canon *c, uint32_t code, code_points *out)
 {
     uint32_t h = code - HANGUL;
     if (h < LEADS * VOWELS * TAILS)
@@ -135,7 +135,7 @@ static uint32_t put_together(const canon *c, uint32_t a, uint32_t b) /* 0: they 
 }
 
 /* D117: a character joins the last starter unless something of its class or higher is between. */
-static void compose(const canon *c, stretch *s)
+static void compose(const canon *c, code_points *s)
 {
     size_t kept = 0, starter = SIZE_MAX;
     int last = -1; /* the class of what was kept last behind the starter; -1: nothing */
@@ -160,7 +160,8 @@ static void compose(const canon *c, stretch *s)
     s->count = kept;
 }
 
-static bool add_stretch(const canon *c, const char *data, size_t bytes, stretch *s, text *out)
+static bool add_stretch(const canon *c, const char *data, size_t bytes, code_points *s,
+                        text *out)
 {
     s->count = 0;
     for (size_t i = 0, width; i < bytes; i += width)
@@ -181,7 +182,7 @@ static bool add_stretch(const canon *c, const char *data, size_t bytes, stretch 
 
 bool nfc_add(const canon *c, const char *data, size_t bytes, text *out)
 {
-    stretch s = {0};
+    code_points s = {0};
     bool good = true;
     for (size_t i = 0; good && i < bytes;) {
         size_t last = i, end = i,

@@ -139,7 +139,7 @@ static bool read_vocab(tokenizer *t, const json_t *words, char *why, size_t why_
 }
 
 /* Ids of single bytes; with byte fallback those of <0x00> .. <0xFF>: all, or none counts. */
-static bool read_bytes(bpe *b, bool falls_back, char *why, size_t why_bytes)
+static bool read_byte_tokens(bpe *b, bool falls_back, char *why, size_t why_bytes)
 {
     int missing = 0, last = 0;
     for (int i = 0; i < 256; i++) {
@@ -228,7 +228,7 @@ static bool read_merges(bpe *b, const json_t *list, char *why, size_t why_bytes)
 
 /* ---- the model --------------------------------------------------------------------------------- */
 
-static bool is_empty(const json_t *value)
+static bool is_empty_value(const json_t *value)
 {
     return !value || json_is_null(value) ||
            (json_is_string(value) && !*json_string_value(value)) ||
@@ -251,7 +251,7 @@ static bool check_model(const json_t *model, char *why, size_t why_bytes)
     static const char *const none[] = {"dropout", "continuing_subword_prefix",
                                        "end_of_word_suffix"};
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
-        if (!is_empty(json_object_get(model, none[i]))) {
+        if (!is_empty_value(json_object_get(model, none[i]))) {
             snprintf(why, why_bytes, "model.%s is set: that is not done here", none[i]);
             return false;
         }
@@ -268,7 +268,8 @@ bool read_model(tokenizer *t, const json_t *model, char *why, size_t why_bytes)
     if (!check_model(model, why, why_bytes) ||
         !count_ids(t, words, json_object_get(t->file, "added_tokens"), why, why_bytes) ||
         !read_vocab(t, words, why, why_bytes) ||
-        !read_bytes(b, json_is_true(json_object_get(model, "byte_fallback")), why, why_bytes) ||
+        !read_byte_tokens(b, json_is_true(json_object_get(model, "byte_fallback")), why,
+                          why_bytes) ||
         !read_merges(b, json_object_get(model, "merges"), why, why_bytes))
         return false;
     b->fuses_unknown = json_is_true(json_object_get(model, "fuse_unk"));
@@ -291,7 +292,7 @@ bool read_model(tokenizer *t, const json_t *model, char *why, size_t why_bytes)
 
 /* ---- added tokens ------------------------------------------------------------------------------ */
 
-static bool has_flag(const json_t *entry, const char *name)
+static bool is_set(const json_t *entry, const char *name)
 {
     return json_is_true(json_object_get(entry, name));
 }
@@ -307,7 +308,7 @@ static bool check_added(const tokenizer *t, const json_t *entry, const char *nam
                  name, id, json_integer_value(other));
         return false;
     }
-    if (has_flag(entry, "single_word")) {
+    if (is_set(entry, "single_word")) {
         snprintf(why, why_bytes, "added_tokens: \"%s\" is a single_word: that is not done here",
                  name);
         return false;
@@ -315,12 +316,12 @@ static bool check_added(const tokenizer *t, const json_t *entry, const char *nam
     return true;
 }
 
-static bool add(tokenizer *t, const json_t *entry, const char *name, uint32_t id)
+static bool read_added_token(tokenizer *t, const json_t *entry, const char *name, uint32_t id)
 {
     added_token a = {.id = id,
-                     .strips_left = has_flag(entry, "lstrip"),
-                     .strips_right = has_flag(entry, "rstrip"),
-                     .is_normalised = has_flag(entry, "normalized")};
+                     .strips_left = is_set(entry, "lstrip"),
+                     .strips_right = is_set(entry, "rstrip"),
+                     .is_normalised = is_set(entry, "normalized")};
     added_set *set = a.is_normalised ? &t->late : &t->early;
     token *k = &t->bpe.vocab.token[id];
     text out = {0};
@@ -340,7 +341,7 @@ static bool add(tokenizer *t, const json_t *entry, const char *name, uint32_t id
         k->data = own;
         k->is_known = k->is_added = true;
     }
-    k->is_special = has_flag(entry, "special");
+    k->is_special = is_set(entry, "special");
     return true;
 }
 
@@ -364,7 +365,7 @@ bool read_added(tokenizer *t, const json_t *list, char *why, size_t why_bytes)
             return false;
         }
         if (!check_added(t, entry, name, id, why, why_bytes)) return false;
-        good = add(t, entry, name, (uint32_t)id);
+        good = read_added_token(t, entry, name, (uint32_t)id);
     }
     if (!good) snprintf(why, why_bytes, "out of memory for %zu added tokens", count);
     added_sort(&t->early);

@@ -22,15 +22,15 @@ const scanner *scanner_find(const char *regex)
 }
 
 /* The text from the piece's beginning, and how it is read. */
-typedef struct view {
+typedef struct scan_view {
     const scanner *sc;
     const uint8_t *classes;
     const char *s;
     size_t n;
-} view;
+} scan_view;
 
 /* The class of the character at i (i < n) and its width. */
-static inline int class_at(const view *v, size_t i, size_t *width)
+static inline int class_at(const scan_view *v, size_t i, size_t *width)
 {
     return v->classes[utf8_read(v->s + i, width)];
 }
@@ -39,7 +39,7 @@ static inline int class_at(const view *v, size_t i, size_t *width)
 #define BIT(kind) (1u << (kind))
 enum { LETTERS = BIT(UPPER) | BIT(LOWER) | BIT(LETTER) };
 
-static size_t run_of(const view *v, size_t i, unsigned set)
+static size_t run_of(const scan_view *v, size_t i, unsigned set)
 {
     for (size_t width; i < v->n; i += width)
         if (!(BIT(class_at(v, i, &width)) & set)) break;
@@ -47,7 +47,7 @@ static size_t run_of(const view *v, size_t i, unsigned set)
 }
 
 /* 's 't 'm 'd 're 've 'll at i: its end; i: none. Folded, U+017F is an s. */
-static size_t short_end(const view *v, size_t i, bool folded)
+static size_t short_end(const scan_view *v, size_t i, bool folded)
 {
     uint32_t c[2] = {0, 0};
     size_t end[2] = {0, 0}, width;
@@ -67,7 +67,7 @@ static size_t short_end(const view *v, size_t i, bool folded)
 /* Capitals and letters without case, then small letters and letters without case, one of them at
  * least ("Word", "word", "W" of none); from i. When nothing small follows the first run, the
  * expression goes back to the last letter in it that has no case. */
-static size_t small_end(const view *v, size_t i)
+static size_t small_end(const scan_view *v, size_t i)
 {
     size_t end = i, back = i, width;
     int kind = OTHER;
@@ -81,7 +81,7 @@ static size_t small_end(const view *v, size_t i)
     return back;
 }
 
-static size_t cased_end(const view *v, size_t prefix)
+static size_t cased_end(const scan_view *v, size_t prefix)
 {
     size_t end = 0;
     /* with the prefix, without it; then words of capitals alone, likewise */
@@ -92,7 +92,7 @@ static size_t cased_end(const view *v, size_t prefix)
     return run_of(v, 0, capitals);
 }
 
-static size_t word_end(const view *v, size_t prefix)
+static size_t word_end(const scan_view *v, size_t prefix)
 {
     if (v->sc->cases) return cased_end(v, prefix);
     unsigned letters = LETTERS | (v->sc->marks ? BIT(MARK) : 0);
@@ -100,7 +100,7 @@ static size_t word_end(const view *v, size_t prefix)
     return end > prefix ? end : run_of(v, 0, letters);
 }
 
-static size_t number_end(const view *v, size_t from)
+static size_t number_end(const scan_view *v, size_t from)
 {
     size_t end = from, width;
     for (int k = 0; end < v->n && (v->sc->digits == 0 || k < v->sc->digits); k++, end += width)
@@ -109,7 +109,7 @@ static size_t number_end(const view *v, size_t from)
 }
 
 /* What is neither blank nor letter nor number, a space before it perhaps, and line ends behind it. */
-static size_t sign_end(const view *v)
+static size_t sign_end(const scan_view *v)
 {
     unsigned not = LETTERS | BIT(NUMBER) | BIT(SPACE) | (v->sc->marks ? BIT(MARK) : 0);
     size_t from = v->s[0] == ' ', end = run_of(v, from, ~not );
@@ -122,7 +122,7 @@ static size_t sign_end(const view *v)
 
 /* A run of blanks: to its last line end, if those count; else all of it but the last blank, which
  * goes with what follows; or that one alone. */
-static size_t blank_end(const view *v)
+static size_t blank_end(const scan_view *v)
 {
     size_t end = 0, last = 0, line = 0, width;
     for (; end < v->n && class_at(v, end, &width) == SPACE; end += width) {
@@ -135,7 +135,7 @@ static size_t blank_end(const view *v)
 
 size_t scan_piece(const scanner *sc, const uint8_t *classes, const char *s, size_t n)
 {
-    view v = {sc, classes, s, n};
+    scan_view v = {sc, classes, s, n};
     size_t width, end;
     int kind = class_at(&v, 0, &width);
     if (sc->shorts == SHORT_EXACT || sc->shorts == SHORT_FOLDED) {

@@ -6,12 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef bool (*reader)(tokenizer *t, const json_t *step, const char *type, char *why,
-                       size_t why_bytes);
+typedef bool (*step_reader)(tokenizer *t, const json_t *step, const char *type, char *why,
+                            size_t why_bytes);
 
 /* The steps of one of the four, each by `read`. list: what a Sequence calls its steps. */
 static bool each(tokenizer *t, const json_t *step, const char *what, const char *list,
-                 reader read, char *why, size_t why_bytes)
+                 step_reader read, char *why, size_t why_bytes)
 {
     if (!step || json_is_null(step)) return true;
     const char *type = json_string_value(json_object_get(step, "type"));
@@ -50,7 +50,7 @@ static bool is_string(const json_t *step, const char *key, const char *value)
 }
 
 /* {"String": ".."}; NULL: something else. */
-static const char *pattern_of(const json_t *step)
+static const char *string_pattern(const json_t *step)
 {
     return string_of(json_object_get(step, "pattern"), "String");
 }
@@ -71,7 +71,7 @@ static bool read_normal(tokenizer *t, const json_t *step, const char *type, char
         if (!n.to) return no("it has no prepend", why, why_bytes);
     } else if (!strcmp(type, "Replace")) {
         if (!known_keys(step, "type pattern content", "fields", why, why_bytes)) return false;
-        n = (normal_step){NORMAL_REPLACE, pattern_of(step), string_of(step, "content")};
+        n = (normal_step){NORMAL_REPLACE, string_pattern(step), string_of(step, "content")};
         if (!n.from || !*n.from || !n.to)
             return no("only strings are replaced here, by strings", why, why_bytes);
     } else {
@@ -89,9 +89,9 @@ static bool read_split(const json_t *step, cut_step *c, char *why, size_t why_by
         return false;
     const char *regex = string_of(json_object_get(step, "pattern"), "Regex");
     bool inverts = json_is_true(json_object_get(step, "invert"));
-    if (pattern_of(step)) {
+    if (string_pattern(step)) {
         c->kind = CUT_BEHIND;
-        c->blank = pattern_of(step);
+        c->blank = string_pattern(step);
         if (*c->blank && !inverts && is_string(step, "behavior", "MergedWithPrevious"))
             return true;
         return no("at a string only with behavior MergedWithPrevious", why, why_bytes);
@@ -231,10 +231,11 @@ static bool read_decoder(tokenizer *t, const json_t *step, const char *type, cha
         return true;
     }
     if (!strcmp(type, "Replace")) {
-        if (t->blank || t->falls_back || !is_string(step, "content", " ") || !pattern_of(step))
+        if (t->blank || t->falls_back || !is_string(step, "content", " ") ||
+            !string_pattern(step))
             return no("expected one, of a string by a space, before ByteFallback", why,
                       why_bytes);
-        t->blank = pattern_of(step);
+        t->blank = string_pattern(step);
         return true;
     }
     if (!strcmp(type, "Metaspace")) {

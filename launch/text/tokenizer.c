@@ -47,7 +47,7 @@ static void say_missing(const char *dir, char *why, size_t why_bytes)
     snprintf(why, why_bytes, "%s/tokenizer.json: %s", dir, strerror(ENOENT));
 }
 
-static bool read_file(tokenizer *t, char *why, size_t why_bytes)
+static bool read_tokenizer(tokenizer *t, char *why, size_t why_bytes)
 {
     const json_t *added = json_object_get(t->file, "added_tokens");
     if (!known_keys(t->file,
@@ -86,7 +86,7 @@ tokenizer *tokenizer_open(const char *dir, char *why, size_t why_bytes)
     tokenizer *t = calloc(1, sizeof *t);
     if (t && !(t->file = json_load_file(path, 0, &error))) {
         snprintf(why, why_bytes, "%s:%d:%d: %s", path, error.line, error.column, error.text);
-    } else if (t && !read_file(t, reason, sizeof reason)) {
+    } else if (t && !read_tokenizer(t, reason, sizeof reason)) {
         snprintf(why, why_bytes, "%s: %s", path, reason);
     } else if (t) {
         return t;
