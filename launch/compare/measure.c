@@ -11,7 +11,7 @@ enum { WARM = 2 }; /* decoded tokens that are not counted */
 
 /* ---- the haystack and its needles --------------------- */
 
-static int prepare(comparison *c, compared *p)
+static int prepare_compared(comparison *c, compared *p)
 {
     compared *first = &c->of[0];
     char why[NEEDLE_WHY] = "";
@@ -89,7 +89,8 @@ static uint32_t any_id(const comparison *c, int32_t step)
     return CONSTRUCTED_WORDS + (uint32_t)step;
 }
 
-static banyan_status decode(const comparison *c, compared *p, int32_t step, double *seconds)
+static banyan_status decode_compared(const comparison *c, compared *p, int32_t step,
+                                     double *seconds)
 {
     const uint32_t id = any_id(c, step);
     uint32_t got;
@@ -114,7 +115,7 @@ static int decode_all(comparison *c)
             compared *p = &c->of[i];
             double seconds;
             if (step == WARM) p->messages = p->bytes_sent = 0;
-            code = evaluation_forward(&p->e, decode(c, p, step, &seconds), "decoding");
+            code = evaluation_forward(&p->e, decode_compared(c, p, step, &seconds), "decoding");
             if (!code && step >= WARM) p->step[p->steps++] = seconds;
         }
     }
@@ -139,7 +140,7 @@ int compare_measure(comparison *c)
 {
     int code = EXIT_OK;
     for (int32_t i = 0; !code && i < c->count; i++) {
-        code = prepare(c, &c->of[i]);
+        code = prepare_compared(c, &c->of[i]);
         if (!code) code = ask_all(c, &c->of[i]);
     }
     if (!code) code = decode_all(c);

@@ -39,7 +39,7 @@ static const struct {
 /* ---- a line of the table --------------------- */
 
 /* What stands between { and }. */
-static int64_t number_of(const comparison *c, const char *word, bool *scaled)
+static int64_t scaled_number(const comparison *c, const char *word, bool *scaled)
 {
     const int32_t heads = c->s->e.shape.heads, group = heads / c->s->e.shape.kv_heads;
     char *rest;
@@ -61,7 +61,7 @@ static void fill_in(const comparison *c, const char *use, compared *p)
             continue;
         }
         used += (size_t)snprintf(p->use + used, sizeof p->use - used, "%lld",
-                                 (long long)number_of(c, use + 1, &p->scaled));
+                                 (long long)scaled_number(c, use + 1, &p->scaled));
         use = strchr(use, '}') + 1;
     }
     p->use[used] = 0;
@@ -72,7 +72,7 @@ static void fill_in(const comparison *c, const char *use, compared *p)
 enum { ROOM = 64 };
 
 /* Those of one line for all layers. */
-static bool read_line(const comparison *c, compared *p)
+static bool read_use_line(const comparison *c, compared *p)
 {
     char why[NEEDLE_WHY];
     p->text = strdup(p->use);
@@ -87,7 +87,7 @@ static bool read_line(const comparison *c, compared *p)
 }
 
 /* A file's. Collective; an exit code. */
-static int read_file(const comparison *c, const char *path, compared *p)
+static int read_pattern_file(const comparison *c, const char *path, compared *p)
 {
     const model_shape *shape = &c->s->e.shape;
     char why[NEEDLE_WHY] = "out of memory";
@@ -115,7 +115,7 @@ static int read_file(const comparison *c, const char *path, compared *p)
 
 /* Behind the pattern's rules those that hold for all: of the layer which the constructed model copies its
  * tokens with. */
-static bool settle(const comparison *c, compared *p)
+static bool append_common_rules(const comparison *c, compared *p)
 {
     const banyan_spec *all = &c->s->e.spec;
     const size_t count = (size_t)(p->rule_count + all->rule_count);
@@ -130,7 +130,7 @@ static bool settle(const comparison *c, compared *p)
 
 /* ---- which --------------------- */
 
-static compared *next(comparison *c)
+static compared *next_compared(comparison *c)
 {
     if (c->count < COMPARE_MOST) return &c->of[c->count++];
     say_error(c->j, "more than %d patterns", COMPARE_MOST - 1);
@@ -144,17 +144,17 @@ static int add_first(comparison *c)
     const bool own = c->s->wish.foreign != NULL;
     snprintf(p->name, sizeof p->name, "%s", own ? "the model's own" : table[0].name);
     snprintf(p->use, sizeof p->use, "%s", own ? "" : table[0].use);
-    if (!own && !read_line(c, p)) return EXIT_FAILED;
-    return settle(c, p) ? EXIT_OK : EXIT_FAILED;
+    if (!own && !read_use_line(c, p)) return EXIT_FAILED;
+    return append_common_rules(c, p) ? EXIT_OK : EXIT_FAILED;
 }
 
 static int add_given(comparison *c, const char *flag_name, const char *value)
 {
     const bool is_file = !strcmp(flag_name, "pattern");
-    compared *p = next(c);
+    compared *p = next_compared(c);
     if (!p) return EXIT_USAGE;
     if (is_file) {
-        int code = read_file(c, value, p);
+        int code = read_pattern_file(c, value, p);
         if (code) return code;
     } else {
         snprintf(p->name, sizeof p->name, "%s", value);
@@ -164,9 +164,9 @@ static int add_given(comparison *c, const char *flag_name, const char *value)
             return EXIT_USAGE;
         }
         snprintf(p->use, sizeof p->use, "%s", value);
-        if (!read_line(c, p)) return EXIT_USAGE;
+        if (!read_use_line(c, p)) return EXIT_USAGE;
     }
-    return settle(c, p) ? EXIT_OK : EXIT_FAILED;
+    return append_common_rules(c, p) ? EXIT_OK : EXIT_FAILED;
 }
 
 static int add_table(comparison *c)
@@ -176,7 +176,7 @@ static int add_table(comparison *c)
         snprintf(p->name, sizeof p->name, "%s", table[i].name);
         p->placement = table[i].placement;
         fill_in(c, table[i].use, p);
-        if (!read_line(c, p) || !settle(c, p)) return EXIT_FAILED;
+        if (!read_use_line(c, p) || !append_common_rules(c, p)) return EXIT_FAILED;
     }
     return EXIT_OK;
 }

@@ -12,15 +12,15 @@
 enum { COLUMNS = 3 };
 static const double column_width = 1.45; /* a bar is at most 1 */
 
-typedef struct line {
+typedef struct bar_line {
     const compared *p;
     double
         bar[COLUMNS]; /* shares: kept and read of the first pattern's, found of all needles */
-} line;
+} bar_line;
 
 static int best_first(const void *a, const void *b)
 {
-    const line *x = a, *y = b;
+    const bar_line *x = a, *y = b;
     const double found = y->bar[2] - x->bar[2], kept = x->bar[0] - y->bar[0],
                  read = x->bar[1] - y->bar[1];
     const double by = found < 0 || found > 0 ? found : kept < 0 || kept > 0 ? kept : read;
@@ -41,7 +41,7 @@ static void label(double x, int32_t row, const char *side, const char *text, FIL
     fprintf(out, " at %.3f,%d %s noenhanced\n", x, (int)row, side);
 }
 
-static void draw_line(const line *l, int32_t row, FILE *out)
+static void draw_line(const bar_line *l, int32_t row, FILE *out)
 {
     char text[64];
     snprintf(text, sizeof text, "%.24s%s", l->p->name, l->p->scaled ? " *" : "");
@@ -57,7 +57,7 @@ static void draw_line(const line *l, int32_t row, FILE *out)
     }
 }
 
-static void draw(const comparison *c, const line *lines, FILE *out)
+static void draw_bars(const comparison *c, const bar_line *lines, FILE *out)
 {
     static const char *const heads[COLUMNS] = {"keys and values kept", "read by a decoded row",
                                                "needles found"};
@@ -84,7 +84,7 @@ static void draw(const comparison *c, const line *lines, FILE *out)
 
 plot_result compare_svg(const comparison *c, FILE *out)
 {
-    line lines[COMPARE_MOST];
+    bar_line lines[COMPARE_MOST];
     char *script = NULL;
     size_t bytes = 0;
     FILE *memory = open_memstream(&script, &bytes);
@@ -92,10 +92,10 @@ plot_result compare_svg(const comparison *c, FILE *out)
     for (int32_t i = 0; i < c->count; i++) {
         const compared *p = &c->of[i];
         lines[i] =
-            (line){p, {compare_share(c, p), p->read / c->of[0].read, compare_recall(c, p)}};
+            (bar_line){p, {compare_share(c, p), p->read / c->of[0].read, compare_recall(c, p)}};
     }
     qsort(lines, (size_t)c->count, sizeof *lines, best_first);
-    draw(c, lines, memory);
+    draw_bars(c, lines, memory);
     plot_result result = fclose(memory) == 0 ? plot_svg(script, out) : PLOT_FAILED;
     free(script);
     return result;

@@ -12,7 +12,7 @@
 static const char *const tasks[] = {"single", "multikey", "absent"};
 enum { TASK_COUNT = 3 };
 
-static tally tally_of(const comparison *c, const compared *p, int task)
+static tally compared_tally(const comparison *c, const compared *p, int task)
 {
     return summary_tally(results_all(p->e.results), &c->s->wish, tasks[task], c->length);
 }
@@ -26,7 +26,7 @@ double compare_recall(const comparison *c, const compared *p)
 {
     int64_t found = 0, cells = 0;
     for (int t = 0; t < 2; t++) {
-        const tally one = tally_of(c, p, t);
+        const tally one = compared_tally(c, p, t);
         found += one.found;
         cells += one.cells;
     }
@@ -68,7 +68,7 @@ static void quartiles(const compared *p, double q[3])
 }
 
 /* Root of the sums of squares, of the difference over the first pattern's; NaN: not measured. */
-static double error_of(const compared *p)
+static double output_error(const compared *p)
 {
     const outputs *o = &p->outputs;
     return o->failed || o->size <= 0 ? NAN : sqrt(o->difference / o->size);
@@ -112,16 +112,16 @@ static void print_head(const comparison *c, columns *table)
 
 static void print_cells(const comparison *c, const compared *p, int task, columns *table)
 {
-    const tally t = tally_of(c, p, task);
+    const tally t = compared_tally(c, p, task);
     if (t.cells)
         columns_cell(table, "%lld/%lld", (long long)right(&t, task), (long long)t.cells);
     else
         columns_cell(table, "-");
 }
 
-static void print_row(const comparison *c, const compared *p, columns *table)
+static void print_compared(const comparison *c, const compared *p, columns *table)
 {
-    double q[3], error = error_of(p);
+    double q[3], error = output_error(p);
     quartiles(p, q);
     columns_cell(table, "  %-19.19s%s", p->name, p->scaled ? "*" : "");
     columns_number(table, 2, (double)p->kept_bytes / 1048576);
@@ -159,7 +159,7 @@ void compare_print(const comparison *c, FILE *out)
 {
     columns table = {shown, job_switch(c->j, "wide"), out, 0};
     print_head(c, &table);
-    for (int32_t i = 0; i < c->count; i++) print_row(c, &c->of[i], &table);
+    for (int32_t i = 0; i < c->count; i++) print_compared(c, &c->of[i], &table);
     fprintf(
         out,
         "\n  keeps: keys and values while tokens are decoded, all ranks, and their share of "
@@ -179,7 +179,7 @@ void compare_print(const comparison *c, FILE *out)
 
 /* ---- JSON --------------------- */
 
-static json_t *number(double value)
+static json_t *finite_or_null(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
 }
@@ -195,12 +195,12 @@ void compare_json(const comparison *c, FILE *out)
             "pattern", json_text(p->name), "use", json_text(p->use), "scaled", p->scaled,
             "length", (json_int_t)c->length, "ranks", c->j->ranks, "kept_bytes",
             (json_int_t)p->kept_bytes, "planned_bytes", (json_int_t)p->planned_bytes, "share",
-            compare_share(c, p), "read_tokens", p->read, "prefill_seconds", number(p->prefill),
-            "token_seconds", q[1], "token_lower_quartile", q[0], "token_upper_quartile", q[2],
-            "messages", p->messages, "bytes_sent", p->bytes_sent, "error",
-            i ? number(error_of(p)) : json_null());
+            compare_share(c, p), "read_tokens", p->read, "prefill_seconds",
+            finite_or_null(p->prefill), "token_seconds", q[1], "token_lower_quartile", q[0],
+            "token_upper_quartile", q[2], "messages", p->messages, "bytes_sent", p->bytes_sent,
+            "error", i ? finite_or_null(output_error(p)) : json_null());
         for (int t = 0; line && t < TASK_COUNT; t++) {
-            const tally one = tally_of(c, p, t);
+            const tally one = compared_tally(c, p, t);
             json_object_set_new(
                 line, tasks[t],
                 json_pack("[I, I]", (json_int_t)right(&one, t), (json_int_t)one.cells));

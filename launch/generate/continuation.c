@@ -20,8 +20,8 @@ static bool add_end(continuation *c, int64_t id)
 }
 
 /* A question in its layout, whose own end ends the answer too. */
-static bool lay_out(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
-                    token_ids *ids, char *why, size_t why_bytes)
+static bool encode_chat(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
+                        token_ids *ids, char *why, size_t why_bytes)
 {
     const chat_layout *layout =
         chat_encode(c->tokenizer, w->system, data, bytes, ids, why, why_bytes);
@@ -31,12 +31,12 @@ static bool lay_out(const prompt_wish *w, continuation *c, const char *data, siz
     return false;
 }
 
-static bool encode(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
-                   char *why, size_t why_bytes)
+static bool encode_prompt(const prompt_wish *w, continuation *c, const char *data, size_t bytes,
+                          char *why, size_t why_bytes)
 {
     token_ids ids = {0};
     char reason[1024];
-    bool good = w->chat ? lay_out(w, c, data, bytes, &ids, reason, sizeof reason)
+    bool good = w->chat ? encode_chat(w, c, data, bytes, &ids, reason, sizeof reason)
                         : tokenizer_encode(c->tokenizer, data, bytes, !w->load, &ids, reason,
                                            sizeof reason);
     if (!good) snprintf(why, why_bytes, "the prompt: %s", reason);
@@ -57,7 +57,7 @@ static bool encode(const prompt_wish *w, continuation *c, const char *data, size
     return false;
 }
 
-static bool read_text(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
+static bool read_prompt_text(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
 {
     c->tokenizer = tokenizer_open(w->model, why, why_bytes);
     if (!c->tokenizer) return false;
@@ -65,10 +65,10 @@ static bool read_text(const prompt_wish *w, continuation *c, char *why, size_t w
     c->decoder =
         (token_decoder){.t = c->tokenizer, .skips_special = true, .has_begun = !w->chat};
     c->stop = w->stop;
-    if (w->prompt) return encode(w, c, w->prompt, strlen(w->prompt), why, why_bytes);
+    if (w->prompt) return encode_prompt(w, c, w->prompt, strlen(w->prompt), why, why_bytes);
     size_t bytes;
     char *data = input_read(w->prompt_file, &bytes, why, why_bytes);
-    bool good = data && encode(w, c, data, bytes, why, why_bytes);
+    bool good = data && encode_prompt(w, c, data, bytes, why, why_bytes);
     free(data);
     return good;
 }
@@ -102,7 +102,7 @@ static bool read_nothing(const prompt_wish *w, continuation *c, char *why, size_
 static bool read_prompt(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
 {
     if (!w->ids && !w->prompt && !w->prompt_file) return read_nothing(w, c, why, why_bytes);
-    if (!w->ids) return read_text(w, c, why, why_bytes);
+    if (!w->ids) return read_prompt_text(w, c, why, why_bytes);
     c->ids = ids_read(w->ids, w->count, &c->prompt, why, why_bytes);
     return c->ids != NULL;
 }
@@ -123,7 +123,7 @@ void continuation_free(continuation *c)
 }
 
 /* How much of the held text cannot become the stop text any more; *found: it stands there. */
-static size_t settled(const continuation *c, bool *found)
+static size_t settled_bytes(const continuation *c, bool *found)
 {
     size_t stop = c->stop ? strlen(c->stop) : 0;
     *found = false;
@@ -136,7 +136,7 @@ static size_t settled(const continuation *c, bool *found)
     return c->held.bytes;
 }
 
-static void print(continuation *c, size_t bytes)
+static void print_held(continuation *c, size_t bytes)
 {
     fwrite(c->held.data, 1, bytes, stdout);
     fflush(stdout);
@@ -158,7 +158,7 @@ bool continuation_add(continuation *c, uint32_t id, bool *ends)
     if (*ends) return true; /* no part of the text, special or not */
     if (!decoder_add(&c->decoder, id, &c->held)) return false;
     if (c->held.bytes == 0) return true;
-    print(c, settled(c, &found));
+    print_held(c, settled_bytes(c, &found));
     if (found) c->held.bytes = 0;
     *ends = found;
     return true;
@@ -168,6 +168,6 @@ bool continuation_end(continuation *c)
 {
     if (!c->tokenizer) return true;
     bool good = decoder_end(&c->decoder, &c->held) && text_add(&c->held, "\n", 1);
-    if (good) print(c, c->held.bytes);
+    if (good) print_held(c, c->held.bytes);
     return good;
 }

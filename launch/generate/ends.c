@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* *found: the file is there and has the field. */
-static bool read_one(const char *dir, const char *name, bool *found, token_ids *ids, char *why,
+static bool read_eos(const char *dir, const char *name, bool *found, token_ids *ids, char *why,
                      size_t why_bytes)
 {
     char path[4096];
@@ -39,8 +39,8 @@ bool ends_read(const char *dir, uint32_t **ends, int64_t *count, char *why, size
 {
     token_ids ids = {0};
     bool found;
-    if (!read_one(dir, "generation_config.json", &found, &ids, why, why_bytes) ||
-        (!found && !read_one(dir, "config.json", &found, &ids, why, why_bytes))) {
+    if (!read_eos(dir, "generation_config.json", &found, &ids, why, why_bytes) ||
+        (!found && !read_eos(dir, "config.json", &found, &ids, why, why_bytes))) {
         free(ids.id);
         return false;
     }

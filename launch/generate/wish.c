@@ -9,7 +9,7 @@
 /* How many ids follow when nobody says: a few, or an answer. */
 enum { COUNT_IDS = 16, COUNT_TEXT = 256 };
 
-static bool read_count(const job *j, const char *name, int64_t least, int64_t *out)
+static bool read_token_count(const job *j, const char *name, int64_t least, int64_t *out)
 {
     const char *text = job_text(j, name);
     if (!text || number_read(text, least, INT32_MAX, out)) return true;
@@ -19,7 +19,7 @@ static bool read_count(const job *j, const char *name, int64_t least, int64_t *o
 }
 
 /* Above 0, and at most `most`. */
-static bool read_number(const job *j, const char *name, double most, double *out)
+static bool read_positive(const job *j, const char *name, double most, double *out)
 {
     const char *text = job_text(j, name);
     char *end;
@@ -45,8 +45,8 @@ static bool read_sampling(const job *j, sampling *s)
                       of_sampling[i]);
             return false;
         }
-    if (!read_number(j, "temperature", HUGE_VAL, &s->temperature) ||
-        !read_number(j, "top-p", 1, &s->top_p) || !read_count(j, "top-k", 1, &s->top_k))
+    if (!read_positive(j, "temperature", HUGE_VAL, &s->temperature) ||
+        !read_positive(j, "top-p", 1, &s->top_p) || !read_token_count(j, "top-k", 1, &s->top_k))
         return false;
     if (!seed) return true;
     errno = 0;
@@ -84,5 +84,6 @@ bool wish_read(const job *j, prompt_wish *w)
     if (w->system && !w->chat) return say_error(j, "--system: only with --chat"), false;
     if (w->stop && !*w->stop) return say_error(j, "--stop \"\": expected a text"), false;
     w->count = w->ids ? COUNT_IDS : COUNT_TEXT;
-    return read_count(j, "count", w->save ? 0 : 1, &w->count) && read_sampling(j, &w->sampling);
+    return read_token_count(j, "count", w->save ? 0 : 1, &w->count) &&
+           read_sampling(j, &w->sampling);
 }

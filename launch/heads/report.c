@@ -5,31 +5,31 @@
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct ranked {
+typedef struct ranked_head {
     double score;
     int64_t index;
-} ranked;
+} ranked_head;
 
 /* Highest first; of equal ones the lower layer, then the lower head. */
-static int compare(const void *a, const void *b)
+static int by_score(const void *a, const void *b)
 {
-    const ranked *x = a, *y = b;
+    const ranked_head *x = a, *y = b;
     if (x->score != y->score) return x->score > y->score ? -1 : 1;
     return (x->index > y->index) - (x->index < y->index);
 }
 
 /* For free(); NULL: out of memory. */
-static ranked *rank(const double *score, int64_t count)
+static ranked_head *rank(const double *score, int64_t count)
 {
-    ranked *order = malloc((size_t)(count + 1) * sizeof *order);
-    for (int64_t i = 0; order && i < count; i++) order[i] = (ranked){score[i], i};
-    if (order) qsort(order, (size_t)count, sizeof *order, compare);
+    ranked_head *order = malloc((size_t)(count + 1) * sizeof *order);
+    for (int64_t i = 0; order && i < count; i++) order[i] = (ranked_head){score[i], i};
+    if (order) qsort(order, (size_t)count, sizeof *order, by_score);
     return order;
 }
 
 void heads_print(const heads_scores *s, int32_t most, FILE *out)
 {
-    ranked *order = rank(s->retrieval, s->all);
+    ranked_head *order = rank(s->retrieval, s->all);
     const int64_t shown = most < s->all ? most : s->all;
     fprintf(out, "%d layers of %d query heads, %d KV heads; %d of %d needles were answered\n\n",
             (int)s->shape->layers, (int)s->shape->heads, (int)s->shape->kv_heads,
@@ -103,13 +103,13 @@ void heads_duo(const heads_scores *s, FILE *out)
 }
 
 /* "prefix_matching": {"0": [1, 3], ..}, of the highest `share`, at least one. */
-static void write_list(const heads_scores *s, const char *name, const double *score,
-                       double share, FILE *out)
+static void write_head_list(const heads_scores *s, const char *name, const double *score,
+                            double share, FILE *out)
 {
     const int64_t heads = s->shape->kv_heads, count = s->shape->layers * heads;
     const int64_t most = (int64_t)fmax(1, round(share * (double)count));
     double *value = of_groups(s, score);
-    ranked *order = value ? rank(value, count) : NULL;
+    ranked_head *order = value ? rank(value, count) : NULL;
     bool *chosen = calloc((size_t)count + 1, sizeof *chosen);
     for (int64_t i = 0; order && chosen && i < most; i++) chosen[order[i].index] = true;
     fprintf(out, "\"%s\": {", name);
@@ -131,15 +131,15 @@ static void write_list(const heads_scores *s, const char *name, const double *sc
 void heads_razor(const heads_scores *s, double induction, double echo, FILE *out)
 {
     fputc('{', out);
-    write_list(s, "prefix_matching", s->induction, induction, out);
+    write_head_list(s, "prefix_matching", s->induction, induction, out);
     fputs(", ", out);
-    write_list(s, "copying", s->echo, echo, out);
+    write_head_list(s, "copying", s->echo, echo, out);
     fputs("}\n", out);
 }
 
 /* ---- the picture --------------------- */
 
-static void panel(const heads_scores *s, const char *title, const double *value, FILE *out)
+static void draw_panel(const heads_scores *s, const char *title, const double *value, FILE *out)
 {
     fprintf(out,
             "set title '%s'\nset xrange [-0.5:%d.5]\nset yrange [-0.5:%d.5]\n"
@@ -160,9 +160,9 @@ plot_result heads_svg(const heads_scores *s, FILE *out)
           "set multiplot layout 1,3\nset xlabel 'query head'\nset ylabel 'layer'\n"
           "set palette defined (0 '#F4F5F7', 0.5 '#EBB839', 1 '#0CA678')\nset cbrange [0:1]\n",
           memory);
-    panel(s, "retrieval", s->retrieval, memory);
-    panel(s, "induction", s->induction, memory);
-    panel(s, "echo", s->echo, memory);
+    draw_panel(s, "retrieval", s->retrieval, memory);
+    draw_panel(s, "induction", s->induction, memory);
+    draw_panel(s, "echo", s->echo, memory);
     fputs("unset multiplot\n", memory);
     plot_result result = fclose(memory) == 0 ? plot_svg(script, out) : PLOT_FAILED;
     free(script);

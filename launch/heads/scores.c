@@ -28,7 +28,7 @@ void heads_free(heads_scores *s)
     model_watch_free(&s->watch);
 }
 
-static void begin(void *arg, const asked *a)
+static void begin_watch(void *arg, const asked *a)
 {
     heads_scores *s = arg;
     model_watch *w = &s->watch;
@@ -65,7 +65,7 @@ static bool is_answered(const asked *a)
     return 2 * equal > a->answers;
 }
 
-static void take(void *arg, const asked *a)
+static void take_masses(void *arg, const asked *a)
 {
     heads_scores *s = arg;
     const model_watch *w = &s->watch;
@@ -89,7 +89,7 @@ static void take(void *arg, const asked *a)
 
 observer heads_observer(heads_scores *s)
 {
-    return (observer){&s->watch, begin, take, s};
+    return (observer){&s->watch, begin_watch, take_masses, s};
 }
 
 void heads_settle(heads_scores *s)

@@ -39,7 +39,7 @@ static int owner_of(const void *arg, int32_t depth, int64_t block)
     return banyan_plan_owner(v->plan, 0, v->last, depth % v->kv_heads, block);
 }
 
-static needle_grid make_grid(const cells *c)
+static needle_grid cells_grid(const cells *c)
 {
     const needle_wish *w = c->e->wish;
     needle_grid g = {.begin = NEEDLE_FIRST,
@@ -58,21 +58,21 @@ static needle_grid make_grid(const cells *c)
 }
 
 /* Places, the prompt, and nulls where some head would have none. */
-static bool build(cells *c, char *why, size_t why_bytes)
+static bool build_prompt(cells *c, char *why, size_t why_bytes)
 {
     const needle_wish *w = c->e->wish;
-    c->grid = make_grid(c);
+    c->grid = cells_grid(c);
     if (!grid_place(&c->grid, c->place, why, why_bytes)) return false;
     bool multikey = w->mixed || (c->task && strcmp(c->task, "multikey") == 0);
     int32_t purpose = 1 + c->first * 2 + multikey; /* classic prompts differ by depth */
-    prompt_wish wish = {.count = c->grid.end,
-                        .first = c->place + c->first,
-                        .items = c->count,
-                        .absents = c->absent ? c->count : 0,
-                        .distractors = multikey ? 4 : 0,
-                        .mixed = w->mixed,
-                        .needles = w->needles,
-                        .seed = needle_seed(w->seed, c->length, c->trial, purpose)};
+    haystack_wish wish = {.count = c->grid.end,
+                          .first = c->place + c->first,
+                          .items = c->count,
+                          .absents = c->absent ? c->count : 0,
+                          .distractors = multikey ? 4 : 0,
+                          .mixed = w->mixed,
+                          .needles = w->needles,
+                          .seed = needle_seed(w->seed, c->length, c->trial, purpose)};
     if (!prompt_make(&wish, &c->p, why, why_bytes)) return false;
     for (int32_t p = 0; p < w->patterns; p++) {
         choose_pattern(c, p);
@@ -174,8 +174,8 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
 }
 
 /* Before the question is asked (got NULL), and after it. */
-static void observe(const cells *c, const needle_item *item, const question *q,
-                    const uint32_t *got)
+static void observe_question(const cells *c, const needle_item *item, const question *q,
+                             const uint32_t *got)
 {
     uint32_t needle[NEEDLE_TOKENS];
     const observer *o = c->e->observer;
@@ -191,8 +191,8 @@ static void observe(const cells *c, const needle_item *item, const question *q,
     (got ? o->take : o->begin)(o->arg, &a);
 }
 
-static int ask(cells *c, const char *task, int32_t depth, const needle_item *item,
-               const question *q)
+static int ask_cell(cells *c, const char *task, int32_t depth, const needle_item *item,
+                    const question *q)
 {
     reply r;
     usage used;
@@ -200,7 +200,7 @@ static int ask(cells *c, const char *task, int32_t depth, const needle_item *ite
              depth + 1, c->e->wish->depths);
     int code = evaluation_forward(c->e, question_ask(c->e->m, q, &r), "asking");
     if (code) return code;
-    if (q->watch) observe(c, item, q, r.got);
+    if (q->watch) observe_question(c, item, q, r.got);
     if (r.out)
         outputs_take(c->e->outputs, r.out,
                      (int64_t)q->answers * c->view.heads * c->e->shape.head_dim);
@@ -236,9 +236,9 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
     predictor_read(&c->view, &c->p, ids);
     if (c->e->observer && !absent) {
         q.watch = c->e->observer->watch;
-        observe(c, item, &q, NULL);
+        observe_question(c, item, &q, NULL);
     }
-    return ask(c, task, depth, item, &q);
+    return ask_cell(c, task, depth, item, &q);
 }
 
 /* ---- one prompt --------------------- */
@@ -259,7 +259,7 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     c->predicted = !predictor_chooses(model_plan(e->m), &layer, &head);
     predictor_init(&c->view, model_plan(e->m), &e->constructed);
     choose_pattern(c, 0);
-    bool built = build(c, why, sizeof why);
+    bool built = build_prompt(c, why, sizeof why);
     if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "a prompt of %lld tokens: %s", (long long)c->length, why);

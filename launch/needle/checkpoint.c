@@ -21,7 +21,7 @@ static int64_t has_read(const evaluation *e, const prompt *p)
 }
 
 /* Goes on from the snapshot, where it can. */
-static banyan_status begin(evaluation *e, const prompt *p, int64_t *read)
+static banyan_status resume_snapshot(evaluation *e, const prompt *p, int64_t *read)
 {
     *read = e->j->rank == 0 ? has_read(e, p) : 0;
     const banyan_status status = banyan_comm_broadcast(e->j->comm, read, sizeof *read, 0);
@@ -42,7 +42,7 @@ typedef struct shown {
     int64_t before;
 } shown;
 
-static void show(void *arg, int64_t done)
+static void show_resumed(void *arg, int64_t done)
 {
     const shown *s = arg;
     s->progress(s->arg, s->before + done);
@@ -52,7 +52,7 @@ banyan_status checkpoint_prefill(evaluation *e, const prompt *p,
                                  void (*progress)(void *arg, int64_t done), void *arg)
 {
     int64_t at = 0;
-    banyan_status status = begin(e, p, &at);
+    banyan_status status = resume_snapshot(e, p, &at);
     if (at && e->j->rank == 0)
         fprintf(stderr, "banyan: goes on at token %lld of %lld, from %s\n", (long long)at,
                 (long long)p->count, e->wish->checkpoint);
@@ -60,7 +60,8 @@ banyan_status checkpoint_prefill(evaluation *e, const prompt *p,
         shown s = {progress, arg, at};
         int64_t end = (at / e->wish->every + 1) * e->wish->every;
         if (end > p->count) end = p->count;
-        status = model_forward(e->m, at, p->ids + at, end - at, 0, NULL, NULL, NULL, show, &s);
+        status = model_forward(e->m, at, p->ids + at, end - at, 0, NULL, NULL, NULL,
+                               show_resumed, &s);
         at = end;
         if (!status && at < p->count)
             status = model_save(e->m, e->wish->checkpoint, p->ids, at);

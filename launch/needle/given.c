@@ -101,7 +101,7 @@ static banyan_status share_list(const job *j, id_list *list)
 }
 
 /* From rank 0 to all; its own stay. */
-static banyan_status share(const job *j, foreign_ids *f)
+static banyan_status share_ids(const job *j, foreign_ids *f)
 {
     int32_t numbers[2] = {f->items, f->reply};
     banyan_status status = banyan_comm_broadcast(j->comm, numbers, sizeof numbers, 0);
@@ -125,7 +125,7 @@ static banyan_status share(const job *j, foreign_ids *f)
     return status;
 }
 
-static bool read_words(const job *j, const char *dir, foreign_ids *f)
+static bool read_given(const job *j, const char *dir, foreign_ids *f)
 {
     char why[2048] = "";
     const words_wish wish = {.dir = dir,
@@ -145,7 +145,7 @@ static bool read_words(const job *j, const char *dir, foreign_ids *f)
         say_error(j, "%s", why);
         return false;
     }
-    status = share(j, f);
+    status = share_ids(j, f);
     if (status) job_failed(j, status, "sharing the texts' ids");
     return !status;
 }
@@ -179,6 +179,6 @@ bool given_read(const job *j, const char *dir, int32_t vocab, foreign_ids *out)
 {
     const bool is_ids = job_switch(j, "ids");
     if (!check_flags(j, dir, is_ids)) return false;
-    bool good = is_ids ? read_ids(j, out) : read_words(j, dir, out);
+    bool good = is_ids ? read_ids(j, out) : read_given(j, dir, out);
     return good && check_all(j, out, vocab);
 }

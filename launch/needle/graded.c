@@ -112,8 +112,8 @@ static void write_copies(const evaluation *e, prompt *p, int32_t kv_head, graded
     }
 }
 
-static bool build(const evaluation *e, int64_t count, uint64_t seed, graded_key *key, prompt *p,
-                  char *why, size_t why_bytes)
+static bool build_graded(const evaluation *e, int64_t count, uint64_t seed, graded_key *key,
+                         prompt *p, char *why, size_t why_bytes)
 {
     int32_t heads = e->shape.kv_heads, each = 3 + CLASSES;
     uint64_t random = seed;
@@ -162,9 +162,9 @@ static int32_t expect(const evaluation *e, const predictor *v, const graded_key 
     return visible;
 }
 
-static json_t *measure(const evaluation *e, const prompt *p, const uint32_t *ids,
-                       const graded_key *k, int32_t asked, int64_t row, const float *out,
-                       const float *lse, json_t *record)
+static json_t *measure_graded(const evaluation *e, const prompt *p, const uint32_t *ids,
+                              const graded_key *k, int32_t asked, int64_t row, const float *out,
+                              const float *lse, json_t *record)
 {
     predictor v;
     predictor_init(&v, model_plan(e->m), &e->constructed);
@@ -233,8 +233,8 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
             json_t *record = NULL;
             if (e->j->rank == 0) {
                 record = record_begin(e, "graded", length, trial, kv_head);
-                measure(e, p, ids, k, kv_head, p->count + NEEDLE_QUESTION - 1, out, lse,
-                        record);
+                measure_graded(e, p, ids, k, kv_head, p->count + NEEDLE_QUESTION - 1, out, lse,
+                               record);
                 record_usage(record, &used, prefill, decode);
             }
             code = evaluation_keep(e, record);
@@ -260,8 +260,8 @@ int evaluate_graded(evaluation *e, int64_t length, int32_t trial)
     char why[NEEDLE_WHY];
     double prefill = 0;
     int64_t count = length - NEEDLE_QUESTION;
-    bool built = build(e, count, needle_seed(e->wish->seed, length, trial, TASK_GRADED), key,
-                       &p, why, sizeof why);
+    bool built = build_graded(e, count, needle_seed(e->wish->seed, length, trial, TASK_GRADED),
+                              key, &p, why, sizeof why);
     if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "graded split at %lld tokens: %s", (long long)length, why);

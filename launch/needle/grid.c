@@ -20,50 +20,52 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct range {
+typedef struct token_range {
     int64_t low, high; /* inclusive: first tokens */
-} range;
+} token_range;
 
-static range stratum(const needle_grid *g, int32_t i)
+static token_range stratum(const needle_grid *g, int32_t i)
 {
     int64_t span = g->end - g->begin;
-    return (range){g->begin + span * i / g->depths,
-                   g->begin + span * (i + 1) / g->depths - g->tokens};
+    return (token_range){g->begin + span * i / g->depths,
+                         g->begin + span * (i + 1) / g->depths - g->tokens};
 }
 
 /* First tokens in `s` for which the whole answer lies in `block`. */
-static range inside_block(const needle_grid *g, range s, int64_t block)
+static token_range inside_block(const needle_grid *g, token_range s, int64_t block)
 {
     int64_t low = block * g->block_tokens - g->answer;
     int64_t high = (block + 1) * g->block_tokens - g->answers - g->answer;
-    return (range){low > s.low ? low : s.low, high < s.high ? high : s.high};
+    return (token_range){low > s.low ? low : s.low, high < s.high ? high : s.high};
 }
 
-static int64_t within(uint64_t *random, range r)
+static int64_t random_within(uint64_t *random, token_range r)
 {
     return r.low + needle_below(random, r.high - r.low + 1);
 }
 
-static int64_t place_stratified(const needle_grid *g, range s, int32_t *used, uint64_t *random)
+static int64_t place_stratified(const needle_grid *g, token_range s, int32_t *used,
+                                uint64_t *random)
 {
     int64_t first_block = (s.low + g->answer) / g->block_tokens;
     int64_t last_block = (s.high + g->answer) / g->block_tokens;
     int64_t best = -1, seen = 0;
     int32_t least = INT32_MAX;
     for (int64_t b = first_block; b <= last_block; b++) {
-        range r = inside_block(g, s, b);
+        token_range r = inside_block(g, s, b);
         int32_t n = used[b % g->period];
         if (r.low > r.high || n > least) continue;
         if (n < least) seen = 0;
         least = n;
         if (needle_below(random, ++seen) == 0) best = b; /* any of the equals, evenly */
     }
-    if (best < 0) return within(random, s); /* the stratum lies across one border */
+    if (best < 0) return random_within(random, s); /* the stratum lies across one border */
     used[best % g->period]++;
-    return within(random, inside_block(g, s, best));
+    return random_within(random, inside_block(g, s, best));
 }
 
-static int64_t place_border(const needle_grid *g, range s, int32_t depth, uint64_t *random)
+static int64_t place_border(const needle_grid *g, token_range s, int32_t depth,
+                            uint64_t *random)
 {
     static const int32_t before[3] = {0, 1, 2}; /* answer tokens before the border */
     int32_t shift = before[depth % 3] + g->answer;
@@ -78,7 +80,7 @@ static int64_t place_border(const needle_grid *g, range s, int32_t depth, uint64
         rank_border = differs;
         if (needle_below(random, ++seen) == 0) best = b;
     }
-    return best < 0 ? within(random, s) : best * g->block_tokens - shift;
+    return best < 0 ? random_within(random, s) : best * g->block_tokens - shift;
 }
 
 bool grid_place(const needle_grid *g, int64_t *first, char *why, size_t why_bytes)
@@ -97,10 +99,10 @@ bool grid_place(const needle_grid *g, int64_t *first, char *why, size_t why_byte
     uint64_t random = g->seed;
     int64_t last = g->end - g->tokens;
     for (int32_t i = 0; i < g->depths; i++) {
-        range s = stratum(g, i);
+        token_range s = stratum(g, i);
         switch (g->mode) {
         case DEPTH_STRATIFIED: first[i] = place_stratified(g, s, used, &random); break;
-        case DEPTH_JITTERED: first[i] = within(&random, s); break;
+        case DEPTH_JITTERED: first[i] = random_within(&random, s); break;
         case DEPTH_BORDER: first[i] = place_border(g, s, i, &random); break;
         case DEPTH_LINEAR:
             first[i] = g->depths == 1 ? (g->begin + last) / 2

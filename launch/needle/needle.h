@@ -113,7 +113,7 @@ typedef struct prompt {
     int32_t absents;
 } prompt;
 
-typedef struct prompt_wish {
+typedef struct haystack_wish {
     int64_t count;
     const int64_t *first; /* [items] ascending */
     int32_t items, absents;
@@ -121,10 +121,10 @@ typedef struct prompt_wish {
     bool mixed;          /* .. but only of every second item, and of no absent one */
     bool needles;        /* the haystack itself is made of such needles, not of random words */
     uint64_t seed;
-} prompt_wish;
+} haystack_wish;
 
 /* Every queried trigram occurs where its needle is and nowhere else. */
-bool prompt_make(const prompt_wish *wish, prompt *out, char *why, size_t why_bytes);
+bool prompt_make(const haystack_wish *wish, prompt *out, char *why, size_t why_bytes);
 void prompt_free(prompt *p);
 
 /* The parts of prompt_make, for prompts with other needles. */

@@ -117,12 +117,12 @@ static void add_copy(const predictor *v, int32_t head, int64_t token, float *sum
 }
 
 /* What layer 0 makes of a token: signs of its own code, and of those 1, 2, 3 back. */
-typedef struct memory {
+typedef struct token_signs {
     float word[1 + BACK][WORD];
     double square; /* mean square of the residual: RMSNorm divides by its root */
-} memory;
+} token_signs;
 
-static void remember(const predictor *v, int64_t token, memory *m)
+static void signs_of(const predictor *v, int64_t token, token_signs *m)
 {
     int8_t code[CONSTRUCTED_CODE];
     float back[BACK][CONSTRUCTED_CODE];
@@ -146,7 +146,7 @@ static void remember(const predictor *v, int64_t token, memory *m)
 }
 
 /* Matching tokens of key s and query t, 3 for a full match, with the key's norm. */
-static double match(const memory *query, const memory *key)
+static double match(const token_signs *query, const token_signs *key)
 {
     double sum = 0;
     for (int j = 0; j < BACK; j++)
@@ -159,10 +159,10 @@ static const double null_match = 2.75; /* 11/12 of 3 */
 
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token)
 {
-    memory query, key;
+    token_signs query, key;
     if (!predictor_reads(v, v->last, head, row, token)) return false;
-    remember(v, row, &query);
-    remember(v, token, &key);
+    signs_of(v, row, &query);
+    signs_of(v, token, &key);
     return match(&query, &key) > null_match;
 }
 
@@ -186,12 +186,12 @@ static uint32_t winner(const predictor *v, const int64_t *choice)
 outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
                          bool *saw)
 {
-    memory key[NEEDLE_ANSWERS], query;
+    token_signs key[NEEDLE_ANSWERS], query;
     int64_t choice[v->heads], first = item->first + NEEDLE_ANSWER;
     outcome result = OUTCOME_FOUND;
-    for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) remember(v, first + k, &key[k]);
+    for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) signs_of(v, first + k, &key[k]);
     for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) {
-        remember(v, first_row + i, &query);
+        signs_of(v, first_row + i, &query);
         for (int32_t h = 0; h < v->heads; h++) {
             double most = null_match;
             choice[h] = -1;

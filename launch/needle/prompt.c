@@ -198,7 +198,7 @@ static const needle_item *any_item(const prompt *p, uint64_t *random)
     return i < p->items ? &p->item[i] : &p->absent[i - p->items];
 }
 
-static bool draw_items(const prompt_wish *wish, prompt *p, uint64_t *random, char *why,
+static bool draw_items(const haystack_wish *wish, prompt *p, uint64_t *random, char *why,
                        size_t why_bytes)
 {
     int32_t total = wish->items + wish->absents;
@@ -231,7 +231,7 @@ static bool span_is_free(const prompt *p, int64_t first, int32_t count)
 }
 
 /* Needles first, so that distractors keep off them. */
-static void fill(const prompt_wish *wish, prompt *p, uint64_t *random)
+static void fill_haystack(const haystack_wish *wish, prompt *p, uint64_t *random)
 {
     uint32_t ids[NEEDLE_TOKENS];
     if (wish->needles && p->items + p->absents > 0)
@@ -272,7 +272,7 @@ static int32_t item_trigrams(const needle_item *item, trigram *out)
     return queried;
 }
 
-bool prompt_make(const prompt_wish *wish, prompt *out, char *why, size_t why_bytes)
+bool prompt_make(const haystack_wish *wish, prompt *out, char *why, size_t why_bytes)
 {
     uint64_t random = wish->seed;
     if (!prompt_begin(wish->count, &random, out, why, why_bytes)) return false;
@@ -282,7 +282,7 @@ bool prompt_make(const prompt_wish *wish, prompt *out, char *why, size_t why_byt
     if (!ok) snprintf(why, why_bytes, "out of memory for %d needles", total);
     ok = ok && draw_items(wish, out, &random, why, why_bytes);
     if (ok) {
-        fill(wish, out, &random);
+        fill_haystack(wish, out, &random);
         for (int32_t i = 0; i < out->items; i++)
             queried += item_trigrams(&out->item[i], set + queried);
         for (int32_t i = 0; i < out->absents; i++)

@@ -95,7 +95,7 @@ static bool take_line(results *r, const char *line, size_t bytes, char *why, siz
     return ok;
 }
 
-static bool read_bytes(const results *r, char *to, int64_t bytes)
+static bool read_unread(const results *r, char *to, int64_t bytes)
 {
     for (int64_t done = 0; done < bytes;) {
         ssize_t got = pread(append_descriptor(r->file), to + done, (size_t)(bytes - done),
@@ -114,7 +114,7 @@ static banyan_status take_lines(results *r, char *why, size_t why_bytes)
     if (bytes <= 0) return BANYAN_OK;
     char *text = malloc((size_t)bytes);
     banyan_status status = BANYAN_OK;
-    if (!text || !read_bytes(r, text, bytes)) {
+    if (!text || !read_unread(r, text, bytes)) {
         snprintf(why, why_bytes, "cannot read %s: %s", r->path,
                  text ? strerror(errno) : "out of memory");
         status = BANYAN_ERR_COMM;
@@ -189,7 +189,7 @@ bool results_has(const results *r, const char *cell)
     return json_object_get(r->cells, cell) != NULL;
 }
 
-static void take(results *r, const char *cell, json_t *record)
+static void keep_record(results *r, const char *cell, json_t *record)
 {
     json_object_set_new(r->cells, cell, json_true());
     json_array_append(r->all, record);
@@ -201,12 +201,12 @@ bool results_add(results *r, json_t *record, char *why, size_t why_bytes)
     snprintf(why, why_bytes, "%s: out of memory", r->path);
     bool ok = cell && (!r->file || append_lock(r->file, why, why_bytes));
     if (ok && !r->file) {
-        take(r, cell, record);
+        keep_record(r, cell, record);
     } else if (ok) {
         ok = take_lines(r, why, why_bytes) == BANYAN_OK;
         if (ok && !results_has(r, cell)) {
             ok = write_lines(r, record, why, why_bytes);
-            if (ok) take(r, cell, record);
+            if (ok) keep_record(r, cell, record);
         }
         append_unlock(r->file);
     }

@@ -19,7 +19,7 @@ static const char *skip_space(const char *text)
 }
 
 /* "2-5", "2-", "2" before a colon. false: it is no range, and *first, *last are all heads. */
-static bool read_heads(const char **text, int32_t *first, int32_t *last)
+static bool read_head_range(const char **text, int32_t *first, int32_t *last)
 {
     const char *at = skip_space(*text);
     *first = 0;
@@ -48,7 +48,7 @@ bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t laye
     for (char *part = strtok_r(text, ";", &rest); part; part = strtok_r(NULL, ";", &rest)) {
         const char *use = part;
         banyan_rule rule = {.first_layer = layer, .last_layer = layer};
-        read_heads(&use, &rule.first_head, &rule.last_head);
+        read_head_range(&use, &rule.first_head, &rule.last_head);
         use = skip_space(use);
         if (!*use || *count == room) {
             snprintf(

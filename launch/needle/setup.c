@@ -90,7 +90,7 @@ static bool read_wish(const job *j, setup *s)
     return true;
 }
 
-static int64_t longest(const needle_wish *w)
+static int64_t longest_asked(const needle_wish *w)
 {
     int64_t most = 0;
     for (int32_t i = 0; i < w->lengths; i++)
@@ -105,7 +105,7 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     const Banyan__Constructed *c = j->config->constructed;
     constructed_spec spec = {
         .max_tokens = 1048576, .heads = 8, .kv_heads = 2, .dtype = BANYAN_BF16, .shards = 1};
-    while (spec.max_tokens < longest(w)) spec.max_tokens *= 2;
+    while (spec.max_tokens < longest_asked(w)) spec.max_tokens *= 2;
     if (c && c->has_max_tokens) spec.max_tokens = c->max_tokens;
     if (c && c->has_heads) spec.heads = c->heads;
     if (c && c->has_kv_heads) spec.kv_heads = c->kv_heads;
@@ -119,7 +119,7 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
     return spec;
 }
 
-static bool is_wanted(const char *dir, const constructed_spec *want)
+static bool is_same_constructed(const char *dir, const constructed_spec *want)
 {
     constructed_spec have;
     return constructed_recognise(dir, &have) && have.max_tokens == want->max_tokens &&
@@ -136,7 +136,7 @@ static int write_missing(const char *dir, const constructed_spec *want, char *wh
     struct stat about;
     char path[4200];
     snprintf(path, sizeof path, "%s/config.json", dir);
-    if (is_wanted(dir, want)) return EXIT_OK;
+    if (is_same_constructed(dir, want)) return EXIT_OK;
     if (!constructed_recognise(dir, &other) && stat(path, &about) == 0) {
         snprintf(why, why_bytes, "%.400s holds another checkpoint; name another --model-dir",
                  dir);
@@ -152,7 +152,8 @@ static int provide(const job *j, const char *dir, const constructed_spec *want, 
 {
     enum { SECONDS = 600 };
     path_lock *lock = path_lock_take(dir, SECONDS, why, why_bytes);
-    if (!lock && errno != EWOULDBLOCK && is_wanted(dir, want)) return EXIT_OK; /* read only */
+    if (!lock && errno != EWOULDBLOCK && is_same_constructed(dir, want))
+        return EXIT_OK; /* read only */
     if (!lock) return EXIT_FAILED;
     progress(j, "writing the constructed model to %s", dir);
     int code = write_missing(dir, want, why, why_bytes);
@@ -212,11 +213,11 @@ static bool read_foreign(const job *j, setup *s)
     w->trials *= s->foreign.items;
     w->foreign = &s->foreign;
     const int64_t made_for = s->e.shape.max_positions;
-    if (made_for > 0 && longest(w) > made_for)
+    if (made_for > 0 && longest_asked(w) > made_for)
         say_warning(j,
                     "%lld tokens, and the model was made for %lld (max_position_embeddings and "
                     "its scaling)",
-                    (long long)longest(w), (long long)made_for);
+                    (long long)longest_asked(w), (long long)made_for);
     return true;
 }
 
@@ -238,13 +239,13 @@ static bool check_kind(const job *j, setup *s)
         setup_choose(j, "needle.haystack", n && n->haystack ? n->haystack : "uniform", kinds);
     if (kind < 0) return false;
     s->wish.needles = kind == 1;
-    if (longest(&s->wish) <= s->e.constructed.max_tokens) return true;
+    if (longest_asked(&s->wish) <= s->e.constructed.max_tokens) return true;
     say_error(
         j,
         "needle.length %lld: the constructed model in %s is exact to %lld tokens; write a "
         "longer one with --set constructed.max_tokens=%lld",
-        (long long)longest(&s->wish), s->dir, (long long)s->e.constructed.max_tokens,
-        (long long)longest(&s->wish));
+        (long long)longest_asked(&s->wish), s->dir, (long long)s->e.constructed.max_tokens,
+        (long long)longest_asked(&s->wish));
     return false;
 }
 

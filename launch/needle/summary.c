@@ -9,18 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *text_of(const json_t *record, const char *name)
+static const char *record_text(const json_t *record, const char *name)
 {
     const char *text = json_string_value(json_object_get(record, name));
     return text ? text : "";
 }
 
-static int64_t integer_of(const json_t *record, const char *name)
+static int64_t record_integer(const json_t *record, const char *name)
 {
     return json_integer_value(json_object_get(record, name));
 }
 
-static double number_of(const json_t *record, const char *name) /* NaN: not there */
+static double record_number(const json_t *record, const char *name) /* NaN: not there */
 {
     const json_t *value = json_object_get(record, name);
     return json_is_number(value) ? json_number_value(value) : NAN;
@@ -29,13 +29,13 @@ static double number_of(const json_t *record, const char *name) /* NaN: not ther
 static bool is_asked(const json_t *record, const needle_wish *w)
 {
     bool length = false, task = false;
-    if (integer_of(record, "pattern") != w->which) return false;
+    if (record_integer(record, "pattern") != w->which) return false;
     for (int32_t i = 0; i < w->lengths; i++)
-        length = length || integer_of(record, "length") == w->length[i];
+        length = length || record_integer(record, "length") == w->length[i];
     for (int t = 0; t < TASKS; t++)
         task = task ||
-               ((w->tasks >> t & 1) && !strcmp(text_of(record, "task"), task_row(t)->name));
-    return length && task && integer_of(record, "trial") < w->trials;
+               ((w->tasks >> t & 1) && !strcmp(record_text(record, "task"), task_row(t)->name));
+    return length && task && record_integer(record, "trial") < w->trials;
 }
 
 /* Is the task asked, and of a kind up to `kind`? */
@@ -44,7 +44,7 @@ static bool is_kind(const needle_wish *w, int task, task_kind kind)
     return (w->tasks >> task & 1) && task_row(task)->kind <= kind;
 }
 
-static double larger(double a, double b) /* of NaN and a number: the number */
+static double larger_known(double a, double b) /* of NaN and a number: the number */
 {
     return isnan(a) || b > a ? b : a;
 }
@@ -56,22 +56,25 @@ tally summary_tally(json_t *records, const needle_wish *w, const char *task, int
     json_t *r;
     json_array_foreach(records, i, r)
     {
-        if (integer_of(r, "length") != length || strcmp(text_of(r, "task"), task)) continue;
+        if (record_integer(r, "length") != length || strcmp(record_text(r, "task"), task))
+            continue;
         if (!is_asked(r, w)) continue; /* of an earlier run with more trials */
         t.cells++;
-        t.found += !strcmp(text_of(r, "outcome"), "found");
-        t.none += !strcmp(text_of(r, "outcome"), "none");
-        t.wrong += !strcmp(text_of(r, "outcome"), "wrong");
-        t.predicted += !strcmp(text_of(r, "predicted"), "found");
+        t.found += !strcmp(record_text(r, "outcome"), "found");
+        t.none += !strcmp(record_text(r, "outcome"), "none");
+        t.wrong += !strcmp(record_text(r, "outcome"), "wrong");
+        t.predicted += !strcmp(record_text(r, "predicted"), "found");
         t.equal += json_is_true(json_object_get(r, "equal"));
-        double mass = number_of(r, "least_mass");
+        double mass = record_number(r, "least_mass");
         if (!isnan(mass) && !(mass >= t.least_mass)) t.least_mass = mass;
-        if (!isnan(number_of(r, "error"))) t.error = larger(t.error, number_of(r, "error"));
-        if (!isnan(number_of(r, "lse_error")))
-            t.lse_error = larger(t.lse_error, number_of(r, "lse_error"));
-        if (integer_of(r, "messages") > t.messages) t.messages = integer_of(r, "messages");
-        t.prefill_seconds += number_of(r, "prefill_seconds");
-        t.decode_seconds += number_of(r, "decode_seconds");
+        if (!isnan(record_number(r, "error")))
+            t.error = larger_known(t.error, record_number(r, "error"));
+        if (!isnan(record_number(r, "lse_error")))
+            t.lse_error = larger_known(t.lse_error, record_number(r, "lse_error"));
+        if (record_integer(r, "messages") > t.messages)
+            t.messages = record_integer(r, "messages");
+        t.prefill_seconds += record_number(r, "prefill_seconds");
+        t.decode_seconds += record_number(r, "decode_seconds");
     }
     if (t.cells) t.prefill_seconds /= (double)t.cells, t.decode_seconds /= (double)t.cells;
     return t;
@@ -80,7 +83,7 @@ tally summary_tally(json_t *records, const needle_wish *w, const char *task, int
 static int32_t column_of(const json_t *record, const needle_wish *w)
 {
     for (int32_t c = 0; c < w->lengths; c++)
-        if (integer_of(record, "length") == w->length[c]) return c;
+        if (record_integer(record, "length") == w->length[c]) return c;
     return -1;
 }
 
@@ -96,14 +99,14 @@ void summary_heat(json_t *records, const char *task, const needle_wish *w, doubl
     json_t *r;
     json_array_foreach(records, i, r)
     {
-        int64_t d = integer_of(r, "depth");
+        int64_t d = record_integer(r, "depth");
         int32_t c = column_of(r, w);
-        if (!count || !seen || c < 0 || d >= w->depths || strcmp(text_of(r, "task"), task) ||
-            !is_asked(r, w))
+        if (!count || !seen || c < 0 || d >= w->depths ||
+            strcmp(record_text(r, "task"), task) || !is_asked(r, w))
             continue;
         double good =
-            !strcmp(text_of(r, "outcome"), !strcmp(task, "absent") ? "none" : "found");
-        double *cell = &value[d * w->lengths + c], percent = number_of(r, "depth_percent");
+            !strcmp(record_text(r, "outcome"), !strcmp(task, "absent") ? "none" : "found");
+        double *cell = &value[d * w->lengths + c], percent = record_number(r, "depth_percent");
         int32_t n = ++count[d * w->lengths + c];
         *cell = n == 1 ? good : *cell + (good - *cell) / n;
         if (isnan(percent)) percent = 100.0 * ((double)d + .5) / w->depths;
@@ -124,7 +127,8 @@ void summary_heads(json_t *records, const char *task, const needle_wish *w, int3
     json_array_foreach(records, i, r)
     {
         int32_t c = column_of(r, w);
-        if (!tokens || c < 0 || strcmp(text_of(r, "task"), task) || !is_asked(r, w)) continue;
+        if (!tokens || c < 0 || strcmp(record_text(r, "task"), task) || !is_asked(r, w))
+            continue;
         json_array_foreach(json_object_get(r, field), k, text)
         {
             const char *saw = json_string_value(text);
@@ -194,16 +198,16 @@ static void print_given(json_t *records, const needle_wish *w, int64_t length, F
     json_t *r;
     json_array_foreach(records, i, r)
     {
-        if (integer_of(r, "length") != length || !is_asked(r, w)) continue;
-        const double asked = number_of(r, "asked_percent");
-        const int64_t tokens = integer_of(r, "tokens_as_text");
+        if (record_integer(r, "length") != length || !is_asked(r, w)) continue;
+        const double asked = record_number(r, "asked_percent");
+        const int64_t tokens = record_integer(r, "tokens_as_text");
         cells++;
         exact += json_is_true(json_object_get(r, "exact"));
         contained += json_is_true(json_object_get(r, "contained"));
-        probability += number_of(r, "answer_probability");
+        probability += record_number(r, "answer_probability");
         if (isnan(asked)) continue;
         texts++;
-        off = fmax(off, fabs(asked - number_of(r, "depth_percent")));
+        off = fmax(off, fabs(asked - record_number(r, "depth_percent")));
         stands += json_is_true(json_object_get(r, "needle_as_text"));
         least = tokens < least ? tokens : least;
         most = tokens > most ? tokens : most;
@@ -268,8 +272,8 @@ static void print_saw(const needle_wish *w, int32_t heads, const double *value, 
 }
 
 /* Per head, measured beside predicted. Lengths that a line has no room for follow below. */
-static void print_heads(json_t *records, const char *task, const needle_wish *w, int32_t heads,
-                        FILE *out, bool is_wide)
+static void print_head_shares(json_t *records, const char *task, const needle_wish *w,
+                              int32_t heads, FILE *out, bool is_wide)
 {
     const int32_t most = is_wide ? w->lengths : (COLUMNS_MOST - 7) / 12;
     size_t cells = (size_t)heads * (size_t)w->lengths;
@@ -301,7 +305,7 @@ static void print_one(json_t *records, const needle_wish *w, int32_t heads, FILE
         snprintf(title, sizeof title, "needle, %s: recall", task_row(t)->name);
         heat_map h = {title, w->depths, w->lengths, value, depth, w->length, NULL};
         heat_print(&h, out, colour, is_wide);
-        print_heads(records, task_row(t)->name, w, heads, out, is_wide);
+        print_head_shares(records, task_row(t)->name, w, heads, out, is_wide);
     }
     free(value);
     fputc('\n', out);
@@ -413,8 +417,8 @@ static json_t *real_or_null(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-static json_t *heads_of(json_t *records, const char *task, const needle_wish *w, int32_t heads,
-                        const char *field, int32_t column)
+static json_t *head_values(json_t *records, const char *task, const needle_wish *w,
+                           int32_t heads, const char *field, int32_t column)
 {
     json_t *array = json_array();
     double *value = malloc((size_t)heads * (size_t)w->lengths * sizeof *value);
@@ -444,11 +448,12 @@ static void json_of_one(json_t *records, const needle_wish *w, int32_t heads, FI
             if (w->patterns > 1)
                 json_object_set_new(line, "retrieval", json_text(w->pattern[w->which]));
             if (task_row(t)->kind == TASK_MAPPED) {
-                json_object_set_new(line, "head_saw",
-                                    heads_of(records, task_row(t)->name, w, heads, "saw", i));
+                json_object_set_new(
+                    line, "head_saw",
+                    head_values(records, task_row(t)->name, w, heads, "saw", i));
                 json_object_set_new(
                     line, "head_predicted",
-                    heads_of(records, task_row(t)->name, w, heads, "predicted_saw", i));
+                    head_values(records, task_row(t)->name, w, heads, "predicted_saw", i));
             }
             output_line(out, line);
         }

@@ -43,7 +43,7 @@ static const foreign_item *item_of(const shared *s, int32_t trial)
 
 /* ---- places --------------------- */
 
-static needle_grid make_grid(const shared *s, int32_t trial)
+static needle_grid trial_grid(const shared *s, int32_t trial)
 {
     const needle_wish *w = s->e->wish;
     const foreign_item *item = item_of(s, trial);
@@ -80,7 +80,7 @@ static int64_t at_sentence(const foreign_ids *f, const needle_grid *g, int64_t p
     return f->prefix.count + round * f->haystack.count + f->pauses.ids[low - 1];
 }
 
-static int by_place(const void *a, const void *b)
+static int by_needle_place(const void *a, const void *b)
 {
     const cell *x = a, *y = b;
     if (x->place != y->place) return x->place < y->place ? -1 : 1;
@@ -99,7 +99,7 @@ static int list_cells(shared *s)
     int code = evaluation_agree(
         s->e, place && missing && s->cell ? BANYAN_OK : BANYAN_ERR_MEMORY, "a list of cells");
     for (int32_t trial = 0; !code && trial < w->trials; trial++) {
-        const needle_grid g = make_grid(s, trial);
+        const needle_grid g = trial_grid(s, trial);
         int32_t total;
         if (!grid_place(&g, place, why, sizeof why)) { /* alike on every rank */
             progress_end(s->e->j);
@@ -116,7 +116,7 @@ static int list_cells(shared *s)
     }
     free(place);
     free(missing);
-    if (!code && s->cells) qsort(s->cell, (size_t)s->cells, sizeof *s->cell, by_place);
+    if (!code && s->cells) qsort(s->cell, (size_t)s->cells, sizeof *s->cell, by_needle_place);
     return code;
 }
 
@@ -139,7 +139,7 @@ static void make_prompt(shared *s, const cell *c)
            (size_t)item->question.count * sizeof *s->ids);
 }
 
-static void show(void *arg, int64_t done)
+static void show_tokens_read(void *arg, int64_t done)
 {
     const shared *s = arg;
     progress(s->e->j, "single, %lld tokens: %d cells left, %lld tokens read",
@@ -150,9 +150,10 @@ static void show(void *arg, int64_t done)
 static int read_tokens(shared *s, int64_t at, int64_t end)
 {
     if (end <= at) return EXIT_OK;
-    return evaluation_forward(
-        s->e, model_forward(s->e->m, at, s->ids + at, end - at, 0, NULL, NULL, NULL, show, s),
-        "reading the haystack");
+    return evaluation_forward(s->e,
+                              model_forward(s->e->m, at, s->ids + at, end - at, 0, NULL, NULL,
+                                            NULL, show_tokens_read, s),
+                              "reading the haystack");
 }
 
 /* ---- one question --------------------- */
@@ -236,7 +237,7 @@ static banyan_status feed(shared *s, const cell *c, uint32_t *ids, float *logits
     return status;
 }
 
-static int ask(shared *s, const cell *c, said *r)
+static int ask_trial(shared *s, const cell *c, said *r)
 {
     const foreign_item *item = item_of(s, c->trial);
     const foreign_ids *f = s->e->wish->foreign;
@@ -286,7 +287,7 @@ static void record_words(const shared *s, json_t *record, const cell *c, const s
     free(text);
 }
 
-static int keep(shared *s, const cell *c, const said *r, double prefill)
+static int keep_trial(shared *s, const cell *c, const said *r, double prefill)
 {
     usage used;
     int code = evaluation_usage(s->e, &used);
@@ -314,7 +315,7 @@ static int keep(shared *s, const cell *c, const said *r, double prefill)
 /* ---- all of a length --------------------- */
 
 /* An empty base, in a plan that may be another. */
-static int begin(shared *s)
+static int begin_base(shared *s)
 {
     int code = evaluation_reset(s->e, s->length, s->e->spec.cache_dtype);
     s->base = 0;
@@ -327,9 +328,9 @@ static int ask_cell(shared *s, const cell *c)
 {
     said r = {0};
     const double start = now_seconds();
-    s->grid = make_grid(s, c->trial);
+    s->grid = trial_grid(s, c->trial);
     make_prompt(s, c);
-    int code = s->e->wish->classic && s->base ? begin(s) : EXIT_OK;
+    int code = s->e->wish->classic && s->base ? begin_base(s) : EXIT_OK;
     if (!code && s->base == 0 && c->place > 0) { /* which may go on from a snapshot */
         double seconds;
         const prompt first = {.ids = s->ids, .count = c->place};
@@ -342,8 +343,8 @@ static int ask_cell(shared *s, const cell *c)
     code = evaluation_forward(s->e, model_fork(s->e->m, s->base), "a fork of the haystack");
     if (!code) code = read_tokens(s, s->base, s->grid.end);
     const double prefill = now_seconds() - start;
-    if (!code) code = ask(s, c, &r);
-    if (!code) code = keep(s, c, &r, prefill);
+    if (!code) code = ask_trial(s, c, &r);
+    if (!code) code = keep_trial(s, c, &r, prefill);
     said_free(&r);
     model_back(s->e->m);
     return code;
@@ -357,7 +358,7 @@ int evaluate_texts(evaluation *e, int64_t length)
         s.ids = malloc((size_t)length * sizeof *s.ids);
         code = evaluation_agree(e, s.ids ? BANYAN_OK : BANYAN_ERR_MEMORY, "a prompt");
     }
-    if (!code && s.cells) code = begin(&s);
+    if (!code && s.cells) code = begin_base(&s);
     for (const cell *c = s.cell; !code && s.cells > 0; c++, s.cells--) code = ask_cell(&s, c);
     progress_end(e->j);
     free(s.cell);

@@ -36,7 +36,7 @@ static int32_t classes_of(int32_t value_dim)
 }
 
 /* The spec of one layer that is like the last. rules: room for as many. */
-static banyan_spec one_layer(const evaluation *e, int64_t length, banyan_rule *rules)
+static banyan_spec last_layer_spec(const evaluation *e, int64_t length, banyan_rule *rules)
 {
     banyan_spec spec = e->spec;
     int32_t last = e->shape.layers - 1, count = 0;
@@ -108,9 +108,9 @@ static int64_t count_visible(const predictor *p, int32_t head, int64_t length, i
 }
 
 /* The heads whose home is here: worst[0] error of lse, worst[1] of a count. */
-static void compare(const evaluation *e, const banyan_plan *plan, int64_t length,
-                    int32_t classes, const float *out, const float *lse, int64_t *count,
-                    double worst[2])
+static void compare_uniform(const evaluation *e, const banyan_plan *plan, int64_t length,
+                            int32_t classes, const float *out, const float *lse, int64_t *count,
+                            double worst[2])
 {
     predictor p;
     predictor_init(&p, plan, &e->constructed);
@@ -135,7 +135,8 @@ typedef struct arrays {
     int64_t *count; /* [classes] */
 } arrays;
 
-static banyan_status make_arrays(const evaluation *e, int32_t rows, int32_t classes, arrays *a)
+static banyan_status make_uniform_arrays(const evaluation *e, int32_t rows, int32_t classes,
+                                         arrays *a)
 {
     device *d = e->j->device;
     int32_t heads = e->shape.heads, dim = e->shape.head_dim;
@@ -168,14 +169,14 @@ static banyan_status attend_last(const evaluation *e, banyan_cache *cache,
     return status ? status : device_fetch(d, &a->lse, a->lse.bytes);
 }
 
-static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache,
-                   banyan_sequence *sequence, int64_t length, double worst[2],
-                   double seconds[2])
+static int measure_uniform(evaluation *e, const banyan_plan *plan, banyan_cache *cache,
+                           banyan_sequence *sequence, int64_t length, double worst[2],
+                           double seconds[2])
 {
     int32_t classes = classes_of(e->shape.head_dim);
     int32_t rows = banyan_plan_spec(plan)->max_rows;
     arrays a = {0};
-    int code = evaluation_agree(e, make_arrays(e, rows, classes, &a), "uniform head");
+    int code = evaluation_agree(e, make_uniform_arrays(e, rows, classes, &a), "uniform head");
     if (!code) {
         double start = now_seconds();
         banyan_status status =
@@ -187,7 +188,7 @@ static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache,
         code = evaluation_agree(e, status, "uniform head");
     }
     if (!code) {
-        compare(e, plan, length, classes, a.out.host, a.lse.host, a.count, worst);
+        compare_uniform(e, plan, length, classes, a.out.host, a.lse.host, a.count, worst);
         code = evaluation_agree(e, banyan_comm_allreduce(e->j->comm, worst, 2, BANYAN_MAX),
                                 "uniform head");
     }
@@ -195,8 +196,8 @@ static int measure(evaluation *e, const banyan_plan *plan, banyan_cache *cache,
     return code;
 }
 
-static int keep(evaluation *e, banyan_cache *cache, int64_t length, const double worst[2],
-                const double seconds[2])
+static int keep_uniform(evaluation *e, banyan_cache *cache, int64_t length,
+                        const double worst[2], const double seconds[2])
 {
     banyan_stats stats;
     banyan_cache_stats(cache, &stats);
@@ -225,7 +226,7 @@ int evaluate_uniform(evaluation *e, int64_t length)
     banyan_rule *rules = calloc((size_t)e->spec.rule_count + 1, sizeof *rules);
     code = evaluation_agree(e, rules ? BANYAN_OK : BANYAN_ERR_MEMORY, "uniform head");
     if (code) goto done;
-    banyan_spec spec = one_layer(e, length, rules);
+    banyan_spec spec = last_layer_spec(e, length, rules);
     banyan_plan *plan = NULL;
     banyan_cache *cache = NULL;
     banyan_sequence *sequence = NULL;
@@ -233,8 +234,8 @@ int evaluate_uniform(evaluation *e, int64_t length)
     if (!status) status = single_create(plan, device_stream(e->j->device), &cache, &sequence);
     double worst[2] = {0}, seconds[2] = {0};
     code = status ? job_failed(e->j, status, "uniform head") : EXIT_OK;
-    if (!code) code = measure(e, plan, cache, sequence, length, worst, seconds);
-    if (!code) code = keep(e, cache, length, worst, seconds);
+    if (!code) code = measure_uniform(e, plan, cache, sequence, length, worst, seconds);
+    if (!code) code = keep_uniform(e, cache, length, worst, seconds);
     banyan_cache_destroy(cache);
     banyan_plan_destroy(plan);
 done:

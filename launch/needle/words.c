@@ -27,14 +27,14 @@ typedef struct foreign_texts {
 } foreign_texts;
 
 /* What is being made. */
-typedef struct making {
+typedef struct words_making {
     const words_wish *wish;
     foreign_ids *out;
     foreign_texts *texts;
     text before, after; /* the frame of a chat; empty */
     char *why;
     size_t why_bytes;
-} making;
+} words_making;
 
 void words_free(foreign_texts *t)
 {
@@ -45,19 +45,19 @@ void words_free(foreign_texts *t)
     free(t);
 }
 
-static bool no_memory(making *k)
+static bool no_text_memory(words_making *k)
 {
     snprintf(k->why, k->why_bytes, "out of memory for the texts");
     return false;
 }
 
 /* A text, or what the file of that name holds. */
-static char *text_of(making *k, const char *given)
+static char *given_text(words_making *k, const char *given)
 {
     size_t bytes;
     if (strcmp(given, "-") != 0 && access(given, F_OK) != 0) {
         char *copy = strdup(given);
-        if (!copy) no_memory(k);
+        if (!copy) no_text_memory(k);
         return copy;
     }
     char *data = input_read(given, &bytes, k->why, k->why_bytes);
@@ -80,7 +80,8 @@ static bool add_words(text *out, const char *before, const char *words, const ch
            text_add(out, after, strlen(after));
 }
 
-static bool encode(making *k, const char *what, const text *t, bool with_ends, id_list *out)
+static bool encode_words(words_making *k, const char *what, const text *t, bool with_ends,
+                         id_list *out)
 {
     token_ids ids = {0};
     char reason[512];
@@ -96,23 +97,23 @@ static bool encode(making *k, const char *what, const text *t, bool with_ends, i
 
 /* ---- prefix and haystack --------------------- */
 
-static bool make_prefix(making *k)
+static bool make_prefix(words_making *k)
 {
     const words_wish *w = k->wish;
     text all = {0};
-    char *given = w->prefix ? text_of(k, w->prefix) : NULL;
+    char *given = w->prefix ? given_text(k, w->prefix) : NULL;
     bool good = !w->prefix || given;
     if (good && !text_add(&all, k->before.data ? k->before.data : "", k->before.bytes))
-        good = no_memory(k);
-    if (good && given && !add_words(&all, "", given, "\n\n")) good = no_memory(k);
-    good = good && encode(k, "prefix", &all, !w->chat, &k->out->prefix);
+        good = no_text_memory(k);
+    if (good && given && !add_words(&all, "", given, "\n\n")) good = no_text_memory(k);
+    good = good && encode_words(k, "prefix", &all, !w->chat, &k->out->prefix);
     free(given);
     free(all.data);
     return good;
 }
 
 /* Tokens before which a line or a sentence ends. */
-static bool find_pauses(making *k)
+static bool find_pauses(words_making *k)
 {
     const id_list *hay = &k->out->haystack;
     id_list *pauses = &k->out->pauses;
@@ -126,15 +127,15 @@ static bool find_pauses(making *k)
         good = decoder_add(&d, hay->ids[i], &said);
     }
     free(said.data);
-    return good || no_memory(k);
+    return good || no_text_memory(k);
 }
 
-static bool make_haystack(making *k)
+static bool make_haystack(words_making *k)
 {
     size_t bytes;
     char *data = input_read(k->wish->haystack, &bytes, k->why, k->why_bytes);
     const text all = {data, bytes, bytes};
-    bool good = data && encode(k, "haystack", &all, false, &k->out->haystack);
+    bool good = data && encode_words(k, "haystack", &all, false, &k->out->haystack);
     if (good && k->out->haystack.count == 0) {
         snprintf(k->why, k->why_bytes, "%s: empty; expected a text", k->wish->haystack);
         good = false;
@@ -146,7 +147,7 @@ static bool make_haystack(making *k)
 /* ---- needles --------------------- */
 
 /* Which tokens of the needle say the answer: the same, or other ones with its text. */
-static bool find_said(making *k, foreign_item *item, const char *answer)
+static bool find_said(words_making *k, foreign_item *item, const char *answer)
 {
     if (foreign_find(item)) return true;
     token_decoder d = {.t = k->texts->tokenizer, .has_begun = true};
@@ -168,12 +169,12 @@ static bool find_said(making *k, foreign_item *item, const char *answer)
     }
     free(ends);
     free(said.data);
-    return good || no_memory(k);
+    return good || no_text_memory(k);
 }
 
 /* The question, and the answer as what follows it: tokens of both together, cut where they differ from
  * the question's own. */
-static bool make_question(making *k, const char *question, const char *answer,
+static bool make_question(words_making *k, const char *question, const char *answer,
                           foreign_item *item)
 {
     const char *begin = k->wish->begin ? k->wish->begin : "";
@@ -182,11 +183,11 @@ static bool make_question(making *k, const char *question, const char *answer,
     bool good = add_words(&all, "\n\n", question, "") &&
                 text_add(&all, k->after.data, k->after.bytes) &&
                 text_add(&all, begin, strlen(begin));
-    if (!good) no_memory(k);
-    good = good && encode(k, "question", &all, false, &item->question);
+    if (!good) no_text_memory(k);
+    good = good && encode_words(k, "question", &all, false, &item->question);
     const bool apart = good && (!*begin || strchr(" \n", begin[strlen(begin) - 1]));
-    if (good && !add_words(&all, apart ? "" : " ", answer, "")) good = no_memory(k);
-    good = good && encode(k, "answer", &all, false, &whole);
+    if (good && !add_words(&all, apart ? "" : " ", answer, "")) good = no_text_memory(k);
+    good = good && encode_words(k, "answer", &all, false, &whole);
     int64_t same = 0;
     while (good && same < item->question.count && same < whole.count &&
            item->question.ids[same] == whole.ids[same])
@@ -199,7 +200,7 @@ static bool make_question(making *k, const char *question, const char *answer,
         item->question.count = same;
         item->answer.count = whole.count - same;
         item->answer.ids = malloc((size_t)item->answer.count * sizeof *whole.ids);
-        if (!item->answer.ids) good = no_memory(k);
+        if (!item->answer.ids) good = no_text_memory(k);
     }
     if (good)
         memcpy(item->answer.ids, whole.ids + same,
@@ -209,26 +210,27 @@ static bool make_question(making *k, const char *question, const char *answer,
     return good;
 }
 
-static bool add_item(making *k, const char *needle, const char *question, const char *answer)
+static bool add_item(words_making *k, const char *needle, const char *question,
+                     const char *answer)
 {
     foreign_ids *f = k->out;
     text words = {0}, plain = {0};
     foreign_item *grown = realloc(f->item, (size_t)(f->items + 1) * sizeof *grown);
-    if (!grown) return no_memory(k);
+    if (!grown) return no_text_memory(k);
     f->item = grown;
     foreign_item *item = &f->item[f->items++];
     memset(item, 0, sizeof *item);
     char **texts = realloc(k->texts->answer, (size_t)f->items * sizeof *texts);
-    if (!texts) return no_memory(k);
+    if (!texts) return no_text_memory(k);
     k->texts->answer = texts;
     bool good = add_words(&words, "\n", needle, "\n") && add_words(&plain, "", answer, "") &&
                 text_add(&plain, "", 1);
-    if (!good) no_memory(k);
+    if (!good) no_text_memory(k);
     if (good && plain.bytes == 1) {
         snprintf(k->why, k->why_bytes, "needle %d: an empty answer", (int)f->items);
         good = false;
     }
-    good = good && encode(k, "needle", &words, false, &item->needle) &&
+    good = good && encode_words(k, "needle", &words, false, &item->needle) &&
            make_question(k, question, plain.data, item) && find_said(k, item, plain.data);
     free(words.data);
     texts[f->items - 1] = plain.data;
@@ -238,7 +240,7 @@ static bool add_item(making *k, const char *needle, const char *question, const 
 
 /* ---- sets --------------------- */
 
-static const char *member(const json_t *object, const char *const names[4])
+static const char *member_text(const json_t *object, const char *const names[4])
 {
     for (int i = 0; i < 4 && names[i]; i++) {
         const char *text = json_string_value(json_object_get(object, names[i]));
@@ -247,14 +249,14 @@ static const char *member(const json_t *object, const char *const names[4])
     return NULL;
 }
 
-static bool add_object(making *k, const json_t *object, int number)
+static bool add_object(words_making *k, const json_t *object, int number)
 {
     static const char *const names[3][4] = {{"needle", NULL},
                                             {"question", "retrieval_question", NULL},
                                             {"answer", "arg2", "gold_standard_answer", NULL}};
     const char *text[3];
     for (int i = 0; i < 3; i++) {
-        text[i] = member(object, names[i]);
+        text[i] = member_text(object, names[i]);
         if (text[i]) continue;
         snprintf(k->why, k->why_bytes, "%s: needle %d: no text \"%s\"%s", k->wish->set, number,
                  names[i][0], i ? " (or under the names that other sets have)" : "");
@@ -263,7 +265,7 @@ static bool add_object(making *k, const json_t *object, int number)
     return add_item(k, text[0], text[1], text[2]);
 }
 
-static bool read_set(making *k)
+static bool read_set(words_making *k)
 {
     size_t bytes;
     json_error_t error;
@@ -301,21 +303,21 @@ static bool read_set(making *k)
 
 /* ---- all of it --------------------- */
 
-static bool make_frame(making *k)
+static bool make_frame(words_making *k)
 {
-    if (!k->wish->chat) return text_add(&k->after, "\n", 1) || no_memory(k);
+    if (!k->wish->chat) return text_add(&k->after, "\n", 1) || no_text_memory(k);
     const chat_layout *layout = chat_choose(k->texts->tokenizer, k->why, k->why_bytes);
     if (!layout) return false;
     k->texts->end = tokenizer_added(k->texts->tokenizer, layout->end);
-    return chat_frame(layout, k->wish->system, &k->before, &k->after) || no_memory(k);
+    return chat_frame(layout, k->wish->system, &k->before, &k->after) || no_text_memory(k);
 }
 
-static bool read_one(making *k)
+static bool read_asked_item(words_making *k)
 {
     const char *const given[] = {k->wish->needle, k->wish->question, k->wish->answer};
     char *text[3] = {NULL};
     bool good = true;
-    for (int i = 0; good && i < 3; i++) good = (text[i] = text_of(k, given[i])) != NULL;
+    for (int i = 0; good && i < 3; i++) good = (text[i] = given_text(k, given[i])) != NULL;
     good = good && add_item(k, text[0], text[1], text[2]);
     for (int i = 0; i < 3; i++) free(text[i]);
     return good;
@@ -323,14 +325,14 @@ static bool read_one(making *k)
 
 bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_bytes)
 {
-    making k = {.wish = w, .out = out, .why = why, .why_bytes = why_bytes};
+    words_making k = {.wish = w, .out = out, .why = why, .why_bytes = why_bytes};
     out->texts = k.texts = calloc(1, sizeof *k.texts);
-    if (!k.texts) return no_memory(&k);
+    if (!k.texts) return no_text_memory(&k);
     k.texts->end = -1;
     out->reply = REPLY;
     k.texts->tokenizer = tokenizer_open(w->dir, why, why_bytes);
     bool good = k.texts->tokenizer && make_frame(&k) && make_prefix(&k) && make_haystack(&k) &&
-                (w->set ? read_set(&k) : read_one(&k));
+                (w->set ? read_set(&k) : read_asked_item(&k));
     free(k.before.data);
     free(k.after.data);
     return good;
@@ -338,8 +340,8 @@ bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_byt
 
 /* ---- what was said --------------------- */
 
-static bool say(const foreign_texts *t, const uint32_t *ids, int64_t count, bool skips,
-                text *out)
+static bool spell(const foreign_texts *t, const uint32_t *ids, int64_t count, bool skips,
+                  text *out)
 {
     token_decoder d = {.t = t->tokenizer, .has_begun = true, .skips_special = skips};
     bool good = true;
@@ -353,7 +355,7 @@ char *words_reply(const foreign_texts *t, int32_t item, const uint32_t *ids, int
     text said = {0};
     int64_t n = 0;
     while (n < count && ids[n] != t->end) n++;
-    bool good = say(t, ids, n, true, &said) && text_add(&said, "", 1);
+    bool good = spell(t, ids, n, true, &said) && text_add(&said, "", 1);
     *contains = good && strcasestr(said.data, t->answer[item]);
     if (good) return said.data;
     free(said.data);
@@ -367,7 +369,7 @@ bool words_again(const foreign_texts *t, const id_list *prompt, const id_list *n
     token_ids ids = {0};
     char why[256];
     bool good =
-        say(t, prompt->ids, prompt->count, false, &said) &&
+        spell(t, prompt->ids, prompt->count, false, &said) &&
         tokenizer_encode(t->tokenizer, said.data, said.bytes, false, &ids, why, sizeof why);
     *tokens = ids.count;
     *stands = false;

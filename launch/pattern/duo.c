@@ -18,13 +18,13 @@
 
 enum { MOST_TOKENS = 1 << 30 };
 
-static bool is_it(const pattern *p)
+static bool duo_is_it(const pattern *p)
 {
     return !p->root;
 }
 
 /* Numbers of one line, separated by tabs, to `out` (NULL: only counted); -1: why. */
-static int64_t read_line(pattern *p, int line, char *text, double *out)
+static int64_t read_duo_line(pattern *p, int line, char *text, double *out)
 {
     int64_t count = 0;
     for (char *next = text; next; count++) {
@@ -58,7 +58,8 @@ static bool read_lines(pattern *p, int64_t *layers, int64_t *heads, double *scor
         const char kept = text[length];
         text[length] = 0;
         int64_t count = *heads;
-        if (*text) count = read_line(p, line, text, score ? score + *layers * *heads : NULL);
+        if (*text)
+            count = read_duo_line(p, line, text, score ? score + *layers * *heads : NULL);
         const bool is_blank = !*text;
         text[length] = kept;
         if (end) *end = '\n';
@@ -90,7 +91,7 @@ static bool read_size(pattern *p, const json_t *root, const char *deploy, const 
 }
 
 /* config.json beside the file, if there is one. */
-static bool read_config(pattern *p, duo_config *out)
+static bool read_duo_config(pattern *p, duo_config *out)
 {
     char path[sizeof p->path + 16], own[sizeof p->path];
     const char *slash = strrchr(p->path, '/');
@@ -123,14 +124,14 @@ static bool read_config(pattern *p, duo_config *out)
     return good;
 }
 
-static bool read_file(pattern *p)
+static bool duo_read(pattern *p)
 {
     int64_t layers, heads = 0;
     char rest[PATTERN_USE];
     duo_config config = {.sink = 64, .recent = 256, .threshold = 0.5};
     if (memchr(p->text, 0, p->bytes)) return pattern_fail(p, ": a 0 byte; expected text");
     if (!read_lines(p, &layers, &heads, NULL) || !pattern_shape(p, layers, heads, true) ||
-        !read_config(p, &config))
+        !read_duo_config(p, &config))
         return false;
     double *score = calloc((size_t)(layers * heads), sizeof *score);
     snprintf(rest, sizeof rest, "sink_window sink=%lldt window=%lldt", (long long)config.sink,
@@ -143,4 +144,4 @@ static bool read_file(pattern *p)
     return good;
 }
 
-const pattern_reader pattern_duo = {"DuoAttention", is_it, read_file};
+const pattern_reader pattern_duo = {"DuoAttention", duo_is_it, duo_read};

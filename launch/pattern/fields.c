@@ -82,15 +82,15 @@ const char *pattern_shown(const json_t *value, char *text, size_t bytes)
     return text;
 }
 
-typedef struct ranked {
+typedef struct ranked_score {
     double score;
     int32_t index;
-} ranked;
+} ranked_score;
 
 /* Highest first; of equal ones the lower layer, then the lower head. */
 static int compare_ranked(const void *a, const void *b)
 {
-    const ranked *x = a, *y = b;
+    const ranked_score *x = a, *y = b;
     if (x->score > y->score) return -1;
     if (x->score < y->score) return 1;
     return x->index - y->index;
@@ -126,9 +126,9 @@ bool pattern_rank(pattern *p, const double *score, const double *share, double t
     }
     if (w->sparsity && !read_share(p, "sparsity", w->sparsity, &sparsity)) return false;
     if (w->threshold && !read_share(p, "threshold", w->threshold, &threshold)) return false;
-    ranked *order = calloc((size_t)count, sizeof *order);
+    ranked_score *order = calloc((size_t)count, sizeof *order);
     if (!order) return pattern_fail(p, ": out of memory");
-    for (int32_t i = 0; i < count; i++) order[i] = (ranked){score[i], i};
+    for (int32_t i = 0; i < count; i++) order[i] = (ranked_score){score[i], i};
     qsort(order, (size_t)count, sizeof *order, compare_ranked);
     int32_t dense = 0;
     if (w->sparsity || (share && !w->threshold))

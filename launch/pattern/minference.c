@@ -11,13 +11,13 @@
 
 enum { MOST_TOKENS = 1 << 30 };
 
-static bool is_it(const pattern *p)
+static bool minference_is_it(const pattern *p)
 {
     return json_is_array(p->root);
 }
 
 /* Heads that a layer is seen to have, at least; -1: why. */
-static int64_t heads_of(pattern *p, size_t layer, const json_t *heads)
+static int64_t count_heads(pattern *p, size_t layer, const json_t *heads)
 {
     const char *key;
     const json_t *value;
@@ -73,11 +73,11 @@ static bool read_head(pattern *p, int32_t layer, const char *key, const json_t *
     return true;
 }
 
-static bool read_file(pattern *p)
+static bool minference_read(pattern *p)
 {
     int64_t heads = p->wish->heads;
     for (size_t i = 0; i < json_array_size(p->root); i++) {
-        const int64_t most = heads_of(p, i, json_array_get(p->root, i));
+        const int64_t most = count_heads(p, i, json_array_get(p->root, i));
         if (most < 0) return false;
         if (p->wish->heads && most > p->wish->heads)
             return pattern_fail(p, ": layer %zu has head %lld; the model has %d", i,
@@ -105,4 +105,4 @@ static bool read_file(pattern *p)
     return true;
 }
 
-const pattern_reader pattern_minference = {"MInference", is_it, read_file};
+const pattern_reader pattern_minference = {"MInference", minference_is_it, minference_read};

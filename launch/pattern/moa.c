@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-static bool is_it(const pattern *p)
+static bool moa_is_it(const pattern *p)
 {
     return json_object_get(p->root, "alphas") || json_object_get(p->root, "betas");
 }
@@ -29,7 +29,7 @@ static const json_t *list_of(pattern *p, const char *name, int32_t layer, size_t
 }
 
 /* As few digits as read back as the same number. */
-static const char *shortest(double x, char *text, size_t bytes)
+static const char *shortest_digits(double x, char *text, size_t bytes)
 {
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, bytes, "%.*g", digits, x);
@@ -39,7 +39,7 @@ static const char *shortest(double x, char *text, size_t bytes)
     return text;
 }
 
-static bool read_layer(pattern *p, int32_t layer)
+static bool read_moa_layer(pattern *p, int32_t layer)
 {
     const size_t heads = (size_t)p->heads;
     const json_t *alphas = list_of(p, "alphas", layer, heads);
@@ -57,12 +57,12 @@ static bool read_layer(pattern *p, int32_t layer)
             return pattern_fail(p, ": betas[%d][%zu] is %s; expected a number, 0..1",
                                 (int)layer, h, pattern_shown(beta, shown, sizeof shown));
         snprintf(pattern_use(p, layer, (int32_t)h), PATTERN_USE, "span alpha=%lld beta=%s",
-                 (long long)alpha, shortest(share, beta_text, sizeof beta_text));
+                 (long long)alpha, shortest_digits(share, beta_text, sizeof beta_text));
     }
     return betas != NULL;
 }
 
-static bool read_file(pattern *p)
+static bool moa_read(pattern *p)
 {
     const json_t *alphas = json_object_get(p->root, "alphas");
     const json_t *betas = json_object_get(p->root, "betas");
@@ -79,8 +79,8 @@ static bool read_file(pattern *p)
                        (int64_t)json_array_size(json_array_get(alphas, 0)), false))
         return false;
     for (int32_t layer = 0; layer < p->layers; layer++)
-        if (!read_layer(p, layer)) return false;
+        if (!read_moa_layer(p, layer)) return false;
     return true;
 }
 
-const pattern_reader pattern_moa = {"MoA", is_it, read_file};
+const pattern_reader pattern_moa = {"MoA", moa_is_it, moa_read};

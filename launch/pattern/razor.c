@@ -11,12 +11,12 @@
 
 static const char *const lists[] = {"prefix_matching", "copying"};
 
-static bool is_it(const pattern *p)
+static bool razor_is_it(const pattern *p)
 {
     return json_object_get(p->root, lists[0]) || json_object_get(p->root, lists[1]);
 }
 
-static bool read_heads(pattern *p, const char *list, const char *key, const json_t *heads)
+static bool read_razor_heads(pattern *p, const char *list, const char *key, const json_t *heads)
 {
     int64_t layer, head;
     char what[160], shown[64];
@@ -35,7 +35,7 @@ static bool read_heads(pattern *p, const char *list, const char *key, const json
     return true;
 }
 
-static bool read_list(pattern *p, const char *list)
+static bool read_razor_list(pattern *p, const char *list)
 {
     json_t *layers = json_object_get(p->root, list), *heads;
     const char *key;
@@ -46,12 +46,12 @@ static bool read_list(pattern *p, const char *list)
                             pattern_shown(layers, shown, sizeof shown));
     json_object_foreach(layers, key, heads)
     {
-        if (!read_heads(p, list, key, heads)) return false;
+        if (!read_razor_heads(p, list, key, heads)) return false;
     }
     return true;
 }
 
-static bool read_file(pattern *p)
+static bool razor_read(pattern *p)
 {
     const pattern_wish *w = p->wish;
     const int32_t kv_heads = w->kv_heads ? w->kv_heads : w->heads;
@@ -63,7 +63,7 @@ static bool read_file(pattern *p)
         for (int32_t head = 0; head < p->heads; head++)
             snprintf(pattern_use(p, layer, head), PATTERN_USE, "%s",
                      w->rest ? w->rest : "razor");
-    return read_list(p, lists[0]) && read_list(p, lists[1]);
+    return read_razor_list(p, lists[0]) && read_razor_list(p, lists[1]);
 }
 
-const pattern_reader pattern_razor = {"RazorAttention", is_it, read_file};
+const pattern_reader pattern_razor = {"RazorAttention", razor_is_it, razor_read};

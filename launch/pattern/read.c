@@ -25,7 +25,7 @@ static void find_path(pattern *p, const char *path)
              is_folder ? "/full_attention_heads.tsv" : "");
 }
 
-static bool open_file(pattern *p)
+static bool open_pattern(pattern *p)
 {
     json_error_t error;
     find_path(p, p->wish->path);
@@ -100,7 +100,7 @@ static void print_range(FILE *out, const char *field, int32_t first, int32_t las
 }
 
 /* A rule for each run of heads that read alike, of as many layers in a row as are the same. */
-static void print_rules(pattern *p, int32_t group, FILE *out)
+static void print_head_rules(pattern *p, int32_t group, FILE *out)
 {
     for (int32_t layer = 0, last; layer < p->layers; layer = last + 1) {
         last = layer;
@@ -151,9 +151,9 @@ char *pattern_read(pattern_wish *wish, char *note, size_t note_bytes, char *why,
                  PATTERN_USE - 1);
         return NULL;
     }
-    bool good = open_file(&p) && read_kind(&p) && settle_shape(&p, wish, &group);
+    bool good = open_pattern(&p) && read_kind(&p) && settle_shape(&p, wish, &group);
     FILE *out = good ? open_memstream(&text, &bytes) : NULL;
-    if (out) print_rules(&p, group, out);
+    if (out) print_head_rules(&p, group, out);
     if (out && fclose(out)) {
         free(text);
         text = NULL;

@@ -20,7 +20,7 @@ static bool read_key(const char *key, int64_t *layer, int64_t *head)
            pattern_index(dash + 1, PATTERN_MOST_HEADS, head);
 }
 
-static bool is_it(const pattern *p)
+static bool retrieval_is_it(const pattern *p)
 {
     int64_t layer, head;
     void *first = json_object_iter(p->root);
@@ -69,7 +69,7 @@ static bool read_scores(pattern *p, double *score)
     return true;
 }
 
-static bool read_file(pattern *p)
+static bool retrieval_read(pattern *p)
 {
     const char *key;
     json_t *scores;
@@ -91,4 +91,4 @@ static bool read_file(pattern *p)
     return good;
 }
 
-const pattern_reader pattern_retrieval = {"Retrieval_Head", is_it, read_file};
+const pattern_reader pattern_retrieval = {"Retrieval_Head", retrieval_is_it, retrieval_read};
