@@ -32,6 +32,15 @@ uint8_t banyan_e4m3_from_float(float x); /* what is larger than 448 becomes 448 
 void banyan_to_float(float *out, const void *in, banyan_dtype dtype, int64_t count);
 void banyan_from_float(void *out, banyan_dtype dtype, const float *in, int64_t count);
 
+static inline int64_t banyan_smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t banyan_larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* ---- partials ------------------------------------------------------------------------------ */
 
 /* A partial is softmax attention stopped half way: what one query row knows after seeing some of

@@ -20,7 +20,7 @@
 
 #include <string.h>
 
-static uint32_t bits_of(float x)
+static uint32_t float_bits_of(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof(bits));
@@ -41,7 +41,7 @@ float banyan_bf16_to_float(uint16_t x)
 
 uint16_t banyan_bf16_from_float(float x)
 {
-    uint32_t bits = bits_of(x);
+    uint32_t bits = float_bits_of(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u); /* quiet */
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
@@ -52,21 +52,22 @@ float banyan_f16_to_float(uint16_t x)
     uint32_t exponent = x >> 10 & 0x1fu, fraction = x & 0x3ffu;
 
     if (exponent == 0) /* zero and subnormals: fraction steps of 2^-24, exact in fp32 */
-        return float_of(sign | bits_of((float)fraction * 0x1p-24f));
+        return float_of(sign | float_bits_of((float)fraction * 0x1p-24f));
     if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
     return float_of(sign | (exponent + 127 - 15) << 23 | fraction << 13);
 }
 
 uint16_t banyan_f16_from_float(float x)
 {
-    uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
+    uint32_t bits = float_bits_of(x), magnitude = bits & 0x7fffffffu;
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
 
     if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x1ffu));
     if (magnitude >= 0x47800000u)
         return sign | 0x7c00u;   /* 65536 and more; 65520.. carry below */
     if (magnitude < 0x38800000u) /* below 2^-14 */
-        return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f)));
+        return (uint16_t)(sign |
+                          (float_bits_of(float_of(magnitude) + 0.5f) - float_bits_of(0.5f)));
     magnitude -= (127u - 15u) << 23;
     return (uint16_t)(sign | (magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
 }
@@ -77,19 +78,20 @@ float banyan_e4m3_to_float(uint8_t x)
     uint32_t exponent = x >> 3 & 0xfu, fraction = x & 7u;
 
     if ((x & 0x7fu) == 0x7fu) return float_of(sign | 0x7fc00000u);
-    if (exponent == 0) return float_of(sign | bits_of((float)fraction * 0x1p-9f));
+    if (exponent == 0) return float_of(sign | float_bits_of((float)fraction * 0x1p-9f));
     return float_of(sign | (exponent + 127 - 7) << 23 | fraction << 20);
 }
 
 uint8_t banyan_e4m3_from_float(float x)
 {
-    uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu;
+    uint32_t bits = float_bits_of(x), magnitude = bits & 0x7fffffffu;
     uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
 
     if (magnitude > 0x7f800000u) return sign | 0x7fu;
     if (magnitude >= 0x43e00000u) return sign | 0x7eu; /* 448 and more */
     if (magnitude < 0x3c800000u)                       /* below 2^-6 */
-        return (uint8_t)(sign | (bits_of(float_of(magnitude) + 16384.0f) - bits_of(16384.0f)));
+        return (uint8_t)(sign | (float_bits_of(float_of(magnitude) + 16384.0f) -
+                                 float_bits_of(16384.0f)));
     magnitude -= (127u - 7u) << 23;
     return (uint8_t)(sign | (magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20);
 }

@@ -181,7 +181,7 @@ static double total(const fixed_sum *sum, int32_t column)
     return x;
 }
 
-static int has_flag(const uint64_t *flags, int32_t at)
+static int is_flagged(const uint64_t *flags, int32_t at)
 {
     return (int)(flags[at / 64] >> at % 64 & 1);
 }
@@ -201,7 +201,7 @@ static void round_row(const fixed_row *row, float *partial, int32_t value_dim)
     const double apart = (*row->o.n - *row->l.n) + (double)(*row->o.j - *row->l.j);
     const double unit = exp2(apart * FIXED_WIDTH) * rest / l;
     for (int32_t d = 0; d < value_dim; d++) {
-        const int plus = has_flag(row->plus, d), minus = has_flag(row->minus, d);
+        const int plus = is_flagged(row->plus, d), minus = is_flagged(row->minus, d);
         partial[d] = (float)(total(&row->o, d) * unit);
         if (plus || minus) partial[d] = plus && minus ? NAN : plus ? INFINITY : -INFINITY;
     }
@@ -216,7 +216,7 @@ void banyan_fixed_round(const void *sums, float *partials, int32_t value_dim, in
     for (int64_t i = 0; i < rows; i++) {
         const fixed_row row = fixed_row_at((char *)sums + (size_t)i * bytes, value_dim);
         float rounded[BANYAN_MAX_DIM + 2];
-        if (has_flag(row.plus, value_dim))
+        if (is_flagged(row.plus, value_dim))
             for (int32_t d = 0; d < stride; d++) rounded[d] = NAN;
         else if (*row.l.n == -INFINITY)
             banyan_partial_clear(rounded, value_dim, 1);
@@ -235,6 +235,6 @@ void banyan_fixed_strip(const void *sums, void *out, int32_t value_dim, int64_t 
         fixed_row to = fixed_row_at((char *)out + i * stripped, 0);
         *to.l.n = *row.l.n, *to.l.j = *row.l.j;
         memcpy(to.l.bin, row.l.bin, FIXED_BINS * sizeof *row.l.bin);
-        *to.plus = *to.minus = (uint64_t)has_flag(row.plus, value_dim);
+        *to.plus = *to.minus = (uint64_t)is_flagged(row.plus, value_dim);
     }
 }

@@ -100,7 +100,8 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
     return at + (has_image ? (size_t)window_blocks(&w->used, w->total) * w->used.bytes : 0);
 }
 
-static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
+static size_t vector_workspace_bytes(const banyan_block_shape *shape, int32_t heads,
+                                     int32_t rows)
 {
     work w;
     return work_lay(&w, shape, heads, rows, NULL);
@@ -156,7 +157,7 @@ static void widen_steps(float *to, const char *from, int32_t rows, int32_t width
     }
 }
 
-static void widen(const work *w, const char *record, char *image)
+static void widen_record(const work *w, const char *record, char *image)
 {
     const layout *s = &w->stored;
     widen_steps((float *)(void *)image, record, s->tokens / s->width * s->key_steps, s->width,
@@ -198,7 +199,7 @@ static double base_of(const work *w, int32_t row)
 }
 
 /* One block of a window, into the chunk, which runs when it is full. */
-static void attend_block(work *w, chunk *now, const window *x, int32_t i)
+static void attend_block(work *w, token_chunk *now, const window *x, int32_t i)
 {
     const int sums = w->tile->sums != NULL;
     view seen;
@@ -211,13 +212,13 @@ static void attend_block(work *w, chunk *now, const window *x, int32_t i)
     }
 }
 
-static uint32_t largest_of(const work *w, int32_t row)
+static uint32_t largest_size(const work *w, int32_t row)
 {
     return fixed_largest(w->o + row * w->o_stride, w->stored.columns);
 }
 
 /* Is l a number, and o, of which the largest size is given, not? */
-static int overflows(const work *w, int32_t row, uint32_t largest)
+static int row_overflows(const work *w, int32_t row, uint32_t largest)
 {
     if (largest < 0x7f800000) return 0;
     const float l = vec_total(vec_load(w->sum + row * VEC_LANES));
@@ -239,7 +240,7 @@ static void raise_base(work *w, int32_t row)
 /* A row whose sums of this one block overflow takes it again. */
 static void repeat_block(work *w, const window *x, int32_t i, int32_t row)
 {
-    chunk now = {.row = row, .rows = 1};
+    token_chunk now = {.row = row, .rows = 1};
     raise_base(w, row);
     attend_block(w, &now, x, i);
 }
@@ -247,18 +248,18 @@ static void repeat_block(work *w, const window *x, int32_t i, int32_t row)
 /* The partials of block i that rows have just attended to, into fixed-point sums; the next block
  * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_stack
  * are for those who do without. */
-__attribute__((noinline)) static void add_block(work *w, const window *x, int32_t i,
-                                                int32_t first, int32_t rows)
+__attribute__((noinline)) static void add_block_sums(work *w, const window *x, int32_t i,
+                                                     int32_t first, int32_t rows)
 {
     const banyan_tile *tile = w->tile;
     const int32_t value_dim = w->stored.value_dim;
     const size_t bytes = banyan_fixed_bytes(value_dim);
     char *sum = (char *)tile->sums + (size_t)first * bytes;
     for (int32_t row = first; row < first + rows; row++, sum += bytes) {
-        uint32_t largest = largest_of(w, row);
-        if (overflows(w, row, largest)) {
+        uint32_t largest = largest_size(w, row);
+        if (row_overflows(w, row, largest)) {
             repeat_block(w, x, i, row);
-            largest = largest_of(w, row);
+            largest = largest_size(w, row);
         }
         ahead_step(&w->ahead);
         const double base = base_of(w, row);
@@ -274,12 +275,12 @@ __attribute__((noinline)) static void add_block(work *w, const window *x, int32_
 /* The blocks of `members` (bits of the window) for the rows of a stack. */
 static void attend_stack(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
 {
-    chunk now;
-    now.row = row, now.rows = rows, now.pieces = now.columns = 0;
+    token_chunk now;
+    now.row = row, now.rows = rows, now.segments = now.columns = 0;
     for (int32_t i = 0; i < x->count; i++) {
         if (!(members >> i & 1)) continue;
         attend_block(w, &now, x, i);
-        if (w->tile->sums) add_block(w, x, i, row, rows);
+        if (w->tile->sums) add_block_sums(w, x, i, row, rows);
     }
     if (now.columns) chunk_run(w, &now);
 }
@@ -345,7 +346,7 @@ static void window_add(work *w, window *x)
     }
 #ifndef VEC_DOT
     else if (w->used.dtype != w->stored.dtype) {
-        widen(w, record, image);
+        widen_record(w, record, image);
         x->used[x->count] = image;
     }
 #endif
@@ -423,14 +424,14 @@ static void finish_row(const work *w, int32_t row)
     *m_out = top;
 }
 
-static void attend(const banyan_tile *tile)
+static void vector_attend(const banyan_tile *tile)
 {
     work w;
     work_lay(&w, &tile->shape, tile->heads, tile->rows, tile->workspace);
     work_begin(&w, tile);
     attend_list(&w);
     for (int32_t row = 0; row < w.total && !tile->sums; row++) {
-        if (overflows(&w, row, largest_of(&w, row))) repeat_list(&w, row);
+        if (row_overflows(&w, row, largest_size(&w, row))) repeat_list(&w, row);
         finish_row(&w, row);
     }
 }

@@ -19,31 +19,21 @@
 #include "attention/kernel_attend.inc.h"
 #include "attention/kernel_score.inc.h"
 
-static int usable(void)
+static int avx2_usable(void)
 {
     unsigned a, b, c = 0, d;
     __get_cpuid(1, &a, &b, &c, &d);
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (c & bit_F16C);
 }
 
-static int supports(const banyan_block_shape *shape)
-{
-    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
-}
-
-static size_t record_bytes(const banyan_block_shape *shape)
-{
-    return layout_of(shape).bytes;
-}
-
 const banyan_kernel banyan_kernel_avx2 = {
     .name = "avx2",
-    .usable = usable,
-    .supports = supports,
-    .record_bytes = record_bytes,
-    .pack = pack,
-    .workspace_bytes = workspace_bytes,
-    .attend = attend,
+    .usable = avx2_usable,
+    .supports = vector_supports,
+    .record_bytes = vector_record_bytes,
+    .pack = vector_pack,
+    .workspace_bytes = vector_workspace_bytes,
+    .attend = vector_attend,
     .observe = observe,
-    .unpack = unpack,
+    .unpack = vector_unpack,
 };

@@ -20,7 +20,7 @@
 #include "attention/kernel_attend.inc.h"
 #include "attention/kernel_score.inc.h"
 
-static int usable(void)
+static int avx512_usable(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -31,20 +31,10 @@ static int has_dot(const banyan_block_shape *shape)
     return shape->dtype == BANYAN_BF16 && __builtin_cpu_supports("avx512bf16");
 }
 
-static int supports(const banyan_block_shape *shape)
-{
-    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
-}
-
-static size_t record_bytes(const banyan_block_shape *shape)
-{
-    return layout_of(shape).bytes;
-}
-
 static size_t workspace_choose(const banyan_block_shape *shape, int32_t heads, int32_t rows)
 {
     return has_dot(shape) ? banyan_avx512_dot_workspace(shape, heads, rows)
-                          : workspace_bytes(shape, heads, rows);
+                          : vector_workspace_bytes(shape, heads, rows);
 }
 
 static void attend_choose(const banyan_tile *tile)
@@ -52,7 +42,7 @@ static void attend_choose(const banyan_tile *tile)
     if (has_dot(&tile->shape))
         banyan_avx512_dot_attend(tile);
     else
-        attend(tile);
+        vector_attend(tile);
 }
 
 static void observe_choose(const banyan_tile *tile, banyan_observed *o, float *column)
@@ -65,12 +55,12 @@ static void observe_choose(const banyan_tile *tile, banyan_observed *o, float *c
 
 const banyan_kernel banyan_kernel_avx512 = {
     .name = "avx512",
-    .usable = usable,
-    .supports = supports,
-    .record_bytes = record_bytes,
-    .pack = pack,
+    .usable = avx512_usable,
+    .supports = vector_supports,
+    .record_bytes = vector_record_bytes,
+    .pack = vector_pack,
     .workspace_bytes = workspace_choose,
     .attend = attend_choose,
     .observe = observe_choose,
-    .unpack = unpack,
+    .unpack = vector_unpack,
 };

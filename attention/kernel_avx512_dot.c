@@ -22,12 +22,12 @@
 
 size_t banyan_avx512_dot_workspace(const banyan_block_shape *shape, int32_t heads, int32_t rows)
 {
-    return workspace_bytes(shape, heads, rows);
+    return vector_workspace_bytes(shape, heads, rows);
 }
 
 void banyan_avx512_dot_attend(const banyan_tile *tile)
 {
-    attend(tile);
+    vector_attend(tile);
 }
 
 void banyan_avx512_dot_observe(const banyan_tile *tile, banyan_observed *o, float *column)

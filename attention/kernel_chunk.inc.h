@@ -4,17 +4,17 @@
  * A strip is up to VEC_ROWS rows that use the same tile of registers, a stack up to VEC_STRIPS of
  * them: a panel of keys or values comes from the level 2 cache for the first strip and from level 1
  * for the others. A chunk is up to CHUNK tokens, collected from the blocks that the stack reads, in
- * pieces of whole sixteens:
+ * segments of whole sixteens:
  *
  *     block 3             block 7             block 9 (the rows' own: only what some row sees)
  *     |---------------|   |---------------|   |------|
- *      piece 0             piece 1             piece 2          scores: [rows][columns]
+ *      segment 0           segment 1           segment 2        scores: [rows][columns]
  *
  * so that the running sums are touched once a chunk, and tokens that no row of the stack sees cost
- * nothing. In a piece that some rows see only in part, the scores that they do not see become -inf
- * between the two products; other pieces have no code for masks. */
+ * nothing. In a segment that some rows see only in part, the scores that they do not see become -inf
+ * between the two products; other segments have no code for masks. */
 
-enum { CHUNK = 256, GRAIN = 16, PIECES = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
+enum { CHUNK = 256, GRAIN = 16, SEGMENTS = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
 enum { STACK_ROWS = VEC_STRIPS * VEC_ROWS };
 
 typedef struct work {
@@ -46,36 +46,36 @@ typedef struct view {
     sight row[STACK_ROWS];
 } view;
 
-typedef struct piece {
+typedef struct segment {
     const char *used, *plain; /* what value_load reads: the record, or its image */
     int32_t token, count;     /* of the block */
     int32_t column;           /* of the chunk */
     int partial;
     int exact; /* some value of the block is not finite */
-} piece;
+} segment;
 
-typedef struct chunk {
+typedef struct token_chunk {
     int32_t row, rows; /* the stack */
-    int32_t pieces, columns;
-    piece piece[PIECES];
-    uint16_t seen[STACK_ROWS][PIECES]; /* a bit for each column, where partial or exact */
-} chunk;
+    int32_t segments, columns;
+    segment segment[SEGMENTS];
+    uint16_t seen[STACK_ROWS][SEGMENTS]; /* a bit for each column, where partial or exact */
+} token_chunk;
 
-static int32_t clamp(int64_t x, int64_t low, int64_t high)
+static int32_t clamp32(int64_t x, int64_t low, int64_t high)
 {
     return (int32_t)(x < low ? low : x > high ? high : x);
 }
 
-static sight sight_of(const banyan_tile *tile, const banyan_entry *entry, int64_t row)
+static sight row_sight(const banyan_tile *tile, const banyan_entry *entry, int64_t row)
 {
     const int64_t tokens = tile->shape.block_tokens, base = entry->block * tokens;
-    sight s = {.first = clamp(tile->first_token - base, 0, tokens)};
-    s.end = clamp(tile->end_token < row + 1 ? tile->end_token - base : row + 1 - base, s.first,
-                  tokens);
+    sight s = {.first = clamp32(tile->first_token - base, 0, tokens)};
+    s.end = clamp32(tile->end_token < row + 1 ? tile->end_token - base : row + 1 - base,
+                    s.first, tokens);
     if (entry->edge >= 0) {
         const banyan_edge *edge = &tile->edge[entry->edge];
-        s.gap = clamp(edge->sink_end - base, s.first, s.end);
-        s.gap_end = clamp(row - edge->window + 1 - base, s.gap, s.end);
+        s.gap = clamp32(edge->sink_end - base, s.first, s.end);
+        s.gap_end = clamp32(row - edge->window + 1 - base, s.gap, s.end);
         if (s.gap == s.first) s.first = s.gap_end;
         if (s.gap_end == s.end) s.end = s.gap;
         if (s.end < s.first) s.end = s.first;
@@ -84,7 +84,7 @@ static sight sight_of(const banyan_tile *tile, const banyan_entry *entry, int64_
 }
 
 /* GRAIN bits of a mask from `from` on, a multiple of it. */
-static uint32_t bits_of(const uint64_t *mask, int32_t from)
+static uint32_t grain_of(const uint64_t *mask, int32_t from)
 {
     return (uint32_t)(mask[from / 64] >> from % 64) & 0xffff;
 }
@@ -92,13 +92,13 @@ static uint32_t bits_of(const uint64_t *mask, int32_t from)
 static void view_masked(const uint64_t *mask, int32_t tokens, view *out)
 {
     out->first = 0, out->end = tokens;
-    while (out->first < tokens && !bits_of(mask, out->first)) out->first += GRAIN;
+    while (out->first < tokens && !grain_of(mask, out->first)) out->first += GRAIN;
     if (out->first == tokens) out->first = 0, out->end = 0;
-    while (out->end > out->first && !bits_of(mask, out->end - GRAIN)) out->end -= GRAIN;
+    while (out->end > out->first && !grain_of(mask, out->end - GRAIN)) out->end -= GRAIN;
     out->mask = mask;
     out->partial = 0;
     for (int32_t t = out->first; t < out->end; t += GRAIN)
-        if (bits_of(mask, t) != 0xffff) out->partial = 1;
+        if (grain_of(mask, t) != 0xffff) out->partial = 1;
 }
 
 static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t row,
@@ -117,7 +117,7 @@ static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t 
 
     out->first = (int32_t)tokens, out->end = 0;
     for (int32_t r = 0; r < rows; r++) {
-        sight s = out->row[r] = sight_of(tile, entry, tile->at + (row + r) % tile->rows);
+        sight s = out->row[r] = row_sight(tile, entry, tile->at + (row + r) % tile->rows);
         if (s.first == s.end) continue;
         if (s.first < out->first) out->first = s.first;
         if (s.end > out->end) out->end = s.end;
@@ -137,8 +137,8 @@ static void view_of(const banyan_tile *tile, const banyan_entry *entry, int32_t 
 /* Bits of tokens first <= token < end among the GRAIN tokens from `from` on. */
 static uint32_t bits_between(int32_t first, int32_t end, int32_t from)
 {
-    uint32_t below_first = (1u << clamp(first - from, 0, GRAIN)) - 1;
-    uint32_t below_end = (1u << clamp(end - from, 0, GRAIN)) - 1;
+    uint32_t below_first = (1u << clamp32(first - from, 0, GRAIN)) - 1;
+    uint32_t below_end = (1u << clamp32(end - from, 0, GRAIN)) - 1;
     return below_end & ~below_first;
 }
 
@@ -148,12 +148,12 @@ VEC_INLINE const layout *plain_layout(const work *w)
     return w->stored.in_key ? &w->used : &w->stored;
 }
 
-static void chunk_add(chunk *x, const work *w, const char *used, const char *record,
+static void chunk_add(token_chunk *x, const work *w, const char *used, const char *record,
                       const view *seen, int32_t token, int32_t count)
 {
     const char *plain = w->stored.in_key ? used : record;
-    piece *p = &x->piece[x->pieces++];
-    *p = (piece){used, plain, token, count, x->columns, seen->partial, 0};
+    segment *p = &x->segment[x->segments++];
+    *p = (segment){used, plain, token, count, x->columns, seen->partial, 0};
     p->exact = trailer_of(plain_layout(w), plain)->not_finite != 0;
     x->columns += count;
     if (!p->partial && !p->exact) return;
@@ -162,7 +162,7 @@ static void chunk_add(chunk *x, const work *w, const char *used, const char *rec
         for (int32_t i = 0; i < count; i += GRAIN) {
             uint32_t bits = 0xffff;
             if (p->partial && seen->mask)
-                bits = bits_of(seen->mask, token + i);
+                bits = grain_of(seen->mask, token + i);
             else if (p->partial)
                 bits = bits_between(s->first, s->end, token + i) &
                        ~bits_between(s->gap, s->gap_end, token + i);
@@ -210,12 +210,12 @@ static void product_stack(work *w, product *p, int32_t rows, int32_t vectors)
     }
 }
 
-static void chunk_scores(work *w, const chunk *x)
+static void chunk_scores(work *w, const token_chunk *x)
 {
     const char *key[CHUNK / VEC_LANES];
     int32_t vectors = 0;
-    for (int32_t i = 0; i < x->pieces; i++) {
-        const piece *p = &x->piece[i];
+    for (int32_t i = 0; i < x->segments; i++) {
+        const segment *p = &x->segment[i];
         for (int32_t t = 0; t < p->count; t += VEC_LANES)
             key[vectors++] = p->used + key_at(&w->used, p->token + t);
     }
@@ -234,12 +234,12 @@ static void chunk_scores(work *w, const chunk *x)
     }
 }
 
-/* Scores that a row does not see become -inf. In a piece with values that are not finite the bits
+/* Scores that a row does not see become -inf. In a segment with values that are not finite the bits
  * also lose the tokens whose own score is -inf. */
-static void chunk_mask(const work *w, chunk *x)
+static void chunk_mask(const work *w, token_chunk *x)
 {
-    for (int32_t i = 0; i < x->pieces; i++) {
-        const piece *p = &x->piece[i];
+    for (int32_t i = 0; i < x->segments; i++) {
+        const segment *p = &x->segment[i];
         if (!p->partial && !p->exact) continue;
         for (int32_t r = 0; r < x->rows; r++) {
             float *score = w->score + r * SCORE_STRIDE;
@@ -253,26 +253,26 @@ static void chunk_mask(const work *w, chunk *x)
     }
 }
 
-static void chunk_values(work *w, const chunk *x, const float *alpha)
+static void chunk_values(work *w, const token_chunk *x, const float *alpha)
 {
     const layout *y = &w->used;
-    product_part part[PIECES];
+    product_part part[SEGMENTS];
     product p = {.a = w->score,
                  .a_stride = SCORE_STRIDE,
                  .part = part,
                  .alpha = alpha,
                  .c_stride = w->o_stride};
-    for (int32_t i = 0; i < x->pieces; i++) {
-        if (x->piece[i].exact) continue;
-        part[p.parts].steps = x->piece[i].count / y->fold;
-        part[p.parts++].a = x->piece[i].column / WEIGHTS_IN_WORD;
+    for (int32_t i = 0; i < x->segments; i++) {
+        if (x->segment[i].exact) continue;
+        part[p.parts].steps = x->segment[i].count / y->fold;
+        part[p.parts++].a = x->segment[i].column / WEIGHTS_IN_WORD;
     }
     for (int32_t dim = 0, take; dim < y->columns; dim += take * VEC_LANES) {
         take = product_vectors((value_width(y, dim) - dim % VEC_PANEL) / VEC_LANES);
         p.b_stride = value_stride(y, dim);
         p.c = w->o + x->row * w->o_stride + dim;
-        for (int32_t i = 0, n = 0; i < x->pieces; i++) {
-            const piece *from = &x->piece[i];
+        for (int32_t i = 0, n = 0; i < x->segments; i++) {
+            const segment *from = &x->segment[i];
             if (from->exact) continue;
             const char *b = from->used + (size_t)(from->token / y->fold) * p.b_stride;
             for (int32_t g = 0; g < take; g++)
@@ -293,8 +293,8 @@ static vec value_load(const layout *y, const char *record, int32_t token, int32_
     return token % 2 ? pairs_odd(pairs_load(at)) : pairs_even(pairs_load(at));
 }
 
-/* Values of a piece that may hold NaN or inf: token by token, only those that count. */
-static void chunk_values_exact(const work *w, const chunk *x, const piece *p)
+/* Values of a segment that may hold NaN or inf: token by token, only those that count. */
+static void chunk_values_exact(const work *w, const token_chunk *x, const segment *p)
 {
     for (int32_t r = 0; r < x->rows; r++) {
         float *o = w->o + (x->row + r) * w->o_stride;
@@ -317,7 +317,7 @@ static int softmax_asks(const work *w)
     return w->stored.dtype != BANYAN_F32;
 }
 
-static void chunk_run(work *w, chunk *x)
+static void chunk_run(work *w, token_chunk *x)
 {
     float alpha[STACK_ROWS];
     chunk_scores(w, x);
@@ -328,7 +328,7 @@ static void chunk_run(work *w, chunk *x)
                                &w->max[x->row + r], w->sum + (x->row + r) * VEC_LANES);
     }
     chunk_values(w, x, w->tile->sums ? NULL : alpha); /* the chunk is all there is of a block */
-    for (int32_t i = 0; i < x->pieces; i++)
-        if (x->piece[i].exact) chunk_values_exact(w, x, &x->piece[i]);
-    x->pieces = x->columns = 0;
+    for (int32_t i = 0; i < x->segments; i++)
+        if (x->segment[i].exact) chunk_values_exact(w, x, &x->segment[i]);
+    x->segments = x->columns = 0;
 }

@@ -3,12 +3,12 @@
  * alone. Many rows over a cache of e4m3, or with dim 96, are the portable kernel's. */
 #include "attention/cuda/row.h"
 
-static int usable(void)
+static int hopper_usable(void)
 {
     return banyan_cuda_missing() == NULL && banyan_cuda_capability() == 90;
 }
 
-static const char *attend(banyan_queue *queue, const banyan_batch *batch)
+static const char *hopper_attend(banyan_queue *queue, const banyan_batch *batch)
 {
     if (cuda_is_decode(batch)) return banyan_cuda_decode_hopper(queue, batch);
     return batch->shape.dtype == BANYAN_E4M3 || batch->shape.key_dim == 96
@@ -16,11 +16,11 @@ static const char *attend(banyan_queue *queue, const banyan_batch *batch)
                : banyan_cuda_prefill_hopper(queue, batch);
 }
 
-static const banyan_device device = BANYAN_CUDA_DEVICE(attend);
+static const banyan_device device = BANYAN_CUDA_DEVICE(hopper_attend);
 
 const banyan_kernel banyan_kernel_hopper = {
     .name = "hopper",
-    .usable = usable,
+    .usable = hopper_usable,
     .supports = cuda_supports,
     .record_bytes = cuda_record_bytes,
     .device = &device,

@@ -18,29 +18,19 @@
 #include "attention/kernel_attend.inc.h"
 #include "attention/kernel_score.inc.h"
 
-static int usable(void)
+static int neon_usable(void)
 {
     return 1;
 }
 
-static int supports(const banyan_block_shape *shape)
-{
-    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
-}
-
-static size_t record_bytes(const banyan_block_shape *shape)
-{
-    return layout_of(shape).bytes;
-}
-
 const banyan_kernel banyan_kernel_neon = {
     .name = "neon",
-    .usable = usable,
-    .supports = supports,
-    .record_bytes = record_bytes,
-    .pack = pack,
-    .workspace_bytes = workspace_bytes,
-    .attend = attend,
+    .usable = neon_usable,
+    .supports = vector_supports,
+    .record_bytes = vector_record_bytes,
+    .pack = vector_pack,
+    .workspace_bytes = vector_workspace_bytes,
+    .attend = vector_attend,
     .observe = observe,
-    .unpack = unpack,
+    .unpack = vector_unpack,
 };

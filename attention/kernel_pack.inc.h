@@ -57,9 +57,19 @@ static void pack_as_they_come(const layout *y, char *record, int32_t first_row, 
     }
 }
 
-static void pack(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
-                 int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
-                 banyan_dtype in_dtype)
+static int vector_supports(const banyan_block_shape *shape)
+{
+    return shape->block_tokens % 16 == 0 && shape->dtype != BANYAN_E4M3;
+}
+
+static size_t vector_record_bytes(const banyan_block_shape *shape)
+{
+    return layout_of(shape).bytes;
+}
+
+static void vector_pack(const banyan_block_shape *shape, void *record, int fresh,
+                        int32_t first_row, int32_t rows, const void *k, int64_t k_stride,
+                        const void *v, int64_t v_stride, banyan_dtype in_dtype)
 {
     const layout y = layout_of(shape);
     const int64_t element = in_dtype == BANYAN_F32 ? 4 : 2;

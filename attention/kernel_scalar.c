@@ -24,18 +24,18 @@
 #include <math.h>
 #include <string.h>
 
-static int usable(void)
+static int scalar_usable(void)
 {
     return 1;
 }
 
-static int supports(const banyan_block_shape *shape)
+static int scalar_supports(const banyan_block_shape *shape)
 {
     return shape->dtype !=
            BANYAN_E4M3; /* whose rows have factors, which records here have not */
 }
 
-static size_t round_up(size_t bytes)
+static size_t whole_lines(size_t bytes)
 {
     return (bytes + 63) / 64 * 64;
 }
@@ -46,16 +46,16 @@ static size_t key_bytes(const banyan_block_shape *shape)
            banyan_dtype_bytes(shape->dtype);
 }
 
-static size_t value_bytes(const banyan_block_shape *shape)
+static size_t values_bytes(const banyan_block_shape *shape)
 {
     if (shape->value_in_key) return 0;
     return (size_t)shape->block_tokens * (size_t)shape->value_dim *
            banyan_dtype_bytes(shape->dtype);
 }
 
-static size_t record_bytes(const banyan_block_shape *shape)
+static size_t scalar_record_bytes(const banyan_block_shape *shape)
 {
-    return round_up(key_bytes(shape) + value_bytes(shape));
+    return whole_lines(key_bytes(shape) + values_bytes(shape));
 }
 
 /* rows of `dim` numbers, `stride` apart, to consecutive rows in another format */
@@ -77,9 +77,9 @@ static void pack_rows(void *to, banyan_dtype to_dtype, const void *from,
     }
 }
 
-static void pack(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
-                 int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
-                 banyan_dtype in_dtype)
+static void scalar_pack(const banyan_block_shape *shape, void *record, int fresh,
+                        int32_t first_row, int32_t rows, const void *k, int64_t k_stride,
+                        const void *v, int64_t v_stride, banyan_dtype in_dtype)
 {
     size_t element = banyan_dtype_bytes(shape->dtype);
     size_t key_at = (size_t)first_row * (size_t)shape->key_dim * element;
@@ -93,8 +93,8 @@ static void pack(const banyan_block_shape *shape, void *record, int fresh, int32
               shape->value_dim);
 }
 
-static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
-                   const banyan_plain *out)
+static void scalar_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                          const banyan_plain *out)
 {
     const size_t element = banyan_dtype_bytes(shape->dtype);
     const char *bytes = record;
@@ -112,16 +112,18 @@ typedef struct scratch {
     float *sum;   /* [value_dim] */
 } scratch;
 
-static size_t workspace_bytes(const banyan_block_shape *shape, int32_t heads, int32_t rows)
+static size_t scalar_workspace_bytes(const banyan_block_shape *shape, int32_t heads,
+                                     int32_t rows)
 {
     size_t per_token = (size_t)shape->key_dim + (size_t)shape->value_dim + 1;
     size_t floats = (size_t)shape->block_tokens * per_token + (size_t)shape->value_dim;
     (void)heads, (void)rows;
-    return round_up(floats * sizeof(float));
+    return whole_lines(floats * sizeof(float));
 }
 
 /* Does the row at token `row` see token j of a block that its head reads? */
-static int sees(const banyan_tile *tile, const banyan_entry *entry, int64_t row, int32_t j)
+static int sees_token(const banyan_tile *tile, const banyan_entry *entry, int64_t row,
+                      int32_t j)
 {
     const banyan_edge *edge = entry->edge >= 0 ? &tile->edge[entry->edge] : NULL;
     const int64_t token = entry->block * tile->shape.block_tokens + j;
@@ -130,7 +132,7 @@ static int sees(const banyan_tile *tile, const banyan_entry *entry, int64_t row,
     return !edge || token < edge->sink_end || token > row - edge->window;
 }
 
-static float dot(const float *a, const float *b, int32_t count)
+static float dot_f32(const float *a, const float *b, int32_t count)
 {
     float sum = 0;
     for (int32_t i = 0; i < count; i++) sum += a[i] * b[i];
@@ -153,8 +155,8 @@ static float sum_block(const scratch *x, int32_t tokens, int32_t value_dim, floa
 }
 
 /* Is l a number, and o not? Sums of values near the largest fp32 are, though their mean is not. */
-static int overflows(const float *o, float rescale, const float *sum, int32_t value_dim,
-                     float l)
+static int output_overflows(const float *o, float rescale, const float *sum, int32_t value_dim,
+                            float l)
 {
     int over = 0;
     for (int32_t d = 0; d < value_dim; d++)
@@ -174,15 +176,15 @@ static void attend_row(const banyan_tile *tile, const banyan_entry *entry, int32
 
     for (int32_t j = 0; j < tokens; j++) {
         x->score[j] = -INFINITY;
-        if (!sees(tile, entry, tile->at + row, j)) continue;
-        x->score[j] = tile->scale * dot(q, x->key + (int64_t)j * key_dim, key_dim);
+        if (!sees_token(tile, entry, tile->at + row, j)) continue;
+        x->score[j] = tile->scale * dot_f32(q, x->key + (int64_t)j * key_dim, key_dim);
         if (x->score[j] > max || x->score[j] != x->score[j]) max = x->score[j]; /* NaN stays */
     }
     if (max == -INFINITY) return; /* nothing seen, here or before */
 
     l_block = sum_block(x, tokens, value_dim, max);
     float rescale = *m == max ? 1 : expf(*m - max), sum = *l * rescale + l_block;
-    if (overflows(o, rescale, x->sum, value_dim, sum)) {
+    if (output_overflows(o, rescale, x->sum, value_dim, sum)) {
         max = banyan_partial_above(max, sum);
         l_block = sum_block(x, tokens, value_dim, max);
         rescale = expf(*m - max);
@@ -213,7 +215,7 @@ static void attend_head(const banyan_tile *tile, const banyan_entry *entry, int3
     }
 }
 
-static void attend(const banyan_tile *tile)
+static void scalar_attend(const banyan_tile *tile)
 {
     const banyan_block_shape *shape = &tile->shape;
     int64_t tokens = shape->block_tokens;
@@ -237,8 +239,8 @@ static void attend(const banyan_tile *tile)
     }
 }
 
-static void observe_sums(const banyan_tile *tile, banyan_observed *o, int32_t row, int32_t seen,
-                         const float *score)
+static void scalar_observe_sums(const banyan_tile *tile, banyan_observed *o, int32_t row,
+                                int32_t seen, const float *score)
 {
     const float before = o->most[row];
     for (int32_t j = 0; j < seen; j++)
@@ -248,8 +250,9 @@ static void observe_sums(const banyan_tile *tile, banyan_observed *o, int32_t ro
         o->sum[row][0] += expf(tile->scale * (score[j] - o->most[row]));
 }
 
-static void observe_lines(const banyan_tile *tile, const banyan_observed *o, int32_t row,
-                          int32_t seen, const float *score, float *column, float *distance)
+static void scalar_observe_lines(const banyan_tile *tile, const banyan_observed *o, int32_t row,
+                                 int32_t seen, const float *score, float *column,
+                                 float *distance)
 {
     if (!(o->share[row] > 0)) return;
     for (int32_t j = 0; j < seen; j++) {
@@ -259,7 +262,7 @@ static void observe_lines(const banyan_tile *tile, const banyan_observed *o, int
     }
 }
 
-static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
+static void scalar_observe(const banyan_tile *tile, banyan_observed *o, float *column)
 {
     const int32_t tokens = tile->shape.block_tokens, dim = tile->shape.key_dim;
     float *key = tile->workspace;
@@ -271,11 +274,12 @@ static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
         for (int32_t row = 0; row < o->rows; row++) {
             const int32_t seen = banyan_observed_tokens(o, row, entry->block);
             for (int32_t j = 0; j < seen; j++)
-                o->score[j] = dot(tile->q + (int64_t)row * dim, key + (int64_t)j * dim, dim);
+                o->score[j] =
+                    dot_f32(tile->q + (int64_t)row * dim, key + (int64_t)j * dim, dim);
             if (column)
-                observe_lines(tile, o, row, seen, o->score, column, distance);
+                scalar_observe_lines(tile, o, row, seen, o->score, column, distance);
             else
-                observe_sums(tile, o, row, seen, o->score);
+                scalar_observe_sums(tile, o, row, seen, o->score);
         }
         if (!column) continue;
         banyan_observe_distances(o, entry->block, distance);
@@ -285,12 +289,12 @@ static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
 
 const banyan_kernel banyan_kernel_scalar = {
     .name = "scalar",
-    .usable = usable,
-    .supports = supports,
-    .record_bytes = record_bytes,
-    .pack = pack,
-    .workspace_bytes = workspace_bytes,
-    .attend = attend,
-    .observe = observe,
-    .unpack = unpack,
+    .usable = scalar_usable,
+    .supports = scalar_supports,
+    .record_bytes = scalar_record_bytes,
+    .pack = scalar_pack,
+    .workspace_bytes = scalar_workspace_bytes,
+    .attend = scalar_attend,
+    .observe = scalar_observe,
+    .unpack = scalar_unpack,
 };

@@ -26,8 +26,8 @@ static void unpack_values(const layout *y, const char *from, int32_t count, char
         for (int32_t d = 0; d < count; d++) memcpy(to + 2 * d, from + 4 * d, 2);
 }
 
-static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
-                   const banyan_plain *out)
+static void vector_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
+                          const banyan_plain *out)
 {
     const layout y = layout_of(shape);
     const size_t element = banyan_dtype_bytes(y.dtype);

@@ -55,9 +55,9 @@ static const char *const cpu = "cpu";
 
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 
-static const banyan_kernel *refuse(char *why, size_t why_bytes, const char *format, ...)
+static const banyan_kernel *refuse_kernel(char *why, size_t why_bytes, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-static const banyan_kernel *refuse(char *why, size_t why_bytes, const char *format, ...)
+static const banyan_kernel *refuse_kernel(char *why, size_t why_bytes, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -93,14 +93,14 @@ typedef struct wanted {
     const banyan_block_shape *shape;
 } wanted;
 
-static int is_built(const banyan_kernel *kernel)
+static int has_kernel(const banyan_kernel *kernel)
 {
     return kernel->attend || kernel->device;
 }
 
-static int fits(const banyan_kernel *kernel, const wanted *w)
+static int fits_wanted(const banyan_kernel *kernel, const wanted *w)
 {
-    return is_built(kernel) && strcmp(banyan_kernel_device(kernel), w->device) == 0 &&
+    return has_kernel(kernel) && strcmp(banyan_kernel_device(kernel), w->device) == 0 &&
            (w->anywhere || kernel->usable()) && (!w->shape || kernel->supports(w->shape));
 }
 
@@ -126,24 +126,27 @@ static const banyan_kernel *named(const char *name, const char *source, const wa
 
     if (!kernel) {
         const char *near = banyan_nearest(name, names);
-        return refuse(why, why_bytes, "%s: unknown kernel \"%s\"%s%s%s (see \"banyan list\")",
-                      source, name, near ? ", did you mean \"" : "", near ? near : "",
-                      near ? "\"?" : "");
+        return refuse_kernel(
+            why, why_bytes, "%s: unknown kernel \"%s\"%s%s%s (see \"banyan list\")", source,
+            name, near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "");
     }
-    if (!is_built(kernel))
-        return refuse(why, why_bytes, "%s: kernel \"%s\" is not in this build", source, name);
+    if (!has_kernel(kernel))
+        return refuse_kernel(why, why_bytes, "%s: kernel \"%s\" is not in this build", source,
+                             name);
     if (strcmp(banyan_kernel_device(kernel), w->device) != 0)
-        return refuse(why, why_bytes, "%s: kernel \"%s\" is for device %s, not %s", source,
-                      name, banyan_kernel_device(kernel), w->device);
+        return refuse_kernel(why, why_bytes, "%s: kernel \"%s\" is for device %s, not %s",
+                             source, name, banyan_kernel_device(kernel), w->device);
     if (!w->anywhere && !kernel->usable())
-        return refuse(why, why_bytes, "%s: kernel \"%s\" (%s) cannot run on this %s", source,
-                      name, doc_of(kernel), kernel->device ? "device" : "processor");
+        return refuse_kernel(why, why_bytes, "%s: kernel \"%s\" (%s) cannot run on this %s",
+                             source, name, doc_of(kernel),
+                             kernel->device ? "device" : "processor");
     if (shape && !kernel->supports(shape))
-        return refuse(why, why_bytes,
-                      "%s: kernel \"%s\" does not support %s blocks of %d tokens with key_dim "
-                      "%d and value_dim %d%s",
-                      source, name, banyan_dtype_name(shape->dtype), shape->block_tokens,
-                      shape->key_dim, shape->value_dim, in_key(shape));
+        return refuse_kernel(
+            why, why_bytes,
+            "%s: kernel \"%s\" does not support %s blocks of %d tokens with key_dim "
+            "%d and value_dim %d%s",
+            source, name, banyan_dtype_name(shape->dtype), shape->block_tokens, shape->key_dim,
+            shape->value_dim, in_key(shape));
     return kernel;
 }
 
@@ -157,12 +160,14 @@ const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const 
     if (name) return named(name, "kernel", &w, why, why_bytes);
     if (forced && *forced) return named(forced, "BANYAN_KERNEL", &w, why, why_bytes);
     for (int i = ROWS - 1; i >= 0; i--)
-        if (fits(table[i], &w)) return table[i];
+        if (fits_wanted(table[i], &w)) return table[i];
     if (!shape)
-        return refuse(why, why_bytes, "no kernel of this build can run on this processor");
-    return refuse(why, why_bytes,
-                  "no kernel of device %s supports %s blocks of %d tokens with key_dim %d and "
-                  "value_dim %d%s",
-                  w.device, banyan_dtype_name(shape->dtype), shape->block_tokens,
-                  shape->key_dim, shape->value_dim, in_key(shape));
+        return refuse_kernel(why, why_bytes,
+                             "no kernel of this build can run on this processor");
+    return refuse_kernel(
+        why, why_bytes,
+        "no kernel of device %s supports %s blocks of %d tokens with key_dim %d and "
+        "value_dim %d%s",
+        w.device, banyan_dtype_name(shape->dtype), shape->block_tokens, shape->key_dim,
+        shape->value_dim, in_key(shape));
 }

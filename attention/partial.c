@@ -33,7 +33,7 @@
 #include <math.h>
 #include <string.h>
 
-static int is_empty(const float *p, int32_t value_dim)
+static int is_identity(const float *p, int32_t value_dim)
 {
     return p[value_dim] == -INFINITY && p[value_dim + 1] == 0;
 }
@@ -46,7 +46,8 @@ void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows)
 }
 
 /* x = x a + y b. Addition commutes exactly, so it does not matter which of the two sides x is. */
-static void fold(float *restrict x, float a, const float *restrict y, float b, int32_t count)
+static void fold_rows(float *restrict x, float a, const float *restrict y, float b,
+                      int32_t count)
 {
     for (int32_t d = 0; d < count; d++) x[d] = x[d] * a + y[d] * b;
 }
@@ -84,7 +85,7 @@ static void combine_above(float *out, const float *lo, const float *hi, int32_t 
 }
 
 /* Would x a + y b overflow where both are finite? */
-static int overflows(const float *x, float a, const float *y, float b, int32_t count)
+static int sum_overflows(const float *x, float a, const float *y, float b, int32_t count)
 {
     int over = 0;
     for (int32_t d = 0; d < count; d++) over |= !(fabsf(x[d] * a + y[d] * b) < INFINITY);
@@ -97,11 +98,11 @@ static void combine_row(float *out, const float *lo, const float *hi, int32_t va
     float m_lo = lo[value_dim], l_lo = lo[value_dim + 1];
     float m_hi = hi[value_dim], l_hi = hi[value_dim + 1];
 
-    if (is_empty(hi, value_dim)) {
+    if (is_identity(hi, value_dim)) {
         memmove(out, lo, bytes);
         return;
     }
-    if (is_empty(lo, value_dim)) {
+    if (is_identity(lo, value_dim)) {
         memmove(out, hi, bytes);
         return;
     }
@@ -109,15 +110,15 @@ static void combine_row(float *out, const float *lo, const float *hi, int32_t va
     float a = m_lo == m ? 1 : expf(m_lo - m);
     float b = m_hi == m ? 1 : expf(m_hi - m);
     float l = l_lo * a + l_hi * b;
-    if (l < INFINITY && overflows(lo, a, hi, b, value_dim)) {
+    if (l < INFINITY && sum_overflows(lo, a, hi, b, value_dim)) {
         combine_above(out, lo, hi, value_dim, m, l);
         return;
     }
     if (out == hi) {
-        fold(out, b, lo, a, value_dim);
+        fold_rows(out, b, lo, a, value_dim);
     } else {
         if (out != lo) memcpy(out, lo, bytes);
-        fold(out, a, hi, b, value_dim);
+        fold_rows(out, a, hi, b, value_dim);
     }
     out[value_dim] = m;
     out[value_dim + 1] = l;
@@ -158,7 +159,7 @@ void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void
     for (int64_t row = 0; row < rows; row++) {
         const float *o = p + row * stride;
         float m = o[value_dim], l = o[value_dim + 1];
-        int empty = is_empty(o, value_dim);
+        int empty = is_identity(o, value_dim);
         char *out_row = (char *)out + (size_t)(row * out_stride) * element;
 
         for (int32_t first = 0; first < value_dim; first += CHUNK) {

@@ -27,7 +27,7 @@ static void set_bit(banyan_retention *r, int64_t residue)
 }
 
 /* Residues in the set that are below n. */
-static int64_t bits_below(const banyan_retention *r, int64_t n)
+static int64_t residues_below(const banyan_retention *r, int64_t n)
 {
     int64_t count = 0;
     for (int64_t word = 0; word < n / 64; word++)
@@ -40,7 +40,7 @@ static int64_t bits_below(const banyan_retention *r, int64_t n)
 /* Of the blocks below n, how many are in the periodic set? */
 static int64_t periodic_below(const banyan_retention *r, int64_t n)
 {
-    return n / r->period * bits_below(r, r->period) + bits_below(r, n % r->period);
+    return n / r->period * residues_below(r, r->period) + residues_below(r, n % r->period);
 }
 
 static int repeats_every(const banyan_retention *r, int32_t period)

@@ -42,9 +42,9 @@ typedef struct reason {
     size_t bytes;
 } reason;
 
-static banyan_status refuse(reason why, const char *format, ...)
+static banyan_status refuse_pattern(reason why, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-static banyan_status refuse(reason why, const char *format, ...)
+static banyan_status refuse_pattern(reason why, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -99,11 +99,11 @@ static banyan_status parse_fraction(const char *selector, const banyan_param *pa
     char *end = NULL;
     const double number = strtod(text, &end);
     if (!isdigit((unsigned char)*text) || *end || strpbrk(text, "xX"))
-        return refuse(why, "%s: %s=%s is not a number such as 0.125", selector, param->name,
-                      text);
+        return refuse_pattern(why, "%s: %s=%s is not a number such as 0.125", selector,
+                              param->name, text);
     if (!(number >= (double)param->min && number <= (double)param->max))
-        return refuse(why, "%s: %s=%s is out of range, expected %lld..%lld", selector,
-                      param->name, text, (long long)param->min, (long long)param->max);
+        return refuse_pattern(why, "%s: %s=%s is out of range, expected %lld..%lld", selector,
+                              param->name, text, (long long)param->min, (long long)param->max);
     *out = (banyan_value){.fraction = number};
     return BANYAN_OK;
 }
@@ -122,18 +122,19 @@ static banyan_status parse_number(const char *selector, const banyan_param *para
     int64_t number = strtoll(text, &end, 10); /* saturates, out of every range */
     int in_tokens = *end == 't' && end > text;
     if (!(isdigit((unsigned char)*text) || *text == '-') || end == text || end[in_tokens])
-        return refuse(why, "%s: %s=%s is not a whole number%s", selector, param->name, text,
-                      param->in_blocks   ? " of blocks (or of tokens, with the suffix t)"
-                      : param->in_tokens ? " of tokens"
-                                         : "");
+        return refuse_pattern(why, "%s: %s=%s is not a whole number%s", selector, param->name,
+                              text,
+                              param->in_blocks ? " of blocks (or of tokens, with the suffix t)"
+                              : param->in_tokens ? " of tokens"
+                                                 : "");
     if (in_tokens && !param->in_blocks && !param->in_tokens)
-        return refuse(why, "%s: %s=%s counts tokens, but %s is not a length", selector,
-                      param->name, text, param->name);
+        return refuse_pattern(why, "%s: %s=%s counts tokens, but %s is not a length", selector,
+                              param->name, text, param->name);
     int64_t max = in_tokens && param->in_blocks ? param->max * block_tokens : param->max;
     if (number < param->min || number > max)
-        return refuse(why, "%s: %s=%s is out of range, expected %lld..%lld%s", selector,
-                      param->name, text, (long long)param->min, (long long)max,
-                      unit_of(param, in_tokens));
+        return refuse_pattern(why, "%s: %s=%s is out of range, expected %lld..%lld%s", selector,
+                              param->name, text, (long long)param->min, (long long)max,
+                              unit_of(param, in_tokens));
     *out = (banyan_value){.number = number, .in_tokens = in_tokens || param->in_tokens};
     return BANYAN_OK;
 }
@@ -146,8 +147,8 @@ static banyan_status parse_value(const char *selector, const banyan_param *param
     if (!param->choices) return parse_number(selector, param, text, block_tokens, out, why);
     *out = (banyan_value){.number = choice_index(param->choices, text)};
     if (out->number >= 0) return BANYAN_OK;
-    return refuse(why, "%s: %s=%s is unknown, expected one of %s", selector, param->name, text,
-                  param->choices);
+    return refuse_pattern(why, "%s: %s=%s is unknown, expected one of %s", selector,
+                          param->name, text, param->choices);
 }
 
 static banyan_status unknown_param(const banyan_selector *selector, const char *name,
@@ -161,12 +162,12 @@ static banyan_status unknown_param(const banyan_selector *selector, const char *
         snprintf(list + used, sizeof(list) - used, " %s", known[i]);
     }
     if (!known[0])
-        return refuse(why, "%s: unknown parameter \"%s\" (%s takes none)", selector->name, name,
-                      selector->name);
+        return refuse_pattern(why, "%s: unknown parameter \"%s\" (%s takes none)",
+                              selector->name, name, selector->name);
     const char *near = banyan_nearest(name, known);
-    return refuse(why, "%s: unknown parameter \"%s\"%s%s%s (there are:%s)", selector->name,
-                  name, near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "",
-                  list);
+    return refuse_pattern(why, "%s: unknown parameter \"%s\"%s%s%s (there are:%s)",
+                          selector->name, name, near ? ", did you mean \"" : "",
+                          near ? near : "", near ? "\"?" : "", list);
 }
 
 /* ---- rules --------------------------------------------------------------------------------------- */
@@ -191,7 +192,8 @@ static banyan_status parse_param(banyan_pattern *out, char *word, unsigned *seen
     const banyan_selector *selector = out->selector;
     char *equals = strchr(word, '=');
     if (!equals)
-        return refuse(why, "%s: expected parameter=value, got \"%s\"", selector->name, word);
+        return refuse_pattern(why, "%s: expected parameter=value, got \"%s\"", selector->name,
+                              word);
     *equals = '\0';
 
     int i = 0;
@@ -201,7 +203,8 @@ static banyan_status parse_param(banyan_pattern *out, char *word, unsigned *seen
     if (i == BANYAN_MAX_PARAMS || !selector->params[i].name)
         return unknown_param(selector, word, why);
     if (*seen >> i & 1)
-        return refuse(why, "%s: %s is given twice", selector->name, selector->params[i].name);
+        return refuse_pattern(why, "%s: %s is given twice", selector->name,
+                              selector->params[i].name);
     *seen |= 1u << i;
     return parse_value(selector->name, &selector->params[i], equals + 1, out->block_tokens,
                        &out->value[i], why);
@@ -223,13 +226,14 @@ banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
     int length = next_word(&rest, word);
 
     if (length == 0)
-        return refuse(why, "a head rule is empty, expected a selector:%s", all_names);
+        return refuse_pattern(why, "a head rule is empty, expected a selector:%s", all_names);
     p.selector = length > 0 ? banyan_selector_find(word) : NULL;
     if (!p.selector) {
         const char *near = length > 0 ? banyan_nearest(word, names) : NULL;
-        return refuse(why, "unknown selector \"%.*s\"%s%s%s (there are:%s)", MAX_WORD - 1,
-                      length > 0 ? word : use, near ? ", did you mean \"" : "",
-                      near ? near : "", near ? "\"?" : "", all_names);
+        return refuse_pattern(why, "unknown selector \"%.*s\"%s%s%s (there are:%s)",
+                              MAX_WORD - 1, length > 0 ? word : use,
+                              near ? ", did you mean \"" : "", near ? near : "",
+                              near ? "\"?" : "", all_names);
     }
     for (int i = 0; i < BANYAN_MAX_PARAMS && p.selector->params[i].name; i++) {
         const banyan_param *param = &p.selector->params[i];
@@ -240,8 +244,8 @@ banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
     unsigned seen = 0;
     while ((length = next_word(&rest, word)) != 0) {
         if (length < 0)
-            return refuse(why, "%s: a parameter is longer than %d characters", p.selector->name,
-                          MAX_WORD - 1);
+            return refuse_pattern(why, "%s: a parameter is longer than %d characters",
+                                  p.selector->name, MAX_WORD - 1);
         banyan_status status = parse_param(&p, word, &seen, why);
         if (status) return status;
     }

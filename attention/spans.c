@@ -38,20 +38,15 @@ static int64_t block_at(const building *b, int64_t place)
     return banyan_held_at(b->held, place)->block;
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The first place of from .. to-1 whose block is not below `block`; to: there is none. Blocks are
  * different numbers, so that as many as lie between are held between at most. */
-static int64_t find(const building *b, int64_t from, int64_t to, int64_t block)
+static int64_t find_place(const building *b, int64_t from, int64_t to, int64_t block)
 {
     if (from >= to || block_at(b, from) >= block) return from;
     const int64_t low = block_at(b, from), high = block_at(b, to - 1);
     if (high < block) return to;
-    int64_t lo = to - least(to - from, high - block + 1);
-    int64_t hi = from + least(to - from, block - low);
+    int64_t lo = to - banyan_smaller(to - from, high - block + 1);
+    int64_t hi = from + banyan_smaller(to - from, block - low);
     if (block_at(b, lo) >= block) return lo;
     while (lo < hi) {
         const int64_t mid = lo + (hi - lo) / 2;
@@ -71,7 +66,7 @@ static int how_seen(const building *b, int64_t block, int by_edge)
 }
 
 /* `count` places first, first + step, .. behind those that are there; a single one may begin a stride. */
-static void add(building *b, int64_t first, int64_t count, int64_t step, int masked)
+static void append_places(building *b, int64_t first, int64_t count, int64_t step, int masked)
 {
     banyan_span_list *out = b->out;
     if (count <= 0) return;
@@ -102,17 +97,17 @@ static void add_places(building *b, int64_t first, int64_t count, int64_t step, 
     const int at_low = how_seen(b, low, by_edge), at_high = how_seen(b, high, by_edge);
     const int64_t last = first + (count - 1) * step;
     if (at_low == at_high && (at_low != CUT || count <= 2)) {
-        add(b, first, count, step, at_low);
+        append_places(b, first, count, step, at_low);
         return;
     }
     if (at_low == CUT) {
-        add(b, first, 1, 1, CUT);
+        append_places(b, first, 1, 1, CUT);
         first += step;
         count--;
     }
     if (at_high == CUT) count--;
-    add(b, first, count, step, WHOLE);
-    if (at_high == CUT) add(b, last, 1, 1, CUT);
+    append_places(b, first, count, step, WHOLE);
+    if (at_high == CUT) append_places(b, last, 1, 1, CUT);
 }
 
 static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
@@ -123,12 +118,13 @@ static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
 
 /* ---- strided runs --------------------------------------------------------------------------- */
 
-static void walk(building *b, const banyan_run *run, int64_t next, int64_t from, int64_t to)
+static void add_one_by_one(building *b, const banyan_run *run, int64_t next, int64_t from,
+                           int64_t to)
 {
     for (int64_t i = from; i < to; i++) {
         const int64_t block = block_at(b, i);
         while (next < block) next += run->step;
-        if (block == next) add(b, i, 1, 1, how_seen(b, block, run->edge));
+        if (block == next) append_places(b, i, 1, 1, how_seen(b, block, run->edge));
     }
 }
 
@@ -152,8 +148,8 @@ static int is_regular(const banyan_retention *r, int64_t run_step, int64_t low, 
 }
 
 /* What a strided run reads of places from .. to-1. retention: it keeps all these; or NULL. */
-static void add_part(building *b, const banyan_run *run, const banyan_retention *retention,
-                     int64_t from, int64_t to)
+static void add_run_part(building *b, const banyan_run *run, const banyan_retention *retention,
+                         int64_t from, int64_t to)
 {
     if (from >= to) return;
     const int64_t low = block_at(b, from), high = block_at(b, to - 1);
@@ -163,7 +159,7 @@ static void add_part(building *b, const banyan_run *run, const banyan_retention 
     if (!is_regular(NULL, run->step, low, next, high, from, to, &place, &step) &&
         (!retention ||
          !is_regular(retention, run->step, low, next, high, from, to, &place, &step))) {
-        walk(b, run, next, from, to);
+        add_one_by_one(b, run, next, from, to);
         return;
     }
     const int64_t more = (high - next) / run->step;
@@ -176,12 +172,12 @@ static void add_strided(building *b, const banyan_run *run, int64_t from, int64_
 {
     int64_t prefix = from, settled = from;
     if (b->retention) {
-        settled = find(b, from, to, b->settled);
-        prefix = find(b, from, settled, b->retention->prefix);
+        settled = find_place(b, from, to, b->settled);
+        prefix = find_place(b, from, settled, b->retention->prefix);
     }
-    add_part(b, run, NULL, from, prefix);
-    add_part(b, run, b->retention, prefix, settled);
-    add_part(b, run, NULL, settled, to);
+    add_run_part(b, run, NULL, from, prefix);
+    add_run_part(b, run, b->retention, prefix, settled);
+    add_run_part(b, run, NULL, settled, to);
 }
 
 int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
@@ -211,8 +207,8 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
         const int64_t first = run->first > lowest ? run->first : lowest;
         const int64_t last = run->last < highest ? run->last : highest;
         if (last < first) continue;
-        place = find(&b, place, held->held.count, first);
-        const int64_t end = find(&b, place, held->held.count, last + 1);
+        place = find_place(&b, place, held->held.count, first);
+        const int64_t end = find_place(&b, place, held->held.count, last + 1);
         if (run->step == 1)
             add_dense(&b, place, end, run->edge);
         else

@@ -13,7 +13,7 @@ void banyan_strongest_clear(banyan_strongest *best, int64_t rows)
     for (int64_t i = 0; i < rows; i++) best[i] = (banyan_strongest){-INFINITY, 0, -1};
 }
 
-static int is_better(const banyan_strongest *a, const banyan_strongest *b)
+static int is_stronger(const banyan_strongest *a, const banyan_strongest *b)
 {
     if (a->token < 0 || b->token < 0) return a->token >= 0;
     return a->score > b->score || (a->score == b->score && a->token < b->token);
@@ -22,11 +22,12 @@ static int is_better(const banyan_strongest *a, const banyan_strongest *b)
 void banyan_strongest_combine(banyan_strongest *out, const banyan_strongest *lo,
                               const banyan_strongest *hi, int64_t rows)
 {
-    for (int64_t i = 0; i < rows; i++) out[i] = is_better(&hi[i], &lo[i]) ? hi[i] : lo[i];
+    for (int64_t i = 0; i < rows; i++) out[i] = is_stronger(&hi[i], &lo[i]) ? hi[i] : lo[i];
 }
 
 /* m of the tile's one row and one entry, tokens first .. end-1; -inf: nothing is seen. */
-static float largest(const banyan_kernel *kernel, banyan_tile *tile, int64_t first, int64_t end)
+static float largest_of_range(const banyan_kernel *kernel, banyan_tile *tile, int64_t first,
+                              int64_t end)
 {
     tile->first_token = first;
     tile->end_token = end;
@@ -50,7 +51,7 @@ static int64_t find_masked(const banyan_kernel *kernel, banyan_tile *tile,
     for (int32_t i = 0; i < tokens; i++) {
         if (!banyan_bit(entry->mask, i)) continue;
         only[i / 64] = UINT64_C(1) << i % 64;
-        const float m = largest(kernel, tile, tile->first_token, tile->end_token);
+        const float m = largest_of_range(kernel, tile, tile->first_token, tile->end_token);
         only[i / 64] = 0;
         if (best < 0 || m > score) best = i, score = m;
     }
@@ -75,8 +76,8 @@ static int64_t find_token(const banyan_kernel *kernel, const banyan_tile *tile,
     int64_t end = begin + tokens < tile->end_token ? begin + tokens : tile->end_token;
     while (end - first > 1) {
         const int64_t middle = first + (end - first) / 2;
-        const float low = largest(kernel, &t, first, middle);
-        if (low >= largest(kernel, &t, middle, end) && low > -INFINITY)
+        const float low = largest_of_range(kernel, &t, first, middle);
+        if (low >= largest_of_range(kernel, &t, middle, end) && low > -INFINITY)
             end = middle;
         else
             first = middle;

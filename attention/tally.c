@@ -14,7 +14,7 @@ enum { PLACES = 40 };
 static const double most_power = 0x1p40; /* of what is infinite */
 
 /* exp(score) = *fraction / 2^PLACES * 2^power. exp on [0, ln 2) by its series: libraries differ. */
-static int64_t split(double score, int64_t *power)
+static int64_t split128(double score, int64_t *power)
 {
     double y = score * 1.4426950408889634; /* log2(e) */
     if (!(y < most_power)) y = most_power;
@@ -45,7 +45,7 @@ static void raise(banyan_tally *tally, int64_t top)
 void banyan_tally_add(banyan_tally *tally, double score)
 {
     int64_t power;
-    const int64_t fraction = split(score, &power);
+    const int64_t fraction = split128(score, &power);
     raise(tally, power);
     if (tally->top - power < BANYAN_TALLY_POWERS) tally->sum[tally->top - power] += fraction;
 }
@@ -68,7 +68,7 @@ int64_t banyan_tally_reach(const banyan_tally *tally, const banyan_pick *pick, i
     int64_t n = 0;
     while (n < count && pick[n].block != BANYAN_NO_BLOCK && (!n || reached < mass * all)) {
         int64_t power;
-        const int64_t fraction = split(pick[n++].score * factor, &power);
+        const int64_t fraction = split128(pick[n++].score * factor, &power);
         const int64_t below = tally->top - power;
         if (below < BANYAN_TALLY_POWERS) reached += ldexp((double)fraction, (int)-below);
     }

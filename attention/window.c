@@ -9,11 +9,6 @@
  * edges, and one by the sink's. */
 #include "attention/window.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 int banyan_window_reads(const banyan_window *window, int32_t block_tokens, int64_t row,
                         int64_t token)
 {
@@ -41,9 +36,10 @@ void banyan_window_select(const banyan_window *window, int32_t block_tokens, int
         whole = highest > 0 ? (highest + tokens - 1) / tokens : 0;
         out->edge.window = window->length;
     }
-    banyan_selection_add(out, 0, least(sink / tokens - 1, own), 1, 0);
+    banyan_selection_add(out, 0, banyan_smaller(sink / tokens - 1, own), 1, 0);
     if (sink % tokens != 0)
-        banyan_selection_add(out, sink / tokens, least(sink / tokens, whole - 1), 1, 1);
+        banyan_selection_add(out, sink / tokens, banyan_smaller(sink / tokens, whole - 1), 1,
+                             1);
     banyan_selection_add(out, cut, whole - 1, 1, 1);
     banyan_selection_add(out, whole, own, 1, 0);
 }

@@ -14,7 +14,7 @@
 enum { CHAINS = 4, AHEAD = 8 };
 
 /* The largest m of the parts, to all threads. room: a float for each warp. */
-static __device__ float largest_of(const float *first, int64_t step, int parts, float *room)
+static __device__ float largest_m(const float *first, int64_t step, int parts, float *room)
 {
     float most = -INFINITY;
     for (int p = (int)threadIdx.x; p < parts; p += (int)blockDim.x)
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(CHAINS *DIM)
 #pragma unroll
     for (int i = 0; i < AHEAD; i++)
         ahead[i] = begin + i < end ? part[(begin + i) * step + d] : 0;
-    const float largest = largest_of(part + DIM, step, tile.parts, room);
+    const float largest = largest_m(part + DIM, step, tile.parts, room);
     for (int p = (int)threadIdx.x; p < tile.parts; p += (int)blockDim.x) {
         const float m = part[p * step + DIM];
         weight[p] = m == -INFINITY ? 0 : expf(m - largest);
@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(CHAINS *DIM)
 }
 
 template <int DIM>
-static cudaError_t start(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,
-                         int32_t most_vectors, int32_t most_parts, const float *scratch,
-                         const cuda_results &results, const cuda_carried &carried)
+static cudaError_t start_combine(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,
+                                 int32_t most_vectors, int32_t most_parts, const float *scratch,
+                                 const cuda_results &results, const cuda_carried &carried)
 {
     const cuda_shape shape = {dim3((unsigned)most_vectors, (unsigned)tiles), dim3(CHAINS * DIM),
                               (size_t)(CHAINS * DIM + CHAINS * DIM / 32 + 2 * most_parts) *
@@ -111,7 +111,9 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
 {
     static const cuda_carried none = {};
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
-    const auto way = value_dim == 64 ? start<64> : value_dim == 96 ? start<96> : start<128>;
+    const auto way = value_dim == 64   ? start_combine<64>
+                     : value_dim == 96 ? start_combine<96>
+                                       : start_combine<128>;
     return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results,
                            carried ? *carried : none),
                        "combining partials");

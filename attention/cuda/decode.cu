@@ -9,14 +9,14 @@
 static const cuda_split_costs costs = {2, 4, 4};
 
 /* Next piece of the queue's host memory, 16-byte aligned. */
-static void *take(char **room, size_t bytes)
+static void *take_room(char **room, size_t bytes)
 {
     void *const piece = *room;
     *room += (bytes + 15) / 16 * 16;
     return piece;
 }
 
-static int vectors_of(const banyan_strip *strip)
+static int strip_vectors(const banyan_strip *strip)
 {
     return __builtin_popcountll(strip->heads) * strip->rows;
 }
@@ -32,7 +32,7 @@ static const char *find_most(const banyan_batch *batch, int *out)
 {
     *out = 1;
     for (int32_t i = 0; i < batch->strips; i++) {
-        const int vectors = vectors_of(&batch->strip[i]);
+        const int vectors = strip_vectors(&batch->strip[i]);
         if (vectors > CUDA_DECODE_VECTORS)
             return cuda_words("a strip of %d query vectors in a decode of at most %d", vectors,
                               (int)CUDA_DECODE_VECTORS);
@@ -70,8 +70,8 @@ static void take_piece(const banyan_batch *batch, int32_t first, int32_t first_p
 }
 
 /* The split's cuts, as the combine wants them. */
-static void describe(const decode_piece *piece, const cuda_split *split, decode_plan *plan,
-                     cuda_combined *out)
+static void describe_cuts(const decode_piece *piece, const cuda_split *split, decode_plan *plan,
+                          cuda_combined *out)
 {
     const int stride = plan->call.stride;
     plan->most_slots = 1;
@@ -86,7 +86,7 @@ static void describe(const decode_piece *piece, const cuda_split *split, decode_
                                strip->first_row,
                                strip->rows,
                                0,
-                               vectors_of(strip)};
+                               strip_vectors(strip)};
         if (cut->slots > plan->most_slots) plan->most_slots = cut->slots;
     }
 }
@@ -147,8 +147,8 @@ static int32_t most_cuts(const banyan_batch *batch, const decode_piece *piece, i
 
 /* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that have nothing
  * to do with no items; and as many cuts as there may be, those that are none without vectors. */
-static void fill_up(const banyan_batch *batch, const decode_piece *piece, int32_t workers,
-                    cuda_split *split, decode_plan *plan, cuda_combined *combined)
+static void pad_split(const banyan_batch *batch, const decode_piece *piece, int32_t workers,
+                      cuda_split *split, decode_plan *plan, cuda_combined *combined)
 {
     const int32_t cuts = most_cuts(batch, piece, workers);
     for (int32_t w = split->workers + 1; w <= workers; w++) split->first_item[w] = split->items;
@@ -160,19 +160,20 @@ static void fill_up(const banyan_batch *batch, const decode_piece *piece, int32_
 }
 
 /* Splits a piece and brings its arguments to the device. */
-static const char *prepare(banyan_queue *queue, const banyan_batch *batch,
-                           const decode_piece *piece, char *room, decode_plan *out)
+static const char *prepare_piece(banyan_queue *queue, const banyan_batch *batch,
+                                 const decode_piece *piece, char *room, decode_plan *out)
 {
     const int32_t workers = queue->multiprocessors;
     const size_t tiles = (size_t)piece->strips;
     const size_t items = (size_t)most_items(batch, piece, workers);
     const size_t cuts = (size_t)most_cuts(batch, piece, workers);
-    int32_t *const blocks = (int32_t *)take(&room, tiles * sizeof(int32_t));
+    int32_t *const blocks = (int32_t *)take_room(&room, tiles * sizeof(int32_t));
     cuda_split split;
-    split.item = (cuda_item *)take(&room, items * sizeof(cuda_item));
-    split.first_item = (int32_t *)take(&room, ((size_t)workers + 1) * sizeof(int32_t));
-    split.cut = (cuda_cut *)take(&room, cuts * sizeof(cuda_cut));
-    cuda_combined *const combined = (cuda_combined *)take(&room, cuts * sizeof(cuda_combined));
+    split.item = (cuda_item *)take_room(&room, items * sizeof(cuda_item));
+    split.first_item = (int32_t *)take_room(&room, ((size_t)workers + 1) * sizeof(int32_t));
+    split.cut = (cuda_cut *)take_room(&room, cuts * sizeof(cuda_cut));
+    cuda_combined *const combined =
+        (cuda_combined *)take_room(&room, cuts * sizeof(cuda_combined));
     if ((size_t)(room - queue->room) > queue->room_bytes)
         return cuda_words("a decode of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
@@ -184,8 +185,8 @@ static const char *prepare(banyan_queue *queue, const banyan_batch *batch,
     if (slot_bytes > queue->scratch_bytes)
         return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);
-    describe(piece, &split, out, combined);
-    if (batch->vectors) fill_up(batch, piece, workers, &split, out, combined);
+    describe_cuts(piece, &split, out, combined);
+    if (batch->vectors) pad_split(batch, piece, workers, &split, out, combined);
     out->workers = split.workers;
     out->cuts = split.cuts;
     return stage(queue, batch, piece, &split, combined, out);
@@ -202,14 +203,14 @@ const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode
     if (batch->vectors) plan.call.stride = batch->vectors;
     fill_call(queue, batch, &plan.call);
     const int32_t most = most_parts(queue, batch, plan.call.stride);
-    piece.tiles = (int32_t *)take(&room, (size_t)most * sizeof(int32_t));
+    piece.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
     int32_t first = 0;
     for (int32_t part = 0; part < batch->parts && !failed; part += piece.parts) {
         const int32_t left = batch->parts - part;
         take_piece(batch, first, part, left < most ? left : most, &piece);
         first += piece.strips;
         if (!piece.strips && !batch->vectors) continue;
-        failed = prepare(queue, batch, &piece, room, &plan);
+        failed = prepare_piece(queue, batch, &piece, room, &plan);
         if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
         if (!failed)
             failed = cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride,

@@ -24,7 +24,7 @@ template <typename B, int TILES> struct warps {
  * stages are an even number, so that all records of a stage are of one group: the parity of a
  * barrier's phase tells only those who have waited for the phase before it, and groups do not wait for
  * each other. */
-template <typename B> struct ring {
+template <typename B> struct decode_ring {
     enum {
         RECORD = B::RECORD,
         ROUND = B::IS_SCALED ? 2 : 1,
@@ -44,22 +44,22 @@ struct ring_place {
 };
 template <typename B> PTX_FN void next_stage(ring_place &place)
 {
-    if (++place.stage < ring<B>::STAGES) return;
+    if (++place.stage < decode_ring<B>::STAGES) return;
     place.stage = 0;
     place.parity ^= 1;
 }
 
 /* All lanes read the table ahead, 32 entries and another 32; the first one starts the copies. */
 template <typename B>
-PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *head,
-                  ring_place &place)
+PTX_FN void bring_records(const decode_call &call, const cuda_item &item, ring_head *head,
+                          ring_place &place)
 {
     const int lane = (int)threadIdx.x % 32;
     const banyan_strip strip = staged(call, call.strip, item.tile);
     const banyan_table_of_blocks table = staged(call, call.table, strip.table);
     decode_cursor cursor = {&staged(call, call.span, strip.first_span), table.slot, 0};
     const unsigned char *const records = (const unsigned char *)table.records;
-    const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
+    const uint32_t ring_at = shared_address(dynamic_shared()) + decode_ring<B>::HEAD;
     decode_entry entry = {}, ahead = {};
     if (lane < item.count) ahead = entry_at(cursor, item.first + lane);
     for (int i = 0; i < item.count; i++) {
@@ -76,9 +76,10 @@ PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *hea
             const uint32_t full = shared_address(&head->full[place.stage]);
             barrier_wait(shared_address(&head->empty[place.stage]), place.parity ^ 1);
             head->entry[place.stage] = now;
-            barrier_expect(full, ring<B>::RECORD);
-            bulk_load(ring_at + place.stage * ring<B>::RECORD,
-                      records + (int64_t)now.record * ring<B>::RECORD, ring<B>::RECORD, full);
+            barrier_expect(full, decode_ring<B>::RECORD);
+            bulk_load(ring_at + place.stage * decode_ring<B>::RECORD,
+                      records + (int64_t)now.record * decode_ring<B>::RECORD,
+                      decode_ring<B>::RECORD, full);
         }
         __syncwarp(); /* while the others are ahead of lane 0, a shuffle costs hundreds of cycles */
         next_stage<B>(place);
@@ -87,10 +88,10 @@ PTX_FN void bring(const decode_call &call, const cuda_item &item, ring_head *hea
 
 /* index: of the item; before: records of those ahead of it. */
 template <typename B, int TILES>
-PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &before)
+PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, int &before)
 {
-    const uint32_t ring_at = shared_address(dynamic_shared()) + ring<B>::HEAD;
-    float *const sums = (float *)(dynamic_shared() + ring<B>::SUMS);
+    const uint32_t ring_at = shared_address(dynamic_shared()) + decode_ring<B>::HEAD;
+    float *const sums = (float *)(dynamic_shared() + decode_ring<B>::SUMS);
     const banyan_strip *const strip =
         &staged(call, call.strip, staged(call, call.item, index).tile);
     const int end = before + staged(call, call.item, index).count;
@@ -98,10 +99,10 @@ PTX_FN void compute(const decode_call &call, int index, ring_head *head, int &be
     begin_rows<B, TILES>(call, strip, rows);
     const int GROUPS = warps<B, TILES>::GROUPS;
     for (int i = before + (before + group_of_warp<TILES>()) % GROUPS; i < end; i += GROUPS) {
-        const int stage = i % ring<B>::STAGES;
-        barrier_wait(shared_address(&head->full[stage]), i / ring<B>::STAGES % 2);
+        const int stage = i % decode_ring<B>::STAGES;
+        barrier_wait(shared_address(&head->full[stage]), i / decode_ring<B>::STAGES % 2);
         const decode_entry entry = head->entry[stage];
-        const uint32_t record = ring_at + stage * ring<B>::RECORD;
+        const uint32_t record = ring_at + stage * decode_ring<B>::RECORD;
         if (entry.masked)
             read_block<B, true>(rows, call, strip, entry, record);
         else
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
 {
     ring_head *const head = (ring_head *)dynamic_shared();
     if (threadIdx.x == 0) {
-        for (int stage = 0; stage < ring<B>::STAGES; stage++) {
+        for (int stage = 0; stage < decode_ring<B>::STAGES; stage++) {
             barrier_init(shared_address(&head->full[stage]), 1);
             barrier_init(shared_address(&head->empty[stage]), warps<B, TILES>::OF_RECORD);
         }
@@ -136,17 +137,18 @@ __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
     if (threadIdx.x / 32 == warps<B, TILES>::COMPUTE) {
         ring_place place = {0, 0};
         for (int i = first; i < end; i++)
-            bring<B>(call, staged(call, call.item, i), head, place);
+            bring_records<B>(call, staged(call, call.item, i), head, place);
     } else {
         int before = 0;
-        for (int i = first; i < end; i++) compute<B, TILES>(call, i, head, before);
+        for (int i = first; i < end; i++) compute_item<B, TILES>(call, i, head, before);
     }
 }
 
 template <typename B, int TILES> static size_t shared_bytes()
 {
-    static_assert(sizeof(ring_head) <= ring<B>::HEAD && ring<B>::STAGES <= 16, "room");
-    return (size_t)ring<B>::SUMS + sums_bytes<B::DIM, TILES, warps<B, TILES>::GROUPS>();
+    static_assert(sizeof(ring_head) <= decode_ring<B>::HEAD && decode_ring<B>::STAGES <= 16,
+                  "room");
+    return (size_t)decode_ring<B>::SUMS + sums_bytes<B::DIM, TILES, warps<B, TILES>::GROUPS>();
 }
 
 const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch)

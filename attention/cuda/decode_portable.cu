@@ -8,12 +8,13 @@
 
 enum { RING_BYTES = 3 * 32768 };
 
-template <typename B> struct ring {
+template <typename B> struct warp_ring {
     enum { RECORD = B::RECORD, STAGES = RING_BYTES / RECORD };
 };
 
 /* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with them. */
-template <typename B, int TILES> PTX_FN void bring(uint32_t to, const unsigned char *record)
+template <typename B, int TILES>
+PTX_FN void bring_tokens(uint32_t to, const unsigned char *record)
 {
     const int share = tile_of_warp<TILES>() * 32 + (int)threadIdx.x % 32;
     B::share_of(first_token_of_warp(), share, 32 * TILES,
@@ -55,7 +56,7 @@ template <typename B, int TILES>
 PTX_FN void read_list(const decode_call &call, const cuda_item &item, const banyan_strip *strip,
                       decode_rows<B> &rows)
 {
-    const int STAGES = ring<B>::STAGES, lane = (int)threadIdx.x % 32;
+    const int STAGES = warp_ring<B>::STAGES, lane = (int)threadIdx.x % 32;
     const uint32_t ring_at = shared_address(dynamic_shared());
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     const unsigned char *const records = (const unsigned char *)table.records;
@@ -66,8 +67,8 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
     for (int i = 0; i < STAGES - 1; i++) {
         const decode_entry entry = pick(ahead, 0, i);
         if (i < item.count)
-            bring<B, TILES>(ring_at + i * ring<B>::RECORD,
-                            records + (int64_t)entry.record * ring<B>::RECORD);
+            bring_tokens<B, TILES>(ring_at + i * warp_ring<B>::RECORD,
+                                   records + (int64_t)entry.record * warp_ring<B>::RECORD);
         async_commit();
     }
     for (int i = 0; i < item.count; i++) {
@@ -75,16 +76,16 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
             ahead.now = ahead.next;
             ahead.next = ahead_entry(item, ahead.cursor, i + 32 + lane);
         }
-        async_wait<ring<B>::STAGES - 2>();
+        async_wait<warp_ring<B>::STAGES - 2>();
         meet<
             TILES>(); /* .. of all of them; and all are done with the stage that is filled now */
         const int more = i + STAGES - 1;
         const decode_entry coming = pick(ahead, i, more), entry = pick(ahead, i, i);
         if (more < item.count)
-            bring<B, TILES>(ring_at + more % STAGES * ring<B>::RECORD,
-                            records + (int64_t)coming.record * ring<B>::RECORD);
+            bring_tokens<B, TILES>(ring_at + more % STAGES * warp_ring<B>::RECORD,
+                                   records + (int64_t)coming.record * warp_ring<B>::RECORD);
         async_commit();
-        const uint32_t record = ring_at + i % STAGES * ring<B>::RECORD;
+        const uint32_t record = ring_at + i % STAGES * warp_ring<B>::RECORD;
         if (entry.masked)
             read_block<B, true>(rows, call, strip, entry, record);
         else
@@ -120,7 +121,7 @@ const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch)
     return decode_run(queue, batch, [=](auto block, auto tiles, const decode_plan *plan) {
         typedef decltype(block) B;
         enum { TILES = decltype(tiles)::value };
-        static_assert(sums_bytes<B::DIM, TILES>() <= RING_BYTES && ring<B>::STAGES <= 32,
+        static_assert(sums_bytes<B::DIM, TILES>() <= RING_BYTES && warp_ring<B>::STAGES <= 32,
                       "room");
         const cuda_shape shape = {dim3((unsigned)plan->workers),
                                   dim3(32 * DECODE_WARPS * TILES), RING_BYTES, queue->stream,

@@ -197,8 +197,8 @@ PTX_FN bool sees(const decode_sight &sight, int token)
 /* Scores s [2 fragments][4] of one tile become weights, for row r of a thread's two; returns by what
  * l and o shrink. */
 template <bool MASKED>
-PTX_FN float weigh(float (&s)[2][4], int r, float c, float &m, float &l,
-                   const decode_sight &sight, int first_token, float weight_shift)
+PTX_FN float weigh_tile(float (&s)[2][4], int r, float c, float &m, float &l,
+                        const decode_sight &sight, int first_token, float weight_shift)
 {
     float most = m;
 #pragma unroll
@@ -288,8 +288,8 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
     for (int r = 0; r < 2; r++) {
         decode_sight sight = {};
         if (MASKED) sight = sight_of(call, strip, entry, rows.row[r]);
-        shrink[r] = weigh<MASKED>(s, r, divides_q(T()) ? rows.c[r] : call.scale, rows.m[r],
-                                  rows.l[r], sight, first + lane % 4 * 2, B::shift());
+        shrink[r] = weigh_tile<MASKED>(s, r, divides_q(T()) ? rows.c[r] : call.scale, rows.m[r],
+                                       rows.l[r], sight, first + lane % 4 * 2, B::shift());
         shrink[r] *= scale_weights(B(), s, r, rows.unit[r], record, first, lane);
     }
     shrink_values<B::DIM>(rows.o, shrink);

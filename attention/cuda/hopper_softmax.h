@@ -68,16 +68,16 @@ PTX_FN void mask_half(float (&s)[64], const hopper_params &params, const cuda_su
 }
 
 /* What a span's `how` says of subtile `index`. */
-PTX_FN int how_seen(int how, int index)
+PTX_FN int subtile_sight(int how, int index)
 {
     return (how >> index * CUDA_MASK_BITS & CUDA_MASK) | (how & CUDA_NOTHING);
 }
 PTX_FN void mask_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
                       int index, const int64_t (&row)[2], const hopper_step &step)
 {
-    mask_half<0>(s, params, subtile, row, step.block[0], how_seen(step.how, index));
+    mask_half<0>(s, params, subtile, row, step.block[0], subtile_sight(step.how, index));
     mask_half<1>(s, params, subtile, row, step.block[1],
-                 how_seen(step.how >> CUDA_HOW_BITS, index));
+                 subtile_sight(step.how >> CUDA_HOW_BITS, index));
 }
 
 /* ---- exponentials ---------------------------------------------------------------------------- */

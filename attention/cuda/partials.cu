@@ -26,7 +26,7 @@ PTX_FN int64_t row_of_warp()
     return (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
 }
 
-static unsigned blocks_of(int64_t rows)
+static unsigned thread_blocks(int64_t rows)
 {
     return (unsigned)((rows + WARPS - 1) / WARPS);
 }
@@ -37,7 +37,7 @@ static unsigned blocks_of(int64_t rows)
 struct factors {
     float m, l, a, b;
 };
-static __device__ factors weigh(ends lo, ends hi)
+static __device__ factors weigh_ends(ends lo, ends hi)
 {
     if (is_empty(hi)) return {lo.m, lo.l, 1, 0};
     if (is_empty(lo)) return {hi.m, hi.l, 0, 1};
@@ -53,7 +53,7 @@ static __global__ void combine_rows(float *out, const float *lo, const float *hi
     const int lane = (int)threadIdx.x % 32;
     if (row >= rows) return;
     const ends e_lo = ends_of(lo + at, dim), e_hi = ends_of(hi + at, dim);
-    const factors f = weigh(e_lo, e_hi);
+    const factors f = weigh_ends(e_lo, e_hi);
     __syncwarp(); /* all lanes have read m and l before they are written */
     for (int d = lane; d < dim; d += 32) {
         const float x = lo[at + d], y = hi[at + d];
@@ -71,7 +71,8 @@ const char *banyan_cuda_combine(banyan_queue *queue, float *out, const float *lo
                                 const float *hi, int32_t value_dim, int64_t rows)
 {
     if (rows == 0) return NULL;
-    const cuda_shape shape = {dim3(blocks_of(rows)), dim3(THREADS), 0, queue->stream, false};
+    const cuda_shape shape = {dim3(thread_blocks(rows)), dim3(THREADS), 0, queue->stream,
+                              false};
     return cuda_failed(cuda_launch(shape, combine_rows, out, lo, hi, value_dim, rows),
                        "combining partials");
 }
@@ -116,7 +117,7 @@ const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, const
                            {sinks, sinks ? (size_t)heads * sizeof *sinks : 0, NULL}};
     const char *failed = cuda_stage(queue, array, 2);
     if (failed) return failed;
-    const cuda_shape shape = {dim3(blocks_of(rows), (unsigned)heads), dim3(THREADS), 0,
+    const cuda_shape shape = {dim3(thread_blocks(rows), (unsigned)heads), dim3(THREADS), 0,
                               queue->stream, false};
     return cuda_failed(cuda_launch(shape, finish_rows, (float *const *)array[0].device,
                                    sinks ? (const float *)array[1].device : NULL, heads,
@@ -191,7 +192,7 @@ const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
                                       out,
                                       lse,
                                       out_dtype};
-    const cuda_shape shape = {dim3(blocks_of(rows), (unsigned)heads), dim3(THREADS), 0,
+    const cuda_shape shape = {dim3(thread_blocks(rows), (unsigned)heads), dim3(THREADS), 0,
                               queue->stream, false};
     return cuda_failed(cuda_launch(shape, join_rows, arguments), "joining results");
 }

@@ -8,15 +8,15 @@
 enum { PASS_THREADS = 256 };
 
 /* Number i of the values of a pass. */
-struct place {
+struct pass_value {
     int64_t vector; /* head * rows + row */
     int64_t head, row;
     int d;
 };
 
-PTX_FN place place_of(int64_t i, int numbers, int64_t rows)
+PTX_FN pass_value pass_value_of(int64_t i, int numbers, int64_t rows)
 {
-    place p;
+    pass_value p;
     p.vector = i / numbers;
     p.d = (int)(i % numbers);
     p.head = p.vector / rows;
@@ -36,7 +36,7 @@ static __global__ void give_kernel(int pass, float *const *partial, int64_t coun
 {
     const int64_t i = (int64_t)blockIdx.x * PASS_THREADS + threadIdx.x;
     if (i >= count) return;
-    const place p = place_of(i, numbers, rows);
+    const pass_value p = pass_value_of(i, numbers, rows);
     if (!partial[p.head]) {
         values[i] = pass ? 0 : -INFINITY;
         return;
@@ -55,7 +55,7 @@ static __global__ void take_kernel(int pass, float *const *partial, int64_t coun
 {
     const int64_t i = (int64_t)blockIdx.x * PASS_THREADS + threadIdx.x;
     if (i >= count) return;
-    const place p = place_of(i, numbers, rows);
+    const pass_value p = pass_value_of(i, numbers, rows);
     if (!partial[p.head]) return;
     float *const o = partial[p.head] + p.row * (value_dim + 2);
     if (pass == 1) {

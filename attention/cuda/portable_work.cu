@@ -57,7 +57,7 @@ static void fill_combined(portable_work *work)
 }
 
 /* `count` things of `bytes` bytes from the queue's room; NULL when it has no more. */
-static void *take(banyan_queue *queue, size_t *used, int64_t count, size_t bytes)
+static void *take_work_room(banyan_queue *queue, size_t *used, int64_t count, size_t bytes)
 {
     const size_t at = *used, size = ((size_t)count * bytes + 15) / 16 * 16;
     if (size > queue->room_bytes - at) return NULL;
@@ -72,14 +72,15 @@ const char *portable_plan(banyan_queue *queue, const banyan_batch *batch, portab
     portable_work work = {};
     for (int32_t i = 0; i < batch->strips; i++) work.tiles += tiles_of(&batch->strip[i]);
     const int64_t items = cuda_split_items(work.tiles, workers);
-    int32_t *const blocks = (int32_t *)take(queue, &used, work.tiles, sizeof *blocks);
-    work.tile = (portable_tile *)take(queue, &used, work.tiles, sizeof *work.tile);
-    work.split.item = (cuda_item *)take(queue, &used, items, sizeof *work.split.item);
-    work.split.first_item = (int32_t *)take(queue, &used, workers + 1, sizeof(int32_t));
-    work.split.cut =
-        (cuda_cut *)take(queue, &used, cuda_split_cuts(work.tiles, workers), sizeof(cuda_cut));
-    work.combined = (cuda_combined *)take(queue, &used, cuda_split_cuts(work.tiles, workers),
-                                          sizeof *work.combined);
+    int32_t *const blocks = (int32_t *)take_work_room(queue, &used, work.tiles, sizeof *blocks);
+    work.tile = (portable_tile *)take_work_room(queue, &used, work.tiles, sizeof *work.tile);
+    work.split.item = (cuda_item *)take_work_room(queue, &used, items, sizeof *work.split.item);
+    work.split.first_item =
+        (int32_t *)take_work_room(queue, &used, workers + 1, sizeof(int32_t));
+    work.split.cut = (cuda_cut *)take_work_room(
+        queue, &used, cuda_split_cuts(work.tiles, workers), sizeof(cuda_cut));
+    work.combined = (cuda_combined *)take_work_room(
+        queue, &used, cuda_split_cuts(work.tiles, workers), sizeof *work.combined);
     if (!blocks || !work.tile || !work.split.item || !work.split.first_item ||
         !work.split.cut || !work.combined)
         return cuda_words("%d strips of %d rows are more than the queue was opened for",

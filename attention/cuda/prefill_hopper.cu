@@ -55,7 +55,7 @@ template <int DIM> struct hopper_turn {
 };
 
 /* This warp is done with a stage, or with an item. */
-PTX_FN void release(uint32_t barrier)
+PTX_FN void release_stage(uint32_t barrier)
 {
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
@@ -69,7 +69,7 @@ PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_s
 {
     typedef hopper_layout<DIM> at;
     if (how) mask_step(s, params, subtile, turn.subtile, row, *turn.step(stage));
-    release(turn.address + at::K_EMPTY + 8 * stage);
+    release_stage(turn.address + at::K_EMPTY + 8 * stage);
     soften<T>(s, m, l, decay, params.factor);
 }
 
@@ -113,7 +113,7 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
     for (int i = 1;; i++) {
         wgmma_wait<0>();
         if (i > 1) {
-            release(shared + at::V_EMPTY + 8 * v.place);
+            release_stage(shared + at::V_EMPTY + 8 * v.place);
             ring_next(v);
         }
         settle_step<T, DIM>(o, p, s, decay);
@@ -138,7 +138,7 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
     product_values<T, DIM>(o, p, shared + at::V + v.place * at::STAGE);
     wgmma_commit();
     wgmma_wait<0>();
-    release(shared + at::V_EMPTY + 8 * v.place);
+    release_stage(shared + at::V_EMPTY + 8 * v.place);
     ring_next(v);
 }
 
@@ -149,9 +149,9 @@ template <int DIM> PTX_FN void skip_steps(int steps, hopper_turn<DIM> &turn)
     for (int i = 0; i < steps; i++, ring_next(turn.ring)) {
         const int stage = 8 * turn.ring.place;
         barrier_wait(turn.address + at::K_FULL + stage, turn.ring.parity);
-        release(turn.address + at::K_EMPTY + stage);
+        release_stage(turn.address + at::K_EMPTY + stage);
         barrier_wait(turn.address + at::V_FULL + stage, turn.ring.parity);
-        release(turn.address + at::V_EMPTY + stage);
+        release_stage(turn.address + at::V_EMPTY + stage);
     }
 }
 
@@ -188,7 +188,7 @@ PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int
             skip_steps(part == index ? 0 : work.steps[1 + part], turn);
         }
         store_rows<T, DIM>(params, work, index, o, m, l);
-        release(turn.address + at::Q_EMPTY + 8 * item.place);
+        release_stage(turn.address + at::Q_EMPTY + 8 * item.place);
     }
 }
 
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params
 /* ---- host ------------------------------------------------------------------------------------ */
 
 template <typename T, int DIM>
-static cudaError_t start(const banyan_queue *queue, const hopper_params &params)
+static cudaError_t start_hopper(const banyan_queue *queue, const hopper_params &params)
 {
     const int blocks =
         params.runs < queue->multiprocessors ? params.runs : queue->multiprocessors;
@@ -247,7 +247,7 @@ static cudaError_t start(const banyan_queue *queue, const hopper_params &params)
     return cuda_launch(shape, prefill<T, DIM>, params);
 }
 
-template <typename T, int DIM> static cudaError_t prepare()
+template <typename T, int DIM> static cudaError_t prepare_hopper()
 {
     return cuda_prepare(prefill<T, DIM>, hopper_layout<DIM>::BYTES);
 }
@@ -257,9 +257,10 @@ const char *cuda_prefill_hopper_open(banyan_queue *queue)
     const banyan_block_shape &shape = queue->limits.shape;
     const bool is_half = shape.dtype == BANYAN_F16;
     if (shape.dtype == BANYAN_E4M3) return NULL; /* the portable one's */
-    cudaError_t error = is_half ? prepare<__half, 64>() : prepare<__nv_bfloat16, 64>();
+    cudaError_t error =
+        is_half ? prepare_hopper<__half, 64>() : prepare_hopper<__nv_bfloat16, 64>();
     if (error == cudaSuccess && shape.key_dim >= 128)
-        error = is_half ? prepare<__half, 128>() : prepare<__nv_bfloat16, 128>();
+        error = is_half ? prepare_hopper<__half, 128>() : prepare_hopper<__nv_bfloat16, 128>();
     return cuda_failed(error, "loading the Hopper prefill");
 }
 
@@ -359,8 +360,9 @@ extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
     params.table = (const banyan_table_of_blocks *)array[TABLE].device;
     params.results.partial = (float *const *)array[PARTIAL].device;
     const bool is_half = batch->shape.dtype == BANYAN_F16, is_64 = batch->shape.key_dim == 64;
-    const auto way = is_half ? (is_64 ? start<__half, 64> : start<__half, 128>)
-                             : (is_64 ? start<__nv_bfloat16, 64> : start<__nv_bfloat16, 128>);
+    const auto way =
+        is_half ? (is_64 ? start_hopper<__half, 64> : start_hopper<__half, 128>)
+                : (is_64 ? start_hopper<__nv_bfloat16, 64> : start_hopper<__nv_bfloat16, 128>);
     failed = cuda_failed(way(queue, params), "starting the Hopper prefill");
     if (failed) return failed;
     return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, combines,

@@ -126,8 +126,8 @@ mask(float (&s)[TILE_PARTS][4], const portable_params &p, const portable_tile &t
 
 /* Scores become p; l and o follow the maximum. */
 template <int DIM>
-static __device__ __forceinline__ void soften(float (&s)[TILE_PARTS][4], warp_rows<DIM> &rows,
-                                              float growth)
+static __device__ __forceinline__ void soften_tile(float (&s)[TILE_PARTS][4],
+                                                   warp_rows<DIM> &rows, float growth)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -160,7 +160,7 @@ static __device__ __forceinline__ void soften(float (&s)[TILE_PARTS][4], warp_ro
 /* One block, in shared memory at `stage`. */
 template <typename B, int DIM>
 static __device__ __forceinline__ void
-attend_block(const portable_params &p, const portable_tile &tile, warp_rows<DIM> &rows,
+attend_stage(const portable_params &p, const portable_tile &tile, warp_rows<DIM> &rows,
              uint32_t stage, int32_t block, int32_t masked, int lane)
 {
     float s[TILE_PARTS][4];
@@ -177,7 +177,7 @@ attend_block(const portable_params &p, const portable_tile &tile, warp_rows<DIM>
     if (masked) mask(s, p, tile, rows, block, masked, lane);
 
     const float scale = fmaxf(rows.g, B::largest_scale(stage, lane));
-    soften(s, rows, scale > 0 ? rows.g / scale : 1);
+    soften_tile(s, rows, scale > 0 ? rows.g / scale : 1);
     rows.g = scale;
     B::scale_values(s, scale > 0 ? 1 / scale : 0, stage, lane);
     uint32_t a[TILE_KEYS / 16][4];
@@ -192,7 +192,7 @@ attend_block(const portable_params &p, const portable_tile &tile, warp_rows<DIM>
 }
 
 template <int DIM>
-static __device__ __forceinline__ void store_rows(const portable_params &p,
+static __device__ __forceinline__ void store_tile(const portable_params &p,
                                                   const portable_tile &tile, int32_t slot,
                                                   warp_rows<DIM> &rows, int warp, int lane)
 {
@@ -266,7 +266,7 @@ static __device__ __forceinline__ void attend_item(const portable_params &p,
         if (i > 0) {
             async_wait<1>();
             __syncthreads();
-            attend_block<B, DIM>(p, tile, rows,
+            attend_stage<B, DIM>(p, tile, rows,
                                  stages + (uint32_t)((i - 1) % STAGES) * B::BYTES, slot.block,
                                  masked, lane);
             __syncthreads(); /* before the stage is written again */
@@ -274,7 +274,7 @@ static __device__ __forceinline__ void attend_item(const portable_params &p,
         slot = next;
         masked = next_masked;
     }
-    store_rows<DIM>(p, tile, item.slot, rows, warp, lane);
+    store_tile<DIM>(p, tile, item.slot, rows, warp, lane);
 }
 
 template <typename B, int DIM>
@@ -288,14 +288,15 @@ __global__ void __launch_bounds__(THREADS, 1)
 }
 
 template <typename B, int DIM>
-static cudaError_t start(banyan_queue *queue, const portable_params &p, int32_t workers)
+static cudaError_t start_portable(banyan_queue *queue, const portable_params &p,
+                                  int32_t workers)
 {
     const cuda_shape shape = {dim3((unsigned)workers), dim3(THREADS), (size_t)STAGES * B::BYTES,
                               queue->stream, false};
     return cuda_launch(shape, prefill_portable<B, DIM>, p);
 }
 
-template <typename B, int DIM> static cudaError_t prepare()
+template <typename B, int DIM> static cudaError_t prepare_portable()
 {
     return cuda_prepare(prefill_portable<B, DIM>, (size_t)STAGES * B::BYTES);
 }
@@ -307,7 +308,7 @@ struct instance {
 };
 template <typename B, int DIM> static instance instance_of()
 {
-    return {prepare<B, DIM>, start<B, DIM>};
+    return {prepare_portable<B, DIM>, start_portable<B, DIM>};
 }
 
 template <int DIM> static instance instance_with(banyan_dtype dtype)

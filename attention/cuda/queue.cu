@@ -101,12 +101,12 @@ static int multiprocessors(void)
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-static size_t round_up(size_t bytes)
+static size_t aligned16(size_t bytes)
 {
     return (bytes + 15) / 16 * 16;
 }
 
-static size_t larger(size_t a, size_t b)
+static size_t larger_bytes(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
@@ -141,9 +141,9 @@ static size_t tiles_bytes(const banyan_device_limits *limits, int processors, si
 static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
     size_t device;
-    return larger(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
-                      parts_bytes(limits, processors),
-                  tiles_bytes(limits, processors, &device));
+    return larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
+                            parts_bytes(limits, processors),
+                        tiles_bytes(limits, processors, &device));
 }
 
 /* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
@@ -159,11 +159,11 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     tiles_bytes(limits, processors, &tiles);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
                           (size_t)limits->parts * sizeof(banyan_batch_part) +
-                          heads * sizeof(float *) + larger(lists, tiles);
+                          heads * sizeof(float *) + larger_bytes(lists, tiles);
     const size_t pack = (size_t)limits->packings * sizeof(banyan_packing);
     const size_t pointers = 2 * heads * sizeof(float *);
     const size_t rounding = 16 * 16; /* arrays of a call begin at multiples of 16 */
-    return round_up(larger(larger(attend, pack), pointers)) + rounding;
+    return aligned16(larger_bytes(larger_bytes(attend, pack), pointers)) + rounding;
 }
 
 static size_t scratch_bytes(const banyan_device_limits *limits, int processors)
@@ -352,7 +352,7 @@ const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count, cuda_c
     char *host = NULL, *device = NULL; /* the least address is that of what is carried */
     cuda_stage_host *stage = NULL;
     const char *failed = NULL;
-    for (int i = 0; i < count; i++) bytes += round_up(array[i].bytes);
+    for (int i = 0; i < count; i++) bytes += aligned16(array[i].bytes);
     const bool is_carried =
         carried && bytes <= sizeof carried->bytes && queue->tape.mode == BANYAN_TAPE_OFF;
     if (is_carried)
@@ -363,7 +363,7 @@ const char *cuda_stage(banyan_queue *queue, cuda_array *array, int count, cuda_c
     for (int i = 0; i < count; i++) {
         if (array[i].bytes && host) memcpy(host + at, array[i].host, array[i].bytes);
         array[i].device = device + at;
-        at += round_up(array[i].bytes);
+        at += aligned16(array[i].bytes);
     }
     if (!bytes || is_carried || queue->tape.mode != BANYAN_TAPE_OFF) return NULL;
     failed =

@@ -9,26 +9,26 @@
 #include "attention/cuda/spans.h"
 
 /* What is left of a list. */
-struct cursor {
+struct span_cursor {
     const banyan_span *span;
     int32_t spans;
     int32_t first, count; /* of *span; count 0: the end of the list */
 };
 
-static void enter(struct cursor *c)
+static void skip_empty(struct span_cursor *c)
 {
     while (c->spans && !c->span->count) c->span++, c->spans--;
     c->first = c->spans ? c->span->first : 0;
     c->count = c->spans ? c->span->count : 0;
 }
 
-static void advance(struct cursor *c, int32_t count)
+static void advance(struct span_cursor *c, int32_t count)
 {
     c->first += count * c->span->step;
     c->count -= count;
     if (c->count) return;
     c->span++, c->spans--;
-    enter(c);
+    skip_empty(c);
 }
 
 /* A list that is being written. */
@@ -78,25 +78,25 @@ void banyan_cuda_list(const banyan_span *span, int32_t count, int both, cuda_lis
     end_mode(&w, both ? 0 : 1, 0);
 }
 
-static int32_t last_of(const struct cursor *c)
+static int32_t last_of(const struct span_cursor *c)
 {
     return c->first + (c->count - 1) * c->span->step;
 }
 
 /* Places of `c` below `limit`: it has at least one. */
-static int32_t below(const struct cursor *c, int32_t limit)
+static int32_t below(const struct span_cursor *c, int32_t limit)
 {
     if (last_of(c) < limit) return c->count;
     return (limit - c->first + c->span->step - 1) / c->span->step;
 }
 
-static int32_t step_of(const struct cursor *c, int32_t count)
+static int32_t step_of(const struct span_cursor *c, int32_t count)
 {
     return count == 1 ? 1 : c->span->step;
 }
 
 /* Writes the places that are in both lists (mode 0), in the first only (1), in the second only (2). */
-static void merge(struct cursor a, struct cursor b, int32_t mode, struct writer *w)
+static void merge(struct span_cursor a, struct span_cursor b, int32_t mode, struct writer *w)
 {
     const int32_t begin = w->entries;
     while ((a.count || b.count) && w->list->spans <= w->room) {
@@ -111,7 +111,7 @@ static void merge(struct cursor a, struct cursor b, int32_t mode, struct writer 
             continue;
         }
         const int a_first = a.count && (!b.count || a.first < b.first);
-        struct cursor *const c = a_first ? &a : &b, *const other = a_first ? &b : &a;
+        struct span_cursor *const c = a_first ? &a : &b, *const other = a_first ? &b : &a;
         const int32_t count = other->count ? below(c, other->first) : c->count;
         if (mode == (a_first ? 1 : 2))
             append(w, c->first, count, step_of(c, count),
@@ -135,12 +135,12 @@ static int ascends(const banyan_span *span, int32_t count)
 int banyan_cuda_union(const banyan_span *a, int32_t a_count, const banyan_span *b,
                       int32_t b_count, cuda_list *out)
 {
-    struct cursor at_a = {a, a_count, 0, 0}, at_b = {b, b_count, 0, 0};
+    struct span_cursor at_a = {a, a_count, 0, 0}, at_b = {b, b_count, 0, 0};
     struct writer w = {out, a_count + b_count + CUDA_UNION_SPANS, 0};
     out->spans = 0;
     if (!ascends(a, a_count) || !ascends(b, b_count)) return 0;
-    enter(&at_a);
-    enter(&at_b);
+    skip_empty(&at_a);
+    skip_empty(&at_b);
     for (int32_t mode = 0; mode < 3; mode++) {
         merge(at_a, at_b, mode, &w);
         if (out->spans > w.room) return 0;

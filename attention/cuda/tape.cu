@@ -47,7 +47,7 @@ const char *cuda_tape_take(banyan_queue *queue, size_t bytes, char **host, char 
 }
 
 /* The place that is written next has been copied. */
-static const char *begin(cuda_tape *tape)
+static const char *begin_arguments(cuda_tape *tape)
 {
     tape->at = 0;
     tape->mode = BANYAN_TAPE_REWRITE;
@@ -57,7 +57,7 @@ static const char *begin(cuda_tape *tape)
                        "waiting for an earlier step's arguments");
 }
 
-static const char *copy(banyan_queue *queue)
+static const char *copy_arguments(banyan_queue *queue)
 {
     cuda_tape *const tape = &queue->tape;
     const size_t place = queue->captured_bytes - tape->used;
@@ -92,8 +92,8 @@ const char *banyan_cuda_tape(banyan_queue *queue, banyan_tape what)
         tape->used = tape->at;
         tape->mode = what;
         break;
-    case BANYAN_TAPE_REWRITE: return begin(tape);
-    case BANYAN_TAPE_COPY: return copy(queue);
+    case BANYAN_TAPE_REWRITE: return begin_arguments(tape);
+    case BANYAN_TAPE_COPY: return copy_arguments(queue);
     }
     return NULL;
 }

@@ -31,7 +31,7 @@ struct planner {
 
 /* ---- room ------------------------------------------------------------------------------------ */
 
-static void *take(char *room, size_t *used, size_t bytes)
+static void *take_planned(char *room, size_t *used, size_t bytes)
 {
     void *const at = room ? room + *used : NULL;
     *used += (bytes + 15) / 16 * 16;
@@ -48,21 +48,23 @@ static size_t lay_out(const cuda_tiles_limits *limits, char *room, size_t *devic
     /* each strip has a list of its own, and is in two unions at most */
     const size_t spans = 3 * (size_t)limits->spans + (1 + CUDA_UNION_SPANS) * strips;
     size_t used = 0;
-    out->work = take(room, &used, items * sizeof *out->work);
-    out->first_item = take(room, &used, (items + 1) * sizeof *out->first_item);
-    out->span = take(room, &used, spans * sizeof *out->span);
-    out->cut = take(room, &used, workers * sizeof *out->cut);
+    out->work = take_planned(room, &used, items * sizeof *out->work);
+    out->first_item = take_planned(room, &used, (items + 1) * sizeof *out->first_item);
+    out->span = take_planned(room, &used, spans * sizeof *out->span);
+    out->cut = take_planned(room, &used, workers * sizeof *out->cut);
     *device_bytes = used;
-    p->tile = take(room, &used, tiles * sizeof *p->tile);
-    p->steps = take(room, &used, tiles * sizeof *p->steps);
-    p->strip_order = take(room, &used, strips * sizeof *p->strip_order);
-    p->tile_order = take(room, &used, tiles * sizeof *p->tile_order);
-    p->merged = take(room, &used, (tiles > strips ? tiles : strips) * sizeof *p->merged);
-    p->section = take(room, &used, tables * sizeof *p->section);
-    p->until = take(room, &used, workers * sizeof *p->until);
-    p->split.item = take(room, &used, items * sizeof *p->split.item);
-    p->split.first_item = take(room, &used, (workers + 1) * sizeof *p->split.first_item);
-    p->split.cut = take(room, &used, workers * sizeof *p->split.cut);
+    p->tile = take_planned(room, &used, tiles * sizeof *p->tile);
+    p->steps = take_planned(room, &used, tiles * sizeof *p->steps);
+    p->strip_order = take_planned(room, &used, strips * sizeof *p->strip_order);
+    p->tile_order = take_planned(room, &used, tiles * sizeof *p->tile_order);
+    p->merged =
+        take_planned(room, &used, (tiles > strips ? tiles : strips) * sizeof *p->merged);
+    p->section = take_planned(room, &used, tables * sizeof *p->section);
+    p->until = take_planned(room, &used, workers * sizeof *p->until);
+    p->split.item = take_planned(room, &used, items * sizeof *p->split.item);
+    p->split.first_item =
+        take_planned(room, &used, (workers + 1) * sizeof *p->split.first_item);
+    p->split.cut = take_planned(room, &used, workers * sizeof *p->split.cut);
     return used;
 }
 
@@ -104,7 +106,7 @@ static void merge_runs(struct planner *p, int32_t *order, int32_t from, int32_t 
 }
 
 /* A natural merge sort: strips come in order, and tiles in a few runs, a call's KV heads. */
-static void sort(struct planner *p, int32_t *order, int32_t count, before_fn before)
+static void sort_tiles(struct planner *p, int32_t *order, int32_t count, before_fn before)
 {
     for (int32_t i = 0; i < count; i++) order[i] = i;
     for (int32_t runs = 2; count > 0 && runs > 1;) {
@@ -183,7 +185,7 @@ static cuda_work *add_tile(struct planner *p, const banyan_strip *strip, int32_t
     return tile;
 }
 
-static void set_list(cuda_work *tile, const cuda_list *list, int32_t first_span)
+static void set_tile_list(cuda_work *tile, const cuda_list *list, int32_t first_span)
 {
     tile->first_span = first_span;
     tile->spans = list->spans;
@@ -206,7 +208,7 @@ static int pair(struct planner *p, const banyan_strip *a, const banyan_strip *b,
         return 0;
     cuda_work *const tile = add_tile(p, a, subtiles_of(a) - 1);
     tile->subtile[1] = subtile_of(p->batch, b, 0);
-    set_list(tile, &list, out->spans);
+    set_tile_list(tile, &list, out->spans);
     out->spans += list.spans;
     return 1;
 }
@@ -215,7 +217,7 @@ static void add_single(struct planner *p, const banyan_strip *strip, cuda_tiles 
 {
     cuda_list list = new_list(out);
     banyan_cuda_list(p->batch->span + strip->first_span, strip->spans, 0, &list);
-    set_list(add_tile(p, strip, subtiles_of(strip) - 1), &list, out->spans);
+    set_tile_list(add_tile(p, strip, subtiles_of(strip) - 1), &list, out->spans);
     out->spans += list.spans;
 }
 
@@ -230,7 +232,7 @@ static int add_pairs(struct planner *p, const banyan_strip *strip, int32_t first
     for (; first + 1 < subtiles; first += 2) {
         cuda_work *const tile = add_tile(p, strip, first);
         tile->subtile[1] = subtile_of(p->batch, strip, first + 1);
-        set_list(tile, &list, out->spans);
+        set_tile_list(tile, &list, out->spans);
     }
     out->spans += list.spans;
     return first < subtiles;
@@ -239,7 +241,7 @@ static int add_pairs(struct planner *p, const banyan_strip *strip, int32_t first
 static void make_tiles(struct planner *p, cuda_tiles *out)
 {
     const banyan_strip *open = NULL; /* its last subtile has no companion yet */
-    sort(p, p->strip_order, p->batch->strips, strip_before);
+    sort_tiles(p, p->strip_order, p->batch->strips, strip_before);
     for (int32_t i = 0; i < p->batch->strips; i++) {
         const banyan_strip *const strip = &p->batch->strip[p->strip_order[i]];
         const int paired = open && pair(p, open, strip, out);
@@ -373,7 +375,7 @@ void banyan_cuda_tiles(const banyan_batch *batch, const cuda_tiles_limits *limit
     lay_out(limits, room, &device_bytes, &p, out);
     make_tiles(&p, out);
     make_sections(&p);
-    sort(&p, p.tile_order, p.tiles, tile_before);
+    sort_tiles(&p, p.tile_order, p.tiles, tile_before);
     if (is_worth_cutting(&p, limits->workers))
         write_cut(&p, out);
     else
