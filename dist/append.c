@@ -81,7 +81,7 @@ static void count_takes(const change *x, int goes_back)
 
 /* ---- letting go ---------------------------------------------------------------------------- */
 
-static int64_t give(const change *x, int32_t j, const banyan_held *held)
+static int64_t give_record(const change *x, int32_t j, const banyan_held *held)
 {
     const int32_t kv_head = banyan_cache_part(x->c, x->layer)->mine[j].kv_head;
     if (banyan_is_shared(x->s, x->layer, kv_head, held->block)) return 0;
@@ -95,7 +95,7 @@ static void forget(const change *x, banyan_kept *kept, int32_t j)
     const int64_t count = banyan_kept_find(kept, x->keep);
     for (int64_t i = count; i < kept->count; i++) {
         const banyan_held held = banyan_kept_at(kept, i);
-        give(x, j, &held);
+        give_record(x, j, &held);
     }
     banyan_kept_cut(x->c, kept, count);
 }
@@ -114,7 +114,7 @@ static banyan_status evict(const change *x, banyan_kept *kept, int32_t j, int64_
     for (int64_t i = to; i < kept->count; i++) {
         const banyan_held held = banyan_kept_at(kept, i);
         if (i < end && !banyan_retention_permanent(&head->retention, held.block)) {
-            x->c->stats.evicted_blocks += give(x, j, &held);
+            x->c->stats.evicted_blocks += give_record(x, j, &held);
             if (to < *place) *place = to;
             continue;
         }
@@ -126,7 +126,7 @@ static banyan_status evict(const change *x, banyan_kept *kept, int32_t j, int64_
     return BANYAN_OK;
 }
 
-static banyan_status let_go(const change *x)
+static banyan_status drop_blocks(const change *x)
 {
     const banyan_part *part = banyan_cache_part(x->c, x->layer);
     banyan_layer *layer = &x->s->layer[x->layer];
@@ -152,7 +152,7 @@ static banyan_status let_go(const change *x)
 
 /* ---- taking -------------------------------------------------------------------------------- */
 
-static banyan_status take(const change *x, int32_t j, void **record)
+static banyan_status take_record(const change *x, int32_t j, void **record)
 {
     *record = banyan_record_take(x->c, x->layer, j);
     if (*record) return BANYAN_OK;
@@ -170,10 +170,10 @@ static banyan_status copy_half(const change *x, banyan_kept *kept, int32_t j, in
         return BANYAN_OK;
     const banyan_held half = banyan_kept_at(kept, place);
     void *record = NULL;
-    banyan_status status = take(x, j, &record);
+    banyan_status status = take_record(x, j, &record);
     if (!status)
-        status = x->c->way->copy(x->c, record, half.record,
-                                 banyan_cache_pool(x->c, x->layer)->record_bytes);
+        status = x->c->backend->copy(x->c, record, half.record,
+                                     banyan_cache_pool(x->c, x->layer)->record_bytes);
     if (!status) status = banyan_kept_put(x->c, kept, place, (banyan_held){x->half, record});
     if (x->c->device) banyan_device_note(x->c, x->s, x->layer, j, place);
     return status;
@@ -199,7 +199,7 @@ static banyan_status take_blocks(const change *x)
         for (int64_t b = x->keep; b < blocks && !status; b++) {
             void *record = NULL;
             if (banyan_head_owner(head, x->s->turn, b) != mine->index) continue;
-            status = take(x, j, &record);
+            status = take_record(x, j, &record);
             if (!status)
                 status = banyan_kept_add(x->c, &layer->kept[j], (banyan_held){b, record});
         }
@@ -313,7 +313,7 @@ banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int
     if (status) return status;
 
     banyan_count_begin(c);
-    status = each_change(c, call, first, last, let_go);
+    status = each_change(c, call, first, last, drop_blocks);
     if (!status) status = each_change(c, call, first, last, take_blocks);
     banyan_count_end(c);
     return status;
@@ -329,7 +329,7 @@ void banyan_layer_write(banyan_layer *layer, int64_t at, int64_t end)
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
 {
     banyan_status status = banyan_append_blocks(c, call, call->layer, call->layer);
-    if (!status) status = c->way->write(c, call);
+    if (!status) status = c->backend->write(c, call);
     for (int32_t i = 0; i < call->count && !status; i++) {
         const banyan_rows *part = &call->batch[i];
         if (!part->rows) continue;

@@ -97,7 +97,7 @@ static banyan_status check_attend_only(const banyan_call *call, const banyan_row
 }
 
 /* A range, and what else is asked of the rows. */
-static banyan_status check_looks(const banyan_cache *cache, const banyan_rows *part)
+static banyan_status check_probes(const banyan_cache *cache, const banyan_rows *part)
 {
     const int64_t max = cache->plan->spec.max_tokens;
     if ((part->first || part->end) && (part->first < 0 || part->end <= part->first))
@@ -143,24 +143,24 @@ banyan_status banyan_check_rows(const banyan_cache *cache, const banyan_rows *pa
     return BANYAN_OK;
 }
 
-static banyan_status check_part(const banyan_cache *cache, const banyan_call *call,
-                                const banyan_rows *part)
+static banyan_status check_call_part(const banyan_cache *cache, const banyan_call *call,
+                                     const banyan_rows *part)
 {
     banyan_status status = banyan_check_rows(cache, part);
     if (status || !part->rows) return status;
     status = call->k ? check_appended(cache, call, part) : check_attend_only(call, part);
     if (!status) status = banyan_check_floor(cache, call->cache_layer, part);
-    return status ? status : check_looks(cache, part);
+    return status ? status : check_probes(cache, part);
 }
 
 /* -1 outside the plan. */
-static int32_t cache_layer_of(const banyan_cache *cache, int32_t layer)
+static int32_t checked_cache_layer(const banyan_cache *cache, int32_t layer)
 {
     const banyan_spec *spec = &cache->plan->spec;
     return layer >= 0 && layer < spec->layers ? spec->cache_layer[layer] : -1;
 }
 
-static banyan_status check(banyan_cache *cache, banyan_call *call)
+static banyan_status check_attend(banyan_cache *cache, banyan_call *call)
 {
     if (cache->plan->comm->broken) return banyan_comm_is_broken(cache->plan->comm);
     banyan_status status = check_arrays(cache, call);
@@ -171,7 +171,7 @@ static banyan_status check(banyan_cache *cache, banyan_call *call)
     for (int32_t i = 0; i < call->count && !status; i++) {
         const banyan_rows *part = &call->batch[i];
         const banyan_mark mark = {"part", i};
-        status = check_part(cache, call, part);
+        status = check_call_part(cache, call, part);
         if (status) return call->count > 1 ? banyan_fail_at(status, &mark, 1) : status;
         if (!part->rows) continue;
         part->sequence->call = cache->calls;
@@ -196,18 +196,18 @@ static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
     const banyan_part *part = banyan_cache_part(cache, call->layer);
     const double start = banyan_seconds();
     banyan_status status = banyan_panel_pick(cache, call, panel);
-    if (!status) status = cache->way->compute(cache, call, panel, 0, part->early);
+    if (!status) status = cache->backend->compute(cache, call, panel, 0, part->early);
     const double early = banyan_seconds();
-    if (!status) status = cache->way->send(cache, call, panel);
+    if (!status) status = cache->backend->send(cache, call, panel);
     const double sent = banyan_seconds();
     if (!status)
-        status = cache->way->compute(cache, call, panel, part->early, part->mine_count);
+        status = cache->backend->compute(cache, call, panel, part->early, part->mine_count);
     const double computed = banyan_seconds();
-    if (!status) status = cache->way->merge(cache, call, panel);
-    for (int32_t i = 0; i < call->probes && cache->way->look && !status; i++)
-        status = cache->way->look(cache, call, panel, i);
+    if (!status) status = cache->backend->merge(cache, call, panel);
+    for (int32_t i = 0; i < call->probes && cache->backend->probe && !status; i++)
+        status = cache->backend->probe(cache, call, panel, i);
     if (!status && call->strongest)
-        status = cache->way->look(cache, call, panel, BANYAN_WHAT_STRONGEST);
+        status = cache->backend->probe(cache, call, panel, BANYAN_WHAT_STRONGEST);
     cache->stats.attend_seconds += early - start + computed - sent;
     cache->stats.merge_seconds += sent - early + banyan_seconds() - computed;
     return status;
@@ -234,7 +234,7 @@ static banyan_status append_and_attend(banyan_cache *cache, const banyan_call *c
 {
     if (call->k) {
         const double start = banyan_seconds();
-        const banyan_status status = call->is_recorded ? cache->way->write(cache, call)
+        const banyan_status status = call->is_recorded ? cache->backend->write(cache, call)
                                                        : banyan_cache_append(cache, call);
         cache->stats.append_seconds += banyan_seconds() - start;
         if (status != BANYAN_OK) return status;
@@ -248,7 +248,7 @@ banyan_status banyan_attend(banyan_cache *cache, int32_t layer, const banyan_row
 {
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "attend: cache is NULL");
     banyan_call call = {.layer = layer,
-                        .cache_layer = cache_layer_of(cache, layer),
+                        .cache_layer = checked_cache_layer(cache, layer),
                         .batch = batch,
                         .count = count,
                         .q = q,
@@ -256,7 +256,7 @@ banyan_status banyan_attend(banyan_cache *cache, int32_t layer, const banyan_row
                         .v = v,
                         .out = out,
                         .lse = lse};
-    banyan_status status = check(cache, &call);
+    banyan_status status = check_attend(cache, &call);
     if (status != BANYAN_OK) return status;
     const int device = banyan_device_enter(cache);
     status = append_and_attend(cache, &call);

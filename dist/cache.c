@@ -115,7 +115,7 @@ static void touch(void *arg, int64_t i, int32_t worker)
 }
 
 /* On failure the caller destroys what there is. */
-static banyan_status fill(banyan_cache *c, void *stream)
+static banyan_status lay_out_cache(banyan_cache *c, void *stream)
 {
     const banyan_plan *plan = c->plan;
     banyan_arena arena = {0};
@@ -148,10 +148,10 @@ static banyan_status fill(banyan_cache *c, void *stream)
 }
 
 /* On the CPU or on the plan's device. */
-static banyan_status make(banyan_cache *c, void *stream)
+static banyan_status open_cache(banyan_cache *c, void *stream)
 {
     const int on_device = c->plan->kernel->device != NULL;
-    c->way = on_device ? &banyan_device_way : &banyan_host_way;
+    c->backend = on_device ? &banyan_device_backend : &banyan_host_backend;
     if (stream && !on_device)
         return banyan_fail(BANYAN_ERR_ARGUMENT,
                            "cache: a stream was given, but the device is %s",
@@ -159,7 +159,7 @@ static banyan_status make(banyan_cache *c, void *stream)
     if (on_device && !(c->device = calloc(1, sizeof *c->device)))
         return banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes",
                            sizeof *c->device);
-    return fill(c, stream);
+    return lay_out_cache(c, stream);
 }
 
 banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_cache **out)
@@ -173,7 +173,7 @@ banyan_status banyan_cache_create(const banyan_plan *plan, void *stream, banyan_
             banyan_fail(BANYAN_ERR_MEMORY, "cache: out of memory for %zu bytes", sizeof *c);
     } else {
         c->plan = plan;
-        status = make(c, stream);
+        status = open_cache(c, stream);
     }
     status = banyan_comm_agree(plan->comm, status);
     if (status != BANYAN_OK) {

@@ -8,7 +8,7 @@
  *                   ─ turns        how its blocks are dealt
  *                   ─ kept         [KV heads held here]  the block table of one KV head
  *           ─ part      [kinds]    what this rank does in all layers of a kind
- *           ─ lane      [lanes]    one tile's q and block list
+ *           ─ input     [inputs]   one tile's q and block list
  *           ─ worker    [workers]  one thread's scratch
  *           ─ slots                partials of tiles, or of parts of tiles
  *
@@ -124,7 +124,8 @@ typedef struct banyan_part {
     void **mass; /* [heads]: likewise what else a panel is asked for: BANYAN_WHAT_.. */
 } banyan_part;
 
-typedef struct banyan_lane {
+/* What a tile attends with: its q, and the list of its blocks. */
+typedef struct banyan_tile_input {
     float *q; /* [tile_heads][rows][key_dim] */
     banyan_entry *entry;
     banyan_edge *edge;
@@ -133,7 +134,7 @@ typedef struct banyan_lane {
     int64_t first, entries; /* of these, those that the part's range leaves */
     int32_t hints;          /* entries behind them that are only to be asked for */
     int is_refused;         /* a list could not be built */
-} banyan_lane;
+} banyan_tile_input;
 
 typedef struct banyan_worker {
     void *workspace;         /* the kernel's */
@@ -166,7 +167,7 @@ typedef struct banyan_panel {
 /* How much of everything a rank needs: see plan_workspace.c. */
 typedef struct banyan_sizes {
     int32_t tile_heads, tile_rows; /* largest tile */
-    int32_t workers, lanes, slots;
+    int32_t workers, inputs, slots;
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
     int64_t chunks;
@@ -192,7 +193,7 @@ typedef struct banyan_call banyan_call;
 enum { BANYAN_WHAT_RESULTS = -1, BANYAN_WHAT_STRONGEST = -2 };
 
 /* The four steps of a call that depend on where records lie. */
-typedef struct banyan_way {
+typedef struct banyan_backend {
     /* The call's k and v to the records of its blocks. */
     banyan_status (*write)(banyan_cache *c, const banyan_call *call);
     /* Partials of a panel: of the KV heads part->order[from .. to-1]. */
@@ -204,15 +205,15 @@ typedef struct banyan_way {
      * are wanted. */
     banyan_status (*merge)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
     /* The panel once more, for a probe or the strongest token; NULL: compute and merge do. */
-    banyan_status (*look)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                          int32_t what);
+    banyan_status (*probe)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
+                           int32_t what);
     /* A copy of a record. */
     banyan_status (*copy)(banyan_cache *c, void *to, const void *from, size_t bytes);
-} banyan_way;
+} banyan_backend;
 
 struct banyan_cache {
     const banyan_plan *plan;
-    const banyan_way *way;
+    const banyan_backend *backend;
     struct banyan_device_cache *device; /* device_cache.h; NULL on the CPU */
     banyan_sizes sizes;
     banyan_pool *pool;         /* [plan->pools] */
@@ -226,12 +227,12 @@ struct banyan_cache {
     int64_t calls, steps;
     uint64_t saved_id; /* the snapshot that this was saved to or opened from last; 0: none */
     banyan_part *part;
-    banyan_lane *lane;
+    banyan_tile_input *input;
     banyan_worker *worker;
     banyan_piece *piece;    /* [panel_rows] */
     banyan_pick *pick_room; /* [sizes.picks]: of a merge of two */
     char *slots;            /* [slots][tile_heads * tile_rows] sums */
-    int64_t *start;         /* [lanes + 1]: the first cut of a lane's list, end to end */
+    int64_t *start;         /* [inputs + 1]: the first cut of an input's list, end to end */
     /* Of a merge that reduces; else NULL. */
     /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens it
      * stands (0: there is none), and their means. */
@@ -414,14 +415,14 @@ static inline int banyan_is_stepped(const banyan_cache *c, const banyan_rows *pa
 /* Does any block of any rank begin, go or change hands when this part is appended? */
 int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part);
 
-/* host_way.c, of append.c, panel.c and merge_rows.c; device_attend.c, with device_append.c. */
-extern const banyan_way banyan_host_way, banyan_device_way;
+/* host_backend.c, of append.c, panel.c and merge_rows.c; device_attend.c, with device_append.c. */
+extern const banyan_backend banyan_host_backend, banyan_device_backend;
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
 banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
                                    const banyan_panel *panel, int32_t from, int32_t to);
-banyan_status banyan_panel_look(banyan_cache *c, const banyan_call *call,
-                                const banyan_panel *panel, int32_t what);
+banyan_status banyan_panel_probe(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel, int32_t what);
 /* merge_rows.c: merges what lies in part->mass, and writes it where it is wanted. */
 banyan_status banyan_panel_show(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel, int32_t what);

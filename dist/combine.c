@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-typedef struct joining {
+typedef struct combine_call {
     const banyan_plan *plan;
     const banyan_kind *kind;
     int32_t layer, count;
@@ -19,14 +19,14 @@ typedef struct joining {
     const float *const *lses;
     void *out;
     float *lse;
-} joining;
+} combine_call;
 
-static int is_written(const joining *j, int64_t head)
+static int is_written_here(const combine_call *j, int64_t head)
 {
     return j->plan->spec.out == BANYAN_OUT_ALL || j->kind->home[head] == j->plan->rank;
 }
 
-static double sink_of(const joining *j, int64_t head)
+static double sink_of(const combine_call *j, int64_t head)
 {
     const banyan_spec *spec = &j->plan->spec;
     return spec->sinks ? (double)spec->sinks[j->layer * (int64_t)spec->heads + head]
@@ -34,7 +34,7 @@ static double sink_of(const joining *j, int64_t head)
 }
 
 /* `at`: of [rows][heads]. */
-static void join_row(const joining *j, int64_t at, double sink)
+static void join_row(const combine_call *j, int64_t at, double sink)
 {
     const banyan_dtype dtype = j->plan->spec.out_dtype;
     const int32_t value_dim = j->kind->shape.value_dim;
@@ -59,17 +59,17 @@ static void join_row(const joining *j, int64_t at, double sink)
     if (j->lse) j->lse[at] = top == -INFINITY ? -INFINITY : (float)(top + log(sum));
 }
 
-static void join_head(void *arg, int64_t head, int32_t worker)
+static void combine_head(void *arg, int64_t head, int32_t worker)
 {
     (void)worker;
-    const joining *j = arg;
+    const combine_call *j = arg;
     const banyan_spec *spec = &j->plan->spec;
-    if (!is_written(j, head)) return;
+    if (!is_written_here(j, head)) return;
     const double sink = sink_of(j, head);
     for (int64_t row = 0; row < j->rows; row++) join_row(j, row * spec->heads + head, sink);
 }
 
-static banyan_status check(const banyan_cache *cache, const joining *j)
+static banyan_status check_combine(const banyan_cache *cache, const combine_call *j)
 {
     const banyan_spec *spec = &cache->plan->spec;
     if (j->layer < 0 || j->layer >= spec->layers)
@@ -91,12 +91,12 @@ static banyan_status check(const banyan_cache *cache, const joining *j)
     return BANYAN_OK;
 }
 
-static banyan_status join_on_device(banyan_cache *cache, const joining *j)
+static banyan_status join_on_device(banyan_cache *cache, const combine_call *j)
 {
     const banyan_device_cache *d = cache->device;
     const banyan_spec *spec = &j->plan->spec;
     const float *sinks = spec->sinks ? spec->sinks + j->layer * (int64_t)spec->heads : NULL;
-    for (int32_t h = 0; h < spec->heads; h++) d->is_mine[h] = (uint8_t)is_written(j, h);
+    for (int32_t h = 0; h < spec->heads; h++) d->is_mine[h] = (uint8_t)is_written_here(j, h);
     const int device = banyan_device_enter(cache);
     const char *failed =
         d->device->join(d->queue, j->outs, j->lses, j->count, sinks, d->is_mine, spec->heads,
@@ -110,13 +110,13 @@ banyan_status banyan_combine(banyan_cache *cache, int32_t layer, int64_t rows, i
                              float *lse)
 {
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "combine: cache is NULL");
-    joining j = {cache->plan, NULL, layer, count, rows, outs, lses, out, lse};
-    const banyan_status status = check(cache, &j);
+    combine_call j = {cache->plan, NULL, layer, count, rows, outs, lses, out, lse};
+    const banyan_status status = check_combine(cache, &j);
     if (status != BANYAN_OK) return status;
     j.kind = banyan_plan_kind(cache->plan, layer);
     if (cache->device) return join_on_device(cache, &j);
     const int32_t heads = cache->plan->spec.heads;
     const int64_t numbers = rows * heads * j.kind->shape.value_dim * count;
-    banyan_each(numbers < 1 << 16 ? 1 : cache->sizes.workers, heads, join_head, &j);
+    banyan_each(numbers < 1 << 16 ? 1 : cache->sizes.workers, heads, combine_head, &j);
     return BANYAN_OK;
 }

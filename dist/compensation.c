@@ -22,12 +22,12 @@ typedef struct sums {
     int64_t end;
 } sums;
 
-static int32_t numbers_of(const banyan_shape *shape)
+static int32_t sum_numbers(const banyan_shape *shape)
 {
     return shape->key_dim + shape->value_dim;
 }
 
-static void add_row(double *sum, const float *x, int32_t dim)
+static void add_to_sum(double *sum, const float *x, int32_t dim)
 {
     for (int32_t d = 0; d < dim; d++) sum[d] += (double)x[d];
 }
@@ -42,19 +42,19 @@ void banyan_compensation_add_rows(const banyan_shape *shape, const banyan_plain 
         banyan_to_float(row,
                         (const char *)plain->k + (size_t)i * (size_t)shape->key_dim * bytes,
                         block->dtype, shape->key_dim);
-        add_row(sum, row, shape->key_dim);
+        add_to_sum(sum, row, shape->key_dim);
         if (!block->value_in_key)
             banyan_to_float(
                 row, (const char *)plain->v + (size_t)i * (size_t)shape->value_dim * bytes,
                 block->dtype, shape->value_dim);
-        add_row(sum + shape->key_dim, row, shape->value_dim);
+        add_to_sum(sum + shape->key_dim, row, shape->value_dim);
     }
 }
 
 /* Rows first .. end-1 of a block. */
-static void add_block(const banyan_cache *c, const banyan_shape *shape,
-                      const banyan_worker *worker, const void *record, int32_t first,
-                      int32_t end, double *sum)
+static void sum_block_rows(const banyan_cache *c, const banyan_shape *shape,
+                           const banyan_worker *worker, const void *record, int32_t first,
+                           int32_t end, double *sum)
 {
     const banyan_plain plain = {.k = worker->plain_k, .v = worker->plain_v};
     c->plan->kernel->unpack(&shape->block, record, end, &plain);
@@ -62,9 +62,9 @@ static void add_block(const banyan_cache *c, const banyan_shape *shape,
 }
 
 /* Sums up to `end`, in ascending order of tokens. The head is whole: its blocks are here. */
-static void advance(const banyan_cache *c, const banyan_shape *shape,
-                    const banyan_worker *worker, const banyan_kept *kept, int64_t first,
-                    int64_t end, sums *s)
+static void sum_up_to(const banyan_cache *c, const banyan_shape *shape,
+                      const banyan_worker *worker, const banyan_kept *kept, int64_t first,
+                      int64_t end, sums *s)
 {
     const int64_t tokens = shape->block.block_tokens;
     if (s->end < first) s->end = first;
@@ -73,8 +73,8 @@ static void advance(const banyan_cache *c, const banyan_shape *shape,
         const banyan_held held = banyan_kept_at(kept, i);
         const int64_t at = held.block * tokens;
         const int64_t to = at + tokens < end ? at + tokens : end;
-        add_block(c, shape, worker, held.record, (int32_t)(s->end - at), (int32_t)(to - at),
-                  s->sum);
+        sum_block_rows(c, shape, worker, held.record, (int32_t)(s->end - at),
+                       (int32_t)(to - at), s->sum);
         s->end = to;
     }
 }
@@ -96,19 +96,19 @@ void banyan_compensation_settle(banyan_cache *c, banyan_sequence *s, int32_t lay
     if (!banyan_compensation_range(c, layer, j, floor, &first, &end)) return;
     banyan_compensation *kept = &s->layer[layer].compensation[j];
     sums sum = {kept->sum, kept->end};
-    advance(c, &banyan_plan_kind(c->plan, layer)->shape, &c->worker[0],
-            &s->layer[layer].kept[j], first, end, &sum);
+    sum_up_to(c, &banyan_plan_kind(c->plan, layer)->shape, &c->worker[0],
+              &s->layer[layer].kept[j], first, end, &sum);
     kept->end = sum.end;
 }
 
 /* ---- a panel's tokens -------------------------------------------------------------------- */
 
-typedef struct joining {
+typedef struct compensated_panel {
     banyan_cache *c;
     const banyan_call *call;
     const banyan_panel *panel;
     const int32_t *order;
-} joining;
+} compensated_panel;
 
 static int64_t *joined_of(const banyan_cache *c, int32_t j, int64_t piece)
 {
@@ -122,13 +122,13 @@ static float *means_of(const banyan_cache *c, int32_t j, int64_t piece)
 }
 
 /* Of one KV head, the token of each piece. */
-static void join_head(void *arg, int64_t i, int32_t worker)
+static void average_head(void *arg, int64_t i, int32_t worker)
 {
-    const joining *g = arg;
+    const compensated_panel *g = arg;
     const banyan_cache *c = g->c;
     const banyan_kind *kind = banyan_plan_kind(c->plan, g->call->layer);
     const banyan_shape *shape = &kind->shape;
-    const int32_t j = g->order[i], numbers = numbers_of(shape);
+    const int32_t j = g->order[i], numbers = sum_numbers(shape);
     const int32_t kv_head = banyan_cache_part(c, g->call->layer)->mine[j].kv_head;
     const banyan_pattern *pattern = kind->head[kv_head].compensated;
     int32_t part = -1;
@@ -150,7 +150,7 @@ static void join_head(void *arg, int64_t i, int32_t worker)
             sum.end = kept->end;
             part = piece->part;
         }
-        advance(c, shape, &c->worker[worker], &layer->kept[j], first, end, &sum);
+        sum_up_to(c, shape, &c->worker[worker], &layer->kept[j], first, end, &sum);
         *joined = end - first;
         float *mean = means_of(c, j, p);
         for (int32_t d = 0; d < numbers; d++) mean[d] = (float)(sum.sum[d] / (double)*joined);
@@ -160,8 +160,8 @@ static void join_head(void *arg, int64_t i, int32_t worker)
 void banyan_compensation_join(banyan_cache *c, const banyan_call *call,
                               const banyan_panel *panel, const int32_t *order, int32_t count)
 {
-    joining g = {.c = c, .call = call, .panel = panel, .order = order};
-    banyan_each(panel->pieces > 1 ? c->sizes.workers : 1, count, join_head, &g);
+    compensated_panel g = {.c = c, .call = call, .panel = panel, .order = order};
+    banyan_each(panel->pieces > 1 ? c->sizes.workers : 1, count, average_head, &g);
 }
 
 /* ---- to a tile's sums -------------------------------------------------------------------- */

@@ -18,8 +18,6 @@
  * neighbouring points of those dealt, until the count below it is the rounded share. */
 #include "dist/plan.h"
 
-__extension__ typedef unsigned __int128 uint128;
-
 uint64_t banyan_bit_reverse(uint64_t x)
 {
     x = (x >> 1 & 0x5555555555555555u) | (x & 0x5555555555555555u) << 1;
@@ -79,7 +77,7 @@ static int has_residues(const banyan_retention *r)
 }
 
 /* Of the ordinals first .. end-1, with a turn added. */
-static int64_t dealt(int64_t first, int64_t end, int64_t turn, uint64_t cut)
+static int64_t dealt_below(int64_t first, int64_t end, int64_t turn, uint64_t cut)
 {
     if (end <= first) return 0;
     return banyan_deal_below(turn + end, cut) - banyan_deal_below(turn + first, cut);
@@ -93,7 +91,7 @@ static int64_t permanent_below(const banyan_kept_set *kept, int64_t first, uint6
     int64_t count = 0;
     if (first < r->prefix) {
         const int64_t until = r->prefix < end ? r->prefix : end;
-        count += dealt(first, until, kept->turn, cut);
+        count += dealt_below(first, until, kept->turn, cut);
         first = until;
     }
     if (first >= end || !has_residues(r)) return count;
@@ -108,9 +106,9 @@ int64_t banyan_kept_below(const banyan_kept_set *kept, uint64_t cut)
 {
     const banyan_retention *r = kept->retention;
     const int64_t permanent = banyan_retention_count(r, kept->blocks);
-    const int64_t count = dealt(0, permanent, kept->turn, cut);
+    const int64_t count = dealt_below(0, permanent, kept->turn, cut);
     if (permanent == kept->blocks || kept->from >= kept->blocks) return count;
-    return count + dealt(kept->from, kept->blocks, kept->turn, cut) -
+    return count + dealt_below(kept->from, kept->blocks, kept->turn, cut) -
            permanent_below(kept, kept->from, cut);
 }
 
@@ -163,8 +161,8 @@ int64_t banyan_deal_most_of(int64_t blocks, int64_t sequences, uint64_t low, uin
 /* The cut nearest to `ideal`, to within `grain`, with `target` blocks below it. The points are
  * about 2^64 / total apart, so a few doublings of the stride from there enclose it. (A permanent
  * block's ordinal can be another block's number: two blocks on one point. Then it may be one off.) */
-static uint64_t settled(const banyan_kept_set *kept, int64_t target, uint64_t ideal,
-                        uint64_t grain)
+static uint64_t settled_cut(const banyan_kept_set *kept, int64_t target, uint64_t ideal,
+                            uint64_t grain)
 {
     const int64_t below = banyan_kept_below(kept, ideal);
     if (below == target) return ideal;
@@ -198,7 +196,7 @@ void banyan_deal_settle(const banyan_kept_set *kept, banyan_holder *holder, int3
     for (int32_t i = 0; i + 1 < count; i++) {
         const uint64_t ideal = holder[i].cut;
         const int64_t target = (int64_t)(((uint128)ideal * total + ((uint128)1 << 63)) >> 64);
-        const uint64_t cut = settled(kept, target, ideal, grain);
+        const uint64_t cut = settled_cut(kept, target, ideal, grain);
         before = cut > before ? cut : before;
         holder[i].cut = before;
     }

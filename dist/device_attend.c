@@ -26,13 +26,13 @@ typedef struct pass {
     int32_t pieces;
 } pass;
 
-static const banyan_rows *rows_of(const pass *p)
+static const banyan_rows *part_of(const pass *p)
 {
     return &p->call->batch[p->piece->part];
 }
 
 /* A recorded batch has as many strips, spans and edges as it may ever have. */
-static void fill_up(pass *p)
+static void fill_batch(pass *p)
 {
     const banyan_device_cache *d = p->c->device;
     while (p->batch.strips < p->strips)
@@ -41,10 +41,10 @@ static void fill_up(pass *p)
     while (p->batch.edges < p->strips) d->edge[p->batch.edges++] = (banyan_edge){0};
 }
 
-static banyan_status flush(pass *p)
+static banyan_status attend_batch(pass *p)
 {
     const banyan_device_cache *d = p->c->device;
-    fill_up(p);
+    fill_batch(p);
     if (!p->batch.strips) return BANYAN_OK;
     const char *failed = d->device->attend(d->queue, &p->batch);
     p->batch.strips = p->batch.spans = p->batch.edges = 0;
@@ -58,7 +58,7 @@ static void open_part(pass *p)
 {
     const banyan_cache *c = p->c;
     const int32_t layer = p->call->cache_layer;
-    const banyan_range range = banyan_part_range(rows_of(p), p->what);
+    const banyan_range range = banyan_part_range(part_of(p), p->what);
     c->device->part[p->batch.parts++] =
         (banyan_batch_part){.at = p->piece->at,
                             .first_token = range.first,
@@ -67,12 +67,12 @@ static void open_part(pass *p)
     for (int32_t j = 0; j < banyan_cache_part(c, layer)->mine_count; j++)
         c->device->table[p->batch.tables++] = (banyan_table_of_blocks){
             .records = banyan_cache_pool(c, layer)->records,
-            .slot = banyan_device_mirror(c, rows_of(p)->sequence, layer, j)->slot};
+            .slot = banyan_device_mirror(c, part_of(p)->sequence, layer, j)->slot};
 }
 
 static banyan_status flush_midway(pass *p)
 {
-    const banyan_status status = flush(p);
+    const banyan_status status = attend_batch(p);
     if (!p->batch.parts) open_part(p);
     return status;
 }
@@ -89,19 +89,19 @@ static int32_t add_edge(pass *p, const banyan_span_list *list)
     return p->batch.edges++;
 }
 
-static int build(const pass *p, const banyan_class *class, int32_t mine,
-                 const banyan_piece *rows, banyan_span_list *list)
+static int build_spans(const pass *p, const banyan_class *class, int32_t mine,
+                       const banyan_piece *rows, banyan_span_list *list)
 {
     const banyan_device_cache *d = p->c->device;
     const banyan_batch_part *part = &d->part[p->batch.parts - 1];
-    const banyan_kept *kept = banyan_part_kept(rows_of(p), p->call->cache_layer, mine);
+    const banyan_kept *kept = banyan_part_kept(part_of(p), p->call->cache_layer, mine);
     const int32_t kv_head = banyan_cache_part(p->c, p->call->layer)->mine[mine].kv_head;
     const banyan_head_plan *head = &p->kind->head[kv_head];
     const banyan_held_set held = {
         .held = {kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : kept->count},
         .retention = &head->retention,
         .settled = banyan_settled(p->c->plan, head,
-                                  rows_of(p)->sequence->layer[p->call->cache_layer].floor)};
+                                  part_of(p)->sequence->layer[p->call->cache_layer].floor)};
     *list = (banyan_span_list){.span = d->span + p->batch.spans,
                                .capacity = d->max_spans - p->batch.spans};
     return banyan_spans_build(&class->pattern, rows->at, rows->at + rows->rows - 1, &held,
@@ -114,9 +114,9 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
     banyan_device_cache *d = p->c->device;
     banyan_span_list list;
     banyan_status status = p->batch.strips == d->max_strips ? flush_midway(p) : BANYAN_OK;
-    if (!status && !build(p, class, mine, rows, &list)) {
+    if (!status && !build_spans(p, class, mine, rows, &list)) {
         status = flush_midway(p);
-        if (!status && !build(p, class, mine, rows, &list))
+        if (!status && !build_spans(p, class, mine, rows, &list))
             status = banyan_fail(BANYAN_ERR_DEVICE,
                                  "query heads from %d read more than the %lld spans of blocks "
                                  "that were planned",
@@ -220,7 +220,7 @@ static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_pan
 }
 
 /* The part whose first piece is i; *next: the first of the part after it. */
-static banyan_status add_part(pass *p, int32_t i, int32_t *next)
+static banyan_status add_batch_part(pass *p, int32_t i, int32_t *next)
 {
     int32_t rows;
     banyan_status status = BANYAN_OK;
@@ -228,21 +228,21 @@ static banyan_status add_part(pass *p, int32_t i, int32_t *next)
     p->piece = &p->panel->piece[i];
     p->pieces = *next - i;
     const int shared = is_shared(p);
-    if (!shared || p->batch.parts == p->c->device->max_parts) status = flush(p);
+    if (!shared || p->batch.parts == p->c->device->max_parts) status = attend_batch(p);
     if (!status)
-        status = banyan_device_follow(p->c, rows_of(p)->sequence, p->call->cache_layer);
+        status = banyan_device_follow(p->c, part_of(p)->sequence, p->call->cache_layer);
     if (status) return status;
     open_part(p);
     for (int32_t n = 0; n < p->heads && !status; n++) status = add_head(p, p->order[n]);
-    return shared || status ? status : flush(p);
+    return shared || status ? status : attend_batch(p);
 }
 
-static banyan_status run(pass p)
+static banyan_status attend_parts(pass p)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0, next; i < p.panel->pieces && !status; i = next)
-        status = add_part(&p, i, &next);
-    return status ? status : flush(&p);
+        status = add_batch_part(&p, i, &next);
+    return status ? status : attend_batch(&p);
 }
 
 /* ---- of a step's graph ---------------------------------------------------------------------- */
@@ -291,7 +291,7 @@ static banyan_status add_recorded(pass *p, int32_t index, int32_t *piece)
                            (long long)d->max_strips, (long long)d->max_spans);
     if (p->batch.parts == d->max_parts || p->strips + strips > d->max_strips ||
         p->spans + spans > d->max_spans)
-        status = flush(p);
+        status = attend_batch(p);
     if (status) return status;
     p->strips += strips;
     p->spans += spans;
@@ -321,7 +321,7 @@ static banyan_status run_recorded(pass p)
     banyan_status status = p.batch.vectors ? banyan_device_tape_begin(p.c, p.call) : BANYAN_OK;
     for (int32_t i = 0; p.batch.vectors && i < g->parts && !status; i++)
         status = add_recorded(&p, i, &piece);
-    if (!status) status = flush(&p);
+    if (!status) status = attend_batch(&p);
     return status || !p.batch.vectors ? status : banyan_device_tape_end(p.c, p.call);
 }
 
@@ -332,13 +332,14 @@ banyan_status banyan_device_compute(banyan_cache *c, const banyan_call *call,
     banyan_device_place(c, call, panel->rows);
     if (call->is_recorded)
         return run_recorded(open_pass(c, call, panel, from, to, BANYAN_WHAT_RESULTS));
-    const banyan_status status = run(open_pass(c, call, panel, from, to, BANYAN_WHAT_RESULTS));
+    const banyan_status status =
+        attend_parts(open_pass(c, call, panel, from, to, BANYAN_WHAT_RESULTS));
     if (status || !call->probes) return status;
-    return run(open_pass(c, call, panel, from, to, 0));
+    return attend_parts(open_pass(c, call, panel, from, to, 0));
 }
 
-const banyan_way banyan_device_way = {.write = banyan_device_write,
-                                      .compute = banyan_device_compute,
-                                      .send = banyan_device_send,
-                                      .merge = banyan_device_merge,
-                                      .copy = banyan_device_copy};
+const banyan_backend banyan_device_backend = {.write = banyan_device_write,
+                                              .compute = banyan_device_compute,
+                                              .send = banyan_device_send,
+                                              .merge = banyan_device_merge,
+                                              .copy = banyan_device_copy};

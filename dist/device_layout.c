@@ -13,30 +13,20 @@
 
 enum { MOST = 1 << 16, LEAST_PARTS = 4, LEAST_RING = 1 << 13, RING_CALLS = 4 };
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t largest(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static size_t round_up(size_t bytes)
+static size_t aligned256(size_t bytes)
 {
     return (bytes + 255) / 256 * 256;
 }
 
 static int32_t probe_rows(const banyan_plan *plan)
 {
-    return (int32_t)least(plan->panel_rows, BANYAN_PROBE_ROWS);
+    return (int32_t)banyan_smaller(plan->panel_rows, BANYAN_PROBE_ROWS);
 }
 
 /* Parts of a batch. Parts of one sequence may be more; then it goes as several. */
-static int64_t most_parts(const banyan_plan *plan)
+static int64_t most_batch_parts(const banyan_plan *plan)
 {
-    return least(plan->panel_rows, largest(plan->spec.sequences, LEAST_PARTS));
+    return banyan_smaller(plan->panel_rows, banyan_larger(plan->spec.sequences, LEAST_PARTS));
 }
 
 /* Own blocks of the rows of a call, at most. */
@@ -51,7 +41,7 @@ static int64_t moved_places(const banyan_plan *plan, const banyan_retention *ret
 {
     const int64_t fresh = pieces(plan, plan->spec.max_rows);
     if (!plan->spec.evict) return fresh;
-    return 2 * fresh + banyan_blocks(least(retention->reach, plan->spec.max_tokens),
+    return 2 * fresh + banyan_blocks(banyan_smaller(retention->reach, plan->spec.max_tokens),
                                      plan->spec.block_tokens);
 }
 
@@ -73,24 +63,25 @@ static void fit_head(const banyan_plan *plan, const banyan_head_plan *head, int6
         const int64_t bound = banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
         *strips += 1;
         *spans += bound;
-        *longest = largest(*longest, bound);
+        *longest = banyan_larger(*longest, bound);
     }
 }
 
-static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                     banyan_device_need *need, int64_t *longest)
+static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                            banyan_device_need *need, int64_t *longest)
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
     int64_t longest_table = 0, changed = 0;
-    const int64_t own = least(plan->panel_rows, pieces(plan, plan->panel_rows) +
-                                                    most_parts(plan) - 1 + kind->ends);
+    const int64_t own =
+        banyan_smaller(plan->panel_rows, pieces(plan, plan->panel_rows) +
+                                             most_batch_parts(plan) - 1 + kind->ends);
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
         need->slots += capacity * kind->kept_layers * plan->spec.sequences;
-        longest_table = largest(longest_table, capacity);
-        changed += least(capacity, moved_places(plan, &kind->head[g].retention));
+        longest_table = banyan_larger(longest_table, capacity);
+        changed += banyan_smaller(capacity, moved_places(plan, &kind->head[g].retention));
         heads++;
     }
     for (int32_t h = 0; h < plan->spec.heads; h++) {
@@ -106,15 +97,16 @@ static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
     const int64_t row = (int64_t)banyan_sum_bytes(plan, kind->shape.value_dim);
     const int64_t probed = here * probe_rows(plan) * row;
     const int64_t items = plan->spec.sinks ? here : moving;
-    most->tables = largest(most->tables, heads * most->parts);
-    most->strips = largest(most->strips, least(strips * own, MOST));
-    most->spans = largest(most->spans, least(spans * own, MOST));
-    most->packings = largest(most->packings, heads * pieces(plan, plan->spec.max_rows) +
-                                                 2 * heads * (plan->spec.sequences - 1));
-    need->ring_slots = largest(need->ring_slots, largest(longest_table, RING_CALLS * changed));
-    need->probed_bytes = largest(need->probed_bytes, probed);
+    most->tables = banyan_larger(most->tables, heads * most->parts);
+    most->strips = banyan_larger(most->strips, banyan_smaller(strips * own, MOST));
+    most->spans = banyan_larger(most->spans, banyan_smaller(spans * own, MOST));
+    most->packings = banyan_larger(most->packings, heads * pieces(plan, plan->spec.max_rows) +
+                                                       2 * heads * (plan->spec.sequences - 1));
+    need->ring_slots =
+        banyan_larger(need->ring_slots, banyan_larger(longest_table, RING_CALLS * changed));
+    need->probed_bytes = banyan_larger(need->probed_bytes, probed);
     need->items_bytes =
-        largest(need->items_bytes, largest(items * plan->panel_rows * row, probed));
+        banyan_larger(need->items_bytes, banyan_larger(items * plan->panel_rows * row, probed));
 }
 
 static void fit_passes(const banyan_plan *plan, banyan_device_need *need)
@@ -124,8 +116,8 @@ static void fit_passes(const banyan_plan *plan, banyan_device_need *need)
     banyan_pass_floats(plan, banyan_plan_value_dim(plan), plan->panel_rows, floats);
     need->maxima_bytes = floats[0] * (int64_t)sizeof(float);
     need->pass_bytes = floats[1] * (int64_t)sizeof(float);
-    need->device +=
-        (int64_t)(round_up((size_t)need->maxima_bytes) + round_up((size_t)need->pass_bytes));
+    need->device += (int64_t)(aligned256((size_t)need->maxima_bytes) +
+                              aligned256((size_t)need->pass_bytes));
     if (!plan->comm->transport->device) need->host += 2 * need->pass_bytes;
 }
 
@@ -136,20 +128,21 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
         .limits = {.shape = plan->kind[0].shape.block,
                    .heads = spec->heads,
                    .kv_heads = plan->kind[0].shape.kv_heads,
-                   .rows = (int32_t)least(plan->panel_rows, spec->max_rows),
-                   .parts = most_parts(plan),
+                   .rows = (int32_t)banyan_smaller(plan->panel_rows, spec->max_rows),
+                   .parts = most_batch_parts(plan),
                    .captured = spec->layers}};
     int64_t longest = 0;
     for (int32_t k = 0; k < plan->kinds; k++)
-        fit_kind(plan, &plan->kind[k], rank, &need, &longest);
-    need.limits.spans = largest(need.limits.spans, longest);
-    need.ring_slots = largest(need.ring_slots, LEAST_RING);
+        device_fit_kind(plan, &plan->kind[k], rank, &need, &longest);
+    need.limits.spans = banyan_larger(need.limits.spans, longest);
+    need.ring_slots = banyan_larger(need.ring_slots, LEAST_RING);
 
     size_t device, host;
     plan->kernel->device->queue_bytes(&need.limits, &device, &host);
-    need.device = (int64_t)(device + round_up((size_t)need.slots * sizeof(banyan_slot)) +
-                            round_up((size_t)need.items_bytes) +
-                            round_up((size_t)need.probed_bytes) + round_up(sizeof(int64_t)));
+    need.device =
+        (int64_t)(device + aligned256((size_t)need.slots * sizeof(banyan_slot)) +
+                  aligned256((size_t)need.items_bytes) + aligned256((size_t)need.probed_bytes) +
+                  aligned256(sizeof(int64_t)));
     need.host = (int64_t)(host + (size_t)need.ring_slots * sizeof(banyan_slot));
     fit_passes(plan, &need);
     const size_t item = (size_t)plan->panel_rows * banyan_plan_row_bytes(plan);
@@ -163,8 +156,8 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
     return need;
 }
 
-static banyan_mirror *lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                                banyan_arena *arena)
+static banyan_mirror *lay_layer_mirrors(const banyan_plan *plan, const banyan_kind *kind,
+                                        int rank, banyan_arena *arena)
 {
     banyan_mirror *mirror = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *mirror);
     int32_t j = 0;
@@ -184,7 +177,7 @@ static void lay_mirrors(const banyan_plan *plan, int rank, banyan_arena *arena,
     banyan_mirror **layer = banyan_arena_take(arena, layers, sizeof *layer);
     for (int64_t i = 0; i < layers; i++) {
         const banyan_kind *kind = banyan_plan_kind(plan, (int32_t)(i % plan->spec.layers));
-        banyan_mirror *mirror = lay_layer(plan, kind, rank, arena);
+        banyan_mirror *mirror = lay_layer_mirrors(plan, kind, rank, arena);
         if (d) layer[i] = mirror;
     }
     if (d) d->mirror = layer;

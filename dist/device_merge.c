@@ -49,24 +49,24 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
 /* ---- merging ------------------------------------------------------------------------------- */
 
 /* One merge of a panel. */
-typedef struct merging {
+typedef struct device_merging {
     banyan_device_cache *device;
     int32_t value_dim;
     size_t row_bytes;
     banyan_passage passage;
-} merging;
+} device_merging;
 
-static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void device_combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
-    const merging *m = ctx;
+    const device_merging *m = ctx;
     banyan_device_cache *d = m->device;
     const char *failed = d->device->combine(d->queue, out, lo, hi, m->value_dim,
                                             (int64_t)(bytes / m->row_bytes));
     if (failed && !d->failed) d->failed = failed;
 }
 
-static void describe(const banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                     void *const *data, merging *out)
+static void device_describe(const banyan_cache *c, const banyan_call *call,
+                            const banyan_panel *panel, void *const *data, device_merging *out)
 {
     out->device = c->device;
     out->value_dim = value_dim_of(c, call);
@@ -74,7 +74,7 @@ static void describe(const banyan_cache *c, const banyan_call *call, const banya
     out->passage = (banyan_passage){.data = data,
                                     .item_bytes = item_bytes(c, call, panel->rows),
                                     .dtype = BANYAN_F32,
-                                    .combine = combine,
+                                    .combine = device_combine,
                                     .ctx = out,
                                     .mark = {{"merge", c->stats.merges},
                                              {"layer", call->layer},
@@ -87,18 +87,18 @@ banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,
     const banyan_part *part = banyan_cache_part(c, call->layer);
     banyan_device_place(c, call, panel->rows);
     if (c->plan->merge->reduce) return BANYAN_OK;
-    merging m;
-    describe(c, call, panel, part->data, &m);
+    device_merging m;
+    device_describe(c, call, panel, part->data, &m);
     return banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
 }
 
 /* Partials have been started. */
-static banyan_status merge(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                           void *const *data)
+static banyan_status device_merge(banyan_cache *c, const banyan_call *call,
+                                  const banyan_panel *panel, void *const *data)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    merging m;
-    describe(c, call, panel, data, &m);
+    device_merging m;
+    device_describe(c, call, panel, data, &m);
     banyan_status status = BANYAN_OK;
     if (c->plan->merge->reduce) {
         if (c->plan->ranks == 1) return BANYAN_OK;
@@ -137,7 +137,8 @@ static int32_t take_results(banyan_cache *c, const banyan_call *call, int32_t ro
 }
 
 /* The masses of the parts that ask for them. */
-static banyan_status share(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
+static banyan_status share_masses(banyan_cache *c, const banyan_call *call,
+                                  const banyan_panel *panel)
 {
     const banyan_device_cache *d = c->device;
     const int32_t heads = c->plan->spec.heads, value_dim = value_dim_of(c, call);
@@ -163,8 +164,8 @@ static int takes_sinks(const banyan_cache *c, const banyan_call *call,
 }
 
 /* Rows of items from `row` on, to rows of the call from `first` on. */
-static banyan_status finish_rows(banyan_cache *c, const banyan_call *call, int32_t row,
-                                 int32_t first, int32_t rows, int has_sinks)
+static banyan_status device_finish_rows(banyan_cache *c, const banyan_call *call, int32_t row,
+                                        int32_t first, int32_t rows, int has_sinks)
 {
     const banyan_device_cache *d = c->device;
     const banyan_spec *spec = &c->plan->spec;
@@ -178,7 +179,8 @@ static banyan_status finish_rows(banyan_cache *c, const banyan_call *call, int32
         spec->out_dtype, call->lse ? call->lse + at : NULL));
 }
 
-static banyan_status finish(banyan_cache *c, const banyan_call *call, const banyan_panel *panel)
+static banyan_status device_finish(banyan_cache *c, const banyan_call *call,
+                                   const banyan_panel *panel)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0, next; i < panel->pieces && !status; i = next) {
@@ -188,19 +190,19 @@ static banyan_status finish(banyan_cache *c, const banyan_call *call, const bany
             if (takes_sinks(c, call, &panel->piece[next]) != has_sinks) break;
             rows += panel->piece[next].rows;
         }
-        status = finish_rows(c, call, panel->piece[i].first - panel->first,
-                             panel->piece[i].first, rows, has_sinks);
+        status = device_finish_rows(c, call, panel->piece[i].first - panel->first,
+                                    panel->piece[i].first, rows, has_sinks);
     }
-    return status || !call->probes ? status : share(c, call, panel);
+    return status || !call->probes ? status : share_masses(c, call, panel);
 }
 
 banyan_status banyan_device_merge(banyan_cache *c, const banyan_call *call,
                                   const banyan_panel *panel)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
-    banyan_status status = merge(c, call, panel, part->data);
-    if (!status && call->probes) status = merge(c, call, panel, part->mass);
-    return status ? status : finish(c, call, panel);
+    banyan_status status = device_merge(c, call, panel, part->data);
+    if (!status && call->probes) status = device_merge(c, call, panel, part->mass);
+    return status ? status : device_finish(c, call, panel);
 }
 
 int32_t banyan_device_rows(const banyan_panel *panel, int32_t i, int32_t *rows)

@@ -11,14 +11,14 @@ _Static_assert(sizeof(banyan_fault) == sizeof(banyan_device_fault) &&
 
 /* ---- banyan_memory ------------------------------------------------------------------------- */
 
-static const char *allocate(void *ctx, int on_host, size_t bytes, void **out)
+static const char *memory_allocate(void *ctx, int on_host, size_t bytes, void **out)
 {
     const banyan_device_cache *d = ctx;
     return on_host ? d->device->allocate_host(d->queue, bytes, out)
                    : d->device->allocate(d->queue, bytes, out);
 }
 
-static void release(void *ctx, int on_host, void *memory)
+static void memory_release(void *ctx, int on_host, void *memory)
 {
     const banyan_device_cache *d = ctx;
     if (on_host)
@@ -27,20 +27,20 @@ static void release(void *ctx, int on_host, void *memory)
         d->device->release(d->queue, memory);
 }
 
-static const char *copy(void *ctx, void *to, const void *from, size_t bytes)
+static const char *memory_copy(void *ctx, void *to, const void *from, size_t bytes)
 {
     const banyan_device_cache *d = ctx;
     return d->device->copy(d->queue, to, from, bytes);
 }
 
-static const char *put(void *ctx, void *to, const void *from, size_t bytes)
+static const char *memory_put(void *ctx, void *to, const void *from, size_t bytes)
 {
     const banyan_device_cache *d = ctx;
     return d->device->put(d->queue, to, from, bytes);
 }
 
-static const char *compare(void *ctx, const void *got, const void *expected,
-                           banyan_fault *fault)
+static const char *memory_compare(void *ctx, const void *got, const void *expected,
+                                  banyan_fault *fault)
 {
     const banyan_device_cache *d = ctx;
     void *same = fault;
@@ -59,7 +59,7 @@ static int is_captured(void *ctx)
     return d->device->is_captured(d->queue);
 }
 
-static void *stream(void *ctx)
+static void *memory_stream(void *ctx)
 {
     const banyan_device_cache *d = ctx;
     return d->device->stream(d->queue);
@@ -76,7 +76,7 @@ static banyan_status check_free(const banyan_plan *plan, const banyan_device *de
     return banyan_memory_refuse(need, have, " on the device");
 }
 
-static banyan_status take(banyan_device_cache *d, int64_t bytes, void *out)
+static banyan_status allocate_device(banyan_device_cache *d, int64_t bytes, void *out)
 {
     void *memory = NULL;
     if (bytes == 0) return BANYAN_OK;
@@ -86,7 +86,7 @@ static banyan_status take(banyan_device_cache *d, int64_t bytes, void *out)
     return status;
 }
 
-static void place(banyan_cache *c)
+static void place_mirrors(banyan_cache *c)
 {
     banyan_device_cache *d = c->device;
     banyan_slot *slot = d->tables;
@@ -115,24 +115,25 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     d->device = device;
     d->memory = (banyan_memory){.ctx = d,
                                 .is_staged = !plan->comm->transport->device,
-                                .allocate = allocate,
-                                .release = release,
-                                .copy = copy,
-                                .put = put,
-                                .compare = compare,
+                                .allocate = memory_allocate,
+                                .release = memory_release,
+                                .copy = memory_copy,
+                                .put = memory_put,
+                                .compare = memory_compare,
                                 .wait = wait,
                                 .is_captured = is_captured,
-                                .stream = stream};
+                                .stream = memory_stream};
     d->ring_slots = need.ring_slots;
-    status = take(d, records, &d->records);
-    if (!status) status = take(d, need.slots * (int64_t)sizeof *d->tables, &d->tables);
-    if (!status) status = take(d, need.items_bytes, &d->items);
-    if (!status) status = take(d, need.probed_bytes, &d->probed);
-    if (!status) status = take(d, sizeof *d->owed, &d->owed);
+    status = allocate_device(d, records, &d->records);
+    if (!status)
+        status = allocate_device(d, need.slots * (int64_t)sizeof *d->tables, &d->tables);
+    if (!status) status = allocate_device(d, need.items_bytes, &d->items);
+    if (!status) status = allocate_device(d, need.probed_bytes, &d->probed);
+    if (!status) status = allocate_device(d, sizeof *d->owed, &d->owed);
     if (!status)
         status = banyan_device_said(device->put(d->queue, d->owed, &nothing, sizeof nothing));
-    if (!status) status = take(d, need.maxima_bytes, &d->maxima);
-    if (!status) status = take(d, need.pass_bytes, &d->pass_values);
+    if (!status) status = allocate_device(d, need.maxima_bytes, &d->maxima);
+    if (!status) status = allocate_device(d, need.pass_bytes, &d->pass_values);
     void *staged = NULL;
     if (!status && need.pass_bytes && d->memory.is_staged)
         status = banyan_device_said(
@@ -144,7 +145,7 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
             device->allocate_host(d->queue, (size_t)need.ring_slots * sizeof *d->ring, &ring));
     d->ring = ring;
     if (status) return status;
-    place(c);
+    place_mirrors(c);
     *bytes += sizeof *d + (size_t)(need.device + need.host - need.exchanges);
     return BANYAN_OK;
 }

@@ -21,7 +21,7 @@ target_sources(banyan PRIVATE
   dist/device_tables.c
   dist/device_tape.c
   dist/groups.c
-  dist/host_way.c
+  dist/host_backend.c
   dist/lines.c
   dist/list.c
   dist/merge_passes.c

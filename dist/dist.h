@@ -18,6 +18,9 @@ extern "C" {
 
 /* ---- placement --------------------------------------------------------------------------------- */
 
+/* Products of two 64-bit numbers, exactly. */
+__extension__ typedef unsigned __int128 uint128;
+
 /* A rank's part of a KV head. Blocks are dealt in proportion to the parts by a low-discrepancy
  * sequence: the owner of the block with ordinal n is the first holder whose cut exceeds
  * bitreverse64(n). Cuts ascend; the last is UINT64_MAX and takes what remains. */

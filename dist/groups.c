@@ -35,7 +35,7 @@ static FILE *open_in(const char *folder, const char *name)
 }
 
 /* A number in a one-line file, or -1. */
-static int64_t read_number(const char *folder, const char *name)
+static int64_t read_group_number(const char *folder, const char *name)
 {
     long long value = -1;
     FILE *file = open_in(folder, name);
@@ -48,7 +48,8 @@ static int64_t read_number(const char *folder, const char *name)
 /* What may still be taken within a group's own limit; -1 without one. */
 static int64_t group_free(const version *v, const char *folder)
 {
-    const int64_t most = read_number(folder, v->limit), now = read_number(folder, v->used);
+    const int64_t most = read_group_number(folder, v->limit),
+                  now = read_group_number(folder, v->used);
     if (most < 0 || now < 0) return -1;
     int64_t files = 0;
     char name[64];

@@ -56,7 +56,7 @@ void banyan_record_give(banyan_cache *c, int32_t layer, int32_t j, void *record)
 /* ---- chunks -------------------------------------------------------------------------------- */
 
 /* A chunk begins with its blocks. */
-static banyan_chunk *chunk_of(banyan_held *held)
+static banyan_chunk *chunk_with(banyan_held *held)
 {
     void *chunk = held;
     return chunk;
@@ -105,7 +105,7 @@ int64_t banyan_kept_find(const banyan_kept *kept, int64_t block)
 banyan_status banyan_kept_put(banyan_cache *c, banyan_kept *kept, int64_t i, banyan_held held)
 {
     banyan_held **at = &kept->chunk[i / BANYAN_HELD_CHUNK];
-    banyan_chunk *chunk = chunk_of(*at);
+    banyan_chunk *chunk = chunk_with(*at);
     if (chunk->holders > 1) {
         banyan_chunk *own = chunk_take(c);
         if (!own) return no_chunk(c);
@@ -127,23 +127,23 @@ banyan_status banyan_kept_add(banyan_cache *c, banyan_kept *kept, banyan_held he
     return banyan_kept_put(c, kept, kept->count++, held);
 }
 
-static int64_t chunks_of(int64_t count)
+static int64_t chunks_for(int64_t count)
 {
     return (count + BANYAN_HELD_CHUNK - 1) / BANYAN_HELD_CHUNK;
 }
 
 void banyan_kept_cut(banyan_cache *c, banyan_kept *kept, int64_t count)
 {
-    for (int64_t i = chunks_of(count); i < chunks_of(kept->count); i++)
-        chunk_give(c, chunk_of(kept->chunk[i]));
+    for (int64_t i = chunks_for(count); i < chunks_for(kept->count); i++)
+        chunk_give(c, chunk_with(kept->chunk[i]));
     kept->count = count;
 }
 
 void banyan_kept_share(banyan_kept *to, const banyan_kept *from, int64_t count)
 {
-    for (int64_t i = 0; i < chunks_of(count); i++) {
+    for (int64_t i = 0; i < chunks_for(count); i++) {
         to->chunk[i] = from->chunk[i];
-        chunk_of(to->chunk[i])->holders++;
+        chunk_with(to->chunk[i])->holders++;
     }
     to->count = count;
 }

@@ -36,7 +36,7 @@ static const row *const tables[] = {
     [BANYAN_TRANSPORTS] = transports,
 };
 
-static const char *missing(const char *needs)
+static const char *what_is_missing(const char *needs)
 {
     if (strcmp(needs, "X86") == 0) return "not in this build: needs an x86-64 processor";
     if (strcmp(needs, "MPI") == 0) return "not in this build: needs MPI";
@@ -57,23 +57,25 @@ static const char *why_no_kernel(const row *r)
         if (reason) return reason;
         return kernel->device ? "this device cannot run it" : "this processor cannot run it";
     }
-    return missing(r->needs);
+    return what_is_missing(r->needs);
 }
 
 static const char *why_no_transport(const row *r)
 {
     for (int i = 0; banyan_transport_row(i); i++)
         if (strcmp(banyan_transport_row(i)->name, r->name) == 0) return NULL;
-    return missing(r->needs);
+    return what_is_missing(r->needs);
 }
 
 static const char *why_not(banyan_table table, const row *r)
 {
     switch (table) {
-    case BANYAN_SELECTORS: return banyan_selector_find(r->name) ? NULL : missing(r->needs);
+    case BANYAN_SELECTORS:
+        return banyan_selector_find(r->name) ? NULL : what_is_missing(r->needs);
     case BANYAN_KERNELS: return why_no_kernel(r);
-    case BANYAN_PLACEMENTS: return banyan_placement_find(r->name) ? NULL : missing(r->needs);
-    case BANYAN_MERGES: return banyan_merge_find(r->name) ? NULL : missing(r->needs);
+    case BANYAN_PLACEMENTS:
+        return banyan_placement_find(r->name) ? NULL : what_is_missing(r->needs);
+    case BANYAN_MERGES: return banyan_merge_find(r->name) ? NULL : what_is_missing(r->needs);
     case BANYAN_TRANSPORTS: return why_no_transport(r);
     }
     return NULL;

@@ -20,7 +20,7 @@ typedef struct parts {
     int32_t value_dim, rows;
 } parts;
 
-static float *row_of(const parts *p, int32_t head, int32_t row)
+static float *partial_row(const parts *p, int32_t head, int32_t row)
 {
     return (float *)p->data[head] + (size_t)row * banyan_partial_floats(p->value_dim);
 }
@@ -33,7 +33,7 @@ static int is_held(const parts *p, int32_t head)
 }
 
 /* exp(m - M); 0 where nothing was seen, NaN where m is. */
-static float factor(float m, float largest)
+static float shrink_by(float m, float largest)
 {
     return m == -INFINITY ? 0 : m == largest ? 1 : expf(m - largest);
 }
@@ -44,7 +44,7 @@ static void give_maxima(void *ctx, float *values)
     for (int32_t h = 0; h < p->c->plan->spec.heads; h++) {
         const int held = is_held(p, h);
         for (int32_t r = 0; r < p->rows; r++)
-            *values++ = held ? row_of(p, h, r)[p->value_dim] : -INFINITY;
+            *values++ = held ? partial_row(p, h, r)[p->value_dim] : -INFINITY;
     }
 }
 
@@ -62,8 +62,8 @@ static void give_numerators(void *ctx, float *values)
     for (int32_t h = 0; h < p->c->plan->spec.heads; h++) {
         const int held = is_held(p, h);
         for (int32_t r = 0; r < p->rows; r++, largest++, values += p->value_dim) {
-            const float *o = row_of(p, h, r);
-            const float scale = held ? factor(o[p->value_dim], *largest) : 0;
+            const float *o = partial_row(p, h, r);
+            const float scale = held ? shrink_by(o[p->value_dim], *largest) : 0;
             for (int32_t d = 0; d < p->value_dim; d++) values[d] = held ? o[d] * scale : 0;
         }
     }
@@ -74,7 +74,7 @@ static void take_numerators(void *ctx, const float *values)
     const parts *p = ctx;
     for (int32_t h = 0; h < p->c->plan->spec.heads; h++)
         for (int32_t r = 0; r < p->rows; r++, values += p->value_dim) {
-            float *o = row_of(p, h, r);
+            float *o = partial_row(p, h, r);
             for (int32_t d = 0; d < p->value_dim; d++) o[d] = values[d];
         }
 }
@@ -86,8 +86,8 @@ static void give_denominators(void *ctx, float *values)
     for (int32_t h = 0; h < p->c->plan->spec.heads; h++) {
         const int held = is_held(p, h);
         for (int32_t r = 0; r < p->rows; r++, largest++) {
-            const float *ml = row_of(p, h, r) + p->value_dim;
-            *values++ = held ? ml[1] * factor(ml[0], *largest) : 0;
+            const float *ml = partial_row(p, h, r) + p->value_dim;
+            *values++ = held ? ml[1] * shrink_by(ml[0], *largest) : 0;
         }
     }
 }
@@ -98,7 +98,7 @@ static void take_denominators(void *ctx, const float *values)
     const float *largest = p->c->maxima;
     for (int32_t h = 0; h < p->c->plan->spec.heads; h++)
         for (int32_t r = 0; r < p->rows; r++) {
-            float *ml = row_of(p, h, r) + p->value_dim;
+            float *ml = partial_row(p, h, r) + p->value_dim;
             ml[0] = *largest++;
             ml[1] = *values++;
         }
@@ -136,10 +136,10 @@ banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
  * which a float holds. A rank whose token is out of it has none; in the end all know what was found. */
 enum { TOKEN_BITS = 24 };
 
-typedef struct choosing {
+typedef struct strongest_passes {
     parts p;
     int pass; /* 0: scores; 1: the token's upper bits; 2: its lower bits. Each gives, then takes */
-} choosing;
+} strongest_passes;
 
 static float choice_of(const banyan_strongest *best, int pass)
 {
@@ -152,7 +152,7 @@ static float choice_of(const banyan_strongest *best, int pass)
 
 static void give_choice(void *ctx, float *values)
 {
-    const choosing *x = ctx;
+    const strongest_passes *x = ctx;
     for (int32_t h = 0; h < x->p.c->plan->spec.heads; h++) {
         banyan_strongest *best = x->p.data[h];
         if (x->pass == 0 && !is_held(&x->p, h)) banyan_strongest_clear(best, x->p.rows);
@@ -162,7 +162,7 @@ static void give_choice(void *ctx, float *values)
 
 static void take_choice(void *ctx, const float *values)
 {
-    choosing *x = ctx;
+    strongest_passes *x = ctx;
     for (int32_t h = 0; h < x->p.c->plan->spec.heads; h++) {
         banyan_strongest *best = x->p.data[h];
         for (int32_t r = 0; r < x->p.rows; r++, best++) {
@@ -183,7 +183,7 @@ banyan_status banyan_reduce_strongest(banyan_cache *c, const banyan_kind *kind,
                                       void *const *data, int32_t rows)
 {
     const banyan_plan *plan = c->plan;
-    choosing x = {.p = {c, kind, data, 0, rows}};
+    strongest_passes x = {.p = {c, kind, data, 0, rows}};
     const int64_t floats = (int64_t)plan->spec.heads * rows;
     const banyan_pass choice = {BANYAN_MAX, floats, give_choice, take_choice};
     const banyan_pass pass[] = {choice, choice, choice};

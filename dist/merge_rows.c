@@ -12,16 +12,17 @@
 #include <math.h>
 
 /* One merge of a panel: of its sums, or, with value_dim 0, of a probe's, or of strongest tokens. */
-typedef struct merging {
+typedef struct panel_merging {
     const banyan_plan *plan;
     int32_t value_dim, what;
     size_t row_bytes;
     banyan_passage passage;
-} merging;
+} panel_merging;
 
-static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void combine_panel_rows(void *ctx, void *out, const void *lo, const void *hi,
+                               size_t bytes)
 {
-    const merging *m = ctx;
+    const panel_merging *m = ctx;
     const int64_t rows = (int64_t)(bytes / m->row_bytes);
     if (m->what == BANYAN_WHAT_STRONGEST)
         banyan_strongest_combine(out, lo, hi, rows);
@@ -29,8 +30,8 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
         banyan_sum_combine(m->plan, out, lo, hi, m->value_dim, rows);
 }
 
-static void describe(const banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                     int32_t what, merging *out)
+static void describe_merge(const banyan_cache *c, const banyan_call *call,
+                           const banyan_panel *panel, int32_t what, panel_merging *out)
 {
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const int is_result = what == BANYAN_WHAT_RESULTS;
@@ -42,7 +43,7 @@ static void describe(const banyan_cache *c, const banyan_call *call, const banya
     out->passage = (banyan_passage){.data = is_result ? part->data : part->mass,
                                     .item_bytes = (size_t)panel->rows * out->row_bytes,
                                     .dtype = BANYAN_F32,
-                                    .combine = combine,
+                                    .combine = combine_panel_rows,
                                     .ctx = out,
                                     .mark = {{"merge", c->stats.merges},
                                              {"layer", call->layer},
@@ -50,7 +51,7 @@ static void describe(const banyan_cache *c, const banyan_call *call, const banya
 }
 
 static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
-                            const merging *m)
+                            const panel_merging *m)
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     const banyan_status status =
@@ -63,21 +64,21 @@ static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t ro
 banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel)
 {
-    merging m;
+    panel_merging m;
     if (c->plan->merge->reduce) return BANYAN_OK;
-    describe(c, call, panel, BANYAN_WHAT_RESULTS, &m);
+    describe_merge(c, call, panel, BANYAN_WHAT_RESULTS, &m);
     return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
                                  &m.passage);
 }
 
 /* Results have been started. */
-static banyan_status merge(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
-                           int32_t what)
+static banyan_status merge_panel(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel, int32_t what)
 {
-    merging m;
+    panel_merging m;
     banyan_exchange *x = banyan_cache_part(c, call->layer)->exchange;
     banyan_status status = BANYAN_OK;
-    describe(c, call, panel, what, &m);
+    describe_merge(c, call, panel, what, &m);
     if (c->plan->merge->reduce) return reduce(c, call, panel->rows, &m);
     if (what != BANYAN_WHAT_RESULTS)
         status = banyan_exchange_start(x, c->plan->comm, &m.passage);
@@ -101,7 +102,7 @@ static float mass_share(const float *probed, const float *all)
     return (float)(probed[1] * exp((double)probed[0] - all[0]) / all[1]);
 }
 
-static int is_wanted(const finishing *f, int64_t h)
+static int is_wanted_here(const finishing *f, int64_t h)
 {
     const banyan_plan *plan = f->c->plan;
     return plan->spec.out == BANYAN_OUT_ALL || f->kind->home[h] == plan->rank;
@@ -150,7 +151,7 @@ static void show_head(void *arg, int64_t h, int32_t worker)
 {
     (void)worker;
     const finishing *f = arg;
-    if (!is_wanted(f, h)) return;
+    if (!is_wanted_here(f, h)) return;
     if (f->what == BANYAN_WHAT_STRONGEST)
         show_strongest(f, h);
     else
@@ -159,7 +160,7 @@ static void show_head(void *arg, int64_t h, int32_t worker)
 
 /* A sink joins the rows of parts without a range: it counts once, and who cuts their tokens into ranges
  * adds it when they are joined. */
-static void add_sink(const finishing *f, int64_t h, float *partial)
+static void add_sinks(const finishing *f, int64_t h, float *partial)
 {
     const banyan_spec *spec = &f->c->plan->spec;
     const int32_t value_dim = f->kind->shape.value_dim;
@@ -179,11 +180,11 @@ static void finish_head(void *arg, int64_t h, int32_t worker)
     const finishing *f = arg;
     const banyan_plan *plan = f->c->plan;
     const banyan_spec *spec = &plan->spec;
-    if (!is_wanted(f, h)) return;
+    if (!is_wanted_here(f, h)) return;
 
     const int32_t rows = f->panel->rows, value_dim = f->kind->shape.value_dim;
     float *partial = banyan_sum_round(plan, f->part->data[h], value_dim, rows);
-    if (spec->sinks) add_sink(f, h, partial);
+    if (spec->sinks) add_sinks(f, h, partial);
     int64_t at = (int64_t)f->panel->first * spec->heads + h;
     size_t bytes = banyan_dtype_bytes(spec->out_dtype);
     banyan_partial_finish(partial, value_dim, rows,
@@ -196,7 +197,7 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
                                  const banyan_panel *panel)
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
-    const banyan_status status = merge(c, call, panel, BANYAN_WHAT_RESULTS);
+    const banyan_status status = merge_panel(c, call, panel, BANYAN_WHAT_RESULTS);
     if (status != BANYAN_OK) return status;
 
     finishing f = {.c = c,
@@ -213,7 +214,7 @@ banyan_status banyan_panel_merge(banyan_cache *c, const banyan_call *call,
 banyan_status banyan_panel_show(banyan_cache *c, const banyan_call *call,
                                 const banyan_panel *panel, int32_t what)
 {
-    const banyan_status status = merge(c, call, panel, what);
+    const banyan_status status = merge_panel(c, call, panel, what);
     if (status != BANYAN_OK) return status;
     finishing f = {.c = c,
                    .call = call,

@@ -35,16 +35,16 @@ typedef struct panel {
 } panel;
 
 /* Where tile `i` lies. */
-typedef struct place {
+typedef struct panel_tile {
     const banyan_kept *kept;
     const banyan_head_plan *head;
     const banyan_piece *piece;
     int32_t j; /* the KV head, among those held here */
     int32_t subgroup, heads;
     int32_t first_head; /* of the model */
-} place;
+} panel_tile;
 
-static place tile_place(const panel *p, int64_t i)
+static panel_tile tile_place(const panel *p, int64_t i)
 {
     const banyan_shape *shape = &p->kind->shape;
     const banyan_piece *piece = &p->panel->piece[i % p->panel->pieces];
@@ -52,18 +52,19 @@ static place tile_place(const panel *p, int64_t i)
     const int32_t subgroup = (int32_t)(rest % shape->subgroups);
     const int32_t j = p->order[rest / shape->subgroups], kv_head = p->part->mine[j].kv_head;
     const int32_t most = banyan_tile_heads(shape), before = subgroup * most;
-    place t = {.kept = banyan_part_kept(&p->call->batch[piece->part], p->call->cache_layer, j),
-               .head = &p->kind->head[kv_head],
-               .piece = piece,
-               .j = j,
-               .subgroup = subgroup,
-               .heads = shape->group - before,
-               .first_head = kv_head * shape->group + before};
+    panel_tile t = {.kept =
+                        banyan_part_kept(&p->call->batch[piece->part], p->call->cache_layer, j),
+                    .head = &p->kind->head[kv_head],
+                    .piece = piece,
+                    .j = j,
+                    .subgroup = subgroup,
+                    .heads = shape->group - before,
+                    .first_head = kv_head * shape->group + before};
     if (t.heads > most) t.heads = most;
     return t;
 }
 
-static void gather_q(const panel *p, const place *t, float *q)
+static void gather_queries(const panel *p, const panel_tile *t, float *q)
 {
     const banyan_spec *spec = &p->c->plan->spec;
     const int32_t key_dim = p->kind->shape.key_dim;
@@ -78,15 +79,15 @@ static void gather_q(const panel *p, const place *t, float *q)
 }
 
 /* Blocks of a cut. Many rows take longer over a block: fewer cuts do. */
-static int64_t cut_blocks(const panel *p, const place *t)
+static int64_t cut_blocks(const panel *p, const panel_tile *t)
 {
     return (int64_t)p->kind->cut_blocks * (t->piece->rows < 16 ? 1 : 8);
 }
 
-static int64_t cuts_of(const panel *p, const place *t, const banyan_lane *lane)
+static int64_t cuts_of(const panel *p, const panel_tile *t, const banyan_tile_input *input)
 {
     const int64_t cut = cut_blocks(p, t);
-    return lane->entries > cut ? (lane->entries + cut - 1) / cut : 1;
+    return input->entries > cut ? (input->entries + cut - 1) / cut : 1;
 }
 
 banyan_range banyan_part_range(const banyan_rows *part, int32_t what)
@@ -101,60 +102,60 @@ banyan_range banyan_part_range(const banyan_rows *part, int32_t what)
     return range;
 }
 
-static banyan_range range_of(const panel *p, const place *t)
+static banyan_range tile_range(const panel *p, const panel_tile *t)
 {
     return banyan_part_range(&p->call->batch[t->piece->part], p->what);
 }
 
-/* Of a lane's list, the entries with a token of the range. */
-static void trim(banyan_lane *lane, banyan_range range, int64_t tokens)
+/* Of an input's list, the entries with a token of the range. */
+static void trim(banyan_tile_input *input, banyan_range range, int64_t tokens)
 {
-    int64_t end = lane->entries;
-    lane->first = 0;
-    while (lane->first < end && (lane->entry[lane->first].block + 1) * tokens <= range.first)
-        lane->first++;
-    while (end > lane->first && lane->entry[end - 1].block * tokens >= range.end) end--;
-    lane->entries = range.end > range.first ? end - lane->first : 0;
+    int64_t end = input->entries;
+    input->first = 0;
+    while (input->first < end && (input->entry[input->first].block + 1) * tokens <= range.first)
+        input->first++;
+    while (end > input->first && input->entry[end - 1].block * tokens >= range.end) end--;
+    input->entries = range.end > range.first ? end - input->first : 0;
 }
 
 /* What the classes of a tile chose, before lists are built. */
-static void choose(const panel *p, const place *t, const banyan_class *class, int32_t count,
-                   banyan_lane *lane)
+static void take_choices(const panel *p, const panel_tile *t, const banyan_class *class,
+                         int32_t count, banyan_tile_input *input)
 {
     const int32_t kv_head = p->part->mine[t->j].kv_head;
     const int64_t piece = t->piece - p->panel->piece;
     for (int32_t i = 0; i < count; i++) {
-        lane->chosen[i] = (banyan_chosen){0};
+        input->chosen[i] = (banyan_chosen){0};
         if (p->kind->pickers)
-            lane->chosen[i] =
+            input->chosen[i] =
                 banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i], piece);
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, kv_head, t->subgroup, &class[i]);
         if (set && set->is_pooled)
-            lane->chosen[i].only = banyan_only(p->c->plan, set, piece);
+            input->chosen[i].only = banyan_only(p->c->plan, set, piece);
         else if (set)
-            lane->chosen[i].band = set->band;
+            input->chosen[i].band = set->band;
     }
 }
 
 /* .. and behind the list, the columns of theirs that it does not hold. */
-static void add_columns(const panel *p, const place *t, const banyan_class *class,
-                        int32_t count, banyan_lane *lane)
+static void add_columns(const panel *p, const panel_tile *t, const banyan_class *class,
+                        int32_t count, banyan_tile_input *input)
 {
     const int64_t own = t->piece->at / p->kind->shape.block.block_tokens;
-    uint64_t *mask = lane->mask;
+    uint64_t *mask = input->mask;
     for (int32_t i = 0; i < count; i++) {
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup, &class[i]);
         if (set && !set->is_pooled)
-            lane->entries += banyan_line_entries(
-                p->c, p->kind, set, t->kept, class[i].heads, own, range_of(p, t),
-                lane->entry + lane->first + lane->entries, &mask);
+            input->entries += banyan_line_entries(
+                p->c, p->kind, set, t->kept, class[i].heads, own, tile_range(p, t),
+                input->entry + input->first + input->entries, &mask);
     }
 }
 
-/* A tile's q and block list into a lane. */
-static void prepare(const panel *p, const place *t, banyan_lane *lane)
+/* A tile's q and block list. */
+static void prepare_input(const panel *p, const panel_tile *t, banyan_tile_input *input)
 {
     const int32_t *classes = t->head->subgroup_first + t->subgroup;
     const banyan_held_list held = {
@@ -162,39 +163,39 @@ static void prepare(const panel *p, const place *t, banyan_lane *lane)
     const banyan_class *class = t->head->classes + classes[0];
     const int32_t count = classes[1] - classes[0];
     const int chooses = p->kind->pickers || p->kind->liners;
-    if (chooses) choose(p, t, class, count, lane);
-    lane->hints = 0;
-    lane->entries =
-        banyan_list_build(class, count, chooses ? lane->chosen : NULL, t->piece->at,
-                          t->piece->at + t->piece->rows - 1, &held, lane->entry, lane->edge);
-    lane->is_refused |=
-        lane->entries < 0; /* a pattern that the plan should not have let pass */
-    if (lane->entries < 0) lane->entries = 0;
-    trim(lane, range_of(p, t), p->kind->shape.block.block_tokens);
-    if (p->kind->liners && held.count) add_columns(p, t, class, count, lane);
-    gather_q(p, t, lane->q);
+    if (chooses) take_choices(p, t, class, count, input);
+    input->hints = 0;
+    input->entries =
+        banyan_list_build(class, count, chooses ? input->chosen : NULL, t->piece->at,
+                          t->piece->at + t->piece->rows - 1, &held, input->entry, input->edge);
+    input->is_refused |=
+        input->entries < 0; /* a pattern that the plan should not have let pass */
+    if (input->entries < 0) input->entries = 0;
+    trim(input, tile_range(p, t), p->kind->shape.block.block_tokens);
+    if (p->kind->liners && held.count) add_columns(p, t, class, count, input);
+    gather_queries(p, t, input->q);
 }
 
-/* A cut of a lane's list into a slot. */
-static void attend(const panel *p, const place *t, const banyan_lane *lane, int64_t cut,
-                   int32_t worker, char *slot)
+/* A cut of an input's list into a slot. */
+static void attend_cut(const panel *p, const panel_tile *t, const banyan_tile_input *input,
+                       int64_t cut, int32_t worker, char *slot)
 {
     banyan_cache *c = p->c;
     const banyan_plan *plan = c->plan;
-    const banyan_range range = range_of(p, t);
+    const banyan_range range = tile_range(p, t);
     const int64_t blocks = cut_blocks(p, t), from = cut * blocks;
-    const int64_t to = from + blocks < lane->entries ? from + blocks : lane->entries;
+    const int64_t to = from + blocks < input->entries ? from + blocks : input->entries;
     banyan_tile tile = {.shape = p->kind->shape.block,
                         .scale = p->kind->shape.scale,
                         .heads = t->heads,
                         .rows = t->piece->rows,
                         .unit = p->kind->shape.unit,
                         .at = t->piece->at,
-                        .q = lane->q,
-                        .entry = lane->entry + lane->first + from,
+                        .q = input->q,
+                        .entry = input->entry + input->first + from,
                         .entries = to - from,
-                        .behind = lane->entries + lane->hints - to,
-                        .edge = lane->edge,
+                        .behind = input->entries + input->hints - to,
+                        .edge = input->edge,
                         .first_token = range.first,
                         .end_token = range.end,
                         .workspace = c->worker[worker].workspace};
@@ -206,14 +207,14 @@ static void attend(const panel *p, const place *t, const banyan_lane *lane, int6
         c->worker[worker].pairs += pairs * p->kind->shape.unit * t->piece->rows;
 }
 
-static void combine(const panel *p, const place *t, char *slot, const char *more)
+static void add_slot(const panel *p, const panel_tile *t, char *slot, const char *more)
 {
     banyan_sum_combine(p->c->plan, slot, slot, more, p->kind->shape.value_dim,
                        (int64_t)t->heads * t->piece->rows);
 }
 
 /* Query heads of the tile whose rows have a compensation token. */
-static uint64_t compensated_heads(const place *t)
+static uint64_t compensated_heads(const panel_tile *t)
 {
     uint64_t heads = 0;
     for (int32_t i = t->head->subgroup_first[t->subgroup];
@@ -224,12 +225,13 @@ static uint64_t compensated_heads(const place *t)
 }
 
 /* A finished slot, [heads][rows], to its rows of the items; of a probe without the values. */
-static void scatter(const panel *p, const place *t, const banyan_lane *lane, char *slot)
+static void scatter_sums(const panel *p, const panel_tile *t, const banyan_tile_input *input,
+                         char *slot)
 {
     const banyan_plan *plan = p->c->plan;
     if (p->joins && p->what == BANYAN_WHAT_RESULTS)
         banyan_compensation_add(p->c, p->kind, t->j, t->piece - p->panel->piece,
-                                compensated_heads(t), t->piece->rows, lane->q, slot);
+                                compensated_heads(t), t->piece->rows, input->q, slot);
     const int32_t rows = t->piece->rows;
     const size_t row = (size_t)(t->piece->first - p->panel->first);
     for (int32_t h = 0; h < t->heads; h++) {
@@ -252,32 +254,32 @@ static char *worker_slot(const banyan_cache *c, int32_t worker)
 
 /* Where the worker's next tile will probably begin, behind the list of this one: so that it is asked for
  * while this one ends. */
-static void hint(const panel *p, int64_t next, banyan_lane *lane)
+static void hint(const panel *p, int64_t next, banyan_tile_input *input)
 {
     if (next >= p->tiles) return;
-    const place t = tile_place(p, next);
+    const panel_tile t = tile_place(p, next);
     if (!t.kept->count) return;
-    lane->entry[lane->first + lane->entries] =
+    input->entry[input->first + input->entries] =
         (banyan_entry){.record = banyan_kept_at(t.kept, 0).record};
-    lane->hints = 1;
+    input->hints = 1;
 }
 
 static void whole_tile(void *arg, int64_t i, int32_t worker)
 {
     const panel *p = arg;
     const banyan_cache *c = p->c;
-    const place t = tile_place(p, i);
-    banyan_lane *lane = &c->lane[worker];
+    const panel_tile t = tile_place(p, i);
+    banyan_tile_input *input = &c->input[worker];
     char *slot = worker_slot(c, worker), *more = slot + c->sizes.slot_bytes;
-    prepare(p, &t, lane);
-    hint(p, i + c->sizes.workers, lane);
-    const int64_t cuts = cuts_of(p, &t, lane);
-    attend(p, &t, lane, 0, worker, slot);
+    prepare_input(p, &t, input);
+    hint(p, i + c->sizes.workers, input);
+    const int64_t cuts = cuts_of(p, &t, input);
+    attend_cut(p, &t, input, 0, worker, slot);
     for (int64_t cut = 1; cut < cuts; cut++) {
-        attend(p, &t, lane, cut, worker, more);
-        combine(p, &t, slot, more);
+        attend_cut(p, &t, input, cut, worker, more);
+        add_slot(p, &t, slot, more);
     }
-    scatter(p, &t, lane, slot);
+    scatter_sums(p, &t, input, slot);
 }
 
 /* The strongest tokens of a tile, to their rows of the items. */
@@ -285,24 +287,24 @@ static void strongest_tile(void *arg, int64_t i, int32_t worker)
 {
     const panel *p = arg;
     const banyan_cache *c = p->c;
-    const place t = tile_place(p, i);
-    const banyan_range range = range_of(p, &t);
-    banyan_lane *lane = &c->lane[worker];
+    const panel_tile t = tile_place(p, i);
+    const banyan_range range = tile_range(p, &t);
+    banyan_tile_input *input = &c->input[worker];
     banyan_strongest *best = c->worker[worker].best;
     const int32_t rows = t.piece->rows;
     const size_t row = (size_t)(t.piece->first - p->panel->first);
     void *scratch = worker_slot(c, worker);
-    prepare(p, &t, lane);
+    prepare_input(p, &t, input);
     const banyan_tile tile = {.shape = p->kind->shape.block,
                               .scale = p->kind->shape.scale,
                               .heads = t.heads,
                               .rows = rows,
                               .unit = p->kind->shape.unit,
                               .at = t.piece->at,
-                              .q = lane->q,
-                              .entry = lane->entry + lane->first,
-                              .entries = lane->entries,
-                              .edge = lane->edge,
+                              .q = input->q,
+                              .entry = input->entry + input->first,
+                              .entries = input->entries,
+                              .edge = input->edge,
                               .first_token = range.first,
                               .end_token = range.end,
                               .partial = scratch,
@@ -317,8 +319,8 @@ static void prepare_tile(void *arg, int64_t i, int32_t worker)
 {
     (void)worker;
     const panel *p = arg;
-    const place t = tile_place(p, i);
-    prepare(p, &t, &p->c->lane[i]);
+    const panel_tile t = tile_place(p, i);
+    prepare_input(p, &t, &p->c->input[i]);
 }
 
 /* Slots of a wave: the first of each tile is where its partials are combined. */
@@ -333,8 +335,8 @@ static void one_cut(void *arg, int64_t i, int32_t worker)
     const int64_t *start = p->c->start, cut = p->wave + i, slot = p->tiles + i;
     int64_t tile = 0;
     while (start[tile + 1] <= cut) tile++;
-    const place t = tile_place(p, tile);
-    attend(p, &t, &p->c->lane[tile], cut - start[tile], worker, wave_slot(p, slot));
+    const panel_tile t = tile_place(p, tile);
+    attend_cut(p, &t, &p->c->input[tile], cut - start[tile], worker, wave_slot(p, slot));
 }
 
 /* The wave's cuts of a tile, behind those of the waves before. */
@@ -343,7 +345,7 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
     (void)worker;
     const panel *p = arg;
     const int64_t *start = p->c->start;
-    const place t = tile_place(p, i);
+    const panel_tile t = tile_place(p, i);
     const size_t vectors = (size_t)t.heads * (size_t)t.piece->rows;
     char *slot = wave_slot(p, i);
     int64_t from = start[i] > p->wave ? start[i] : p->wave;
@@ -352,8 +354,9 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
         const int64_t first = p->tiles + from++ - p->wave;
         memcpy(slot, wave_slot(p, first), vectors * p->sum_bytes);
     }
-    for (; from < to; from++) combine(p, &t, slot, wave_slot(p, p->tiles + from - p->wave));
-    if (start[i + 1] > p->wave && to == start[i + 1]) scatter(p, &t, &p->c->lane[i], slot);
+    for (; from < to; from++) add_slot(p, &t, slot, wave_slot(p, p->tiles + from - p->wave));
+    if (start[i + 1] > p->wave && to == start[i + 1])
+        scatter_sums(p, &t, &p->c->input[i], slot);
 }
 
 /* Room for one slot of the largest tile of this panel, and how many fit. */
@@ -375,8 +378,8 @@ static void few_tiles(panel *p)
     banyan_each(c->sizes.workers, p->tiles, prepare_tile, p);
     c->start[0] = 0;
     for (int64_t i = 0; i < p->tiles; i++) {
-        const place t = tile_place(p, i);
-        c->start[i + 1] = c->start[i] + cuts_of(p, &t, &c->lane[i]);
+        const panel_tile t = tile_place(p, i);
+        c->start[i + 1] = c->start[i] + cuts_of(p, &t, &c->input[i]);
     }
     const int64_t cuts = c->start[p->tiles];
     for (p->wave = 0; p->wave < cuts; p->wave = p->wave_end) {
@@ -386,8 +389,9 @@ static void few_tiles(panel *p)
     }
 }
 
-static banyan_status compute(banyan_cache *c, const banyan_call *call, const banyan_panel *rows,
-                             int32_t from, int32_t to, int32_t what)
+static banyan_status compute_tiles(banyan_cache *c, const banyan_call *call,
+                                   const banyan_panel *rows, int32_t from, int32_t to,
+                                   int32_t what)
 {
     if (from == to) return BANYAN_OK;
     const banyan_plan *plan = c->plan;
@@ -406,12 +410,12 @@ static banyan_status compute(banyan_cache *c, const banyan_call *call, const ban
         banyan_compensation_join(c, call, rows, p.order, to - from);
     if (what == BANYAN_WHAT_STRONGEST)
         banyan_each(c->sizes.workers, p.tiles, strongest_tile, &p);
-    else if (c->sizes.workers == 1 || p.tiles > c->sizes.lanes)
+    else if (c->sizes.workers == 1 || p.tiles > c->sizes.inputs)
         banyan_each(c->sizes.workers, p.tiles, whole_tile, &p);
     else
         few_tiles(&p);
-    for (int32_t i = 0; i < c->sizes.lanes; i++)
-        if (c->lane[i].is_refused)
+    for (int32_t i = 0; i < c->sizes.inputs; i++)
+        if (c->input[i].is_refused)
             return banyan_fail(BANYAN_ERR_CONFIG,
                                "layer %d: some rows read more than %d runs of blocks",
                                (int)call->layer, BANYAN_MAX_RUNS);
@@ -425,13 +429,13 @@ static banyan_status compute(banyan_cache *c, const banyan_call *call, const ban
 banyan_status banyan_panel_compute(banyan_cache *c, const banyan_call *call,
                                    const banyan_panel *panel, int32_t from, int32_t to)
 {
-    return compute(c, call, panel, from, to, BANYAN_WHAT_RESULTS);
+    return compute_tiles(c, call, panel, from, to, BANYAN_WHAT_RESULTS);
 }
 
-banyan_status banyan_panel_look(banyan_cache *c, const banyan_call *call,
-                                const banyan_panel *panel, int32_t what)
+banyan_status banyan_panel_probe(banyan_cache *c, const banyan_call *call,
+                                 const banyan_panel *panel, int32_t what)
 {
     const int32_t mine = banyan_cache_part(c, call->layer)->mine_count;
-    const banyan_status status = compute(c, call, panel, 0, mine, what);
+    const banyan_status status = compute_tiles(c, call, panel, 0, mine, what);
     return status ? status : banyan_panel_show(c, call, panel, what);
 }

@@ -4,8 +4,6 @@
  * lowest head and the lowest rank on ties. */
 #include "dist/dist.h"
 
-__extension__ typedef unsigned __int128 uint128;
-
 /* The heaviest head that has no holder yet. */
 static int32_t heaviest(const double *weight, int32_t heads, const banyan_placed *out)
 {
@@ -25,8 +23,8 @@ static uint64_t load_of(const double *weight, int32_t heads, const banyan_placed
     return load;
 }
 
-static void place(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  const int32_t *node, int32_t ranks, double border, banyan_placed *out)
+static void heads_place(const double *weight, int32_t kv_heads, const double *bandwidth,
+                        const int32_t *node, int32_t ranks, double border, banyan_placed *out)
 {
     (void)node;
     (void)border;
@@ -50,5 +48,5 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
 
 const banyan_placement banyan_place_heads = {
     .name = "heads",
-    .place = place,
+    .place = heads_place,
 };

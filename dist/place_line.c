@@ -21,8 +21,6 @@
  * multiples of S. */
 #include "dist/dist.h"
 
-__extension__ typedef unsigned __int128 uint128;
-
 typedef struct line {
     const double *weight;
     const double *bandwidth;
@@ -32,7 +30,7 @@ typedef struct line {
     uint128 tolerance;
 } line;
 
-static uint64_t weight_of(const line *l, int32_t head)
+static uint64_t line_weight(const line *l, int32_t head)
 {
     return l->even ? 1 : (uint64_t)l->weight[head];
 }
@@ -84,10 +82,10 @@ static int walk_on(const line *l, walk *w)
     } while (!b);
     w->speed += b;
     w->due = (uint128)l->weights * w->speed;
-    w->span = (uint128)weight_of(l, w->head) * l->bandwidths;
+    w->span = (uint128)line_weight(l, w->head) * l->bandwidths;
     while (w->head + 1 < l->heads && w->below + w->span <= w->due) {
         w->below += w->span;
-        w->span = (uint128)weight_of(l, ++w->head) * l->bandwidths;
+        w->span = (uint128)line_weight(l, ++w->head) * l->bandwidths;
     }
     const uint128 above = w->below + w->span;
     w->border = distance(w->due, w->below) <= distance(w->due, above) ? w->below : above;
@@ -125,8 +123,8 @@ static void add_holder(banyan_placed *placed, int32_t rank, uint64_t cut)
     placed->holder[placed->count++].cut = cut;
 }
 
-static void place(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  const int32_t *node, int32_t ranks, double border, banyan_placed *out)
+static void line_place(const double *weight, int32_t kv_heads, const double *bandwidth,
+                       const int32_t *node, int32_t ranks, double border, banyan_placed *out)
 {
     (void)node;
     const line l = line_make(weight, kv_heads, bandwidth, ranks, border);
@@ -140,7 +138,7 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
         const uint128 end = snaps ? w.border : w.due;
         if (end > start) last = w.rank;
         for (; head < kv_heads; head++) {
-            const uint128 length = (uint128)weight_of(&l, head) * l.bandwidths;
+            const uint128 length = (uint128)line_weight(&l, head) * l.bandwidths;
             if (end <= low || (length == 0 && end == start)) break;
             if (low + length > end) {
                 add_holder(&out[head], w.rank, fraction(end - low, length));
@@ -156,5 +154,5 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
 
 const banyan_placement banyan_place_line = {
     .name = "line",
-    .place = place,
+    .place = line_place,
 };

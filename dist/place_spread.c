@@ -3,10 +3,8 @@
  * over every rank. */
 #include "dist/dist.h"
 
-__extension__ typedef unsigned __int128 uint128;
-
-static void place(const double *weight, int32_t kv_heads, const double *bandwidth,
-                  const int32_t *node, int32_t ranks, double border, banyan_placed *out)
+static void spread_place(const double *weight, int32_t kv_heads, const double *bandwidth,
+                         const int32_t *node, int32_t ranks, double border, banyan_placed *out)
 {
     (void)node;
     (void)weight;
@@ -33,5 +31,5 @@ static void place(const double *weight, int32_t kv_heads, const double *bandwidt
 
 const banyan_placement banyan_place_spread = {
     .name = "spread",
-    .place = place,
+    .place = spread_place,
 };

@@ -67,18 +67,13 @@ static float *copy_sinks(banyan_plan *plan, const banyan_spec *spec)
     return out ? memcpy(out, spec->sinks, count * sizeof *out) : NULL;
 }
 
-static int is_imaginary(const banyan_comm *comm)
-{
-    return strcmp(comm->transport->name, "imaginary") == 0;
-}
-
 /* The cores that this process may use, over the ranks of its node. */
 static int32_t own_cores(const banyan_comm *comm)
 {
     const banyan_topology *t = banyan_comm_topology(comm);
     int32_t neighbours = 0;
     cpu_set_t cores;
-    if (is_imaginary(comm)) return 1;
+    if (comm->transport->is_imaginary) return 1;
     for (int32_t r = 0; r < t->ranks; r++) neighbours += t->node[r] == t->node[comm->rank];
     const int count = sched_getaffinity(0, sizeof cores, &cores) ? 1 : CPU_COUNT(&cores);
     return count > neighbours ? count / neighbours : 1;
@@ -173,7 +168,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
     return status;
 }
 
-static banyan_status compare(banyan_plan *plan, uint64_t *all)
+static banyan_status compare_hashes(banyan_plan *plan, uint64_t *all)
 {
     banyan_status status =
         banyan_comm_allgather(plan->comm, &plan->hash, sizeof plan->hash, all);
@@ -202,15 +197,15 @@ static void pool_kinds(banyan_plan *plan)
 }
 
 /* The ranks' part of it. An imaginary cluster has nobody to talk to. */
-static banyan_status settle(banyan_plan *plan, banyan_status status)
+static banyan_status agree_on_plan(banyan_plan *plan, banyan_status status)
 {
-    const int alone = plan->ranks == 1 || is_imaginary(plan->comm);
+    const int alone = plan->ranks == 1 || plan->comm->transport->is_imaginary;
     uint64_t *hashes = banyan_plan_alloc(plan, (size_t)plan->ranks, sizeof *hashes);
     if (!status && !hashes) status = BANYAN_ERR_MEMORY;
     if (!alone) status = banyan_comm_agree(plan->comm, status);
     if (status) return status;
     plan->hash = banyan_plan_digest(plan);
-    if (!alone) status = compare(plan, hashes);
+    if (!alone) status = compare_hashes(plan, hashes);
     if (status) return status;
     if (!alone) status = banyan_plan_agree_on_kernel(plan);
     if (!status) {
@@ -232,7 +227,7 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
     plan->comm = comm;
     plan->ranks = comm->size;
     plan->rank = comm->rank;
-    const banyan_status status = settle(plan, decide(plan, spec));
+    const banyan_status status = agree_on_plan(plan, decide(plan, spec));
     if (status) {
         banyan_plan_destroy(plan);
         return status;
@@ -243,7 +238,8 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
 
 /* ---- questions ----------------------------------------------------------------------------- */
 
-static const banyan_head_plan *head_of(const banyan_plan *plan, int32_t layer, int32_t kv_head)
+static const banyan_head_plan *head_plan_of(const banyan_plan *plan, int32_t layer,
+                                            int32_t kv_head)
 {
     if (!plan || layer < 0 || layer >= plan->spec.layers || kv_head < 0 ||
         kv_head >= banyan_plan_kind(plan, layer)->shape.kv_heads)
@@ -263,14 +259,14 @@ const banyan_spec *banyan_plan_spec(const banyan_plan *plan)
 
 int banyan_plan_holds(const banyan_plan *plan, int32_t layer, int32_t kv_head, int rank)
 {
-    const banyan_head_plan *head = head_of(plan, layer, kv_head);
+    const banyan_head_plan *head = head_plan_of(plan, layer, kv_head);
     return head && banyan_holder_index(&head->placed, rank) >= 0;
 }
 
 int banyan_plan_owner(const banyan_plan *plan, uint64_t turn, int32_t layer, int32_t kv_head,
                       int64_t block)
 {
-    const banyan_head_plan *head = head_of(plan, layer, kv_head);
+    const banyan_head_plan *head = head_plan_of(plan, layer, kv_head);
     if (!head || block < 0 ||
         block >= banyan_blocks(plan->spec.max_tokens, plan->spec.block_tokens))
         return -1;
@@ -286,14 +282,14 @@ int banyan_plan_home(const banyan_plan *plan, int32_t layer, int32_t head)
 }
 
 /* By which a query head reads; NULL outside the plan. */
-static const banyan_pattern *pattern_of(const banyan_plan *plan, int32_t layer, int32_t head)
+static const banyan_pattern *head_pattern(const banyan_plan *plan, int32_t layer, int32_t head)
 {
     if (!plan || layer < 0 || layer >= plan->spec.layers || head < 0 ||
         head >= plan->spec.heads)
         return NULL;
     const banyan_shape *shape = &banyan_plan_kind(plan, layer)->shape;
     const int32_t group = shape->group, tile = BANYAN_TILE_HEADS * shape->unit;
-    const banyan_head_plan *kv = head_of(plan, layer, head / group);
+    const banyan_head_plan *kv = head_plan_of(plan, layer, head / group);
     const int32_t within = head % group, s = within / tile;
     for (int32_t c = kv->subgroup_first[s]; c < kv->subgroup_first[s + 1]; c++)
         if (kv->classes[c].heads >> within % tile / shape->unit & 1)
@@ -304,21 +300,21 @@ static const banyan_pattern *pattern_of(const banyan_plan *plan, int32_t layer, 
 int banyan_plan_reads(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
                       int64_t token)
 {
-    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    const banyan_pattern *pattern = head_pattern(plan, layer, head);
     return pattern && row >= 0 && banyan_pattern_reads(pattern, row, token);
 }
 
 int banyan_plan_compensates(const banyan_plan *plan, int32_t layer, int32_t head, int64_t row,
                             int64_t *first, int64_t *end)
 {
-    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    const banyan_pattern *pattern = head_pattern(plan, layer, head);
     return pattern && row >= 0 && first && end && pattern->selector->compensates &&
            pattern->selector->compensates(pattern, row / plan->spec.block_tokens, first, end);
 }
 
 int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head)
 {
-    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    const banyan_pattern *pattern = head_pattern(plan, layer, head);
     banyan_lines law;
     if (!pattern || !pattern->selector->lines) return 0;
     pattern->selector->lines(pattern, &law);
@@ -328,7 +324,7 @@ int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head)
 int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,
                         banyan_choosing *out)
 {
-    const banyan_pattern *pattern = pattern_of(plan, layer, head);
+    const banyan_pattern *pattern = head_pattern(plan, layer, head);
     if (!pattern || !pattern->selector->chooses || !out) return 0;
     const banyan_kind *kind = banyan_plan_kind(plan, layer);
     const banyan_picker *p = &kind->picker[kind->picker_of[head]];

@@ -77,6 +77,11 @@ static inline int64_t banyan_blocks(int64_t tokens, int32_t block_tokens)
 {
     return (tokens + block_tokens - 1) / block_tokens;
 }
+/* Permanent blocks of a period, behind the prefix. */
+static inline int32_t banyan_residues(const banyan_retention *r)
+{
+    return (int32_t)(banyan_retention_count(r, r->prefix + r->period) - r->prefix);
+}
 /* What a KV head keeps once a call of one row has brought the sequence to `tokens`. */
 banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_plan *head,
                                     int64_t tokens, int evict);

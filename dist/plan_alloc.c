@@ -6,14 +6,14 @@
 #include <string.h>
 
 /* What a plan owns is a list of allocations, freed together. */
-typedef struct piece {
-    struct piece *next;
+typedef struct allocation {
+    struct allocation *next;
     uint64_t align;
-} piece;
+} allocation;
 
 void *banyan_plan_alloc(banyan_plan *plan, size_t count, size_t bytes)
 {
-    piece *p = NULL;
+    allocation *p = NULL;
     if (!bytes || count < (SIZE_MAX - sizeof *p) / bytes)
         p = calloc(1, sizeof *p + count * bytes);
     if (!p) {
@@ -40,7 +40,7 @@ void banyan_plan_destroy(banyan_plan *plan)
         banyan_schedule_free(&plan->kind[k].schedule);
         banyan_schedule_free(&plan->kind[k].pick_schedule);
     }
-    for (piece *p = plan->owned, *next; p; p = next) {
+    for (allocation *p = plan->owned, *next; p; p = next) {
         next = p->next;
         free(p);
     }

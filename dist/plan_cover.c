@@ -9,13 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static int32_t residues_of(const banyan_retention *r)
-{
-    int32_t count = 0;
-    for (int32_t i = 0; i < r->period; i++) count += r->residue[i / 64] >> i % 64 & 1;
-    return count;
-}
-
 static banyan_status add_warning(banyan_plan *plan, const char *line)
 {
     const size_t before = strlen(plan->warnings);
@@ -34,7 +27,7 @@ static int seen_together(const banyan_kind *kind, banyan_retention *seen)
     *seen = kind->head[0].retention;
     for (int32_t g = 1; g < kind->shape.kv_heads; g++)
         if (!banyan_retention_union(seen, &kind->head[g].retention)) return 0;
-    return residues_of(seen) < seen->period;
+    return banyan_residues(seen) < seen->period;
 }
 
 /* A union is brought to its smallest period; people think of the strides that they wrote. */
@@ -54,7 +47,7 @@ int banyan_kind_cover(const banyan_kind *kind, int32_t *stride)
     *stride = 1;
     if (!seen_together(kind, &seen)) return 1;
     *stride = stride_of(kind, seen.period);
-    return residues_of(&seen) * (*stride / seen.period);
+    return banyan_residues(&seen) * (*stride / seen.period);
 }
 
 banyan_status banyan_plan_cover(banyan_plan *plan)

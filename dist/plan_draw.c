@@ -13,7 +13,7 @@
 enum { WIDTH = 72 };
 
 /* `name` from column `first` on, behind a border, as far as it is free until `end`. */
-static void put(char *row, int first, int end, const char *name)
+static void put_name(char *row, int first, int end, const char *name)
 {
     const int length = (int)strlen(name);
     row[first] = '|';
@@ -38,7 +38,7 @@ static void draw_ranks(const banyan_kind *kind, double whole, char *row)
             const banyan_holder *holder = &head->placed.holder[i];
             const double at = low + cut * head->weight;
             if (holder->rank != rank) {
-                if (rank >= 0) put(row, column(start, whole), column(at, whole), name);
+                if (rank >= 0) put_name(row, column(start, whole), column(at, whole), name);
                 rank = holder->rank;
                 start = at;
                 snprintf(name, sizeof name, "%d", (int)rank);
@@ -47,7 +47,7 @@ static void draw_ranks(const banyan_kind *kind, double whole, char *row)
         }
         low += head->weight;
     }
-    put(row, column(start, whole), WIDTH, name);
+    put_name(row, column(start, whole), WIDTH, name);
 }
 
 void banyan_kind_draw(const banyan_kind *kind, FILE *out)
@@ -62,7 +62,7 @@ void banyan_kind_draw(const banyan_kind *kind, FILE *out)
         const int first = column(low, whole), end = column(low + head->weight, whole);
         snprintf(name, sizeof name, "%d %s", (int)g, head->classes[0].pattern.selector->name);
         if (first + 1 + (int)strlen(name) > end) snprintf(name, sizeof name, "%d", (int)g);
-        put(heads, first, end, name);
+        put_name(heads, first, end, name);
         low += head->weight;
     }
     draw_ranks(kind, whole, ranks);

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static void add(uint64_t *hash, int64_t number)
+static void hash_number(uint64_t *hash, int64_t number)
 {
     for (int i = 0; i < 8; i++) {
         *hash ^= (uint64_t)number >> 8 * i & 0xff;
@@ -17,8 +17,8 @@ static void add(uint64_t *hash, int64_t number)
 
 static void add_text(uint64_t *hash, const char *text)
 {
-    add(hash, (int64_t)strlen(text));
-    for (; *text; text++) add(hash, (unsigned char)*text);
+    hash_number(hash, (int64_t)strlen(text));
+    for (; *text; text++) hash_number(hash, (unsigned char)*text);
 }
 
 static void add_bits(uint64_t *hash, const float *x, size_t count)
@@ -26,7 +26,7 @@ static void add_bits(uint64_t *hash, const float *x, size_t count)
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], sizeof bits);
-        add(hash, bits);
+        hash_number(hash, bits);
     }
 }
 
@@ -38,17 +38,18 @@ static void add_spec(uint64_t *hash, const banyan_plan *plan)
         s->max_tokens,  s->planned_tokens, s->max_rows, s->block_tokens, s->rollback_tokens,
         s->cache_dtype, s->evict != 0,     s->in_dtype, s->out_dtype,    s->lost_rank,
         s->lost_layer,  plan->panel_rows,  plan->ranks, s->sequences,    s->pool_tokens};
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) add(hash, numbers[i]);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        hash_number(hash, numbers[i]);
     add_bits(hash, &s->scale, 1);
     for (int32_t r = 0; r < plan->ranks; r++) {
-        add(hash, (int64_t)(s->bandwidth[r] * 16));
-        add(hash, banyan_comm_topology(plan->comm)->node[r]);
+        hash_number(hash, (int64_t)(s->bandwidth[r] * 16));
+        hash_number(hash, banyan_comm_topology(plan->comm)->node[r]);
     }
     add_text(hash, s->placement);
-    add(hash, s->balance);
+    hash_number(hash, s->balance);
     add_text(hash, s->device);
-    add(hash, s->home);
-    add(hash, s->out);
+    hash_number(hash, s->home);
+    hash_number(hash, s->out);
     add_text(hash, plan->merge->name);
     if (s->reproducible) add_text(hash, "reproducible");
     if (s->sinks) add_bits(hash, s->sinks, (size_t)s->layers * (size_t)s->heads);
@@ -61,10 +62,10 @@ static void add_shape(uint64_t *hash, const banyan_spec *s, const banyan_shape *
         shape->value_dim == s->value_dim && shape->scale == s->scale &&
         !shape->block.value_in_key)
         return;
-    add(hash, shape->kv_heads);
-    add(hash, shape->key_dim);
-    add(hash, shape->value_dim);
-    add(hash, shape->block.value_in_key);
+    hash_number(hash, shape->kv_heads);
+    hash_number(hash, shape->key_dim);
+    hash_number(hash, shape->value_dim);
+    hash_number(hash, shape->block.value_in_key);
     add_bits(hash, &shape->scale, 1);
 }
 
@@ -73,25 +74,25 @@ static void add_kind(uint64_t *hash, const banyan_plan *plan, const banyan_kind 
     add_shape(hash, &plan->spec, &kind->shape);
     for (int32_t q = 0; q < plan->spec.heads; q++) {
         add_text(hash, kind->use[q]);
-        add(hash, kind->home[q]);
+        hash_number(hash, kind->home[q]);
     }
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
-        add(hash, head->placed.count);
+        hash_number(hash, head->placed.count);
         for (int32_t i = 0; i < head->placed.count; i++) {
-            add(hash, head->placed.holder[i].rank);
-            add(hash, (int64_t)head->placed.holder[i].cut);
-            add(hash, head->capacity[i]);
-            add(hash, head->pooled[i]);
+            hash_number(hash, head->placed.holder[i].rank);
+            hash_number(hash, (int64_t)head->placed.holder[i].cut);
+            hash_number(hash, head->capacity[i]);
+            hash_number(hash, head->pooled[i]);
         }
     }
     for (int32_t i = 0; i < kind->schedule.count; i++) {
         const banyan_step *step = &kind->schedule.step[i];
-        add(hash, step->round);
-        add(hash, step->src);
-        add(hash, step->dst);
-        add(hash, step->item);
-        add(hash, step->combine);
+        hash_number(hash, step->round);
+        hash_number(hash, step->src);
+        hash_number(hash, step->dst);
+        hash_number(hash, step->item);
+        hash_number(hash, step->combine);
     }
 }
 
@@ -101,11 +102,11 @@ uint64_t banyan_plan_digest(const banyan_plan *plan)
     add_spec(&hash, plan);
     for (int32_t k = 0; k < plan->kinds; k++) add_kind(&hash, plan, &plan->kind[k]);
     for (int32_t layer = 0; layer < plan->spec.layers; layer++)
-        add(&hash, plan->kind_of_layer[layer]);
+        hash_number(&hash, plan->kind_of_layer[layer]);
     for (int32_t layer = 0; layer < plan->spec.layers; layer++)
         if (plan->spec.cache_layer[layer] != layer) {
-            add(&hash, layer);
-            add(&hash, plan->spec.cache_layer[layer]);
+            hash_number(&hash, layer);
+            hash_number(&hash, plan->spec.cache_layer[layer]);
         }
     return hash;
 }

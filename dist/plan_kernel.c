@@ -17,7 +17,7 @@ typedef struct supported {
     size_t used;
 } supported;
 
-static void add_word(supported *s, const char *word)
+static void add_supported(supported *s, const char *word)
 {
     const int n = snprintf(s->text + s->used, sizeof s->text - s->used, "%s%s",
                            s->used ? ", " : "", word);
@@ -40,7 +40,7 @@ static void find_dims(const char *device, banyan_block_shape shape, supported *d
             char pair[32];
             if (!is_supported(device, &shape)) continue;
             snprintf(pair, sizeof pair, "(%d, %d)", (int)shape.key_dim, (int)shape.value_dim);
-            add_word(dims, pair);
+            add_supported(dims, pair);
         }
 }
 
@@ -60,9 +60,9 @@ static banyan_status refuse_shape(const char *device, const banyan_block_shape *
             if (!here.used) continue;
             dims = here;
             snprintf(number, sizeof number, "%d", (int)block);
-            if (!block_known++) add_word(&blocks, number);
+            if (!block_known++) add_supported(&blocks, number);
             if (!dtype_known[dtype]++)
-                add_word(&dtypes, banyan_dtype_name((banyan_dtype)dtype));
+                add_supported(&dtypes, banyan_dtype_name((banyan_dtype)dtype));
         }
     }
     return banyan_fail(BANYAN_ERR_CONFIG,
@@ -90,8 +90,8 @@ static banyan_status check_device(const char *device)
 
 /* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind would
  * take; and every kind must have it. */
-static const banyan_kernel *find(const banyan_plan *plan, int anywhere, const char *name,
-                                 char *why, size_t why_bytes)
+static const banyan_kernel *find_kernel(const banyan_plan *plan, int anywhere, const char *name,
+                                        char *why, size_t why_bytes)
 {
     const banyan_kernel *common = NULL;
     for (int i = 0; banyan_kernel_row(i) && !common; i++)
@@ -121,7 +121,7 @@ banyan_status banyan_plan_kernel(banyan_plan *plan)
     for (int32_t k = 0; !is_cpu && k < plan->kinds; k++)
         if (!is_supported(device, &plan->kind[k].shape.block))
             return refuse_shape(device, &plan->kind[k].shape.block);
-    plan->kernel = find(plan, anywhere, plan->spec.kernel, why, sizeof why);
+    plan->kernel = find_kernel(plan, anywhere, plan->spec.kernel, why, sizeof why);
     return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
 }
 
@@ -134,6 +134,6 @@ banyan_status banyan_plan_agree_on_kernel(banyan_plan *plan)
     if (status) return status;
     char why[512];
     const banyan_kernel *common = banyan_kernel_row((int)-slowness);
-    plan->kernel = find(plan, 0, common->name, why, sizeof why);
+    plan->kernel = find_kernel(plan, 0, common->name, why, sizeof why);
     return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_UNSUPPORTED, "%s", why);
 }

@@ -50,22 +50,22 @@ static int is_same_shape(const banyan_shape *a, const banyan_shape *b)
 }
 
 /* What a layer is, whatever others read. */
-typedef struct look {
+typedef struct layer_form {
     banyan_shape shape;
     const char **use; /* [heads] */
-} look;
+} layer_form;
 
 typedef struct finding {
     banyan_plan *plan;
-    look *looks; /* [layers] */
-    int32_t look_count;
-    int32_t *look_of; /* [layers] */
+    layer_form *forms; /* [layers] */
+    int32_t form_count;
+    int32_t *form_of; /* [layers] */
     size_t words;
     uint64_t *read_by; /* [layers][words]: bits of looks of the readers of a cache layer */
 } finding;
 
 /* Equal texts share one pointer, so that uses compare as bytes. */
-static banyan_status find_looks(finding *f)
+static banyan_status find_forms(finding *f)
 {
     const banyan_spec *spec = &f->plan->spec;
     const size_t bytes = (size_t)spec->heads * sizeof(char *);
@@ -76,14 +76,14 @@ static banyan_status find_looks(finding *f)
         if (!use) return BANYAN_ERR_MEMORY;
         uses_of_layer(spec, layer, use);
         int32_t i = 0;
-        while (i < f->look_count && (!is_same_shape(&f->looks[i].shape, &shape) ||
-                                     memcmp(f->looks[i].use, use, bytes)))
+        while (i < f->form_count && (!is_same_shape(&f->forms[i].shape, &shape) ||
+                                     memcmp(f->forms[i].use, use, bytes)))
             i++;
-        if (i == f->look_count) {
-            f->looks[f->look_count++] = (look){shape, use};
+        if (i == f->form_count) {
+            f->forms[f->form_count++] = (layer_form){shape, use};
             use = NULL;
         }
-        f->look_of[layer] = i;
+        f->form_of[layer] = i;
     }
     return BANYAN_OK;
 }
@@ -96,7 +96,7 @@ static const uint64_t *readers_of(const finding *f, int32_t layer)
 static void find_readers(finding *f)
 {
     for (int32_t layer = 0; layer < f->plan->spec.layers; layer++) {
-        const int32_t i = f->look_of[layer], cache_layer = f->plan->spec.cache_layer[layer];
+        const int32_t i = f->form_of[layer], cache_layer = f->plan->spec.cache_layer[layer];
         f->read_by[(size_t)cache_layer * f->words + (size_t)i / 64] |= UINT64_C(1) << i % 64;
     }
 }
@@ -105,7 +105,7 @@ static void find_kinds(finding *f)
 {
     banyan_plan *plan = f->plan;
     for (int32_t layer = 0; layer < plan->spec.layers; layer++) {
-        const look *l = &f->looks[f->look_of[layer]];
+        const layer_form *l = &f->forms[f->form_of[layer]];
         const uint64_t *readers = readers_of(f, layer);
         int32_t k = 0;
         while (k < plan->kinds &&
@@ -141,17 +141,17 @@ static banyan_status set_readers(banyan_plan *plan, banyan_kind *kind)
     return BANYAN_OK;
 }
 
-static banyan_status fill(finding *f)
+static banyan_status fill_kinds(finding *f)
 {
     banyan_plan *plan = f->plan;
     const size_t layers = (size_t)plan->spec.layers;
-    f->looks = calloc(layers, sizeof *f->looks);
-    f->look_of = calloc(layers, sizeof *f->look_of);
-    if (!f->looks || !f->look_of)
+    f->forms = calloc(layers, sizeof *f->forms);
+    f->form_of = calloc(layers, sizeof *f->form_of);
+    if (!f->forms || !f->form_of)
         return banyan_fail(BANYAN_ERR_MEMORY, "no memory to tell %zu layers apart", layers);
-    const banyan_status status = find_looks(f);
+    const banyan_status status = find_forms(f);
     if (status) return status;
-    f->words = ((size_t)f->look_count + 63) / 64;
+    f->words = ((size_t)f->form_count + 63) / 64;
     f->read_by = calloc(layers * f->words, sizeof *f->read_by);
     if (!f->read_by)
         return banyan_fail(BANYAN_ERR_MEMORY, "no memory to tell %zu layers apart", layers);
@@ -167,9 +167,9 @@ banyan_status banyan_plan_kinds(banyan_plan *plan)
     plan->kind = banyan_plan_alloc(plan, layers, sizeof *plan->kind);
     if (!plan->kind_of_layer || !plan->kind) return BANYAN_ERR_MEMORY;
     finding f = {.plan = plan};
-    banyan_status status = fill(&f);
-    free(f.looks);
-    free(f.look_of);
+    banyan_status status = fill_kinds(&f);
+    free(f.forms);
+    free(f.form_of);
     free(f.read_by);
     for (int32_t k = 0; !status && k < plan->kinds; k++)
         status = set_readers(plan, &plan->kind[k]);

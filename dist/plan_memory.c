@@ -49,11 +49,6 @@ int64_t banyan_head_window(const banyan_plan *plan, const banyan_head_plan *head
     return w < all ? w : all;
 }
 
-static int64_t residues_of(const banyan_retention *r)
-{
-    return banyan_retention_count(r, r->prefix + r->period) - r->prefix;
-}
-
 /* Of `blocks` blocks in so many sequences, the most that are dealt to a holder. */
 static int64_t dealt_most(const banyan_head_plan *head, int32_t index, int64_t blocks,
                           int64_t sequences)
@@ -62,36 +57,32 @@ static int64_t dealt_most(const banyan_head_plan *head, int32_t index, int64_t b
                                head->placed.holder[index].cut);
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Records of `sequences` sequences with `blocks` blocks together; index -1: of all holders. */
 static int64_t room(const banyan_plan *plan, const banyan_head_plan *head, int32_t index,
                     int64_t blocks, int64_t sequences)
 {
     const banyan_retention *r = &head->retention;
-    const int64_t residues = residues_of(r), one = banyan_head_window(plan, head);
-    const int64_t permanent =
-        sequences == 1
-            ? banyan_retention_count(r, blocks)
-            : least(blocks, sequences * (r->prefix + residues) + blocks / r->period * residues);
-    int64_t window = plan->spec.evict ? least(blocks, sequences * one) : blocks;
+    const int64_t residues = banyan_residues(r), one = banyan_head_window(plan, head);
+    const int64_t permanent = sequences == 1
+                                  ? banyan_retention_count(r, blocks)
+                                  : banyan_smaller(blocks, sequences * (r->prefix + residues) +
+                                                               blocks / r->period * residues);
+    int64_t window = plan->spec.evict ? banyan_smaller(blocks, sequences * one) : blocks;
     if (residues == r->period || (sequences == 1 && permanent == blocks)) window = 0;
     if (index >= 0 && head->placed.count > 1)
-        return least(blocks, dealt_most(head, index, permanent, sequences) +
-                                 dealt_most(head, index, window, sequences));
+        return banyan_smaller(blocks, dealt_most(head, index, permanent, sequences) +
+                                          dealt_most(head, index, window, sequences));
     if (!plan->spec.evict) return blocks;
     if (sequences == 1) window -= window / r->period * residues;
-    return least(blocks, permanent + window);
+    return banyan_smaller(blocks, permanent + window);
 }
 
 void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
 {
     const banyan_spec *spec = &plan->spec;
     const int64_t pool = banyan_blocks(spec->pool_tokens, spec->block_tokens);
-    const int64_t one = least(pool, banyan_blocks(spec->max_tokens, spec->block_tokens));
+    const int64_t one =
+        banyan_smaller(pool, banyan_blocks(spec->max_tokens, spec->block_tokens));
     /* A fork's blocks are of several turns, each with an excess of its own. */
     for (int32_t i = 0; i < head->placed.count; i++) {
         head->capacity[i] = room(plan, head, spec->sequences == 1 ? i : -1, one, 1);

@@ -66,7 +66,7 @@ banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_me
     return BANYAN_OK;
 }
 
-static banyan_status choose(banyan_plan *plan)
+static banyan_status choose_merge(banyan_plan *plan)
 {
     double least = 0;
     for (int i = 0; banyan_merge_row(i); i++) {
@@ -88,7 +88,7 @@ banyan_status banyan_plan_merge(banyan_plan *plan)
     if (plan->spec.merge)
         plan->merge = banyan_merge_find(plan->spec.merge);
     else
-        status = choose(plan);
+        status = choose_merge(plan);
     for (int32_t k = 0; !status && k < plan->kinds; k++)
         status =
             banyan_kind_schedule(plan, &plan->kind[k], plan->merge, &plan->kind[k].schedule);

@@ -44,8 +44,8 @@ static double prefill_triples(const banyan_retention *r, int64_t n, int32_t bloc
 }
 
 /* Alike for all kinds that read the same cache layers, which have the same holders. */
-static double weight_of(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
-                        int64_t kept)
+static double placed_weight(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
+                            int64_t kept)
 {
     if (plan->spec.balance == BANYAN_BALANCE_DECODE) return (double)kept;
     const int64_t n = banyan_blocks(plan->spec.planned_tokens, plan->spec.block_tokens);
@@ -157,8 +157,8 @@ static banyan_status set_items(banyan_plan *plan, banyan_kind *kind)
 }
 
 /* A selector may say that its heads have one holder. */
-static banyan_status check_whole(const banyan_plan *plan, const banyan_kind *kind,
-                                 int32_t kv_head)
+static banyan_status check_one_holder(const banyan_plan *plan, const banyan_kind *kind,
+                                      int32_t kv_head)
 {
     const banyan_head_plan *head = &kind->head[kv_head];
     for (int32_t c = 0; c < head->class_count && head->placed.count > 1; c++) {
@@ -185,7 +185,7 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
         banyan_head_plan *head = &kind->head[g];
         const banyan_kept_set kept = banyan_plan_kept_at(plan, head, spec->planned_tokens, 1);
         const int64_t count = banyan_kept_below(&kept, UINT64_MAX) * spec->sequences;
-        weight[g] = head->weight = weight_of(plan, kind, g, count);
+        weight[g] = head->weight = placed_weight(plan, kind, g, count);
         weights += weight[g];
         blocks += (double)count;
     }
@@ -197,7 +197,7 @@ static banyan_status place_kind(banyan_plan *plan, banyan_kind *kind, double *we
     banyan_status status = BANYAN_OK;
     for (int32_t g = 0; !status && g < kv_heads; g++) {
         status = keep_holders(plan, &kind->head[g], &placed[g]);
-        if (!status) status = check_whole(plan, kind, g);
+        if (!status) status = check_one_holder(plan, kind, g);
     }
     return status ? status : set_items(plan, kind);
 }

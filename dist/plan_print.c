@@ -116,7 +116,7 @@ static void print_shape(const banyan_plan *plan, const banyan_kind *kind, FILE *
                 (int)kind->kept_layers);
 }
 
-static void print_rules(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+static void print_plan_rules(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
 {
     int32_t lines = 0;
     for (int32_t first = 0, last; first < plan->spec.heads; first = last + 1) {
@@ -152,7 +152,7 @@ static void print_holders(const banyan_placed *placed, FILE *out)
     }
 }
 
-static void print_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+static void print_plan_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
 {
     fprintf(out, "  KV head      blocks  kept by\n");
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
@@ -170,8 +170,8 @@ static void print_heads(const banyan_plan *plan, const banyan_kind *kind, FILE *
     }
 }
 
-static void print_balance(const banyan_plan *plan, const banyan_kind *kind, banyan_load *kept,
-                          FILE *out)
+static void print_kind_balance(const banyan_plan *plan, const banyan_kind *kind,
+                               banyan_load *kept, FILE *out)
 {
     fprintf(out, "  balance    ");
     for (int i = 1; i <= 256; i *= i == 1 ? 4 : i == 4 ? 4 : 16) {
@@ -275,20 +275,20 @@ static void print_coverage(const banyan_kind *kind, FILE *out)
         fprintf(out, "  coverage   windows only: the far context is not read\n");
 }
 
-static void print_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_load *kept,
-                       FILE *out)
+static void print_plan_kind(const banyan_plan *plan, const banyan_kind *kind, banyan_load *kept,
+                            FILE *out)
 {
     char layers[96];
     banyan_kind_layers(plan, kind, layers, sizeof layers);
     fprintf(out, "\nlayer%s %s\n", kind->layer_count == 1 ? "" : "s", layers);
     print_shape(plan, kind, out);
-    print_rules(plan, kind, out);
+    print_plan_rules(plan, kind, out);
     if (strcmp(plan->placement->name, "line") == 0 && kind->shape.kv_heads <= MANY_HEADS &&
         plan->ranks <= MANY_RANKS)
         banyan_kind_draw(kind, out);
-    print_heads(plan, kind, out);
+    print_plan_heads(plan, kind, out);
     print_coverage(kind, out);
-    if (kind->kept_layers) print_balance(plan, kind, kept, out);
+    if (kind->kept_layers) print_kind_balance(plan, kind, kept, out);
     print_traffic(plan, kind, out);
     print_choices(plan, kind, out);
 }
@@ -306,7 +306,7 @@ static void print_rank(const banyan_plan *plan, int rank, FILE *out)
 }
 
 /* What the rank that takes most takes, of either memory. */
-static void print_device(const banyan_plan *plan, FILE *out)
+static void print_plan_device(const banyan_plan *plan, FILE *out)
 {
     char device[32], host[32];
     int64_t most_device = 0, most_host = 0;
@@ -322,7 +322,7 @@ static void print_device(const banyan_plan *plan, FILE *out)
             bytes_text(device, most_device), bytes_text(host, most_host));
 }
 
-static void print_ranks(const banyan_plan *plan, banyan_load *kept, FILE *out)
+static void print_plan_ranks(const banyan_plan *plan, banyan_load *kept, FILE *out)
 {
     fprintf(out, "\nall layers at %lld tokens", (long long)plan->spec.planned_tokens);
     if (plan->spec.sequences > 1) fprintf(out, " of each sequence");
@@ -378,10 +378,10 @@ void banyan_plan_print(const banyan_plan *plan, FILE *out)
             fprintf(out, "\n.. and %d more kinds of layers\n", (int)plan->kinds - k);
             break;
         }
-        print_kind(plan, &plan->kind[k], kept, out);
+        print_plan_kind(plan, &plan->kind[k], kept, out);
     }
-    print_ranks(plan, kept, out);
-    print_device(plan, out);
+    print_plan_ranks(plan, kept, out);
+    print_plan_device(plan, out);
     print_warnings(plan->warnings, out);
     free(kept);
 }

@@ -30,7 +30,7 @@ static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, 
     return blocks == banyan_kept_below(next, UINT64_MAX);
 }
 
-static int64_t dealt(const banyan_kept_set *kept, const banyan_placed *placed, int32_t index)
+static int64_t dealt_to(const banyan_kept_set *kept, const banyan_placed *placed, int32_t index)
 {
     return banyan_kept_below(kept, placed->holder[index].cut) -
            banyan_kept_below(kept, banyan_cut_low(placed, index));
@@ -97,7 +97,8 @@ static int64_t summaries_of(const banyan_plan *plan, const banyan_kind *kind, in
                         all = {.retention = &head->retention, .blocks = end};
         for (int64_t turn = 0; turn < sequences; turn++) {
             below.turn = all.turn = turn;
-            bytes += (dealt(&all, &head->placed, index) - dealt(&below, &head->placed, index)) *
+            bytes += (dealt_to(&all, &head->placed, index) -
+                      dealt_to(&below, &head->placed, index)) *
                      banyan_summary_bytes(choice->summary, kind->shape.key_dim);
         }
     }
@@ -116,7 +117,7 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
     if (reads_all(head, &next, tokens)) {
         for (int64_t turn = 0; turn < sequences; turn++) {
             const banyan_kept_set of = read_next(plan, &head->retention, turn, tokens);
-            blocks += dealt(&of, &head->placed, index);
+            blocks += dealt_to(&of, &head->placed, index);
         }
         pairs = blocks * kind->shape.group;
     } else {
@@ -140,7 +141,7 @@ static int64_t kept_of(const banyan_plan *plan, const banyan_kind *kind, int32_t
     banyan_kept_set kept = banyan_plan_kept_at(plan, head, tokens, plan->spec.evict);
     int64_t blocks = 0;
     for (kept.turn = 0; kept.turn < sequences && index >= 0; kept.turn++)
-        blocks += dealt(&kept, &head->placed, index);
+        blocks += dealt_to(&kept, &head->placed, index);
     return blocks;
 }
 

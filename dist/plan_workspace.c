@@ -6,7 +6,7 @@
  *     block tables    chunks for all that the pool holds, and for what sequences do not share
  *     sequences       pointers to chunks: capacity / 64 for each (sequence, layer, KV head held here)
  *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
- *     lanes           q of a tile, and its block list: capacity x classes entries
+ *     inputs          q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, a tile's strongest tokens
  *     slots           partials of a tile, or of a part of one
  *     plain           a block's rows as they are kept, of each worker, where they are needed
@@ -16,16 +16,11 @@
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
- * With one thread there is one lane, and a slot to compute in beside the one to combine in. With T
- * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T lanes, and 4T slots. */
+ * With one thread there is one input, and a slot to compute in beside the one to combine in. With T
+ * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T inputs, and 4T slots. */
 #include "dist/device_cache.h"
 #include "dist/lines.h"
 #include "dist/plan.h"
-
-static void *take(banyan_arena *arena, int64_t count, size_t bytes)
-{
-    return banyan_arena_take(arena, count, bytes);
-}
 
 static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
 {
@@ -40,8 +35,8 @@ static int64_t table_chunks(int64_t capacity)
 /* All tables of a KV head of one layer: what the pool holds, in whole chunks, and beyond that one
  * chunk of each sequence that is begun, and those that it has changed: where the window moves on,
  * what comes after it moves up. */
-static int64_t chunks_of(const banyan_plan *plan, const banyan_head_plan *head,
-                         int64_t capacity, int rank)
+static int64_t head_chunks(const banyan_plan *plan, const banyan_head_plan *head,
+                           int64_t capacity, int rank)
 {
     const banyan_spec *spec = &plan->spec;
     const int32_t index = banyan_holder_index(&head->placed, rank);
@@ -76,14 +71,14 @@ static void fit_lines(const banyan_plan *plan, const banyan_kind *kind, int rank
     if (numbers > out->plain_numbers) out->plain_numbers = numbers;
 }
 
-static void fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                     banyan_sizes *out)
+static void host_fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                          banyan_sizes *out)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         if (banyan_holder_index(&head->placed, rank) < 0) continue;
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-        out->chunks += kind->kept_layers * chunks_of(plan, head, capacity, rank);
+        out->chunks += kind->kept_layers * head_chunks(plan, head, capacity, rank);
         for (int32_t s = 0; s < kind->shape.subgroups; s++) {
             int32_t classes = subgroup_classes(head, s);
             if (classes > out->edges) out->edges = classes;
@@ -119,9 +114,9 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     banyan_sizes z = {0};
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
-    z.lanes = z.workers > 1 ? 2 * z.workers : 1;
-    z.slots = 2 * z.lanes;
-    for (int32_t k = 0; k < plan->kinds; k++) fit_kind(plan, &plan->kind[k], rank, &z);
+    z.inputs = z.workers > 1 ? 2 * z.workers : 1;
+    z.slots = 2 * z.inputs;
+    for (int32_t k = 0; k < plan->kinds; k++) host_fit_kind(plan, &plan->kind[k], rank, &z);
     z.list += z.gathered;
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = banyan_arena_bytes((size_t)plan->panel_rows * row);
@@ -137,10 +132,10 @@ static void lay_part(const banyan_plan *plan, const banyan_kind *kind, int rank,
 {
     const banyan_spec *spec = &plan->spec;
     const int32_t kv_heads = kind->shape.kv_heads;
-    banyan_mine *mine = take(arena, kv_heads, sizeof *mine);
-    int32_t *order = take(arena, kv_heads, sizeof *order);
-    void **items = take(arena, spec->heads, sizeof *items);
-    void **masses = take(arena, spec->heads, sizeof *masses);
+    banyan_mine *mine = banyan_arena_take(arena, kv_heads, sizeof *mine);
+    int32_t *order = banyan_arena_take(arena, kv_heads, sizeof *order);
+    void **items = banyan_arena_take(arena, spec->heads, sizeof *items);
+    void **masses = banyan_arena_take(arena, spec->heads, sizeof *masses);
     if (!part) return;
 
     *part = (banyan_part){.mine = mine, .order = order, .data = items, .mass = masses};
@@ -162,8 +157,8 @@ static void lay_passes(const banyan_plan *plan, banyan_arena *arena, banyan_cach
     int64_t floats[BANYAN_PASSES];
     if (!plan->merge->reduce || plan->kernel->device) return; /* device_layout.c */
     banyan_pass_floats(plan, banyan_plan_value_dim(plan), plan->panel_rows, floats);
-    float *maxima = take(arena, floats[0], sizeof *maxima);
-    float *room = take(arena, 2 * floats[1], sizeof *room);
+    float *maxima = banyan_arena_take(arena, floats[0], sizeof *maxima);
+    float *room = banyan_arena_take(arena, 2 * floats[1], sizeof *room);
     if (!c) return;
     c->maxima = maxima;
     c->pass_room = room;
@@ -173,26 +168,26 @@ static void lay_compensation(const banyan_kind *kind, int rank, banyan_arena *ar
                              banyan_layer *layer)
 {
     const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
-    banyan_compensation *of = take(arena, kind->shape.kv_heads, sizeof *of);
+    banyan_compensation *of = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *of);
     if (layer) layer->compensation = of;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         if (banyan_holder_index(&head->placed, rank) < 0) continue;
-        double *sum = head->compensated ? take(arena, numbers, sizeof *sum) : NULL;
+        double *sum = head->compensated ? banyan_arena_take(arena, numbers, sizeof *sum) : NULL;
         if (layer) *of++ = (banyan_compensation){.sum = sum};
     }
 }
 
 /* A layer of a sequence. */
-static void lay_layer(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                      banyan_arena *arena, banyan_layer *layer)
+static void lay_tables(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                       banyan_arena *arena, banyan_layer *layer)
 {
-    banyan_kept *kept = take(arena, kind->shape.kv_heads, sizeof *kept);
+    banyan_kept *kept = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *kept);
     if (layer) layer->kept = kept;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-        banyan_held **chunk = take(arena, table_chunks(capacity), sizeof *chunk);
+        banyan_held **chunk = banyan_arena_take(arena, table_chunks(capacity), sizeof *chunk);
         if (layer) *kept++ = (banyan_kept){.chunk = chunk};
     }
     if (kind->compensates) lay_compensation(kind, rank, arena, layer);
@@ -202,29 +197,29 @@ static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena
                           const banyan_sizes *z, banyan_cache *c)
 {
     const banyan_spec *spec = &plan->spec;
-    banyan_sequence *sequence = take(arena, spec->sequences, sizeof *sequence);
-    banyan_chunk *chunks = take(arena, z->chunks, sizeof *chunks);
-    banyan_pool *pool = take(arena, plan->pools, sizeof *pool);
+    banyan_sequence *sequence = banyan_arena_take(arena, spec->sequences, sizeof *sequence);
+    banyan_chunk *chunks = banyan_arena_take(arena, z->chunks, sizeof *chunks);
+    banyan_pool *pool = banyan_arena_take(arena, plan->pools, sizeof *pool);
     for (int32_t i = 0; i < plan->pools; i++) {
         const int64_t records = banyan_plan_records(plan, i, rank);
-        uint32_t *next = take(arena, records, sizeof *next);
-        int64_t *counts = take(arena, 3 * (int64_t)plan->ranks, sizeof *counts);
+        uint32_t *next = banyan_arena_take(arena, records, sizeof *next);
+        int64_t *counts = banyan_arena_take(arena, 3 * (int64_t)plan->ranks, sizeof *counts);
         if (c)
             pool[i] = (banyan_pool){.next = next,
                                     .used = counts,
                                     .most = counts + plan->ranks,
                                     .change = counts + 2 * plan->ranks};
     }
-    banyan_region **region = take(arena, spec->layers, sizeof *region);
+    banyan_region **region = banyan_arena_take(arena, spec->layers, sizeof *region);
     for (int32_t l = 0; l < spec->layers; l++) {
         const int32_t heads = banyan_plan_kind(plan, l)->shape.kv_heads;
-        banyan_region *of = take(arena, heads, sizeof *of);
+        banyan_region *of = banyan_arena_take(arena, heads, sizeof *of);
         if (c) region[l] = of;
     }
     for (int32_t i = 0; i < spec->sequences; i++) {
-        banyan_layer *layer = take(arena, spec->layers, sizeof *layer);
+        banyan_layer *layer = banyan_arena_take(arena, spec->layers, sizeof *layer);
         for (int32_t l = 0; l < spec->layers; l++)
-            lay_layer(plan, banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
+            lay_tables(plan, banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
         if (c) sequence[i].layer = layer;
     }
     if (!c) return;
@@ -250,27 +245,30 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
             z->liners ? plan->kernel->workspace_bytes(&shape->block, 1, BANYAN_LINE_ROWS) : 0;
         if (observing > kernel) kernel = observing;
     }
-    banyan_lane *lane = take(arena, z->lanes, sizeof *lane);
-    banyan_worker *worker = take(arena, z->workers, sizeof *worker);
-    int64_t *start = take(arena, z->lanes + 1, sizeof *start);
-    char *slots = take(arena, z->slots, z->slot_bytes);
-    for (int32_t i = 0; i < z->lanes; i++) {
-        banyan_lane l = {
-            .q = take(arena, q, sizeof(float)),
-            .entry = take(arena, z->list + 1, sizeof(banyan_entry)),
-            .edge = take(arena, z->edges, sizeof(banyan_edge)),
-            .chosen = take(arena, z->chooses ? z->edges : 0, sizeof(banyan_chosen)),
-            .mask = take(arena, z->gathered * banyan_mask_words(plan), sizeof(uint64_t))};
-        if (c) lane[i] = l;
+    banyan_tile_input *input = banyan_arena_take(arena, z->inputs, sizeof *input);
+    banyan_worker *worker = banyan_arena_take(arena, z->workers, sizeof *worker);
+    int64_t *start = banyan_arena_take(arena, z->inputs + 1, sizeof *start);
+    char *slots = banyan_arena_take(arena, z->slots, z->slot_bytes);
+    for (int32_t i = 0; i < z->inputs; i++) {
+        banyan_tile_input l = {
+            .q = banyan_arena_take(arena, q, sizeof(float)),
+            .entry = banyan_arena_take(arena, z->list + 1, sizeof(banyan_entry)),
+            .edge = banyan_arena_take(arena, z->edges, sizeof(banyan_edge)),
+            .chosen =
+                banyan_arena_take(arena, z->chooses ? z->edges : 0, sizeof(banyan_chosen)),
+            .mask = banyan_arena_take(arena, z->gathered * banyan_mask_words(plan),
+                                      sizeof(uint64_t))};
+        if (c) input[i] = l;
     }
     for (int32_t i = 0; i < z->workers; i++) {
-        banyan_worker w = {.workspace = take(arena, 1, kernel),
-                           .best = take(arena, (int64_t)z->tile_heads * z->tile_rows,
-                                        sizeof(banyan_strongest))};
+        banyan_worker w = {.workspace = banyan_arena_take(arena, 1, kernel),
+                           .best =
+                               banyan_arena_take(arena, (int64_t)z->tile_heads * z->tile_rows,
+                                                 sizeof(banyan_strongest))};
         if (c) worker[i] = w;
     }
     if (!c) return;
-    c->lane = lane;
+    c->input = input;
     c->worker = worker;
     c->start = start;
     c->slots = slots;
@@ -283,10 +281,11 @@ static void lay_plain(const banyan_plan *plan, banyan_arena *arena, const banyan
     if (!z->plain_numbers) return;
     const int64_t plain = plan->spec.block_tokens * z->plain_numbers;
     for (int32_t i = 0; i < z->workers; i++) {
-        void *k = take(arena, plain, sizeof(float)), *v = take(arena, plain, sizeof(float));
+        void *k = banyan_arena_take(arena, plain, sizeof(float)),
+             *v = banyan_arena_take(arena, plain, sizeof(float));
         const int64_t vectors = z->chooses ? BANYAN_SUMMARY_VECTORS * z->plain_numbers : 0;
-        float *keys = take(arena, z->chooses ? plain : 0, sizeof *keys);
-        float *pooled = take(arena, vectors, sizeof *pooled);
+        float *keys = banyan_arena_take(arena, z->chooses ? plain : 0, sizeof *keys);
+        float *pooled = banyan_arena_take(arena, vectors, sizeof *pooled);
         if (!c) continue;
         c->worker[i].plain_k = k;
         c->worker[i].plain_v = v;
@@ -301,13 +300,13 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
 {
     if (!z->picks) return;
     const int64_t pieces = banyan_pick_pieces(plan);
-    char *pick = take(arena, z->pickers, z->pick_bytes);
-    int64_t *count = take(arena, z->pickers * pieces, sizeof *count);
-    banyan_pick *room = take(arena, z->picks, sizeof *room);
+    char *pick = banyan_arena_take(arena, z->pickers, z->pick_bytes);
+    int64_t *count = banyan_arena_take(arena, z->pickers * pieces, sizeof *count);
+    banyan_pick *room = banyan_arena_take(arena, z->picks, sizeof *room);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        banyan_pick **picks = take(arena, kind->pickers, sizeof *picks);
-        int64_t **counts = take(arena, kind->pickers, sizeof *counts), n = 0;
+        banyan_pick **picks = banyan_arena_take(arena, kind->pickers, sizeof *picks);
+        int64_t **counts = banyan_arena_take(arena, kind->pickers, sizeof *counts), n = 0;
         if (!c) continue;
         for (int32_t i = 0; i < kind->pickers; i++) {
             const banyan_head_plan *head = &kind->head[kind->picker[i].kv_head];
@@ -327,18 +326,18 @@ static void lay_observing(const banyan_plan *plan, banyan_arena *arena, const ba
 {
     const int64_t tokens = plan->spec.block_tokens, plain = tokens * z->plain_numbers;
     const int64_t blocks = z->pools ? banyan_most_blocks(plan) : 0;
-    banyan_observing *all = take(arena, z->workers, sizeof *all);
+    banyan_observing *all = banyan_arena_take(arena, z->workers, sizeof *all);
     for (int32_t i = 0; i < z->workers; i++) {
         banyan_observing o = {
-            .sums.diagonal = take(arena, plan->spec.max_tokens, sizeof(double)),
-            .sums.score = take(arena, BANYAN_LINE_ROWS * tokens, sizeof(float)),
-            .q = take(arena, BANYAN_LINE_ROWS * z->plain_numbers, sizeof(float)),
-            .column = take(arena, BANYAN_SCORED * tokens, sizeof(float)),
-            .pick = take(arena, z->lines, sizeof(banyan_pick)),
-            .mass = take(arena, blocks, sizeof(double)),
-            .pooled = take(arena, BANYAN_POOLED * blocks, sizeof(double)),
-            .plain_k = take(arena, plain, sizeof(float)),
-            .plain_v = take(arena, plain, sizeof(float))};
+            .sums.diagonal = banyan_arena_take(arena, plan->spec.max_tokens, sizeof(double)),
+            .sums.score = banyan_arena_take(arena, BANYAN_LINE_ROWS * tokens, sizeof(float)),
+            .q = banyan_arena_take(arena, BANYAN_LINE_ROWS * z->plain_numbers, sizeof(float)),
+            .column = banyan_arena_take(arena, BANYAN_SCORED * tokens, sizeof(float)),
+            .pick = banyan_arena_take(arena, z->lines, sizeof(banyan_pick)),
+            .mass = banyan_arena_take(arena, blocks, sizeof(double)),
+            .pooled = banyan_arena_take(arena, BANYAN_POOLED * blocks, sizeof(double)),
+            .plain_k = banyan_arena_take(arena, plain, sizeof(float)),
+            .plain_v = banyan_arena_take(arena, plain, sizeof(float))};
         if (!c) continue;
         all[i] = o;
         c->worker[i].observing = &all[i];
@@ -360,14 +359,14 @@ static void lay_lines(const banyan_plan *plan, int rank, banyan_arena *arena,
         const size_t bytes = plan->kernel->record_bytes(&plan->kind[k].shape.block);
         if (plan->kind[k].liners && bytes > record) record = bytes;
     }
-    int64_t *column = take(arena, z->liners * z->columns, sizeof *column);
-    uint64_t *band = take(arena, z->liners * words, sizeof *band);
-    uint64_t *places = take(arena, z->liners * seen, sizeof *places);
-    uint64_t *blocks = take(arena, z->liners * only, sizeof *blocks);
-    char *gathered = take(arena, z->liners * records, record);
+    int64_t *column = banyan_arena_take(arena, z->liners * z->columns, sizeof *column);
+    uint64_t *band = banyan_arena_take(arena, z->liners * words, sizeof *band);
+    uint64_t *places = banyan_arena_take(arena, z->liners * seen, sizeof *places);
+    uint64_t *blocks = banyan_arena_take(arena, z->liners * only, sizeof *blocks);
+    char *gathered = banyan_arena_take(arena, z->liners * records, record);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        banyan_line_set *set = take(arena, kind->liners, sizeof *set);
+        banyan_line_set *set = banyan_arena_take(arena, kind->liners, sizeof *set);
         int64_t n = 0;
         if (!c) continue;
         part[k].line = set;
@@ -394,12 +393,12 @@ static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banya
     for (int32_t k = 0; k < plan->kinds; k++)
         if (plan->kind[k].shape.kv_heads > kv_heads) kv_heads = plan->kind[k].shape.kv_heads;
     for (int32_t i = 0; i < z->workers; i++) {
-        double *sum = take(arena, z->joined_numbers, sizeof *sum);
+        double *sum = banyan_arena_take(arena, z->joined_numbers, sizeof *sum);
         if (c) c->worker[i].sum = sum;
     }
     const int64_t tokens = (int64_t)kv_heads * plan->panel_rows;
-    int64_t *joined = take(arena, tokens, sizeof *joined);
-    float *means = take(arena, tokens * z->joined_numbers, sizeof *means);
+    int64_t *joined = banyan_arena_take(arena, tokens, sizeof *joined);
+    float *means = banyan_arena_take(arena, tokens * z->joined_numbers, sizeof *means);
     if (!c) return;
     c->joined = joined;
     c->joined_means = means;
@@ -409,13 +408,13 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
                          banyan_cache *c)
 {
     banyan_sizes z = banyan_sizes_of(plan, rank);
-    banyan_part *part = take(arena, plan->kinds, sizeof *part);
-    banyan_piece *piece = take(arena, plan->panel_rows, sizeof *piece);
+    banyan_part *part = banyan_arena_take(arena, plan->kinds, sizeof *part);
+    banyan_piece *piece = banyan_arena_take(arena, plan->panel_rows, sizeof *piece);
     lay_sequences(plan, rank, arena, &z, c);
     /* One panel is under way at a time: all kinds share its memory. */
     const int on_device = plan->kernel->device != NULL;
-    char *data = on_device ? NULL : take(arena, z.items, z.item_bytes);
-    char *mass = on_device ? NULL : take(arena, z.items, z.mass_bytes);
+    char *data = on_device ? NULL : banyan_arena_take(arena, z.items, z.item_bytes);
+    char *mass = on_device ? NULL : banyan_arena_take(arena, z.items, z.mass_bytes);
     for (int32_t k = 0; k < plan->kinds; k++)
         lay_part(plan, &plan->kind[k], rank, arena, data, mass, &z, c ? &part[k] : NULL);
     if (on_device) {

@@ -98,14 +98,9 @@ banyan_status banyan_sequence_create(banyan_cache *cache, uint64_t turn, banyan_
 
 /* ---- forks --------------------------------------------------------------------------------- */
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int64_t forked(const banyan_sequence *s, int32_t layer, int64_t tokens)
 {
-    return least(tokens, s->layer[layer].length);
+    return banyan_smaller(tokens, s->layer[layer].length);
 }
 
 static banyan_status check_fork(banyan_sequence *s, int64_t tokens)
@@ -153,7 +148,7 @@ static banyan_status fork_tables(banyan_sequence *s, const banyan_sequence *from
         if (!record)
             return banyan_fail(BANYAN_ERR_MEMORY, "fork: a record is missing that was counted");
         banyan_status status =
-            c->way->copy(c, record, half.record, banyan_cache_pool(c, layer)->record_bytes);
+            c->backend->copy(c, record, half.record, banyan_cache_pool(c, layer)->record_bytes);
         if (!status) status = banyan_kept_add(c, to, (banyan_held){whole, record});
         if (status) return status;
     }
@@ -193,9 +188,9 @@ banyan_status banyan_sequence_fork(banyan_sequence *sequence, int64_t tokens, ui
         const banyan_layer *from = &sequence->layer[i];
         layer->length = layer->longest = forked(sequence, i, tokens);
         layer->floor = from->floor;
-        layer->written = least(from->written, layer->length);
-        layer->replayed = least(from->replayed, layer->length);
-        layer->clean = least(from->clean, layer->length / block);
+        layer->written = banyan_smaller(from->written, layer->length);
+        layer->replayed = banyan_smaller(from->replayed, layer->length);
+        layer->clean = banyan_smaller(from->clean, layer->length / block);
         layer->turn_count = from->turn_count;
         memcpy(layer->turns, from->turns, (size_t)from->turn_count * sizeof *from->turns);
         banyan_turns_branch(s, i, layer->length / block, layer->length % block != 0);
@@ -257,7 +252,7 @@ banyan_status banyan_sequence_open(banyan_cache *cache, int32_t index, banyan_se
 /* ---- questions ----------------------------------------------------------------------------- */
 
 /* Whose keys and values a layer of the plan reads. */
-static int32_t cache_layer_of(const banyan_sequence *s, int32_t layer)
+static int32_t layer_read_by(const banyan_sequence *s, int32_t layer)
 {
     return s->cache->plan->spec.cache_layer[layer];
 }
@@ -273,7 +268,7 @@ int64_t banyan_sequence_length(const banyan_sequence *s, int32_t layer)
     int64_t most = -1;
     if (!s || !s->is_live || layer < -1 || layer >= s->cache->plan->spec.layers) return -1;
     for (int32_t i = 0; i < s->cache->plan->spec.layers; i++)
-        if ((layer < 0 || cache_layer_of(s, layer) == i) && s->layer[i].length > most)
+        if ((layer < 0 || layer_read_by(s, layer) == i) && s->layer[i].length > most)
             most = s->layer[i].length;
     return most;
 }
@@ -282,7 +277,7 @@ int banyan_sequence_owner(const banyan_sequence *s, int32_t layer, int32_t kv_he
                           int64_t block)
 {
     if (!is_layer(s, layer) || block < 0) return -1;
-    const uint64_t turn = banyan_turn_of(&s->layer[cache_layer_of(s, layer)], block)->turn;
+    const uint64_t turn = banyan_turn_of(&s->layer[layer_read_by(s, layer)], block)->turn;
     return banyan_plan_owner(s->cache->plan, turn, layer, kv_head, block);
 }
 
@@ -292,12 +287,12 @@ int banyan_sequence_record(banyan_sequence *s, int32_t layer, int32_t kv_head, i
     if (!is_layer(s, layer) || index < 0) return 0;
     const banyan_part *part = banyan_cache_part(s->cache, layer);
     for (int32_t j = 0; j < part->mine_count; j++) {
-        const banyan_kept *kept = &s->layer[cache_layer_of(s, layer)].kept[j];
+        const banyan_kept *kept = &s->layer[layer_read_by(s, layer)].kept[j];
         if (part->mine[j].kv_head != kv_head || index >= kept->count) continue;
         const banyan_held held = banyan_kept_at(kept, index);
         *block = held.block;
         *record = held.record;
-        *bytes = banyan_cache_pool(s->cache, cache_layer_of(s, layer))->record_bytes;
+        *bytes = banyan_cache_pool(s->cache, layer_read_by(s, layer))->record_bytes;
         return 1;
     }
     return 0;

@@ -39,8 +39,8 @@ banyan_plain banyan_plain_at(const banyan_block_shape *shape, void *bytes)
                : (banyan_plain){.k = k, .v = v};
 }
 
-static banyan_status damaged(const char *path, const banyan_saved_block *b, int32_t layer,
-                             int32_t kv_head)
+static banyan_status damaged_block(const char *path, const banyan_saved_block *b, int32_t layer,
+                                   int32_t kv_head)
 {
     return banyan_fail(BANYAN_ERR_FILE,
                        "\"%s\" was damaged: block %" PRId64
@@ -56,7 +56,7 @@ void banyan_block_reader_end(banyan_block_reader *r)
     r->fd = -1;
 }
 
-static banyan_status open_file(banyan_block_reader *r, int32_t rank, uint64_t id)
+static banyan_status open_blocks(banyan_block_reader *r, int32_t rank, uint64_t id)
 {
     if (r->fd >= 0 && r->rank == rank && r->id == id) return BANYAN_OK;
     banyan_block_reader_end(r);
@@ -71,10 +71,10 @@ banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *inde
                                 const banyan_saved_group *group,
                                 const banyan_saved_block *saved, void *to, size_t bytes)
 {
-    banyan_status status = open_file(r, index->rank, index->file[saved->file].id);
+    banyan_status status = open_blocks(r, index->rank, index->file[saved->file].id);
     if (!status) status = banyan_file_read(r->fd, r->path, to, bytes, (int64_t)saved->offset);
     if (!status && banyan_checksum(to, bytes) != saved->checksum)
-        status = damaged(r->path, saved, group->layer, group->kv_head);
+        status = damaged_block(r->path, saved, group->layer, group->kv_head);
     return status;
 }
 
@@ -151,7 +151,7 @@ static banyan_status transfer(const mover *m, batch *b)
 }
 
 /* Block n of the batch at work: to its record, or from it. */
-static banyan_status convert(const mover *m, int64_t n, int32_t worker)
+static banyan_status convert_block(const mover *m, int64_t n, int32_t worker)
 {
     const batch *work = m->work;
     const banyan_move *move = &m->move[work->first + n];
@@ -167,7 +167,7 @@ static banyan_status convert(const mover *m, int64_t n, int32_t worker)
         return BANYAN_OK;
     }
     if (banyan_checksum(at, bytes) != move->saved->checksum)
-        return damaged(move->path, move->saved, move->layer, move->kv_head);
+        return damaged_block(move->path, move->saved, move->layer, move->kv_head);
     banyan_kernel_restore(kernel, move->shape, record, move->saved->rows, &plain);
     if (move->saved->rows == move->shape->block_tokens)
         banyan_summarise(m->c, banyan_plan_kind(m->c->plan, move->layer), record,
@@ -180,7 +180,7 @@ static void body(void *arg, int64_t i, int32_t worker)
 {
     mover *m = arg;
     m->status[i] = BANYAN_OK;
-    if (i > 0) m->status[i] = convert(m, i - 1, worker);
+    if (i > 0) m->status[i] = convert_block(m, i - 1, worker);
     if (i > 0 || !m->io) return;
     m->status[0] = transfer(m, m->io); /* messages belong to threads */
     if (m->status[0]) snprintf(m->why, sizeof m->why, "%s", banyan_error_message());
@@ -203,7 +203,7 @@ static banyan_status device_records(const mover *m, batch *b)
 }
 
 /* io and work at the same time. */
-static banyan_status step(mover *m, batch *io, batch *work)
+static banyan_status move_and_convert(mover *m, batch *io, batch *work)
 {
     m->io = io;
     m->work = work;
@@ -214,7 +214,7 @@ static banyan_status step(mover *m, batch *io, batch *work)
     if (m->status[0]) return banyan_fail(m->status[0], "%s", m->why);
     for (int64_t n = 0; n < count && !status; n++)
         if (m->status[1 + n])
-            status = convert(m, n, 0); /* once more: its words are to be ours */
+            status = convert_block(m, n, 0); /* once more: its words are to be ours */
     return !status && !m->is_save ? device_records(m, work) : status;
 }
 
@@ -245,7 +245,7 @@ static void give_batch(const mover *m, batch *b)
 }
 
 /* Of two batches one is at work while the other's bytes move. */
-static banyan_status run(mover *m, batch two[2])
+static banyan_status move_batches(mover *m, batch two[2])
 {
     banyan_status status = BANYAN_OK;
     batch *ready = NULL; /* its bytes have been read, or are to be written */
@@ -253,8 +253,8 @@ static banyan_status run(mover *m, batch two[2])
         batch *next = &two[turn];
         next_batch(m, ready, next);
         if (!next->count && !ready) break;
-        status = m->is_save ? step(m, ready, next->count ? next : NULL)
-                            : step(m, next->count ? next : NULL, ready);
+        status = m->is_save ? move_and_convert(m, ready, next->count ? next : NULL)
+                            : move_and_convert(m, next->count ? next : NULL, ready);
         if (!next->count) break;
         ready = next;
     }
@@ -277,7 +277,7 @@ static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t 
     banyan_status status =
         m.status ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory");
     for (int i = 0; i < 2 && !status; i++) status = take_batch(&m, most, &two[i]);
-    if (!status) status = run(&m, two);
+    if (!status) status = move_batches(&m, two);
     for (int i = 0; i < 2; i++) give_batch(&m, &two[i]);
     free(m.status);
     return status;

@@ -62,7 +62,8 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
     return BANYAN_OK;
 }
 
-static banyan_status check(banyan_cache *c, const char *folder, const void *note, size_t bytes)
+static banyan_status check_save(banyan_cache *c, const char *folder, const void *note,
+                                size_t bytes)
 {
     if (!folder || !*folder)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "save: folder is %s",
@@ -90,7 +91,7 @@ static banyan_status read_old(banyan_saving *x)
 }
 
 /* Rank 0: the folder, the right to save there, and a manifest without content. */
-static banyan_status begin(banyan_saving *x)
+static banyan_status begin_save(banyan_saving *x)
 {
     char parent[BANYAN_PATH];
     const int is_new = !mkdir(x->folder, 0777);
@@ -113,7 +114,7 @@ static banyan_status begin(banyan_saving *x)
 }
 
 /* Every rank: is that the folder that rank 0 sees? And names of files. */
-static banyan_status join(banyan_saving *x)
+static banyan_status join_save(banyan_saving *x)
 {
     const banyan_plan *plan = x->c->plan;
     const uint64_t id = x->numbers.id;
@@ -168,7 +169,7 @@ static banyan_status write_all(banyan_saving *x)
     banyan_comm *comm = x->c->plan->comm;
     banyan_status status = banyan_comm_broadcast(comm, &x->numbers.id, sizeof x->numbers.id, 0);
     if (status) return status;
-    status = join(x);
+    status = join_save(x);
     if (!status) find_previous(x);
     if (!status) status = banyan_save_list(x);
     status = banyan_comm_agree(comm, status);
@@ -201,7 +202,7 @@ static void drop_files(banyan_saving *x, banyan_status status)
     if (x->has_manifest) (void)unlink(x->manifest_path);
 }
 
-static void remember(banyan_saving *x)
+static void remember_saved(banyan_saving *x)
 {
     banyan_cache *c = x->c;
     c->saved_id = x->numbers.id;
@@ -220,14 +221,14 @@ banyan_status banyan_cache_save(banyan_cache *cache, const char *folder, const v
         .c = cache, .folder = folder, .note = note, .manifest_fd = -1, .lock = -1};
     x.numbers.note_bytes = bytes;
     const int device = banyan_device_enter(cache);
-    banyan_status status = check(cache, folder, note, bytes);
+    banyan_status status = check_save(cache, folder, note, bytes);
     if (!status) x.numbers.rank = calloc((size_t)cache->plan->ranks, sizeof *x.numbers.rank);
     if (!status && !x.numbers.rank) status = banyan_fail(BANYAN_ERR_MEMORY, "save: no memory");
-    if (!status && comm->rank == 0) status = begin(&x);
+    if (!status && comm->rank == 0) status = begin_save(&x);
     status = banyan_comm_agree(comm, status);
     if (!status) status = write_all(&x);
     drop_files(&x, status);
-    if (!status) remember(&x);
+    if (!status) remember_saved(&x);
     if (!status) status = banyan_save_remove_old(&x);
     banyan_folder_unlock(x.lock);
     banyan_device_leave(cache, device);

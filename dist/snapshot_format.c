@@ -20,7 +20,7 @@ typedef struct banyan_owned {
 } owned;
 
 /* Zeroed; NULL: there is none. */
-static void *take(banyan_snapshot *s, int64_t count, size_t bytes)
+static void *allocate_zeroed(banyan_snapshot *s, int64_t count, size_t bytes)
 {
     owned *o = calloc(1, sizeof *o + (size_t)count * bytes + 1);
     if (!o) return NULL;
@@ -138,7 +138,7 @@ static const char *get_text(banyan_snapshot *s, banyan_cursor *from)
 {
     const int64_t bytes = banyan_get_count(from, 1, 1 << 16);
     const char *text = banyan_get(from, (size_t)bytes);
-    char *copy = text ? take(s, bytes + 1, 1) : NULL;
+    char *copy = text ? allocate_zeroed(s, bytes + 1, 1) : NULL;
     if (!copy) from->has_failed = 1;
     if (copy) memcpy(copy, text, (size_t)bytes);
     for (int64_t i = 0; copy && i < bytes; i++) /* it is shown on terminals */
@@ -152,7 +152,7 @@ static void get_kind(banyan_snapshot *s, banyan_cursor *from, banyan_saved_kind 
     kind->key_dim = get_number(from, 1, BANYAN_MAX_DIM);
     kind->value_dim = get_number(from, 1, BANYAN_MAX_DIM);
     kind->value_in_key = get_number(from, 0, 1);
-    kind->use = take(s, s->heads, sizeof *kind->use);
+    kind->use = allocate_zeroed(s, s->heads, sizeof *kind->use);
     if (!kind->use) from->has_failed = 1;
     for (int32_t h = 0; h < s->heads && !from->has_failed; h++)
         kind->use[h] = get_text(s, from);
@@ -166,9 +166,9 @@ static void get_shape(banyan_snapshot *s, banyan_cursor *from)
     s->dtype = (banyan_dtype)get_number(from, 0, BANYAN_E4M3);
     if (s->block_tokens & (s->block_tokens - 1)) from->has_failed = 1;
     s->kinds = (int32_t)banyan_get_count(from, 16 + 4 * (size_t)s->heads, s->layers);
-    s->kind = take(s, s->kinds, sizeof *s->kind);
-    s->kind_of_layer = take(s, s->layers, sizeof *s->kind_of_layer);
-    s->cache_layer = take(s, s->layers, sizeof *s->cache_layer);
+    s->kind = allocate_zeroed(s, s->kinds, sizeof *s->kind);
+    s->kind_of_layer = allocate_zeroed(s, s->layers, sizeof *s->kind_of_layer);
+    s->cache_layer = allocate_zeroed(s, s->layers, sizeof *s->cache_layer);
     if (!s->kind || !s->kind_of_layer || !s->cache_layer || s->kinds < 1) from->has_failed = 1;
     for (int32_t k = 0; k < s->kinds && !from->has_failed; k++) get_kind(s, from, &s->kind[k]);
     for (int32_t l = 0; l < s->layers && !from->has_failed; l++) {
@@ -184,7 +184,7 @@ static void get_layer(banyan_snapshot *s, banyan_cursor *from, banyan_layer *lay
     layer->longest = get_tokens(from);
     layer->floor = get_tokens(from);
     layer->turn_count = (int32_t)banyan_get_count(from, 24, 1 << 20);
-    layer->turns = take(s, layer->turn_count, sizeof *layer->turns);
+    layer->turns = allocate_zeroed(s, layer->turn_count, sizeof *layer->turns);
     if (!layer->turns || layer->turn_count < 1 || layer->length > layer->longest ||
         layer->floor > layer->length)
         from->has_failed = 1;
@@ -202,13 +202,13 @@ static void get_sequences(banyan_snapshot *s, banyan_cursor *from)
     s->next_id = banyan_get64(from);
     if (s->next_id > UINT64_MAX / 2) from->has_failed = 1; /* more are to come */
     s->sequences = (int32_t)banyan_get_count(from, 16 + 52, 1 << 20);
-    s->sequence = take(s, s->sequences, sizeof *s->sequence);
+    s->sequence = allocate_zeroed(s, s->sequences, sizeof *s->sequence);
     if (!s->sequence) from->has_failed = 1;
     for (int32_t i = 0; i < s->sequences && !from->has_failed; i++) {
         banyan_saved_sequence *one = &s->sequence[i];
         one->turn = banyan_get64(from);
         one->family = banyan_get64(from);
-        one->layer = take(s, s->layers, sizeof *one->layer);
+        one->layer = allocate_zeroed(s, s->layers, sizeof *one->layer);
         if (!one->layer || one->family > s->next_id) from->has_failed = 1;
         for (int32_t l = 0; l < s->layers && !from->has_failed; l++)
             if (s->cache_layer[l] == l) get_layer(s, from, &one->layer[l]);
@@ -219,7 +219,7 @@ static void get_ranks(banyan_snapshot *s, banyan_cursor *from)
 {
     if ((from->bytes - from->at) / 32 < (size_t)s->ranks) from->has_failed = 1;
     if (from->has_failed) return;
-    s->rank = take(s, s->ranks, sizeof *s->rank);
+    s->rank = allocate_zeroed(s, s->ranks, sizeof *s->rank);
     if (!s->rank) from->has_failed = 1;
     for (int32_t r = 0; r < s->ranks && !from->has_failed; r++) {
         s->rank[r].head_bytes = banyan_get64(from);
@@ -229,7 +229,7 @@ static void get_ranks(banyan_snapshot *s, banyan_cursor *from)
     }
 }
 
-static banyan_status check_whole(const char *path, const unsigned char *data, size_t bytes)
+static banyan_status check_manifest(const char *path, const unsigned char *data, size_t bytes)
 {
     if (bytes < sizeof magic || memcmp(data, magic, sizeof magic))
         return banyan_fail(BANYAN_ERR_FILE, "\"%s\" is no manifest of a banyan snapshot", path);
@@ -253,7 +253,7 @@ static banyan_status check_whole(const char *path, const unsigned char *data, si
 banyan_status banyan_snapshot_parse(const char *path, const unsigned char *data, size_t bytes,
                                     banyan_snapshot *out)
 {
-    banyan_status status = check_whole(path, data, bytes);
+    banyan_status status = check_manifest(path, data, bytes);
     if (status) return status;
     banyan_snapshot s = {0};
     banyan_cursor from = {data, sizeof magic, bytes - 8, 0};

@@ -106,7 +106,7 @@ static banyan_status get_files(banyan_cursor *from, banyan_index *x)
     return BANYAN_OK;
 }
 
-static int32_t numbers_of(const banyan_snapshot *s, int32_t layer)
+static int32_t layer_numbers(const banyan_snapshot *s, int32_t layer)
 {
     const banyan_saved_kind *kind = &s->kind[s->kind_of_layer[layer]];
     return kind->key_dim + kind->value_dim;
@@ -114,7 +114,7 @@ static int32_t numbers_of(const banyan_snapshot *s, int32_t layer)
 
 static size_t sum_bytes(const banyan_snapshot *s, int32_t layer)
 {
-    return SUM_BYTES + (size_t)numbers_of(s, layer) * sizeof(double);
+    return SUM_BYTES + (size_t)layer_numbers(s, layer) * sizeof(double);
 }
 
 /* Groups ascend by layer and KV head, and their entries follow one another. */
@@ -222,7 +222,7 @@ static banyan_status read_part(const char *path, int64_t at, size_t bytes, unsig
     return status;
 }
 
-static banyan_status damaged(const char *path, const char *what)
+static banyan_status damaged_index(const char *path, const char *what)
 {
     return banyan_fail(BANYAN_ERR_FILE, "\"%s\" was damaged: the checksum of %s is another",
                        path, what);
@@ -240,7 +240,7 @@ banyan_status banyan_index_read(const char *folder, const banyan_snapshot *s, in
                              is->head_bytes);
     if (!status) status = read_part(path, 0, (size_t)is->head_bytes, &data);
     if (!status && banyan_checksum(data, (size_t)is->head_bytes) != is->head_checksum)
-        status = damaged(path, "its head");
+        status = damaged_index(path, "its head");
     if (!status) status = banyan_index_parse(path, data, (size_t)is->head_bytes, s, out);
     if (!status && out->rank != rank) {
         status = banyan_fail(BANYAN_ERR_FILE, "\"%s\" is of rank %d: expected %d", path,
@@ -282,7 +282,8 @@ banyan_status banyan_index_entries(const banyan_index *index, const banyan_snaps
     snprintf(what, sizeof what, "layer %d, KV head %d", (int)group->layer, (int)group->kv_head);
     banyan_status status = read_part(index->path, (int64_t)at, bytes, &data);
     if (status) return status;
-    if (banyan_checksum(data, bytes) != group->checksum) status = damaged(index->path, what);
+    if (banyan_checksum(data, bytes) != group->checksum)
+        status = damaged_index(index->path, what);
     banyan_saved_block *entry = calloc((size_t)group->count + 1, sizeof *entry);
     if (!status && !entry)
         status = banyan_fail(BANYAN_ERR_MEMORY, "\"%s\": no memory", index->path);
@@ -327,7 +328,7 @@ banyan_status banyan_index_sums(const banyan_index *index, const banyan_snapshot
 {
     unsigned char *data = NULL;
     char what[80];
-    const int32_t numbers = numbers_of(s, group->layer);
+    const int32_t numbers = layer_numbers(s, group->layer);
     const size_t count = (size_t)group->sums, bytes = count * sum_bytes(s, group->layer);
     snprintf(what, sizeof what, "the sums of layer %d, KV head %d", (int)group->layer,
              (int)group->kv_head);
@@ -336,7 +337,7 @@ banyan_status banyan_index_sums(const banyan_index *index, const banyan_snapshot
     banyan_status status = read_part(index->path, group->sums_at, bytes, &data);
     if (status) return status;
     if (banyan_checksum(data, bytes) != group->sums_checksum)
-        status = damaged(index->path, what);
+        status = damaged_index(index->path, what);
     const size_t each = sizeof(banyan_saved_sum) + (size_t)numbers * sizeof(double);
     banyan_saved_sum *sum = status ? NULL : calloc(count, each);
     if (!status && !sum)

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static banyan_status read_manifest(const char *folder, banyan_snapshot *s)
+static banyan_status read_given_manifest(const char *folder, banyan_snapshot *s)
 {
     if (!folder || !*folder)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "snapshot: folder is %s",
@@ -48,7 +48,7 @@ banyan_status banyan_snapshot_note(const char *folder, void *note, size_t bytes,
                            length ? "note" : "length");
     int lock = -1;
     if (folder) (void)banyan_folder_lock(folder, BANYAN_LOCK_OPEN, &lock);
-    banyan_status status = read_manifest(folder, &s);
+    banyan_status status = read_given_manifest(folder, &s);
     if (!status && bytes) status = read_note(folder, &s, &all);
     banyan_folder_unlock(lock);
     if (!status) {
@@ -63,7 +63,7 @@ banyan_status banyan_snapshot_note(const char *folder, void *note, size_t bytes,
 /* ---- what is in it ------------------------------------------------------------------------- */
 
 /* Rules of a kind of layer, heads with the same one together. */
-static void print_kind(const banyan_snapshot *s, int32_t k, FILE *out)
+static void print_saved_kind(const banyan_snapshot *s, int32_t k, FILE *out)
 {
     const banyan_saved_kind *kind = &s->kind[k];
     int32_t layers = 0, first = -1;
@@ -103,7 +103,7 @@ banyan_status banyan_snapshot_print(const char *folder, FILE *out)
 {
     banyan_snapshot s = {0};
     if (!out) return banyan_fail(BANYAN_ERR_ARGUMENT, "snapshot_print: out is NULL");
-    const banyan_status status = read_manifest(folder, &s);
+    const banyan_status status = read_given_manifest(folder, &s);
     if (status) return status;
     uint64_t blocks = 0, bytes = 0;
     for (int32_t r = 0; r < s.ranks; r++) {
@@ -116,7 +116,7 @@ banyan_status banyan_snapshot_print(const char *folder, FILE *out)
             s.id, s.number, s.ranks, blocks, (double)bytes / (1 << 20));
     fprintf(out, "  %d layers, %d heads, blocks of %d tokens in %s\n", s.layers, s.heads,
             s.block_tokens, banyan_dtype_name(s.dtype));
-    for (int32_t k = 0; k < s.kinds; k++) print_kind(&s, k, out);
+    for (int32_t k = 0; k < s.kinds; k++) print_saved_kind(&s, k, out);
     for (int32_t i = 0; i < s.sequences; i++) print_sequence(&s, i, out);
     fprintf(out, "  a note of %" PRIu64 " bytes\n", s.note_bytes);
     banyan_snapshot_free(&s);
@@ -125,15 +125,15 @@ banyan_status banyan_snapshot_print(const char *folder, FILE *out)
 
 /* ---- is it whole? -------------------------------------------------------------------------- */
 
-typedef struct looking {
+typedef struct verification {
     const char *folder;
     banyan_snapshot s;
     banyan_block_reader reader;
     char *block;
     int64_t bytes;
-} looking;
+} verification;
 
-static banyan_status verify_group(looking *x, const banyan_index *index,
+static banyan_status verify_group(verification *x, const banyan_index *index,
                                   const banyan_saved_group *group)
 {
     const banyan_saved_kind *kind = &x->s.kind[x->s.kind_of_layer[group->layer]];
@@ -156,7 +156,7 @@ static banyan_status verify_group(looking *x, const banyan_index *index,
     return status;
 }
 
-static banyan_status verify_rank(looking *x, int32_t rank)
+static banyan_status verify_rank(verification *x, int32_t rank)
 {
     banyan_index index = {0};
     banyan_status status = banyan_index_read(x->folder, &x->s, rank, &index);
@@ -168,11 +168,11 @@ static banyan_status verify_rank(looking *x, int32_t rank)
 
 banyan_status banyan_snapshot_verify(const char *folder, int64_t *bytes)
 {
-    looking x = {.folder = folder, .reader = {.folder = folder, .fd = -1}};
+    verification x = {.folder = folder, .reader = {.folder = folder, .fd = -1}};
     unsigned char *note = NULL;
     int lock = -1;
     if (folder) (void)banyan_folder_lock(folder, BANYAN_LOCK_OPEN, &lock);
-    banyan_status status = read_manifest(folder, &x.s);
+    banyan_status status = read_given_manifest(folder, &x.s);
     if (!status) status = read_note(folder, &x.s, &note);
     free(note);
     /* The largest there can be: 256 tokens, two rows of 576 fp32. */

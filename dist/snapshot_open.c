@@ -132,7 +132,7 @@ static banyan_status make_sequences(banyan_opening *o)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-static int by_place(const void *a, const void *b)
+static int by_file_offset(const void *a, const void *b)
 {
     const banyan_move *x = a, *y = b;
     if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
@@ -163,7 +163,7 @@ static banyan_status load_file(banyan_opening *o, int64_t first, int64_t end)
 static banyan_status load_all(banyan_opening *o)
 {
     banyan_status status = BANYAN_OK;
-    qsort(o->move, (size_t)o->moves, sizeof *o->move, by_place);
+    qsort(o->move, (size_t)o->moves, sizeof *o->move, by_file_offset);
     for (int64_t first = 0, end = 0; first < o->moves && !status; first = end) {
         const banyan_move *one = &o->move[first];
         while (end < o->moves && o->move[end].rank == one->rank &&
@@ -187,7 +187,7 @@ static banyan_status read_indexes(banyan_opening *o)
 }
 
 /* Every rank reads the manifest for itself, and finds what rank 0 finds. Collective. */
-static banyan_status read_manifest(banyan_opening *o)
+static banyan_status read_own_manifest(banyan_opening *o)
 {
     banyan_comm *comm = o->plan->comm;
     banyan_status status = banyan_snapshot_possible(o->plan);
@@ -210,7 +210,7 @@ static banyan_status read_manifest(banyan_opening *o)
     return banyan_comm_agree(comm, status);
 }
 
-static banyan_status fill(banyan_opening *o)
+static banyan_status load_cache(banyan_opening *o)
 {
     const int device = banyan_device_enter(o->c);
     banyan_status status = make_sequences(o);
@@ -228,9 +228,9 @@ banyan_status banyan_cache_open(const banyan_plan *plan, void *stream, const cha
     banyan_opening o = {.plan = plan, .folder = folder};
     int lock = -1;
     if (folder) (void)banyan_folder_lock(folder, BANYAN_LOCK_OPEN, &lock);
-    banyan_status status = read_manifest(&o);
+    banyan_status status = read_own_manifest(&o);
     if (!status) status = banyan_cache_create(plan, stream, &o.c);
-    if (!status) status = fill(&o);
+    if (!status) status = load_cache(&o);
     banyan_folder_unlock(lock);
     for (int32_t r = 0; o.index && r < o.s.ranks; r++) banyan_index_free(&o.index[r]);
     free(o.index);

@@ -233,8 +233,8 @@ banyan_status banyan_save_blocks(banyan_saving *x)
     return status;
 }
 
-static banyan_status write_whole(const char *path, const void *data, size_t bytes,
-                                 int *is_there)
+static banyan_status write_synced(const char *path, const void *data, size_t bytes,
+                                  int *is_there)
 {
     int fd;
     banyan_status status = banyan_file_create(path, &fd);
@@ -256,7 +256,7 @@ banyan_status banyan_save_index(banyan_saving *x)
         x->mine = (banyan_saved_rank){x->index.head_bytes,
                                       banyan_checksum(bytes.data, x->index.head_bytes),
                                       (uint64_t)x->entries, (uint64_t)x->live_bytes};
-    if (!status) status = write_whole(x->index.path, bytes.data, bytes.used, &x->has_index);
+    if (!status) status = write_synced(x->index.path, bytes.data, bytes.used, &x->has_index);
     free(bytes.data);
     return status;
 }
@@ -270,7 +270,7 @@ banyan_status banyan_save_manifest(banyan_saving *x)
     if (!status && x->numbers.note_bytes) {
         x->numbers.note_checksum = banyan_checksum(x->note, (size_t)x->numbers.note_bytes);
         status =
-            write_whole(x->note_path, x->note, (size_t)x->numbers.note_bytes, &x->has_note);
+            write_synced(x->note_path, x->note, (size_t)x->numbers.note_bytes, &x->has_note);
     }
     if (!status) banyan_snapshot_write(x->c, &x->numbers, &bytes);
     if (bytes.has_failed) status = banyan_fail(BANYAN_ERR_MEMORY, "save: no memory");

@@ -35,9 +35,9 @@ static void take_saved(int32_t index, int64_t first, int64_t end, const banyan_e
 }
 
 /* Of block `block`, the tokens from kept->end on, and below `end`. */
-static banyan_status add_block(banyan_opening *o, const banyan_sequence *s, int32_t layer,
-                               int32_t kv_head, int64_t end, const banyan_entries *of,
-                               int32_t count, banyan_compensation *kept)
+static banyan_status add_saved_block(banyan_opening *o, const banyan_sequence *s, int32_t layer,
+                                     int32_t kv_head, int64_t end, const banyan_entries *of,
+                                     int32_t count, banyan_compensation *kept)
 {
     const banyan_shape *shape = &banyan_plan_kind(o->plan, layer)->shape;
     const int64_t tokens = o->s.block_tokens, block = kept->end / tokens, at = block * tokens;
@@ -70,6 +70,6 @@ banyan_status banyan_open_sums(banyan_opening *o, int32_t index, int32_t layer, 
     take_saved(index, first, end, of, count, kept);
     if (kept->end < first) kept->end = first;
     while (!status && kept->end < end)
-        status = add_block(o, s, layer, kv_head, end, of, count, kept);
+        status = add_saved_block(o, s, layer, kv_head, end, of, count, kept);
     return status;
 }

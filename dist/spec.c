@@ -45,7 +45,7 @@ banyan_status banyan_spec_widen(const banyan_spec *given, banyan_spec *out)
     return BANYAN_OK;
 }
 
-static banyan_status within(const char *field, int64_t value, int64_t low, int64_t high)
+static banyan_status check_within(const char *field, int64_t value, int64_t low, int64_t high)
 {
     if (value >= low && value <= high) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_CONFIG, "%s is %lld: expected %lld..%lld", field,
@@ -89,18 +89,19 @@ static banyan_status check_range(const char *list, int32_t index, const char *wh
     return BANYAN_OK;
 }
 
-static banyan_status check_shape(const banyan_spec *s)
+static banyan_status check_spec_shape(const banyan_spec *s)
 {
     banyan_status status = BANYAN_OK;
-    if (!status) status = within("layers", s->layers, 1, MAX_COUNT);
-    if (!status) status = within("heads", s->heads, 1, MAX_COUNT);
-    if (!status) status = within("kv_heads", s->kv_heads, 0, MAX_COUNT);
+    if (!status) status = check_within("layers", s->layers, 1, MAX_COUNT);
+    if (!status) status = check_within("heads", s->heads, 1, MAX_COUNT);
+    if (!status) status = check_within("kv_heads", s->kv_heads, 0, MAX_COUNT);
     if (!status && s->kv_heads && s->heads % s->kv_heads)
         status =
             banyan_fail(BANYAN_ERR_CONFIG, "heads is %d: expected a multiple of kv_heads, %d",
                         (int)s->heads, (int)s->kv_heads);
-    if (!status) status = within("key_dim", s->key_dim, 1, BANYAN_MAX_DIM);
-    if (!status && s->value_dim) status = within("value_dim", s->value_dim, 1, BANYAN_MAX_DIM);
+    if (!status) status = check_within("key_dim", s->key_dim, 1, BANYAN_MAX_DIM);
+    if (!status && s->value_dim)
+        status = check_within("value_dim", s->value_dim, 1, BANYAN_MAX_DIM);
     if (!status && !(isfinite(s->scale) && s->scale >= 0))
         status =
             banyan_fail(BANYAN_ERR_CONFIG,
@@ -133,15 +134,15 @@ static banyan_status check_one_shape(const banyan_spec *s, int32_t i)
     banyan_status status =
         check_range("shape", i, "layer", shape->first_layer, shape->last_layer, s->layers);
     snprintf(field, sizeof field, "shape %d: kv_heads", (int)i);
-    if (!status) status = within(field, shape->kv_heads, 0, MAX_COUNT);
+    if (!status) status = check_within(field, shape->kv_heads, 0, MAX_COUNT);
     if (!status && shape->kv_heads && s->heads % shape->kv_heads)
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "shape %d: kv_heads is %d: expected a divisor of heads, %d",
                              (int)i, (int)shape->kv_heads, (int)s->heads);
     snprintf(field, sizeof field, "shape %d: key_dim", (int)i);
-    if (!status) status = within(field, shape->key_dim, 0, BANYAN_MAX_DIM);
+    if (!status) status = check_within(field, shape->key_dim, 0, BANYAN_MAX_DIM);
     snprintf(field, sizeof field, "shape %d: value_dim", (int)i);
-    if (!status) status = within(field, shape->value_dim, 0, BANYAN_MAX_DIM);
+    if (!status) status = check_within(field, shape->value_dim, 0, BANYAN_MAX_DIM);
     if (!status && !(isfinite(shape->scale) && shape->scale >= 0))
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "shape %d: scale is %g: expected a positive number, or 0", (int)i,
@@ -216,32 +217,32 @@ static banyan_status check_sinks(const banyan_spec *s)
 static banyan_status check_cache(const banyan_spec *s)
 {
     banyan_status status = BANYAN_OK;
-    if (!status) status = within("max_tokens", s->max_tokens, 1, max_length);
+    if (!status) status = check_within("max_tokens", s->max_tokens, 1, max_length);
     if (!status && s->planned_tokens &&
         (s->planned_tokens < 0 || s->planned_tokens > s->max_tokens))
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "planned_tokens is %lld: expected 1..%lld (max_tokens), or 0 for "
                              "max_tokens",
                              (long long)s->planned_tokens, (long long)s->max_tokens);
-    if (!status) status = within("sequences", s->sequences, 1, MAX_COUNT);
-    if (!status) status = within("pool_tokens", s->pool_tokens, 0, max_length);
-    if (!status) status = within("max_rows", s->max_rows, 1, 1 << 24);
+    if (!status) status = check_within("sequences", s->sequences, 1, MAX_COUNT);
+    if (!status) status = check_within("pool_tokens", s->pool_tokens, 0, max_length);
+    if (!status) status = check_within("max_rows", s->max_rows, 1, 1 << 24);
     if (!status && (s->block_tokens < 16 || s->block_tokens > 256 ||
                     (s->block_tokens & (s->block_tokens - 1))))
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "block_tokens is %d: expected 16, 32, 64, 128 or 256",
                              (int)s->block_tokens);
     if (!status) status = at_least("rollback_tokens", s->rollback_tokens, 0);
-    if (!status) status = within("cache_dtype", s->cache_dtype, BANYAN_F32, BANYAN_E4M3);
-    if (!status) status = within("in_dtype", s->in_dtype, BANYAN_F32, BANYAN_F16);
-    if (!status) status = within("out_dtype", s->out_dtype, BANYAN_F32, BANYAN_F16);
+    if (!status) status = check_within("cache_dtype", s->cache_dtype, BANYAN_F32, BANYAN_E4M3);
+    if (!status) status = check_within("in_dtype", s->in_dtype, BANYAN_F32, BANYAN_F16);
+    if (!status) status = check_within("out_dtype", s->out_dtype, BANYAN_F32, BANYAN_F16);
     return status;
 }
 
 enum { MAX_NAMES = 64 };
 
 /* Is there a kernel for it? */
-static int is_built(const char *device)
+static int is_device_built(const char *device)
 {
     for (int i = 0; banyan_kernel_row(i); i++)
         if (strcmp(banyan_kernel_device(banyan_kernel_row(i)), device) == 0) return 1;
@@ -260,7 +261,7 @@ static banyan_status check_names(const banyan_spec *s)
     banyan_status status = one_of("placement", s->placement, placements);
     if (!status && s->merge) status = one_of("merge", s->merge, merges);
     if (!status) status = one_of("device", s->device, devices);
-    if (!status && !is_built(s->device))
+    if (!status && !is_device_built(s->device))
         status = banyan_fail(BANYAN_ERR_UNSUPPORTED,
                              "device is \"%s\", which is not in this build: expected cpu",
                              s->device);
@@ -349,7 +350,7 @@ static banyan_status check_reproducible(const banyan_spec *s)
 
 banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
 {
-    banyan_status status = check_shape(spec);
+    banyan_status status = check_spec_shape(spec);
     if (!status) status = check_cache(spec);
     if (!status) status = check_names(spec);
     if (!status) status = check_shapes(spec);
@@ -359,11 +360,12 @@ banyan_status banyan_spec_check(const banyan_spec *spec, int32_t ranks)
     if (!status) status = check_rules(spec);
     if (!status) status = check_reproducible(spec);
     if (!status)
-        status =
-            within("balance", spec->balance, BANYAN_BALANCE_DECODE, BANYAN_BALANCE_PREFILL);
-    if (!status) status = within("home", spec->home, BANYAN_HOME_FIRST, BANYAN_HOME_DEALT);
-    if (!status) status = within("out", spec->out, BANYAN_OUT_HOME, BANYAN_OUT_ALL);
-    if (!status) status = within("threads", spec->threads, 0, 4096);
+        status = check_within("balance", spec->balance, BANYAN_BALANCE_DECODE,
+                              BANYAN_BALANCE_PREFILL);
+    if (!status)
+        status = check_within("home", spec->home, BANYAN_HOME_FIRST, BANYAN_HOME_DEALT);
+    if (!status) status = check_within("out", spec->out, BANYAN_OUT_HOME, BANYAN_OUT_ALL);
+    if (!status) status = check_within("threads", spec->threads, 0, 4096);
     if (!status && (spec->lost_rank < -1 || spec->lost_rank >= ranks))
         status = banyan_fail(BANYAN_ERR_CONFIG,
                              "lost_rank is %d: expected a rank, 0..%d, or -1 for none",

@@ -22,7 +22,7 @@ static banyan_status check_layers(const banyan_cache *c, const banyan_rows *part
     return status;
 }
 
-static banyan_status check_part(const banyan_cache *c, const banyan_rows *part)
+static banyan_status check_step_part(const banyan_cache *c, const banyan_rows *part)
 {
     banyan_status status = banyan_check_rows(c, part);
     if (status || !part->rows) return status;
@@ -39,7 +39,7 @@ static banyan_status check_parts(banyan_cache *c, const banyan_rows *batch, int3
     c->calls++;
     for (int32_t i = 0; i < count; i++) {
         const banyan_mark mark = {"part", i};
-        const banyan_status status = check_part(c, &batch[i]);
+        const banyan_status status = check_step_part(c, &batch[i]);
         if (status) return count > 1 ? banyan_fail_at(status, &mark, 1) : status;
         rows += batch[i].rows;
     }
@@ -50,7 +50,7 @@ static banyan_status check_parts(banyan_cache *c, const banyan_rows *batch, int3
     return BANYAN_OK;
 }
 
-static banyan_status take(banyan_cache *c, const banyan_rows *batch, int32_t count)
+static banyan_status take_step_blocks(banyan_cache *c, const banyan_rows *batch, int32_t count)
 {
     const banyan_call call = {.batch = batch, .count = count};
     c->steps++;
@@ -78,7 +78,7 @@ banyan_status banyan_cache_step(banyan_cache *cache, const banyan_rows *batch, i
     const int is_captured = cache->device && banyan_device_is_captured(cache);
     banyan_status status = is_captured ? banyan_device_record_step(cache, batch, count)
                                        : check_parts(cache, batch, count);
-    if (!status && !is_captured) status = take(cache, batch, count);
+    if (!status && !is_captured) status = take_step_blocks(cache, batch, count);
     banyan_device_leave(cache, device);
     return status;
 }

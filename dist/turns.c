@@ -32,7 +32,8 @@ const banyan_turn *banyan_turn_of(const banyan_layer *layer, int64_t block)
     return &layer->turns[i];
 }
 
-static const banyan_head_plan *head_of(const banyan_sequence *s, int32_t layer, int32_t kv_head)
+static const banyan_head_plan *layer_head(const banyan_sequence *s, int32_t layer,
+                                          int32_t kv_head)
 {
     return &banyan_plan_kind(s->cache->plan, layer)->head[kv_head];
 }
@@ -42,7 +43,7 @@ static int32_t kv_heads(const banyan_sequence *s, int32_t layer)
     return banyan_plan_kind(s->cache->plan, layer)->shape.kv_heads;
 }
 
-static int64_t blocks_of(const banyan_sequence *s, int32_t layer)
+static int64_t layer_blocks(const banyan_sequence *s, int32_t layer)
 {
     return banyan_blocks(s->layer[layer].length, s->cache->plan->spec.block_tokens);
 }
@@ -50,14 +51,14 @@ static int64_t blocks_of(const banyan_sequence *s, int32_t layer)
 static int holds(const banyan_sequence *s, int32_t layer, const banyan_head_plan *head,
                  int64_t block)
 {
-    return block < blocks_of(s, layer) &&
+    return block < layer_blocks(s, layer) &&
            (block >= banyan_settled(s->cache->plan, head, s->layer[layer].floor) ||
             banyan_retention_permanent(&head->retention, block));
 }
 
 int banyan_holds(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block)
 {
-    return holds(s, layer, head_of(s, layer, kv_head), block);
+    return holds(s, layer, layer_head(s, layer, kv_head), block);
 }
 
 /* Among the first `end` of the cache. */
@@ -66,7 +67,7 @@ static const banyan_sequence *shared_with(const banyan_sequence *s, int32_t laye
 {
     const banyan_cache *c = s->cache;
     if (c->live < 2) return NULL;
-    const banyan_head_plan *head = head_of(s, layer, kv_head);
+    const banyan_head_plan *head = layer_head(s, layer, kv_head);
     const uint64_t id = banyan_turn_of(&s->layer[layer], block)->id;
     for (int32_t i = 0; i < end; i++) {
         const banyan_sequence *other = &c->sequence[i];
@@ -125,8 +126,8 @@ void banyan_count_end(banyan_cache *c)
         for (int32_t r = 0; r < c->plan->ranks; r++) c->pool[i].used[r] += c->pool[i].change[r];
 }
 
-static void count(banyan_sequence *s, int32_t layer, const banyan_head_plan *head,
-                  uint64_t turn, int64_t block, int64_t records)
+static void count_block(banyan_sequence *s, int32_t layer, const banyan_head_plan *head,
+                        uint64_t turn, int64_t block, int64_t records)
 {
     const banyan_holder *holder = &head->placed.holder[banyan_head_owner(head, turn, block)];
     banyan_cache_pool(s->cache, layer)->change[holder->rank] += records;
@@ -136,10 +137,10 @@ void banyan_count_drops(banyan_sequence *s, int32_t layer, int64_t first, int64_
                         int64_t floor)
 {
     const banyan_plan *plan = s->cache->plan;
-    const int64_t blocks = blocks_of(s, layer);
+    const int64_t blocks = layer_blocks(s, layer);
     if (end > blocks) end = blocks;
     for (int32_t g = 0; g < kv_heads(s, layer) && first < end; g++) {
-        const banyan_head_plan *head = head_of(s, layer, g);
+        const banyan_head_plan *head = layer_head(s, layer, g);
         const int64_t before = banyan_settled(plan, head, s->layer[layer].floor);
         int64_t from = first, to = end;
         if (floor >= 0) {
@@ -151,7 +152,7 @@ void banyan_count_drops(banyan_sequence *s, int32_t layer, int64_t first, int64_
             const int permanent = banyan_retention_permanent(&head->retention, b);
             if (floor >= 0 ? permanent : !permanent && b < before) continue;
             if (!banyan_is_shared(s, layer, g, b))
-                count(s, layer, head, banyan_turn_of(&s->layer[layer], b)->turn, b, -1);
+                count_block(s, layer, head, banyan_turn_of(&s->layer[layer], b)->turn, b, -1);
         }
     }
 }
@@ -160,18 +161,18 @@ void banyan_count_takes(banyan_sequence *s, int32_t layer, uint64_t turn, int64_
                         int64_t end)
 {
     for (int32_t g = 0; g < kv_heads(s, layer) && first < end; g++) {
-        const banyan_head_plan *head = head_of(s, layer, g);
-        for (int64_t b = first; b < end; b++) count(s, layer, head, turn, b, 1);
+        const banyan_head_plan *head = layer_head(s, layer, g);
+        for (int64_t b = first; b < end; b++) count_block(s, layer, head, turn, b, 1);
     }
 }
 
 void banyan_count_kept(banyan_sequence *s, int32_t layer)
 {
     for (int32_t g = 0; g < kv_heads(s, layer); g++) {
-        const banyan_head_plan *head = head_of(s, layer, g);
-        for (int64_t b = 0; b < blocks_of(s, layer); b++)
+        const banyan_head_plan *head = layer_head(s, layer, g);
+        for (int64_t b = 0; b < layer_blocks(s, layer); b++)
             if (holds(s, layer, head, b) && !banyan_is_shared_before(s, layer, g, b))
-                count(s, layer, head, banyan_turn_of(&s->layer[layer], b)->turn, b, 1);
+                count_block(s, layer, head, banyan_turn_of(&s->layer[layer], b)->turn, b, 1);
     }
 }
 
@@ -180,7 +181,7 @@ void banyan_count_copies(banyan_sequence *s, int32_t layer, int64_t block)
     const uint64_t turn = banyan_turn_of(&s->layer[layer], block)->turn;
     for (int32_t g = 0; g < kv_heads(s, layer); g++)
         if (banyan_is_shared(s, layer, g, block))
-            count(s, layer, head_of(s, layer, g), turn, block, 1);
+            count_block(s, layer, layer_head(s, layer, g), turn, block, 1);
 }
 
 /* ---- turns --------------------------------------------------------------------------------- */
@@ -232,7 +233,7 @@ static void rename_id(const banyan_sequence *s, int32_t layer, uint64_t from, ui
 
 /* Two ids of one turn are one when nobody has blocks of the first where the second begins. Each pair
  * that remains has a sequence of its own for which it does, so that lists stay short. */
-static void join(banyan_sequence *s, int32_t layer)
+static void join_turns(banyan_sequence *s, int32_t layer)
 {
     banyan_layer *l = &s->layer[layer];
     for (int32_t j = 0; j + 1 < l->turn_count;) {
@@ -244,7 +245,7 @@ static void join(banyan_sequence *s, int32_t layer)
     }
 }
 
-static void add(banyan_layer *l, int64_t first, uint64_t turn, uint64_t id)
+static void add_turn(banyan_layer *l, int64_t first, uint64_t turn, uint64_t id)
 {
     if (l->turn_count && l->turns[l->turn_count - 1].first == first) l->turn_count--;
     l->turns[l->turn_count++] = (banyan_turn){first, turn, id};
@@ -260,8 +261,8 @@ void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int i
     const banyan_turn last = l->turns[l->turn_count - 1];
     if (is_written || last.turn != s->turn || goes_on(s, layer, last.id, own)) {
         const uint64_t id = ++s->cache->next_id;
-        if (is_written) add(l, block, at.turn, id);
-        if (!is_written || at.turn != s->turn) add(l, own, s->turn, id);
+        if (is_written) add_turn(l, block, at.turn, id);
+        if (!is_written || at.turn != s->turn) add_turn(l, own, s->turn, id);
     }
-    join(s, layer);
+    join_turns(s, layer);
 }
