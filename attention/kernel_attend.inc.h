@@ -25,7 +25,7 @@ enum {
     WINDOW_BYTES =
         256 << 10, /* a quarter of a level 2 cache: the next window, q and o fit too */
     DIRECT_ROWS = 2 * VEC_ROWS, /* with more rows than this, widening a block once is cheaper */
-    FEW_STRIPS = 3,             /* with no more than this, memory is the limit */
+    FEW_BUNDLES = 3,            /* with no more than this, memory is the limit */
     FEW_TOKENS = 64,
     LEAD = 4 << 10,        /* bytes: latency x bandwidth of one core (100 ns x 40 GB/s) */
     LEAD_FLOATS = 2 << 10, /* fp32 needs no work: the loop's own loads are in flight as well */
@@ -56,12 +56,12 @@ static int is_widened(const banyan_block_shape *shape, int32_t total)
 #endif
 }
 
-/* Few strips take the blocks one by one, if they are not too short: then keys and values are read in
+/* Few bundles take the blocks one by one, if they are not too short: then keys and values are read in
  * the order in which they lie in memory, which the hardware prefetcher follows as well. */
 static int32_t window_blocks(const layout *used, int32_t total)
 {
     size_t fit = WINDOW_BYTES / used->bytes;
-    if (strips_of(total) <= FEW_STRIPS) return (FEW_TOKENS + used->tokens - 1) / used->tokens;
+    if (bundles_of(total) <= FEW_BUNDLES) return (FEW_TOKENS + used->tokens - 1) / used->tokens;
     return fit > WINDOW ? WINDOW : fit > 0 ? (int32_t)fit : 1;
 }
 
@@ -307,7 +307,7 @@ static void attend_window(work *w, const window *x)
 }
 
 /* What to ask for during window x, of which `left` entries follow. Many rows need the next window,
- * in the level 2 cache. A single strip goes through memory from front to back, faster than memory
+ * in the level 2 cache. A single bundle goes through memory from front to back, faster than memory
  * can follow: it asks for what lies some kilobytes ahead of it. */
 static void plan_ahead(work *w, const window *x, int64_t left)
 {
@@ -315,19 +315,19 @@ static void plan_ahead(work *w, const window *x, int64_t left)
     const size_t lead = w->tile->sums                   ? LEAD_SUMS
                         : w->stored.dtype == BANYAN_F32 ? LEAD_FLOATS
                                                         : LEAD;
-    const int32_t tile = VEC_GROUP * VEC_LANES, strips = strips_of(w->total);
+    const int32_t tile = VEC_GROUP * VEC_LANES, bundles = bundles_of(w->total);
     const int32_t steps = round_up(y->tokens, tile) / tile * y->key_steps +
                           round_up(y->columns, tile) / tile * y->value_steps;
     const int32_t of_row = (w->tile->sums != NULL) + softmax_asks(w);
     const int32_t lines = (int32_t)(w->stored.bytes / LINE),
-                  beats = strips * steps / PRODUCT_BEAT + w->total * of_row;
+                  beats = bundles * steps / PRODUCT_BEAT + w->total * of_row;
     ahead *a = &w->ahead;
     *a = (ahead){.entry = x->entry + x->count,
                  .count = left,
                  .budget = (size_t)x->count * w->stored.bytes,
                  .pace = (lines + beats - 1) / beats,
-                 .is_near = strips == 1};
-    if (strips == 1 && x->count == 1 && w->stored.bytes > lead) {
+                 .is_near = bundles == 1};
+    if (bundles == 1 && x->count == 1 && w->stored.bytes > lead) {
         a->at = (const char *)x->entry->record + lead;
         a->end = (const char *)x->entry->record + w->stored.bytes;
         a->budget = lead;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_chunk.inc.h - a stack of rows takes a chunk of tokens: scores, weights, values.
  *
- * A strip is up to VEC_ROWS rows that use the same tile of registers, a stack up to VEC_STRIPS of
- * them: a panel of keys or values comes from the level 2 cache for the first strip and from level 1
+ * A bundle is up to VEC_ROWS rows that use the same tile of registers, a stack up to VEC_BUNDLES of
+ * them: a panel of keys or values comes from the level 2 cache for the first bundle and from level 1
  * for the others. A chunk is up to CHUNK tokens, collected from the blocks that the stack reads, in
  * segments of whole sixteens:
  *
@@ -15,7 +15,7 @@
  * between the two products; other segments have no code for masks. */
 
 enum { CHUNK = 256, GRAIN = 16, SEGMENTS = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
-enum { STACK_ROWS = VEC_STRIPS * VEC_ROWS };
+enum { STACK_ROWS = VEC_BUNDLES * VEC_ROWS };
 
 typedef struct work {
     const banyan_tile *tile;
@@ -186,27 +186,27 @@ static void product_ahead(work *w, product *p, int32_t rows, int32_t vectors)
     product_run(p, w->kind, rows, vectors);
 }
 
-static int32_t strips_of(int32_t rows)
+static int32_t bundles_of(int32_t rows)
 {
     return (rows + VEC_ROWS - 1) / VEC_ROWS;
 }
 
-/* The same columns for all strips of a stack, whose first row is that of p; observed rows may be more than
- * a stack. One strip copies nothing: this is done for each panel of each chunk. */
+/* The same columns for all bundles of a stack, whose first row is that of p; observed rows may be more than
+ * a stack. One bundle copies nothing: this is done for each panel of each chunk. */
 static void product_stack(work *w, product *p, int32_t rows, int32_t vectors)
 {
     if (rows <= VEC_ROWS) {
         product_ahead(w, p, rows, vectors);
         return;
     }
-    const int32_t strips = strips_of(rows);
-    for (int32_t i = 0, from = 0, to; i < strips; i++, from = to) {
-        product strip = *p;
-        to = rows * (i + 1) / strips;
-        strip.a += from * p->a_stride;
-        strip.c += from * p->c_stride;
-        if (p->alpha) strip.alpha += from;
-        product_ahead(w, &strip, to - from, vectors);
+    const int32_t bundles = bundles_of(rows);
+    for (int32_t i = 0, from = 0, to; i < bundles; i++, from = to) {
+        product bundle = *p;
+        to = rows * (i + 1) / bundles;
+        bundle.a += from * p->a_stride;
+        bundle.c += from * p->c_stride;
+        if (p->alpha) bundle.alpha += from;
+        product_ahead(w, &bundle, to - from, vectors);
     }
 }
 

@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 /* 12 of 16 registers are accumulators: 2 loads and 6 broadcasts feed 12 multiply-adds. Of a level
- * 1 cache of 32 KiB a panel of keys takes 8, and the q of 4 strips 12 (128 dims). */
-enum { VEC_LANES = 8, VEC_GROUP = 2, VEC_ROWS = 6, VEC_STRIPS = 4, VEC_PANEL = 16 };
+ * 1 cache of 32 KiB a panel of keys takes 8, and the q of 4 bundles 12 (128 dims). */
+enum { VEC_LANES = 8, VEC_GROUP = 2, VEC_ROWS = 6, VEC_BUNDLES = 4, VEC_PANEL = 16 };
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
 typedef __m256 vec;

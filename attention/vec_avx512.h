@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 /* A register tile is VEC_ROWS x VEC_GROUP accumulators, 24 of 32 registers: 4 loads and 6 broadcasts
- * feed 24 multiply-adds. A panel is the columns that lie together in a record. VEC_STRIPS tiles use it
+ * feed 24 multiply-adds. A panel is the columns that lie together in a record. VEC_BUNDLES tiles use it
  * one after the other, while it is in the level 1 cache. */
-enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_STRIPS = 1, VEC_PANEL = 64 };
+enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_BUNDLES = 1, VEC_PANEL = 64 };
 #define VEC_GROUP_OF_4
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 

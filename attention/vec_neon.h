@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* 24 of 32 registers are accumulators: 4 loads and 6 broadcasts feed 24 multiply-adds. */
-enum { VEC_LANES = 4, VEC_GROUP = 4, VEC_ROWS = 6, VEC_STRIPS = 1, VEC_PANEL = 16 };
+enum { VEC_LANES = 4, VEC_GROUP = 4, VEC_ROWS = 6, VEC_BUNDLES = 1, VEC_PANEL = 16 };
 #define VEC_GROUP_OF_4
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 

@@ -440,8 +440,8 @@ void banyan_sum_combine(const banyan_plan *plan, void *out, const void *lo, cons
 /* A tile's sums [heads][rows] from nothing; sets tile->partial and tile->sums. */
 void banyan_sum_attend(const banyan_plan *plan, banyan_tile *tile, void *sums);
 /* Without values. */
-void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
-                      int64_t rows);
+void banyan_sum_masses(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
+                       int64_t rows);
 /* The same as partials, in the same memory. */
 float *banyan_sum_round(const banyan_plan *plan, void *sums, int32_t value_dim, int64_t rows);
 

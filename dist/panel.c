@@ -241,9 +241,9 @@ static void scatter_sums(const panel *p, const panel_tile *t, const banyan_tile_
             memcpy((char *)p->part->data[head] + row * p->sum_bytes, from,
                    (size_t)rows * p->sum_bytes);
         else
-            banyan_sum_strip(plan,
-                             (char *)p->part->mass[head] + row * banyan_sum_bytes(plan, 0),
-                             from, p->kind->shape.value_dim, rows);
+            banyan_sum_masses(plan,
+                              (char *)p->part->mass[head] + row * banyan_sum_bytes(plan, 0),
+                              from, p->kind->shape.value_dim, rows);
     }
 }
 

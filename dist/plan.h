@@ -104,8 +104,8 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequenc
 typedef struct banyan_load {
     int64_t blocks, bytes;
 } banyan_load;
-void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
-                        banyan_load *kept);
+void banyan_kind_load(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
+                      banyan_load *kept);
 /* The largest part over the mean, each rank's bytes over its bandwidth; 1 is perfect. */
 double banyan_imbalance(const banyan_plan *plan, const banyan_load *kept);
 /* (KV head, rank) pairs beyond one per KV head, over the kinds: the holders that merges pay for. */

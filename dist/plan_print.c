@@ -177,7 +177,7 @@ static void print_kind_balance(const banyan_plan *plan, const banyan_kind *kind,
     for (int i = 1; i <= 256; i *= i == 1 ? 4 : i == 4 ? 4 : 16) {
         const int64_t tokens = (plan->spec.planned_tokens + i - 1) / i;
         memset(kept, 0, (size_t)plan->ranks * sizeof *kept);
-        banyan_kind_spread(plan, kind, tokens, kept);
+        banyan_kind_load(plan, kind, tokens, kept);
         fprintf(out, "%s%.3f at %lld", i == 1 ? "" : ", ", banyan_imbalance(plan, kept),
                 (long long)tokens);
     }
@@ -342,7 +342,7 @@ static void print_plan_ranks(const banyan_plan *plan, banyan_load *kept, FILE *o
     int64_t least = INT64_MAX;
     memset(kept, 0, (size_t)plan->ranks * sizeof *kept);
     for (int32_t k = 0; k < plan->kinds; k++)
-        banyan_kind_spread(plan, &plan->kind[k], plan->spec.planned_tokens, kept);
+        banyan_kind_load(plan, &plan->kind[k], plan->spec.planned_tokens, kept);
     for (int32_t r = 0; r < plan->ranks; r++) {
         sum.blocks += kept[r].blocks;
         sum.bytes += kept[r].bytes;

@@ -200,8 +200,8 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t seque
     return BANYAN_OK;
 }
 
-void banyan_kind_spread(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
-                        banyan_load *load)
+void banyan_kind_load(const banyan_plan *plan, const banyan_kind *kind, int64_t tokens,
+                      banyan_load *load)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];

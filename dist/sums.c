@@ -53,8 +53,8 @@ void banyan_sum_attend(const banyan_plan *plan, banyan_tile *tile, void *sums)
     if (tile->entries > 0) plan->kernel->attend(tile);
 }
 
-void banyan_sum_strip(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
-                      int64_t rows)
+void banyan_sum_masses(const banyan_plan *plan, void *out, const void *sums, int32_t value_dim,
+                       int64_t rows)
 {
     if (plan->spec.reproducible) {
         banyan_fixed_strip(sums, out, value_dim, rows);

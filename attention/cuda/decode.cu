@@ -5,15 +5,15 @@
 
 /* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read: q is
  * loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and more; and of a
- * short list a piece of 4 is worth its share of the combine. */
+ * short list a part of 4 is worth its share of the combine. */
 static const cuda_split_costs costs = {2, 4, 4};
 
-/* Next piece of the queue's host memory, 16-byte aligned. */
+/* Next room of the queue's host memory, 16-byte aligned. */
 static void *take_room(char **room, size_t bytes)
 {
-    void *const piece = *room;
+    void *const next = *room;
     *room += (bytes + 15) / 16 * 16;
-    return piece;
+    return next;
 }
 
 static int strip_vectors(const banyan_strip *strip)
@@ -22,7 +22,7 @@ static int strip_vectors(const banyan_strip *strip)
 }
 
 /* Strips of a batch that go in one launch, and how many of them are of each part. */
-struct decode_piece {
+struct decode_launch {
     const banyan_strip *strip;
     int32_t strips, parts;
     int32_t *tiles; /* [parts] */
@@ -54,8 +54,8 @@ static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, 
 }
 
 /* Strips from `first` on, of the parts first_part .. first_part + parts - 1. */
-static void take_piece(const banyan_batch *batch, int32_t first, int32_t first_part,
-                       int32_t parts, decode_piece *out)
+static void take_launch(const banyan_batch *batch, int32_t first, int32_t first_part,
+                        int32_t parts, decode_launch *out)
 {
     out->strip = batch->strip + first;
     out->strips = 0;
@@ -70,14 +70,14 @@ static void take_piece(const banyan_batch *batch, int32_t first, int32_t first_p
 }
 
 /* The split's cuts, as the combine wants them. */
-static void describe_cuts(const decode_piece *piece, const cuda_split *split, decode_plan *plan,
-                          cuda_combined *out)
+static void describe_cuts(const decode_launch *launch, const cuda_split *split,
+                          decode_plan *plan, cuda_combined *out)
 {
     const int stride = plan->call.stride;
     plan->most_slots = 1;
     for (int32_t i = 0; i < split->cuts; i++) {
         const cuda_cut *const cut = &split->cut[i];
-        const banyan_strip *const strip = &piece->strip[cut->tile];
+        const banyan_strip *const strip = &launch->strip[cut->tile];
         out[i] = cuda_combined{strip->heads,
                                (int64_t)cut->slot * stride,
                                stride,
@@ -92,7 +92,7 @@ static void describe_cuts(const decode_piece *piece, const cuda_split *split, de
 }
 
 static const char *stage(banyan_queue *queue, const banyan_batch *batch,
-                         const decode_piece *piece, const cuda_split *split,
+                         const decode_launch *launch, const cuda_split *split,
                          const cuda_combined *combined, decode_plan *out)
 {
     cuda_array array[] = {
@@ -111,7 +111,7 @@ static const char *stage(banyan_queue *queue, const banyan_batch *batch,
     decode_call *const call = &out->call;
     call->item = (const cuda_item *)array[0].device;
     call->first_item = (const int32_t *)array[1].device;
-    call->strip = (const banyan_strip *)array[2].device + (piece->strip - batch->strip);
+    call->strip = (const banyan_strip *)array[2].device + (launch->strip - batch->strip);
     call->span = (const banyan_span *)array[3].device;
     call->edge = (const banyan_edge *)array[4].device;
     call->table = (const banyan_table_of_blocks *)array[5].device;
@@ -135,38 +135,38 @@ static void fill_call(const banyan_queue *queue, const banyan_batch *batch, deco
 }
 
 /* Items and cuts of a launch, at most. */
-static int32_t most_items(const banyan_batch *batch, const decode_piece *piece, int workers)
+static int32_t most_items(const banyan_batch *batch, const decode_launch *launch, int workers)
 {
-    return (batch->vectors ? batch->strips : piece->strips) + piece->parts * workers;
+    return (batch->vectors ? batch->strips : launch->strips) + launch->parts * workers;
 }
-static int32_t most_cuts(const banyan_batch *batch, const decode_piece *piece, int workers)
+static int32_t most_cuts(const banyan_batch *batch, const decode_launch *launch, int workers)
 {
-    const int32_t cuts = piece->parts * workers;
+    const int32_t cuts = launch->parts * workers;
     return batch->vectors && batch->strips < cuts ? batch->strips : cuts;
 }
 
 /* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that have nothing
  * to do with no items; and as many cuts as there may be, those that are none without vectors. */
-static void pad_split(const banyan_batch *batch, const decode_piece *piece, int32_t workers,
+static void pad_split(const banyan_batch *batch, const decode_launch *launch, int32_t workers,
                       cuda_split *split, decode_plan *plan, cuda_combined *combined)
 {
-    const int32_t cuts = most_cuts(batch, piece, workers);
+    const int32_t cuts = most_cuts(batch, launch, workers);
     for (int32_t w = split->workers + 1; w <= workers; w++) split->first_item[w] = split->items;
     for (int32_t i = split->cuts; i < cuts; i++) combined[i] = cuda_combined{};
-    split->items = most_items(batch, piece, workers);
+    split->items = most_items(batch, launch, workers);
     split->workers = workers;
     split->cuts = cuts;
     plan->most_slots = workers + 1;
 }
 
-/* Splits a piece and brings its arguments to the device. */
-static const char *prepare_piece(banyan_queue *queue, const banyan_batch *batch,
-                                 const decode_piece *piece, char *room, decode_plan *out)
+/* Splits a launch and brings its arguments to the device. */
+static const char *prepare_launch(banyan_queue *queue, const banyan_batch *batch,
+                                  const decode_launch *launch, char *room, decode_plan *out)
 {
     const int32_t workers = queue->multiprocessors;
-    const size_t tiles = (size_t)piece->strips;
-    const size_t items = (size_t)most_items(batch, piece, workers);
-    const size_t cuts = (size_t)most_cuts(batch, piece, workers);
+    const size_t tiles = (size_t)launch->strips;
+    const size_t items = (size_t)most_items(batch, launch, workers);
+    const size_t cuts = (size_t)most_cuts(batch, launch, workers);
     int32_t *const blocks = (int32_t *)take_room(&room, tiles * sizeof(int32_t));
     cuda_split split;
     split.item = (cuda_item *)take_room(&room, items * sizeof(cuda_item));
@@ -178,39 +178,39 @@ static const char *prepare_piece(banyan_queue *queue, const banyan_batch *batch,
         return cuda_words("a decode of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
 
-    for (int32_t i = 0; i < piece->strips; i++) blocks[i] = (int32_t)piece->strip[i].blocks;
-    banyan_cuda_split_parts(blocks, piece->tiles, piece->parts, workers, costs, &split);
+    for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)launch->strip[i].blocks;
+    banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers, costs, &split);
     const size_t slot_bytes = (size_t)split.slots * (size_t)out->call.stride *
                               banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
     if (slot_bytes > queue->scratch_bytes)
         return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);
-    describe_cuts(piece, &split, out, combined);
-    if (batch->vectors) pad_split(batch, piece, workers, &split, out, combined);
+    describe_cuts(launch, &split, out, combined);
+    if (batch->vectors) pad_split(batch, launch, workers, &split, out, combined);
     out->workers = split.workers;
     out->cuts = split.cuts;
-    return stage(queue, batch, piece, &split, combined, out);
+    return stage(queue, batch, launch, &split, combined, out);
 }
 
-const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode_start start,
-                          void *ctx)
+const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, decode_start start,
+                            void *ctx)
 {
     char *room = queue->room;
     decode_plan plan = {};
-    decode_piece piece = {};
+    decode_launch launch = {};
     const char *failed = find_most(batch, &plan.call.stride);
     if (failed) return failed;
     if (batch->vectors) plan.call.stride = batch->vectors;
     fill_call(queue, batch, &plan.call);
     const int32_t most = most_parts(queue, batch, plan.call.stride);
-    piece.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
+    launch.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
     int32_t first = 0;
-    for (int32_t part = 0; part < batch->parts && !failed; part += piece.parts) {
+    for (int32_t part = 0; part < batch->parts && !failed; part += launch.parts) {
         const int32_t left = batch->parts - part;
-        take_piece(batch, first, part, left < most ? left : most, &piece);
-        first += piece.strips;
-        if (!piece.strips && !batch->vectors) continue;
-        failed = prepare_piece(queue, batch, &piece, room, &plan);
+        take_launch(batch, first, part, left < most ? left : most, &launch);
+        first += launch.strips;
+        if (!launch.strips && !batch->vectors) continue;
+        failed = prepare_launch(queue, batch, &launch, room, &plan);
         if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
         if (!failed)
             failed = cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride,

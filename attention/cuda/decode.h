@@ -46,7 +46,7 @@ struct decode_plan {
  * scratch for; brings each launch's arguments to the device, starts it by start(ctx, plan), and combines
  * the tiles that were cut. */
 typedef const char *(*decode_start)(void *ctx, const decode_plan *plan);
-const char *decode_pieces(banyan_queue *queue, const banyan_batch *batch, decode_start start,
-                          void *ctx);
+const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, decode_start start,
+                            void *ctx);
 
 #endif

@@ -154,7 +154,7 @@ template <int DIM> PTX_FN void load_items(const hopper_params &params, unsigned 
 /* ---- items: the first warp of those for q ------------------------------------------------------- */
 
 /* Which item is next, and where its run ends. */
-struct hopper_run {
+struct hopper_next {
     int item, end;
 };
 
@@ -164,7 +164,7 @@ struct hopper_run {
  * room for its q, which is when the item before it begins: q is then there long before it is needed. */
 template <int DIM>
 PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
-                      hopper_ring<HOPPER_Q> turn, hopper_run &next)
+                      hopper_ring<HOPPER_Q> turn, hopper_next &next)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
@@ -271,7 +271,7 @@ PTX_FN void load_qs(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
-    hopper_run next = {0, 0};
+    hopper_next next = {0, 0};
     for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
         const cuda_work &work =
             *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);

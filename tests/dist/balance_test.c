@@ -13,7 +13,7 @@ static double imbalance_at(const banyan_plan *plan, int64_t tokens)
 {
     banyan_load kept[MAX_RANKS] = {{0}};
     for (int32_t k = 0; k < plan->kinds; k++)
-        banyan_kind_spread(plan, &plan->kind[k], tokens, kept);
+        banyan_kind_load(plan, &plan->kind[k], tokens, kept);
     return banyan_imbalance(plan, kept);
 }
 
