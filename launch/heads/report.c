@@ -11,7 +11,7 @@ typedef struct ranked_head {
 } ranked_head;
 
 /* Highest first; of equal ones the lower layer, then the lower head. */
-static int by_score(const void *a, const void *b)
+static int by_head_score(const void *a, const void *b)
 {
     const ranked_head *x = a, *y = b;
     if (x->score != y->score) return x->score > y->score ? -1 : 1;
@@ -23,7 +23,7 @@ static ranked_head *rank(const double *score, int64_t count)
 {
     ranked_head *order = malloc((size_t)(count + 1) * sizeof *order);
     for (int64_t i = 0; order && i < count; i++) order[i] = (ranked_head){score[i], i};
-    if (order) qsort(order, (size_t)count, sizeof *order, by_score);
+    if (order) qsort(order, (size_t)count, sizeof *order, by_head_score);
     return order;
 }
 

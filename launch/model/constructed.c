@@ -263,7 +263,7 @@ static void fill_content_o(const void *arg, int64_t row, float *out)
 
 typedef void (*fill_fn)(const void *arg, int64_t row, float *out);
 
-static int add_tensor(tensor_source *list, int count, const design *d, int layer,
+static int add_source(tensor_source *list, int count, const design *d, int layer,
                       const char *part, int64_t rows, int64_t cols, fill_fn fill)
 {
     tensor_source *t = &list[count];
@@ -282,22 +282,22 @@ static int list_tensors(const design *d, tensor_source *list)
         {fill_content_q, fill_content_k, fill_content_v, fill_content_o},
         {fill_content_q, fill_content_k, fill_content_v, fill_nothing}};
     int64_t q = (int64_t)d->spec.heads * DIM, kv = (int64_t)d->spec.kv_heads * DIM;
-    int n = add_tensor(list, 0, d, -1, "model.embed_tokens", CONSTRUCTED_VOCAB, HIDDEN,
+    int n = add_source(list, 0, d, -1, "model.embed_tokens", CONSTRUCTED_VOCAB, HIDDEN,
                        fill_embedding);
     for (int layer = 0; layer < d->spec.layers; layer++) {
         const fill_fn *fill = fills[layer == 0 ? 0 : layer == d->spec.retrieval ? 1 : 2];
-        n = add_tensor(list, n, d, layer, "input_layernorm", HIDDEN, 0, fill_ones);
-        n = add_tensor(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[0]);
-        n = add_tensor(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[1]);
-        n = add_tensor(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[2]);
-        n = add_tensor(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[3]);
-        n = add_tensor(list, n, d, layer, "post_attention_layernorm", HIDDEN, 0, fill_ones);
-        n = add_tensor(list, n, d, layer, "mlp.gate_proj", INTERMEDIATE, HIDDEN, fill_nothing);
-        n = add_tensor(list, n, d, layer, "mlp.up_proj", INTERMEDIATE, HIDDEN, fill_nothing);
-        n = add_tensor(list, n, d, layer, "mlp.down_proj", HIDDEN, INTERMEDIATE, fill_nothing);
+        n = add_source(list, n, d, layer, "input_layernorm", HIDDEN, 0, fill_ones);
+        n = add_source(list, n, d, layer, "self_attn.q_proj", q, HIDDEN, fill[0]);
+        n = add_source(list, n, d, layer, "self_attn.k_proj", kv, HIDDEN, fill[1]);
+        n = add_source(list, n, d, layer, "self_attn.v_proj", kv, HIDDEN, fill[2]);
+        n = add_source(list, n, d, layer, "self_attn.o_proj", HIDDEN, q, fill[3]);
+        n = add_source(list, n, d, layer, "post_attention_layernorm", HIDDEN, 0, fill_ones);
+        n = add_source(list, n, d, layer, "mlp.gate_proj", INTERMEDIATE, HIDDEN, fill_nothing);
+        n = add_source(list, n, d, layer, "mlp.up_proj", INTERMEDIATE, HIDDEN, fill_nothing);
+        n = add_source(list, n, d, layer, "mlp.down_proj", HIDDEN, INTERMEDIATE, fill_nothing);
     }
-    n = add_tensor(list, n, d, -1, "model.norm", HIDDEN, 0, fill_ones);
-    return add_tensor(list, n, d, -1, "lm_head", CONSTRUCTED_VOCAB, HIDDEN, fill_head);
+    n = add_source(list, n, d, -1, "model.norm", HIDDEN, 0, fill_ones);
+    return add_source(list, n, d, -1, "lm_head", CONSTRUCTED_VOCAB, HIDDEN, fill_head);
 }
 
 static bool write_config(const char *dir, const design *d, char *why, size_t why_bytes)

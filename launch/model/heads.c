@@ -3,7 +3,7 @@
  * where heads are whole: their norm (Qwen3's and Gemma's), then rotation. */
 #include "launch/model/runner.h"
 
-static void turn_row(const model *m, int32_t layer, float *x, int32_t heads, int64_t row)
+static void turn_heads(const model *m, int32_t layer, float *x, int32_t heads, int64_t row)
 {
     const int32_t which = m->is.layer[layer].rope;
     if (which < 0) return;
@@ -25,7 +25,7 @@ static void prepare_queries(model *m, int32_t layer, const chunk *c, int32_t kv_
     float *q = m->work.q + (wanted * m->shape.heads + head) * m->shape.head_dim;
     norm_heads(m, &m->layer[layer].q_norm, q, group);
     if (dual_is_on(m, c)) dual_turn_queries(m, row, wanted, (int32_t)head, group);
-    turn_row(m, layer, q, group, row);
+    turn_heads(m, layer, q, group, row);
 }
 
 void heads_prepare(model *m, int32_t cache_layer, const chunk *c)
@@ -38,7 +38,7 @@ void heads_prepare(model *m, int32_t cache_layer, const chunk *c)
             if (m->work.owner[g * room + (c->at + row) / size - first] == m->rank) {
                 float *k = m->work.k + (row * m->shape.kv_heads + g) * dim;
                 norm_heads(m, &m->layer[layer].k_norm, k, 1);
-                turn_row(m, layer, k, 1, row);
+                turn_heads(m, layer, k, 1, row);
             }
             if (row >= c->rows - c->wanted) prepare_queries(m, layer, c, g, row);
         }

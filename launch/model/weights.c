@@ -419,7 +419,7 @@ static banyan_status take_linear(model *m, linear *l)
 }
 
 /* Layers are alike, and the embedding and the head are taken for one each. */
-static void show_progress(const model *m, const model_loading *loading, int32_t done)
+static void show_loading(const model *m, const model_loading *loading, int32_t done)
 {
     if (loading) loading->progress(loading->arg, (double)done / (m->shape.layers + 2));
 }
@@ -432,11 +432,11 @@ banyan_status weights_load(model *m, const model_loading *loading)
     int64_t bad = tensor_find_bad(m->embedding, first * width, (end - first) * width);
     banyan_status status = bad < 0 ? BANYAN_OK : not_finite(m, m->embedding, bad);
     for (int32_t i = 0; !status && i < m->shape.layers; i++) {
-        show_progress(m, loading, i + 1);
+        show_loading(m, loading, i + 1);
         for (int32_t k = 0; !status && layer_matrix(m, &m->layer[i], k); k++)
             status = take_linear(m, layer_matrix(m, &m->layer[i], k));
     }
-    show_progress(m, loading, m->shape.layers + 1);
+    show_loading(m, loading, m->shape.layers + 1);
     return status ? status : take_linear(m, &m->head);
 }
 

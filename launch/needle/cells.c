@@ -191,8 +191,8 @@ static void observe_question(const cells *c, const needle_item *item, const ques
     (got ? o->take : o->begin)(o->arg, &a);
 }
 
-static int ask_cell(cells *c, const char *task, int32_t depth, const needle_item *item,
-                    const question *q)
+static int ask_question(cells *c, const char *task, int32_t depth, const needle_item *item,
+                        const question *q)
 {
     reply r;
     usage used;
@@ -238,7 +238,7 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
         q.watch = c->e->observer->watch;
         observe_question(c, item, &q, NULL);
     }
-    return ask_cell(c, task, depth, item, &q);
+    return ask_question(c, task, depth, item, &q);
 }
 
 /* ---- one prompt --------------------- */
