@@ -8,7 +8,7 @@
 enum { word_bytes = 1024 };
 
 /* One number says who failed first, and how: ranks count down, so that the maximum is the lowest. */
-static double encode(int ranks, int rank, banyan_status mine)
+static double encode_failure(int ranks, int rank, banyan_status mine)
 {
     return mine ? 16.0 * (ranks - rank) - (double)mine : 0; /* errors are negative */
 }
@@ -32,7 +32,7 @@ static banyan_status share_words(banyan_comm *comm, int first, double failed, ch
 banyan_status agree_words(banyan_comm *comm, banyan_status mine, char *why, size_t why_bytes)
 {
     const int ranks = banyan_comm_size(comm);
-    double worst = encode(ranks, banyan_comm_rank(comm), mine);
+    double worst = encode_failure(ranks, banyan_comm_rank(comm), mine);
     banyan_status status = banyan_comm_allreduce(comm, &worst, 1, BANYAN_MAX);
     if (!status && worst > 0) {
         const int code = (int)worst;

@@ -21,7 +21,7 @@ struct append_file {
 };
 
 /* false: errno. */
-static bool open_here(append_file *f)
+static bool open_to_append(append_file *f)
 {
     struct stat about;
     f->fd = open(f->path, O_RDWR | O_APPEND | O_CLOEXEC | O_NOCTTY);
@@ -40,14 +40,14 @@ append_file *append_open(const char *path, char *why, size_t why_bytes)
 {
     append_file *f = calloc(1, sizeof *f);
     if (f) f->fd = -1;
-    if (f && (f->path = strdup(path)) && open_here(f)) return f;
+    if (f && (f->path = strdup(path)) && open_to_append(f)) return f;
     snprintf(why, why_bytes, "cannot write \"%s\": %s", path,
              f && f->path ? strerror(errno) : "out of memory");
     append_close(f);
     return NULL;
 }
 
-static bool is_named(const append_file *f)
+static bool is_still_there(const append_file *f)
 {
     struct stat here, there;
     return !fstat(f->fd, &here) && !stat(f->path, &there) && here.st_ino == there.st_ino &&
@@ -66,9 +66,9 @@ static bool lock_named(append_file *f)
 {
     for (int tries = 0; tries < 100; tries++) {
         if (!lock_open(f)) return false;
-        if (is_named(f) || f->left > 0) return true;
+        if (is_still_there(f) || f->left > 0) return true;
         close(f->fd);
-        if (!open_here(f)) return false;
+        if (!open_to_append(f)) return false;
     }
     errno = EAGAIN;
     return false;
@@ -83,7 +83,7 @@ bool append_lock(append_file *f, char *why, size_t why_bytes)
     }
     f->locked = f->regular;
     f->size = f->regular ? (int64_t)about.st_size : 0;
-    if (f->regular && !is_named(f))
+    if (f->regular && !is_still_there(f))
         snprintf(why, why_bytes, "\"%s\" was removed or replaced while this job was writing it",
                  f->path);
     else if (f->size < f->left)
@@ -150,7 +150,8 @@ void append_close(append_file *f)
     struct stat about;
     if (!f) return;
     if (f->locked) append_unlock(f);
-    if (f->created && lock_open(f) && is_named(f) && !fstat(f->fd, &about) && !about.st_size)
+    if (f->created && lock_open(f) && is_still_there(f) && !fstat(f->fd, &about) &&
+        !about.st_size)
         unlink(f->path);
     if (f->fd >= 0) close(f->fd);
     free(f->path);

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool is_wide(void)
+static bool has_avx512(void)
 {
 #if defined(__x86_64__) && defined(__GNUC__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -34,7 +34,7 @@ static bool uses_it(void)
 void blas_choose(char **argv)
 {
     if (!getenv("OPENBLAS_NUM_THREADS")) openblas_set_num_threads(1);
-    if (!is_wide() || uses_it() || getenv("OPENBLAS_CORETYPE")) return;
+    if (!has_avx512() || uses_it() || getenv("OPENBLAS_CORETYPE")) return;
     char path[4096];
     ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
     if (length <= 0 || setenv("OPENBLAS_CORETYPE", "SkylakeX", 0)) return;

@@ -41,12 +41,12 @@ static int choose_device(job *j)
     return status == BANYAN_ERR_DEVICE || status == BANYAN_ERR_COMM ? EXIT_FAILED : EXIT_USAGE;
 }
 
-static bool is_available(const char *transport)
+bool row_is_available(banyan_table table, const char *row)
 {
     const char *name;
     int available;
-    for (int i = 0; banyan_list(BANYAN_TRANSPORTS, i, &name, NULL, &available, NULL); i++)
-        if (!strcmp(name, transport)) return available;
+    for (int i = 0; banyan_list(table, i, &name, NULL, &available, NULL); i++)
+        if (!strcmp(name, row)) return available;
     return false;
 }
 
@@ -56,7 +56,8 @@ static int default_transport(const job *j, const char **out)
     *out = NULL;
     if (!j->device->row->is_apart || j->ranks == 1) return EXIT_OK;
     int place;
-    double lacks = !is_available("nccl") || ranks_of_node(j, &place) > j->device->row->count();
+    double lacks = !row_is_available(BANYAN_TRANSPORTS, "nccl") ||
+                   ranks_of_node(j, &place) > j->device->row->count();
     banyan_status status = banyan_comm_allreduce(j->comm, &lacks, 1, BANYAN_MAX);
     if (status) return job_failed(j, status, "choosing a transport");
     if (lacks <= 0) *out = "nccl";

@@ -24,12 +24,12 @@ typedef struct cuda {
 } cuda;
 
 /* A call's result in words. */
-static const char *words(cudaError_t error)
+static const char *cuda_error_words(cudaError_t error)
 {
     return error == cudaSuccess ? NULL : cudaGetErrorString(error);
 }
 
-static const char *missing(void)
+static const char *cuda_missing(void)
 {
     static char text[256];
     int devices = 0;
@@ -40,7 +40,7 @@ static const char *missing(void)
     return text;
 }
 
-static int count(void)
+static int cuda_count(void)
 {
     int devices = 0;
     return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
@@ -70,7 +70,7 @@ static const char *open_cuda(int index, void **own)
     for (int i = 0; i < 2 && !error; i++) error = cudaEventCreate(&c->mark[i]);
     if (error) {
         close_cuda(c);
-        return words(error);
+        return cuda_error_words(error);
     }
     *own = c;
     return NULL;
@@ -81,7 +81,7 @@ static void *stream(void *own)
     return ((cuda *)own)->stream;
 }
 
-static void describe(void *own, char *text, size_t size)
+static void cuda_describe(void *own, char *text, size_t size)
 {
     struct cudaDeviceProp p;
     if (cudaGetDeviceProperties(&p, ((cuda *)own)->index))
@@ -97,7 +97,7 @@ static const char *memory_free(void *own, int64_t *bytes)
     size_t available = 0, total;
     const cudaError_t error = cudaMemGetInfo(&available, &total);
     *bytes = (int64_t)available;
-    return words(error);
+    return cuda_error_words(error);
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -105,7 +105,7 @@ static const char *memory_free(void *own, int64_t *bytes)
 static const char *allocate(void *own, size_t bytes, void **out)
 {
     (void)own;
-    return words(cudaMalloc(out, bytes));
+    return cuda_error_words(cudaMalloc(out, bytes));
 }
 
 static void release(void *own, void *memory)
@@ -144,17 +144,18 @@ static void release_host(void *memory)
 
 static const char *copy(void *own, void *to, const void *from, size_t bytes)
 {
-    return words(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((cuda *)own)->stream));
+    return cuda_error_words(
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((cuda *)own)->stream));
 }
 
-static const char *fill(void *own, void *memory, int byte, size_t bytes)
+static const char *cuda_fill(void *own, void *memory, int byte, size_t bytes)
 {
-    return words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->stream));
+    return cuda_error_words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->stream));
 }
 
 static const char *wait_all(void *own)
 {
-    return words(cudaStreamSynchronize(((cuda *)own)->stream));
+    return cuda_error_words(cudaStreamSynchronize(((cuda *)own)->stream));
 }
 
 /* ---- products ------------------------------------------------------------------------------ */
@@ -172,7 +173,7 @@ static const char *make_buffer(cuda *c, int which, size_t bytes)
     c->room[which] = 0;
     const cudaError_t error = cudaMalloc(&c->buffer[which], bytes);
     if (!error) c->room[which] = bytes;
-    return words(error);
+    return cuda_error_words(error);
 }
 
 static const char *product(void *own, const float *weight, int64_t columns, int64_t width,
@@ -201,10 +202,10 @@ static const char *product_bf16(void *own, int32_t n, const void *a, const void 
 
 /* ---- clocks and graphs --------------------------------------------------------------------- */
 
-static const char *mark(void *own, int which)
+static const char *cuda_mark(void *own, int which)
 {
     cuda *c = own;
-    return words(cudaEventRecord(c->mark[which], c->stream));
+    return cuda_error_words(cudaEventRecord(c->mark[which], c->stream));
 }
 
 static const char *elapsed(void *own, double *seconds)
@@ -214,12 +215,12 @@ static const char *elapsed(void *own, double *seconds)
     cudaError_t error = cudaEventSynchronize(c->mark[1]);
     if (!error) error = cudaEventElapsedTime(&milliseconds, c->mark[0], c->mark[1]);
     *seconds = milliseconds * 1e-3;
-    return words(error);
+    return cuda_error_words(error);
 }
 
 static const char *capture(void *own)
 {
-    return words(
+    return cuda_error_words(
         cudaStreamBeginCapture(((cuda *)own)->stream, cudaStreamCaptureModeThreadLocal));
 }
 
@@ -231,12 +232,12 @@ static const char *captured(void *own, void **graph)
     if (!error) error = cudaGraphInstantiate(&ready, recorded, 0);
     if (recorded) cudaGraphDestroy(recorded);
     if (!error) *graph = ready;
-    return words(error);
+    return cuda_error_words(error);
 }
 
 static const char *replay(void *own, void *graph)
 {
-    return words(cudaGraphLaunch(graph, ((cuda *)own)->stream));
+    return cuda_error_words(cudaGraphLaunch(graph, ((cuda *)own)->stream));
 }
 
 static void drop(void *own, void *graph)
@@ -247,23 +248,23 @@ static void drop(void *own, void *graph)
 
 const device_row device_row_cuda = {.name = "cuda",
                                     .is_apart = true,
-                                    .missing = missing,
-                                    .count = count,
+                                    .missing = cuda_missing,
+                                    .count = cuda_count,
                                     .open = open_cuda,
                                     .close = close_cuda,
                                     .stream = stream,
-                                    .describe = describe,
+                                    .describe = cuda_describe,
                                     .memory_free = memory_free,
                                     .allocate = allocate,
                                     .release = release,
                                     .allocate_host = allocate_host,
                                     .release_host = release_host,
                                     .copy = copy,
-                                    .fill = fill,
+                                    .fill = cuda_fill,
                                     .wait = wait_all,
                                     .product = product,
                                     .product_bf16 = product_bf16,
-                                    .mark = mark,
+                                    .mark = cuda_mark,
                                     .elapsed = elapsed,
                                     .capture = capture,
                                     .captured = captured,

@@ -9,7 +9,7 @@
 
 #include <cublas_v2.h>
 
-static const char *words(cublasStatus_t status)
+static const char *cublas_words(cublasStatus_t status)
 {
     return status == CUBLAS_STATUS_SUCCESS ? NULL : cublasGetStatusString(status);
 }
@@ -21,7 +21,7 @@ const char *cuda_blas_open(void *stream, void **out)
     if (!status) status = cublasSetStream(blas, stream);
     if (status && blas) cublasDestroy(blas);
     if (!status) *out = blas;
-    return words(status);
+    return cublas_words(status);
 }
 
 void cuda_blas_close(void *blas)
@@ -33,15 +33,16 @@ const char *cuda_blas_product(void *blas, const float *weight, int64_t count, in
                               const float *in, int32_t rows, float *out)
 {
     const float one = 1, zero = 0;
-    return words(cublasGemmEx_64(blas, CUBLAS_OP_T, CUBLAS_OP_N, count, rows, width, &one,
-                                 weight, CUDA_R_32F, width, in, CUDA_R_32F, width, &zero, out,
-                                 CUDA_R_32F, count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    return cublas_words(cublasGemmEx_64(blas, CUBLAS_OP_T, CUBLAS_OP_N, count, rows, width,
+                                        &one, weight, CUDA_R_32F, width, in, CUDA_R_32F, width,
+                                        &zero, out, CUDA_R_32F, count, CUBLAS_COMPUTE_32F,
+                                        CUBLAS_GEMM_DEFAULT));
 }
 
 const char *cuda_blas_product_bf16(void *blas, int32_t n, const void *a, const void *b, void *c)
 {
     const float one = 1, zero = 0;
-    return words(cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, b, CUDA_R_16BF, n,
-                              a, CUDA_R_16BF, n, &zero, c, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
-                              CUBLAS_GEMM_DEFAULT));
+    return cublas_words(cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, b,
+                                     CUDA_R_16BF, n, a, CUDA_R_16BF, n, &zero, c, CUDA_R_16BF,
+                                     n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }

@@ -26,7 +26,7 @@ uint64_t data_mix(uint64_t x)
 }
 
 EACH_ISA
-static void fill(float *restrict out, uint32_t key, int32_t dim)
+static void fill_random(float *restrict out, uint32_t key, int32_t dim)
 {
     for (int32_t d = 0; d < dim; d++) {
         uint32_t h = key + (uint32_t)d * 0x9e3779b9u;
@@ -44,7 +44,7 @@ void data_row(float *out, uint64_t seed, int what, int32_t layer, int64_t token,
     uint64_t key = data_mix(seed ^ (uint64_t)what << 62 ^ (uint64_t)layer << 40);
     key = data_mix(key ^ (uint64_t)token);
     key = data_mix(key ^ (uint64_t)head);
-    fill(out, (uint32_t)(key >> 32) ^ (uint32_t)key, dim);
+    fill_random(out, (uint32_t)(key >> 32) ^ (uint32_t)key, dim);
 }
 
 EACH_ISA

@@ -21,13 +21,13 @@ enum {
 }; /* as the kernel; bytes of a name kept in another's */
 
 /* Where a path really leads: its last part is no symbolic link. */
-typedef struct place {
+typedef struct real_path {
     char path[PATH_MAX];
     char folder[PATH_MAX];
     const char *name; /* in path */
-} place;
+} real_path;
 
-static bool split(place *p)
+static bool split(real_path *p)
 {
     char *slash = strrchr(p->path, '/');
     p->name = slash ? slash + 1 : p->path;
@@ -42,7 +42,7 @@ static bool split(place *p)
 }
 
 /* Follows links of the last part, whether what they name is there or not. false: errno. */
-static bool resolve(const char *path, place *out)
+static bool resolve(const char *path, real_path *out)
 {
     char target[PATH_MAX], joined[2 * PATH_MAX];
     errno = ENAMETOOLONG;
@@ -72,7 +72,7 @@ struct path_lock {
 };
 
 /* Is the open file still the one of that name? */
-static bool is_named(int fd, const char *path)
+static bool is_same_file(int fd, const char *path)
 {
     struct stat here, there;
     return !fstat(fd, &here) && !lstat(path, &there) && here.st_ino == there.st_ino &&
@@ -101,7 +101,7 @@ static int lock_file(const char *path, double seconds)
         while ((failed = flock(fd, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK &&
                now_seconds() < end)
             pause_for(.05);
-        if (failed ? no_locks_here(errno) : is_named(fd, path)) return fd;
+        if (failed ? no_locks_here(errno) : is_same_file(fd, path)) return fd;
         const int error = errno;
         close(fd);
         errno = error;
@@ -109,7 +109,7 @@ static int lock_file(const char *path, double seconds)
     }
 }
 
-static path_lock *lock_place(const place *at, double seconds)
+static path_lock *lock_place(const real_path *at, double seconds)
 {
     path_lock *lock = malloc(sizeof *lock);
     if (!lock) return NULL;
@@ -134,7 +134,7 @@ static void say_locked(const char *path, char *why, size_t why_bytes)
 
 path_lock *path_lock_take(const char *path, double seconds, char *why, size_t why_bytes)
 {
-    place at;
+    real_path at;
     path_lock *lock = resolve(path, &at) ? lock_place(&at, seconds) : NULL;
     if (!lock) say_locked(path, why, why_bytes);
     return lock;
@@ -154,7 +154,7 @@ void path_lock_release(path_lock *lock)
 struct whole_file {
     FILE *stream;
     path_lock *lock;
-    place at;
+    real_path at;
     char given[PATH_MAX];     /* the path as it was named, for words */
     char temporary[PATH_MAX]; /* "": the file has no name yet */
     bool in_place;

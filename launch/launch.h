@@ -158,6 +158,9 @@ int64_t memory_resident(void);
 double numbers_spread(const double *sorted, int count);
 double numbers_percentile(const double *sorted, int count, double share);
 
+/* Is there a row of that name in a table of the library, and can it be used here? */
+bool row_is_available(banyan_table table, const char *row);
+
 double now_seconds(void); /* monotonic */
 
 #endif

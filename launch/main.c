@@ -155,7 +155,7 @@ static int same_code(const job *j, int code)
 static const double start_seconds = 15;
 
 /* From before MPI is up, the time limit that was asked for holds. */
-static banyan_status begin(job *j, char **words, double *limit)
+static banyan_status begin_comm(job *j, char **words, double *limit)
 {
     const double asked = config_time_limit(words);
     *limit = asked < 0 ? 600 : asked;
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
     blas_choose(argv);
     job j = {.verbs = verb_table, .device = &device_cpu};
     double limit;
-    banyan_status status = begin(&j, argv + 1, &limit);
+    banyan_status status = begin_comm(&j, argv + 1, &limit);
     if (status) {
         fprintf(stderr, "banyan: rank %s: %s\n", launched_rank(), banyan_error_message());
         return status == BANYAN_ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;

@@ -34,7 +34,7 @@ bool number_read(const char *text, int64_t low, uint64_t high, int64_t *out)
     return true;
 }
 
-static int compare(const void *a, const void *b)
+static int compare_numbers(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -42,7 +42,7 @@ static int compare(const void *a, const void *b)
 
 void numbers_sort(double *values, int count)
 {
-    if (count > 0) qsort(values, (size_t)count, sizeof *values, compare);
+    if (count > 0) qsort(values, (size_t)count, sizeof *values, compare_numbers);
 }
 
 static double middle(const double *sorted, int count)

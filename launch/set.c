@@ -15,10 +15,10 @@
 typedef const ProtobufCFieldDescriptor field_type;
 typedef const ProtobufCMessageDescriptor message_type;
 
-typedef struct place {
+typedef struct field_place {
     ProtobufCMessage *message;
     field_type *field;
-} place;
+} field_place;
 
 typedef struct complaint {
     char *text;
@@ -95,7 +95,7 @@ static long read_index(const char **path)
     return index;
 }
 
-static bool walk(ProtobufCMessage *m, const char *path, place *out, const complaint *why)
+static bool walk(ProtobufCMessage *m, const char *path, field_place *out, const complaint *why)
 {
     const char *rest = path;
     for (;;) {
@@ -113,7 +113,7 @@ static bool walk(ProtobufCMessage *m, const char *path, place *out, const compla
         if (index >= 0 && !is_list) return complain(why, "\"%s\" is not a list", name);
         if (index >= 0 && !is_message)
             return complain(why, "\"%s\" is set as a whole: %s=a,b,c", name, name);
-        if (!*rest && !is_message) return *out = (place){m, f}, true;
+        if (!*rest && !is_message) return *out = (field_place){m, f}, true;
         if (!is_message) return complain(why, "\"%s\" has no fields of its own", name);
         if (is_list && index < 0)
             return complain(why, "\"%s\" is a list: %s[0] is its first", name, name);
@@ -208,7 +208,7 @@ static void free_list(field_type *f, char *list, size_t count)
 }
 
 /* "a,b,c" replaces the list. */
-static bool set_list(place at, const char *text, const complaint *why)
+static bool set_whole_list(field_place at, const char *text, const complaint *why)
 {
     size_t *count = member(at.message, at.field->quantifier_offset), room = 1;
     char **list = member(at.message, at.field->offset);
@@ -234,9 +234,9 @@ bool config_set(Banyan__Config *config, const char *path, const char *text, char
                 size_t why_bytes)
 {
     complaint why = {why_text, why_bytes};
-    place at;
+    field_place at;
     if (!walk(&config->base, path, &at, &why)) return false;
-    if (at.field->label == PROTOBUF_C_LABEL_REPEATED) return set_list(at, text, &why);
+    if (at.field->label == PROTOBUF_C_LABEL_REPEATED) return set_whole_list(at, text, &why);
     if (!read_value(at.field, text, member(at.message, at.field->offset), &why)) return false;
     if (at.field->type != PROTOBUF_C_TYPE_STRING)
         *(protobuf_c_boolean *)member(at.message, at.field->quantifier_offset) = 1;

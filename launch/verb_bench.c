@@ -17,16 +17,6 @@ typedef struct table {
     double fraction[64]; /* of each row with all threads; 0: not measured */
 } table;
 
-static bool is_available(const char *kernel)
-{
-    const char *name;
-    int available;
-    if (!kernel) return true;
-    for (int i = 0; banyan_list(BANYAN_KERNELS, i, &name, NULL, &available, NULL); i++)
-        if (!strcmp(name, kernel)) return available;
-    return false;
-}
-
 static bool is_wanted(table *t, const char *name)
 {
     bool wanted = !regexec(&t->only, name, 0, NULL, 0);
@@ -45,12 +35,12 @@ static const column shown[] = {{NULL, "row", -24, false},   {NULL, "kernel", -11
                                {NULL, "GFLOP/s", 8, true},  {NULL, "fraction", 8, false},
                                {NULL, "bar", 4, false},     {0}};
 
-static const char *bound_by(const bench_result *r)
+static const char *bench_bound_by(const bench_result *r)
 {
     return r->memory_bound > r->math_bound ? "memory" : "math";
 }
 
-static double bound(const bench_result *r)
+static double bench_bound(const bench_result *r)
 {
     return r->memory_bound > r->math_bound ? r->memory_bound : r->math_bound;
 }
@@ -78,8 +68,8 @@ static void print_result(table *t, const bench_row *row, const bench_result *r, 
     columns_number(&line, 0, r->at_most.flops * 1e-9);
     columns_number(&line, 1, r->bytes / (1 << 20));
     columns_number(&line, 2, r->flops * 1e-9);
-    columns_number(&line, 3, bound(r) * 1e3);
-    columns_cell(&line, "%s", bound_by(r));
+    columns_number(&line, 3, bench_bound(r) * 1e3);
+    columns_cell(&line, "%s", bench_bound_by(r));
     columns_number(&line, 3, r->seconds * 1e3);
     columns_number(&line, 1, r->spread * 100);
     columns_cell(&line, "%s", gigabytes(text, r->bytes / r->seconds));
@@ -108,15 +98,15 @@ static void print_peer(const table *t, const bench_peer_rate *peer, const bench_
 static void write_result(const table *t, const bench_row *row, const bench_result *r,
                          double like, const bench_peer_rate *peer)
 {
-    json_t *line =
-        json_pack("{s:s,s:s,s:i,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}",
-                  "row", row->name, "kernel", r->kernel, "threads", r->threads, "cpu_time",
-                  t->b.pace.cpu_time, "read_ceiling_gb_s", r->at_most.read * 1e-9,
-                  "math_ceiling_gflop_s", r->at_most.flops * 1e-9, "math", r->math->name,
-                  "bytes", r->bytes, "flops", r->flops, "bound_seconds", bound(r), "bound_by",
-                  bound_by(r), "median_seconds", r->seconds, "spread", r->spread, "repetitions",
-                  r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9, "gflop_s",
-                  r->flops / r->seconds * 1e-9, "fraction", r->fraction, "bar", row->bar);
+    json_t *line = json_pack(
+        "{s:s,s:s,s:i,s:b,s:f,s:f,s:s,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}", "row",
+        row->name, "kernel", r->kernel, "threads", r->threads, "cpu_time", t->b.pace.cpu_time,
+        "read_ceiling_gb_s", r->at_most.read * 1e-9, "math_ceiling_gflop_s",
+        r->at_most.flops * 1e-9, "math", r->math->name, "bytes", r->bytes, "flops", r->flops,
+        "bound_seconds", bench_bound(r), "bound_by", bench_bound_by(r), "median_seconds",
+        r->seconds, "spread", r->spread, "repetitions", r->repetitions, "gb_s",
+        r->bytes / r->seconds * 1e-9, "gflop_s", r->flops / r->seconds * 1e-9, "fraction",
+        r->fraction, "bar", row->bar);
     if (like > 0) json_object_set_new(line, "over_like", json_real(like));
     if (peer)
         json_object_set_new(line, "torch",
@@ -134,7 +124,7 @@ static int row_index(const char *name)
     return -1;
 }
 
-static int run_row(table *t, int index, int threads)
+static int bench_row_run(table *t, int index, int threads)
 {
     const bench_row *row = &bench_rows[index];
     bench_result r;
@@ -185,9 +175,10 @@ static int run_alone(table *t)
     say_busy(t);
     for (int i = 0; !code && bench_rows[i].name; i++) {
         const bench_row *row = &bench_rows[i];
-        if (!is_wanted(t, row->name) || !is_available(row->kernel)) continue;
-        if (row->each_thread && most > 1) code = run_row(t, i, 1);
-        if (!code) code = run_row(t, i, most);
+        if (!is_wanted(t, row->name)) continue;
+        if (row->kernel && !row_is_available(BANYAN_KERNELS, row->kernel)) continue;
+        if (row->each_thread && most > 1) code = bench_row_run(t, i, 1);
+        if (!code) code = bench_row_run(t, i, most);
     }
     ceilings_free(&t->c);
     if (!code && is_wanted(t, reproducible_name)) {
@@ -223,7 +214,7 @@ static int run_rows(table *t)
     return EXIT_USAGE;
 }
 
-static int run_all(table *t)
+static int bench_all(table *t)
 {
     const job *j = t->b.j;
     const char *path = job_text(j, "json");
@@ -240,7 +231,7 @@ static int run_all(table *t)
     return written > code ? written : code;
 }
 
-static int run(job *j)
+static int bench_run(job *j)
 {
     table t = {.b = {.j = j,
                      .pace = {job_switch(j, "quick"), job_switch(j, "cpu-time")},
@@ -260,7 +251,7 @@ static int run(job *j)
         say_error(j, "--peer is for one rank on cpu");
     else if (peer && (t.b.peer = bench_peer_open(j, peer)))
         code = EXIT_OK;
-    if (!code) code = run_all(&t);
+    if (!code) code = bench_all(&t);
     bench_peer_close(t.b.peer);
     regfree(&t.only);
     return code;
@@ -292,4 +283,4 @@ const verb verb_bench = {
         "cuBLAS.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = bench_run};

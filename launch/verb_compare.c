@@ -49,7 +49,7 @@ static bool set_defaults(const job *j)
     return true;
 }
 
-static int check(const job *j, comparison *c)
+static int check_comparison(const job *j, comparison *c)
 {
     needle_wish *w = &c->s->wish;
     if (j->config->n_rule) {
@@ -68,12 +68,12 @@ static int check(const job *j, comparison *c)
     return EXIT_OK;
 }
 
-static plot_result draw(const void *c, FILE *out)
+static plot_result draw_comparison(const void *c, FILE *out)
 {
     return compare_svg(c, out);
 }
 
-static int write_json(comparison *c)
+static int compare_write_json(comparison *c)
 {
     const char *path = job_text(c->j, "json");
     output_file *f = path ? output_open(c->j, path) : NULL;
@@ -82,7 +82,7 @@ static int write_json(comparison *c)
     return output_close(f, c->j, true);
 }
 
-static int report(comparison *c)
+static int report_comparison(comparison *c)
 {
     int32_t unequal = 0;
     if (c->j->rank == 0) {
@@ -91,14 +91,14 @@ static int report(comparison *c)
         if (unequal)
             say_error(c->j, "%lld cells are not as predicted", (long long)compare_unequal(c));
     }
-    int code = write_json(c);
-    if (!code) code = plot_write(c->j, job_text(c->j, "svg"), draw, c);
+    int code = compare_write_json(c);
+    if (!code) code = plot_write(c->j, job_text(c->j, "svg"), draw_comparison, c);
     banyan_status status = banyan_comm_broadcast(c->j->comm, &unequal, sizeof unequal, 0);
     if (status) return job_failed(c->j, status, "results");
     return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;
 }
 
-static int run(job *j)
+static int compare_run(job *j)
 {
     comparison *c = calloc(1, sizeof *c);
     setup *s = calloc(1, sizeof *s);
@@ -108,13 +108,13 @@ static int run(job *j)
     s->e.j = j;
     s->e.wish = &s->wish;
     code = set_defaults(j) ? setup_wish(j, s) : EXIT_USAGE;
-    if (!code) code = check(j, c);
+    if (!code) code = check_comparison(j, c);
     if (!code) code = setup_model(j, s);
     if (!code) code = setup_read(j, s);
     if (!code && !s->wish.foreign) s->wish.depths *= 2; /* every second one is of multikey */
     if (!code) code = compare_choose(c);
     if (!code) code = compare_measure(c);
-    if (!code) code = report(c);
+    if (!code) code = report_comparison(c);
 done:
     if (c) compare_free(c);
     if (s) setup_free(s);
@@ -132,4 +132,4 @@ const verb verb_compare = {
            "all patterns are there at the same time, and tokens are decoded by all in turn.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = compare_run};

@@ -50,7 +50,7 @@ static int share_prompt(task *t)
     return status ? job_failed(t->j, status, "sharing the prompt") : EXIT_OK;
 }
 
-static int make_room(task *t, int32_t vocab)
+static int make_token_room(task *t, int32_t vocab)
 {
     char why[1024];
     const char *what = t->wish.ids ? t->wish.ids : "the tokenizer";
@@ -133,7 +133,7 @@ static void spend(effort *e, model *m, int64_t tokens, double began, double atte
     e->attention += attention_seconds(m) - attended;
 }
 
-static int decode(task *t, model *m)
+static int generate_tokens(task *t, model *m)
 {
     int64_t at = t->read, rows = t->text.prompt - t->read;
     int code = EXIT_OK;
@@ -202,7 +202,7 @@ static int write_logits(task *t)
 
 /* The same ids, with the positions where they stand; then what the prompt and the tokens after it took, on
  * rank 0. */
-static int write_json(const task *t, model *m)
+static int generate_write_json(const task *t, model *m)
 {
     const effort *p = &t->prefill, *d = &t->decode;
     output_file *f = output_open(t->j, job_text(t->j, "json"));
@@ -255,19 +255,19 @@ static int open_and_decode(task *t, banyan_spec *spec)
                                                                         : EXIT_USAGE;
     }
     warn_length(t, model_get_shape(m), tokens);
-    int code = make_room(t, model_get_shape(m)->vocab);
+    int code = make_token_room(t, model_get_shape(m)->vocab);
     if (!code) code = load(t, m);
-    if (!code) code = decode(t, m);
+    if (!code) code = generate_tokens(t, m);
     if (!code) code = save(t, m);
     if (!code) code = failed(t, m, model_unchanged(m));
     if (!code && t->first) code = write_logits(t);
-    if (!code && job_text(t->j, "json")) code = write_json(t, m);
+    if (!code && job_text(t->j, "json")) code = generate_write_json(t, m);
     model_close(m);
     return code;
 }
 
 /* Rules of a file are made for the model's shape. */
-static int apply_pattern(const task *t)
+static int apply_model_pattern(const task *t)
 {
     char why[1024];
     model_shape shape = {0};
@@ -293,7 +293,7 @@ static int generate(task *t)
     if (!wish_read(t->j, &t->wish)) return EXIT_USAGE;
     int code = share_prompt(t);
     if (code) return code;
-    code = apply_pattern(t);
+    code = apply_model_pattern(t);
     if (code) return code;
     if (spec_from_config(t->j->config, &asked, why, sizeof why)) {
         say_error(t->j, "%s", why);
@@ -304,7 +304,7 @@ static int generate(task *t)
     return code;
 }
 
-static int run(job *j)
+static int generate_run(job *j)
 {
     task t = {.j = j};
     int code = generate(&t);
@@ -351,4 +351,4 @@ const verb verb_generate = {
            "text out;\nor token ids in, and ids out, one a line.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = generate_run};

@@ -24,7 +24,8 @@ static const flag flags[] = {
     {"svg", "OUTPUT", NULL, "picture: layers x heads"},
     {NULL, NULL, NULL, NULL}};
 
-static bool read_count(const job *j, const char *name, int64_t low, int64_t high, int64_t *out)
+static bool read_heads_count(const job *j, const char *name, int64_t low, int64_t high,
+                             int64_t *out)
 {
     const char *text = job_text(j, name);
     if (!text || number_read(text, low, (uint64_t)high, out)) return true;
@@ -33,7 +34,7 @@ static bool read_count(const job *j, const char *name, int64_t low, int64_t high
     return false;
 }
 
-static int check(const job *j, setup *s, int64_t *repeat, int64_t *top)
+static int check_heads_wish(const job *j, setup *s, int64_t *repeat, int64_t *top)
 {
     const Banyan__Needle *n = j->config->needle;
     *repeat = 500;
@@ -45,8 +46,8 @@ static int check(const job *j, setup *s, int64_t *repeat, int64_t *top)
     if (!n || !n->n_length) s->length[0] = 2048;
     s->wish.lengths = 1;
     s->wish.tasks = TASK_SINGLE;
-    const bool good =
-        read_count(j, "repeat", 0, 1 << 20, repeat) && read_count(j, "top", 0, 1 << 20, top);
+    const bool good = read_heads_count(j, "repeat", 0, 1 << 20, repeat) &&
+                      read_heads_count(j, "top", 0, 1 << 20, top);
     return good ? EXIT_OK : EXIT_USAGE;
 }
 
@@ -60,7 +61,7 @@ static int32_t most_answers(const setup *s)
 }
 
 /* All needles, then the random tokens. */
-static int measure(setup *s, int64_t repeat, heads_scores *scores)
+static int measure_heads(setup *s, int64_t repeat, heads_scores *scores)
 {
     evaluation *e = &s->e;
     const int64_t length = s->wish.length[0];
@@ -108,22 +109,22 @@ static int write_files(const job *j, const heads_scores *s)
     return code;
 }
 
-static plot_result draw(const void *scores, FILE *out)
+static plot_result draw_heads(const void *scores, FILE *out)
 {
     return heads_svg(scores, out);
 }
 
-static int report(const job *j, const heads_scores *s, int64_t top)
+static int report_heads(const job *j, const heads_scores *s, int64_t top)
 {
     if (j->rank == 0) heads_print(s, (int32_t)top, stdout);
     if (!s->needles)
         say_warning(j, "no needle of %d was answered: there are no retrieval scores",
                     (int)s->asked);
     int code = write_files(j, s);
-    return code ? code : plot_write(j, job_text(j, "svg"), draw, s);
+    return code ? code : plot_write(j, job_text(j, "svg"), draw_heads, s);
 }
 
-static int run(job *j)
+static int heads_run(job *j)
 {
     setup *s = calloc(1, sizeof *s);
     heads_scores scores = {0};
@@ -136,12 +137,12 @@ static int run(job *j)
     s->e.j = j;
     s->e.wish = &s->wish;
     int code = setup_wish(j, s);
-    if (!code) code = check(j, s, &repeat, &top);
+    if (!code) code = check_heads_wish(j, s, &repeat, &top);
     if (!code) code = setup_model(j, s);
     if (!code) code = setup_read(j, s);
     if (!code && j->rank == 0) s->e.results = results_open(NULL, why, sizeof why);
-    if (!code) code = measure(s, repeat, &scores);
-    if (!code) code = report(j, &scores, top);
+    if (!code) code = measure_heads(s, repeat, &scores);
+    if (!code) code = report_heads(j, &scores, top);
     heads_free(&scores);
     if (s->e.m) model_close(s->e.m);
     results_close(s->e.results);
@@ -159,4 +160,4 @@ const verb verb_heads = {
         "reads.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = heads_run};

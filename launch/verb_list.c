@@ -73,7 +73,7 @@ static void print_own(const job *j, FILE *json)
         print_row(j, "verbs", e->name, e->doc, json);
 }
 
-static int run(job *j)
+static int list_run(job *j)
 {
     if (job_switch(j, "fields")) {
         config_print_fields(stdout);
@@ -99,4 +99,4 @@ const verb verb_list = {
         "parameters, kernels, placements,\n"
         "merges, transports, model families and verbs, and whether this machine can run them.",
     .flags = flags,
-    .run = run};
+    .run = list_run};

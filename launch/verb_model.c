@@ -8,7 +8,7 @@
 #define TAKE(part, field, otherwise)                                                           \
     ((part) && (part)->has_##field ? (part)->field : (otherwise))
 
-static int write_json(const job *j, const char *dir, const constructed_spec *s)
+static int model_write_json(const job *j, const char *dir, const constructed_spec *s)
 {
     const char *path = job_text(j, "json");
     output_file *f = path ? output_open(j, path) : NULL;
@@ -21,7 +21,7 @@ static int write_json(const job *j, const char *dir, const constructed_spec *s)
     return output_close(f, j, true);
 }
 
-static int run(job *j)
+static int model_run(job *j)
 {
     static const banyan_dtype dtypes[] = {[BANYAN__CONSTRUCTED__DTYPE__FP32] = BANYAN_F32,
                                           [BANYAN__CONSTRUCTED__DTYPE__BF16] = BANYAN_BF16,
@@ -41,7 +41,7 @@ static int run(job *j)
                              .layers = TAKE(c, layers, 2),
                              .retrieval = TAKE(c, retrieval, 0)};
     banyan_status status = constructed_write(dir, &spec, why, sizeof why);
-    if (!status) return write_json(j, dir, &spec);
+    if (!status) return model_write_json(j, dir, &spec);
     say_error(j, "%s", why);
     return status == BANYAN_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
 }
@@ -64,4 +64,4 @@ const verb verb_model = {
            "learned: it finds a needle at any depth of its context, and says so when there is "
            "none.",
     .flags = flags,
-    .run = run};
+    .run = model_run};

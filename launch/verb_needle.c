@@ -167,7 +167,7 @@ static void fill_map(const setup *s, const char *task, double *value, double *de
 }
 
 /* On rank 0. A picture that cannot be drawn is a warning: the numbers are there. */
-static bool draw(const job *j, const setup *s, const char *path, FILE *out)
+static bool draw_heat_map(const job *j, const setup *s, const char *path, FILE *out)
 {
     const needle_wish *w = &s->wish;
     size_t columns = (size_t)w->lengths * (size_t)w->patterns, depths = (size_t)w->depths;
@@ -206,7 +206,7 @@ static int write_svg(const job *j, const setup *s, const char *path)
     if (!path) return EXIT_OK;
     output_file *f = output_open(j, path);
     if (!f) return EXIT_FAILED;
-    return output_close(f, j, j->rank != 0 || draw(j, s, path, output_stream(f)));
+    return output_close(f, j, j->rank != 0 || draw_heat_map(j, s, path, output_stream(f)));
 }
 
 static int finish(const job *j, setup *s)
@@ -234,7 +234,7 @@ static int finish(const job *j, setup *s)
 
 /* A file says what all layers read; of the constructed model the layer that copies its tokens keeps its
  * window, without which nothing is found. */
-static int apply_pattern(const job *j, const setup *s)
+static int apply_needle_pattern(const job *j, const setup *s)
 {
     const model_shape *is = &s->e.shape;
     if (!job_text(j, "pattern") || !job_text(j, "retrieval"))
@@ -243,7 +243,7 @@ static int apply_pattern(const job *j, const setup *s)
     return EXIT_USAGE;
 }
 
-static int run(job *j)
+static int needle_run(job *j)
 {
     static const char *const when[] = {"auto", "always", "never", NULL};
     setup *s = calloc(1, sizeof *s);
@@ -256,7 +256,7 @@ static int run(job *j)
     code = setup_wish(j, s);
     if (!code) code = open_results(j, s);
     if (!code) code = setup_model(j, s);
-    if (!code) code = apply_pattern(j, s);
+    if (!code) code = apply_needle_pattern(j, s);
     if (!code) code = setup_read(j, s);
     if (!code) code = begin_results(j, s);
     if (!code) code = evaluate_all(&s->e);
@@ -276,4 +276,4 @@ const verb verb_needle = {
         "the plan says that it can see. Exit code 1: some cell is not as predicted.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = needle_run};

@@ -40,7 +40,7 @@ static banyan_status print_balance(const job *j, const banyan_plan *plan,
     return BANYAN_OK;
 }
 
-static bool read_count(const job *j, const char *name, int64_t *out)
+static bool read_plan_count(const job *j, const char *name, int64_t *out)
 {
     const char *text = job_text(j, name);
     if (!text || number_read(text, 1, most_ranks, out)) return true;
@@ -58,7 +58,8 @@ static char *machine_text(const job *j)
         return NULL;
     }
     if (given) return strdup(given);
-    if (!read_count(j, "ranks", &ranks) || !read_count(j, "nodes", &nodes)) return NULL;
+    if (!read_plan_count(j, "ranks", &ranks) || !read_plan_count(j, "nodes", &nodes))
+        return NULL;
     if (nodes > ranks) {
         say_error(j, "--nodes %lld: expected 1..%lld (--ranks)", (long long)nodes,
                   (long long)ranks);
@@ -149,7 +150,7 @@ static banyan_status print_snapshot(const banyan_plan *plan, const banyan_comm *
     return BANYAN_OK;
 }
 
-static int write_json(const job *j, const banyan_plan *plan, const banyan_comm *comm)
+static int plan_write_json(const job *j, const banyan_plan *plan, const banyan_comm *comm)
 {
     const char *path = job_text(j, "json");
     output_file *json = path ? output_open(j, path) : NULL;
@@ -167,7 +168,7 @@ static int write_json(const job *j, const banyan_plan *plan, const banyan_comm *
 
 /* What was measured, when --machine or --measure asks for it, into the config. This is one process: it
  * measures reading and computing, and takes links from the file. */
-static int find_machine(const job *j, const banyan_spec *spec)
+static int find_plan_machine(const job *j, const banyan_spec *spec)
 {
     const char *path = job_text(j, "machine");
     if (!path && !job_switch(j, "measure")) return EXIT_OK;
@@ -190,8 +191,8 @@ static int find_machine(const job *j, const banyan_spec *spec)
 }
 
 /* More ranks, or fewer? */
-static int advise(const job *j, const banyan_spec *spec, const banyan_plan *plan,
-                  const banyan_comm *comm)
+static int advise_plan(const job *j, const banyan_spec *spec, const banyan_plan *plan,
+                       const banyan_comm *comm)
 {
     const Banyan__Machine *m = j->config->machine;
     if (!m) return EXIT_OK;
@@ -241,14 +242,14 @@ static int plan_on(const job *j, const banyan_spec *spec, const char *machine)
         wrapping w;
         banyan_plan_print(plan, wrapped_begin(&w, stdout));
         wrapped_end(&w, job_switch(j, "wide"), PLAN_INDENT);
-        if (!read_count(j, "tokens", &tokens)) code = EXIT_USAGE;
+        if (!read_plan_count(j, "tokens", &tokens)) code = EXIT_USAGE;
         if (!code && (s->sequences > 1 || job_text(j, "tokens")) &&
             (status = print_balance(j, plan, comm, s->sequences, tokens)))
             code = job_failed(j, status, NULL);
         if (!code && rate > 0 && (status = print_snapshot(plan, comm, rate)))
             code = job_failed(j, status, NULL);
-        if (!code) code = write_json(j, plan, comm);
-        if (!code) code = advise(j, spec, plan, comm);
+        if (!code) code = plan_write_json(j, plan, comm);
+        if (!code) code = advise_plan(j, spec, plan, comm);
     }
     banyan_plan_destroy(plan);
     banyan_comm_destroy(comm);
@@ -265,7 +266,7 @@ static bool set_prompt(const job *j, config_spec *asked)
     return false;
 }
 
-static int run(job *j)
+static int plan_run(job *j)
 {
     char why[512];
     config_spec asked;
@@ -281,7 +282,7 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     char *machine = set_prompt(j, &asked) ? machine_text(j) : NULL;
-    code = machine ? find_machine(j, &asked.spec) : EXIT_USAGE;
+    code = machine ? find_plan_machine(j, &asked.spec) : EXIT_USAGE;
     if (!code) code = plan_on(j, &asked.spec, machine);
     free(machine);
     spec_free(&asked);
@@ -328,4 +329,4 @@ const verb verb_plan = {
         "context\n"
         "on more are worth having. Needs no MPI. With --json, a line per rank and length.",
     .flags = flags,
-    .run = run};
+    .run = plan_run};

@@ -15,7 +15,7 @@
 enum { most_samples = 1 << 20 };
 
 /* What is asked for, checked: what the library would refuse only in the middle of the run. */
-static int ask(run_task *t)
+static int ask_run(run_task *t)
 {
     const job *j = t->j;
     const Banyan__Run *r = j->config->run;
@@ -73,7 +73,7 @@ static int ask(run_task *t)
 
 /* Heads and layers in turn, tokens at random among those that attend, half of them in the decode
  * steps; always the first such row and the very last. */
-static bool choose_samples(run_task *t)
+static bool choose_run_samples(run_task *t)
 {
     const banyan_spec *s = t->spec;
     int64_t decoded = (int64_t)t->decode * t->rows, end = t->tokens + decoded;
@@ -98,7 +98,7 @@ static bool choose_samples(run_task *t)
     return true;
 }
 
-static banyan_status make_array(run_task *t, int64_t heads, int64_t dim, device_array *out)
+static banyan_status make_run_array(run_task *t, int64_t heads, int64_t dim, device_array *out)
 {
     int64_t floats = t->spec->max_rows * heads * dim;
     return device_array_make(t->j->device, (size_t)floats * sizeof(float), DEVICE_NAN, out);
@@ -120,14 +120,14 @@ static banyan_status make_arrays(run_task *t)
 {
     const banyan_spec *s = t->spec;
     t->all = s->out == BANYAN_OUT_ALL;
-    banyan_status status = make_array(t, s->heads, s->key_dim, &t->q);
-    if (!status) status = make_array(t, s->kv_heads, s->key_dim, &t->k);
-    if (!status) status = make_array(t, s->kv_heads, s->value_dim, &t->v);
-    if (!status) status = make_array(t, s->heads, s->value_dim, &t->out);
-    if (!status) status = make_array(t, s->heads, 1, &t->lse);
+    banyan_status status = make_run_array(t, s->heads, s->key_dim, &t->q);
+    if (!status) status = make_run_array(t, s->kv_heads, s->key_dim, &t->k);
+    if (!status) status = make_run_array(t, s->kv_heads, s->value_dim, &t->v);
+    if (!status) status = make_run_array(t, s->heads, s->value_dim, &t->out);
+    if (!status) status = make_run_array(t, s->heads, 1, &t->lse);
     if (status) return status;
     t->step_seconds = calloc((size_t)t->decode + 1, sizeof *t->step_seconds);
-    return t->step_seconds && choose_samples(t) ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    return t->step_seconds && choose_run_samples(t) ? BANYAN_OK : BANYAN_ERR_MEMORY;
 }
 
 static void take_figures(run_task *t, int64_t resident_before)
@@ -144,7 +144,7 @@ static void take_figures(run_task *t, int64_t resident_before)
         t->mine.planned_bytes = share.kept_bytes;
 }
 
-static int run_all(run_task *t)
+static int run_task_all(run_task *t)
 {
     const job *j = t->j;
     banyan_status status = banyan_plan_create(&t->asked.spec, j->comm, &t->plan);
@@ -165,7 +165,7 @@ static int run_all(run_task *t)
     return code ? code : run_report(t);
 }
 
-static int run(job *j)
+static int run_run(job *j)
 {
     char why[512];
     run_task t = {.j = j};
@@ -176,13 +176,13 @@ static int run(job *j)
         say_error(j, "%s", why);
         return EXIT_USAGE;
     }
-    code = ask(&t);
+    code = ask_run(&t);
     if (!code) code = run_load_figures(&t);
     if (!code && !pattern_prompt(j->config, t.tokens, t.asked.rules)) {
         say_error(j, "out of memory for the rules");
         code = EXIT_USAGE;
     }
-    if (!code) code = run_all(&t);
+    if (!code) code = run_task_all(&t);
     banyan_cache_destroy(t.cache);
     banyan_plan_destroy(t.plan);
     for (int32_t n = 0; t.sample && n < t.samples; n++) free(t.sample[n].out);
@@ -236,4 +236,4 @@ const verb verb_run = {
            "(derived in launch/bounds.h), or when ranks hold different outputs.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = run_run};

@@ -46,7 +46,7 @@ static int ask_mode(scale_task *t, const Banyan__Scale *asked)
     return EXIT_OK;
 }
 
-static int ask(scale_task *t)
+static int ask_scale(scale_task *t)
 {
     const Banyan__Scale *asked = t->j->config->scale;
     int code = ask_mode(t, asked);
@@ -108,7 +108,7 @@ static banyan_status find_ranks(scale_task *t)
     return status;
 }
 
-static int find_machine(scale_task *t)
+static int find_scale_machine(scale_task *t)
 {
     const job *j = t->j;
     const char *path = job_text(j, "machine");
@@ -186,7 +186,7 @@ static void compare_with_one(const scale_task *t, scale_line *line)
     if (read > 0) line->read_share = scale_kv_rate(line) / (read * line->ranks);
 }
 
-static int judge(const scale_task *t, const scale_line *line)
+static int judge_line(const scale_task *t, const scale_line *line)
 {
     if (!line->measured || t->samples == 0) return EXIT_OK;
     if (line->error_share <= 1 && line->same_bits) return EXIT_OK;
@@ -216,7 +216,7 @@ static int run_cases(scale_task *t, FILE *json)
         if (line->measured) compare_with_one(t, line);
         scale_print(t, line, stdout);
         if (json) scale_write_json(t, line, json);
-        int one = judge(t, line);
+        int one = judge_line(t, line);
         code = one > code ? one : code;
     }
     if (t->j->rank == 0) scale_print_end(t, stdout);
@@ -225,7 +225,7 @@ static int run_cases(scale_task *t, FILE *json)
 
 /* ---- what comes out ---- */
 
-static plot_result draw(const scale_task *t, FILE *out)
+static plot_result draw_scale(const scale_task *t, FILE *out)
 {
     char *script = NULL;
     size_t bytes = 0;
@@ -249,7 +249,7 @@ static int write_pictures(const scale_task *t)
     }
     output_file *file = svg ? output_open(j, svg) : NULL;
     if (!file) return svg ? EXIT_FAILED : code;
-    plot_result result = j->rank == 0 ? draw(t, output_stream(file)) : PLOT_DRAWN;
+    plot_result result = j->rank == 0 ? draw_scale(t, output_stream(file)) : PLOT_DRAWN;
     if (result == PLOT_NO_GNUPLOT)
         say_warning(j, "gnuplot is not installed: no plot in %s", svg);
     else if (result == PLOT_FAILED)
@@ -259,7 +259,7 @@ static int write_pictures(const scale_task *t)
 }
 
 /* Ours: what the plan says about more and fewer ranks than these. */
-static int advise(const scale_task *t)
+static int advise_scale(const scale_task *t)
 {
     const job *j = t->j;
     if (j->rank != 0 || !t->machine) return EXIT_OK;
@@ -276,10 +276,10 @@ static int advise(const scale_task *t)
     return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 
-static int run_all(scale_task *t)
+static int scale_all(scale_task *t)
 {
     const job *j = t->j;
-    int code = ask(t);
+    int code = ask_scale(t);
     if (code) return code;
     /* All rows of a prefill are of the prompt, those of a decode come after it. */
     if (t->prefill && !pattern_prompt(j->config, INT64_C(1) << 46, t->asked.rules)) {
@@ -289,7 +289,7 @@ static int run_all(scale_task *t)
     banyan_status status = find_ranks(t);
     if (status) return job_failed(j, status, NULL);
     code = scale_cases(t);
-    if (!code) code = find_machine(t);
+    if (!code) code = find_scale_machine(t);
     if (code) return code;
     const char *path = job_text(j, "json");
     output_file *json = path ? output_open(j, path) : NULL;
@@ -299,13 +299,13 @@ static int run_all(scale_task *t)
     if (banyan_comm_allreduce(j->comm, &worst, 1, BANYAN_MAX)) return EXIT_FAILED;
     int written = output_close(json, j, (int)worst < EXIT_USAGE);
     if ((int)worst >= EXIT_USAGE) return (int)worst;
-    int drawn = write_pictures(t), advised = advise(t);
+    int drawn = write_pictures(t), advised = advise_scale(t);
     written = drawn > written ? drawn : written;
     written = advised > written ? advised : written;
     return written > (int)worst ? written : (int)worst;
 }
 
-static int run(job *j)
+static int scale_run(job *j)
 {
     char why[512];
     scale_task t = {.j = j};
@@ -317,7 +317,7 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
-    code = run_all(&t);
+    code = scale_all(&t);
     free(t.line);
     free(t.all);
     spec_free(&t.asked);
@@ -376,4 +376,4 @@ const verb verb_scale = {
         "when a result is beyond its error bound.",
     .flags = flags,
     .needs_comm = 1,
-    .run = run};
+    .run = scale_run};

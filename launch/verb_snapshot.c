@@ -18,7 +18,7 @@ static void print_note(const char *folder)
     free(ids);
 }
 
-static int run(job *j)
+static int snapshot_run(job *j)
 {
     const char *folder = job_text(j, "folder");
     if (!folder) {
@@ -50,4 +50,4 @@ const verb verb_snapshot = {
     .doc = "Prints what is in a snapshot: shape, rules, sequences, ranks. Needs no MPI.",
     .flags = flags,
     .operand = "folder",
-    .run = run};
+    .run = snapshot_run};

@@ -20,7 +20,7 @@ static bool write_ids(const token_ids *ids, bool binary, FILE *out)
     return true;
 }
 
-static int encode(const job *j, tokenizer *t, const char *path)
+static int tokenize_encode(const job *j, tokenizer *t, const char *path)
 {
     char why[2048];
     token_ids ids = {0};
@@ -41,7 +41,7 @@ static int encode(const job *j, tokenizer *t, const char *path)
     return code;
 }
 
-static int decode(const job *j, tokenizer *t, const char *path)
+static int tokenize_decode(const job *j, tokenizer *t, const char *path)
 {
     char why[1024];
     int64_t count = 0;
@@ -64,7 +64,7 @@ static int decode(const job *j, tokenizer *t, const char *path)
     return code;
 }
 
-static int run(job *j)
+static int tokenize_run(job *j)
 {
     char why[1200];
     const char *dir = job_text(j, "model"), *path = job_text(j, "file");
@@ -82,7 +82,8 @@ static int run(job *j)
         return EXIT_USAGE;
     }
     if (!path) path = "-";
-    int code = job_switch(j, "decode") ? decode(j, t, path) : encode(j, t, path);
+    int code =
+        job_switch(j, "decode") ? tokenize_decode(j, t, path) : tokenize_encode(j, t, path);
     tokenizer_close(t);
     return code;
 }
@@ -102,4 +103,4 @@ const verb verb_tokenize = {.name = "tokenize",
                                    "says; with --decode ids to text.",
                             .flags = flags,
                             .needs_comm = 0,
-                            .run = run};
+                            .run = tokenize_run};

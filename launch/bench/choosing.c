@@ -41,7 +41,8 @@ typedef struct choosing {
 } choosing;
 
 /* One decoded row of a layer. */
-static banyan_status step(choosing *c, int32_t layer, double *seconds, banyan_stats *after)
+static banyan_status decode_layer(choosing *c, int32_t layer, double *seconds,
+                                  banyan_stats *after)
 {
     banyan_comm *comm = c->s.comm;
     banyan_status status = banyan_comm_agree(comm, BANYAN_OK);
@@ -54,7 +55,7 @@ static banyan_status step(choosing *c, int32_t layer, double *seconds, banyan_st
 }
 
 /* Every layer once. */
-static banyan_status turn(choosing *c)
+static banyan_status decode_layers(choosing *c)
 {
     banyan_stats before, after;
     banyan_status status = BANYAN_OK;
@@ -62,7 +63,7 @@ static banyan_status turn(choosing *c)
     banyan_cache_stats(c->s.cache, &before);
     for (int32_t layer = 0; layer < LAYERS && !status; layer++) {
         taken *t = &c->of[layer];
-        status = step(c, layer, &t->seconds[i], &after);
+        status = decode_layer(c, layer, &t->seconds[i], &after);
         t->faster[i] = c->of[0].seconds[i] / t->seconds[i];
         t->blocks += (double)(after.pairs - before.pairs);
         t->messages += (double)(after.messages - before.messages);
@@ -101,19 +102,19 @@ static banyan_status settle(choosing *c)
     return status;
 }
 
-static banyan_status measure(choosing *c, const bench_row *row)
+static banyan_status measure_choice(choosing *c, const bench_row *row)
 {
     const bench *b = c->b;
     const int64_t tokens = b->pace.quick ? row->tokens / 64 : row->tokens;
     const int threads = b->j->ranks > 1 ? 1 : omp_get_max_threads();
     banyan_status status = sequence_open(&c->s, row, tokens, b->j->comm, threads);
     if (!status) status = sequence_fill(&c->s);
-    if (!status) status = turn(c); /* warms up */
+    if (!status) status = decode_layers(c); /* warms up */
     c->turns = 0;
     for (int32_t layer = 0; layer < LAYERS; layer++) c->of[layer] = (taken){0};
     while (!status && c->turns < (b->pace.quick ? 1 : most_turns)) {
         progress(b->j, "%s: turn %d", row->name, c->turns + 1);
-        status = turn(c);
+        status = decode_layers(c);
     }
     return status ? status : settle(c);
 }
@@ -132,7 +133,7 @@ static void write_line(const choosing *c, const char *name, int32_t layer, doubl
     output_line(c->b->json, line);
 }
 
-static void report(choosing *c, const char *name)
+static void print_choice(choosing *c, const char *name)
 {
     const double all = c->of[0].blocks;
     const bool quick = c->b->pace.quick;
@@ -167,10 +168,10 @@ int choosing_run(const bench *b, int index)
 {
     const job *j = b->j;
     choosing c = {.b = b};
-    banyan_status status = measure(&c, &rows[index]);
+    banyan_status status = measure_choice(&c, &rows[index]);
     progress_end(j);
     const int code = status ? job_failed(j, status, rows[index].name) : EXIT_OK;
-    if (!code && j->rank == 0) report(&c, rows[index].name);
+    if (!code && j->rank == 0) print_choice(&c, rows[index].name);
     sequence_close(&c.s);
     return code;
 }

@@ -19,7 +19,7 @@
 
 enum { chunk = 8192, distinct = 256, most_repetitions = 31 };
 
-typedef struct work {
+typedef struct device_work {
     const bench *b;
     const device_bench_row *row;
     device *d;
@@ -32,10 +32,10 @@ typedef struct work {
     int32_t rows; /* the most of a call */
     double seconds[most_repetitions];
     int repetitions;
-} work;
+} device_work;
 
 /* bf16 rows of random numbers, the first `distinct` of them again and again. */
-static banyan_status make_rows(work *w, int32_t heads, int what, device_array *out)
+static banyan_status make_bf16_rows(device_work *w, int32_t heads, int what, device_array *out)
 {
     const int64_t width = (int64_t)heads * w->row->dim;
     const size_t bytes = (size_t)(w->rows * width) * sizeof(uint16_t);
@@ -62,7 +62,7 @@ static banyan_status make_rows(work *w, int32_t heads, int what, device_array *o
     return status ? status : device_send(w->d, out, bytes);
 }
 
-static banyan_status make_plan(work *w)
+static banyan_status make_plan(device_work *w)
 {
     const device_bench_row *row = w->row;
     const banyan_rule rules[] = {
@@ -86,14 +86,15 @@ static banyan_status make_plan(work *w)
     return status ? status : banyan_plan_create(&spec, w->comm, &w->plan);
 }
 
-static banyan_status new_cache(work *w)
+static banyan_status new_cache(device_work *w)
 {
     banyan_cache_destroy(w->cache);
     w->cache = NULL;
     return single_create(w->plan, device_stream(w->d), &w->cache, &w->sequence);
 }
 
-static banyan_status call(work *w, int64_t at, int32_t rows, bool appends, bool attends)
+static banyan_status call_layers(device_work *w, int64_t at, int32_t rows, bool appends,
+                                 bool attends)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t layer = 0; layer < w->row->layers && !status; layer++)
@@ -105,43 +106,43 @@ static banyan_status call(work *w, int64_t at, int32_t rows, bool appends, bool 
 }
 
 /* Tokens first .. end-1, in calls of w->rows. */
-static banyan_status calls(work *w, int64_t first, int64_t end, bool attends)
+static banyan_status calls(device_work *w, int64_t first, int64_t end, bool attends)
 {
     banyan_status status = BANYAN_OK;
     for (int64_t at = first; at < end && !status; at += w->rows) {
         const int64_t left = end - at;
         progress(w->b->j, "%s: %lld tokens", w->row->name, (long long)at);
-        status = call(w, at, left < w->rows ? (int32_t)left : w->rows, true, attends);
+        status = call_layers(w, at, left < w->rows ? (int32_t)left : w->rows, true, attends);
     }
     return status;
 }
 
-static banyan_status mark(work *w, int which)
+static banyan_status mark_stream(device_work *w, int which)
 {
     return device_said(w->d, w->d->row->mark(w->d->own, which));
 }
 
 /* One decode step as a graph; NULL where the library or the device refuses. What it said is no
  * error then: the step is simply called. */
-static void *record(work *w)
+static void *record(device_work *w)
 {
     void *graph = NULL;
     const device_row *r = w->d->row;
     if (r->capture(w->d->own)) return NULL;
-    const banyan_status status = call(w, w->tokens - 1, 1, false, true);
+    const banyan_status status = call_layers(w, w->tokens - 1, 1, false, true);
     const char *words = r->captured(w->d->own, &graph);
     if (!status && !words) return graph;
     if (graph) r->drop(w->d->own, graph);
     return NULL;
 }
 
-static banyan_status decode(work *w, device_result *out)
+static banyan_status time_decode(device_work *w, device_result *out)
 {
     const device_row *r = w->d->row;
     const int least = w->b->pace.quick ? 1 : 7, steps = w->b->pace.quick ? 1 : 16;
     banyan_status status = new_cache(w);
     if (!status) status = calls(w, 0, w->tokens, false);
-    if (!status) status = call(w, w->tokens - 1, 1, false, true); /* warms up */
+    if (!status) status = call_layers(w, w->tokens - 1, 1, false, true); /* warms up */
     if (!status) status = device_wait(w->d);
     if (status) return status;
     void *graph = record(w);
@@ -149,11 +150,11 @@ static banyan_status decode(work *w, device_result *out)
     while (!status && w->repetitions < most_repetitions &&
            (w->repetitions < least || (!w->b->pace.quick && now_seconds() - start < 0.8))) {
         double *seconds = &w->seconds[w->repetitions++];
-        status = mark(w, 0);
+        status = mark_stream(w, 0);
         for (int i = 0; i < steps && !status; i++)
             status = graph ? device_said(w->d, r->replay(w->d->own, graph))
-                           : call(w, w->tokens - 1, 1, false, true);
-        if (!status) status = mark(w, 1);
+                           : call_layers(w, w->tokens - 1, 1, false, true);
+        if (!status) status = mark_stream(w, 1);
         if (!status) status = device_said(w->d, r->elapsed(w->d->own, seconds));
         *seconds /= steps;
     }
@@ -162,7 +163,7 @@ static banyan_status decode(work *w, device_result *out)
     return status;
 }
 
-static banyan_status prefill(work *w)
+static banyan_status time_prefill(device_work *w)
 {
     const int least = w->b->pace.quick ? 1 : 3;
     const double start = now_seconds();
@@ -175,9 +176,9 @@ static banyan_status prefill(work *w)
         double seconds = 0;
         status = new_cache(w);
         if (!status) status = calls(w, 0, w->from, false);
-        if (!status) status = mark(w, 0);
+        if (!status) status = mark_stream(w, 0);
         if (!status) status = calls(w, w->from, w->tokens, true);
-        if (!status) status = mark(w, 1);
+        if (!status) status = mark_stream(w, 1);
         if (!status) status = device_said(w->d, w->d->row->elapsed(w->d->own, &seconds));
         if (i >= 0) w->seconds[w->repetitions++] = seconds;
     }
@@ -185,7 +186,7 @@ static banyan_status prefill(work *w)
 }
 
 /* From the plan and the pairs that the cache counted in the last pass, or of one decoded row. */
-static banyan_status count(work *w, device_result *out)
+static banyan_status count_work(device_work *w, device_result *out)
 {
     const banyan_spec *s = banyan_plan_spec(w->plan);
     banyan_share share;
@@ -204,18 +205,18 @@ static banyan_status count(work *w, device_result *out)
     return BANYAN_OK;
 }
 
-static banyan_status measure(work *w, device_result *out)
+static banyan_status measure_on_device(device_work *w, device_result *out)
 {
     const device_bench_row *row = w->row;
     banyan_status status = make_plan(w);
     if (status) return status;
     out->kernel = banyan_plan_spec(w->plan)->kernel;
-    if (!status) status = make_rows(w, row->heads, DATA_Q, &w->q);
-    if (!status) status = make_rows(w, row->kv_heads, DATA_K, &w->k);
-    if (!status) status = make_rows(w, row->kv_heads, DATA_V, &w->v);
-    if (!status) status = make_rows(w, row->heads, DATA_Q, &w->out);
-    if (!status) status = is_decode(row) ? decode(w, out) : prefill(w);
-    if (!status) status = count(w, out);
+    if (!status) status = make_bf16_rows(w, row->heads, DATA_Q, &w->q);
+    if (!status) status = make_bf16_rows(w, row->kv_heads, DATA_K, &w->k);
+    if (!status) status = make_bf16_rows(w, row->kv_heads, DATA_V, &w->v);
+    if (!status) status = make_bf16_rows(w, row->heads, DATA_Q, &w->out);
+    if (!status) status = is_decode(row) ? time_decode(w, out) : time_prefill(w);
+    if (!status) status = count_work(w, out);
     if (status) return status;
     out->repetitions = w->repetitions;
     out->seconds = numbers_median(w->seconds, w->repetitions);
@@ -226,7 +227,7 @@ static banyan_status measure(work *w, device_result *out)
 banyan_status device_measure(const bench *b, const device_bench_row *row, device_result *out)
 {
     *out = (device_result){0};
-    work w = {.b = b, .row = row, .d = b->j->device};
+    device_work w = {.b = b, .row = row, .d = b->j->device};
     const int part = b->pace.quick ? 64 : 1;
     w.tokens = row->tokens / part;
     w.from = is_decode(row) ? w.tokens - 1 : row->from / part;
@@ -235,7 +236,7 @@ banyan_status device_measure(const bench *b, const device_bench_row *row, device
     banyan_status status =
         ceilings_copy(w.d, (int64_t)(b->pace.quick ? 1 << 20 : 1 << 30), &out->copy);
     if (!status) status = ceilings_matrix(w.d, b->pace.quick ? 64 : 8192, &out->matrix);
-    if (!status) status = measure(&w, out);
+    if (!status) status = measure_on_device(&w, out);
     progress_end(b->j);
     device_wait(w.d); /* what failed may have left work behind */
     banyan_cache_destroy(w.cache);

@@ -31,18 +31,19 @@ static double math_bound(const device_result *r)
     return r->flops / r->matrix;
 }
 
-static double bound(const device_result *r)
+static double device_bound(const device_result *r)
 {
     return memory_bound(r) > math_bound(r) ? memory_bound(r) : math_bound(r);
 }
 
-static const char *bound_by(const device_result *r)
+static const char *device_bound_by(const device_result *r)
 {
     return memory_bound(r) > math_bound(r) ? "memory" : "math";
 }
 
 /* A decode: its time over the other's; a prefill: its rate over the other's. 0: not known. */
-static double compare(const measured *m, const device_bench_row *row, const device_result *r)
+static double compare_like(const measured *m, const device_bench_row *row,
+                           const device_result *r)
 {
     for (int i = 0; row->like && device_bench_rows[i].name; i++) {
         const device_result *other = &m->row[i];
@@ -59,10 +60,10 @@ static bool misses(const bench *b, const device_bench_row *row, double like)
     return is_decode(row) ? like > row->like_bar : like < row->like_bar;
 }
 
-static void print(const bench *b, const device_bench_row *row, const device_result *r,
-                  double like)
+static void print_device_row(const bench *b, const device_bench_row *row,
+                             const device_result *r, double like)
 {
-    const double fraction = bound(r) / r->seconds;
+    const double fraction = device_bound(r) / r->seconds;
     columns line = {shown, b->is_wide, stdout, 0};
     columns_cell(&line, "%s", row->name);
     columns_cell(&line, "%s", r->kernel);
@@ -71,8 +72,8 @@ static void print(const bench *b, const device_bench_row *row, const device_resu
     columns_number(&line, 1, r->matrix * 1e-12);
     columns_number(&line, 1, r->bytes / (1 << 20));
     columns_number(&line, 2, r->flops * 1e-9);
-    columns_number(&line, 4, bound(r) * 1e3);
-    columns_cell(&line, "%s", bound_by(r));
+    columns_number(&line, 4, device_bound(r) * 1e3);
+    columns_cell(&line, "%s", device_bound_by(r));
     columns_number(&line, 4, r->seconds * 1e3);
     columns_number(&line, 1, r->spread * 100);
     columns_number(&line, 1, r->bytes / r->seconds * 1e-9);
@@ -94,15 +95,16 @@ static void write(const bench *b, const device_bench_row *row, const device_resu
         "{s:s,s:s,s:s,s:b,s:f,s:f,s:f,s:f,s:f,s:s,s:f,s:f,s:i,s:f,s:f,s:f,s:f}", "row",
         row->name, "device", b->j->device->row->name, "kernel", r->kernel, "graph",
         r->is_replayed, "copy_ceiling_gb_s", r->copy * 1e-9, "matrix_ceiling_tflop_s",
-        r->matrix * 1e-12, "bytes", r->bytes, "flops", r->flops, "bound_seconds", bound(r),
-        "bound_by", bound_by(r), "median_seconds", r->seconds, "spread", r->spread,
-        "repetitions", r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9, "tflop_s",
-        r->flops / r->seconds * 1e-12, "fraction", bound(r) / r->seconds, "bar", row->bar);
+        r->matrix * 1e-12, "bytes", r->bytes, "flops", r->flops, "bound_seconds",
+        device_bound(r), "bound_by", device_bound_by(r), "median_seconds", r->seconds, "spread",
+        r->spread, "repetitions", r->repetitions, "gb_s", r->bytes / r->seconds * 1e-9,
+        "tflop_s", r->flops / r->seconds * 1e-12, "fraction", device_bound(r) / r->seconds,
+        "bar", row->bar);
     if (like > 0) json_object_set_new(line, "over_like", json_real(like));
     output_line(b->json, line);
 }
 
-static int run_row(const bench *b, int index, measured *m)
+static int run_device_row(const bench *b, int index, measured *m)
 {
     const device_bench_row *row = &device_bench_rows[index];
     device_result *r = &m->row[index];
@@ -115,8 +117,8 @@ static int run_row(const bench *b, int index, measured *m)
         return EXIT_OK;
     }
     if (status) return job_failed(b->j, status, row->name);
-    const double like = compare(m, row, r);
-    print(b, row, r, like);
+    const double like = compare_like(m, row, r);
+    print_device_row(b, row, r, like);
     if (b->json) write(b, row, r, like);
     return EXIT_OK;
 }
@@ -137,7 +139,7 @@ int device_run(const bench *b, bool (*wanted)(void *arg, const char *name), void
         if (!wanted(arg, device_bench_rows[i].name)) continue;
         if (!has_heading) columns_heading(&(columns){shown, b->is_wide, stdout, 0});
         has_heading = true;
-        code = run_row(b, i, &m);
+        code = run_device_row(b, i, &m);
     }
     return code;
 }

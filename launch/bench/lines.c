@@ -28,20 +28,20 @@ static const char *const uses[] = {"vertical_slash columns=1000 diagonals=6096",
                                    "flex gamma=0.95 tau=0.1 budget=1024",
                                    "flex gamma=0.95 tau=0 budget=1024"};
 
-typedef struct side {
+typedef struct lines_side {
     banyan_plan *plan;
     banyan_cache *cache;
     banyan_rows part;
     float *out; /* [ROWS][HEADS][DIM] */
     double seconds[TURNS], choice[TURNS];
     double pairs; /* of a call */
-} side;
+} lines_side;
 
 typedef struct lines {
     const bench *b;
     int64_t tokens;
     banyan_comm *comm;
-    side chosen, dense;
+    lines_side chosen, dense;
     float *q, *k, *v; /* [ROWS][HEADS][DIM] */
 } lines;
 
@@ -65,7 +65,7 @@ static void make_row(const lines *x, int is_key, int64_t token, int32_t head, fl
     if (is_key && (column < 0 || column % APART || column / APART >= 1000)) row[DIM - 1] = 0;
 }
 
-static void make_rows(const lines *x, int64_t at, int32_t rows)
+static void make_lines_rows(const lines *x, int64_t at, int32_t rows)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int32_t h = 0; h < HEADS; h++) {
@@ -76,7 +76,8 @@ static void make_rows(const lines *x, int64_t at, int32_t rows)
         }
 }
 
-static banyan_status open_side(const lines *x, const char *use, int threads, side *s)
+static banyan_status open_lines_side(const lines *x, const char *use, int threads,
+                                     lines_side *s)
 {
     const banyan_rule rule = {.last_layer = -1, .last_head = -1, .use = use};
     banyan_spec spec;
@@ -103,11 +104,11 @@ static banyan_status open_all(lines *x, const char *use, int threads)
     x->q = malloc(bytes), x->k = malloc(bytes), x->v = malloc(bytes);
     if (!x->q || !x->k || !x->v) return BANYAN_ERR_MEMORY;
     banyan_status status = banyan_comm_create("self", NULL, &x->comm);
-    if (!status) status = open_side(x, use, threads, &x->chosen);
-    return status ? status : open_side(x, "dense", threads, &x->dense);
+    if (!status) status = open_lines_side(x, use, threads, &x->chosen);
+    return status ? status : open_lines_side(x, "dense", threads, &x->dense);
 }
 
-static void close_side(side *s)
+static void close_lines_side(lines_side *s)
 {
     banyan_cache_destroy(s->cache);
     banyan_plan_destroy(s->plan);
@@ -116,18 +117,18 @@ static void close_side(side *s)
 
 static void close_all(lines *x)
 {
-    close_side(&x->chosen);
-    close_side(&x->dense);
+    close_lines_side(&x->chosen);
+    close_lines_side(&x->dense);
     banyan_comm_destroy(x->comm);
     free(x->q), free(x->k), free(x->v);
 }
 
-static banyan_status fill(lines *x)
+static banyan_status fill_both(lines *x)
 {
-    side *both[] = {&x->chosen, &x->dense};
+    lines_side *both[] = {&x->chosen, &x->dense};
     banyan_status status = BANYAN_OK;
     for (int64_t at = 0; at < x->tokens && !status; at += ROWS) {
-        make_rows(x, at, ROWS);
+        make_lines_rows(x, at, ROWS);
         for (int i = 0; i < 2 && !status; i++) {
             both[i]->part.at = at;
             both[i]->part.rows = ROWS;
@@ -139,7 +140,7 @@ static banyan_status fill(lines *x)
 }
 
 /* The last call once more: its rows are the last that were made. */
-static banyan_status turn(const lines *x, side *s, int i, int threads)
+static banyan_status time_last_call(const lines *x, lines_side *s, int i, int threads)
 {
     banyan_stats before, after;
     banyan_cache_stats(s->cache, &before);
@@ -153,14 +154,14 @@ static banyan_status turn(const lines *x, side *s, int i, int threads)
     return status;
 }
 
-static banyan_status measure(lines *x, const char *name, int threads, int *turns)
+static banyan_status measure_lines(lines *x, const char *name, int threads, int *turns)
 {
     const int most = x->b->pace.quick ? 1 : TURNS;
-    banyan_status status = fill(x);
+    banyan_status status = fill_both(x);
     for (*turns = 0; !status && *turns < most; ++*turns) {
         progress(x->b->j, "%s: turn %d", name, *turns + 1);
-        status = turn(x, &x->chosen, *turns, threads);
-        if (!status) status = turn(x, &x->dense, *turns, threads);
+        status = time_last_call(x, &x->chosen, *turns, threads);
+        if (!status) status = time_last_call(x, &x->dense, *turns, threads);
     }
     return status;
 }
@@ -176,7 +177,7 @@ static double error_of(const lines *x)
     return sqrt(difference / size);
 }
 
-static void print(lines *x, const char *name, const char *use, int threads, int turns)
+static void print_lines_row(lines *x, const char *name, const char *use, int threads, int turns)
 {
     double gain[TURNS], share[TURNS];
     for (int i = 0; i < turns; i++) {
@@ -208,10 +209,10 @@ int lines_run(const bench *b, int index, int threads)
     lines x = {.b = b, .tokens = b->pace.quick ? 2 * ROWS : 16 * ROWS};
     int turns = 0;
     banyan_status status = open_all(&x, uses[index], threads);
-    if (!status) status = measure(&x, lines_names[index], threads, &turns);
+    if (!status) status = measure_lines(&x, lines_names[index], threads, &turns);
     progress_end(b->j);
     int code = status ? job_failed(b->j, status, lines_names[index]) : EXIT_OK;
-    if (!code) print(&x, lines_names[index], uses[index], threads, turns);
+    if (!code) print_lines_row(&x, lines_names[index], uses[index], threads, turns);
     close_all(&x);
     return code;
 }

@@ -70,7 +70,7 @@ static banyan_status timed_call(measuring *m, int64_t at, int32_t rows, bool app
     return status;
 }
 
-static banyan_status decode(measuring *m)
+static banyan_status bench_decode(measuring *m)
 {
     const bench_row *row = m->s.row;
     const banyan_spec *spec = banyan_plan_spec(m->s.plan);
@@ -120,7 +120,7 @@ static banyan_status prefill_pass(measuring *m, double give_up)
     return status;
 }
 
-static banyan_status prefill(measuring *m)
+static banyan_status bench_prefill(measuring *m)
 {
     double start = now_seconds();
     banyan_status status = BANYAN_OK;
@@ -140,7 +140,7 @@ static double median_of(const measuring *m, size_t offset, double *spread)
     return median;
 }
 
-static void summarise(measuring *m, bench_result *out)
+static void summarise_bench(measuring *m, bench_result *out)
 {
     double fraction[most_repetitions];
     for (int i = 0; i < m->repetitions; i++) {
@@ -175,8 +175,8 @@ int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads
     }
     if (!status && b->peer)
         bench_peer_row(b->peer, row, b->pace.quick ? row->tokens / 64 : row->tokens, threads);
-    if (!status) status = row->rows ? decode(&m) : prefill(&m);
-    if (!status) summarise(&m, out);
+    if (!status) status = row->rows ? bench_decode(&m) : bench_prefill(&m);
+    if (!status) summarise_bench(&m, out);
     progress_end(b->j);
     int code = status ? job_failed(b->j, status, row->name) : EXIT_OK;
     sequence_close(&m.s);

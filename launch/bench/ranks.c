@@ -33,7 +33,7 @@ typedef struct race {
     double together_seconds[most_turns], alone_seconds[most_turns], ratio[most_turns];
 } race;
 
-static banyan_status turn(const bench *b, sequence *s, int threads, double *seconds)
+static banyan_status time_sequence(const bench *b, sequence *s, int threads, double *seconds)
 {
     banyan_status status = s->row->rows ? BANYAN_OK : sequence_new_cache(s);
     double start = pace_seconds(&b->pace, threads);
@@ -56,16 +56,17 @@ static void sleep_for(double seconds)
 }
 
 /* Both, once. `expected`: how long rank 0 will take alone. The slowest rank's time counts. */
-static banyan_status turns(race *r, double expected, double *together, double *alone)
+static banyan_status time_together_and_alone(race *r, double expected, double *together,
+                                             double *alone)
 {
     const job *j = r->b->j;
     *together = *alone = 0;
     banyan_status status = banyan_comm_agree(j->comm, BANYAN_OK);
-    if (!status) status = turn(r->b, &r->together, 1, together);
+    if (!status) status = time_sequence(r->b, &r->together, 1, together);
     if (!status) status = banyan_comm_allreduce(j->comm, together, 1, BANYAN_MAX);
     if (status) return status;
     if (j->rank == 0)
-        status = turn(r->b, &r->alone, j->ranks, alone);
+        status = time_sequence(r->b, &r->alone, j->ranks, alone);
     else
         sleep_for(1.2 * expected + 2e-3);
     status = banyan_comm_agree(j->comm, status);
@@ -73,7 +74,7 @@ static banyan_status turns(race *r, double expected, double *together, double *a
     return status;
 }
 
-static banyan_status prepare(race *r)
+static banyan_status open_race(race *r)
 {
     const job *j = r->b->j;
     int64_t tokens = r->b->pace.quick ? r->row->tokens / 64 : r->row->tokens;
@@ -87,14 +88,15 @@ static banyan_status prepare(race *r)
     return banyan_comm_agree(j->comm, status);
 }
 
-static banyan_status measure(race *r, int *count)
+static banyan_status measure_race(race *r, int *count)
 {
     const int most = r->b->pace.quick ? 1 : r->row->rows ? most_turns : 3;
     double warm, expected;
-    banyan_status status = prepare(r);
-    if (!status) status = turns(r, 0, &warm, &expected);
+    banyan_status status = open_race(r);
+    if (!status) status = time_together_and_alone(r, 0, &warm, &expected);
     for (int i = 0; !status && i < most; i++) {
-        status = turns(r, expected, &r->together_seconds[i], &r->alone_seconds[i]);
+        status =
+            time_together_and_alone(r, expected, &r->together_seconds[i], &r->alone_seconds[i]);
         expected = r->alone_seconds[i];
         r->ratio[i] = r->together_seconds[i] / expected;
         *count = i + 1;
@@ -102,7 +104,7 @@ static banyan_status measure(race *r, int *count)
     return status;
 }
 
-static void print(race *r, int count)
+static void print_race(race *r, int count)
 {
     const int ranks = r->b->j->ranks;
     double together = numbers_median(r->together_seconds, count);
@@ -122,7 +124,7 @@ static void print(race *r, int count)
 }
 
 /* A step of all sequences, as one batch or one by one; the slowest rank's time counts. */
-static banyan_status step(race *r, bool as_batch, double *seconds)
+static banyan_status step_sequences(race *r, bool as_batch, double *seconds)
 {
     sequence *s = &r->together;
     banyan_status status = banyan_comm_agree(r->b->j->comm, BANYAN_OK);
@@ -161,11 +163,11 @@ static int batch_run(race *r)
     double warm;
     banyan_status status = sequence_open(&r->together, r->row, r->row->tokens, j->comm, 1);
     if (!status) status = sequence_fill(&r->together);
-    if (!status) status = step(r, true, &warm);
-    if (!status) status = step(r, false, &warm);
+    if (!status) status = step_sequences(r, true, &warm);
+    if (!status) status = step_sequences(r, false, &warm);
     for (int i = 0; i < most && !status; i++) {
-        status = step(r, true, &r->together_seconds[i]);
-        if (!status) status = step(r, false, &r->alone_seconds[i]);
+        status = step_sequences(r, true, &r->together_seconds[i]);
+        if (!status) status = step_sequences(r, false, &r->alone_seconds[i]);
         r->ratio[i] = r->alone_seconds[i] / r->together_seconds[i];
     }
     if (!status && j->rank == 0) print_batch(r, most);
@@ -184,9 +186,9 @@ int ranks_run(const bench *b, int index)
                     "rank 0 may use %d core%s for %d threads; if there are more, start "
                     "mpirun with --bind-to none",
                     omp_get_num_procs(), omp_get_num_procs() == 1 ? "" : "s", j->ranks);
-    banyan_status status = measure(&r, &count);
+    banyan_status status = measure_race(&r, &count);
     int code = status ? job_failed(j, status, r.row->name) : EXIT_OK;
-    if (!code && j->rank == 0) print(&r, count);
+    if (!code && j->rank == 0) print_race(&r, count);
     sequence_close(&r.alone);
     sequence_close(&r.together);
     return code;

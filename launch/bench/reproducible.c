@@ -30,7 +30,7 @@ typedef struct cost {
     double exact_seconds[most_turns], usual_seconds[most_turns], ratio[most_turns];
 } cost;
 
-static banyan_status turn(const bench *b, sequence *s, int threads, double *seconds)
+static banyan_status time_step(const bench *b, sequence *s, int threads, double *seconds)
 {
     double start = pace_seconds(&b->pace, threads);
     banyan_status status = sequence_call(s, s->tokens - 1, 1, false, true);
@@ -38,34 +38,34 @@ static banyan_status turn(const bench *b, sequence *s, int threads, double *seco
     return status;
 }
 
-static banyan_status turns(const bench *b, cost *c, int threads)
+static banyan_status time_exact_and_usual(const bench *b, cost *c, int threads)
 {
     const int i = c->turns++, swap = i % 2;
     double *seconds[2] = {&c->exact_seconds[i], &c->usual_seconds[i]};
     sequence *s[2] = {&c->exact, &c->usual};
-    banyan_status status = turn(b, s[swap], threads, seconds[swap]);
-    if (!status) status = turn(b, s[!swap], threads, seconds[!swap]);
+    banyan_status status = time_step(b, s[swap], threads, seconds[swap]);
+    if (!status) status = time_step(b, s[!swap], threads, seconds[!swap]);
     c->ratio[i] = c->exact_seconds[i] / c->usual_seconds[i];
     return status;
 }
 
-static banyan_status measure(const bench *b, cost *c, const bench_row *exact, int threads)
+static banyan_status measure_cost(const bench *b, cost *c, const bench_row *exact, int threads)
 {
     const int64_t tokens = b->pace.quick ? usual.tokens / 64 : usual.tokens;
     banyan_status status = sequence_open(&c->exact, exact, tokens, NULL, threads);
     if (!status) status = sequence_open(&c->usual, &usual, tokens, NULL, threads);
     if (!status) status = sequence_fill(&c->exact);
     if (!status) status = sequence_fill(&c->usual);
-    if (!status) status = turns(b, c, threads); /* warms up */
+    if (!status) status = time_exact_and_usual(b, c, threads); /* warms up */
     c->turns = 0;
     while (!status && c->turns < (b->pace.quick ? 1 : most_turns)) {
         progress(b->j, "%s: turn %d", reproducible_name, c->turns + 1);
-        status = turns(b, c, threads);
+        status = time_exact_and_usual(b, c, threads);
     }
     return status;
 }
 
-static void print(const bench *b, cost *c, int threads)
+static void print_cost(const bench *b, cost *c, int threads)
 {
     const char *kernel = banyan_plan_spec(c->exact.plan)->kernel;
     const double exact = numbers_median(c->exact_seconds, c->turns);
@@ -91,10 +91,10 @@ int reproducible_run(const bench *b, int threads)
     bench_row exact = usual;
     cost c = {0};
     exact.reproducible = true;
-    banyan_status status = measure(b, &c, &exact, threads);
+    banyan_status status = measure_cost(b, &c, &exact, threads);
     progress_end(b->j);
     int code = status ? job_failed(b->j, status, reproducible_name) : EXIT_OK;
-    if (!code) print(b, &c, threads);
+    if (!code) print_cost(b, &c, threads);
     sequence_close(&c.exact);
     sequence_close(&c.usual);
     return code;

@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-static float *make_array(int32_t heads, int32_t dim, int what)
+static float *make_rows_array(int32_t heads, int32_t dim, int what)
 {
     size_t bytes = (size_t)SEQUENCE_CHUNK * (size_t)heads * (size_t)dim * sizeof(float);
     float *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -60,10 +60,10 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
     spec.cache_layer = row->layer_use ? first : NULL;
     status = banyan_plan_create(&spec, s->comm, &s->plan);
     if (status) return status;
-    s->q = make_array(row->heads, row->key_dim, DATA_Q);
-    s->k = make_array(row->kv_heads, row->key_dim, DATA_K);
-    s->v = make_array(row->kv_heads, row->value_dim, DATA_V);
-    s->out = make_array(row->heads, row->value_dim, DATA_Q);
+    s->q = make_rows_array(row->heads, row->key_dim, DATA_Q);
+    s->k = make_rows_array(row->kv_heads, row->key_dim, DATA_K);
+    s->v = make_rows_array(row->kv_heads, row->value_dim, DATA_V);
+    s->out = make_rows_array(row->heads, row->value_dim, DATA_Q);
     return banyan_comm_agree(s->comm,
                              s->q && s->k && s->v && s->out ? BANYAN_OK : BANYAN_ERR_MEMORY);
 }
@@ -90,8 +90,8 @@ banyan_status sequence_new_cache(sequence *s)
     return status;
 }
 
-static banyan_status call(sequence *s, int32_t layer, int32_t first, int32_t count, int64_t at,
-                          int32_t rows, bool appends, bool attends)
+static banyan_status call_layer(sequence *s, int32_t layer, int32_t first, int32_t count,
+                                int64_t at, int32_t rows, bool appends, bool attends)
 {
     const bool own = !s->row->layer_use || layer == 0;
     if (!own && !attends) return BANYAN_OK;
@@ -108,7 +108,7 @@ static banyan_status call(sequence *s, int32_t layer, int32_t first, int32_t cou
 banyan_status sequence_layer(sequence *s, int32_t layer, int64_t at, int32_t rows, bool appends,
                              bool attends)
 {
-    return call(s, layer, 0, s->sequences, at, rows, appends, attends);
+    return call_layer(s, layer, 0, s->sequences, at, rows, appends, attends);
 }
 
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends)
@@ -124,7 +124,7 @@ banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends
     banyan_status status = BANYAN_OK;
     for (int32_t i = 0; i < s->sequences && !status; i++)
         for (int32_t layer = 0; layer < s->layers && !status; layer++)
-            status = call(s, layer, i, 1, at, rows, appends, attends);
+            status = call_layer(s, layer, i, 1, at, rows, appends, attends);
     return status;
 }
 

@@ -44,7 +44,7 @@ static memory look(const sequence *s)
     return m;
 }
 
-static banyan_status step(sequence *s, int64_t at, int64_t steps)
+static banyan_status append_steps(sequence *s, int64_t at, int64_t steps)
 {
     banyan_status status = BANYAN_OK;
     for (int64_t i = 0; !status && i < steps; i++)
@@ -52,19 +52,19 @@ static banyan_status step(sequence *s, int64_t at, int64_t steps)
     return status;
 }
 
-static banyan_status measure(sequence *s, const bench *b, int64_t first, int64_t steps,
-                             growth *out)
+static banyan_status measure_growth(sequence *s, const bench *b, int64_t first, int64_t steps,
+                                    growth *out)
 {
     enum { WARM = 64 };
     banyan_status status = sequence_new_cache(s);
     for (int64_t at = 0; !status && at < first; at += SEQUENCE_CHUNK)
         status = sequence_call(s, at, SEQUENCE_CHUNK, true, false);
-    if (!status) status = step(s, first, WARM);
+    if (!status) status = append_steps(s, first, WARM);
     if (status) return status;
     look(s); /* whatever looking takes, it has taken now */
     memory before = look(s);
     double start = pace_seconds(&b->pace, out->threads);
-    status = step(s, first + WARM, steps);
+    status = append_steps(s, first + WARM, steps);
     out->step_seconds = (pace_seconds(&b->pace, out->threads) - start) / (double)steps;
     memory after = look(s);
     out->resident = after.resident - before.resident;
@@ -74,7 +74,7 @@ static banyan_status measure(sequence *s, const bench *b, int64_t first, int64_t
     return status;
 }
 
-static void print(const bench *b, const growth *g)
+static void print_growth(const bench *b, const growth *g)
 {
     bool is_above = g->resident > g->most || g->heap > 0;
     wrapped(stdout, b->is_wide, BENCH_WORDS,
@@ -103,11 +103,11 @@ int steady_run(const bench *b, int threads)
     growth g = {.threads = threads};
     sequence s;
     banyan_status status = sequence_open(&s, &row, first + 2 * steps, NULL, threads);
-    if (!status) status = measure(&s, b, first, steps, &g);
+    if (!status) status = measure_growth(&s, b, first, steps, &g);
     int code = status ? job_failed(b->j, status, steady_name) : EXIT_OK;
     if (!code) {
         g.kernel = banyan_plan_spec(s.plan)->kernel;
-        print(b, &g);
+        print_growth(b, &g);
     }
     sequence_close(&s);
     return code;

@@ -146,8 +146,8 @@ typedef struct probe {
     double token_bytes, append, appended;
 } probe;
 
-static banyan_status make_array(const probe *p, int32_t heads, int32_t dim, int what,
-                                device_array *out)
+static banyan_status make_probe_array(const probe *p, int32_t heads, int32_t dim, int what,
+                                      device_array *out)
 {
     const size_t bytes = (size_t)p->rows * (size_t)heads * (size_t)dim * sizeof(float);
     banyan_status status = device_array_make(p->d, bytes, DEVICE_NAN, out);
@@ -197,10 +197,13 @@ static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t thre
     if (!status) status = banyan_plan_create(&s, p->self, &p->plan);
     if (status) return status;
     p->spec = banyan_plan_spec(p->plan);
-    status = make_array(p, p->spec->heads, p->spec->key_dim, DATA_Q, &p->q);
-    if (!status) status = make_array(p, p->spec->kv_heads, p->spec->key_dim, DATA_K, &p->k);
-    if (!status) status = make_array(p, p->spec->kv_heads, p->spec->value_dim, DATA_V, &p->v);
-    if (!status) status = make_array(p, p->spec->heads, p->spec->value_dim, DATA_Q, &p->out);
+    status = make_probe_array(p, p->spec->heads, p->spec->key_dim, DATA_Q, &p->q);
+    if (!status)
+        status = make_probe_array(p, p->spec->kv_heads, p->spec->key_dim, DATA_K, &p->k);
+    if (!status)
+        status = make_probe_array(p, p->spec->kv_heads, p->spec->value_dim, DATA_V, &p->v);
+    if (!status)
+        status = make_probe_array(p, p->spec->heads, p->spec->value_dim, DATA_Q, &p->out);
     return status ? status
                   : single_create(p->plan, device_stream(p->d), &p->cache, &p->sequence);
 }
@@ -217,20 +220,20 @@ static void close_probe(probe *p)
 }
 
 /* Returns when it is done. */
-static banyan_status attend(probe *p, int64_t at, int32_t rows)
+static banyan_status attend_probe(probe *p, int64_t at, int32_t rows)
 {
     banyan_status status = single_attend(p->cache, p->sequence, 0, at, rows, p->q.there, NULL,
                                          NULL, p->out.there, NULL);
     return status ? status : device_wait(p->d);
 }
 
-static banyan_status timed(probe *p, int64_t at, int32_t rows, double *seconds)
+static banyan_status time_probe(probe *p, int64_t at, int32_t rows, double *seconds)
 {
     double taken[repeats];
-    banyan_status status = attend(p, at, rows);
+    banyan_status status = attend_probe(p, at, rows);
     for (int i = 0; i < repeats && !status; i++) {
         double start = now_seconds();
-        status = attend(p, at, rows);
+        status = attend_probe(p, at, rows);
         taken[i] = now_seconds() - start;
     }
     numbers_sort(taken, repeats);
@@ -245,7 +248,7 @@ static banyan_status time_pairs(probe *p, int64_t tokens, double *pair)
     banyan_stats before, after;
     double seconds;
     banyan_cache_stats(p->cache, &before);
-    banyan_status status = timed(p, tokens - rows, rows, &seconds);
+    banyan_status status = time_probe(p, tokens - rows, rows, &seconds);
     banyan_cache_stats(p->cache, &after);
     *pair = seconds / ((double)(after.pairs - before.pairs) / (repeats + 1));
     return status;
@@ -264,7 +267,7 @@ static banyan_status probe_once(probe *p, figures *f)
             status = single_attend(p->cache, p->sequence, 0, length, rows, NULL, p->k.there,
                                    p->v.there, NULL, NULL);
         }
-        if (!status) status = timed(p, length - 1, 1, &f->seconds[i]);
+        if (!status) status = time_probe(p, length - 1, 1, &f->seconds[i]);
         if (!status && (length <= 2048 || f->pair <= 0))
             status = time_pairs(p, length, &f->pair);
     }
@@ -319,7 +322,7 @@ static banyan_status probe_alone(const job *j, const uint64_t *machine, probe *p
     return status ? status : slowest(j, j->rank == leader, f);
 }
 
-static bool set_list(double **to, size_t *count, const double *from, int32_t n)
+static bool copy_list(double **to, size_t *count, const double *from, int32_t n)
 {
     *to = malloc((size_t)n * sizeof **to);
     if (!*to) return false;
@@ -351,9 +354,9 @@ static bool set_measured(Banyan__Machine *m, const probe *p, const figures *alon
     k->append = p->append;
     k->has_dtype = k->has_group = k->has_key_dim = k->has_value_dim = k->has_pair =
         k->has_pair_together = k->has_append = 1;
-    return k->kernel && set_list(&k->bytes, &k->n_bytes, bytes, p->points) &&
-           set_list(&k->seconds, &k->n_seconds, alone->seconds, p->points) &&
-           set_list(&k->seconds_together, &k->n_seconds_together, crowded->seconds, p->points);
+    return k->kernel && copy_list(&k->bytes, &k->n_bytes, bytes, p->points) &&
+           copy_list(&k->seconds, &k->n_seconds, alone->seconds, p->points) &&
+           copy_list(&k->seconds_together, &k->n_seconds_together, crowded->seconds, p->points);
 }
 
 static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int32_t threads,

@@ -7,12 +7,12 @@
 
 enum { sums = 14 };
 
-static bool usable(void)
+static bool avx2_peak_usable(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-static float loop(int64_t rounds)
+static float avx2_peak_loop(int64_t rounds)
 {
     __m256 sum[sums], factor = _mm256_set1_ps(0.999f), term = _mm256_set1_ps(0.5f);
     for (int i = 0; i < sums; i++) sum[i] = _mm256_set1_ps((float)i);
@@ -26,5 +26,5 @@ static float loop(int64_t rounds)
 const peak peak_avx2 = {.name = "fp32 multiply-add, AVX2",
                         .kernel = "avx2",
                         .flop_of_round = 2.0 * 8 * sums,
-                        .usable = usable,
-                        .loop = loop};
+                        .usable = avx2_peak_usable,
+                        .loop = avx2_peak_loop};

@@ -7,12 +7,12 @@
 
 enum { sums = 20 };
 
-static bool usable(void)
+static bool avx512_peak_usable(void)
 {
     return __builtin_cpu_supports("avx512f");
 }
 
-static float loop(int64_t rounds)
+static float avx512_peak_loop(int64_t rounds)
 {
     __m512 sum[sums], factor = _mm512_set1_ps(0.999f), term = _mm512_set1_ps(0.5f);
     for (int i = 0; i < sums; i++) sum[i] = _mm512_set1_ps((float)i);
@@ -26,5 +26,5 @@ static float loop(int64_t rounds)
 const peak peak_avx512 = {.name = "fp32 multiply-add, AVX-512",
                           .kernel = "avx512",
                           .flop_of_round = 2.0 * 16 * sums,
-                          .usable = usable,
-                          .loop = loop};
+                          .usable = avx512_peak_usable,
+                          .loop = avx512_peak_loop};

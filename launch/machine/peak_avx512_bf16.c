@@ -6,12 +6,12 @@
 
 enum { sums = 20 };
 
-static bool usable(void)
+static bool avx512_bf16_peak_usable(void)
 {
     return __builtin_cpu_supports("avx512bf16");
 }
 
-static float loop(int64_t rounds)
+static float avx512_bf16_peak_loop(int64_t rounds)
 {
     __m512 sum[sums], one = _mm512_set1_ps(1);
     __m512bh a = _mm512_cvtne2ps_pbh(one, one), b = a;
@@ -27,5 +27,5 @@ const peak peak_avx512_bf16 = {.name = "bf16 dot product, AVX-512",
                                .kernel = "avx512",
                                .bf16 = true,
                                .flop_of_round = 2.0 * 32 * sums,
-                               .usable = usable,
-                               .loop = loop};
+                               .usable = avx512_bf16_peak_usable,
+                               .loop = avx512_bf16_peak_loop};

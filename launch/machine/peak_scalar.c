@@ -4,12 +4,12 @@
 
 enum { sums = 32 };
 
-static bool usable(void)
+static bool scalar_peak_usable(void)
 {
     return true;
 }
 
-static float loop(int64_t rounds)
+static float scalar_peak_loop(int64_t rounds)
 {
     float sum[sums], total = 0;
     for (int i = 0; i < sums; i++) sum[i] = (float)i;
@@ -22,5 +22,5 @@ static float loop(int64_t rounds)
 const peak peak_scalar = {.name = "fp32 multiply-add, plain C",
                           .kernel = "scalar",
                           .flop_of_round = 2.0 * sums,
-                          .usable = usable,
-                          .loop = loop};
+                          .usable = scalar_peak_usable,
+                          .loop = scalar_peak_loop};

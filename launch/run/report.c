@@ -31,7 +31,7 @@ static bool fits(const run_task *t, const run_figures *f)
     return fabs(grown - (double)f->kept_bytes) <= 0.1 * (double)f->kept_bytes;
 }
 
-static summary summarise(const run_task *t, const run_figures *all)
+static summary summarise_ranks(const run_task *t, const run_figures *all)
 {
     summary s = {.same_bits = true, .memory_fits = true};
     for (int r = 0; r < t->j->ranks; r++) {
@@ -126,7 +126,8 @@ static void print_summary(const run_task *t, const summary *s)
     printf("output bits      %016" PRIx64 "%s\n", s->bits, t->all ? " on every rank" : "");
 }
 
-static void write_json(const run_task *t, const run_figures *all, const summary *s, FILE *out)
+static void run_write_json(const run_task *t, const run_figures *all, const summary *s,
+                           FILE *out)
 {
     for (int r = 0; r < t->j->ranks; r++) {
         const run_figures *f = &all[r];
@@ -155,7 +156,7 @@ static void write_json(const run_task *t, const run_figures *all, const summary 
     output_line(out, line);
 }
 
-static int judge(const run_task *t, const summary *s)
+static int judge_run(const run_task *t, const summary *s)
 {
     int code = EXIT_OK;
     if (s->near_ties > (s->checked + 1) / 2) {
@@ -196,15 +197,15 @@ int run_report(run_task *t)
         free(all);
         return job_failed(j, status, "exchanging figures");
     }
-    summary s = summarise(t, all);
-    int code = judge(t, &s);
+    summary s = summarise_ranks(t, all);
+    int code = judge_run(t, &s);
     if (j->rank == 0) {
         print_ranks(t, all);
         print_summary(t, &s);
     }
     const char *path = job_text(j, "json");
     output_file *json = path ? output_open(j, path) : NULL;
-    if (json) write_json(t, all, &s, output_stream(json));
+    if (json) run_write_json(t, all, &s, output_stream(json));
     int written = path && !json ? EXIT_FAILED : output_close(json, j, true);
     free(all);
     return written > code ? written : code;

@@ -38,7 +38,7 @@ static void make_q_head(run_task *t, int32_t layer, int32_t head, int64_t at, in
     }
 }
 
-static void make_rows(run_task *t, int32_t layer, int64_t at, int32_t rows, bool attends)
+static void make_layer_rows(run_task *t, int32_t layer, int64_t at, int32_t rows, bool attends)
 {
     const banyan_spec *s = t->spec;
     int32_t group = s->heads / s->kv_heads;
@@ -52,7 +52,7 @@ static void make_rows(run_task *t, int32_t layer, int64_t at, int32_t rows, bool
 }
 
 /* Is this query head's output written here? */
-static bool is_here(const run_task *t, int32_t layer, int32_t head)
+static bool is_output_here(const run_task *t, int32_t layer, int32_t head)
 {
     return t->all || banyan_plan_home(t->plan, layer, head) == t->j->rank;
 }
@@ -62,7 +62,7 @@ static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
     const banyan_spec *s = t->spec;
     const float *out = t->out.host, *lse = t->lse.host;
     for (int32_t head = 0; head < s->heads; head++) {
-        if (!is_here(t, layer, head)) continue;
+        if (!is_output_here(t, layer, head)) continue;
         for (int32_t i = 0; i < rows; i++)
             t->mine.bits += data_hash_row(layer, head, at + i,
                                           out + ((int64_t)i * s->heads + head) * s->value_dim,
@@ -72,7 +72,7 @@ static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
         run_sample *sample = &t->sample[n];
         if (sample->layer != layer || sample->token < at || sample->token >= at + rows)
             continue;
-        if (!is_here(t, layer, sample->head) || sample->checker != t->j->rank) continue;
+        if (!is_output_here(t, layer, sample->head) || sample->checker != t->j->rank) continue;
         int64_t slot = (sample->token - at) * s->heads + sample->head;
         memcpy(sample->out, out + slot * s->value_dim, (size_t)s->value_dim * sizeof(float));
         sample->lse = lse[slot];
@@ -114,8 +114,8 @@ static banyan_status fetch_rows(run_task *t, int32_t rows)
 }
 
 /* One layer over rows whose data are made; returns when it is done. */
-static banyan_status attend(run_task *t, int32_t layer, int64_t at, int32_t rows, bool attends,
-                            double *seconds)
+static banyan_status attend_timed(run_task *t, int32_t layer, int64_t at, int32_t rows,
+                                  bool attends, double *seconds)
 {
     double start = now_seconds(), start_cpu = cpu_seconds();
     banyan_status status = single_attend(
@@ -128,17 +128,18 @@ static banyan_status attend(run_task *t, int32_t layer, int64_t at, int32_t rows
 }
 
 /* Every layer over the same rows. Returns the time in *seconds, without the making of data. */
-static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, double *seconds)
+static banyan_status call_all_layers(run_task *t, int64_t at, int32_t rows, bool attends,
+                                     double *seconds)
 {
     for (int32_t layer = 0; layer < t->spec->layers; layer++) {
-        make_rows(t, layer, at, rows, attends);
+        make_layer_rows(t, layer, at, rows, attends);
         banyan_status status = send_rows(t, rows, attends);
         if (!status && attends &&
             t->j->ranks > 1) { /* ranks begin together: making data is not waited for */
             double nothing = 0;
             status = banyan_comm_allreduce(t->j->comm, &nothing, 1, BANYAN_MAX);
         }
-        if (!status) status = attend(t, layer, at, rows, attends, seconds);
+        if (!status) status = attend_timed(t, layer, at, rows, attends, seconds);
         if (!status && attends) status = fetch_rows(t, rows);
         if (status) return status;
         if (attends) take_rows(t, layer, at, rows);
@@ -146,8 +147,8 @@ static banyan_status call(run_task *t, int64_t at, int32_t rows, bool attends, d
     return BANYAN_OK;
 }
 
-static banyan_status chunks(run_task *t, int64_t from, int64_t to, bool attends,
-                            double *seconds)
+static banyan_status run_chunks(run_task *t, int64_t from, int64_t to, bool attends,
+                                double *seconds)
 {
     for (int64_t at = from; at < to; at += t->spec->max_rows) {
         int64_t rows = to - at < t->spec->max_rows ? to - at : t->spec->max_rows;
@@ -155,7 +156,7 @@ static banyan_status chunks(run_task *t, int64_t from, int64_t to, bool attends,
                  (long long)to);
         snprintf(t->step, sizeof t->step, "%s at token %" PRId64,
                  attends ? "prefill" : "append", at);
-        banyan_status status = call(t, at, (int32_t)rows, attends, seconds);
+        banyan_status status = call_all_layers(t, at, (int32_t)rows, attends, seconds);
         if (status) return status;
     }
     return BANYAN_OK;
@@ -165,7 +166,7 @@ banyan_status run_steps(run_task *t)
 {
     banyan_stats stats, before;
     banyan_cache_stats(t->cache, &before);
-    banyan_status status = chunks(t, t->loaded, t->at, false, &t->mine.append_seconds);
+    banyan_status status = run_chunks(t, t->loaded, t->at, false, &t->mine.append_seconds);
     if (status) return status;
     banyan_cache_stats(t->cache, &stats);
     double block_bytes = (double)t->spec->block_tokens *
@@ -173,12 +174,12 @@ banyan_status run_steps(run_task *t)
                          (double)banyan_dtype_bytes(t->spec->cache_dtype);
     t->mine.append_bytes =
         (double)(stats.blocks + stats.evicted_blocks - before.blocks) * block_bytes;
-    status = chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);
+    status = run_chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);
     for (int32_t step = 0; !status && step < t->decode; step++) {
         progress(t->j, "decode step %d of %d", step + 1, t->decode);
         snprintf(t->step, sizeof t->step, "decode step %d of %d", step + 1, t->decode);
-        status =
-            call(t, t->tokens + (int64_t)step * t->rows, t->rows, true, &t->step_seconds[step]);
+        status = call_all_layers(t, t->tokens + (int64_t)step * t->rows, t->rows, true,
+                                 &t->step_seconds[step]);
     }
     progress_end(t->j);
     if (!status) t->step[0] = 0;

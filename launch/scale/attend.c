@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool reads(const scale_case *c, int32_t kv_head)
+static bool attend_reads(const scale_case *c, int32_t kv_head)
 {
     for (int32_t layer = 0; layer < c->spec->layers; layer++)
         if (banyan_plan_holds(c->plan, layer, kv_head, c->rank)) return true;
@@ -15,14 +15,14 @@ static bool reads(const scale_case *c, int32_t kv_head)
 }
 
 /* Whose output counts: with results on all ranks, rank 0's. */
-static bool is_here(const scale_case *c, int32_t layer, int32_t head)
+static bool is_counted_here(const scale_case *c, int32_t layer, int32_t head)
 {
     if (c->spec->out == BANYAN_OUT_ALL) return c->rank == 0;
     return banyan_plan_home(c->plan, layer, head) == c->rank;
 }
 
-static banyan_status call(scale_case *c, int32_t layer, int64_t at, int32_t rows, bool appends,
-                          bool attends)
+static banyan_status scale_call(scale_case *c, int32_t layer, int64_t at, int32_t rows,
+                                bool appends, bool attends)
 {
     const banyan_spec *s = c->spec;
     const int64_t row = scale_row(at);
@@ -37,7 +37,7 @@ static banyan_status call(scale_case *c, int32_t layer, int64_t at, int32_t rows
 }
 
 /* What the last call gave, once it is done; only watched steps look. */
-static banyan_status watch(scale_case *c, int32_t layer, int64_t at, int32_t rows)
+static banyan_status attend_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows)
 {
     const banyan_spec *s = c->spec;
     device *d = c->t->j->device;
@@ -46,20 +46,20 @@ static banyan_status watch(scale_case *c, int32_t layer, int64_t at, int32_t row
     banyan_status status =
         device_fetch(d, &c->on[SCALE_OUT], outs * (size_t)s->value_dim * sizeof(float));
     if (!status) status = device_fetch(d, &c->on[SCALE_LSE], outs * sizeof(float));
-    if (!status) scale_watch(c, layer, at, rows, c->out, c->lse, is_here);
+    if (!status) scale_watch(c, layer, at, rows, c->out, c->lse, is_counted_here);
     return status;
 }
 
 /* All tokens, chunk by chunk; `watched` steps look at what comes out. */
-static banyan_status chunks(scale_case *c, bool attends)
+static banyan_status scale_chunks(scale_case *c, bool attends)
 {
     banyan_status status = BANYAN_OK;
     for (int64_t at = 0; !status && at < c->tokens; at += c->spec->max_rows) {
         int64_t left = c->tokens - at;
         int32_t rows = left < c->spec->max_rows ? (int32_t)left : c->spec->max_rows;
         for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
-            status = call(c, layer, at, rows, true, attends);
-            if (!status && attends) status = watch(c, layer, at, rows);
+            status = scale_call(c, layer, at, rows, true, attends);
+            if (!status && attends) status = attend_watch(c, layer, at, rows);
         }
     }
     return status;
@@ -67,23 +67,23 @@ static banyan_status chunks(scale_case *c, bool attends)
 
 static banyan_status filled(scale_case *c)
 {
-    banyan_status status = chunks(c, false);
+    banyan_status status = scale_chunks(c, false);
     return status ? status : banyan_cache_wait(c->cache);
 }
 
-static void close_case(scale_case *c)
+static void attend_close(scale_case *c)
 {
     banyan_cache_destroy(c->cache);
     banyan_plan_destroy(c->plan);
 }
 
-static banyan_status open_case(scale_case *c)
+static banyan_status attend_open(scale_case *c)
 {
     banyan_spec s = scale_spec(c->t, c->line);
     banyan_status status = banyan_plan_create(&s, c->comm, &c->plan);
     if (status) return status;
     c->spec = banyan_plan_spec(c->plan);
-    status = job_agree_on(c->t->j, c->comm, scale_fill(c, reads));
+    status = job_agree_on(c->t->j, c->comm, scale_fill(c, attend_reads));
     if (status || c->t->prefill) return status;
     banyan_share share;
     status = banyan_plan_share(c->plan, c->rank, 1, c->tokens - 1, &share);
@@ -95,7 +95,7 @@ static banyan_status open_case(scale_case *c)
     return status ? status : job_agree_on(c->t->j, c->comm, filled(c));
 }
 
-static void count(const scale_case *c, scale_count *sum)
+static void attend_count(const scale_case *c, scale_count *sum)
 {
     banyan_stats stats;
     *sum = c->ended;
@@ -106,11 +106,11 @@ static void count(const scale_case *c, scale_count *sum)
     sum->pairs += (double)stats.pairs;
 }
 
-static banyan_status prepare(scale_case *c)
+static banyan_status attend_prepare(scale_case *c)
 {
     if (!c->t->prefill) return BANYAN_OK;
     scale_count sum;
-    count(c, &sum);
+    attend_count(c, &sum);
     c->ended = sum;
     banyan_cache_destroy(c->cache);
     c->cache = NULL;
@@ -119,18 +119,18 @@ static banyan_status prepare(scale_case *c)
 
 /* On a device a call returns before it is done, so that computing and merging are not told apart there:
  * what is called computing is then all of this rank's step. */
-static banyan_status step(scale_case *c, double *compute)
+static banyan_status attend_step(scale_case *c, double *compute)
 {
     const double start = now_seconds();
     banyan_stats before, after;
     banyan_cache_stats(c->cache, &before);
     banyan_status status = BANYAN_OK;
     if (c->t->prefill)
-        status = chunks(c, true);
+        status = scale_chunks(c, true);
     else
         for (int32_t layer = 0; !status && layer < c->spec->layers; layer++) {
-            status = call(c, layer, c->tokens - 1, 1, false, true);
-            if (!status) status = watch(c, layer, c->tokens - 1, 1);
+            status = scale_call(c, layer, c->tokens - 1, 1, false, true);
+            if (!status) status = attend_watch(c, layer, c->tokens - 1, 1);
         }
     if (!status) status = banyan_cache_wait(c->cache);
     banyan_cache_stats(c->cache, &after);
@@ -142,16 +142,16 @@ static banyan_status step(scale_case *c, double *compute)
     return status;
 }
 
-static banyan_status predict(scale_case *c, double *seconds)
+static banyan_status attend_predict(scale_case *c, double *seconds)
 {
     *seconds = predict_step(c->plan, c->t->machine, c->line->ranks,
                             scale_together(c->t, c->line), c->tokens, c->t->prefill);
     return BANYAN_OK;
 }
 
-const scale_way scale_attend = {.open = open_case,
-                                .prepare = prepare,
-                                .step = step,
-                                .count = count,
-                                .predict = predict,
-                                .close = close_case};
+const scale_way scale_attend = {.open = attend_open,
+                                .prepare = attend_prepare,
+                                .step = attend_step,
+                                .count = attend_count,
+                                .predict = attend_predict,
+                                .close = attend_close};

@@ -50,7 +50,7 @@ static void make_head(const making *m, int32_t head)
 }
 
 /* Heads and layers in turn; of a prefill the last row, the first, and others at random. */
-static bool choose_samples(scale_case *c)
+static bool choose_case_samples(scale_case *c)
 {
     c->samples = c->t->samples;
     c->sample = calloc((size_t)c->samples + 1, sizeof *c->sample);
@@ -89,7 +89,7 @@ banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_
         status = device_array_make(d, bytes, DEVICE_NAN, &c->on[i]);
         *host[i] = c->on[i].host;
     }
-    if (!status && !choose_samples(c)) status = BANYAN_ERR_MEMORY;
+    if (!status && !choose_case_samples(c)) status = BANYAN_ERR_MEMORY;
     if (status) {
         c->samples = c->sample ? c->samples : 0;
         return status;

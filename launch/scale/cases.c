@@ -129,7 +129,7 @@ static scale_line make_line(const scale_task *t, const sweep *s, int32_t count, 
 }
 
 /* Methods that rotate whole shards cannot leave out what a pattern does not read. */
-static bool is_dense(const scale_task *t)
+static bool asks_dense(const scale_task *t)
 {
     for (int32_t i = 0; i < t->asked.spec.rule_count; i++)
         if (strcmp(t->asked.spec.rules[i].use, "dense")) return false;
@@ -146,7 +146,7 @@ static int choose_methods(const scale_task *t, const scale_method **out, int32_t
         const scale_method *m = scale_method_find(t->j, name[i]);
         if (!m) return EXIT_USAGE;
         bool is_usual = name == usual;
-        if (m->dense_only && !is_dense(t)) {
+        if (m->dense_only && !asks_dense(t)) {
             if (is_usual) continue;
             say_error(t->j, "method \"%s\" rotates dense heads only; rule[%d] reads \"%s\"",
                       m->name, 0, t->asked.spec.rules[0].use);

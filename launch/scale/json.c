@@ -22,7 +22,7 @@ static void set_count(json_t *line, const char *name, int64_t x)
     json_object_set_new(line, name, json_integer(x));
 }
 
-static json_t *describe(const scale_task *t, const scale_line *l)
+static json_t *describe_line(const scale_task *t, const scale_line *l)
 {
     static const char *const mode[] = {"strong", "weak", "weak-work", "nodes"};
     const banyan_spec *s = &t->asked.spec;
@@ -83,7 +83,7 @@ static void set_results(json_t *line, const scale_line *l)
 
 void scale_write_json(const scale_task *t, const scale_line *l, FILE *out)
 {
-    json_t *line = describe(t, l);
+    json_t *line = describe_line(t, l);
     json_object_set_new(line, "oversubscribed", json_boolean(l->busy > l->cores));
     json_object_set_new(line, "measured", json_boolean(l->measured));
     if (l->measured) {

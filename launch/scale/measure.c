@@ -20,7 +20,7 @@ typedef struct samples {
 } samples;
 
 /* Ranks begin together. `stop` is rank 0's word. */
-static banyan_status begin(scale_case *c, bool *stop)
+static banyan_status begin_together(scale_case *c, bool *stop)
 {
     double word = c->rank == 0 && *stop;
     banyan_status status = banyan_comm_allreduce(c->comm, &word, 1, BANYAN_MAX);
@@ -32,7 +32,7 @@ static banyan_status one_step(scale_case *c, bool watched, bool *stop, double *s
                               double *compute)
 {
     banyan_status status = c->way->prepare ? c->way->prepare(c) : BANYAN_OK;
-    if (!status) status = begin(c, stop);
+    if (!status) status = begin_together(c, stop);
     if (status || *stop) return status;
     c->watched = watched;
     c->bits = watched ? 0 : c->bits;
@@ -73,7 +73,7 @@ static banyan_status take_steps(scale_case *c, samples *s)
     return status;
 }
 
-static void summarise(samples *s, scale_line *line)
+static void summarise_samples(samples *s, scale_line *line)
 {
     const int32_t n = s->count;
     double *other = s->sum;
@@ -125,8 +125,8 @@ static uint64_t gather_bits(const double *sum)
     return bits;
 }
 
-static banyan_status gather(scale_case *c, const scale_count *done, uint64_t first,
-                            scale_line *line)
+static banyan_status gather_line(scale_case *c, const scale_count *done, uint64_t first,
+                                 scale_line *line)
 {
     double error = 0, share = 0;
     int32_t checked = 0;
@@ -155,7 +155,7 @@ static banyan_status gather(scale_case *c, const scale_count *done, uint64_t fir
     return BANYAN_OK;
 }
 
-static void describe(const scale_case *c, scale_line *line)
+static void describe_case(const scale_case *c, scale_line *line)
 {
     const banyan_spec *s = c->spec;
     snprintf(line->kernel, sizeof line->kernel, "%s", s->kernel ? s->kernel : "?");
@@ -181,13 +181,13 @@ static banyan_status run_case(scale_case *c, samples *s, scale_line *line)
         status = one_step(c, true, &stop, &seconds, &compute);
     }
     if (status) return status;
-    summarise(s, line);
+    summarise_samples(s, line);
     after.messages -= before.messages;
     after.bytes -= before.bytes;
     after.pairs -= before.pairs;
-    status = gather(c, &after, first, line);
+    status = gather_line(c, &after, first, line);
     if (!status) status = c->way->predict(c, &line->predicted);
-    if (!status) describe(c, line);
+    if (!status) describe_case(c, line);
     return status;
 }
 

@@ -34,12 +34,6 @@ typedef struct ring {
     const float *q;
 } ring;
 
-static bool all_heads(const scale_case *c, int32_t kv_head)
-{
-    (void)c, (void)kv_head;
-    return true;
-}
-
 static bool on_first(const scale_case *c, int32_t layer, int32_t head)
 {
     (void)layer, (void)head;
@@ -51,7 +45,7 @@ static ring_span span_of(const scale_case *c, int32_t rank)
     return ring_part(c, c->tokens, rank, c->line->ranks);
 }
 
-static int64_t longest(const scale_case *c)
+static int64_t longest_shard(const scale_case *c)
 {
     int64_t most = 0;
     for (int32_t r = 0; r < c->line->ranks; r++) {
@@ -61,7 +55,7 @@ static int64_t longest(const scale_case *c)
     return most;
 }
 
-static void close_case(scale_case *c)
+static void ring_close(scale_case *c)
 {
     ring *r = c->own;
     if (!r) return;
@@ -78,15 +72,15 @@ static void close_case(scale_case *c)
     free(r);
 }
 
-static banyan_status make_room(scale_case *c, ring *r)
+static banyan_status make_ring_room(scale_case *c, ring *r)
 {
     const banyan_spec *s = c->spec;
     const size_t floats = (size_t)s->heads * (size_t)(s->value_dim + 1);
     r->out = malloc(floats * sizeof *r->out);
     r->packet = malloc(2 * floats * sizeof *r->packet);
     r->aside = c->line->ranks > 1 ? scale_aside_create() : NULL;
-    banyan_status status = ring_list_make(c, longest(c), 1, &r->send);
-    if (!status) status = ring_list_make(c, longest(c), 1, &r->recv);
+    banyan_status status = ring_list_make(c, longest_shard(c), 1, &r->send);
+    if (!status) status = ring_list_make(c, longest_shard(c), 1, &r->recv);
     if (status || !r->out || !r->packet || (c->line->ranks > 1 && !r->aside))
         return BANYAN_ERR_MEMORY;
     r->lse = r->out + (int64_t)s->heads * s->value_dim;
@@ -94,12 +88,12 @@ static banyan_status make_room(scale_case *c, ring *r)
 }
 
 /* Every rank's own plan is of the longest shard, so that all caches are alike. */
-static banyan_status open_here(scale_case *c, int passing)
+static banyan_status ring_open_here(scale_case *c, int passing)
 {
     ring *r = c->own = calloc(1, sizeof *r);
     if (!r) return BANYAN_ERR_MEMORY;
     banyan_spec s = scale_spec(c->t, c->line);
-    const int64_t room = longest(c);
+    const int64_t room = longest_shard(c);
     s.max_tokens = s.planned_tokens = room;
     if (s.max_rows > room) s.max_rows = (int32_t)room;
     s.evict = 0;
@@ -113,8 +107,8 @@ static banyan_status open_here(scale_case *c, int passing)
     if (!status) status = banyan_plan_create(&s, r->self, &c->plan);
     if (status) return status;
     c->spec = banyan_plan_spec(c->plan);
-    status = make_room(c, r);
-    if (!status) status = scale_fill(c, all_heads);
+    status = make_ring_room(c, r);
+    if (!status) status = scale_fill(c, ring_all_heads);
     if (status) return status;
     c->kv_bytes = (double)span_of(c, c->rank).count * (double)s.layers * c->spec->kv_heads *
                   (double)((c->spec->key_dim + c->spec->value_dim) *
@@ -128,15 +122,15 @@ static banyan_status open_here(scale_case *c, int passing)
 static banyan_status open_ring(scale_case *c)
 {
     return banyan_comm_agree(c->comm,
-                             open_here(c, c->line->ranks > 2 ? 2 : c->line->ranks - 1));
+                             ring_open_here(c, c->line->ranks > 2 ? 2 : c->line->ranks - 1));
 }
 
 static banyan_status open_ring_q(scale_case *c)
 {
-    return banyan_comm_agree(c->comm, open_here(c, 0));
+    return banyan_comm_agree(c->comm, ring_open_here(c, 0));
 }
 
-static banyan_status compute(void *arg)
+static banyan_status ring_compute(void *arg)
 {
     scale_case *c = arg;
     ring *r = c->own;
@@ -158,7 +152,7 @@ static void clear(scale_case *c)
 }
 
 /* Send what is held to the next rank, and take what the one before holds into `into`. */
-static banyan_status rotate(scale_case *c, ring *r, int32_t hop, const ring_shard *into)
+static banyan_status rotate_shard(scale_case *c, ring *r, int32_t hop, const ring_shard *into)
 {
     const int32_t ranks = c->line->ranks, next = (c->rank + 1) % ranks,
                   before = (c->rank + ranks - 1) % ranks;
@@ -181,12 +175,12 @@ static banyan_status ring_layer(scale_case *c, ring *r, double *seconds)
     r->held = &r->own;
     for (int32_t hop = 0; hop < ranks && !status; hop++) {
         const ring_shard *into = hop < ranks - 1 ? &r->pass[hop % 2] : NULL;
-        if (into) status = rotate(c, r, hop, into);
+        if (into) status = rotate_shard(c, r, hop, into);
         if (status) return status;
         r->tokens = span_of(c, (c->rank - hop + ranks) % ranks).count;
         const bool computes = c->rank == 0 && r->tokens > 0;
-        status = ring_overlap(c->comm, into != NULL, r->aside, computes ? compute : NULL, c,
-                              seconds);
+        status = ring_overlap(c->comm, into != NULL, r->aside, computes ? ring_compute : NULL,
+                              c, seconds);
         r->held = into;
     }
     return status;
@@ -236,7 +230,8 @@ static banyan_status step_ring_q(scale_case *c, double *seconds)
     r->tokens = span_of(c, c->rank).count;
     for (r->layer = 0; !status && r->layer < c->spec->layers; r->layer++) {
         clear(c);
-        status = ring_overlap(c->comm, false, NULL, r->tokens > 0 ? compute : NULL, c, seconds);
+        status =
+            ring_overlap(c->comm, false, NULL, r->tokens > 0 ? ring_compute : NULL, c, seconds);
         if (!status) status = hand_down(c, r);
         if (!status && c->watched)
             scale_watch(c, r->layer, c->tokens - 1, 1, c->out, c->lse, on_first);
@@ -244,7 +239,7 @@ static banyan_status step_ring_q(scale_case *c, double *seconds)
     return status;
 }
 
-static void count(const scale_case *c, scale_count *sum)
+static void ring_count(const scale_case *c, scale_count *sum)
 {
     *sum = ((const ring *)c->own)->count;
 }
@@ -253,7 +248,7 @@ static void count(const scale_case *c, scale_count *sum)
 
 static double shard_bytes(const scale_case *c)
 {
-    return (double)longest(c) * c->spec->kv_heads *
+    return (double)longest_shard(c) * c->spec->kv_heads *
            (double)((c->spec->key_dim + c->spec->value_dim) *
                     (int64_t)banyan_dtype_bytes(c->spec->cache_dtype));
 }
@@ -277,11 +272,11 @@ static banyan_status predict_ring_q(scale_case *c, double *seconds)
 
 const scale_way scale_ring = {.open = open_ring,
                               .step = step_ring,
-                              .count = count,
+                              .count = ring_count,
                               .predict = predict_ring,
-                              .close = close_case};
+                              .close = ring_close};
 const scale_way scale_ring_q = {.open = open_ring_q,
                                 .step = step_ring_q,
-                                .count = count,
+                                .count = ring_count,
                                 .predict = predict_ring_q,
-                                .close = close_case};
+                                .close = ring_close};

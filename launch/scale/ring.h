@@ -58,6 +58,9 @@ typedef struct ring_work {
 banyan_status ring_overlap(banyan_comm *comm, bool started, scale_aside *aside,
                            banyan_status (*run)(void *), void *arg, double *compute);
 
+/* For scale_fill: a shard has every KV head. */
+bool ring_all_heads(const scale_case *c, int32_t kv_head);
+
 /* Seconds of a hop: messages and bytes over the dearest link between neighbours. */
 double ring_hop(const scale_case *c, double messages, double bytes);
 

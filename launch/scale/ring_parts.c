@@ -30,6 +30,12 @@ void ring_add(float *out, float *lse, const float *more, const float *more_lse, 
     }
 }
 
+bool ring_all_heads(const scale_case *c, int32_t kv_head)
+{
+    (void)c, (void)kv_head;
+    return true;
+}
+
 banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ring_list *list)
 {
     const banyan_spec *s = c->spec;
@@ -92,7 +98,7 @@ banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span
     return BANYAN_OK;
 }
 
-static banyan_status timed(void *arg)
+static banyan_status time_work(void *arg)
 {
     ring_work *w = arg;
     double start = now_seconds();
@@ -119,11 +125,11 @@ banyan_status ring_overlap(banyan_comm *comm, bool started, scale_aside *aside,
     ring_work work = {.run = run, .arg = arg};
     banyan_status status = BANYAN_OK, computed = BANYAN_OK;
     if (run && started && aside) {
-        scale_aside_start(aside, timed, &work);
+        scale_aside_start(aside, time_work, &work);
         status = tend(comm, aside);
         computed = scale_aside_wait(aside);
     } else {
-        if (run) computed = timed(&work);
+        if (run) computed = time_work(&work);
         if (started) status = banyan_comm_exchange_wait(comm);
     }
     *compute += work.seconds;

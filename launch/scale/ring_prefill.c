@@ -20,17 +20,17 @@
 
 enum { wide_rows = 64 }; /* rows of one call on a full pair */
 
-typedef struct side { /* one of a rank's two chunks */
+typedef struct ring_side { /* one of a rank's two chunks */
     ring_span span;
     ring_shard causal, own; /* of plans `causal` and `wide` */
     float *q;               /* [kv_heads][rows][group][key_dim]: rows of a KV head together */
     float *out, *lse;       /* the same order */
-} side;
+} ring_side;
 
 typedef struct ring_prefill {
     banyan_comm *self;
     banyan_plan *wide;
-    side side[2];
+    ring_side side[2];
     ring_shard pass[2][2]; /* [which of two][chunk] */
     ring_list send, recv;
     scale_aside *aside;
@@ -44,12 +44,6 @@ typedef struct ring_prefill {
     int32_t layer;
 } ring_prefill;
 
-static bool all_heads(const scale_case *c, int32_t kv_head)
-{
-    (void)c, (void)kv_head;
-    return true;
-}
-
 static bool always(const scale_case *c, int32_t layer, int32_t head)
 {
     (void)c, (void)layer, (void)head;
@@ -62,7 +56,7 @@ static ring_span chunk_of(const scale_case *c, int32_t rank, int which)
     return ring_part(c, c->tokens, which ? 2 * ranks - 1 - rank : rank, 2 * ranks);
 }
 
-static int64_t longest(const scale_case *c)
+static int64_t longest_chunk(const scale_case *c)
 {
     int64_t most = 0;
     for (int32_t r = 0; r < c->line->ranks; r++)
@@ -73,7 +67,7 @@ static int64_t longest(const scale_case *c)
     return most;
 }
 
-static void close_side(side *s)
+static void close_ring_side(ring_side *s)
 {
     banyan_cache_destroy(s->causal.cache);
     banyan_cache_destroy(s->own.cache);
@@ -82,13 +76,13 @@ static void close_side(side *s)
     free(s->lse);
 }
 
-static void close_case(scale_case *c)
+static void ring_prefill_close(scale_case *c)
 {
     ring_prefill *r = c->own;
     if (!r) return;
     scale_aside_destroy(r->aside);
-    close_side(&r->side[0]);
-    close_side(&r->side[1]);
+    close_ring_side(&r->side[0]);
+    close_ring_side(&r->side[1]);
     for (int i = 0; i < 4; i++) banyan_cache_destroy(r->pass[i / 2][i % 2].cache);
     banyan_plan_destroy(r->wide);
     banyan_plan_destroy(c->plan);
@@ -104,7 +98,7 @@ static void close_case(scale_case *c)
 }
 
 /* q of a chunk in the order in which wide calls take it. */
-static void gather_q(const scale_case *c, side *s)
+static void gather_q(const scale_case *c, ring_side *s)
 {
     const banyan_spec *spec = c->spec;
     const int32_t group = spec->heads / spec->kv_heads;
@@ -117,9 +111,9 @@ static void gather_q(const scale_case *c, side *s)
         }
 }
 
-static banyan_status open_side(scale_case *c, ring_prefill *r, int which)
+static banyan_status open_ring_side(scale_case *c, ring_prefill *r, int which)
 {
-    side *s = &r->side[which];
+    ring_side *s = &r->side[which];
     const banyan_spec *spec = c->spec;
     s->span = chunk_of(c, c->rank, which);
     const size_t vectors = (size_t)(s->span.count * spec->heads) + 1;
@@ -155,12 +149,12 @@ static banyan_status open_wide(scale_case *c, ring_prefill *r, banyan_spec s)
     return status;
 }
 
-static banyan_status open_here(scale_case *c)
+static banyan_status ring_prefill_open_here(scale_case *c)
 {
     ring_prefill *r = c->own = calloc(1, sizeof *r);
     if (!r) return BANYAN_ERR_MEMORY;
     banyan_spec s = scale_spec(c->t, c->line);
-    r->room = longest(c);
+    r->room = longest_chunk(c);
     s.max_tokens = s.planned_tokens = r->room;
     if (s.max_rows > r->room) s.max_rows = (int32_t)r->room;
     s.evict = 0;
@@ -175,20 +169,20 @@ static banyan_status open_here(scale_case *c)
     if (!status) status = banyan_plan_create(&s, r->self, &c->plan);
     if (status) return status;
     c->spec = banyan_plan_spec(c->plan);
-    status = scale_fill(c, all_heads);
-    for (int w = 0; w < 2 && !status; w++) status = open_side(c, r, w);
+    status = scale_fill(c, ring_all_heads);
+    for (int w = 0; w < 2 && !status; w++) status = open_ring_side(c, r, w);
     return status ? status : open_wide(c, r, s);
 }
 
-static banyan_status open_case(scale_case *c)
+static banyan_status ring_prefill_open(scale_case *c)
 {
-    return banyan_comm_agree(c->comm, open_here(c));
+    return banyan_comm_agree(c->comm, ring_prefill_open_here(c));
 }
 
 /* ---- a step ---- */
 
 /* The rows of a chunk against its own keys. */
-static banyan_status causal(scale_case *c, ring_prefill *r, side *s)
+static banyan_status causal(scale_case *c, ring_prefill *r, ring_side *s)
 {
     const banyan_spec *spec = c->spec;
     const int32_t group = spec->heads / spec->kv_heads, dim = spec->value_dim;
@@ -213,7 +207,7 @@ static banyan_status causal(scale_case *c, ring_prefill *r, side *s)
 
 /* Rows of a chunk against all keys of another that lies before it: `rows` rows at a time, the last
  * ones with some of the ones before them again, whose results are left out. */
-static banyan_status full(scale_case *c, ring_prefill *r, side *s, const ring_shard *keys,
+static banyan_status full(scale_case *c, ring_prefill *r, ring_side *s, const ring_shard *keys,
                           int64_t tokens)
 {
     const banyan_spec *spec = c->spec;
@@ -239,14 +233,14 @@ static banyan_status full(scale_case *c, ring_prefill *r, side *s, const ring_sh
     return BANYAN_OK;
 }
 
-static banyan_status compute(void *arg)
+static banyan_status ring_prefill_compute(void *arg)
 {
     scale_case *c = arg;
     ring_prefill *r = c->own;
     const double block = c->spec->block_tokens, heads = c->spec->heads;
     banyan_status status = BANYAN_OK;
     for (int w = 0; w < 2 && !status; w++) {
-        side *s = &r->side[w];
+        ring_side *s = &r->side[w];
         if (r->is_own) status = causal(c, r, s);
         const double own = ceil((double)s->span.count / block);
         if (r->is_own) r->count.pairs += (double)s->span.count * (own + 1) / 2 * heads;
@@ -260,7 +254,8 @@ static banyan_status compute(void *arg)
     return status;
 }
 
-static banyan_status rotate(scale_case *c, ring_prefill *r, int32_t hop, const ring_shard *into)
+static banyan_status rotate_chunks(scale_case *c, ring_prefill *r, int32_t hop,
+                                   const ring_shard *into)
 {
     const int32_t ranks = c->line->ranks, next = (c->rank + 1) % ranks,
                   before = (c->rank + ranks - 1) % ranks;
@@ -287,16 +282,17 @@ static banyan_status one_layer(scale_case *c, ring_prefill *r, double *seconds)
         for (int w = 0; w < 2; w++)
             r->held_span[w] = chunk_of(c, (c->rank - hop + ranks) % ranks, w);
         r->is_own = hop == 0;
-        if (into) status = rotate(c, r, hop, into);
+        if (into) status = rotate_chunks(c, r, hop, into);
         if (status) return status;
-        status = ring_overlap(c->comm, into != NULL, r->aside, compute, c, seconds);
+        status =
+            ring_overlap(c->comm, into != NULL, r->aside, ring_prefill_compute, c, seconds);
         for (int w = 0; w < 2 && into; w++) r->held[w] = &into[w];
     }
     return status;
 }
 
 /* Not timed: fresh caches. Their filling is a part of the step. */
-static banyan_status prepare(scale_case *c)
+static banyan_status ring_prefill_prepare(scale_case *c)
 {
     ring_prefill *r = c->own;
     banyan_status status = BANYAN_OK;
@@ -310,7 +306,7 @@ static banyan_status prepare(scale_case *c)
 }
 
 /* Rows of a watched step, in the order in which everybody looks at them. */
-static void watch(scale_case *c, ring_prefill *r, const side *s)
+static void ring_prefill_watch(scale_case *c, ring_prefill *r, const ring_side *s)
 {
     const banyan_spec *spec = c->spec;
     const int32_t group = spec->heads / spec->kv_heads, dim = spec->value_dim;
@@ -329,7 +325,7 @@ static void watch(scale_case *c, ring_prefill *r, const side *s)
     }
 }
 
-static banyan_status step(scale_case *c, double *seconds)
+static banyan_status ring_prefill_step(scale_case *c, double *seconds)
 {
     ring_prefill *r = c->own;
     banyan_status status = BANYAN_OK;
@@ -340,18 +336,19 @@ static banyan_status step(scale_case *c, double *seconds)
     *seconds += now_seconds() - start;
     for (r->layer = 0; !status && r->layer < c->spec->layers; r->layer++) {
         status = one_layer(c, r, seconds);
-        for (int w = 0; w < 2 && !status && c->watched; w++) watch(c, r, &r->side[w]);
+        for (int w = 0; w < 2 && !status && c->watched; w++)
+            ring_prefill_watch(c, r, &r->side[w]);
     }
     return status;
 }
 
-static void count(const scale_case *c, scale_count *sum)
+static void ring_prefill_count(const scale_case *c, scale_count *sum)
 {
     *sum = ((const ring_prefill *)c->own)->count;
 }
 
 /* Equal work on all ranks, and a hop that hides behind it or does not. */
-static banyan_status predict(scale_case *c, double *seconds)
+static banyan_status ring_prefill_predict(scale_case *c, double *seconds)
 {
     const banyan_spec *s = c->spec;
     const Banyan__Machine *m = c->t->machine;
@@ -359,7 +356,7 @@ static banyan_status predict(scale_case *c, double *seconds)
     const double blocks = (double)c->tokens / s->block_tokens;
     const double pairs = (double)c->tokens * (blocks + 1) / 2 * s->heads / ranks;
     const double bytes =
-        2 * (double)longest(c) * s->kv_heads *
+        2 * (double)longest_chunk(c) * s->kv_heads *
         (double)((s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype));
     const double work = predict_pairs(m, s, pairs, scale_together(c->t, c->line)) / ranks;
     const double hop = ranks > 1 ? ring_hop(c, 2 * s->kv_heads, bytes) : 0;
@@ -368,9 +365,9 @@ static banyan_status predict(scale_case *c, double *seconds)
     return BANYAN_OK;
 }
 
-const scale_way scale_ring_prefill = {.open = open_case,
-                                      .prepare = prepare,
-                                      .step = step,
-                                      .count = count,
-                                      .predict = predict,
-                                      .close = close_case};
+const scale_way scale_ring_prefill = {.open = ring_prefill_open,
+                                      .prepare = ring_prefill_prepare,
+                                      .step = ring_prefill_step,
+                                      .count = ring_prefill_count,
+                                      .predict = ring_prefill_predict,
+                                      .close = ring_prefill_close};

@@ -292,7 +292,7 @@ bool read_model(tokenizer *t, const json_t *model, char *why, size_t why_bytes)
 
 /* ---- added tokens ------------------------------------------------------------------------------ */
 
-static bool is_set(const json_t *entry, const char *name)
+static bool json_flag(const json_t *entry, const char *name)
 {
     return json_is_true(json_object_get(entry, name));
 }
@@ -308,7 +308,7 @@ static bool check_added(const tokenizer *t, const json_t *entry, const char *nam
                  name, id, json_integer_value(other));
         return false;
     }
-    if (is_set(entry, "single_word")) {
+    if (json_flag(entry, "single_word")) {
         snprintf(why, why_bytes, "added_tokens: \"%s\" is a single_word: that is not done here",
                  name);
         return false;
@@ -319,9 +319,9 @@ static bool check_added(const tokenizer *t, const json_t *entry, const char *nam
 static bool read_added_token(tokenizer *t, const json_t *entry, const char *name, uint32_t id)
 {
     added_token a = {.id = id,
-                     .strips_left = is_set(entry, "lstrip"),
-                     .strips_right = is_set(entry, "rstrip"),
-                     .is_normalised = is_set(entry, "normalized")};
+                     .strips_left = json_flag(entry, "lstrip"),
+                     .strips_right = json_flag(entry, "rstrip"),
+                     .is_normalised = json_flag(entry, "normalized")};
     added_set *set = a.is_normalised ? &t->late : &t->early;
     token *k = &t->bpe.vocab.token[id];
     text out = {0};
@@ -341,7 +341,7 @@ static bool read_added_token(tokenizer *t, const json_t *entry, const char *name
         k->data = own;
         k->is_known = k->is_added = true;
     }
-    k->is_special = is_set(entry, "special");
+    k->is_special = json_flag(entry, "special");
     return true;
 }
 
