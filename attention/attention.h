@@ -196,6 +196,9 @@ typedef struct banyan_selector {
      * `select` say, or only some blocks, which are chosen by the part's rows. Such a row of the table is
      * `whole`, and no two query heads are alike. */
     void (*lines)(const banyan_pattern *pattern, banyan_lines *out);
+    /* NULL, or: decoded rows read of what `reads` and `select` say only tokens that an earlier layer
+     * chose. Everything is kept, and no two query heads are alike. */
+    void (*follows)(const banyan_pattern *pattern, banyan_following *out);
 } banyan_selector;
 
 const banyan_selector *banyan_selector_find(const char *name);
@@ -360,7 +363,8 @@ typedef struct banyan_plain {
  * everything else must be there. Records are 64-byte aligned.
  * Masking is exact: a token that a row does not see has no influence on it, even if its key or
  * value is NaN or inf; a token that was never written is never seen.
- * A row with `device` works on a device's memory: it has no pack, workspace_bytes, attend and observe. */
+ * A row with `device` works on a device's memory: it has no pack, workspace_bytes, attend, observe and
+ * score. */
 typedef struct banyan_kernel {
     const char *name;
     int (*usable)(void); /* by this processor */
@@ -379,6 +383,10 @@ typedef struct banyan_kernel {
      * [block_tokens] gets the sums of p of each token. workspace_bytes is of rows that may be more
      * than a block's. */
     void (*observe)(const banyan_tile *tile, banyan_observed *o, float *column);
+    /* Of a tile of one query head, q . k of its rows and all tokens of its entries, as attend has them
+     * (times -1 where scale is negative): out [entries][rows][block_tokens], 64-byte aligned. Of a token
+     * that was never written it is anything. */
+    void (*score)(const banyan_tile *tile, float *out);
     const banyan_device *device; /* NULL: the CPU */
     /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device: for snapshots, and for
      * what is summed up of a block. */

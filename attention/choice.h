@@ -40,6 +40,25 @@ typedef struct banyan_choice {
     double mass, sharpness;
 } banyan_choice;
 
+/* Decoded rows (parts of one row) read all in the layers below `first`; in `first`, and `again` if it is
+ * not 0, they read all, and the `tokens` tokens of the largest q . k are remembered, of equal ones the
+ * lower; in all other layers they read those of the last layer which did so, and nothing else. */
+typedef struct banyan_following {
+    int32_t first, again;
+    int64_t tokens;
+} banyan_following;
+
+static inline int banyan_remembers(const banyan_following *law, int32_t layer)
+{
+    return layer == law->first || (law->again && layer == law->again);
+}
+/* The layer whose tokens are read in this one, or -1: all are. */
+static inline int32_t banyan_follows(const banyan_following *law, int32_t layer)
+{
+    if (layer <= law->first || banyan_remembers(law, layer)) return -1;
+    return law->again && layer > law->again ? law->again : law->first;
+}
+
 /* A block and how good it is. More is better; of equal scores the lower block is. */
 typedef struct banyan_pick {
     double score;

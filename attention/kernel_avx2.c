@@ -35,5 +35,6 @@ const banyan_kernel banyan_kernel_avx2 = {
     .workspace_bytes = vector_workspace_bytes,
     .attend = vector_attend,
     .observe = observe,
+    .score = vector_score,
     .unpack = vector_unpack,
 };

@@ -53,6 +53,14 @@ static void observe_choose(const banyan_tile *tile, banyan_observed *o, float *c
         observe(tile, o, column);
 }
 
+static void score_choose(const banyan_tile *tile, float *out)
+{
+    if (has_dot(&tile->shape))
+        banyan_avx512_dot_score(tile, out);
+    else
+        vector_score(tile, out);
+}
+
 const banyan_kernel banyan_kernel_avx512 = {
     .name = "avx512",
     .usable = avx512_usable,
@@ -62,5 +70,6 @@ const banyan_kernel banyan_kernel_avx512 = {
     .workspace_bytes = workspace_choose,
     .attend = attend_choose,
     .observe = observe_choose,
+    .score = score_choose,
     .unpack = vector_unpack,
 };

@@ -34,3 +34,8 @@ void banyan_avx512_dot_observe(const banyan_tile *tile, banyan_observed *o, floa
 {
     observe(tile, o, column);
 }
+
+void banyan_avx512_dot_score(const banyan_tile *tile, float *out)
+{
+    vector_score(tile, out);
+}

@@ -10,5 +10,6 @@ size_t banyan_avx512_dot_workspace(const banyan_block_shape *shape, int32_t head
                                    int32_t rows);
 void banyan_avx512_dot_attend(const banyan_tile *tile);
 void banyan_avx512_dot_observe(const banyan_tile *tile, banyan_observed *o, float *column);
+void banyan_avx512_dot_score(const banyan_tile *tile, float *out);
 
 #endif

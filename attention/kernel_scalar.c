@@ -287,6 +287,21 @@ static void scalar_observe(const banyan_tile *tile, banyan_observed *o, float *c
     }
 }
 
+static void scalar_score(const banyan_tile *tile, float *out)
+{
+    const int32_t tokens = tile->shape.block_tokens, dim = tile->shape.key_dim;
+    float *key = tile->workspace;
+    for (int64_t i = 0; i < tile->entries; i++) {
+        banyan_to_float(key, tile->entry[i].record, tile->shape.dtype, (int64_t)tokens * dim);
+        for (int32_t row = 0; row < tile->rows; row++)
+            for (int32_t j = 0; j < tokens; j++) {
+                const float x =
+                    dot_f32(tile->q + (int64_t)row * dim, key + (int64_t)j * dim, dim);
+                *out++ = tile->scale < 0 ? -x : x;
+            }
+    }
+}
+
 const banyan_kernel banyan_kernel_scalar = {
     .name = "scalar",
     .usable = scalar_usable,
@@ -296,5 +311,6 @@ const banyan_kernel banyan_kernel_scalar = {
     .workspace_bytes = scalar_workspace_bytes,
     .attend = scalar_attend,
     .observe = scalar_observe,
+    .score = scalar_score,
     .unpack = scalar_unpack,
 };

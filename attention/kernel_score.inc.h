@@ -22,6 +22,19 @@ static void score_block(work *w, const char *used, float *out)
     }
 }
 
+static void vector_score(const banyan_tile *tile, float *out)
+{
+    work w;
+    work_lay(&w, &tile->shape, 1, tile->rows, tile->workspace);
+    work_begin(&w, tile);
+    w.ahead = (ahead){0};
+    for (int64_t i = 0; i < tile->entries; i++, out += tile->rows * w.used.tokens) {
+        window x = {.entry = tile->entry + i};
+        window_add(&w, &x);
+        score_block(&w, x.used[0], out);
+    }
+}
+
 /* Scores of tokens that the row does not see become -inf; returns how many count, in whole grains. */
 static int32_t hide_unseen(const banyan_observed *o, int32_t row, int64_t block, float *score)
 {

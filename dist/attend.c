@@ -3,6 +3,7 @@
  * them, write results. Decode is a part of one row, prefill one of many, a batch some of each;
  * nothing else differs. */
 #include "dist/device_cache.h"
+#include "dist/follow.h"
 
 static banyan_status check_arrays(const banyan_cache *cache, const banyan_call *call)
 {
@@ -232,6 +233,7 @@ static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
 
 static banyan_status append_and_attend(banyan_cache *cache, const banyan_call *call)
 {
+    banyan_forget_followed(cache, call);
     if (call->k) {
         const double start = banyan_seconds();
         const banyan_status status = call->is_recorded ? cache->backend->write(cache, call)

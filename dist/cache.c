@@ -102,6 +102,13 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
                                             NULL, &c->part[k].pick_exchange);
         if (status != BANYAN_OK) return status;
         if (plan->kind[k].pickers) *bytes += banyan_exchange_bytes(c->part[k].pick_exchange);
+        if (plan->kind[k].followers) {
+            status = banyan_exchange_create(&plan->kind[k].follow_schedule, plan->rank,
+                                            banyan_follow_bytes(plan, &plan->kind[k]),
+                                            plan->hash, NULL, &c->part[k].follow_exchange);
+            if (status != BANYAN_OK) return status;
+            *bytes += banyan_exchange_bytes(c->part[k].follow_exchange);
+        }
         order_heads(&c->part[k], plan->kind[k].shape.group);
     }
     return BANYAN_OK;
@@ -188,6 +195,7 @@ static void destroy_exchanges(banyan_part *part)
 {
     banyan_exchange_destroy(part->exchange);
     banyan_exchange_destroy(part->pick_exchange);
+    banyan_exchange_destroy(part->follow_exchange);
 }
 
 void banyan_cache_destroy(banyan_cache *cache)

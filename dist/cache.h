@@ -97,8 +97,9 @@ struct banyan_sequence {
     int64_t step;    /* the last step that did, and its part: */
     int64_t step_at;
     int32_t step_rows;
-    banyan_layer *layer; /* [layers] */
-    banyan_turn *turns;  /* [layers][turn_capacity] */
+    banyan_layer *layer;        /* [layers] */
+    banyan_followed **followed; /* [kinds][followers] */
+    banyan_turn *turns;         /* [layers][turn_capacity] */
     int32_t turn_capacity;
 };
 
@@ -119,6 +120,8 @@ typedef struct banyan_part {
     banyan_pick **pick; /* [pickers]: of each piece of a panel [picks]; NULL: not chosen here */
     int64_t **pick_count; /* [pickers]: of each piece, how many are chosen */
     banyan_exchange *pick_exchange;
+    banyan_pick **follow; /* [followers]: of each piece [follow_tokens]; NULL: not held here */
+    banyan_exchange *follow_exchange;
     banyan_line_set *line; /* [liners]: what they read, of one part at a time (lines.c) */
     int has_lines;         /* 0: the panel's rows read all */
     void **mass; /* [heads]: likewise what else a panel is asked for: BANYAN_WHAT_.. */
@@ -145,6 +148,7 @@ typedef struct banyan_worker {
     float *keys;             /* .. and the keys in fp32; NULL: nobody chooses by data */
     float *pooled;           /* queries that choose together, each the sum of its rows */
     banyan_observing *observing; /* NULL: nobody chooses columns */
+    float *scored; /* [BANYAN_SCORED][block_tokens]; NULL: nobody chooses tokens */
 } banyan_worker;
 
 /* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
@@ -182,7 +186,11 @@ typedef struct banyan_sizes {
     int64_t columns;   /* .. and columns that are gathered */
     int32_t places;    /* 1: some may be too many to gather */
     int32_t pools;     /* 1: some liner may choose blocks */
-    int64_t gathered;  /* records of columns that a list holds, at most */
+    int64_t masks;     /* of tokens that a list holds, at most .. */
+    int64_t gathered;  /* .. and of columns, and both together */
+    int32_t followers; /* of a kind that choose tokens here, at most .. */
+    int64_t follow_tokens;
+    size_t follow_bytes;    /* .. and bytes of all pieces */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
     size_t item_bytes, mass_bytes, slot_bytes;
 } banyan_sizes;
@@ -229,10 +237,12 @@ struct banyan_cache {
     banyan_part *part;
     banyan_tile_input *input;
     banyan_worker *worker;
-    banyan_piece *piece;    /* [panel_rows] */
-    banyan_pick *pick_room; /* [sizes.picks]: of a merge of two */
-    char *slots;            /* [slots][tile_heads * tile_rows] sums */
-    int64_t *start;         /* [inputs + 1]: the first cut of an input's list, end to end */
+    banyan_piece *piece;      /* [panel_rows] */
+    banyan_pick *pick_room;   /* [sizes.picks]: of a merge of two */
+    banyan_pick *follow_room; /* [sizes.follow_tokens]: likewise */
+    uint64_t *no_blocks;      /* of rows whose lists have tokens alone */
+    char *slots;              /* [slots][tile_heads * tile_rows] sums */
+    int64_t *start;           /* [inputs + 1]: the first cut of an input's list, end to end */
     /* Of a merge that reduces; else NULL. */
     /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens it
      * stands (0: there is none), and their means. */

@@ -20,6 +20,7 @@ target_sources(banyan PRIVATE
   dist/device_step.c
   dist/device_tables.c
   dist/device_tape.c
+  dist/follow.c
   dist/groups.c
   dist/host_backend.c
   dist/lines.c
@@ -34,11 +35,13 @@ target_sources(banyan PRIVATE
   dist/plan.c
   dist/plan_alloc.c
   dist/plan_bind.c
+  dist/plan_choices.c
   dist/plan_draw.c
   dist/plan_pick.c
   dist/plan_print.c
   dist/plan_cover.c
   dist/plan_fits.c
+  dist/plan_follow.c
   dist/plan_hash.c
   dist/plan_kernel.c
   dist/plan_kinds.c

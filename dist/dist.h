@@ -94,6 +94,12 @@ typedef struct banyan_liner {
     int64_t room;   /* .. and of columns, so many are gathered at most */
 } banyan_liner;
 
+/* A query head whose decoded rows read what an earlier layer chose (selector `follows`). */
+typedef struct banyan_follower {
+    banyan_following law; /* of at most as many tokens as there are */
+    int32_t head, kv_head;
+} banyan_follower;
+
 /* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
  * see plan_kinds.c. */
 typedef struct banyan_kind {
@@ -116,11 +122,16 @@ typedef struct banyan_kind {
     int32_t *picker_of; /* [heads]: which one a query head is of, or -1; NULL: there are none */
     banyan_liner *liner; /* [liners] */
     int32_t liners;
-    int32_t *liner_of; /* [heads]: likewise; NULL: there are none */
-    int32_t line_rows; /* a part with fewer rows chooses none; 0: nobody does */
-    int pools;         /* some of them may choose blocks instead */
-    int64_t picks;     /* the most blocks that one of them chooses */
-    int tallies;       /* some of them choose by mass */
+    int32_t *liner_of;         /* [heads]: likewise; NULL: there are none */
+    int32_t line_rows;         /* a part with fewer rows chooses none; 0: nobody does */
+    int pools;                 /* some of them may choose blocks instead */
+    banyan_follower *follower; /* [followers] */
+    int32_t followers;
+    int32_t *follower_of;            /* [heads]: likewise */
+    int64_t follow_tokens;           /* the most that one of them remembers */
+    banyan_schedule follow_schedule; /* the holders of a KV head tell each other the best */
+    int64_t picks;                   /* the most blocks that one of them chooses */
+    int tallies;                     /* some of them choose by mass */
     banyan_schedule
         pick_schedule; /* the holders of a KV head tell each other what they found best */
     /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody does. */
@@ -186,6 +197,11 @@ static inline size_t banyan_picks_bytes(const banyan_kind *kind)
 static inline size_t banyan_pick_bytes(const banyan_plan *plan, const banyan_kind *kind)
 {
     return (size_t)banyan_pick_pieces(plan) * banyan_picks_bytes(kind);
+}
+/* Of all pieces of a panel, what one follower remembers. */
+static inline size_t banyan_follow_bytes(const banyan_plan *plan, const banyan_kind *kind)
+{
+    return (size_t)(banyan_pick_pieces(plan) * kind->follow_tokens) * sizeof(banyan_pick);
 }
 /* Records of the columns that somebody reads, gathered. */
 static inline int64_t banyan_line_records(const banyan_plan *plan, const banyan_liner *l)

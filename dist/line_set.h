@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* line_set.h - what lines.c keeps in a cache. Included by cache.h. */
+/* line_set.h - what lines.c and follow.c keep in a cache. Included by cache.h. */
 #ifndef BANYAN_DIST_LINE_SET_H
 #define BANYAN_DIST_LINE_SET_H
 
@@ -19,6 +19,14 @@ typedef struct banyan_line_set {
     uint64_t *only; /* [pieces][words of blocks] */
     int is_pooled;
 } banyan_line_set;
+
+/* Tokens that a follower's decoded row chose (follow.c). */
+typedef struct banyan_followed {
+    int64_t at;    /* the row; -1: there is none .. */
+    int32_t layer; /* .. and the layer that chose */
+    int64_t count;
+    int64_t *token; /* [count] ascending; NULL: the KV head is not held here */
+} banyan_followed;
 
 /* What choosing columns and diagonals takes. */
 enum {

@@ -15,6 +15,7 @@
  *
  * As many cuts as there are slots for are a wave. KV heads whose partials are sent at once come in a
  * panel of their own, before the others: their messages travel while those are computed. */
+#include "dist/follow.h"
 #include "dist/lines.h"
 
 #include <string.h>
@@ -131,14 +132,17 @@ static void take_choices(const panel *p, const panel_tile *t, const banyan_class
                 banyan_picked(p->c, p->kind, kv_head, t->subgroup, &class[i], piece);
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, kv_head, t->subgroup, &class[i]);
-        if (set && set->is_pooled)
+        if (banyan_followed_by(p->c, p->call, p->kind, kv_head, t->subgroup, &class[i],
+                               t -> piece))
+            input->chosen[i].only = p->c->no_blocks;
+        else if (set && set->is_pooled)
             input->chosen[i].only = banyan_only(p->c->plan, set, piece);
         else if (set)
             input->chosen[i].band = set->band;
     }
 }
 
-/* .. and behind the list, the columns of theirs that it does not hold. */
+/* .. and behind the list, the columns of theirs that it does not hold, or the tokens that they follow. */
 static void add_columns(const panel *p, const panel_tile *t, const banyan_class *class,
                         int32_t count, banyan_tile_input *input)
 {
@@ -147,6 +151,13 @@ static void add_columns(const panel *p, const panel_tile *t, const banyan_class 
     for (int32_t i = 0; i < count; i++) {
         const banyan_line_set *set =
             banyan_lined(p->c, p->kind, p->part->mine[t->j].kv_head, t->subgroup, &class[i]);
+        const banyan_followed *f =
+            banyan_followed_by(p->c, p->call, p->kind, p->part->mine[t->j].kv_head, t->subgroup,
+                               &class[i], t -> piece);
+        if (f)
+            input->entries +=
+                banyan_followed_entries(p->c, f, t->kept, class[i].heads, tile_range(p, t),
+                                        input->entry + input->first + input->entries, &mask);
         if (set && !set->is_pooled)
             input->entries += banyan_line_entries(
                 p->c, p->kind, set, t->kept, class[i].heads, own, tile_range(p, t),
@@ -162,7 +173,8 @@ static void prepare_input(const panel *p, const panel_tile *t, banyan_tile_input
         t->kept->chunk, banyan_is_lost(p->c->plan, p->call->layer) ? 0 : t->kept->count};
     const banyan_class *class = t->head->classes + classes[0];
     const int32_t count = classes[1] - classes[0];
-    const int chooses = p->kind->pickers || p->kind->liners;
+    const int adds = p->kind->liners || p->kind->followers;
+    const int chooses = p->kind->pickers || adds;
     if (chooses) take_choices(p, t, class, count, input);
     input->hints = 0;
     input->entries =
@@ -172,7 +184,7 @@ static void prepare_input(const panel *p, const panel_tile *t, banyan_tile_input
         input->entries < 0; /* a pattern that the plan should not have let pass */
     if (input->entries < 0) input->entries = 0;
     trim(input, tile_range(p, t), p->kind->shape.block.block_tokens);
-    if (p->kind->liners && held.count) add_columns(p, t, class, count, input);
+    if (adds && held.count) add_columns(p, t, class, count, input);
     gather_queries(p, t, input->q);
 }
 

@@ -3,6 +3,7 @@
  * here, the best of them, and, where a KV head has several holders, the best of all in one round.
  * Scores depend on the keys that are kept and on the piece's queries alone, and of equal scores the lower
  * block is better: so the choice is the same on any ranks. */
+#include "dist/follow.h"
 #include "dist/lines.h"
 
 #include <string.h>
@@ -149,6 +150,10 @@ banyan_status banyan_panel_pick(banyan_cache *c, const banyan_call *call,
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     if (kind->liners) banyan_panel_observe(c, call, panel);
     if (kind->pools) banyan_panel_pool(c, call, panel);
+    if (kind->followers) {
+        const banyan_status status = banyan_panel_remember(c, call, panel);
+        if (status) return status;
+    }
     if (!kind->pickers) return BANYAN_OK;
     picking g = {.c = c,
                  .call = call,

@@ -35,7 +35,7 @@ int banyan_panel_next(const banyan_cache *c, const banyan_call *call, int32_t mo
                       banyan_panel *panel)
 {
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
-    const int picks = panel->attends && (kind->pickers > 0 || kind->pools);
+    const int picks = panel->attends && (kind->pickers || kind->pools || kind->followers);
     const int64_t most_pieces = picks ? banyan_pick_pieces(c->plan) : c->plan->panel_rows;
     panel->first += panel->rows;
     panel->rows = panel->pieces = 0;

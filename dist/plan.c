@@ -165,6 +165,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
     if (!status) status = banyan_plan_merge(plan);
     if (!status) status = banyan_plan_pick(plan);
     if (!status) status = banyan_plan_liners(plan);
+    if (!status) status = banyan_plan_follow(plan);
     return status;
 }
 
@@ -319,6 +320,15 @@ int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head)
     if (!pattern || !pattern->selector->lines) return 0;
     pattern->selector->lines(pattern, &law);
     return law.rows;
+}
+
+int32_t banyan_plan_follows(const banyan_plan *plan, int32_t layer, int32_t head)
+{
+    const banyan_pattern *pattern = head_pattern(plan, layer, head);
+    banyan_following law;
+    if (!pattern || !pattern->selector->follows) return -1;
+    pattern->selector->follows(pattern, &law);
+    return banyan_follows(&law, layer);
 }
 
 int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,

@@ -38,6 +38,13 @@ banyan_status banyan_plan_place(banyan_plan *plan);
 banyan_status banyan_plan_merge(banyan_plan *plan);
 banyan_status banyan_plan_pick(banyan_plan *plan);
 banyan_status banyan_plan_liners(banyan_plan *plan);
+/* plan_follow.c */
+banyan_status banyan_plan_follow(banyan_plan *plan);
+/* Query heads of a kind that choose tokens in a layer. */
+int32_t banyan_kind_remembers(const banyan_plan *plan, const banyan_kind *kind, int32_t layer);
+/* plan_pick.c. Item `item` goes from each holder to each other, in one round; then the schedule is whole. */
+void banyan_schedule_holders(banyan_schedule *out, const banyan_placed *placed, int32_t item);
+banyan_status banyan_schedule_close(banyan_schedule *out);
 /* Bytes of a kind's records, once the kernel is known: the kernel's, and summaries behind them. */
 void banyan_plan_record(const banyan_plan *plan, banyan_kind *kind);
 banyan_status banyan_plan_memory(const banyan_plan *plan);
@@ -124,6 +131,9 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
 void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
                          int rank, banyan_traffic *out);
 /* What holders tell each other of what they chose, for `pieces` pieces; likewise. */
+/* Likewise of tokens, in a layer that chooses. */
+void banyan_follow_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
+                           int rank, banyan_traffic *out);
 void banyan_pick_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
                          int rank, banyan_traffic *out);
 /* Seconds that one row's merges take over all layers, by the cost model. */

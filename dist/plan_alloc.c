@@ -39,6 +39,7 @@ void banyan_plan_destroy(banyan_plan *plan)
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_schedule_free(&plan->kind[k].schedule);
         banyan_schedule_free(&plan->kind[k].pick_schedule);
+        banyan_schedule_free(&plan->kind[k].follow_schedule);
     }
     for (allocation *p = plan->owned, *next; p; p = next) {
         next = p->next;

@@ -73,18 +73,17 @@ static int chooses(const banyan_kind *kind)
     return 0;
 }
 
-/* Each holder to each other, in one round. */
-static banyan_status build_schedule(banyan_kind *kind)
+void banyan_schedule_holders(banyan_schedule *out, const banyan_placed *placed, int32_t item)
 {
-    banyan_schedule *out = &kind->pick_schedule;
-    for (int32_t i = 0; i < kind->pickers; i++) {
-        const banyan_placed *placed = &kind->head[kind->picker[i].kv_head].placed;
-        for (int32_t a = 0; a < placed->count; a++)
-            for (int32_t b = 0; b < placed->count; b++)
-                if (a != b)
-                    banyan_schedule_add(out, 0, placed->holder[a].rank, placed->holder[b].rank,
-                                        i, 1);
-    }
+    for (int32_t a = 0; a < placed->count; a++)
+        for (int32_t b = 0; b < placed->count; b++)
+            if (a != b)
+                banyan_schedule_add(out, 0, placed->holder[a].rank, placed->holder[b].rank,
+                                    item, 1);
+}
+
+banyan_status banyan_schedule_close(banyan_schedule *out)
+{
     if (out->failed)
         return banyan_fail(BANYAN_ERR_MEMORY, "out of memory for the schedule of choices");
     banyan_schedule_sort(out);
@@ -107,7 +106,10 @@ static banyan_status fill(banyan_plan *plan, banyan_kind *kind)
             "selector \"%s\" and device \"%s\": blocks are chosen by data on the "
             "CPU only, expected device cpu",
             kind->picker->pattern->selector->name, plan->spec.device);
-    return status ? status : build_schedule(kind);
+    for (int32_t i = 0; i < kind->pickers && !status; i++)
+        banyan_schedule_holders(&kind->pick_schedule,
+                                &kind->head[kind->picker[i].kv_head].placed, i);
+    return status ? status : banyan_schedule_close(&kind->pick_schedule);
 }
 
 banyan_status banyan_plan_pick(banyan_plan *plan)

@@ -212,6 +212,22 @@ static void print_traffic(const banyan_plan *plan, const banyan_kind *kind, FILE
                 bytes_text(b, extra * keys * s->planned_tokens));
 }
 
+/* Decoded rows that read what another layer chose, and what a choice takes. */
+static void print_followers(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
+{
+    char a[32];
+    int32_t choosing = 0;
+    banyan_traffic traffic;
+    banyan_follow_traffic(plan, kind, 1, -1, &traffic);
+    for (int32_t i = 0; i < plan->spec.layers; i++)
+        choosing += banyan_kind_remembers(plan, kind, i) > 0;
+    fprintf(out,
+            "  follows    decoded rows of %d query heads read at most %lld tokens that an "
+            "earlier layer chose; layers that choose %d, a row: %s, messages %lld, rounds %d\n",
+            (int)kind->followers, (long long)kind->follow_tokens, (int)choosing,
+            bytes_text(a, traffic.bytes), (long long)traffic.messages, (int)traffic.rounds);
+}
+
 /* What choosing by data takes: what is remembered of a block, and how holders agree. */
 static void print_choices(const banyan_plan *plan, const banyan_kind *kind, FILE *out)
 {
@@ -222,6 +238,7 @@ static void print_choices(const banyan_plan *plan, const banyan_kind *kind, FILE
             "  lines      %d query heads choose columns and diagonals%s, in calls of at least "
             "%d rows; no rounds\n",
             (int)kind->liners, kind->pools ? ", or blocks" : "", (int)kind->line_rows);
+    if (kind->followers) print_followers(plan, kind, out);
     if (!kind->pickers) return;
     const int64_t record = (int64_t)plan->kernel->record_bytes(&kind->shape.block);
     banyan_traffic traffic;

@@ -17,13 +17,25 @@ static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention
     return kept;
 }
 
+/* Of decoded rows that read what an earlier layer chose, at most so many blocks; 0: they are not such. */
+static int64_t followed_of(const banyan_class *class, int32_t layer)
+{
+    banyan_following law;
+    if (!class->pattern.selector->follows) return 0;
+    class->pattern.selector->follows(&class->pattern, &law);
+    return banyan_follows(&law, layer) < 0 ? 0 : law.tokens;
+}
+
 /* Is all that is kept for the next row read by it, by all query heads of the group? What is read is
  * among what is kept, so it is enough to count. */
-static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, int64_t tokens)
+static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, int32_t layer,
+                     int64_t tokens)
 {
     banyan_selection s;
     int64_t blocks = 0;
-    if (head->class_count > 1 || head->classes[0].pattern.selector->chooses) return 0;
+    if (head->class_count > 1 || head->classes[0].pattern.selector->chooses ||
+        followed_of(&head->classes[0], layer))
+        return 0;
     banyan_pattern_select(&head->classes[0].pattern, tokens, tokens, &s);
     for (int32_t i = 0; i < s.count; i++)
         blocks += (s.run[i].last - s.run[i].first) / s.run[i].step + 1;
@@ -38,10 +50,12 @@ static int64_t dealt_to(const banyan_kept_set *kept, const banyan_placed *placed
 
 /* What a class reads of the blocks that it chooses by data: which they are nobody knows yet, but how
  * many: as if they were the last of those that may be. */
-static banyan_run chosen_of(const banyan_class *class, int64_t own)
+static banyan_run chosen_of(const banyan_class *class, int32_t layer, int64_t own)
 {
     const banyan_selector *selector = class->pattern.selector;
+    const int64_t followed = followed_of(class, layer);
     banyan_choice choice;
+    if (followed) return (banyan_run){followed > own ? 0 : own + 1 - followed, own, 1, 0};
     if (!selector->chooses) return (banyan_run){0, -1, 1, 0};
     selector->chooses(&class->pattern, &choice);
     const int64_t last = own - choice.local, first = last - choice.blocks + 1;
@@ -51,8 +65,8 @@ static banyan_run chosen_of(const banyan_class *class, int64_t own)
 /* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
  * read different blocks there is no short way, since blocks are dealt by the group's union. */
 static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
-                                 int32_t unit, int32_t index, int64_t sequences, int64_t tokens,
-                                 int64_t *blocks, int64_t *pairs)
+                                 int32_t unit, int32_t layer, int32_t index, int64_t sequences,
+                                 int64_t tokens, int64_t *blocks, int64_t *pairs)
 {
     const int64_t own = tokens / plan->spec.block_tokens;
     banyan_selection *each = calloc((size_t)head->class_count, sizeof *each);
@@ -63,7 +77,8 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
     }
     for (int32_t c = 0; c < head->class_count; c++) {
         banyan_pattern_select(&head->classes[c].pattern, tokens, tokens, &each[c]);
-        chosen[c] = chosen_of(&head->classes[c], own);
+        if (followed_of(&head->classes[c], layer)) each[c].count = 0;
+        chosen[c] = chosen_of(&head->classes[c], layer, own);
     }
     for (int64_t b = 0; b <= own; b++) {
         int64_t readers = 0;
@@ -105,31 +120,46 @@ static int64_t summaries_of(const banyan_plan *plan, const banyan_kind *kind, in
     return bytes;
 }
 
+/* Of `layers` layers like this one. */
 static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
-                               int32_t kv_head, int rank, int64_t sequences, int64_t tokens,
-                               banyan_share *sum)
+                               int32_t kv_head, int32_t layer, int32_t layers, int rank,
+                               int64_t sequences, int64_t tokens, banyan_share *sum)
 {
     const banyan_head_plan *head = &kind->head[kv_head];
     const int32_t index = banyan_holder_index(&head->placed, rank);
     if (index < 0) return BANYAN_OK;
     int64_t blocks = 0, pairs = 0;
     const banyan_kept_set next = read_next(plan, &head->retention, 0, tokens);
-    if (reads_all(head, &next, tokens)) {
+    if (reads_all(head, &next, layer, tokens)) {
         for (int64_t turn = 0; turn < sequences; turn++) {
             const banyan_kept_set of = read_next(plan, &head->retention, turn, tokens);
             blocks += dealt_to(&of, &head->placed, index);
         }
         pairs = blocks * kind->shape.group;
     } else {
-        const banyan_status status = count_reads(plan, head, kind->shape.unit, index, sequences,
-                                                 tokens, &blocks, &pairs);
+        const banyan_status status = count_reads(plan, head, kind->shape.unit, layer, index,
+                                                 sequences, tokens, &blocks, &pairs);
         if (status) return status;
     }
-    sum->read_blocks += blocks * kind->layer_count;
-    sum->pairs += pairs * kind->layer_count;
-    sum->summary_bytes +=
-        summaries_of(plan, kind, kv_head, index, sequences, tokens) * kind->layer_count;
+    sum->read_blocks += blocks * layers;
+    sum->pairs += pairs * layers;
+    sum->summary_bytes += summaries_of(plan, kind, kv_head, index, sequences, tokens) * layers;
     return BANYAN_OK;
+}
+
+/* Layers of a kind read alike, but for those that follow others. */
+static banyan_status add_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                              int64_t sequences, int64_t tokens, banyan_share *sum)
+{
+    const int32_t alike = kind->followers ? 1 : kind->layer_count;
+    banyan_status status = BANYAN_OK;
+    for (int32_t layer = kind->first_layer, n = 0; n < kind->layer_count; layer++) {
+        if (banyan_plan_kind(plan, layer) != kind) continue;
+        for (int32_t g = 0; g < kind->shape.kv_heads && !status; g++)
+            status = add_reads(plan, kind, g, layer, alike, rank, sequences, tokens, sum);
+        n += alike;
+    }
+    return status;
 }
 
 /* What a rank keeps of a KV head of one layer, of all sequences. */
@@ -157,7 +187,11 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequenc
         sum.kept_blocks += blocks;
         sum.kept_bytes += blocks * (int64_t)kind->shape.record_bytes;
         sum.snapshot_bytes += blocks * (int64_t)banyan_plain_bytes(&kind->shape.block);
-        const int64_t panel = kind->pickers ? banyan_pick_pieces(plan) : plan->panel_rows;
+        const int64_t panel =
+            kind->pickers || kind->followers ? banyan_pick_pieces(plan) : plan->panel_rows;
+        int32_t choosing = 0;
+        for (int32_t i = 0; i < plan->spec.layers && kind->followers; i++)
+            choosing += banyan_kind_remembers(plan, kind, i) > 0;
         for (int64_t left = sequences; left > 0; left -= panel) {
             banyan_traffic traffic, choices;
             const int64_t rows = left < panel ? left : panel;
@@ -165,6 +199,9 @@ banyan_share banyan_plan_load(const banyan_plan *plan, int rank, int64_t sequenc
             banyan_pick_traffic(plan, kind, (int32_t)rows, rank, &choices);
             sum.messages += (traffic.messages + choices.messages) * kind->layer_count;
             sum.bytes_sent += (traffic.bytes + choices.bytes) * kind->layer_count;
+            banyan_follow_traffic(plan, kind, (int32_t)rows, rank, &choices);
+            sum.messages += choices.messages * choosing;
+            sum.bytes_sent += choices.bytes * choosing;
         }
     }
     sum.capacity_bytes = banyan_plan_capacity_bytes(plan, rank);
@@ -190,11 +227,8 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t seque
     banyan_share sum = banyan_plan_load(plan, rank, sequences, tokens);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
-            const banyan_status status =
-                add_reads(plan, kind, g, rank, sequences, tokens, &sum);
-            if (status) return status;
-        }
+        const banyan_status status = add_kind(plan, kind, rank, sequences, tokens, &sum);
+        if (status) return status;
     }
     *out = sum;
     return BANYAN_OK;

@@ -19,7 +19,7 @@
  * With one thread there is one input, and a slot to compute in beside the one to combine in. With T
  * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T inputs, and 4T slots. */
 #include "dist/device_cache.h"
-#include "dist/lines.h"
+#include "dist/workspace.h"
 #include "dist/plan.h"
 
 static int32_t subgroup_classes(const banyan_head_plan *head, int32_t s)
@@ -44,31 +44,6 @@ static int64_t head_chunks(const banyan_plan *plan, const banyan_head_plan *head
     const int64_t own = banyan_head_window(plan, head) / BANYAN_HELD_CHUNK + 3;
     const int64_t changed = own < table_chunks(capacity) ? own : table_chunks(capacity);
     return head->pooled[index] / BANYAN_HELD_CHUNK + spec->sequences * (1 + changed);
-}
-
-/* Of a kind whose heads choose columns and diagonals. */
-static void fit_lines(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                      banyan_sizes *out)
-{
-    int32_t here = 0;
-    int64_t gathered = 0;
-    for (int32_t i = 0; i < kind->liners; i++) {
-        const banyan_liner *l = &kind->liner[i];
-        const int64_t records = banyan_line_records(plan, l);
-        if (banyan_holder_index(&kind->head[l->kv_head].placed, rank) < 0) continue;
-        here++;
-        /* a list is of query heads of one KV head */
-        if (i && kind->liner[i - 1].kv_head != l->kv_head) gathered = 0;
-        gathered += records < 2 ? 2 : records; /* in place, the two at a range's ends are */
-        if (gathered > out->gathered) out->gathered = gathered;
-        if (l->chosen > out->lines) out->lines = l->chosen;
-        if (l->room > out->columns) out->columns = l->room;
-        if (l->law.mass > 0) out->places = 1;
-        if (kind->pools) out->pools = 1;
-    }
-    if (here > out->liners) out->liners = here;
-    const int64_t numbers = kind->shape.key_dim + kind->shape.value_dim;
-    if (numbers > out->plain_numbers) out->plain_numbers = numbers;
 }
 
 static void host_fit_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
@@ -96,8 +71,9 @@ static void host_fit_kind(const banyan_plan *plan, const banyan_kind *kind, int 
     if (kind->picks > out->picks) out->picks = kind->picks;
     if (kind->pickers && banyan_pick_bytes(plan, kind) > out->pick_bytes)
         out->pick_bytes = banyan_pick_bytes(plan, kind);
-    if (kind->liners) fit_lines(plan, kind, rank, out);
-    if (kind->liners || kind->pickers) out->chooses = 1;
+    if (kind->liners) banyan_fit_lines(plan, kind, rank, out);
+    if (kind->followers) banyan_fit_followers(plan, kind, rank, out);
+    if (kind->liners || kind->pickers || kind->followers) out->chooses = 1;
     const int32_t tile_heads = banyan_tile_heads(&kind->shape);
     if (tile_heads > out->tile_heads) out->tile_heads = tile_heads;
     int64_t items = 0;
@@ -117,6 +93,7 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     z.inputs = z.workers > 1 ? 2 * z.workers : 1;
     z.slots = 2 * z.inputs;
     for (int32_t k = 0; k < plan->kinds; k++) host_fit_kind(plan, &plan->kind[k], rank, &z);
+    z.gathered += z.masks;
     z.list += z.gathered;
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = banyan_arena_bytes((size_t)plan->panel_rows * row);
@@ -217,10 +194,12 @@ static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena
         if (c) region[l] = of;
     }
     for (int32_t i = 0; i < spec->sequences; i++) {
+        banyan_followed **followed = banyan_lay_followed(plan, rank, arena, c);
         banyan_layer *layer = banyan_arena_take(arena, spec->layers, sizeof *layer);
         for (int32_t l = 0; l < spec->layers; l++)
             lay_tables(plan, banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
         if (c) sequence[i].layer = layer;
+        if (c) sequence[i].followed = followed;
     }
     if (!c) return;
     c->sequence = sequence;
@@ -320,70 +299,6 @@ static void lay_picks(const banyan_plan *plan, int rank, banyan_arena *arena,
     if (c) c->pick_room = room;
 }
 
-/* What each worker needs to choose columns and diagonals. */
-static void lay_observing(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
-                          banyan_cache *c)
-{
-    const int64_t tokens = plan->spec.block_tokens, plain = tokens * z->plain_numbers;
-    const int64_t blocks = z->pools ? banyan_most_blocks(plan) : 0;
-    banyan_observing *all = banyan_arena_take(arena, z->workers, sizeof *all);
-    for (int32_t i = 0; i < z->workers; i++) {
-        banyan_observing o = {
-            .sums.diagonal = banyan_arena_take(arena, plan->spec.max_tokens, sizeof(double)),
-            .sums.score = banyan_arena_take(arena, BANYAN_LINE_ROWS * tokens, sizeof(float)),
-            .q = banyan_arena_take(arena, BANYAN_LINE_ROWS * z->plain_numbers, sizeof(float)),
-            .column = banyan_arena_take(arena, BANYAN_SCORED * tokens, sizeof(float)),
-            .pick = banyan_arena_take(arena, z->lines, sizeof(banyan_pick)),
-            .mass = banyan_arena_take(arena, blocks, sizeof(double)),
-            .pooled = banyan_arena_take(arena, BANYAN_POOLED * blocks, sizeof(double)),
-            .plain_k = banyan_arena_take(arena, plain, sizeof(float)),
-            .plain_v = banyan_arena_take(arena, plain, sizeof(float))};
-        if (!c) continue;
-        all[i] = o;
-        c->worker[i].observing = &all[i];
-    }
-}
-
-/* What a part's rows read of columns and diagonals. All kinds share it. */
-static void lay_lines(const banyan_plan *plan, int rank, banyan_arena *arena,
-                      const banyan_sizes *z, banyan_part *part, banyan_cache *c)
-{
-    if (!z->liners) return;
-    size_t record = 0;
-    const int64_t tokens = plan->spec.block_tokens;
-    const int64_t records = (z->columns + tokens - 1) / tokens;
-    const int64_t words = banyan_block_words(plan);
-    const int64_t seen = z->places ? banyan_most_blocks(plan) * banyan_mask_words(plan) : 0;
-    const int64_t only = z->pools ? banyan_pick_pieces(plan) * words : 0;
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        const size_t bytes = plan->kernel->record_bytes(&plan->kind[k].shape.block);
-        if (plan->kind[k].liners && bytes > record) record = bytes;
-    }
-    int64_t *column = banyan_arena_take(arena, z->liners * z->columns, sizeof *column);
-    uint64_t *band = banyan_arena_take(arena, z->liners * words, sizeof *band);
-    uint64_t *places = banyan_arena_take(arena, z->liners * seen, sizeof *places);
-    uint64_t *blocks = banyan_arena_take(arena, z->liners * only, sizeof *blocks);
-    char *gathered = banyan_arena_take(arena, z->liners * records, record);
-    for (int32_t k = 0; k < plan->kinds; k++) {
-        const banyan_kind *kind = &plan->kind[k];
-        banyan_line_set *set = banyan_arena_take(arena, kind->liners, sizeof *set);
-        int64_t n = 0;
-        if (!c) continue;
-        part[k].line = set;
-        for (int32_t i = 0; i < kind->liners; i++) {
-            const int32_t kv_head = kind->liner[i].kv_head;
-            if (banyan_holder_index(&kind->head[kv_head].placed, rank) < 0) continue;
-            set[i] = (banyan_line_set){.column = column + n * z->columns,
-                                       .band = band + n * words,
-                                       .seen = places + n * seen,
-                                       .only = blocks + n * only,
-                                       .records = gathered + (size_t)(n * records) * record};
-            n++;
-        }
-    }
-    lay_observing(plan, arena, z, c);
-}
-
 /* Sums of what is left out, of each worker; a panel's tokens. */
 static void lay_joined(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                        banyan_cache *c)
@@ -425,7 +340,8 @@ void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
         lay_plain(plan, arena, &z, c);
         lay_joined(plan, arena, &z, c);
         lay_picks(plan, rank, arena, &z, part, c);
-        lay_lines(plan, rank, arena, &z, part, c);
+        banyan_lay_lines(plan, rank, arena, &z, part, c);
+        banyan_lay_follows(plan, rank, arena, &z, part, c);
     }
     if (!c) return;
     c->sizes = z;
@@ -448,6 +364,10 @@ int64_t banyan_plan_workspace(const banyan_plan *plan, int rank)
                  (plan->kind[k].pickers
                       ? banyan_exchange_measure(&plan->kind[k].pick_schedule, rank,
                                                 banyan_pick_bytes(plan, &plan->kind[k]))
+                      : 0) +
+                 (plan->kind[k].followers
+                      ? banyan_exchange_measure(&plan->kind[k].follow_schedule, rank,
+                                                banyan_follow_bytes(plan, &plan->kind[k]))
                       : 0);
     return (int64_t)bytes;
 }

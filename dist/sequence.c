@@ -57,6 +57,8 @@ banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequen
     if (!s->turns) return banyan_fail(BANYAN_ERR_MEMORY, "sequence: no memory for its turns");
     s->cache = c;
     s->call = s->step = 0;
+    for (int32_t k = 0; k < c->plan->kinds; k++)
+        for (int32_t f = 0; f < c->plan->kind[k].followers; f++) s->followed[k][f].at = -1;
     for (int32_t i = 0; i < spec->layers; i++) {
         banyan_layer *layer = &s->layer[i];
         layer->length = layer->longest = layer->floor = layer->clean = 0;

@@ -4,7 +4,9 @@
  * A line's numbers are those of its paper or its published settings. "{N@L}" in it is N at L tokens and
  * more, and in proportion below, where N itself would be all or most of the context: such a pattern is
  * marked. {half} and {group} are the first query head of the second half, and of the second KV head,
- * {half-} and {group-} the ones before. */
+ * {half-} and {group-} the ones before. {first} and {again} are TidalDecode's layers, 2 and 13 where there
+ * are so many; in the constructed model layer 1 is the first whose queries and keys are those of the layer
+ * that finds the needle. */
 #include "launch/compare/compare.h"
 
 #include "launch/pattern/pattern.h"
@@ -31,6 +33,7 @@ static const struct {
      "vertical_slash columns={1000@65536} diagonals={6096@65536} last=64 sink=30 local=100",
      "heads"},
     {"FlexPrefill", "flex gamma=0.95 tau=0.1 budget={1024@65536} last=64", "heads"},
+    {"TidalDecode", "tidal first={first} again={again} tokens={256@16384}", NULL},
     {"MoBA, block means", "top by=mean blocks={64@65536}", NULL},
     {"DHSA, 90 % of mass", "top by=scaled_mean mass=0.9 blocks={256@65536}", NULL},
     {"Quest, bounds", "top by=minmax blocks={64@65536}", NULL},
@@ -42,8 +45,11 @@ static const struct {
 static int64_t scaled_number(const comparison *c, const char *word, bool *scaled)
 {
     const int32_t heads = c->s->e.shape.heads, group = heads / c->s->e.shape.kv_heads;
+    const int32_t layers = c->s->e.shape.layers;
     char *rest;
     if (!strncmp(word, "half", 4)) return heads / 2 - (word[4] == '-');
+    if (!strncmp(word, "first", 5)) return c->s->wish.foreign && layers > 2 ? 2 : 1;
+    if (!strncmp(word, "again", 5)) return c->s->wish.foreign && layers > 13 ? 13 : 0;
     if (!strncmp(word, "group", 5)) return group - (word[5] == '-');
     const int64_t n = strtoll(word, &rest, 10), from = strtoll(rest + 1, NULL, 10);
     if (c->length >= from) return n;

@@ -45,7 +45,9 @@ bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head)
     banyan_choosing choosing;
     for (*layer = 0; *layer < spec->layers; ++*layer)
         for (*head = 0; *head < spec->heads; ++*head)
-            if (banyan_plan_chooses(plan, *layer, *head, &choosing)) return true;
+            if (banyan_plan_chooses(plan, *layer, *head, &choosing) ||
+                banyan_plan_follows(plan, *layer, *head) >= 0)
+                return true;
     return false;
 }
 

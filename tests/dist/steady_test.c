@@ -66,7 +66,7 @@ static void test_no_allocation(banyan_comm *comm, int32_t threads, const char *p
                                  {0, -1, 7, 7, last}};
     banyan_spec spec;
     banyan_spec_init(&spec);
-    spec.layers = 1;
+    spec.layers = strncmp(last, "tidal", 5) ? 1 : 2; /* one chooses, one follows */
     spec.heads = 8;
     spec.kv_heads = 4;
     spec.key_dim = 16;
@@ -85,13 +85,15 @@ static void test_no_allocation(banyan_comm *comm, int32_t threads, const char *p
         sequence_make(&s, plan, spec.max_tokens, 31);
         CHECK(allocations > 0); /* the count works */
         allocations = 0;
-        CHECK(sequence_call(&s, cache, 0, 0, 100, APPEND | ATTEND) == BANYAN_OK);
+        for (int32_t l = 0; l < spec.layers; l++)
+            CHECK(sequence_call(&s, cache, l, 0, 100, APPEND | ATTEND) == BANYAN_OK);
         for (int64_t at = 100; at < 1100; at++) {
             const int what = APPEND | ATTEND | (at % 7 == 0 ? PROBE : 0);
             s.probe = (banyan_range){at / 2, at / 2 + 20};
-            CHECK(sequence_call(&s, cache, 0, at, 1, what) == BANYAN_OK);
-            if (at % 5 == 0)
-                CHECK(sequence_call(&s, cache, 0, at - 2, 3, APPEND | ATTEND) == BANYAN_OK);
+            for (int32_t l = 0; l < spec.layers; l++)
+                CHECK(sequence_call(&s, cache, l, at, 1, what) == BANYAN_OK);
+            for (int32_t l = 0; l < spec.layers && at % 5 == 0; l++)
+                CHECK(sequence_call(&s, cache, l, at - 2, 3, APPEND | ATTEND) == BANYAN_OK);
         }
         CHECK_MSG(allocations == 0, "%ld allocations in 1000 decode steps", allocations);
         sequence_free(&s);
@@ -159,6 +161,7 @@ int main(void)
     test_no_allocation(comm, 2, "heads",
                        "vertical_slash columns=40 diagonals=20 last=3 sink=2 local=2");
     test_no_allocation(comm, 1, "heads", "flex gamma=0.3 tau=0.2 budget=5 last=3");
+    test_no_allocation(comm, 2, "spread", "tidal first=0 again=0 tokens=5");
     test_no_allocation(comm, 2, "heads", "flex gamma=0.3 tau=0.2 budget=5 last=3");
     if (banyan_comm_size(comm) == 1) {
         test_resident(comm, "dense", 66048);

@@ -21,7 +21,7 @@ set_tests_properties(golden_plans PROPERTIES LABELS golden)
 
 # Attention across ranks: each program on one rank and on several, 3 and 7 among them.
 foreach(name attend batch many calls choice evict flex graded latent lines patterns ranges repro shapes snapshot
-             snapshot_fault snapshot_folder snapshot_sums steady)
+             snapshot_fault snapshot_folder snapshot_sums steady tidal)
   banyan_unit_test(${name}_test dist/${name}_test.c)
 endforeach()
 # Many small calls, whose threads are not to wait for one another in loops.
@@ -43,6 +43,7 @@ foreach(ranks 2 3 4 7)
   banyan_mpi_test(choice_test ${ranks})
   banyan_mpi_test(flex_test ${ranks})
   banyan_mpi_test(lines_test ${ranks})
+  banyan_mpi_test(tidal_test ${ranks})
   banyan_mpi_test(patterns_test ${ranks})
 endforeach()
 foreach(ranks 2 3 7)

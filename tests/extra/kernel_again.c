@@ -42,6 +42,11 @@ static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
     banyan_kernel_scalar.observe(tile, o, column);
 }
 
+static void score(const banyan_tile *tile, float *out)
+{
+    banyan_kernel_scalar.score(tile, out);
+}
+
 static void unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
                    const banyan_plain *out)
 {
@@ -57,5 +62,6 @@ const banyan_kernel banyan_kernel_again = {
     .workspace_bytes = workspace_bytes,
     .attend = attend,
     .observe = observe,
+    .score = score,
     .unpack = unpack,
 };
