@@ -31,8 +31,9 @@ if(BANYAN_HAS_MPI)
   set_tests_properties(launch_peer PROPERTIES LABELS smoke TIMEOUT 120 PROCESSORS 2)
   add_test(NAME launch_heads COMMAND ${scripts}/heads.sh $<TARGET_FILE:banyan_program> ${test_mpirun})
   set_tests_properties(launch_heads PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
-  # All patterns of the table, each cell as predicted.
-  foreach(tokens 8k 64k 1m)
+  # All patterns of the table, each cell as predicted. Not 1m: a whole prefill of 2^20 tokens is 1.35e16 operations
+  # of this model (6 layers, 8 heads, 128 dims), and half of the patterns have one: ten hours each on 2 cores.
+  foreach(tokens 8k 64k)
     add_test(NAME launch_compare_${tokens} COMMAND ${test_mpirun} 4 $<TARGET_FILE:banyan_program> compare
              --tokens ${tokens} --depths 5 --model-dir ${CMAKE_CURRENT_BINARY_DIR}/compared)
     set_tests_properties(launch_compare_${tokens} PROPERTIES LABELS full TIMEOUT 7200 PROCESSORS 2
