@@ -17,20 +17,20 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window a_shape_window(const banyan_pattern *pattern)
 {
     banyan_window window = banyan_window_of(&pattern->value[SINK], pattern->block_tokens);
     window.until = pattern->value[PROMPT].number;
     return window;
 }
 
-BANYAN_WINDOW_FUNCTIONS
+BANYAN_WINDOW_FUNCTIONS(a_shape)
 
 const banyan_selector banyan_select_a_shape = {
     .name = "a_shape",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .until = until,
+    .reads = a_shape_reads,
+    .select = a_shape_select,
+    .keeps = a_shape_keeps,
+    .until = a_shape_until,
 };

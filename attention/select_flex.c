@@ -48,7 +48,7 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_bytes)
+static banyan_status flex_check(const banyan_pattern *pattern, char *why, size_t why_bytes)
 {
     if (pattern->value[GAMMA].fraction > 0) return BANYAN_OK;
     if (why && why_bytes)
@@ -57,12 +57,12 @@ static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_
     return BANYAN_ERR_CONFIG;
 }
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int flex_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->head == b->head;
 }
 
-static void lines(const banyan_pattern *pattern, banyan_lines *out)
+static void flex_lines(const banyan_pattern *pattern, banyan_lines *out)
 {
     const banyan_value *value = pattern->value;
     const int64_t budget = value[BUDGET].number;
@@ -79,11 +79,11 @@ static void lines(const banyan_pattern *pattern, banyan_lines *out)
 const banyan_selector banyan_select_flex = {
     .name = "flex",
     .params = params,
-    .check = check,
+    .check = flex_check,
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = alike,
+    .alike = flex_alike,
     .whole = 1,
-    .lines = lines,
+    .lines = flex_lines,
 };

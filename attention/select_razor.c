@@ -37,7 +37,7 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window razor_window(const banyan_pattern *pattern)
 {
     const int64_t part = pattern->value[PART].number;
     const banyan_value share = {.number = part ? pattern->planned_tokens / part : 0,
@@ -50,11 +50,11 @@ static banyan_window window_of(const banyan_pattern *pattern)
         .until = INT64_MAX};
 }
 
-BANYAN_WINDOW_FUNCTIONS
+BANYAN_WINDOW_FUNCTIONS(razor)
 
 static int compensates(const banyan_pattern *pattern, int64_t own, int64_t *first, int64_t *end)
 {
-    const banyan_window window = window_of(pattern);
+    const banyan_window window = razor_window(pattern);
     *first = window.sink;
     *end = (own - window.length + 1) * pattern->block_tokens;
     return *end > *first;
@@ -63,10 +63,10 @@ static int compensates(const banyan_pattern *pattern, int64_t own, int64_t *firs
 const banyan_selector banyan_select_razor = {
     .name = "razor",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .until = until,
+    .reads = razor_reads,
+    .select = razor_select,
+    .keeps = razor_keeps,
+    .until = razor_until,
     .compensates = compensates,
     .whole = 1,
 };

@@ -65,7 +65,7 @@ static int is_dense(const banyan_pattern *pattern)
 }
 
 /* The remote blocks of this head are those with j mod stride == remainder. */
-static int64_t remainder_of(const banyan_pattern *pattern)
+static int64_t residue_of(const banyan_pattern *pattern)
 {
     int64_t stride = pattern->value[STRIDE].number, step = pattern->value[STEP].number;
     int64_t head = pattern->head;
@@ -75,7 +75,7 @@ static int64_t remainder_of(const banyan_pattern *pattern)
     return (stride - shift) % stride;
 }
 
-static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_bytes)
+static banyan_status s2_check(const banyan_pattern *pattern, char *why, size_t why_bytes)
 {
     if (pattern->value[STRIDE].number > 1 && pattern->value[LOCAL].number < 1) {
         if (why && why_bytes)
@@ -94,22 +94,22 @@ static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_
     return BANYAN_OK;
 }
 
-static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+static int s2_reads(const banyan_pattern *pattern, int64_t row, int64_t token)
 {
     const banyan_value *local = &pattern->value[LOCAL];
     const int64_t tokens = pattern->block_tokens, block = token / tokens;
-    if (is_dense(pattern) || block % pattern->value[STRIDE].number == remainder_of(pattern))
+    if (is_dense(pattern) || block % pattern->value[STRIDE].number == residue_of(pattern))
         return 1;
     return local->in_tokens ? token > row - local->number
                             : row / tokens - block < local->number;
 }
 
-static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                          banyan_selection *out)
+static void s2_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                      banyan_selection *out)
 {
     const banyan_value *local = &pattern->value[LOCAL];
     int64_t tokens = pattern->block_tokens, own = last_row / tokens;
-    int64_t stride = pattern->value[STRIDE].number, remainder = remainder_of(pattern);
+    int64_t stride = pattern->value[STRIDE].number, remainder = residue_of(pattern);
     int64_t cut = own - local->number + 1; /* first block that some row's window reaches */
     int64_t whole = cut;                   /* first block that every row sees to the end */
 
@@ -129,14 +129,14 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     banyan_selection_add(out, whole, own, 1, 0);
 }
 
-static void keeps(const banyan_pattern *pattern, banyan_retention *out)
+static void s2_keeps(const banyan_pattern *pattern, banyan_retention *out)
 {
     const banyan_value *local = &pattern->value[LOCAL];
     if (is_dense(pattern)) {
         *out = (banyan_retention){.period = 1, .residue = {1}};
         return;
     }
-    int64_t remainder = remainder_of(pattern);
+    int64_t remainder = residue_of(pattern);
     *out = (banyan_retention){
         .period = (int32_t)pattern->value[STRIDE].number,
         .reach =
@@ -145,17 +145,17 @@ static void keeps(const banyan_pattern *pattern, banyan_retention *out)
     out->residue[remainder / 64] = (uint64_t)1 << (remainder % 64);
 }
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int s2_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
-    return is_dense(a) == is_dense(b) && (is_dense(a) || remainder_of(a) == remainder_of(b));
+    return is_dense(a) == is_dense(b) && (is_dense(a) || residue_of(a) == residue_of(b));
 }
 
 const banyan_selector banyan_select_s2 = {
     .name = "s2",
     .params = params,
-    .check = check,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .alike = alike,
+    .check = s2_check,
+    .reads = s2_reads,
+    .select = s2_select,
+    .keeps = s2_keeps,
+    .alike = s2_alike,
 };

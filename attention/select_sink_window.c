@@ -11,18 +11,18 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window sink_window_window(const banyan_pattern *pattern)
 {
     return banyan_window_of(pattern->value, pattern->block_tokens);
 }
 
-BANYAN_WINDOW_FUNCTIONS
+BANYAN_WINDOW_FUNCTIONS(sink_window)
 
 const banyan_selector banyan_select_sink_window = {
     .name = "sink_window",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .until = until,
+    .reads = sink_window_reads,
+    .select = sink_window_select,
+    .keeps = sink_window_keeps,
+    .until = sink_window_until,
 };

@@ -35,7 +35,7 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window span_window(const banyan_pattern *pattern)
 {
     const int64_t sink = banyan_value_tokens(&pattern->value[SINK], pattern->block_tokens);
     const double asked = (double)pattern->value[ALPHA].number +
@@ -48,13 +48,13 @@ static banyan_window window_of(const banyan_pattern *pattern)
         .sink = sink, .length = span - sink, .in_tokens = 1, .until = INT64_MAX};
 }
 
-BANYAN_WINDOW_FUNCTIONS
+BANYAN_WINDOW_FUNCTIONS(span)
 
 const banyan_selector banyan_select_span = {
     .name = "span",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .until = until,
+    .reads = span_reads,
+    .select = span_select,
+    .keeps = span_keeps,
+    .until = span_until,
 };

@@ -92,7 +92,7 @@ static int64_t remainder_of(const banyan_pattern *pattern, int64_t stride)
     return (stride - shift_of(pattern) % stride) % stride;
 }
 
-static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+static int strided_reads(const banyan_pattern *pattern, int64_t row, int64_t token)
 {
     const int64_t block = token / pattern->block_tokens;
     const int64_t distance = row / pattern->block_tokens - block;
@@ -105,8 +105,8 @@ static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
     return 0;
 }
 
-static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                          banyan_selection *out)
+static void strided_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                           banyan_selection *out)
 {
     const int64_t own = last_row / pattern->block_tokens;
     (void)first_row;
@@ -121,7 +121,7 @@ static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int6
     banyan_selection_add(out, own - pattern->value[LOCAL].number + 1, own, 1, 0);
 }
 
-static void keeps(const banyan_pattern *pattern, banyan_retention *out)
+static void strided_keeps(const banyan_pattern *pattern, banyan_retention *out)
 {
     int64_t read = pattern->value[LOCAL].number; /* distances below it may be read */
     *out = (banyan_retention){.period = 1};
@@ -140,7 +140,7 @@ static void keeps(const banyan_pattern *pattern, banyan_retention *out)
     out->reach = (read - 1) * pattern->block_tokens;
 }
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int strided_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     for (int32_t k = 0; k < RANGES; k++) {
         const range r = range_of(a, k);
@@ -153,8 +153,8 @@ static int alike(const banyan_pattern *a, const banyan_pattern *b)
 const banyan_selector banyan_select_strided = {
     .name = "strided",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .alike = alike,
+    .reads = strided_reads,
+    .select = strided_select,
+    .keeps = strided_keeps,
+    .alike = strided_alike,
 };

@@ -58,55 +58,55 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static int64_t blocks_of(const banyan_pattern *pattern, int param)
+static int64_t value_in_blocks(const banyan_pattern *pattern, int param)
 {
     return banyan_value_blocks(&pattern->value[param], pattern->block_tokens);
 }
 
 /* What is read whatever the data are. */
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window top_window(const banyan_pattern *pattern)
 {
-    return (banyan_window){.sink = blocks_of(pattern, SINK) * pattern->block_tokens,
-                           .length = blocks_of(pattern, LOCAL),
+    return (banyan_window){.sink = value_in_blocks(pattern, SINK) * pattern->block_tokens,
+                           .length = value_in_blocks(pattern, LOCAL),
                            .until = INT64_MAX};
 }
 
-static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)
+static int top_reads(const banyan_pattern *pattern, int64_t row, int64_t token)
 {
-    const banyan_window window = window_of(pattern);
+    const banyan_window window = top_window(pattern);
     return banyan_window_reads(&window, pattern->block_tokens, row, token);
 }
 
-static void select_blocks(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
-                          banyan_selection *out)
+static void top_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
+                       banyan_selection *out)
 {
-    const banyan_window window = window_of(pattern);
+    const banyan_window window = top_window(pattern);
     banyan_window_select(&window, pattern->block_tokens, first_row, last_row, out);
 }
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int top_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->value[PER].number == PER_KV || a->head == b->head;
 }
 
-static void chooses(const banyan_pattern *pattern, banyan_choice *out)
+static void top_chooses(const banyan_pattern *pattern, banyan_choice *out)
 {
     const int64_t by = pattern->value[BY].number;
     *out = (banyan_choice){
         .summary = by == BY_MINMAX ? BANYAN_SUMMARY_BOUNDS : BANYAN_SUMMARY_MEAN,
         .mass = pattern->value[MASS].fraction,
         .sharpness = by == BY_SCALED_MEAN ? sqrt((double)pattern->block_tokens) : 1,
-        .first = blocks_of(pattern, SINK),
-        .local = blocks_of(pattern, LOCAL),
-        .blocks = blocks_of(pattern, BLOCKS)};
+        .first = value_in_blocks(pattern, SINK),
+        .local = value_in_blocks(pattern, LOCAL),
+        .blocks = value_in_blocks(pattern, BLOCKS)};
 }
 
 const banyan_selector banyan_select_top = {
     .name = "top",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
+    .reads = top_reads,
+    .select = top_select,
     .keeps = banyan_all_keeps,
-    .alike = alike,
-    .chooses = chooses,
+    .alike = top_alike,
+    .chooses = top_chooses,
 };

@@ -23,20 +23,20 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_window window_of(const banyan_pattern *pattern)
+static banyan_window tri_shape_window(const banyan_pattern *pattern)
 {
     banyan_window window = banyan_window_of(&pattern->value[SINK], pattern->block_tokens);
     window.until = pattern->value[PROMPT].number - pattern->value[LAST].number;
     return window;
 }
 
-BANYAN_WINDOW_FUNCTIONS
+BANYAN_WINDOW_FUNCTIONS(tri_shape)
 
 const banyan_selector banyan_select_tri_shape = {
     .name = "tri_shape",
     .params = params,
-    .reads = reads,
-    .select = select_blocks,
-    .keeps = keeps,
-    .until = until,
+    .reads = tri_shape_reads,
+    .select = tri_shape_select,
+    .keeps = tri_shape_keeps,
+    .until = tri_shape_until,
 };

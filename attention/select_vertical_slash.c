@@ -30,12 +30,12 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int vertical_slash_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->head == b->head;
 }
 
-static void lines(const banyan_pattern *pattern, banyan_lines *out)
+static void vertical_slash_lines(const banyan_pattern *pattern, banyan_lines *out)
 {
     const banyan_value *value = pattern->value;
     *out = (banyan_lines){.rows = (int32_t)value[LAST].number,
@@ -51,7 +51,7 @@ const banyan_selector banyan_select_vertical_slash = {
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = alike,
+    .alike = vertical_slash_alike,
     .whole = 1,
-    .lines = lines,
+    .lines = vertical_slash_lines,
 };

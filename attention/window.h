@@ -59,28 +59,28 @@ void banyan_window_keeps(const banyan_window *window, int32_t block_tokens,
                "included)"                                                                     \
     }
 
-/* A row's reads, select_blocks, keeps and until, from its
- * `banyan_window window_of(const banyan_pattern *)`. */
-#define BANYAN_WINDOW_FUNCTIONS                                                                \
-    static int reads(const banyan_pattern *pattern, int64_t row, int64_t token)                \
+/* NAME_reads, NAME_select, NAME_keeps and NAME_until of a row, from its
+ * `banyan_window NAME_window(const banyan_pattern *)`. */
+#define BANYAN_WINDOW_FUNCTIONS(name)                                                          \
+    static int name##_reads(const banyan_pattern *pattern, int64_t row, int64_t token)         \
     {                                                                                          \
-        const banyan_window window = window_of(pattern);                                       \
+        const banyan_window window = name##_window(pattern);                                   \
         return banyan_window_reads(&window, pattern->block_tokens, row, token);                \
     }                                                                                          \
-    static void select_blocks(const banyan_pattern *pattern, int64_t first_row,                \
+    static void name##_select(const banyan_pattern *pattern, int64_t first_row,                \
                               int64_t last_row, banyan_selection *out)                         \
     {                                                                                          \
-        const banyan_window window = window_of(pattern);                                       \
+        const banyan_window window = name##_window(pattern);                                   \
         banyan_window_select(&window, pattern->block_tokens, first_row, last_row, out);        \
     }                                                                                          \
-    static void keeps(const banyan_pattern *pattern, banyan_retention *out)                    \
+    static void name##_keeps(const banyan_pattern *pattern, banyan_retention *out)             \
     {                                                                                          \
-        const banyan_window window = window_of(pattern);                                       \
+        const banyan_window window = name##_window(pattern);                                   \
         banyan_window_keeps(&window, pattern->block_tokens, out);                              \
     }                                                                                          \
-    static int64_t until(const banyan_pattern *pattern, int64_t row)                           \
+    static int64_t name##_until(const banyan_pattern *pattern, int64_t row)                    \
     {                                                                                          \
-        const banyan_window window = window_of(pattern);                                       \
+        const banyan_window window = name##_window(pattern);                                   \
         return window.until > row ? window.until : INT64_MAX;                                  \
     }
 

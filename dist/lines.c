@@ -264,7 +264,7 @@ static int liner_of(const observing *g, int64_t i, int32_t worker, liner *x)
     return !set->is_all;
 }
 
-static void observe(void *arg, int64_t i, int32_t worker)
+static void observe_head(void *arg, int64_t i, int32_t worker)
 {
     liner x;
     if (!liner_of(arg, i, worker, &x)) return;
@@ -307,7 +307,7 @@ void banyan_panel_observe(banyan_cache *c, const banyan_call *call, const banyan
                    .piece = panel->piece,
                    .rows = rows->rows};
     const double start = banyan_seconds();
-    banyan_each(c->sizes.workers, kind->liners, observe, &g);
+    banyan_each(c->sizes.workers, kind->liners, observe_head, &g);
     c->stats.choice_seconds += banyan_seconds() - start;
     banyan_each(c->sizes.workers, kind->liners, copy_columns, &g);
 }
