@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""names.py ROOT: one meaning a name. A type, or a function that is static to its file, has a name that no other
-source file gives to one of its own, so that a breakpoint and a search find one thing. Tests may do as they like.
-Prints each name that stands in several files, and each exception below that is needed no more; exit code 1 if any.
+"""names.py ROOT: one meaning a name. A type, or a function that is static to its file, has a name that no
+other source file gives to one of its own, so that a breakpoint and a search find one thing. Tests may do as
+they like. Prints each name that stands in several files, and each exception below that is needed no more;
+exit code 1 if there are any.
 """
 import collections
 import pathlib
@@ -14,7 +15,8 @@ ENDINGS = (".c", ".h", ".cu", ".cc")
 
 # (files, names, why): names that several files may have, at most 20 such lines.
 ALLOWED = [
-    (r"attention/vec_\w+\.h", r"(vec|pairs)(_\w+)?", "one contract, with an implementation for each kind of processor"),
+    (r"attention/vec_\w+\.h", r"(vec|pairs)(_\w+)?",
+     "one contract, with an implementation for each kind of processor"),
 ]
 
 ATTRIBUTE = re.compile(r"__\w+__\s*(?=\()")
@@ -27,7 +29,7 @@ def plain(text):
 
 
 def statements(text):
-    """Each declaration at the outermost level (or in extern "C"), with its outermost braces written as "{}"."""
+    """Each declaration at the outermost level (or in extern "C"), its outermost braces as "{}"."""
     depth, start, head = 0, 0, ""
     for at, c in enumerate(text):
         if c == "{" and depth == 0 and re.search(r"\b(extern|namespace)\s+(\w+\s*)?$", text[start:at]):
@@ -50,7 +52,7 @@ def statements(text):
 
 
 def without_attributes(text):
-    """Without __attribute__((..)), __launch_bounds__(..) and the like, whose parentheses are not a function's."""
+    """Without __attribute__((..)), __launch_bounds__(..) .., whose parentheses are no function's."""
     while found := ATTRIBUTE.search(text):
         end, depth = found.end(), 0
         while end == found.end() or depth:
@@ -70,7 +72,7 @@ def static_function(statement, static):
 
 
 def types(text):
-    """Names of the types that a file defines: tags with a body, and typedefs that are more than a tag's second name."""
+    """Names of the types that a file defines: tags with a body, and typedefs other than of a tag alone."""
     text = without_attributes(text)
     names = set(re.findall(r"\b(?:struct|union|enum)\s+(\w+)\s*\{", text))
     for statement in statements(text):
@@ -81,14 +83,16 @@ def types(text):
         if same and same.group(1) == same.group(2):
             continue  # a forward declaration: the body counts, where it stands
         pointer = re.search(r"\(\s*\*\s*(\w+)\s*\)", typedef.group(1))
-        names.add(pointer.group(1) if pointer else re.findall(r"\w+", re.sub(r"\[[^]]*\]|\([^)]*\)", "", typedef.group(1)))[-1])
+        words = re.findall(r"\w+", re.sub(r"\[[^]]*\]|\([^)]*\)", "", typedef.group(1)))
+        names.add(pointer.group(1) if pointer else words[-1])
     return names
 
 
 def main():
     root = pathlib.Path(sys.argv[1])
     paths = [*root.glob("*"), *(path for folder in FOLDERS for path in (root / folder).rglob("*"))]
-    sources = {str(path.relative_to(root)): path.read_text() for path in sorted(paths) if path.suffix in ENDINGS}
+    sources = {str(path.relative_to(root)): path.read_text()
+               for path in sorted(paths) if path.suffix in ENDINGS}
     if len(sources) < 100:
         sys.exit(f"names: {len(sources)} files in {root}; expected the sources of the project")
     # Some headers have a word of their own that means static.
@@ -111,7 +115,8 @@ def main():
                 faults.append(f"{kind} {name}: in {len(files)} files: {' '.join(sorted(files))}")
             elif len(files) > 1:
                 needed |= excused
-    faults += [f"exception needed no more: {ALLOWED[i][1]} in {ALLOWED[i][0]}" for i in range(len(ALLOWED)) if i not in needed]
+    faults += [f"exception needed no more: {what} in {where}"
+               for i, (where, what, _) in enumerate(ALLOWED) if i not in needed]
     if len(ALLOWED) > 20:
         faults.append(f"{len(ALLOWED)} exceptions; at most 20")
     print("\n".join(faults) or f"{len(sources)} files, {sum(map(len, of.values()))} names, one meaning each")

@@ -7,6 +7,10 @@ set_tests_properties(lint_layers lint_sizes lint_format lint_attributes PROPERTI
 set_tests_properties(lint_format lint_attributes PROPERTIES SKIP_RETURN_CODE 77)
 
 find_package(Python3 COMPONENTS Interpreter QUIET)
+if(Python3_FOUND)
+  add_test(NAME lint_names COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/lint/names.py ${PROJECT_SOURCE_DIR})
+  set_tests_properties(lint_names PROPERTIES LABELS lint)
+endif()
 if(BANYAN_HAS_PROGRAMS AND Python3_FOUND)
   add_test(NAME lint_circles COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/lint/circles.py ${PROJECT_BINARY_DIR})
   set_tests_properties(lint_circles PROPERTIES LABELS lint)
