@@ -94,7 +94,7 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
 
 /* ---- the best of all ----------------------------------------------------------------------- */
 
-static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void combine_picks(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
     const picking *g = ctx;
     const banyan_kind *kind = g->kind;
@@ -119,7 +119,7 @@ static banyan_status exchange(picking *g)
                                     .item_bytes =
                                         (size_t)g->panel->pieces * banyan_picks_bytes(g->kind),
                                     .dtype = BANYAN_F32,
-                                    .combine = combine,
+                                    .combine = combine_picks,
                                     .ctx = g,
                                     .mark = {{"choice", c->stats.merges},
                                              {"layer", g->call->layer},

@@ -65,7 +65,7 @@ static banyan_status find_pickers(banyan_plan *plan, banyan_kind *kind, int32_t 
     return BANYAN_OK;
 }
 
-static int chooses(const banyan_kind *kind)
+static int chooses_by_data(const banyan_kind *kind)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++)
         for (int32_t c = 0; c < kind->head[g].class_count; c++)
@@ -116,7 +116,7 @@ banyan_status banyan_plan_pick(banyan_plan *plan)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t k = 0; k < plan->kinds && !status; k++)
-        if (chooses(&plan->kind[k])) status = fill(plan, &plan->kind[k]);
+        if (chooses_by_data(&plan->kind[k])) status = fill(plan, &plan->kind[k]);
     return status;
 }
 
