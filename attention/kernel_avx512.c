@@ -50,7 +50,7 @@ static void observe_choose(const banyan_tile *tile, banyan_observed *o, float *c
     if (has_dot(&tile->shape))
         banyan_avx512_dot_observe(tile, o, column);
     else
-        observe(tile, o, column);
+        vector_observe(tile, o, column);
 }
 
 static void score_choose(const banyan_tile *tile, float *out)

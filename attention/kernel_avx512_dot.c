@@ -32,7 +32,7 @@ void banyan_avx512_dot_attend(const banyan_tile *tile)
 
 void banyan_avx512_dot_observe(const banyan_tile *tile, banyan_observed *o, float *column)
 {
-    observe(tile, o, column);
+    vector_observe(tile, o, column);
 }
 
 void banyan_avx512_dot_score(const banyan_tile *tile, float *out)

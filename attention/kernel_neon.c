@@ -31,7 +31,7 @@ const banyan_kernel banyan_kernel_neon = {
     .pack = vector_pack,
     .workspace_bytes = vector_workspace_bytes,
     .attend = vector_attend,
-    .observe = observe,
+    .observe = vector_observe,
     .score = vector_score,
     .unpack = vector_unpack,
 };

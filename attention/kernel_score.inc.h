@@ -72,7 +72,7 @@ static void observe_lines(const work *w, banyan_observed *o, int64_t block, floa
     banyan_observe_distances(o, block, distance);
 }
 
-static void observe(const banyan_tile *tile, banyan_observed *o, float *column)
+static void vector_observe(const banyan_tile *tile, banyan_observed *o, float *column)
 {
     work w;
     work_lay(&w, &tile->shape, 1, tile->rows, tile->workspace);

@@ -33,7 +33,7 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_bytes)
+static banyan_status tidal_check(const banyan_pattern *pattern, char *why, size_t why_bytes)
 {
     const int64_t first = pattern->value[FIRST].number, again = pattern->value[AGAIN].number;
     if (!again || again > first) return BANYAN_OK;
@@ -45,12 +45,12 @@ static banyan_status check(const banyan_pattern *pattern, char *why, size_t why_
     return BANYAN_ERR_CONFIG;
 }
 
-static int alike(const banyan_pattern *a, const banyan_pattern *b)
+static int tidal_alike(const banyan_pattern *a, const banyan_pattern *b)
 {
     return a->head == b->head;
 }
 
-static void follows(const banyan_pattern *pattern, banyan_following *out)
+static void tidal_follows(const banyan_pattern *pattern, banyan_following *out)
 {
     *out = (banyan_following){.first = (int32_t)pattern->value[FIRST].number,
                               .again = (int32_t)pattern->value[AGAIN].number,
@@ -60,10 +60,10 @@ static void follows(const banyan_pattern *pattern, banyan_following *out)
 const banyan_selector banyan_select_tidal = {
     .name = "tidal",
     .params = params,
-    .check = check,
+    .check = tidal_check,
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = alike,
-    .follows = follows,
+    .alike = tidal_alike,
+    .follows = tidal_follows,
 };

@@ -23,8 +23,8 @@ typedef struct remembering {
 } remembering;
 
 /* What a sequence remembers of a follower of a kind. */
-static banyan_followed *followed_of(const banyan_cache *c, const banyan_sequence *s,
-                                    const banyan_kind *kind, int32_t follower)
+static banyan_followed *sequence_followed(const banyan_cache *c, const banyan_sequence *s,
+                                          const banyan_kind *kind, int32_t follower)
 {
     return &s->followed[kind - c->plan->kind][follower];
 }
@@ -35,12 +35,12 @@ void banyan_forget_followed(banyan_cache *c, const banyan_call *call)
     for (int32_t f = 0; f < kind->followers; f++)
         for (int32_t i = 0; i < call->count; i++)
             if (call->batch[i].rows && banyan_remembers(&kind->follower[f].law, call->layer))
-                followed_of(c, call->batch[i].sequence, kind, f)->at = -1;
+                sequence_followed(c, call->batch[i].sequence, kind, f)->at = -1;
 }
 
 /* ---- choosing ------------------------------------------------------------------------------ */
 
-static banyan_pick *picks_of(const remembering *g, int64_t follower, int64_t piece)
+static banyan_pick *follower_picks(const remembering *g, int64_t follower, int64_t piece)
 {
     return g->part->follow[follower] + piece * g->kind->follow_tokens;
 }
@@ -96,7 +96,7 @@ static void choose_here(void *arg, int64_t i, int32_t worker)
     if (!g->part->follow[follower]) return;
     const banyan_follower *f = &g->kind->follower[follower];
     const banyan_piece *piece = &g->panel->piece[at];
-    banyan_pick *pick = picks_of(g, follower, at);
+    banyan_pick *pick = follower_picks(g, follower, at);
     int32_t j = 0;
     banyan_picks_clear(pick, g->kind->follow_tokens);
     if (!chooses(g, follower, at) || banyan_is_lost(g->c->plan, g->call->layer)) return;
@@ -118,7 +118,7 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
                              g->kind->follow_tokens, g->c->follow_room);
 }
 
-static banyan_status exchange(remembering *g)
+static banyan_status exchange_followed(remembering *g)
 {
     banyan_cache *c = g->c;
     const banyan_passage passage = {
@@ -139,11 +139,11 @@ static void keep(const remembering *g, int32_t follower, int64_t at)
 {
     const banyan_piece *piece = &g->panel->piece[at];
     banyan_followed *f =
-        followed_of(g->c, g->call->batch[piece->part].sequence, g->kind, follower);
+        sequence_followed(g->c, g->call->batch[piece->part].sequence, g->kind, follower);
     f->at = piece->at;
     f->layer = g->call->layer;
     if (!g->part->follow[follower]) return;
-    banyan_pick *pick = picks_of(g, follower, at);
+    banyan_pick *pick = follower_picks(g, follower, at);
     f->count = banyan_picks_list(pick, g->kind->follower[follower].law.tokens);
     for (int64_t n = 0; n < f->count; n++) f->token[n] = pick[n].block;
 }
@@ -165,7 +165,7 @@ banyan_status banyan_panel_remember(banyan_cache *c, const banyan_call *call,
     banyan_status status = BANYAN_OK;
     banyan_each(c->sizes.workers, (int64_t)kind->followers * panel->pieces, choose_here, &g);
     const double chosen = banyan_seconds();
-    if (kind->follow_schedule.count) status = exchange(&g);
+    if (kind->follow_schedule.count) status = exchange_followed(&g);
     c->stats.choice_seconds += chosen - start;
     c->stats.merge_seconds += banyan_seconds() - chosen;
     for (int32_t f = 0; f < kind->followers && !status; f++)
@@ -189,7 +189,7 @@ const banyan_followed *banyan_followed_by(const banyan_cache *c, const banyan_ca
         return NULL;
     const int32_t follower = kind->follower_of[head];
     const int32_t source = banyan_follows(&kind->follower[follower].law, call->layer);
-    const banyan_followed *f = followed_of(c, part->sequence, kind, follower);
+    const banyan_followed *f = sequence_followed(c, part->sequence, kind, follower);
     return source >= 0 && f->at == part->at && f->layer == source ? f : NULL;
 }
 

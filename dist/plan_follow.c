@@ -6,8 +6,9 @@
 
 #include <string.h>
 
-static banyan_status check_layers(const banyan_plan *plan, const banyan_pattern *pattern,
-                                  const banyan_following *law, const banyan_kind *kind)
+static banyan_status check_followed_layers(const banyan_plan *plan,
+                                           const banyan_pattern *pattern,
+                                           const banyan_following *law, const banyan_kind *kind)
 {
     const int32_t layers = plan->spec.layers;
     const int32_t last = law->again > law->first ? law->again : law->first;
@@ -37,7 +38,7 @@ static banyan_status add_follower(const banyan_plan *plan, banyan_kind *kind, in
     banyan_follower *f = &kind->follower[kind->followers];
     *f = (banyan_follower){.head = head, .kv_head = head / kind->shape.group};
     pattern->selector->follows(pattern, &f->law);
-    const banyan_status status = check_layers(plan, pattern, &f->law, kind);
+    const banyan_status status = check_followed_layers(plan, pattern, &f->law, kind);
     if (f->law.tokens > plan->spec.max_tokens) f->law.tokens = plan->spec.max_tokens;
     if (f->law.tokens > kind->follow_tokens) kind->follow_tokens = f->law.tokens;
     kind->follower_of[head] = kind->followers++;
@@ -64,7 +65,7 @@ static banyan_status find_followers(const banyan_plan *plan, banyan_kind *kind)
     return status;
 }
 
-static const banyan_pattern *first_of(const banyan_kind *kind)
+static const banyan_pattern *first_following(const banyan_kind *kind)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++)
         for (int32_t c = 0; c < kind->head[g].class_count; c++)
@@ -73,7 +74,8 @@ static const banyan_pattern *first_of(const banyan_kind *kind)
     return NULL;
 }
 
-static banyan_status fill(banyan_plan *plan, banyan_kind *kind, const banyan_pattern *first)
+static banyan_status fill_followers(banyan_plan *plan, banyan_kind *kind,
+                                    const banyan_pattern *first)
 {
     const size_t heads = (size_t)plan->spec.heads;
     if (strcmp(plan->spec.device, "cpu") != 0)
@@ -97,8 +99,8 @@ banyan_status banyan_plan_follow(banyan_plan *plan)
 {
     banyan_status status = BANYAN_OK;
     for (int32_t k = 0; k < plan->kinds && !status; k++) {
-        const banyan_pattern *first = first_of(&plan->kind[k]);
-        if (first) status = fill(plan, &plan->kind[k], first);
+        const banyan_pattern *first = first_following(&plan->kind[k]);
+        if (first) status = fill_followers(plan, &plan->kind[k], first);
     }
     return status;
 }

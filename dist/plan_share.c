@@ -148,8 +148,8 @@ static banyan_status add_reads(const banyan_plan *plan, const banyan_kind *kind,
 }
 
 /* Layers of a kind read alike, but for those that follow others. */
-static banyan_status add_kind(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                              int64_t sequences, int64_t tokens, banyan_share *sum)
+static banyan_status add_kind_share(const banyan_plan *plan, const banyan_kind *kind, int rank,
+                                    int64_t sequences, int64_t tokens, banyan_share *sum)
 {
     const int32_t alike = kind->followers ? 1 : kind->layer_count;
     banyan_status status = BANYAN_OK;
@@ -227,7 +227,7 @@ banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t seque
     banyan_share sum = banyan_plan_load(plan, rank, sequences, tokens);
     for (int32_t k = 0; k < plan->kinds; k++) {
         const banyan_kind *kind = &plan->kind[k];
-        const banyan_status status = add_kind(plan, kind, rank, sequences, tokens, &sum);
+        const banyan_status status = add_kind_share(plan, kind, rank, sequences, tokens, &sum);
         if (status) return status;
     }
     *out = sum;
