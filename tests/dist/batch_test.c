@@ -42,8 +42,9 @@ static const banyan_rule rules[] = {{0, -1, 2, 3, "sink_window sink=1 window=40t
 
 static void set_spec(banyan_spec *spec, uint64_t *seed)
 {
-    static const char *const placements[] = {"line", "spread", "heads"};
-    static const char *const merges[] = {"direct", "tree", "butterfly", "gather", "allreduce"};
+    int placements = 0, merges = 0;
+    while (banyan_placement_row(placements)) placements++;
+    while (banyan_merge_row(merges)) merges++;
     banyan_spec_init(spec);
     spec->layers = 1;
     spec->heads = HEADS;
@@ -58,8 +59,8 @@ static void set_spec(banyan_spec *spec, uint64_t *seed)
     spec->cache_dtype = BANYAN_F32;
     spec->rules = rules;
     spec->rule_count = (int32_t)test_below(seed, 3);
-    spec->placement = placements[test_below(seed, 3)];
-    spec->merge = merges[test_below(seed, 5)];
+    spec->placement = banyan_placement_row((int)test_below(seed, placements))->name;
+    spec->merge = banyan_merge_row((int)test_below(seed, merges))->name;
     spec->out = test_below(seed, 2) ? BANYAN_OUT_ALL : BANYAN_OUT_HOME;
     spec->home = test_below(seed, 2) ? BANYAN_HOME_DEALT : BANYAN_HOME_FIRST;
     spec->threads = 1 + (int32_t)test_below(seed, 2);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tables as people see them: every row of every .def, here or with the reason why not. */
+/* The tables as people see them: every row of every .def, here or with the reason why not, and found by
+ * the name that the .def gives it. */
 #include "dist/dist.h"
 #include "tests/test.h"
 
@@ -15,6 +16,30 @@ static int rows_of(banyan_table table, const char *wanted, int *found)
     }
     CHECK(!banyan_list(table, i + 1, &name, &doc, &available, &why));
     return i;
+}
+
+/* A struct's .name is written by hand: another one than its row's is found by nobody. */
+static void check_name(banyan_table table, const char *own)
+{
+    const char *name;
+    int i = 0;
+    while (banyan_list(table, i, &name, NULL, NULL, NULL) && strcmp(name, own) != 0) i++;
+    CHECK_MSG(banyan_list(table, i, NULL, NULL, NULL, NULL),
+              "a struct has .name = \"%s\", and no row of its table is called so", own);
+}
+
+static void test_names(void)
+{
+    for (int i = 0; banyan_selector_row(i); i++)
+        check_name(BANYAN_SELECTORS, banyan_selector_row(i)->name);
+    for (int i = 0; banyan_kernel_row(i); i++)
+        check_name(BANYAN_KERNELS, banyan_kernel_row(i)->name);
+    for (int i = 0; banyan_placement_row(i); i++)
+        check_name(BANYAN_PLACEMENTS, banyan_placement_row(i)->name);
+    for (int i = 0; banyan_merge_row(i); i++)
+        check_name(BANYAN_MERGES, banyan_merge_row(i)->name);
+    for (int i = 0; banyan_transport_row(i); i++)
+        check_name(BANYAN_TRANSPORTS, banyan_transport_row(i)->name);
 }
 
 int main(void)
@@ -38,5 +63,6 @@ int main(void)
     while (banyan_transport_row(transports)) transports++;
     CHECK(rows_of(BANYAN_KERNELS, "avx2", &found) >= kernels);
     CHECK(rows_of(BANYAN_TRANSPORTS, "mpi", &found) >= transports);
+    test_names();
     return test_end();
 }

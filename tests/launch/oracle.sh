@@ -8,6 +8,7 @@ banyan=$1 mpirun=$2 ranks=$3
 run() {
   expect 0 "12 rows checked" "$mpirun" "$ranks" "$banyan" run --samples 12 --threads 1 "$@"
 }
+merges=$("$banyan" list | sed -n '/^merges:/,/^$/s/^  \([a-z0-9_]\{1,\}\) .*/\1/p')
 nth() { shift $(($1 % ($# - 1) + 1)) && echo "$1"; }
 
 i=$ranks
@@ -21,7 +22,7 @@ for shape in "8 8 64 64" "32 8 128 128" "8 1 64 64" "4 4 192 128" "16 1 128 128"
     set -- $shape $context
     run --heads "$1" --kv-heads "$2" --key-dim "$3" --value-dim "$4" --dtype $dtype --tokens "$5" --at "$6" \
       --rows "$7" --decode "$8" --placement "$(nth $i line spread line heads)" \
-      --merge "$(nth $i direct tree butterfly gather allreduce)" --out "$(nth $((i / 2)) home all)" \
+      --merge "$(nth $i $merges)" --out "$(nth $((i / 2)) home all)" \
       --set execution.home="$(nth $((i / 3)) first dealt)" --max-rows "$9"
   done
 done

@@ -6,9 +6,10 @@ banyan=$1 configs=$2
 
 expect 0 "banyan 0." "$banyan" --version
 expect 0 "verbs:" "$banyan" --help
-for verb in $("$banyan" --help | sed -n '/^verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+for verb in $("$banyan" --help | sed -n '/^verbs:/,/^$/s/^  \([a-z0-9_]*\) .*/\1/p'); do
   expect 0 "usage: " "$banyan" "$verb" --help
   expect 0 "--config FILE" "$banyan" "$verb" -h
+  expect 2 "no flag \"--zzzzzz\" in $verb;" "$banyan" "$verb" --zzzzzz # its .name
 done
 expect 0 "(run.tokens)" "$banyan" run --help
 

@@ -29,7 +29,7 @@ wide() {
 }
 
 shape="--heads 8 --kv-heads 2 --key-dim 32 --threads 1"
-for verb in $("$banyan" --help | sed -n '/^verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do fits "$banyan" "$verb" --help; done
+for verb in $("$banyan" --help | sed -n '/^verbs:/,/^$/s/^  \([a-z0-9_]*\) .*/\1/p'); do fits "$banyan" "$verb" --help; done
 fits "$banyan" list
 fits "$banyan" list --fields
 
