@@ -338,7 +338,7 @@ static const flag flags[] = {
     {"seed", "N", NULL, "of the random numbers, default 0"},
     {"logits", "OUTPUT", NULL, "write the logits of the prompt's last token: fp32, one per id"},
     {"use", "RULE", "rule[0].use",
-     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+     "what the first rule's heads read, \"s2 stride=8 local=16\"; selectors: {selectors}"},
     PATTERN_FLAGS,
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},

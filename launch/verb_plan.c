@@ -311,7 +311,7 @@ static const flag flags[] = {
     {"merge", "NAME", "execution.merge", "{merges}; default: the cheapest"},
     {"device", "NAME", "execution.device", "cpu (default) or cuda"},
     {"use", "RULE", "rule[0].use",
-     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+     "what the first rule's heads read, \"s2 stride=8 local=16\"; selectors: {selectors}"},
     PATTERN_FLAGS,
     {"print-config", NULL, NULL, "print the rules as a config, and no plan"},
     {"disk", "RATE", NULL, "what a snapshot takes, and seconds for it at \"1GB/s\""},

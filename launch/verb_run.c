@@ -213,7 +213,7 @@ static const flag flags[] = {
     {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
     {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},
     {"use", "RULE", "rule[0].use",
-     "what the first rule's heads read, \"s2 stride=8 local=16\""},
+     "what the first rule's heads read, \"s2 stride=8 local=16\"; selectors: {selectors}"},
     PATTERN_FLAGS,
     {"placement", "NAME", "execution.placement", "{placements}; default: line"},
     {"merge", "NAME", "execution.merge", "{merges}; default: the cheapest"},

@@ -26,6 +26,7 @@ expect 'alone  *one rank, as self' "$banyan" list
 for verb in run plan; do
     expect '--placement .*line, .*nodes' "$banyan" "$verb" --help
     expect '--merge .*direct, .*chain' "$banyan" "$verb" --help
+    expect '[ ,]levels[, ]' "$banyan" "$verb" --help
 done
 expect 'merge  *chain' "$banyan" plan --config "$source/configs/laptop.txtpb" --ranks 3 \
     --merge chain --placement spread
