@@ -13,9 +13,9 @@
  *     (m = norm(m));  x += residual_scale m
  *     logits = W norm(x) / logit_divisor
  *
- * A family is one file, family_NAME.c, with one const struct, and one row of families.def. A
- * tensor that it does not name (NULL) its layers do not have, and what it does not say does
- * not happen. */
+ * A family is one file, family_NAME.c, with one const struct, one row of families.def, and a
+ * case of tests/launch/forward.py. A tensor that it does not name (NULL) its layers do not
+ * have, and what it does not say does not happen. */
 #ifndef BANYAN_FAMILY_H
 #define BANYAN_FAMILY_H
 

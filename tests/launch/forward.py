@@ -7,7 +7,8 @@ published code, in plain Python, and shares nothing with the program's.
 
 For each case a checkpoint of random weights is written, in the family's own names, and `banyan generate` gives
 the logits of the prompt's last token: |logits - reference| / |reference| <= 1e-5, and the reference's id.
-WORD: only cases whose name has it."""
+A case's name begins with its family's, and a family without a case is a fault. WORD: only cases whose name has
+it."""
 import array
 import json
 import math
@@ -597,10 +598,23 @@ def run_case(banyan, mpirun, ranks, index, entry):
     return faults
 
 
+def families_without_a_case(banyan):
+    """Rows of families.def that no case's first word names: nothing else would run them."""
+    with tempfile.TemporaryDirectory(prefix="banyan-forward-") as folder:
+        path = os.path.join(folder, "list.json")
+        subprocess.run([banyan, "list", "--json", path], check=True, stdout=subprocess.DEVNULL)
+        with open(path, encoding="utf-8") as f:
+            rows = [json.loads(line) for line in f]
+    families = [row["name"] for row in rows if row["table"] == "model families"]
+    assert families, "banyan list names no model families"
+    tried = {name.split()[0] for name, _, _ in CASES}
+    return [f"{family}: no case here has its name" for family in families if family not in tried]
+
+
 def main():
     banyan, mpirun, ranks = sys.argv[1:4]
     only = sys.argv[4] if len(sys.argv) > 4 else ""
-    faults = []
+    faults = [] if only else families_without_a_case(banyan)
     for index, entry in enumerate(CASES):
         if only in entry[0]:
             faults += run_case(banyan, mpirun, ranks.split(","), index, entry)
