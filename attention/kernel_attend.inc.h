@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_attend.inc.h - a tile attends to its list.
  *
- * The list goes by in windows of some blocks, few enough to stay in the level 2 cache while every
- * stack of rows passes over them. Query heads that read the same blocks of a window form one run of
+ * The list goes by in sets of some blocks, few enough to stay in the level 2 cache while every
+ * stack of rows passes over them. Query heads that read the same blocks of a set form one run of
  * rows, so that with one row a head (decode) a loaded key still serves the whole group. When many
  * rows will use a 16-bit block and there is no dot product for its format, the block is widened to
  * fp32 once for all of them. A block of rows as they come (value_in_key) is always brought into the
@@ -21,9 +21,8 @@
  * that lies above its maximum, so that l is about 1/2. */
 
 enum {
-    WINDOW = 16, /* blocks of a window at most */
-    WINDOW_BYTES =
-        256 << 10, /* a quarter of a level 2 cache: the next window, q and o fit too */
+    SET = 16,              /* blocks of a set at most */
+    SET_BYTES = 256 << 10, /* a quarter of a level 2 cache: the next set, q and o fit too */
     DIRECT_ROWS = 2 * VEC_ROWS, /* with more rows than this, widening a block once is cheaper */
     FEW_BUNDLES = 3,            /* with no more than this, memory is the limit */
     FEW_TOKENS = 64,
@@ -32,11 +31,11 @@ enum {
     LEAD_SUMS = 8 << 10    /* and what arrives while a block is added to fixed-point sums */
 };
 
-typedef struct window {
+typedef struct block_set {
     int32_t count;
     const banyan_entry *entry;
-    const char *used[WINDOW];
-} window;
+    const char *used[SET];
+} block_set;
 
 #ifdef VEC_DOT
 #define IMAGE_DTYPE BANYAN_BF16
@@ -58,11 +57,11 @@ static int is_widened(const banyan_block_shape *shape, int32_t total)
 
 /* Few bundles take the blocks one by one, if they are not too short: then keys and values are read in
  * the order in which they lie in memory, which the hardware prefetcher follows as well. */
-static int32_t window_blocks(const layout *used, int32_t total)
+static int32_t set_blocks(const layout *used, int32_t total)
 {
-    size_t fit = WINDOW_BYTES / used->bytes;
+    size_t fit = SET_BYTES / used->bytes;
     if (bundles_of(total) <= FEW_BUNDLES) return (FEW_TOKENS + used->tokens - 1) / used->tokens;
-    return fit > WINDOW ? WINDOW : fit > 0 ? (int32_t)fit : 1;
+    return fit > SET ? SET : fit > 0 ? (int32_t)fit : 1;
 }
 
 /* Sets the pointers from `memory` on, and returns the bytes that they need. */
@@ -97,7 +96,7 @@ static size_t work_lay(work *w, const banyan_block_shape *shape, int32_t heads, 
     }
     at *= sizeof(float);
     w->image = memory ? (char *)memory + at : NULL;
-    return at + (has_image ? (size_t)window_blocks(&w->used, w->total) * w->used.bytes : 0);
+    return at + (has_image ? (size_t)set_blocks(&w->used, w->total) * w->used.bytes : 0);
 }
 
 static size_t vector_workspace_bytes(const banyan_block_shape *shape, int32_t heads,
@@ -198,8 +197,8 @@ static double base_of(const work *w, int32_t row)
     return scale * (double)w->max[row];
 }
 
-/* One block of a window, into the chunk, which runs when it is full. */
-static void attend_block(work *w, token_chunk *now, const window *x, int32_t i)
+/* One block of a set, into the chunk, which runs when it is full. */
+static void attend_block(work *w, token_chunk *now, const block_set *x, int32_t i)
 {
     const int sums = w->tile->sums != NULL;
     view seen;
@@ -238,7 +237,7 @@ static void raise_base(work *w, int32_t row)
 }
 
 /* A row whose sums of this one block overflow takes it again. */
-static void repeat_block(work *w, const window *x, int32_t i, int32_t row)
+static void repeat_block(work *w, const block_set *x, int32_t i, int32_t row)
 {
     token_chunk now = {.row = row, .rows = 1};
     raise_base(w, row);
@@ -248,7 +247,7 @@ static void repeat_block(work *w, const window *x, int32_t i, int32_t row)
 /* The partials of block i that rows have just attended to, into fixed-point sums; the next block
  * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_stack
  * are for those who do without. */
-__attribute__((noinline)) static void add_block_sums(work *w, const window *x, int32_t i,
+__attribute__((noinline)) static void add_block_sums(work *w, const block_set *x, int32_t i,
                                                      int32_t first, int32_t rows)
 {
     const banyan_tile *tile = w->tile;
@@ -272,8 +271,9 @@ __attribute__((noinline)) static void add_block_sums(work *w, const window *x, i
     }
 }
 
-/* The blocks of `members` (bits of the window) for the rows of a stack. */
-static void attend_stack(work *w, const window *x, uint32_t members, int32_t row, int32_t rows)
+/* The blocks of `members` (bits of the set) for the rows of a stack. */
+static void attend_stack(work *w, const block_set *x, uint32_t members, int32_t row,
+                         int32_t rows)
 {
     token_chunk now;
     now.row = row, now.rows = rows, now.segments = now.columns = 0;
@@ -285,7 +285,7 @@ static void attend_stack(work *w, const window *x, uint32_t members, int32_t row
     if (now.columns) chunk_run(w, &now);
 }
 
-static void attend_window(work *w, const window *x)
+static void attend_set(work *w, const block_set *x)
 {
     const banyan_tile *tile = w->tile;
     uint32_t members[BANYAN_TILE_HEADS] = {0};
@@ -306,10 +306,10 @@ static void attend_window(work *w, const window *x)
     }
 }
 
-/* What to ask for during window x, of which `left` entries follow. Many rows need the next window,
+/* What to ask for during set x, of which `left` entries follow. Many rows need the next set,
  * in the level 2 cache. A single bundle goes through memory from front to back, faster than memory
  * can follow: it asks for what lies some kilobytes ahead of it. */
-static void plan_ahead(work *w, const window *x, int64_t left)
+static void plan_ahead(work *w, const block_set *x, int64_t left)
 {
     const layout *y = &w->used;
     const size_t lead = w->tile->sums                   ? LEAD_SUMS
@@ -334,8 +334,8 @@ static void plan_ahead(work *w, const window *x, int64_t left)
     }
 }
 
-/* The next block of a window, as the products read it. */
-static void window_add(work *w, window *x)
+/* The next block of a set, as the products read it. */
+static void set_add(work *w, block_set *x)
 {
     const char *record = x->entry[x->count].record;
     char *image = w->image + (size_t)x->count * w->used.bytes;
@@ -356,12 +356,12 @@ static void window_add(work *w, window *x)
 static void attend_list(work *w)
 {
     const banyan_tile *tile = w->tile;
-    const int32_t most = window_blocks(&w->used, w->total);
+    const int32_t most = set_blocks(&w->used, w->total);
     for (int64_t i = 0; i < tile->entries; i += most) {
-        window x = {.entry = tile->entry + i};
-        while (x.count < most && i + x.count < tile->entries) window_add(w, &x);
+        block_set x = {.entry = tile->entry + i};
+        while (x.count < most && i + x.count < tile->entries) set_add(w, &x);
         plan_ahead(w, &x, tile->entries + tile->behind - i - x.count);
-        attend_window(w, &x);
+        attend_set(w, &x);
     }
 }
 
@@ -372,9 +372,9 @@ static void repeat_list(work *w, int32_t row)
     const int32_t unit = banyan_tile_unit(tile);
     raise_base(w, row);
     for (int64_t i = 0; i < tile->entries; i++) {
-        window x = {.entry = tile->entry + i};
+        block_set x = {.entry = tile->entry + i};
         if (!(x.entry->heads >> row / (tile->rows * unit) & 1)) continue;
-        window_add(w, &x);
+        set_add(w, &x);
         attend_stack(w, &x, 1, row, 1);
     }
 }

@@ -29,8 +29,8 @@ static void vector_score(const banyan_tile *tile, float *out)
     work_begin(&w, tile);
     w.ahead = (ahead){0};
     for (int64_t i = 0; i < tile->entries; i++, out += tile->rows * w.used.tokens) {
-        window x = {.entry = tile->entry + i};
-        window_add(&w, &x);
+        block_set x = {.entry = tile->entry + i};
+        set_add(&w, &x);
         score_block(&w, x.used[0], out);
     }
 }
@@ -79,8 +79,8 @@ static void vector_observe(const banyan_tile *tile, banyan_observed *o, float *c
     work_begin(&w, tile);
     w.ahead = (ahead){0};
     for (int64_t i = 0; i < tile->entries; i++) {
-        window x = {.entry = tile->entry + i};
-        window_add(&w, &x);
+        block_set x = {.entry = tile->entry + i};
+        set_add(&w, &x);
         score_block(&w, x.used[0], o->score);
         if (column)
             observe_lines(&w, o, tile->entry[i].block, column + i * o->block_tokens);

@@ -205,27 +205,28 @@ typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const vo
 
 /* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither holds
  * nor gets), item_bytes each (<= max_item_bytes). */
-typedef struct banyan_passage {
+typedef struct banyan_exchange_args {
     void *const *data;
     size_t item_bytes;
     banyan_dtype dtype; /* of what an item is made of: for the header */
     banyan_combine_fn combine;
     void *ctx;
     banyan_mark mark[BANYAN_MARKS];
-} banyan_passage;
+} banyan_exchange_args;
 /* Run it. Contributions to one item in one round are folded in ascending order of the lowest rank
  * that each contains, the receiver's own at its place: that order, and so every bit, depends on the
  * schedule alone. Adds to messages and bytes what this rank sent, headers included. Allocates
  * nothing. After an ERR_COMM the message ends with the marks and the round. */
 banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
-                                  const banyan_passage *p, int64_t *messages, int64_t *bytes);
+                                  const banyan_exchange_args *p, int64_t *messages,
+                                  int64_t *bytes);
 /* The same in two parts, so that a rank can go on computing while its first messages are under way:
  * start posts this rank's first round, finish does everything else. Only the items that are sent in
  * that round must be there at start, all others at finish; nothing else may use the comm in between. */
 banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
-                                    const banyan_passage *p);
+                                    const banyan_exchange_args *p);
 banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
-                                     const banyan_passage *p, int64_t *messages,
+                                     const banyan_exchange_args *p, int64_t *messages,
                                      int64_t *bytes);
 int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item);
 /* With a banyan_memory whose messages are not staged, run, start and finish only queue: start puts the

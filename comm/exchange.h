@@ -66,7 +66,7 @@ _Static_assert(sizeof(message_header) == BANYAN_HEADER_BYTES, "a header is one c
 typedef struct exchange_call {
     banyan_exchange *x;
     banyan_comm *comm;
-    const banyan_passage *p;
+    const banyan_exchange_args *p;
 } exchange_call;
 
 /* Where a message lies in the round's buffer, and its items after the header. */

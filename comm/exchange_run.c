@@ -63,7 +63,7 @@ static banyan_status fail_in_round(const exchange_call *run, const round_part *p
 }
 
 banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
-                                    const banyan_passage *p)
+                                    const banyan_exchange_args *p)
 {
     if (p->item_bytes > x->max_item_bytes)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
@@ -76,7 +76,8 @@ banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
 }
 
 banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
-                                     const banyan_passage *p, int64_t *messages, int64_t *bytes)
+                                     const banyan_exchange_args *p, int64_t *messages,
+                                     int64_t *bytes)
 {
     const exchange_call run = {x, comm, p};
     for (int32_t r = 0; r < x->rounds; r++) {
@@ -92,7 +93,8 @@ banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
 }
 
 banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
-                                  const banyan_passage *p, int64_t *messages, int64_t *bytes)
+                                  const banyan_exchange_args *p, int64_t *messages,
+                                  int64_t *bytes)
 {
     const banyan_status status = banyan_exchange_start(x, comm, p);
     return status ? status : banyan_exchange_finish(x, comm, p, messages, bytes);

@@ -53,7 +53,7 @@ typedef struct device_merging {
     banyan_device_cache *device;
     int32_t value_dim;
     size_t row_bytes;
-    banyan_passage passage;
+    banyan_exchange_args args;
 } device_merging;
 
 static void device_combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
@@ -71,14 +71,14 @@ static void device_describe(const banyan_cache *c, const banyan_call *call,
     out->device = c->device;
     out->value_dim = value_dim_of(c, call);
     out->row_bytes = item_bytes(c, call, 1);
-    out->passage = (banyan_passage){.data = data,
-                                    .item_bytes = item_bytes(c, call, panel->rows),
-                                    .dtype = BANYAN_F32,
-                                    .combine = device_combine,
-                                    .ctx = out,
-                                    .mark = {{"merge", c->stats.merges},
-                                             {"layer", call->layer},
-                                             {"token", panel->piece->at}}};
+    out->args = (banyan_exchange_args){.data = data,
+                                       .item_bytes = item_bytes(c, call, panel->rows),
+                                       .dtype = BANYAN_F32,
+                                       .combine = device_combine,
+                                       .ctx = out,
+                                       .mark = {{"merge", c->stats.merges},
+                                                {"layer", call->layer},
+                                                {"token", panel->piece->at}}};
 }
 
 banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,
@@ -89,7 +89,7 @@ banyan_status banyan_device_send(banyan_cache *c, const banyan_call *call,
     if (c->plan->merge->reduce) return BANYAN_OK;
     device_merging m;
     device_describe(c, call, panel, part->data, &m);
-    return banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
+    return banyan_exchange_start(part->exchange, c->plan->comm, &m.args);
 }
 
 /* Partials have been started. */
@@ -104,12 +104,12 @@ static banyan_status device_merge(banyan_cache *c, const banyan_call *call,
         if (c->plan->ranks == 1) return BANYAN_OK;
         status =
             banyan_device_reduce(c, banyan_plan_kind(c->plan, call->layer), data, panel->rows);
-        return status ? banyan_fail_at(status, m.passage.mark, BANYAN_MARKS) : status;
+        return status ? banyan_fail_at(status, m.args.mark, BANYAN_MARKS) : status;
     }
     if (data == part->mass)
-        status = banyan_exchange_start(part->exchange, c->plan->comm, &m.passage);
+        status = banyan_exchange_start(part->exchange, c->plan->comm, &m.args);
     if (!status)
-        status = banyan_exchange_finish(part->exchange, c->plan->comm, &m.passage,
+        status = banyan_exchange_finish(part->exchange, c->plan->comm, &m.args,
                                         &c->stats.messages, &c->stats.bytes_sent);
     if (!status) status = banyan_device_said(c->device->failed);
     return status;

@@ -121,7 +121,7 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
 static banyan_status exchange_followed(remembering *g)
 {
     banyan_cache *c = g->c;
-    const banyan_passage passage = {
+    const banyan_exchange_args args = {
         .data = (void *const *)g->part->follow,
         .item_bytes = (size_t)(g->panel->pieces * g->kind->follow_tokens) * sizeof(banyan_pick),
         .dtype = BANYAN_F32,
@@ -130,7 +130,7 @@ static banyan_status exchange_followed(remembering *g)
         .mark = {{"tokens chosen", c->stats.merges},
                  {"layer", g->call->layer},
                  {"token", g->panel->piece->at}}};
-    return banyan_exchange_run(g->part->follow_exchange, c->plan->comm, &passage,
+    return banyan_exchange_run(g->part->follow_exchange, c->plan->comm, &args,
                                &c->stats.messages, &c->stats.bytes_sent);
 }
 

@@ -16,7 +16,7 @@ typedef struct panel_merging {
     const banyan_plan *plan;
     int32_t value_dim, what;
     size_t row_bytes;
-    banyan_passage passage;
+    banyan_exchange_args args;
 } panel_merging;
 
 static void combine_panel_rows(void *ctx, void *out, const void *lo, const void *hi,
@@ -40,14 +40,14 @@ static void describe_merge(const banyan_cache *c, const banyan_call *call,
     out->value_dim = is_result ? banyan_plan_kind(c->plan, call->layer)->shape.value_dim : 0;
     out->row_bytes = what == BANYAN_WHAT_STRONGEST ? sizeof(banyan_strongest)
                                                    : banyan_sum_bytes(c->plan, out->value_dim);
-    out->passage = (banyan_passage){.data = is_result ? part->data : part->mass,
-                                    .item_bytes = (size_t)panel->rows * out->row_bytes,
-                                    .dtype = BANYAN_F32,
-                                    .combine = combine_panel_rows,
-                                    .ctx = out,
-                                    .mark = {{"merge", c->stats.merges},
-                                             {"layer", call->layer},
-                                             {"token", panel->piece->at}}};
+    out->args = (banyan_exchange_args){.data = is_result ? part->data : part->mass,
+                                       .item_bytes = (size_t)panel->rows * out->row_bytes,
+                                       .dtype = BANYAN_F32,
+                                       .combine = combine_panel_rows,
+                                       .ctx = out,
+                                       .mark = {{"merge", c->stats.merges},
+                                                {"layer", call->layer},
+                                                {"token", panel->piece->at}}};
 }
 
 static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t rows,
@@ -56,9 +56,9 @@ static banyan_status reduce(banyan_cache *c, const banyan_call *call, int32_t ro
     const banyan_kind *kind = banyan_plan_kind(c->plan, call->layer);
     const banyan_status status =
         m->what == BANYAN_WHAT_STRONGEST
-            ? banyan_reduce_strongest(c, kind, m->passage.data, rows)
-            : banyan_reduce_partials(c, kind, m->passage.data, m->value_dim, rows);
-    return status ? banyan_fail_at(status, m->passage.mark, BANYAN_MARKS) : status;
+            ? banyan_reduce_strongest(c, kind, m->args.data, rows)
+            : banyan_reduce_partials(c, kind, m->args.data, m->value_dim, rows);
+    return status ? banyan_fail_at(status, m->args.mark, BANYAN_MARKS) : status;
 }
 
 banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
@@ -68,7 +68,7 @@ banyan_status banyan_panel_send(banyan_cache *c, const banyan_call *call,
     if (c->plan->merge->reduce) return BANYAN_OK;
     describe_merge(c, call, panel, BANYAN_WHAT_RESULTS, &m);
     return banyan_exchange_start(banyan_cache_part(c, call->layer)->exchange, c->plan->comm,
-                                 &m.passage);
+                                 &m.args);
 }
 
 /* Results have been started. */
@@ -80,10 +80,9 @@ static banyan_status merge_panel(banyan_cache *c, const banyan_call *call,
     banyan_status status = BANYAN_OK;
     describe_merge(c, call, panel, what, &m);
     if (c->plan->merge->reduce) return reduce(c, call, panel->rows, &m);
-    if (what != BANYAN_WHAT_RESULTS)
-        status = banyan_exchange_start(x, c->plan->comm, &m.passage);
+    if (what != BANYAN_WHAT_RESULTS) status = banyan_exchange_start(x, c->plan->comm, &m.args);
     if (status) return status;
-    return banyan_exchange_finish(x, c->plan->comm, &m.passage, &c->stats.messages,
+    return banyan_exchange_finish(x, c->plan->comm, &m.args, &c->stats.messages,
                                   &c->stats.bytes_sent);
 }
 

@@ -115,17 +115,17 @@ static banyan_status exchange(picking *g)
 {
     banyan_cache *c = g->c;
     void *const *data = (void *const *)g->part->pick;
-    const banyan_passage passage = {.data = data,
-                                    .item_bytes =
-                                        (size_t)g->panel->pieces * banyan_picks_bytes(g->kind),
-                                    .dtype = BANYAN_F32,
-                                    .combine = combine_picks,
-                                    .ctx = g,
-                                    .mark = {{"choice", c->stats.merges},
-                                             {"layer", g->call->layer},
-                                             {"token", g->panel->piece->at}}};
-    return banyan_exchange_run(g->part->pick_exchange, c->plan->comm, &passage,
-                               &c->stats.messages, &c->stats.bytes_sent);
+    const banyan_exchange_args args = {.data = data,
+                                       .item_bytes = (size_t)g->panel->pieces *
+                                                     banyan_picks_bytes(g->kind),
+                                       .dtype = BANYAN_F32,
+                                       .combine = combine_picks,
+                                       .ctx = g,
+                                       .mark = {{"choice", c->stats.merges},
+                                                {"layer", g->call->layer},
+                                                {"token", g->panel->piece->at}}};
+    return banyan_exchange_run(g->part->pick_exchange, c->plan->comm, &args, &c->stats.messages,
+                               &c->stats.bytes_sent);
 }
 
 /* All holders have all: now as lists. Pickers that choose fewer blocks than others take the first. */

@@ -149,9 +149,9 @@ static banyan_status attend_predict(scale_case *c, double *seconds)
     return BANYAN_OK;
 }
 
-const scale_way scale_attend = {.open = attend_open,
-                                .prepare = attend_prepare,
-                                .step = attend_step,
-                                .count = attend_count,
-                                .predict = attend_predict,
-                                .close = attend_close};
+const scale_runner scale_attend = {.open = attend_open,
+                                   .prepare = attend_prepare,
+                                   .step = attend_step,
+                                   .count = attend_count,
+                                   .predict = attend_predict,
+                                   .close = attend_close};

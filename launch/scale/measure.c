@@ -31,14 +31,14 @@ static banyan_status begin_together(scale_case *c, bool *stop)
 static banyan_status one_step(scale_case *c, bool watched, bool *stop, double *seconds,
                               double *compute)
 {
-    banyan_status status = c->way->prepare ? c->way->prepare(c) : BANYAN_OK;
+    banyan_status status = c->runner->prepare ? c->runner->prepare(c) : BANYAN_OK;
     if (!status) status = begin_together(c, stop);
     if (status || *stop) return status;
     c->watched = watched;
     c->bits = watched ? 0 : c->bits;
     *compute = 0;
     double start = now_seconds();
-    status = c->way->step(c, compute);
+    status = c->runner->step(c, compute);
     *seconds = now_seconds() - start;
     return status;
 }
@@ -169,12 +169,12 @@ static banyan_status run_case(scale_case *c, samples *s, scale_line *line)
 {
     uint64_t first = 0;
     scale_count before, after;
-    banyan_status status = c->way->open(c);
+    banyan_status status = c->runner->open(c);
     if (!status) status = warm_up(c, &first);
     if (status) return status;
-    c->way->count(c, &before);
+    c->runner->count(c, &before);
     status = take_steps(c, s);
-    c->way->count(c, &after);
+    c->runner->count(c, &after);
     if (!status && !c->t->prefill) {
         double seconds, compute;
         bool stop = false;
@@ -186,7 +186,7 @@ static banyan_status run_case(scale_case *c, samples *s, scale_line *line)
     after.bytes -= before.bytes;
     after.pairs -= before.pairs;
     status = gather_line(c, &after, first, line);
-    if (!status) status = c->way->predict(c, &line->predicted);
+    if (!status) status = c->runner->predict(c, &line->predicted);
     if (!status) describe_case(c, line);
     return status;
 }
@@ -195,7 +195,7 @@ banyan_status scale_measure(const scale_task *t, scale_line *line, banyan_comm *
 {
     scale_case c = {.t = t,
                     .line = line,
-                    .way = t->prefill ? line->method->prefill : line->method->decode,
+                    .runner = t->prefill ? line->method->prefill : line->method->decode,
                     .comm = comm,
                     .rank = banyan_comm_rank(comm),
                     .tokens = line->tokens};
@@ -207,7 +207,7 @@ banyan_status scale_measure(const scale_task *t, scale_line *line, banyan_comm *
         s.sum = s.most + steps;
         reset_peak();
         status = run_case(&c, &s, line);
-        c.way->close(&c);
+        c.runner->close(&c);
     }
     for (int32_t n = 0; c.sample && n < c.samples; n++) free(c.sample[n].out);
     free(c.sample);

@@ -270,13 +270,13 @@ static banyan_status predict_ring_q(scale_case *c, double *seconds)
     return BANYAN_OK;
 }
 
-const scale_way scale_ring = {.open = open_ring,
-                              .step = step_ring,
-                              .count = ring_count,
-                              .predict = predict_ring,
-                              .close = ring_close};
-const scale_way scale_ring_q = {.open = open_ring_q,
-                                .step = step_ring_q,
-                                .count = ring_count,
-                                .predict = predict_ring_q,
-                                .close = ring_close};
+const scale_runner scale_ring = {.open = open_ring,
+                                 .step = step_ring,
+                                 .count = ring_count,
+                                 .predict = predict_ring,
+                                 .close = ring_close};
+const scale_runner scale_ring_q = {.open = open_ring_q,
+                                   .step = step_ring_q,
+                                   .count = ring_count,
+                                   .predict = predict_ring_q,
+                                   .close = ring_close};

@@ -365,9 +365,9 @@ static banyan_status ring_prefill_predict(scale_case *c, double *seconds)
     return BANYAN_OK;
 }
 
-const scale_way scale_ring_prefill = {.open = ring_prefill_open,
-                                      .prepare = ring_prefill_prepare,
-                                      .step = ring_prefill_step,
-                                      .count = ring_prefill_count,
-                                      .predict = ring_prefill_predict,
-                                      .close = ring_prefill_close};
+const scale_runner scale_ring_prefill = {.open = ring_prefill_open,
+                                         .prepare = ring_prefill_prepare,
+                                         .step = ring_prefill_step,
+                                         .count = ring_prefill_count,
+                                         .predict = ring_prefill_predict,
+                                         .close = ring_prefill_close};

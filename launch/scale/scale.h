@@ -22,7 +22,7 @@ struct scale_case;
 struct scale_count;
 
 /* How a method computes. Every function is called by all ranks of the case. */
-typedef struct scale_way {
+typedef struct scale_runner {
     banyan_status (*open)(struct scale_case *c); /* plan, data, and what a step starts from */
     banyan_status (*prepare)(struct scale_case *c); /* before every step; not timed; or NULL */
     /* One token through all layers, or one prefill. Adds the seconds in which this rank computed. */
@@ -31,18 +31,18 @@ typedef struct scale_way {
                   struct scale_count *sum); /* since open, this rank */
     banyan_status (*predict)(struct scale_case *c, double *seconds);
     void (*close)(struct scale_case *c); /* also after a failed open */
-} scale_way;
-extern const scale_way scale_attend, scale_ring, scale_ring_q, scale_ring_prefill;
+} scale_runner;
+extern const scale_runner scale_attend, scale_ring, scale_ring_q, scale_ring_prefill;
 
 typedef struct scale_method {
     const char *name, *doc;
-    const char *placement, *merge;     /* of the plan; NULL: as the config says */
-    bool everywhere;                   /* outputs on all ranks; else as the config says */
-    bool deals;                        /* homes are dealt; else as the config says */
-    const scale_way *decode, *prefill; /* prefill NULL: it has none */
-    bool reproducible;                 /* spec.reproducible is set */
-    bool dense_only;                   /* knows no patterns */
-    bool cpu_only;                     /* works on arrays in the host's memory */
+    const char *placement, *merge;        /* of the plan; NULL: as the config says */
+    bool everywhere;                      /* outputs on all ranks; else as the config says */
+    bool deals;                           /* homes are dealt; else as the config says */
+    const scale_runner *decode, *prefill; /* prefill NULL: it has none */
+    bool reproducible;                    /* spec.reproducible is set */
+    bool dense_only;                      /* knows no patterns */
+    bool cpu_only;                        /* works on arrays in the host's memory */
 } scale_method;
 extern const scale_method scale_methods[]; /* ends with a NULL name */
 /* NULL: said why. `why` may be NULL: then nothing is said. */
@@ -133,7 +133,7 @@ enum { SCALE_Q, SCALE_K, SCALE_V, SCALE_OUT, SCALE_LSE, SCALE_ARRAYS };
 typedef struct scale_case {
     const scale_task *t;
     const scale_line *line;
-    const scale_way *way;
+    const scale_runner *runner;
     banyan_comm *comm;
     int32_t rank;
     int64_t tokens;
@@ -152,7 +152,7 @@ typedef struct scale_case {
     uint64_t bits;
     double kv_bytes;   /* keys and values that this rank reads in a decode step */
     scale_count ended; /* of caches that are gone */
-    void *own;         /* of the way */
+    void *own;         /* of the runner */
 } scale_case;
 
 /* The spec of a case: the config's, with the method's placement, merge, out and home. */

@@ -213,7 +213,7 @@ static void run_rank(banyan_comm *comm, void *arg)
     const size_t bytes = sizeof t->result[0][0];
     uint32_t *start = (uint32_t *)new_host(queue, bytes);
     char *place = t->way ? (char *)new_device(queue, bytes) : (char *)start;
-    banyan_passage p = {};
+    banyan_exchange_args p = {};
     banyan_exchange *x = NULL;
     void *data[items];
     int64_t messages = 0, sent = 0;

@@ -89,11 +89,11 @@ static void run_rank(banyan_comm *comm, void *arg)
     for (int i = 0; i < most_items; i++) data[i] = memory + place_of(t, i);
     CHECK(banyan_exchange_create(t->s, rank, 128, 7, s ? &there : NULL, &x) == BANYAN_OK);
     for (int i = 0; i < in_a_row; i++) {
-        const banyan_passage p = {.data = data,
-                                  .item_bytes = t->item_bytes,
-                                  .combine = combine,
-                                  .ctx = &c,
-                                  .mark = {{"merge", i}}};
+        const banyan_exchange_args p = {.data = data,
+                                        .item_bytes = t->item_bytes,
+                                        .combine = combine,
+                                        .ctx = &c,
+                                        .mark = {{"merge", i}}};
         const banyan_status status = banyan_exchange_run(
             x, comm, &p, &t->messages[t->way][rank], &t->bytes[t->way][rank]);
         CHECK_MSG(!status, "%s", banyan_error_message());
@@ -288,11 +288,12 @@ static void run_fault(banyan_comm *comm, void *arg)
     int64_t messages = 0, bytes = 0;
     uint64_t value[2] = {0};
     void *data[] = {value};
-    const banyan_passage p = {.data = data,
-                              .item_bytes = sizeof value,
-                              .combine = combine,
-                              .ctx = &c,
-                              .mark = {{"merge", f->merge[rank]}, {NULL, 0}, {"layer", 3}}};
+    const banyan_exchange_args p = {
+        .data = data,
+        .item_bytes = sizeof value,
+        .combine = combine,
+        .ctx = &c,
+        .mark = {{"merge", f->merge[rank]}, {NULL, 0}, {"layer", 3}}};
     banyan_schedule_add(&steps, 4, 1, 0, 0, 1);
     CHECK(banyan_exchange_create(&steps, rank, sizeof value, f->plan[rank], &there, &x) == 0);
     CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
@@ -341,7 +342,7 @@ static void test_refusals(void)
     int64_t messages = 0, bytes = 0;
     uint64_t value = 0;
     void *data[] = {&value};
-    const banyan_passage p = {.data = data, .item_bytes = 8, .combine = combine};
+    const banyan_exchange_args p = {.data = data, .item_bytes = 8, .combine = combine};
     banyan_schedule_add(&s, 0, 0, 1, 0, 1);
     stream *later = stream_open(1);
     const banyan_memory there = stream_memory(later, 1);

@@ -35,7 +35,7 @@ static banyan_status pass(banyan_comm *comm, const belief *b)
     banyan_schedule s = {0};
     banyan_exchange *x = NULL;
     int64_t messages = 0, bytes = 0;
-    const banyan_passage p = {
+    const banyan_exchange_args p = {
         .data = data,
         .item_bytes = b->item_bytes,
         .dtype = b->dtype,

@@ -116,11 +116,11 @@ static banyan_status send_item(banyan_comm *comm, const banyan_memory *memory, s
     banyan_schedule s = {0};
     banyan_exchange *x = NULL;
     int64_t messages = 0, moved = 0;
-    const banyan_passage p = {.data = data,
-                              .item_bytes = bytes,
-                              .dtype = BANYAN_F32,
-                              .combine = fold,
-                              .mark = {{"merge", 7}, {"layer", 3}}};
+    const banyan_exchange_args p = {.data = data,
+                                    .item_bytes = bytes,
+                                    .dtype = BANYAN_F32,
+                                    .combine = fold,
+                                    .mark = {{"merge", 7}, {"layer", 3}}};
     banyan_schedule_add(&s, 0, 1, 0, 0, 1);
     banyan_schedule_sort(&s);
     CHECK(banyan_exchange_create(&s, rank, bytes, 1, memory, &x) == BANYAN_OK);

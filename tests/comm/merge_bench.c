@@ -45,10 +45,10 @@ static void take(void *ctx, const float *in)
 static int call(int method, int64_t number)
 {
     int64_t messages = 0, bytes = 0, floats = heads * (int64_t)(value_dim + 2);
-    const banyan_passage p = {.data = item,
-                              .item_bytes = (size_t)(value_dim + 2) * sizeof(float),
-                              .combine = combine,
-                              .mark = {{"call", number}}};
+    const banyan_exchange_args p = {.data = item,
+                                    .item_bytes = (size_t)(value_dim + 2) * sizeof(float),
+                                    .combine = combine,
+                                    .mark = {{"call", number}}};
     const banyan_pass pass = {BANYAN_SUM, floats, give, take};
     const banyan_pass_room where = {.values = room};
     if (method == 0)

@@ -50,10 +50,10 @@ static banyan_status merge(const banyan_merge *row, banyan_exchange *x, int64_t 
     int64_t messages = 0, bytes = 0;
     void *data[items];
     for (int i = 0; i < items; i++) data[i] = value[i];
-    const banyan_passage p = {.data = data,
-                              .item_bytes = sizeof value[0],
-                              .combine = add,
-                              .mark = {{"merge", number}}};
+    const banyan_exchange_args p = {.data = data,
+                                    .item_bytes = sizeof value[0],
+                                    .combine = add,
+                                    .mark = {{"merge", number}}};
     const banyan_pass pass = {BANYAN_SUM, items * floats, give, take};
     const banyan_pass_room where = {.values = room};
     if (row->build) return banyan_exchange_run(x, comm, &p, &messages, &bytes);

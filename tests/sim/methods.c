@@ -84,11 +84,11 @@ static banyan_status scheduled_prepare(scene *s)
 static banyan_status scheduled_layer(scene *s)
 {
     int32_t dim = s->plan->spec.value_dim;
-    const banyan_passage p = {.data = s->item,
-                              .item_bytes = banyan_partial_floats(dim) * sizeof(float),
-                              .dtype = BANYAN_F32,
-                              .combine = combine,
-                              .ctx = &dim};
+    const banyan_exchange_args p = {.data = s->item,
+                                    .item_bytes = banyan_partial_floats(dim) * sizeof(float),
+                                    .dtype = BANYAN_F32,
+                                    .combine = combine,
+                                    .ctx = &dim};
     compute(s);
     const banyan_status status =
         banyan_exchange_run(s->exchange, s->comm, &p, &s->messages, &s->sent);
