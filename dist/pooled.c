@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Pooled attention (attention/lines.h): how well the mean of some queries fits the mean of a block's keys.
  * It serves twice: to tell whether means say anything of a head's attention, and then, of the rows of each
- * own block, to choose the blocks that they read. Blocks below the own one are full, and have a summary; of
- * the own one's keys the mean is made here, up to the rows' last token. One rank has all blocks of such
+ * own block, to choose the blocks that they read. Full blocks have a summary; of the own one's keys the mean is
+ * made here, up to the rows' last token, where they end within it. One rank has all blocks of such
  * a head: nothing is exchanged, and nobody else adds in another order. */
 #include "dist/lines.h"
 
 #include <math.h>
 #include <string.h>
+
+/* The mean of the keys of a block's first `written` tokens: what is remembered of it, if these are all. */
+static const float *own_mean(const banyan_cache *c, const banyan_kind *kind,
+                             const banyan_kept *kept, int64_t own, int32_t written, float *room,
+                             const banyan_worker *worker)
+{
+    if (written == kind->shape.block.block_tokens)
+        return banyan_summary_of(kept, own, kind->summary_at[BANYAN_SUMMARY_MEAN]);
+    banyan_plain_keys(c, &kind->shape, banyan_kept_at(kept, own).record, written, worker);
+    banyan_summary_row(BANYAN_SUMMARY_MEAN)
+        ->make(worker->keys, written, kind->shape.key_dim, room);
+    return room;
+}
 
 /* One after the other, what is remembered of a block is far away: all rows meet it at once. */
 static void score_all(const banyan_kind *kind, const banyan_kept *kept,
@@ -49,7 +62,7 @@ void banyan_pooled_mass(const banyan_cache *c, const banyan_call *call, const ba
 {
     const int32_t dim = kind->shape.key_dim;
     const int64_t tokens = kind->shape.block.block_tokens;
-    float own_mean[BANYAN_MAX_DIM], *q = worker->observing->q;
+    float room[BANYAN_MAX_DIM], *q = worker->observing->q;
     for (int32_t i = 0; i < count; i++) {
         double sum[BANYAN_MAX_DIM] = {0};
         banyan_add_queries(c, call, dim, rows[i].first, rows[i].rows, head, sum);
@@ -59,9 +72,8 @@ void banyan_pooled_mass(const banyan_cache *c, const banyan_call *call, const ba
     for (int32_t i = 0; i < count; i++, q += dim) {
         const int64_t own = (rows[i].end - 1) / tokens;
         const int32_t written = (int32_t)(rows[i].end - own * tokens);
-        banyan_plain_keys(c, &kind->shape, banyan_kept_at(kept, own).record, written, worker);
-        banyan_summary_row(BANYAN_SUMMARY_MEAN)->make(worker->keys, written, dim, own_mean);
-        rows[i].mass[own] = banyan_summary_score(own_mean, q, dim, own_mean);
+        const float *mean = own_mean(c, kind, kept, own, written, room, worker);
+        rows[i].mass[own] = banyan_summary_score(mean, q, dim, mean);
         normalise(rows[i].mass, own + 1, (double)kind->shape.scale / rows[i].rows);
     }
 }
