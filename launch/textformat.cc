@@ -84,8 +84,8 @@ class Plain
     {
         const char *bom = "\xef\xbb\xbf";
         size_t at = given.compare(0, 3, bom) == 0 ? 3 : 0;
-        for (char before = 0; at < given.size() && why.empty(); before = given[at - 1]) {
-            char c = given[at];
+        while (at < given.size() && why.empty()) {
+            const char c = given[at], before = at ? given[at - 1] : '\0';
             if (c == '"' || c == '\'')
                 take(given, &at, end_of_text(given, at));
             else if (c == '#')
