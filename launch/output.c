@@ -15,15 +15,6 @@ struct output_file {
     output_file *next; /* .. in the job's list */
 };
 
-/* One rank's verdict is everybody's. */
-static bool agreed(const job *j, bool good)
-{
-    double bad = !good;
-    if (j->comm && j->ranks > 1 && banyan_comm_allreduce(j->comm, &bad, 1, BANYAN_MAX))
-        return false;
-    return bad == 0;
-}
-
 static output_file *open_new(const job *j, const char *path)
 {
     char why[reason_bytes] = "out of memory";
@@ -32,7 +23,7 @@ static output_file *open_new(const job *j, const char *path)
     const bool good = f && f->file;
     if (!good) say_error(j, "%s", why);
     if (!good) free(f);
-    if (agreed(j, good)) return f;
+    if (job_all_good(j, good)) return f; /* rank 0 says what another had to say */
     if (good) output_close(f, &(job){.ranks = 1}, false); /* somebody else failed */
     return NULL;
 }
@@ -92,7 +83,7 @@ int output_close(output_file *f, const job *j, bool keep)
     const bool good = whole_end(f->file, keep, why, sizeof why);
     if (!good) say_error(j, "%s", why);
     free(f);
-    return agreed(j, good) ? EXIT_OK : EXIT_FAILED;
+    return job_all_good(j, good) ? EXIT_OK : EXIT_FAILED;
 }
 
 void output_line(FILE *out, json_t *line)

@@ -103,6 +103,7 @@ static int compare_run(job *j)
     comparison *c = calloc(1, sizeof *c);
     setup *s = calloc(1, sizeof *s);
     int code = EXIT_FAILED;
+    if (!c || !s) say_error(j, "out of memory");
     if (!job_all_good(j, c && s)) goto done;
     *c = (comparison){.j = j, .s = s};
     s->e.j = j;

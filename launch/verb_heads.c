@@ -130,6 +130,7 @@ static int heads_run(job *j)
     heads_scores scores = {0};
     int64_t repeat, top;
     char why[NEEDLE_WHY];
+    if (!s) say_error(j, "out of memory");
     if (!job_all_good(j, s != NULL)) {
         free(s);
         return EXIT_FAILED;

@@ -248,7 +248,8 @@ static int needle_run(job *j)
     static const char *const when[] = {"auto", "always", "never", NULL};
     setup *s = calloc(1, sizeof *s);
     int code = EXIT_USAGE;
-    if (!s) return say_error(j, "out of memory"), EXIT_USAGE;
+    if (!s) say_error(j, "out of memory");
+    if (!job_all_good(j, s != NULL)) return free(s), EXIT_USAGE;
     s->e.j = j;
     s->e.wish = &s->wish;
     const char *colour = job_text(j, "colour");

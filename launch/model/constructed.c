@@ -355,11 +355,10 @@ static int32_t integer_field(const json_t *object, const char *name)
     return (int32_t)json_integer_value(json_object_get(object, name));
 }
 
-int constructed_recognise(const char *dir, constructed_spec *out)
+int constructed_recognise(const char *dir, constructed_spec *out, char *why, size_t why_bytes)
 {
-    char why[256];
     hf_config c;
-    if (!hf_config_open(dir, &c, why, sizeof why)) return 0;
+    if (!hf_config_open(dir, &c, why, why_bytes)) return access(c.path, F_OK) ? 0 : -1;
     const json_t *root = c.root;
     const json_t *mark = json_object_get(root, "banyan_constructed");
     const json_t *tokens = json_object_get(mark, "max_tokens");

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
@@ -77,7 +78,7 @@ bool hf_file_open(const char *dir, const char *name, hf_config *out, char *why,
     size_t bytes;
     char *text = hf_read(out->path, &bytes, why, why_bytes);
     bool is_other = text ? folder_is_pointer(out->path, text, bytes, why, why_bytes)
-                         : folder_explain(dir, why, why_bytes);
+                         : access(out->path, F_OK) && folder_explain(dir, why, why_bytes);
     if (!text || is_other) {
         free(text);
         return false;

@@ -122,10 +122,11 @@ static constructed_spec wanted_model(const job *j, const needle_wish *w)
 static bool is_same_constructed(const char *dir, const constructed_spec *want)
 {
     constructed_spec have;
-    return constructed_recognise(dir, &have) && have.max_tokens == want->max_tokens &&
-           have.heads == want->heads && have.kv_heads == want->kv_heads &&
-           have.dtype == want->dtype && have.layers == want->layers &&
-           have.retrieval == want->retrieval;
+    char why[NEEDLE_WHY];
+    return constructed_recognise(dir, &have, why, sizeof why) > 0 &&
+           have.max_tokens == want->max_tokens && have.heads == want->heads &&
+           have.kv_heads == want->kv_heads && have.dtype == want->dtype &&
+           have.layers == want->layers && have.retrieval == want->retrieval;
 }
 
 /* Write it unless it is there. An exit code. */
@@ -137,7 +138,7 @@ static int write_missing(const char *dir, const constructed_spec *want, char *wh
     char path[4200];
     snprintf(path, sizeof path, "%s/config.json", dir);
     if (is_same_constructed(dir, want)) return EXIT_OK;
-    if (!constructed_recognise(dir, &other) && stat(path, &about) == 0) {
+    if (constructed_recognise(dir, &other, why, why_bytes) <= 0 && stat(path, &about) == 0) {
         snprintf(why, why_bytes, "%.400s holds another checkpoint; name another --model-dir",
                  dir);
         return EXIT_USAGE;
@@ -226,7 +227,10 @@ static bool check_kind(const job *j, setup *s)
     static const char *const kinds[] = {"uniform", "needles", NULL};
     const Banyan__Needle *n = j->config->needle;
     s->e.layer = s->e.shape.layers - 1;
-    if (!constructed_recognise(s->dir, &s->e.constructed)) return read_foreign(j, s);
+    char why[NEEDLE_WHY];
+    const int known = constructed_recognise(s->dir, &s->e.constructed, why, sizeof why);
+    if (known < 0) return say_error(j, "%s", why), false;
+    if (!known) return read_foreign(j, s);
     s->e.layer = s->e.constructed.retrieval;
     if (!s->wish.mixed && s->e.layer < s->e.shape.layers - 1) {
         say_error(j,
@@ -348,10 +352,7 @@ int setup_wish(const job *j, setup *s)
 
 int setup_read(const job *j, setup *s)
 {
-    bool good = check_kind(j, s) && make_spec(j, s);
-    banyan_status status = banyan_comm_agree(j->comm, good ? BANYAN_OK : BANYAN_ERR_CONFIG);
-    if (good && status) return job_failed(j, status, "setup");
-    return good ? EXIT_OK : EXIT_USAGE;
+    return job_all_good(j, check_kind(j, s) && make_spec(j, s)) ? EXIT_OK : EXIT_USAGE;
 }
 
 void setup_free(setup *s)

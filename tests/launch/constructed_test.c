@@ -132,7 +132,7 @@ static void test_recognise(void)
     constructed_spec spec = {65536, 12, 4, BANYAN_F16, 3, 0, 0}, back = {0};
     char why[1024] = "", path[PATH_MAX];
     CHECK_MSG(!constructed_write(dir, &spec, why, sizeof why), "%s", why);
-    CHECK(constructed_recognise(dir, &back));
+    CHECK(constructed_recognise(dir, &back, why, sizeof why) == 1);
     CHECK(back.max_tokens == 65536 && back.heads == 12 && back.kv_heads == 4 &&
           back.dtype == BANYAN_F16);
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
@@ -140,7 +140,7 @@ static void test_recognise(void)
     safetensors *s = safetensors_open(dir, why, sizeof why);
     CHECK_MSG(s && safetensors_count(s) == 21, "%s", why);
     safetensors_close(s);
-    CHECK(!constructed_recognise("/tmp", &back));
+    CHECK(constructed_recognise("/tmp", &back, why, sizeof why) == 0);
     spec.heads = 2, spec.kv_heads = 1;
     CHECK(constructed_write(dir, &spec, why, sizeof why) && strstr(why, "at least 3 heads"));
     spec.heads = 8, spec.kv_heads = 3;
@@ -152,7 +152,8 @@ static void test_recognise(void)
     CHECK(back.layers == 2 && back.retrieval == 1);
     spec.shards = 1, spec.layers = 6, spec.retrieval = 2;
     CHECK_MSG(!constructed_write(dir, &spec, why, sizeof why), "%s", why);
-    CHECK(constructed_recognise(dir, &back) && back.layers == 6 && back.retrieval == 2);
+    CHECK(constructed_recognise(dir, &back, why, sizeof why) == 1 && back.layers == 6 &&
+          back.retrieval == 2);
     spec.retrieval = 6;
     CHECK(constructed_write(dir, &spec, why, sizeof why) && strstr(why, "layer 6 finds"));
 }
