@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Pooled attention (attention/lines.h): how well the mean of some queries fits the mean of a block's keys.
  * It serves twice: to tell whether means say anything of a head's attention, and then, of the rows of each
- * own block, to choose the blocks that they read. Full blocks have a summary; of the own one's keys the mean is
- * made here, up to the rows' last token, where they end within it. One rank has all blocks of such
+ * own block, to choose the blocks that they read. Full blocks have a summary; of the own one's keys the
+ * mean is made here, up to the rows' last token, where they end within it. One rank has all blocks of such
  * a head: nothing is exchanged, and nobody else adds in another order. */
 #include "dist/lines.h"
 

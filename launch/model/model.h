@@ -163,8 +163,8 @@ void constructed_code(uint32_t id, int8_t code[CONSTRUCTED_CODE]);
 int32_t constructed_offset(int32_t head);
 /* Layer 0's score of a key that lies `delta` tokens further back than that. */
 double constructed_position(const constructed_spec *spec, int64_t delta);
-/* Is this checkpoint a constructed one (1, or 0), and for which length? (a field of its config.json) -1, and why:
- * what is there cannot be read. */
+/* Is this checkpoint a constructed one (1, or 0), and for which length? (a field of its config.json)
+ * -1, and why: what is there cannot be read. */
 int constructed_recognise(const char *dir, constructed_spec *out, char *why, size_t why_bytes);
 
 #endif
