@@ -57,11 +57,6 @@ static banyan_status flex_check(const banyan_pattern *pattern, char *why, size_t
     return BANYAN_ERR_CONFIG;
 }
 
-static int flex_alike(const banyan_pattern *a, const banyan_pattern *b)
-{
-    return a->head == b->head;
-}
-
 static void flex_lines(const banyan_pattern *pattern, banyan_lines *out)
 {
     const banyan_value *value = pattern->value;
@@ -83,7 +78,7 @@ const banyan_selector banyan_select_flex = {
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = flex_alike,
+    .alike = banyan_own_alike,
     .whole = 1,
     .lines = flex_lines,
 };

@@ -45,11 +45,6 @@ static banyan_status tidal_check(const banyan_pattern *pattern, char *why, size_
     return BANYAN_ERR_CONFIG;
 }
 
-static int tidal_alike(const banyan_pattern *a, const banyan_pattern *b)
-{
-    return a->head == b->head;
-}
-
 static void tidal_follows(const banyan_pattern *pattern, banyan_following *out)
 {
     *out = (banyan_following){.first = (int32_t)pattern->value[FIRST].number,
@@ -64,6 +59,6 @@ const banyan_selector banyan_select_tidal = {
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = tidal_alike,
+    .alike = banyan_own_alike,
     .follows = tidal_follows,
 };

@@ -30,11 +30,6 @@ static const banyan_param params[] = {
     {.name = NULL},
 };
 
-static int vertical_slash_alike(const banyan_pattern *a, const banyan_pattern *b)
-{
-    return a->head == b->head;
-}
-
 static void vertical_slash_lines(const banyan_pattern *pattern, banyan_lines *out)
 {
     const banyan_value *value = pattern->value;
@@ -51,7 +46,7 @@ const banyan_selector banyan_select_vertical_slash = {
     .reads = banyan_all_reads,
     .select = banyan_all_select,
     .keeps = banyan_all_keeps,
-    .alike = vertical_slash_alike,
+    .alike = banyan_own_alike,
     .whole = 1,
     .lines = vertical_slash_lines,
 };

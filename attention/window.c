@@ -74,3 +74,8 @@ void banyan_all_keeps(const banyan_pattern *pattern, banyan_retention *out)
     (void)pattern;
     *out = (banyan_retention){.period = 1, .residue = {1}};
 }
+
+int banyan_own_alike(const banyan_pattern *a, const banyan_pattern *b)
+{
+    return a->head == b->head;
+}

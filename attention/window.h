@@ -90,5 +90,7 @@ int banyan_all_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 void banyan_all_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                        banyan_selection *out);
 void banyan_all_keeps(const banyan_pattern *pattern, banyan_retention *out);
+/* `alike` of those of whom each query head chooses for itself. */
+int banyan_own_alike(const banyan_pattern *a, const banyan_pattern *b);
 
 #endif
