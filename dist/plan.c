@@ -149,6 +149,23 @@ static banyan_status check_size(const banyan_plan *plan)
                        (int)s->layers, (int)s->kv_heads, bytes, 0x1p60);
 }
 
+/* What is chosen by data is chosen on the CPU. */
+static banyan_status refuse_choosing(const banyan_plan *plan)
+{
+    if (strcmp(plan->spec.device, "cpu") == 0) return BANYAN_OK;
+    for (const banyan_kind *kind = plan->kind; kind < plan->kind + plan->kinds; kind++)
+        for (int32_t g = 0; g < kind->shape.kv_heads; g++)
+            for (int32_t c = 0; c < kind->head[g].class_count; c++) {
+                const banyan_selector *s = kind->head[g].classes[c].pattern.selector;
+                if (s->chooses || s->lines || s->follows)
+                    return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                                       "selector \"%s\" and device \"%s\": what it reads is "
+                                       "chosen on the CPU only, expected device cpu",
+                                       s->name, plan->spec.device);
+            }
+    return BANYAN_OK;
+}
+
 /* Everything that a rank does alone. */
 static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
 {
@@ -163,6 +180,7 @@ static banyan_status decide(banyan_plan *plan, const banyan_spec *given)
     if (!status) status = banyan_plan_cover(plan);
     if (!status) status = banyan_plan_place(plan);
     if (!status) status = banyan_plan_merge(plan);
+    if (!status) status = refuse_choosing(plan);
     if (!status) status = banyan_plan_pick(plan);
     if (!status) status = banyan_plan_liners(plan);
     if (!status) status = banyan_plan_follow(plan);

@@ -4,8 +4,6 @@
  * round of the layer that chose serves the others without a message. */
 #include "dist/plan.h"
 
-#include <string.h>
-
 static banyan_status check_followed_layers(const banyan_plan *plan,
                                            const banyan_pattern *pattern,
                                            const banyan_following *law, const banyan_kind *kind)
@@ -65,24 +63,17 @@ static banyan_status find_followers(const banyan_plan *plan, banyan_kind *kind)
     return status;
 }
 
-static const banyan_pattern *first_following(const banyan_kind *kind)
+static int is_following(const banyan_kind *kind)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++)
         for (int32_t c = 0; c < kind->head[g].class_count; c++)
-            if (kind->head[g].classes[c].pattern.selector->follows)
-                return &kind->head[g].classes[c].pattern;
-    return NULL;
+            if (kind->head[g].classes[c].pattern.selector->follows) return 1;
+    return 0;
 }
 
-static banyan_status fill_followers(banyan_plan *plan, banyan_kind *kind,
-                                    const banyan_pattern *first)
+static banyan_status fill_followers(banyan_plan *plan, banyan_kind *kind)
 {
     const size_t heads = (size_t)plan->spec.heads;
-    if (strcmp(plan->spec.device, "cpu") != 0)
-        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                           "selector \"%s\" and device \"%s\": tokens are chosen on the CPU "
-                           "only, expected device cpu",
-                           first->selector->name, plan->spec.device);
     kind->follower = banyan_plan_alloc(plan, heads, sizeof *kind->follower);
     kind->follower_of = banyan_plan_alloc(plan, heads, sizeof *kind->follower_of);
     if (!kind->follower || !kind->follower_of) return BANYAN_ERR_MEMORY;
@@ -98,10 +89,8 @@ static banyan_status fill_followers(banyan_plan *plan, banyan_kind *kind,
 banyan_status banyan_plan_follow(banyan_plan *plan)
 {
     banyan_status status = BANYAN_OK;
-    for (int32_t k = 0; k < plan->kinds && !status; k++) {
-        const banyan_pattern *first = first_following(&plan->kind[k]);
-        if (first) status = fill_followers(plan, &plan->kind[k], first);
-    }
+    for (int32_t k = 0; k < plan->kinds && !status; k++)
+        if (is_following(&plan->kind[k])) status = fill_followers(plan, &plan->kind[k]);
     return status;
 }
 

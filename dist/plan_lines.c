@@ -3,8 +3,6 @@
  * one holder. So nothing is exchanged, and the choice is the same on any ranks. */
 #include "dist/plan.h"
 
-#include <string.h>
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -47,13 +45,12 @@ static void find_liners(const banyan_plan *plan, banyan_kind *kind)
     }
 }
 
-static const banyan_pattern *first_of(const banyan_kind *kind)
+static int has_lines(const banyan_kind *kind)
 {
     for (int32_t g = 0; g < kind->shape.kv_heads; g++)
         for (int32_t c = 0; c < kind->head[g].class_count; c++)
-            if (kind->head[g].classes[c].pattern.selector->lines)
-                return &kind->head[g].classes[c].pattern;
-    return NULL;
+            if (kind->head[g].classes[c].pattern.selector->lines) return 1;
+    return 0;
 }
 
 banyan_status banyan_plan_liners(banyan_plan *plan)
@@ -61,13 +58,7 @@ banyan_status banyan_plan_liners(banyan_plan *plan)
     const size_t heads = (size_t)plan->spec.heads;
     for (int32_t k = 0; k < plan->kinds; k++) {
         banyan_kind *kind = &plan->kind[k];
-        const banyan_pattern *first = first_of(kind);
-        if (!first) continue;
-        if (strcmp(plan->spec.device, "cpu") != 0)
-            return banyan_fail(BANYAN_ERR_UNSUPPORTED,
-                               "selector \"%s\" and device \"%s\": columns and diagonals are "
-                               "chosen on the CPU only, expected device cpu",
-                               first->selector->name, plan->spec.device);
+        if (!has_lines(kind)) continue;
         kind->liner = banyan_plan_alloc(plan, heads, sizeof *kind->liner);
         kind->liner_of = banyan_plan_alloc(plan, heads, sizeof *kind->liner_of);
         if (!kind->liner || !kind->liner_of) return BANYAN_ERR_MEMORY;

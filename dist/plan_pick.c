@@ -11,8 +11,6 @@
  * What is remembered of a block lies behind its record, since it comes, goes and is copied with it. */
 #include "dist/plan.h"
 
-#include <string.h>
-
 static banyan_picker *picker_of(banyan_kind *kind, int32_t first, const banyan_pattern *pattern)
 {
     for (int32_t i = first; i < kind->pickers; i++)
@@ -100,12 +98,6 @@ static banyan_status fill(banyan_plan *plan, banyan_kind *kind)
     banyan_status status = BANYAN_OK;
     for (int32_t g = 0; g < kind->shape.kv_heads && !status; g++)
         status = find_pickers(plan, kind, g);
-    if (!status && strcmp(plan->spec.device, "cpu") != 0)
-        return banyan_fail(
-            BANYAN_ERR_UNSUPPORTED,
-            "selector \"%s\" and device \"%s\": blocks are chosen by data on the "
-            "CPU only, expected device cpu",
-            kind->picker->pattern->selector->name, plan->spec.device);
     for (int32_t i = 0; i < kind->pickers && !status; i++)
         banyan_schedule_holders(&kind->pick_schedule,
                                 &kind->head[kind->picker[i].kv_head].placed, i);
