@@ -1,5 +1,6 @@
 banyan_unit_test(dtype_test attention/dtype_test.c)
 banyan_unit_test(unpack_test attention/unpack_test.c)
+banyan_unit_test(score_test attention/score_test.c)
 banyan_unit_test(partial_test attention/partial_test.c)
 banyan_unit_test(fixed_test attention/fixed_test.c)
 banyan_unit_test(kernels_test attention/kernels_test.c attention/kernel_trial.c)
