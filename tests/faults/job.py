@@ -62,6 +62,18 @@ class Job:
             time.sleep(.005)
         return None
 
+    def await_launcher(self, seconds=5):
+        """Until the launcher is no shell script any more: a shell that has a signal when it execs loses it."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < end:
+            try:
+                with open('/proc/%d/comm' % self.process.pid) as f:
+                    if f.read().strip() in ('mpirun', 'orterun', 'prterun', 'mpiexec'):
+                        return
+            except OSError:
+                pass
+            time.sleep(.002)
+
     def send(self, number, what):
         pid = self.rank(number)
         if pid is None:
