@@ -14,6 +14,7 @@
 #include "launch/model/runner.h"
 
 #include <math.h>
+#include <string.h>
 
 int64_t dual_reach(const description *d)
 {
@@ -56,7 +57,7 @@ void dual_turn_queries(model *m, int64_t row, int64_t wanted, int32_t head, int3
     const int64_t at = (wanted * m->shape.heads + head) * dim;
     const float *const turn[] = {w->turn_next + row * 2 * pairs, w->turn_far};
     for (int i = 0; i < 2; i++) {
-        rows_copy(w->dual_q[i] + at, 0, w->q + at, 0, 1, (int64_t)heads * dim);
+        memcpy(w->dual_q[i] + at, w->q + at, (size_t)heads * (size_t)dim * sizeof *w->q);
         rope_turn(w->dual_q[i] + at, heads, dim, pairs, turn[i]);
     }
 }

@@ -24,16 +24,21 @@ typedef struct rectangle_walk {
     direction direction;
     float *buffer; /* moves on */
     int64_t floats;
+    moves *list;
 } rectangle_walk;
 
 /* One rectangle: `mine` where src has computed it, `home` where attend will read it. */
 static void move_rectangle(rectangle_walk *w, float *mine, int64_t mine_stride, float *home,
                            int64_t home_stride, int64_t rows, int64_t width)
 {
+    const int32_t n = (int32_t)rows, numbers = (int32_t)width;
     w->floats += rows * width;
-    if (w->direction == PACK) rows_copy(w->buffer, width, mine, mine_stride, rows, width);
-    if (w->direction == UNPACK) rows_copy(home, home_stride, w->buffer, width, rows, width);
-    if (w->direction == LOCAL) rows_copy(home, home_stride, mine, mine_stride, rows, width);
+    if (w->direction == PACK)
+        moves_put(w->list, (step_move){mine, w->buffer, mine_stride, width, n, numbers, 1});
+    if (w->direction == UNPACK)
+        moves_put(w->list, (step_move){w->buffer, home, width, home_stride, n, numbers, 1});
+    if (w->direction == LOCAL)
+        moves_put(w->list, (step_move){mine, home, mine_stride, home_stride, n, numbers, 1});
     if (w->direction == PACK || w->direction == UNPACK) w->buffer += rows * width;
 }
 
@@ -98,9 +103,11 @@ static void walk_kv(rectangle_walk *w)
 static int64_t walk_run(model *m, int32_t layer, const chunk *c, int src, int dst,
                         direction direction, float *buffer)
 {
-    rectangle_walk w = {m, layer, c, src, dst, direction, buffer, 0};
+    moves list = moves_of(m, false);
+    rectangle_walk w = {m, layer, c, src, dst, direction, buffer, 0, &list};
     if (c->wanted > 0) walk_q(&w);
     walk_kv(&w);
+    moves_end(&list);
     return w.floats;
 }
 
@@ -147,19 +154,28 @@ static int64_t home_run(const model *m, int32_t layer, int32_t head, int32_t *en
     return home;
 }
 
+/* Of the heads whose home is `home`: PACK from `mine`, UNPACK to `all`, LOCAL from one to the other. */
 static int64_t copy_homes(model *m, int32_t layer, int home, int32_t rows, int32_t width,
-                          float *packed, float *all, direction direction)
+                          const float *mine, float *packed, float *all, direction direction)
 {
     int64_t floats = 0, stride = (int64_t)m->shape.heads * width;
+    moves list = moves_of(m, false);
     for (int32_t head = 0, end; head < m->shape.heads; head = end) {
         if (home_run(m, layer, head, &end) != home) continue;
-        int64_t columns = (int64_t)(end - head) * width;
-        float *flat = all ? all + (int64_t)head * width : NULL;
-        if (direction == PACK) rows_copy(packed + floats, columns, flat, stride, rows, columns);
+        const int64_t columns = (int64_t)(end - head) * width, at = (int64_t)head * width;
+        const int32_t numbers = (int32_t)columns;
+        if (direction == PACK)
+            moves_put(&list, (step_move){mine + at, packed + floats, stride, columns, rows,
+                                         numbers, 1});
         if (direction == UNPACK)
-            rows_copy(flat, stride, packed + floats, columns, rows, columns);
+            moves_put(&list, (step_move){packed + floats, all + at, columns, stride, rows,
+                                         numbers, 1});
+        if (direction == LOCAL)
+            moves_put(&list,
+                      (step_move){mine + at, all + at, stride, stride, rows, numbers, 1});
         floats += rows * columns;
     }
+    moves_end(&list);
     return floats;
 }
 
@@ -170,27 +186,31 @@ static banyan_status gather_homes(model *m, int32_t layer, int32_t rows, int32_t
     float *recv = w->recv;
     int sends = 0, recvs = 0;
     int64_t floats =
-        copy_homes(m, layer, m->rank, rows, width, w->send, (float *)(uintptr_t)mine, PACK);
+        m->ranks == 1 ? 0
+                      : copy_homes(m, layer, m->rank, rows, width, mine, w->send, NULL, PACK);
     for (int peer = 0; peer < m->ranks; peer++) {
         if (peer == m->rank) continue;
         if (floats > 0)
             w->sends[sends++] = (banyan_message){peer, w->send, (size_t)floats * sizeof *recv};
-        int64_t theirs = copy_homes(m, layer, peer, rows, width, NULL, NULL, MEASURE);
+        int64_t theirs = copy_homes(m, layer, peer, rows, width, NULL, NULL, NULL, MEASURE);
         if (theirs > 0)
             w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)theirs * sizeof *recv};
         recv += theirs;
     }
     banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
     if (status) return status;
-    copy_homes(m, layer, m->rank, rows, width, w->send, all, UNPACK);
+    copy_homes(m, layer, m->rank, rows, width, mine, NULL, all, LOCAL);
     for (int i = 0; i < recvs; i++)
-        copy_homes(m, layer, w->recvs[i].peer, rows, width, w->recvs[i].data, all, UNPACK);
+        copy_homes(m, layer, w->recvs[i].peer, rows, width, NULL, w->recvs[i].data, all,
+                   UNPACK);
     return BANYAN_OK;
 }
 
-banyan_status exchange_out(model *m, int32_t layer, int32_t rows, float *all)
+banyan_status exchange_out(model *m, int32_t layer, int32_t rows, const float **all)
 {
-    return gather_homes(m, layer, rows, m->shape.head_dim, m->work.out, all);
+    *all = m->ranks == 1 ? m->work.out : m->work.wide;
+    if (m->ranks == 1) return BANYAN_OK;
+    return gather_homes(m, layer, rows, m->shape.head_dim, m->work.out, m->work.wide);
 }
 
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
@@ -220,6 +240,20 @@ banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float 
                 (banyan_message){peer, (void *)(uintptr_t)mine,
                                  (size_t)(rows * columns_of[m->rank].count) * sizeof *mine};
     return banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+}
+
+banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const float *mine,
+                             float *room, const float **all)
+{
+    *all = mine;
+    if (m->ranks == 1) return BANYAN_OK;
+    banyan_status status = exchange_cut(m, columns, rows, mine, m->work.columns_of);
+    if (status) return status;
+    moves list = moves_of(m, false);
+    moves_columns(&list, m, room, columns, rows, 1);
+    moves_end(&list);
+    *all = room;
+    return BANYAN_OK;
 }
 
 /* Room for the largest message set of any exchange, in floats, for max_rows rows. */

@@ -48,9 +48,9 @@ static banyan_status route(model *m, const layer *l, int32_t rows)
     banyan_status status = linear_run(m, &l->router, w->h, rows, w->cut);
     if (!status) status = exchange_cut(m, width, rows, w->cut, w->columns_of);
     if (status) return status;
-    for (int r = 0; r < m->ranks; r++)
-        rows_copy(w->share + w->columns_of[r].first, width, w->columns_of[r].data,
-                  w->columns_of[r].stride, rows, w->columns_of[r].count);
+    moves list = moves_of(m, false);
+    moves_columns(&list, m, w->share, width, rows, 1);
+    moves_end(&list);
     for (int32_t row = 0; row < rows; row++) {
         softmax(w->share + row * width, m->is.experts);
         choose_experts(&m->is, w->share + row * width, w->taken);
@@ -58,14 +58,22 @@ static banyan_status route(model *m, const layer *l, int32_t rows)
     return BANYAN_OK;
 }
 
+static float expert_share(const model *m, int32_t expert, int32_t row)
+{
+    return m->work.share[row * (int64_t)m->is.experts + expert];
+}
+
 /* The rows that chose an expert, one after the other in `out`; how many. */
 static int32_t gather_expert(const model *m, int32_t expert, int32_t rows, float *out)
 {
-    int64_t width = m->shape.hidden;
+    const int64_t width = m->shape.hidden;
     int32_t count = 0;
+    moves list = moves_of(m, false);
     for (int32_t row = 0; row < rows; row++)
-        if (m->work.share[row * (int64_t)m->is.experts + expert] >= 0)
-            memcpy(out + count++ * width, m->work.h + row * width, (size_t)width * sizeof *out);
+        if (expert_share(m, expert, row) >= 0)
+            moves_put(&list, (step_move){m->work.h + row * width, out + count++ * width, width,
+                                         width, 1, (int32_t)width, 1});
+    moves_end(&list);
     return count;
 }
 
@@ -73,11 +81,15 @@ static int32_t gather_expert(const model *m, int32_t expert, int32_t rows, float
 static void scatter_expert(const model *m, int32_t expert, int32_t rows, const float *from,
                            int64_t width, float *sum)
 {
+    moves list = moves_of(m, true);
     for (int32_t row = 0; row < rows; row++) {
-        float share = m->work.share[row * (int64_t)m->is.experts + expert];
+        const float share = expert_share(m, expert, row);
         if (share < 0) continue;
-        for (int64_t i = 0; i < width; i++) sum[row * width + i] += share * *from++;
+        moves_put(&list,
+                  (step_move){from, sum + row * width, width, width, 1, (int32_t)width, share});
+        from += width;
     }
+    moves_end(&list);
 }
 
 /* act(Wg h) * Wu h of all pairs, cut, in `mine` [pairs][count]. */
@@ -89,7 +101,9 @@ static banyan_status activate_experts(model *m, const layer *l, int32_t rows, fl
         const linear *both = &l->expert_gate_up[e];
         int32_t count = gather_expert(m, e, rows, w->some);
         status = linear_run(m, both, w->some, count, w->cut);
-        if (!status) rows_activate(&m->is, w->cut, count, both->count, mine);
+        if (!status)
+            m->step->activate(m->device->own, m->is.act, (float)m->is.act_cap, w->cut, count,
+                              both->count, mine);
         mine += count * both->count;
     }
     return status;
@@ -103,16 +117,12 @@ banyan_status experts_run(model *m, const layer *l, int32_t rows)
     float *mine = w->out; /* free by now */
     banyan_status status = route(m, l, rows);
     if (!status) status = activate_experts(m, l, rows, mine);
-    if (!status) status = exchange_cut(m, width, (int32_t)pairs, mine, w->columns_of);
-    for (int r = 0; !status && r < m->ranks; r++)
-        rows_copy(w->wide + w->columns_of[r].first, width, w->columns_of[r].data,
-                  w->columns_of[r].stride, pairs, w->columns_of[r].count);
-    memset(w->cut, 0, (size_t)(rows * out) * sizeof *w->cut);
-    const float *in = w->wide;
+    const float *in = NULL;
+    if (!status) status = exchange_whole(m, width, (int32_t)pairs, mine, w->wide, &in);
+    m->step->zero(m->device->own, w->cut, rows * out);
     for (int32_t e = 0; !status && e < m->is.experts; e++) {
         int32_t count = 0;
-        for (int32_t row = 0; row < rows; row++)
-            count += w->share[row * (int64_t)m->is.experts + e] >= 0;
+        for (int32_t row = 0; row < rows; row++) count += expert_share(m, e, row) >= 0;
         status = linear_run(m, &l->expert_down[e], in, count, w->some);
         if (!status) scatter_expert(m, e, rows, w->some, out, w->cut);
         in += count * width;

@@ -22,13 +22,7 @@
 #include "launch/model/hf_config.h"
 #include "launch/model/model.h"
 #include "launch/model/rope.h"
-
-/* RMSNorm, x w / rms(x); with 1 + w; LayerNorm, (x - mean) w / deviation + bias. */
-typedef enum norm_kind { NORM_RMS, NORM_RMS_ONE, NORM_LAYER } norm_kind;
-
-/* On gate and up; gegelu (Phi-3-small; gpt-oss calls it swiglu), with a cap c:
- * min(g, c) sigmoid(1.702 g) (clamp(u, -c, c) + 1) */
-typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_GEGELU } activation;
+#include "launch/model/steps.h"
 
 /* Tensors of q, k and v: three; one, q then k then v; one, for each KV head its q heads, k,
  * v. */

@@ -10,27 +10,26 @@
 
 static void embed(model *m, const uint32_t *ids, int32_t rows)
 {
-    int64_t width = m->shape.hidden;
-    for (int32_t row = 0; row < rows; row++)
-        tensor_read(m->embedding, ids[row] * width, width, m->work.x + row * width);
-    if (m->is.embedding_scale != 1)
-        rows_scale(m->work.x, rows * width, (float)m->is.embedding_scale);
+    const step_table table = {m->embedding};
+    m->step->embed(m->device->own, &table, ids, rows, m->shape.hidden,
+                   (float)m->is.embedding_scale, m->work.x);
 }
 
 static void norm_rows(const model *m, const norm *n, const float *x, int32_t rows, float *h)
 {
-    rows_norm(x, rows, m->shape.hidden, n, m->is.norm, m->shape.norm_eps, h);
+    const step_norm step = norm_step(m, n);
+    m->step->norm(m->device->own, &step, x, rows, m->shape.hidden, h);
 }
 
 /* Probe the rows that are asked for: the last `rows` of those just attended. */
 static banyan_status gather_probe(model *m, int32_t layer, const chunk *c, int32_t rows,
-                                  const model_probe *probe)
+                                  const float *out, const model_probe *probe)
 {
     workspace *w = &m->work;
     int64_t skip = (int64_t)(c->wanted - rows) * m->shape.heads;
     banyan_status status = BANYAN_OK;
     if (probe->out)
-        memcpy(probe->out, w->wide + skip * m->shape.head_dim,
+        memcpy(probe->out, out + skip * m->shape.head_dim,
                (size_t)rows * (size_t)m->shape.heads * (size_t)m->shape.head_dim *
                    sizeof *probe->out);
     if (probe->lse) status = exchange_values(m, layer, rows, w->lse + skip, probe->lse);
@@ -55,14 +54,14 @@ static banyan_status append_heads(model *m, int32_t cache_layer, const chunk *c)
     return attend_run(m, cache_layer, &none, NULL);
 }
 
-/* q, k, v of a chunk to the ranks that hold the heads; attend; outputs of all heads in
- * work.wide. */
-static banyan_status attend_layer(model *m, int32_t layer, const chunk *c, const float *h,
-                                  int32_t rows, const model_probe *probe)
+/* q, k, v of a chunk to the ranks that hold the heads; attend; *out: outputs of all heads. */
+static banyan_status attend_layer(model *m, int32_t layer, const chunk *c, int32_t rows,
+                                  const model_probe *probe, const float **out)
 {
     const bool last = layer == m->shape.layers - 1;
     const int32_t cache_layer = layer + (last ? m->reading : 0);
     workspace *w = &m->work;
+    const float *h = w->h;
     int32_t skip = c->rows - c->wanted;
     bool probed = probe && probe->layer == layer;
     banyan_status status = linear_run(m, &m->layer[layer].q,
@@ -75,8 +74,8 @@ static banyan_status attend_layer(model *m, int32_t layer, const chunk *c, const
     heads_prepare(m, cache_layer, c);
     status = attend_run(m, cache_layer, c, probed ? probe : NULL);
     if (status || c->wanted == 0) return status;
-    status = exchange_out(m, cache_layer, c->wanted, w->wide);
-    if (!status && probed) status = gather_probe(m, cache_layer, c, rows, probe);
+    status = exchange_out(m, cache_layer, c->wanted, out);
+    if (!status && probed) status = gather_probe(m, cache_layer, c, rows, *out, probe);
     if (!status && probe && probe->watch)
         status = watch_run(m, layer, cache_layer, c, probe->watch);
     return status;
@@ -90,12 +89,11 @@ static banyan_status feed_forward(model *m, const layer *l, int32_t rows)
     banyan_status status = linear_run(m, &l->gate_up, w->h, rows, w->cut);
     if (status) return status;
     float *mine = w->out; /* free by now */
-    rows_activate(&m->is, w->cut, rows, l->gate_up.count, mine);
-    status = exchange_cut(m, width, rows, mine, w->columns_of);
-    for (int r = 0; !status && r < m->ranks; r++)
-        rows_copy(w->wide + w->columns_of[r].first, width, w->columns_of[r].data,
-                  w->columns_of[r].stride, rows, w->columns_of[r].count);
-    return status ? status : linear_run(m, &l->down, w->wide, rows, w->cut);
+    m->step->activate(m->device->own, m->is.act, (float)m->is.act_cap, w->cut, rows,
+                      l->gate_up.count, mine);
+    const float *all = NULL;
+    status = exchange_whole(m, width, rows, mine, w->wide, &all);
+    return status ? status : linear_run(m, &l->down, all, rows, w->cut);
 }
 
 /* x += residual_scale (norm(cut)): what a half of a layer gave, in work.cut, to the residual
@@ -108,15 +106,17 @@ static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
     float scale = (float)m->is.residual_scale;
     banyan_status status = exchange_cut(m, width, rows, w->cut, w->columns_of);
     if (status) return status;
+    moves sum = moves_of(m, true);
     if (after->weight) {
-        for (int r = 0; r < m->ranks; r++)
-            rows_copy(w->h + w->columns_of[r].first, width, w->columns_of[r].data,
-                      w->columns_of[r].stride, rows, w->columns_of[r].count);
+        moves all = moves_of(m, false);
+        moves_columns(&all, m, w->h, width, rows, 1);
+        moves_end(&all);
         norm_rows(m, after, w->h, rows, w->h);
-        rows_add(x, &(activation_columns){w->h, 0, width, width}, 1, rows, width, scale);
+        moves_put(&sum, (step_move){w->h, x, width, width, rows, (int32_t)width, scale});
     } else {
-        rows_add(x, w->columns_of, m->ranks, rows, width, scale);
+        moves_columns(&sum, m, x, width, rows, scale);
     }
+    moves_end(&sum);
     norm_rows(m, next, x, rows, w->h);
     return BANYAN_OK;
 }
@@ -130,17 +130,18 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
     embed(m, ids, c.rows);
     if (dual_is_on(m, &c)) dual_turns(m, &c);
     for (int32_t i = 0; !dual_is_on(m, &c) && i < m->is.ropes; i++)
-        rope_table(&m->rope[i], c.at, c.rows, w->turn[i]);
+        m->step->turns(m->device->own, &m->rope[i], &c.at, c.rows, w->turn[i]);
     norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const layer *l = &m->layer[i];
         bool last = i == m->shape.layers - 1;
         c.wanted = last ? rows : c.rows;
-        banyan_status status = attend_layer(m, i, &c, w->h, rows, probe);
+        const float *out = NULL;
+        banyan_status status = attend_layer(m, i, &c, rows, probe, &out);
         if (status || c.wanted == 0) return status;
         float *x = w->x + (c.rows - c.wanted) * (int64_t)m->shape.hidden;
         const norm *next = last ? &m->final_norm : &m->layer[i + 1].input;
-        status = linear_run(m, &l->o, w->wide, c.wanted, w->cut);
+        status = linear_run(m, &l->o, out, c.wanted, w->cut);
         if (!status) status = rejoin(m, &l->attention, x, c.wanted, &l->post);
         if (!status)
             status = m->is.layer[i].experts ? experts_run(m, l, c.wanted)

@@ -116,7 +116,7 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
         multiply_row(l, in, out);
     else
         run_panels(m, l, in, rows, out);
-    if (!status && l->bias) rows_bias(out, rows, l->outputs, l->bias);
+    if (!status && l->bias) m->step->bias(d->own, out, rows, l->outputs, l->bias);
     return status;
 }
 

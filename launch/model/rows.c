@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Element-wise work on rows of activations: every rank does all of it, so it is kept to one
- * pass over memory. Sums run in 16 lanes, folded at the end: compilers may not reorder a sum
- * of floats by themselves. */
+/* The steps of steps.h on the CPU: every rank does all of them, so each is kept to one pass over
+ * memory. Sums run in 16 lanes, folded at the end: compilers may not reorder a sum of floats by
+ * themselves. */
 #include "launch/isa.h"
 #include "launch/model/runner.h"
 
@@ -41,8 +41,8 @@ rms_row(const float *x, int64_t width, const float *restrict weight, double eps,
 }
 
 /* LayerNorm (Ba et al., arXiv 1607.06450): (x - mean) w / sqrt(variance + eps) + bias. */
-static inline __attribute__((always_inline)) void layer_row(const float *x, int64_t width,
-                                                            const norm *n, double eps, float *h)
+static inline __attribute__((always_inline)) void
+layer_row(const float *x, int64_t width, const step_norm *n, double eps, float *h)
 {
     float mean = sum(x, width) / (float)width;
     for (int64_t i = 0; i < width; i++) h[i] = x[i] - mean;
@@ -51,44 +51,67 @@ static inline __attribute__((always_inline)) void layer_row(const float *x, int6
     for (int64_t i = 0; n->bias && i < width; i++) h[i] += n->bias[i];
 }
 
-EACH_ISA void rows_norm(const float *x, int64_t rows, int64_t width, const norm *n,
-                        norm_kind kind, double eps, float *h)
+EACH_ISA static void rows_norm(void *own, const step_norm *n, const float *x, int64_t rows,
+                               int64_t width, float *h)
 {
+    (void)own;
     for (int64_t row = 0; row < rows; row++, x += width, h += width)
-        if (kind == NORM_LAYER)
-            layer_row(x, width, n, eps, h);
+        if (n->kind == NORM_LAYER)
+            layer_row(x, width, n, n->eps, h);
         else
-            rms_row(x, width, n->weight, eps, h);
+            rms_row(x, width, n->weight, n->eps, h);
 }
 
-EACH_ISA void rows_add(float *restrict x, const activation_columns *restrict columns_of,
-                       int count, int64_t rows, int64_t width, float scale)
+static void rows_move(void *own, const step_move *list, int count)
 {
-    for (int64_t row = 0; row < rows; row++, x += width)
-        for (int p = 0; p < count; p++) {
-            const float *restrict from = columns_of[p].data + row * columns_of[p].stride;
-            float *restrict to = x + columns_of[p].first;
-            for (int64_t i = 0; i < columns_of[p].count; i++) to[i] += scale * from[i];
-        }
+    (void)own;
+    for (const step_move *m = list; m < list + count; m++)
+        for (int32_t row = 0; row < m->rows; row++)
+            memcpy(m->to + row * m->to_stride, m->from + row * m->from_stride,
+                   (size_t)m->width * sizeof *m->to);
 }
 
-EACH_ISA void rows_scale(float *x, int64_t count, float scale)
+EACH_ISA static void add_scaled(float *restrict to, const float *restrict from, int32_t width,
+                                float scale)
 {
+    for (int32_t i = 0; i < width; i++) to[i] += scale * from[i];
+}
+
+static void rows_add(void *own, const step_move *list, int count)
+{
+    (void)own;
+    for (const step_move *m = list; m < list + count; m++)
+        for (int32_t row = 0; row < m->rows; row++)
+            add_scaled(m->to + row * m->to_stride, m->from + row * m->from_stride, m->width,
+                       m->scale);
+}
+
+static void rows_zero(void *own, float *x, int64_t count)
+{
+    (void)own;
+    memset(x, 0, (size_t)count * sizeof *x);
+}
+
+EACH_ISA static void rows_scale(void *own, float *x, int64_t count, float scale)
+{
+    (void)own;
     for (int64_t i = 0; i < count; i++) x[i] *= scale;
 }
 
-EACH_ISA void rows_bias(float *restrict x, int64_t rows, int64_t width,
-                        const float *restrict bias)
+static void rows_embed(void *own, const step_table *table, const uint32_t *ids, int32_t rows,
+                       int64_t width, float scale, float *x)
 {
-    for (int64_t row = 0; row < rows; row++, x += width)
-        for (int64_t i = 0; i < width; i++) x[i] += bias[i];
+    for (int32_t row = 0; row < rows; row++)
+        tensor_read(table->tensor, ids[row] * width, width, x + row * width);
+    if (scale != 1) rows_scale(own, x, rows * width, scale);
 }
 
-void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_stride,
-               int64_t rows, int64_t width)
+EACH_ISA static void rows_bias(void *own, float *restrict x, int64_t rows, int64_t width,
+                               const float *restrict bias)
 {
-    for (int64_t row = 0; row < rows; row++)
-        memcpy(to + row * to_stride, from + row * from_stride, (size_t)width * sizeof *to);
+    (void)own;
+    for (int64_t row = 0; row < rows; row++, x += width)
+        for (int64_t i = 0; i < width; i++) x[i] += bias[i];
 }
 
 static float clamp_between(float x, float low, float high)
@@ -104,25 +127,81 @@ static float gegelu(float gate, float up, float cap)
 }
 
 /* gelu: x Phi(x) (Hendrycks and Gimpel, arXiv 1606.08415), exact and by tanh, section 2. */
-static float activation_of(const description *d, float gate, float up)
+static float activation_of(activation act, float cap, float gate, float up)
 {
     const float root = 0.7978845608028654f; /* sqrt(2 / pi) */
-    switch (d->act) {
+    switch (act) {
     case ACT_SILU: return gate / (1 + expf(-gate)) * up;
     case ACT_GELU: return 0.5f * gate * (1 + erff(gate * 0.7071067811865476f)) * up;
     case ACT_GELU_TANH:
         return 0.5f * gate * (1 + tanhf(root * (gate + 0.044715f * gate * gate * gate))) * up;
     case ACT_GEGELU: break;
     }
-    return gegelu(gate, up, (float)d->act_cap);
+    return gegelu(gate, up, cap);
 }
 
-void rows_activate(const description *d, const float *gate_up, int64_t rows, int64_t width,
-                   float *out)
+static void rows_activate(void *own, activation act, float cap, const float *gate_up,
+                          int64_t rows, int64_t width, float *out)
 {
+    (void)own;
     for (int64_t row = 0; row < rows; row++) {
         const float *gate = gate_up + row * 2 * width, *up = gate + width;
         for (int64_t i = 0; i < width; i++)
-            out[row * width + i] = activation_of(d, gate[i], up[i]);
+            out[row * width + i] = activation_of(act, cap, gate[i], up[i]);
     }
 }
+
+static void rows_turns(void *own, const rope *r, const int64_t *at, int32_t rows, float *turn)
+{
+    (void)own;
+    rope_table(r, *at, rows, turn);
+}
+
+static void rows_heads(void *own, const step_heads *h)
+{
+    float *x = h->x;
+    for (int64_t row = 0; row < h->rows; row++, x += h->stride) {
+        if (h->norm.weight) rows_norm(own, &h->norm, x, h->heads, h->dim, x);
+        if (h->turn) rope_turn(x, h->heads, h->dim, h->pairs, h->turn + row * 2 * h->pairs);
+    }
+}
+
+static void rows_silence(void *own, float *logits, int32_t rows, int64_t count, int64_t first,
+                         const int32_t *ids, int32_t dummies)
+{
+    (void)own;
+    for (int32_t i = 0; i < dummies; i++) {
+        const int64_t column = ids[i] - first;
+        if (column < 0 || column >= count) continue;
+        for (int32_t row = 0; row < rows; row++) logits[row * count + column] = -INFINITY;
+    }
+}
+
+static void rows_choose(void *own, const float *logits, int32_t rows, int64_t count,
+                        int64_t first, uint64_t *choice)
+{
+    (void)own;
+    for (int32_t row = 0; row < rows; row++, logits += count) {
+        int64_t best = 0;
+        for (int64_t i = 1; i < count; i++)
+            if (logits[i] > logits[best]) best = i;
+        choice[row] = count == 0 ? CHOICE_NONE
+                      : finite_row(logits, count)
+                          ? choice_make(logits[best], (uint32_t)(first + best))
+                          : choice_make(NAN, (uint32_t)first);
+    }
+}
+
+const step_row step_row_cpu = {.name = "cpu",
+                               .embed = rows_embed,
+                               .norm = rows_norm,
+                               .move = rows_move,
+                               .add = rows_add,
+                               .zero = rows_zero,
+                               .scale = rows_scale,
+                               .bias = rows_bias,
+                               .activate = rows_activate,
+                               .turns = rows_turns,
+                               .heads = rows_heads,
+                               .silence = rows_silence,
+                               .choose = rows_choose};

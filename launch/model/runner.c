@@ -179,6 +179,7 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     }
     m->comm = comm;
     m->device = device;
+    m->step = &step_row_cpu;
     m->rank = banyan_comm_rank(comm);
     m->ranks = banyan_comm_size(comm);
     openblas_set_num_threads(1);

@@ -60,6 +60,15 @@ typedef struct activation_columns {
     int64_t first, count, stride;
 } activation_columns;
 
+/* Rectangles that are moved, or added, together: moves_put, .., moves_end. */
+typedef struct moves {
+    const step_row *step;
+    void *own;
+    bool adds;
+    int count;
+    step_move list[STEP_MOVES];
+} moves;
+
 /* What attend reads and writes. */
 enum {
     DUAL = 3
@@ -105,6 +114,7 @@ struct model {
     model_shape shape;
     banyan_comm *comm;
     device *device;
+    const step_row *step; /* of the processor in whose memory activations lie */
     int rank, ranks;
     safetensors *files;
     uint64_t digest;
@@ -173,20 +183,18 @@ void linear_free(model *m, linear *l);
 /* What a widest input needs of work.panel. */
 int64_t linear_widest(const model *m);
 
-/* rows.c */
-/* h = norm(x), row by row; may be in place. */
-void rows_norm(const float *x, int64_t rows, int64_t width, const norm *n, norm_kind kind,
-               double eps, float *h);
-/* x += scale * the columns of each */
-void rows_add(float *x, const activation_columns *columns_of, int count, int64_t rows,
-              int64_t width, float scale);
-void rows_copy(float *to, int64_t to_stride, const float *from, int64_t from_stride,
-               int64_t rows, int64_t width);
-void rows_scale(float *x, int64_t count, float scale);
-void rows_bias(float *x, int64_t rows, int64_t width, const float *bias);
-/* gate_up [rows][gate, up][width] -> out [rows][width] = act(gate) up, by the description */
-void rows_activate(const description *d, const float *gate_up, int64_t rows, int64_t width,
-                   float *out);
+static inline step_norm norm_step(const model *m, const norm *n)
+{
+    return (step_norm){m->is.norm, m->shape.norm_eps, n->weight, n->bias};
+}
+
+/* moves.c */
+moves moves_of(const model *m, bool adds);
+void moves_put(moves *l, step_move one);
+void moves_end(moves *l);
+/* work.columns_of, each to its columns of `to`; scale: where they are added. */
+void moves_columns(moves *l, const model *m, float *to, int64_t to_stride, int64_t rows,
+                   float scale);
 
 /* heads.c: norm and rotation of the q and k that this rank holds. */
 void heads_prepare(model *m, int32_t layer, const chunk *c);
@@ -219,12 +227,16 @@ banyan_status dual_attend(model *m, int32_t layer, const chunk *c, const model_p
 
 /* exchange.c */
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c); /* cut -> q, k, v */
-banyan_status exchange_out(model *m, int32_t layer, int32_t rows, float *all);
+/* *all [rows][heads][head_dim]: all heads' outputs */
+banyan_status exchange_out(model *m, int32_t layer, int32_t rows, const float **all);
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
                               float *all); /* [rows][heads] from the homes */
 /* Everybody's part of a cut activation; columns_of[ranks] point into the workspace or at mine. */
 banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
                            activation_columns *columns_of);
+/* .. put together: *all [rows][columns] is `mine`, where that is the whole, or `room`. */
+banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const float *mine,
+                             float *room, const float **all);
 int64_t exchange_floats(const model *m, int sending); /* room that send, recv need */
 
 /* layers.c */
