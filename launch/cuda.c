@@ -15,8 +15,8 @@
 #include <stdlib.h>
 
 typedef struct cuda {
+    cuda_line line; /* steps see it: first */
     int index;
-    cudaStream_t stream;
     cudaEvent_t mark[2];
     void *blas;      /* made with the first product */
     void *buffer[2]; /* of products: in, out */
@@ -27,6 +27,14 @@ typedef struct cuda {
 static const char *cuda_error_words(cudaError_t error)
 {
     return error == cudaSuccess ? NULL : cudaGetErrorString(error);
+}
+
+/* .. or that of a step before it, once. */
+static const char *line_words(cuda *c, cudaError_t error)
+{
+    const char *failed = c->line.failed;
+    c->line.failed = NULL;
+    return failed ? failed : cuda_error_words(error);
 }
 
 static const char *cuda_missing(void)
@@ -54,7 +62,7 @@ static void close_cuda(void *own)
         cudaFree(c->buffer[i]);
         if (c->mark[i]) cudaEventDestroy(c->mark[i]);
     }
-    if (c->stream) cudaStreamDestroy(c->stream);
+    if (c->line.stream) cudaStreamDestroy(c->line.stream);
     free(c);
 }
 
@@ -65,8 +73,10 @@ static const char *open_cuda(int index, void **own)
     cuda *c = calloc(1, sizeof *c);
     if (!c) return "out of memory";
     c->index = index;
+    cudaStream_t made = NULL;
     cudaError_t error = cudaSetDevice(index);
-    if (!error) error = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (!error) error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    c->line.stream = made;
     for (int i = 0; i < 2 && !error; i++) error = cudaEventCreate(&c->mark[i]);
     if (error) {
         close_cuda(c);
@@ -78,7 +88,7 @@ static const char *open_cuda(int index, void **own)
 
 static void *stream(void *own)
 {
-    return ((cuda *)own)->stream;
+    return ((cuda *)own)->line.stream;
 }
 
 static void cuda_describe(void *own, char *text, size_t size)
@@ -144,25 +154,26 @@ static void release_host(void *memory)
 
 static const char *copy(void *own, void *to, const void *from, size_t bytes)
 {
-    return cuda_error_words(
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((cuda *)own)->stream));
+    cuda *c = own;
+    return line_words(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->line.stream));
 }
 
 static const char *cuda_fill(void *own, void *memory, int byte, size_t bytes)
 {
-    return cuda_error_words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->stream));
+    return cuda_error_words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->line.stream));
 }
 
 static const char *wait_all(void *own)
 {
-    return cuda_error_words(cudaStreamSynchronize(((cuda *)own)->stream));
+    cuda *c = own;
+    return line_words(c, cudaStreamSynchronize(c->line.stream));
 }
 
 /* ---- products ------------------------------------------------------------------------------ */
 
 static const char *make_blas(cuda *c)
 {
-    return c->blas ? NULL : cuda_blas_open(c->stream, &c->blas);
+    return c->blas ? NULL : cuda_blas_open(c->line.stream, &c->blas);
 }
 
 static const char *make_buffer(cuda *c, int which, size_t bytes)
@@ -205,7 +216,7 @@ static const char *product_bf16(void *own, int32_t n, const void *a, const void 
 static const char *cuda_mark(void *own, int which)
 {
     cuda *c = own;
-    return cuda_error_words(cudaEventRecord(c->mark[which], c->stream));
+    return cuda_error_words(cudaEventRecord(c->mark[which], c->line.stream));
 }
 
 static const char *elapsed(void *own, double *seconds)
@@ -221,14 +232,14 @@ static const char *elapsed(void *own, double *seconds)
 static const char *capture(void *own)
 {
     return cuda_error_words(
-        cudaStreamBeginCapture(((cuda *)own)->stream, cudaStreamCaptureModeThreadLocal));
+        cudaStreamBeginCapture(((cuda *)own)->line.stream, cudaStreamCaptureModeThreadLocal));
 }
 
 static const char *captured(void *own, void **graph)
 {
     cudaGraph_t recorded = NULL;
     cudaGraphExec_t ready = NULL;
-    cudaError_t error = cudaStreamEndCapture(((cuda *)own)->stream, &recorded);
+    cudaError_t error = cudaStreamEndCapture(((cuda *)own)->line.stream, &recorded);
     if (!error) error = cudaGraphInstantiate(&ready, recorded, 0);
     if (recorded) cudaGraphDestroy(recorded);
     if (!error) *graph = ready;
@@ -237,7 +248,7 @@ static const char *captured(void *own, void **graph)
 
 static const char *replay(void *own, void *graph)
 {
-    return cuda_error_words(cudaGraphLaunch(graph, ((cuda *)own)->stream));
+    return cuda_error_words(cudaGraphLaunch(graph, ((cuda *)own)->line.stream));
 }
 
 static void drop(void *own, void *graph)

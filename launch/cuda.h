@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda.h - between cuda.c (memory, streams, clocks) and cuda_blas.c (matrices). Functions return NULL
- * or words, as in device.h. */
+/* cuda.h - between cuda.c (memory, streams, clocks), cuda_blas.c (matrices) and cuda_steps.cu (what is
+ * between them). Functions return NULL or words, as in device.h. */
 #ifndef BANYAN_CUDA_H
 #define BANYAN_CUDA_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What steps see of a device's `own`, which begins with it. */
+typedef struct cuda_line {
+    void *stream;       /* a cudaStream_t */
+    const char *failed; /* what a launch said, for the next copy or wait; or NULL */
+} cuda_line;
 
 /* A handle whose products run on `stream`, a cudaStream_t. */
 const char *cuda_blas_open(void *stream, void **out);
@@ -16,4 +26,7 @@ const char *cuda_blas_product(void *blas, const float *weight, int64_t count, in
 const char *cuda_blas_product_bf16(void *blas, int32_t n, const void *a, const void *b,
                                    void *c);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -100,6 +100,16 @@ target_link_libraries(banyan_launch PUBLIC banyan m PkgConfig::pc_protobuf
 # The GPU as the programs' device. libcuda is never linked: without a driver the program says so.
 if(BANYAN_HAS_CUDA)
   target_sources(banyan_launch PRIVATE launch/cuda.c launch/cuda_blas.c)
+  # As an object, like those of libbanyan (attention/cuda/objects.cmake), with the same code and flags.
+  set(banyan_cuda_launch launch/cuda_steps.cu)
+  add_library(banyan_cuda_launch OBJECT ${banyan_cuda_launch})
+  set_target_properties(banyan_cuda_launch PROPERTIES CUDA_ARCHITECTURES OFF POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(banyan_cuda_launch PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_options(banyan_cuda_launch PRIVATE ${banyan_cuda_code_portable} ${banyan_cuda_flags})
+  add_dependencies(banyan_launch banyan_cuda_launch)
+  set(object ${PROJECT_BINARY_DIR}/CMakeFiles/banyan_cuda_launch.dir/launch/cuda_steps.cu.o)
+  set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+  target_sources(banyan_launch PRIVATE ${object})
   target_link_libraries(banyan_launch PUBLIC CUDA::cublas CUDA::cudart_static)
 else()
   target_sources(banyan_launch PRIVATE launch/cuda_none.c)

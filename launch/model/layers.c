@@ -10,7 +10,7 @@
 
 static void embed(model *m, const uint32_t *ids, int32_t rows)
 {
-    const step_table table = {m->embedding};
+    const step_table table = {.tensor = m->embedding};
     m->step->embed(m->device->own, &table, ids, rows, m->shape.hidden,
                    (float)m->is.embedding_scale, m->work.x);
 }
@@ -129,8 +129,10 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
     chunk c = *whole;
     embed(m, ids, c.rows);
     if (dual_is_on(m, &c)) dual_turns(m, &c);
-    for (int32_t i = 0; !dual_is_on(m, &c) && i < m->is.ropes; i++)
-        m->step->turns(m->device->own, &m->rope[i], &c.at, c.rows, w->turn[i]);
+    for (int32_t i = 0; !dual_is_on(m, &c) && i < m->is.ropes; i++) {
+        const step_rope rope = {.rope = &m->rope[i]};
+        m->step->turns(m->device->own, &rope, &c.at, c.rows, w->turn[i]);
+    }
     norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const layer *l = &m->layer[i];

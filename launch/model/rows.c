@@ -151,10 +151,11 @@ static void rows_activate(void *own, activation act, float cap, const float *gat
     }
 }
 
-static void rows_turns(void *own, const rope *r, const int64_t *at, int32_t rows, float *turn)
+static void rows_turns(void *own, const step_rope *r, const int64_t *at, int32_t rows,
+                       float *turn)
 {
     (void)own;
-    rope_table(r, *at, rows, turn);
+    rope_table(r->rope, *at, rows, turn);
 }
 
 static void rows_heads(void *own, const step_heads *h)

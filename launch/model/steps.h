@@ -5,7 +5,9 @@
  * Knows: rows of fp32 numbers and the formulas of family.h. Refuses to know: ranks, layers, which
  * step follows which (that is the layer program's, layers.c), and matrices (device.h, product).
  *
- * A processor is a row of functions, of which the CPU's is in rows.c. Steps return nothing. */
+ * A processor is a row of functions: the CPU's is in rows.c, CUDA's in launch/cuda_steps.cu, which
+ * queues kernels on the device's stream; there pointers are the device's, where nothing else is said.
+ * Steps return nothing: what a device could not do is said by its next copy or wait (device.h). */
 #ifndef BANYAN_STEPS_H
 #define BANYAN_STEPS_H
 
@@ -36,8 +38,18 @@ struct rope;
 
 /* The embedding, [vocab][width]. */
 typedef struct step_table {
-    const struct tensor *tensor; /* as the checkpoint has it */
+    const struct tensor *tensor; /* as the checkpoint has it; for the CPU */
+    const void *there;           /* for a device: in its memory, in bf16 or fp32 */
+    banyan_dtype dtype;          /* of `there` */
 } step_table;
+
+/* A rotary embedding. */
+typedef struct step_rope {
+    const struct rope *rope; /* for the CPU */
+    const double *turns;     /* for a device: [pairs], whole turns per token, in its memory */
+    double factor;           /* on cos and sin */
+    int32_t pairs;
+} step_rope;
 
 /* weight [width]; NULL: there is no such norm. bias [width], or NULL. */
 typedef struct step_norm {
@@ -85,8 +97,7 @@ typedef struct step_row {
     void (*activate)(void *own, activation act, float cap, const float *gate_up, int64_t rows,
                      int64_t width, float *out);
     /* turn [rows][cos, sin][pairs] for tokens *at, *at + 1, .. */
-    void (*turns)(void *own, const struct rope *r, const int64_t *at, int32_t rows,
-                  float *turn);
+    void (*turns)(void *own, const step_rope *r, const int64_t *at, int32_t rows, float *turn);
     void (*heads)(void *own, const step_heads *h);
     /* -infinity to some columns of logits [rows][count]; those that are not in it are left out */
     void (*silence)(void *own, float *logits, int32_t rows, int64_t count, int64_t first,
@@ -94,10 +105,12 @@ typedef struct step_row {
     /* choice [rows]: of logits [rows][count], whose column 0 is id `first` */
     void (*choose)(void *own, const float *logits, int32_t rows, int64_t count, int64_t first,
                    uint64_t *choice);
+    /* to = x in bf16, rounded to nearest, ties to even. Asked only of devices that are apart. */
+    void (*narrow)(void *own, const float *x, int64_t count, uint16_t *to);
 } step_row;
 
-/* own: unused. */
-extern const step_row step_row_cpu;
+/* The CPU's own: unused. CUDA's: that of launch/cuda.c. */
+extern const step_row step_row_cpu, step_row_cuda;
 
 /* A row's best logit and its id as one number, of which the larger is the better choice: by the
  * logit, then the lower id. Above all is a logit that is NaN or +infinity, which must not go

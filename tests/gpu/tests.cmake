@@ -9,7 +9,11 @@ endif()
 # Compiled once more, with the library's own flags, and looked at (label gate).
 string(TOUPPER "${CMAKE_BUILD_TYPE}" gate_type)
 separate_arguments(gate_flags UNIX_COMMAND "${CMAKE_CUDA_FLAGS} ${CMAKE_CUDA_FLAGS_${gate_type}}")
-foreach(part portable hopper)
+set(banyan_cuda_code_launch ${banyan_cuda_code_portable})
+foreach(part portable hopper launch)
+  if(NOT banyan_cuda_${part})
+    continue()
+  endif()
   add_test(NAME gates_${part} COMMAND ${CMAKE_CURRENT_LIST_DIR}/gates.sh ${CMAKE_CUDA_COMPILER}
            ${PROJECT_SOURCE_DIR} ${banyan_cuda_${part}} -- ${gate_flags}
            ${banyan_cuda_code_${part}} ${banyan_cuda_flags})

@@ -268,6 +268,12 @@ static inline float rsqrtf(float x)
 {
     return 1 / sqrtf(x);
 }
+static inline void sincospi(double x, double *sine, double *cosine)
+{
+    const double part = M_PI * (x - 2 * rint(x / 2)); /* exact but for the product */
+    *sine = sin(part);
+    *cosine = cos(part);
+}
 static inline float __int2float_rn(int x)
 {
     return (float)x;
