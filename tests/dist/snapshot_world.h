@@ -294,10 +294,12 @@ static inline void save(const world *w, const char *note)
                   banyan_error_message());
 }
 
+/* The folder goes when all ranks have seen what they look for in it. */
 static inline void clear(banyan_comm *comm)
 {
     char command[512];
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
     if (banyan_comm_rank(comm) == 0) CHECK(system(command) == 0);
     CHECK(banyan_comm_agree(comm, BANYAN_OK) == BANYAN_OK);
 }
