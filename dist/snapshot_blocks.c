@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Blocks between records and files.
  *
- * Two buffers take turns: while the threads unpack records into one, or make records of it, one of them
- * writes the other, or reads it. Blocks that lie one behind the other in a file are one read or write.
- * A device's records come and go by way of page-locked memory. */
+ * A thread of its own reads files, or writes them, and the others make records of what was read, or unpack
+ * those that are to be written:
+ *
+ *     open   files --reader--> buffers in a ring --threads--> records
+ *     save   records --threads--> buffers in a ring --writer--> files
+ *
+ * so that the disk never waits for one batch of blocks to be converted. Blocks that lie one behind the other
+ * in a file are one read or write. A device's records come and go by way of page-locked memory. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 #include "dist/snapshot.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { BATCH_BYTES = 8 << 20 };
+enum { BATCH_BYTES = 8 << 20, RING = 4 };
 
 static size_t row_bytes(const banyan_block_shape *shape, int32_t dim)
 {
@@ -93,10 +99,17 @@ typedef struct mover {
     const banyan_move *move;
     int64_t count;
     size_t room; /* of a buffer */
-    batch *io, *work;
     int is_save;
-    banyan_status *status; /* [1 + count of a batch]: of the bytes' way, and of each block */
-    char why[512];         /* what failed on that way */
+    batch ring[RING];
+    batch *work;           /* whose blocks the threads have just now */
+    banyan_status *status; /* [count of a batch]: of each block */
+    pthread_mutex_t lock;  /* of what follows; `moved` says that it has changed */
+    pthread_cond_t moved;
+    int64_t filled, emptied; /* batches; batch i is in buffer i % RING */
+    int is_last;             /* no batch will be filled after these */
+    banyan_status failed;    /* what the thread of the files met first, and .. */
+    char why[512];           /* .. its words: messages belong to threads */
+    int is_given_up;         /* the threads of the records have failed */
 } mover;
 
 static size_t plain_of(const mover *m, int64_t i)
@@ -131,7 +144,7 @@ static void next_batch(const mover *m, const batch *after, batch *b)
 }
 
 /* Reads or writes a batch, neighbours in one file together. */
-static banyan_status transfer(const mover *m, batch *b)
+static banyan_status transfer(mover *m, batch *b)
 {
     char *at = b->bytes;
     banyan_status status = BANYAN_OK;
@@ -175,22 +188,17 @@ static banyan_status convert_block(const mover *m, int64_t n, int32_t worker)
     return BANYAN_OK;
 }
 
-/* Body 0 moves the other batch's bytes, body 1 + n has block n. */
-static void body(void *arg, int64_t i, int32_t worker)
+static void convert_body(void *arg, int64_t n, int32_t worker)
 {
     mover *m = arg;
-    m->status[i] = BANYAN_OK;
-    if (i > 0) m->status[i] = convert_block(m, i - 1, worker);
-    if (i > 0 || !m->io) return;
-    m->status[0] = transfer(m, m->io); /* messages belong to threads */
-    if (m->status[0]) snprintf(m->why, sizeof m->why, "%s", banyan_error_message());
+    m->status[n] = convert_block(m, n, worker);
 }
 
 static banyan_status device_records(const mover *m, batch *b)
 {
     const banyan_device_cache *d = m->c->device;
     banyan_status status = BANYAN_OK;
-    if (!d || !b) return BANYAN_OK;
+    if (!d) return BANYAN_OK;
     char *at = b->records;
     for (int64_t i = b->first; i < b->first + b->count && !status; i++) {
         void *record = m->move[i].record;
@@ -202,20 +210,91 @@ static banyan_status device_records(const mover *m, batch *b)
     return status ? status : banyan_device_said(d->device->wait(d->queue));
 }
 
-/* io and work at the same time. */
-static banyan_status move_and_convert(mover *m, batch *io, batch *work)
+/* A batch's bytes become records, or its records bytes. */
+static banyan_status convert(mover *m, batch *b)
 {
-    m->io = io;
-    m->work = work;
-    banyan_status status = m->is_save ? device_records(m, work) : BANYAN_OK;
+    banyan_status status = m->is_save ? device_records(m, b) : BANYAN_OK;
     if (status) return status;
-    const int64_t count = work ? work->count : 0;
-    banyan_each(m->c->plan->spec.threads, 1 + count, body, m);
-    if (m->status[0]) return banyan_fail(m->status[0], "%s", m->why);
-    for (int64_t n = 0; n < count && !status; n++)
-        if (m->status[1 + n])
+    m->work = b;
+    banyan_each(m->c->plan->spec.threads, b->count, convert_body, m);
+    for (int64_t n = 0; n < b->count && !status; n++)
+        if (m->status[n])
             status = convert_block(m, n, 0); /* once more: its words are to be ours */
-    return !status && !m->is_save ? device_records(m, work) : status;
+    return !status && !m->is_save ? device_records(m, b) : status;
+}
+
+/* ---- the ring ------------------------------------------------------------------------------ */
+
+/* Does one side work on while the other is at `n`? Waits until there is a buffer to fill, or one that is
+ * filled; 0: there will be none, or the other side has failed. */
+static int await_buffer(mover *m, int64_t n, int fills)
+{
+    pthread_mutex_lock(&m->lock);
+    while (!m->failed && !m->is_given_up &&
+           (fills ? n - m->emptied == RING : n == m->filled && !m->is_last))
+        pthread_cond_wait(&m->moved, &m->lock);
+    const int goes_on = !m->failed && !m->is_given_up && (fills || n < m->filled);
+    pthread_mutex_unlock(&m->lock);
+    return goes_on;
+}
+
+static void pass_on(mover *m, int64_t n, int fills, int is_last)
+{
+    pthread_mutex_lock(&m->lock);
+    if (is_last)
+        m->is_last = 1;
+    else if (fills)
+        m->filled = n + 1;
+    else
+        m->emptied = n + 1;
+    pthread_cond_broadcast(&m->moved);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* One side of the ring: all batches in their order, filled or emptied by `step`. */
+static banyan_status go_round(mover *m, int fills, banyan_status (*step)(mover *m, batch *b))
+{
+    for (int64_t n = 0; await_buffer(m, n, fills); n++) {
+        batch *b = &m->ring[n % RING];
+        if (fills) next_batch(m, n ? &m->ring[(n - 1) % RING] : NULL, b);
+        const banyan_status status = b->count ? step(m, b) : BANYAN_OK;
+        if (status) return status;
+        pass_on(m, n, fills, b->count == 0);
+        if (!b->count) break;
+    }
+    return BANYAN_OK;
+}
+
+/* The thread of the files. */
+static void *move_files(void *arg)
+{
+    mover *m = arg;
+    const banyan_status status = go_round(m, !m->is_save, transfer);
+    if (!status) return NULL;
+    pthread_mutex_lock(&m->lock);
+    m->failed = status;
+    snprintf(m->why, sizeof m->why, "%s", banyan_error_message());
+    pthread_cond_broadcast(&m->moved);
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}
+
+static banyan_status move_batches(mover *m)
+{
+    pthread_t files;
+    const int error = pthread_create(&files, NULL, move_files, m);
+    if (error)
+        return banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no thread for its files: %s",
+                           strerror(error));
+    const banyan_status status = go_round(m, m->is_save, convert);
+    if (status) {
+        pthread_mutex_lock(&m->lock);
+        m->is_given_up = 1;
+        pthread_cond_broadcast(&m->moved);
+        pthread_mutex_unlock(&m->lock);
+    }
+    pthread_join(files, NULL);
+    return !status && m->failed ? banyan_fail(m->failed, "%s", m->why) : status;
 }
 
 /* ---- all of them --------------------------------------------------------------------------- */
@@ -227,8 +306,8 @@ static banyan_status take_batch(const mover *m, size_t most, batch *b)
     b->bytes = malloc(m->room);
     b->at = calloc(2 * most, sizeof *b->at);
     if (!b->bytes || !b->at)
-        return banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory for two buffers of %zu",
-                           m->room);
+        return banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory for %d buffers of %zu",
+                           (int)RING, m->room);
     if (!d) return BANYAN_OK;
     const banyan_status status =
         banyan_device_said(d->device->allocate_host(d->queue, m->room, &records));
@@ -244,28 +323,16 @@ static void give_batch(const mover *m, batch *b)
     free(b->at);
 }
 
-/* Of two batches one is at work while the other's bytes move. */
-static banyan_status move_batches(mover *m, batch two[2])
-{
-    banyan_status status = BANYAN_OK;
-    batch *ready = NULL; /* its bytes have been read, or are to be written */
-    for (int turn = 0; !status; turn ^= 1) {
-        batch *next = &two[turn];
-        next_batch(m, ready, next);
-        if (!next->count && !ready) break;
-        status = m->is_save ? move_and_convert(m, ready, next->count ? next : NULL)
-                            : move_and_convert(m, next->count ? next : NULL, ready);
-        if (!next->count) break;
-        ready = next;
-    }
-    return status;
-}
-
 static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t count,
                               int is_save)
 {
-    mover m = {.c = c, .move = move, .count = count, .is_save = is_save, .room = BATCH_BYTES};
-    batch two[2] = {{0}, {0}};
+    mover m = {.c = c,
+               .move = move,
+               .count = count,
+               .is_save = is_save,
+               .room = BATCH_BYTES,
+               .lock = PTHREAD_MUTEX_INITIALIZER,
+               .moved = PTHREAD_COND_INITIALIZER};
     size_t least = BATCH_BYTES;
     if (!count) return BANYAN_OK;
     for (int64_t i = 0; i < count; i++) {
@@ -273,12 +340,12 @@ static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t 
         if (larger_of(&m, i) < least) least = larger_of(&m, i);
     }
     const size_t most = m.room / least + 1;
-    m.status = calloc(most + 1, sizeof *m.status);
+    m.status = calloc(most, sizeof *m.status);
     banyan_status status =
         m.status ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory");
-    for (int i = 0; i < 2 && !status; i++) status = take_batch(&m, most, &two[i]);
-    if (!status) status = move_batches(&m, two);
-    for (int i = 0; i < 2; i++) give_batch(&m, &two[i]);
+    for (int i = 0; i < RING && !status; i++) status = take_batch(&m, most, &m.ring[i]);
+    if (!status) status = move_batches(&m);
+    for (int i = 0; i < RING; i++) give_batch(&m, &m.ring[i]);
     free(m.status);
     return status;
 }

@@ -1,7 +1,7 @@
 # Install: the library, its one header, pkg-config and CMake package files, the program.
 include(CMakePackageConfigHelpers)
 
-set(libs -lm)
+set(libs -lm ${CMAKE_THREAD_LIBS_INIT})
 if(BANYAN_HAS_MPI)
   foreach(lib IN LISTS MPI_C_LIBRARIES)
     list(APPEND libs ${lib})
