@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CUDA as a device of the programs: one GPU, one stream.
  *
- * Products take activations from the host and give them back there: the arithmetic between matrices
- * (norms, RoPE, SwiGLU) is the host's in this version, so each product is a copy in, cuBLAS, and a copy
- * out, through two buffers that grow to what the largest product needs.
- *
  * Page-locked memory is what a GPU copies fast; where none is to be had, plain memory serves. */
 #include "launch/cuda.h"
 
 #include "launch/device.h"
+#include "launch/model/steps.h"
 
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -18,9 +15,7 @@ typedef struct cuda {
     cuda_line line; /* steps see it: first */
     int index;
     cudaEvent_t mark[2];
-    void *blas;      /* made with the first product */
-    void *buffer[2]; /* of products: in, out */
-    size_t room[2];  /* their bytes */
+    void *blas; /* made with the first product */
 } cuda;
 
 /* A call's result in words. */
@@ -58,10 +53,8 @@ static void close_cuda(void *own)
 {
     cuda *c = own;
     if (c->blas) cuda_blas_close(c->blas);
-    for (int i = 0; i < 2; i++) {
-        cudaFree(c->buffer[i]);
+    for (int i = 0; i < 2; i++)
         if (c->mark[i]) cudaEventDestroy(c->mark[i]);
-    }
     if (c->line.stream) cudaStreamDestroy(c->line.stream);
     free(c);
 }
@@ -176,32 +169,12 @@ static const char *make_blas(cuda *c)
     return c->blas ? NULL : cuda_blas_open(c->line.stream, &c->blas);
 }
 
-static const char *make_buffer(cuda *c, int which, size_t bytes)
-{
-    if (bytes <= c->room[which]) return NULL;
-    cudaFree(c->buffer[which]); /* waits for who reads it */
-    c->buffer[which] = NULL;
-    c->room[which] = 0;
-    const cudaError_t error = cudaMalloc(&c->buffer[which], bytes);
-    if (!error) c->room[which] = bytes;
-    return cuda_error_words(error);
-}
-
-static const char *product(void *own, const float *weight, int64_t columns, int64_t width,
+static const char *product(void *own, const float *weight, int64_t count, int64_t width,
                            const float *in, int32_t rows, float *out)
 {
     cuda *c = own;
-    const size_t in_bytes = (size_t)(rows * width) * sizeof *in;
-    const size_t out_bytes = (size_t)(rows * columns) * sizeof *out;
     const char *why = make_blas(c);
-    if (!why) why = make_buffer(c, 0, in_bytes);
-    if (!why) why = make_buffer(c, 1, out_bytes);
-    if (!why) why = copy(c, c->buffer[0], in, in_bytes);
-    if (!why)
-        why = cuda_blas_product(c->blas, weight, columns, width, c->buffer[0], rows,
-                                c->buffer[1]);
-    if (!why) why = copy(c, out, c->buffer[1], out_bytes);
-    return why ? why : wait_all(c);
+    return why ? why : cuda_blas_product(c->blas, weight, count, width, in, rows, out);
 }
 
 static const char *product_bf16(void *own, int32_t n, const void *a, const void *b, void *to)
@@ -273,6 +246,7 @@ const device_row device_row_cuda = {.name = "cuda",
                                     .copy = copy,
                                     .fill = cuda_fill,
                                     .wait = wait_all,
+                                    .steps = &step_row_cuda,
                                     .product = product,
                                     .product_bf16 = product_bf16,
                                     .mark = cuda_mark,

@@ -19,7 +19,7 @@ typedef struct cuda_line {
 /* A handle whose products run on `stream`, a cudaStream_t. */
 const char *cuda_blas_open(void *stream, void **out);
 void cuda_blas_close(void *blas);
-/* As device_row.product, but all on the device. Queued. */
+/* As device_row.product. Queued. */
 const char *cuda_blas_product(void *blas, const float *weight, int64_t count, int64_t width,
                               const float *in, int32_t rows, float *out);
 /* As device_row.product_bf16. */

@@ -144,3 +144,47 @@ banyan_status device_fetch(device *d, const device_array *a, size_t bytes)
     banyan_status status = device_said(d, d->row->copy(d->own, a->host, a->there, bytes));
     return status ? status : device_wait(d);
 }
+
+/* ---- memory of the device alone ---------------------------------------------------------------- */
+
+banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out)
+{
+    const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
+    *out = NULL;
+    if (!d->row->is_apart) {
+        *out = aligned_alloc(64, whole);
+        if (*out) memset(*out, byte, whole);
+        return *out ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    }
+    banyan_status status = device_said(d, d->row->allocate(d->own, whole, out));
+    if (status) *out = NULL;
+    return status ? status : device_said(d, d->row->fill(d->own, *out, byte, whole));
+}
+
+void device_memory_free(device *d, void *memory)
+{
+    if (!d->row->is_apart)
+        free(memory);
+    else if (memory)
+        d->row->release(d->own, memory);
+}
+
+banyan_status device_keep(device *d, void **memory, size_t bytes)
+{
+    void *host = *memory;
+    if (!d->row->is_apart || !host) return BANYAN_OK;
+    banyan_status status = device_memory_make(d, bytes, 0, memory);
+    if (!status) status = device_said(d, d->row->copy(d->own, *memory, host, bytes));
+    free(host);
+    return status;
+}
+
+banyan_status device_read(device *d, void *host, const void *there, size_t bytes)
+{
+    if (!d->row->is_apart) {
+        memcpy(host, there, bytes);
+        return BANYAN_OK;
+    }
+    banyan_status status = device_said(d, d->row->copy(d->own, host, there, bytes));
+    return status ? status : device_wait(d);
+}

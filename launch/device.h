@@ -17,8 +17,8 @@
 #include <stdbool.h>
 
 /* One kind of device. Functions return NULL, or what went wrong in words (valid until the next call).
- * own: what `open` made. Work is done in the order in which it was asked for; only wait, elapsed and
- * product (whose in and out are host memory) wait for it. */
+ * own: what `open` made. Work is done in the order in which it was asked for; only wait and elapsed
+ * wait for it. A copy from memory of the host that is not allocate_host's has read it when it returns. */
 typedef struct device_row {
     const char *name;             /* as in execution.device */
     bool is_apart;                /* has a memory of its own */
@@ -37,9 +37,11 @@ typedef struct device_row {
     const char *(*copy)(void *own, void *to, const void *from, size_t bytes); /* any to any */
     const char *(*fill)(void *own, void *memory, int byte, size_t bytes);
     const char *(*wait)(void *own);
+    const struct step_row
+        *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */
 
-    /* out [rows][count] = in [rows][width] weight^T; weight [count][width] lies on the device, in and
-     * out on the host. fp32 throughout. */
+    /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device. fp32
+     * throughout. */
     const char *(*product)(void *own, const float *weight, int64_t count, int64_t width,
                            const float *in, int32_t rows, float *out);
     /* c [n][n] = a b, bf16 with sums in fp32; all on the device. For measuring. */
@@ -103,5 +105,15 @@ void device_array_free(device *d, device_array *a);
 banyan_status device_send(device *d, const device_array *a, size_t bytes);
 /* Device to host, when all work before is done; returns when it is there. */
 banyan_status device_fetch(device *d, const device_array *a, size_t bytes);
+
+/* Memory where the device works alone, every byte of it `byte`: the host's, where that is the device's.
+ * MEMORY or ERR_DEVICE, and *out is NULL. */
+banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out);
+void device_memory_free(device *d, void *memory); /* NULL is accepted */
+/* Moves what malloc gave to the device's own memory, where that is apart: *memory is its address there, and
+ * is for device_memory_free in any case. NULL stays NULL. */
+banyan_status device_keep(device *d, void **memory, size_t bytes);
+/* From the device's memory to the host's; returns when it is there. */
+banyan_status device_read(device *d, void *host, const void *there, size_t bytes);
 
 #endif

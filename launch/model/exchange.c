@@ -10,7 +10,10 @@
  *     for each query head of src's columns that dst holds:          [wanted rows][columns]
  *     for each KV head, k then v, and block that dst keeps:         [rows of the block][columns]
  *
- * Everything else is gathered by all from all. */
+ * Everything else is gathered by all from all.
+ *
+ * Where activations lie on a device, messages are packed and unpacked there, and pass through the host's
+ * memory: for each exchange one copy out, and one in. One rank copies none. */
 #include "launch/model/runner.h"
 
 typedef enum direction { MEASURE, PACK, UNPACK, LOCAL } direction;
@@ -120,27 +123,62 @@ static void find_owners(model *m, int32_t layer, const chunk *c)
                 banyan_sequence_owner(m->sequence, layer, g, b);
 }
 
+static float *there(const model *m, int which)
+{
+    return m->work.on[which].there;
+}
+
+/* Where on the device is what came to `received` of the host's side? */
+static float *received_there(const model *m, const void *received)
+{
+    return there(m, ON_RECV) + ((const float *)received - m->work.recv);
+}
+
+static size_t float_bytes(int64_t count)
+{
+    return (size_t)count * sizeof(float);
+}
+
+/* What was packed on the device, to the host; it waits, so that what the last exchange received may be
+ * written over as well. */
+static banyan_status stage_sent(model *m, int64_t floats)
+{
+    if (m->ranks == 1) return BANYAN_OK;
+    return device_result(
+        m, floats > 0 ? device_fetch(m->device, &m->work.on[ON_SEND], float_bytes(floats))
+                      : device_wait(m->device));
+}
+
+static banyan_status stage_received(model *m, int64_t floats)
+{
+    if (floats == 0) return BANYAN_OK;
+    return device_result(m, device_send(m->device, &m->work.on[ON_RECV], float_bytes(floats)));
+}
+
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c)
 {
     workspace *w = &m->work;
-    float *send = w->send, *recv = w->recv;
+    int64_t sent = 0, received = 0;
     int sends = 0, recvs = 0;
     find_owners(m, layer, c);
     for (int peer = 0; peer < m->ranks; peer++) {
         if (peer == m->rank) continue;
-        int64_t floats = walk_run(m, layer, c, m->rank, peer, PACK, send);
+        int64_t floats = walk_run(m, layer, c, m->rank, peer, PACK, there(m, ON_SEND) + sent);
         if (floats > 0)
-            w->sends[sends++] = (banyan_message){peer, send, (size_t)floats * sizeof *send};
-        send += floats;
+            w->sends[sends++] = (banyan_message){peer, w->send + sent, float_bytes(floats)};
+        sent += floats;
         floats = walk_run(m, layer, c, peer, m->rank, MEASURE, NULL);
         if (floats > 0)
-            w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)floats * sizeof *recv};
-        recv += floats;
+            w->recvs[recvs++] = (banyan_message){peer, w->recv + received, float_bytes(floats)};
+        received += floats;
     }
     walk_run(m, layer, c, m->rank, m->rank, LOCAL, NULL);
-    banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    banyan_status status = stage_sent(m, sent);
+    if (!status) status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    if (!status) status = stage_received(m, received);
     for (int i = 0; !status && i < recvs; i++)
-        walk_run(m, layer, c, w->recvs[i].peer, m->rank, UNPACK, w->recvs[i].data);
+        walk_run(m, layer, c, w->recvs[i].peer, m->rank, UNPACK,
+                 received_there(m, w->recvs[i].data));
     return status;
 }
 
@@ -154,92 +192,131 @@ static int64_t home_run(const model *m, int32_t layer, int32_t head, int32_t *en
     return home;
 }
 
-/* Of the heads whose home is `home`: PACK from `mine`, UNPACK to `all`, LOCAL from one to the other. */
-static int64_t copy_homes(model *m, int32_t layer, int home, int32_t rows, int32_t width,
-                          const float *mine, float *packed, float *all, direction direction)
+/* `rows` rows of what is at heads' homes, on the device or on the host. */
+typedef struct homes {
+    model *m;
+    int32_t layer, rows, width;
+    const float *mine; /* [rows][heads][width] */
+    float *all;        /* likewise */
+    bool is_host;
+} homes;
+
+/* Of the heads whose home is `home`: PACK from h->mine, UNPACK to h->all, LOCAL from one to the other. */
+static int64_t copy_homes(const homes *h, int home, float *packed, direction direction)
 {
-    int64_t floats = 0, stride = (int64_t)m->shape.heads * width;
-    moves list = moves_of(m, false);
-    for (int32_t head = 0, end; head < m->shape.heads; head = end) {
-        if (home_run(m, layer, head, &end) != home) continue;
-        const int64_t columns = (int64_t)(end - head) * width, at = (int64_t)head * width;
+    const int32_t heads = h->m->shape.heads, rows = h->rows;
+    int64_t floats = 0, stride = (int64_t)heads * h->width;
+    moves list = h->is_host ? moves_on_host() : moves_of(h->m, false);
+    for (int32_t head = 0, end; head < heads; head = end) {
+        if (home_run(h->m, h->layer, head, &end) != home) continue;
+        const int64_t columns = (int64_t)(end - head) * h->width;
+        const int64_t at = (int64_t)head * h->width;
         const int32_t numbers = (int32_t)columns;
         if (direction == PACK)
-            moves_put(&list, (step_move){mine + at, packed + floats, stride, columns, rows,
+            moves_put(&list, (step_move){h->mine + at, packed + floats, stride, columns, rows,
                                          numbers, 1});
         if (direction == UNPACK)
-            moves_put(&list, (step_move){packed + floats, all + at, columns, stride, rows,
+            moves_put(&list, (step_move){packed + floats, h->all + at, columns, stride, rows,
                                          numbers, 1});
         if (direction == LOCAL)
             moves_put(&list,
-                      (step_move){mine + at, all + at, stride, stride, rows, numbers, 1});
+                      (step_move){h->mine + at, h->all + at, stride, stride, rows, numbers, 1});
         floats += rows * columns;
     }
     moves_end(&list);
     return floats;
 }
 
-static banyan_status gather_homes(model *m, int32_t layer, int32_t rows, int32_t width,
-                                  const float *mine, float *all)
+static banyan_status gather_homes(const homes *h)
 {
+    model *m = h->m;
     workspace *w = &m->work;
-    float *recv = w->recv;
+    int64_t received = 0, sent = 0;
     int sends = 0, recvs = 0;
-    int64_t floats =
-        m->ranks == 1 ? 0
-                      : copy_homes(m, layer, m->rank, rows, width, mine, w->send, NULL, PACK);
+    if (m->ranks > 1)
+        sent = copy_homes(h, m->rank, h->is_host ? w->send : there(m, ON_SEND), PACK);
     for (int peer = 0; peer < m->ranks; peer++) {
         if (peer == m->rank) continue;
+        if (sent > 0) w->sends[sends++] = (banyan_message){peer, w->send, float_bytes(sent)};
+        const int64_t floats = copy_homes(h, peer, NULL, MEASURE);
         if (floats > 0)
-            w->sends[sends++] = (banyan_message){peer, w->send, (size_t)floats * sizeof *recv};
-        int64_t theirs = copy_homes(m, layer, peer, rows, width, NULL, NULL, NULL, MEASURE);
-        if (theirs > 0)
-            w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)theirs * sizeof *recv};
-        recv += theirs;
+            w->recvs[recvs++] = (banyan_message){peer, w->recv + received, float_bytes(floats)};
+        received += floats;
     }
-    banyan_status status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    banyan_status status = h->is_host ? BANYAN_OK : stage_sent(m, sent);
+    if (!status) status = banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+    if (!status && !h->is_host) status = stage_received(m, received);
     if (status) return status;
-    copy_homes(m, layer, m->rank, rows, width, mine, NULL, all, LOCAL);
-    for (int i = 0; i < recvs; i++)
-        copy_homes(m, layer, w->recvs[i].peer, rows, width, NULL, w->recvs[i].data, all,
-                   UNPACK);
+    copy_homes(h, m->rank, NULL, LOCAL);
+    for (int i = 0; i < recvs; i++) {
+        float *data = w->recvs[i].data;
+        copy_homes(h, w->recvs[i].peer, h->is_host ? data : received_there(m, data), UNPACK);
+    }
     return BANYAN_OK;
 }
 
 banyan_status exchange_out(model *m, int32_t layer, int32_t rows, const float **all)
 {
-    *all = m->ranks == 1 ? m->work.out : m->work.wide;
-    if (m->ranks == 1) return BANYAN_OK;
-    return gather_homes(m, layer, rows, m->shape.head_dim, m->work.out, m->work.wide);
+    const homes h = {m, layer, rows, m->shape.head_dim, m->work.out, m->work.wide, false};
+    *all = m->ranks == 1 ? h.mine : h.all;
+    return m->ranks == 1 ? BANYAN_OK : gather_homes(&h);
 }
 
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
                               float *all)
 {
-    return gather_homes(m, layer, rows, 1, mine, all);
+    const homes h = {m, layer, rows, 1, mine, all, true};
+    return gather_homes(&h);
 }
 
-banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
-                           activation_columns *columns_of)
+/* All get `sent`, this rank's columns on the host; columns_of points to `mine` and into `received`,
+ * where the others' will be. */
+static banyan_status exchange_columns(model *m, int64_t columns, int32_t rows,
+                                      const float *mine, const float *sent,
+                                      const float *received, int64_t *floats)
 {
     workspace *w = &m->work;
-    float *recv = w->recv;
     int sends = 0, recvs = 0;
+    *floats = 0;
     for (int peer = 0; peer < m->ranks; peer++) {
         int64_t first = cut_first(columns, peer, m->ranks);
         int64_t count = cut_first(columns, peer + 1, m->ranks) - first;
-        columns_of[peer] =
-            (activation_columns){peer == m->rank ? mine : recv, first, count, count};
+        w->columns_of[peer] = (activation_columns){peer == m->rank ? mine : received + *floats,
+                                                   first, count, count};
         if (peer == m->rank || count == 0) continue;
-        w->recvs[recvs++] = (banyan_message){peer, recv, (size_t)(rows * count) * sizeof *recv};
-        recv += rows * count;
+        w->recvs[recvs++] =
+            (banyan_message){peer, w->recv + *floats, float_bytes(rows * count)};
+        *floats += rows * count;
     }
+    const int64_t count = w->columns_of[m->rank].count;
     for (int peer = 0; peer < m->ranks; peer++)
-        if (peer != m->rank && columns_of[m->rank].count > 0)
+        if (peer != m->rank && count > 0)
             w->sends[sends++] =
-                (banyan_message){peer, (void *)(uintptr_t)mine,
-                                 (size_t)(rows * columns_of[m->rank].count) * sizeof *mine};
+                (banyan_message){peer, (void *)(uintptr_t)sent, float_bytes(rows * count)};
     return banyan_comm_exchange(m->comm, w->sends, sends, w->recvs, recvs);
+}
+
+banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine)
+{
+    const int64_t count =
+        cut_first(columns, m->rank + 1, m->ranks) - cut_first(columns, m->rank, m->ranks);
+    const float *sent = mine;
+    int64_t floats;
+    banyan_status status = BANYAN_OK;
+    if (on_device(m) && m->ranks > 1) {
+        sent = m->work.send;
+        status = device_result(
+            m, device_read(m->device, m->work.send, mine, float_bytes(rows * count)));
+    }
+    if (!status)
+        status = exchange_columns(m, columns, rows, mine, sent, there(m, ON_RECV), &floats);
+    return status ? status : stage_received(m, floats);
+}
+
+banyan_status exchange_host_cut(model *m, int64_t columns, int32_t rows, const float *mine)
+{
+    int64_t floats;
+    return exchange_columns(m, columns, rows, mine, mine, m->work.recv, &floats);
 }
 
 banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const float *mine,
@@ -247,7 +324,7 @@ banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const floa
 {
     *all = mine;
     if (m->ranks == 1) return BANYAN_OK;
-    banyan_status status = exchange_cut(m, columns, rows, mine, m->work.columns_of);
+    banyan_status status = exchange_cut(m, columns, rows, mine);
     if (status) return status;
     moves list = moves_of(m, false);
     moves_columns(&list, m, room, columns, rows, 1);
@@ -281,5 +358,7 @@ int64_t exchange_floats(const model *m, int sending)
         }
         most = larger64(most, floats + of->kv.count);
     }
-    return rows * larger64(most, q);
+    /* a rank's own columns of any matrix, on their way from a device */
+    const int64_t own = on_device(m) ? (cut + m->ranks - 1) / m->ranks : 0;
+    return rows * larger64(larger64(most, q), own);
 }

@@ -5,7 +5,9 @@
  *
  * Each expert is cut by columns over the ranks like any matrix, so that all ranks work on
  * all pairs of a row and an expert, in the same order: by expert, then by row. The router's
- * logits are gathered, so that all ranks choose from the same bits. */
+ * logits are gathered, so that all ranks choose from the same bits: on the host, which must know how many
+ * rows each expert has before it can ask for their products. With a device that is a copy out a layer,
+ * and rows are gathered and scattered there, a launch an expert. */
 #include "launch/model/runner.h"
 
 #include <math.h>
@@ -46,9 +48,16 @@ static banyan_status route(model *m, const layer *l, int32_t rows)
     workspace *w = &m->work;
     int64_t width = m->is.experts;
     banyan_status status = linear_run(m, &l->router, w->h, rows, w->cut);
-    if (!status) status = exchange_cut(m, width, rows, w->cut, w->columns_of);
+    const float *mine = w->cut;
+    if (!status && on_device(m)) {
+        mine = w->send;
+        status =
+            device_result(m, device_read(m->device, w->send, w->cut,
+                                         (size_t)(rows * l->router.count) * sizeof *w->send));
+    }
+    if (!status) status = exchange_host_cut(m, width, rows, mine);
     if (status) return status;
-    moves list = moves_of(m, false);
+    moves list = moves_on_host();
     moves_columns(&list, m, w->share, width, rows, 1);
     moves_end(&list);
     for (int32_t row = 0; row < rows; row++) {

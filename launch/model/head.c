@@ -4,23 +4,34 @@
  * whose logits are not finite says so in its choice, and all ranks refuse the row. */
 #include "launch/model/runner.h"
 
-static banyan_status head_rows(model *m, const float *h, int32_t rows, float *logits,
-                               uint64_t *choice)
+/* Logits, for who asks, and this rank's choices, to the host: in one copy. */
+static banyan_status fetch_answer(model *m, int32_t rows, bool with_logits)
 {
-    workspace *w = &m->work;
+    const size_t choices = (size_t)(with_logits ? HEAD_ROWS : rows) * sizeof(uint64_t);
+    const size_t logits = with_logits ? (size_t)(rows * m->head.count) * sizeof(float) : 0;
+    return device_result(m, device_fetch(m->device, &m->work.on[ON_ANSWER], choices + logits));
+}
+
+static banyan_status head_rows(model *m, const float *h, int32_t rows, float *logits)
+{
     void *own = m->device->own;
-    banyan_status status = linear_run(m, &m->head, h, rows, w->logits);
+    const device_array *on = &m->work.on[ON_ANSWER];
+    const int64_t columns = m->head.count;
+    uint64_t *choice = on->there;
+    float *mine = (float *)(choice + HEAD_ROWS);
+    banyan_status status = linear_run(m, &m->head, h, rows, mine);
     if (status) return status;
     if (m->is.logit_divisor != 1)
-        m->step->scale(own, w->logits, rows * m->head.count, (float)(1 / m->is.logit_divisor));
+        m->step->scale(own, mine, rows * columns, (float)(1 / m->is.logit_divisor));
     if (m->is.dummies > 0)
-        m->step->silence(own, w->logits, rows, m->head.count, m->head.first, m->is.dummy,
-                         m->is.dummies);
-    m->step->choose(own, w->logits, rows, m->head.count, m->head.first, choice);
-    if (!logits) return BANYAN_OK;
-    status = exchange_cut(m, m->head.columns, rows, w->logits, w->columns_of);
+        m->step->silence(own, mine, rows, columns, m->head.first, m->dummy, m->is.dummies);
+    m->step->choose(own, mine, rows, columns, m->head.first, choice);
+    status = fetch_answer(m, rows, logits);
+    if (status || !logits) return status;
+    status = exchange_host_cut(m, m->head.columns, rows,
+                               (const float *)((const uint64_t *)on->host + HEAD_ROWS));
     if (status) return status;
-    moves list = moves_of(m, false);
+    moves list = moves_on_host();
     moves_columns(&list, m, logits, m->head.columns, rows, 1);
     moves_end(&list);
     return BANYAN_OK;
@@ -43,13 +54,13 @@ static banyan_status choose_all(model *m, int64_t token, const uint64_t *all, in
 banyan_status head_run(model *m, int64_t token, const float *h, int32_t rows, float *logits,
                        uint32_t *greedy)
 {
-    uint64_t choice[HEAD_ROWS];
+    const uint64_t *choice = m->work.on[ON_ANSWER].host;
     uint64_t *all = (uint64_t *)m->work.recv;
     for (int32_t first = 0; first < rows; first += HEAD_ROWS) {
         int32_t n = rows - first < HEAD_ROWS ? rows - first : HEAD_ROWS;
         banyan_status status =
             head_rows(m, h + (int64_t)first * m->shape.hidden, n,
-                      logits ? logits + (int64_t)first * m->shape.vocab : NULL, choice);
+                      logits ? logits + (int64_t)first * m->shape.vocab : NULL);
         if (!status)
             status = banyan_comm_allgather(m->comm, choice, (size_t)n * sizeof *choice, all);
         if (!status)

@@ -65,6 +65,16 @@ static void prepare_keys(model *m, int32_t layer, const chunk *c, int32_t g)
     }
 }
 
+/* All rows of some KV heads' keys in one step of a device. Rows that other ranks keep are turned too, for
+ * nobody: that is less than a launch for each run of blocks. */
+static void prepare_all_keys(model *m, int32_t layer, const chunk *c, int32_t g, int32_t end)
+{
+    const int64_t dim = m->shape.head_dim;
+    const step_heads all = heads_from(m, layer, &m->layer[layer].k_norm, m->work.k + g * dim,
+                                      end - g, 0, c->rows, m->shape.kv_heads * dim);
+    run_heads(m, &all);
+}
+
 void heads_prepare(model *m, int32_t cache_layer, const chunk *c)
 {
     const int32_t layer = layer_of(m, cache_layer);
@@ -74,6 +84,7 @@ void heads_prepare(model *m, int32_t cache_layer, const chunk *c)
         while (end < m->shape.kv_heads && banyan_plan_holds(m->plan, cache_layer, end, m->rank))
             end++;
         prepare_queries(m, layer, c, g, end);
-        for (int32_t k = g; k < end; k++) prepare_keys(m, layer, c, k);
+        if (on_device(m)) prepare_all_keys(m, layer, c, g, end);
+        for (int32_t k = g; !on_device(m) && k < end; k++) prepare_keys(m, layer, c, k);
     }
 }

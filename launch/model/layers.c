@@ -8,11 +8,34 @@
 
 #include <string.h>
 
-static void embed(model *m, const uint32_t *ids, int32_t rows)
+/* Where the chunk is and what its ids are goes to the device, in one copy; the rows' embeddings. */
+static banyan_status embed(model *m, const chunk *c, const uint32_t *ids)
 {
-    const step_table table = {.tensor = m->embedding};
-    m->step->embed(m->device->own, &table, ids, rows, m->shape.hidden,
-                   (float)m->is.embedding_scale, m->work.x);
+    workspace *w = &m->work;
+    device *d = m->device;
+    banyan_status status = BANYAN_OK;
+    w->asked[0] = c->at;
+    memcpy(w->asked + 1, ids, (size_t)c->rows * sizeof *ids);
+    if (on_device(m))
+        status = device_said(d, d->row->copy(d->own, w->input, w->asked,
+                                             sizeof *w->asked + (size_t)c->rows * sizeof *ids));
+    m->step->embed(d->own, &m->table, (const uint32_t *)(w->input + 1), c->rows,
+                   m->shape.hidden, (float)m->is.embedding_scale, w->x);
+    return device_result(m, status);
+}
+
+static void fill_turns(model *m, const chunk *c)
+{
+    workspace *w = &m->work;
+    if (dual_is_on(m, c)) {
+        dual_turns(m, c);
+        return;
+    }
+    for (int32_t i = 0; i < m->is.ropes; i++) {
+        const rope *r = &m->rope[i];
+        const step_rope step = {r, m->turns[i], r->factor, r->pairs};
+        m->step->turns(m->device->own, &step, w->input, c->rows, w->turn[i]);
+    }
 }
 
 static void norm_rows(const model *m, const norm *n, const float *x, int32_t rows, float *h)
@@ -27,11 +50,15 @@ static banyan_status gather_probe(model *m, int32_t layer, const chunk *c, int32
 {
     workspace *w = &m->work;
     int64_t skip = (int64_t)(c->wanted - rows) * m->shape.heads;
+    const size_t values = (size_t)(c->wanted * m->shape.heads) * sizeof(float);
     banyan_status status = BANYAN_OK;
     if (probe->out)
-        memcpy(probe->out, out + skip * m->shape.head_dim,
-               (size_t)rows * (size_t)m->shape.heads * (size_t)m->shape.head_dim *
-                   sizeof *probe->out);
+        status = device_read(m->device, probe->out, out + skip * m->shape.head_dim,
+                             (size_t)rows * (size_t)m->shape.heads * (size_t)m->shape.head_dim *
+                                 sizeof *probe->out);
+    if (!status && probe->lse) status = device_fetch(m->device, &w->on[ON_LSE], values);
+    if (!status && probe->mass) status = device_fetch(m->device, &w->on[ON_MASS], values);
+    if (status) return device_result(m, status);
     if (probe->lse) status = exchange_values(m, layer, rows, w->lse + skip, probe->lse);
     if (!status && probe->mass)
         status = exchange_values(m, layer, rows, w->mass + skip, probe->mass);
@@ -104,7 +131,7 @@ static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
     workspace *w = &m->work;
     int64_t width = m->shape.hidden;
     float scale = (float)m->is.residual_scale;
-    banyan_status status = exchange_cut(m, width, rows, w->cut, w->columns_of);
+    banyan_status status = exchange_cut(m, width, rows, w->cut);
     if (status) return status;
     moves sum = moves_of(m, true);
     if (after->weight) {
@@ -127,19 +154,16 @@ banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int3
 {
     workspace *w = &m->work;
     chunk c = *whole;
-    embed(m, ids, c.rows);
-    if (dual_is_on(m, &c)) dual_turns(m, &c);
-    for (int32_t i = 0; !dual_is_on(m, &c) && i < m->is.ropes; i++) {
-        const step_rope rope = {.rope = &m->rope[i]};
-        m->step->turns(m->device->own, &rope, &c.at, c.rows, w->turn[i]);
-    }
+    banyan_status status = embed(m, &c, ids);
+    if (status) return status;
+    fill_turns(m, &c);
     norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const layer *l = &m->layer[i];
         bool last = i == m->shape.layers - 1;
         c.wanted = last ? rows : c.rows;
         const float *out = NULL;
-        banyan_status status = attend_layer(m, i, &c, rows, probe, &out);
+        status = attend_layer(m, i, &c, rows, probe, &out);
         if (status || c.wanted == 0) return status;
         float *x = w->x + (c.rows - c.wanted) * (int64_t)m->shape.hidden;
         const norm *next = last ? &m->final_norm : &m->layer[i + 1].input;

@@ -120,36 +120,85 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
     return status;
 }
 
+/* Rows of tensors, `in` numbers each, one after the other. */
+static banyan_status send_columns(model *m, const tensor_rows *stretch, int32_t stretches,
+                                  int64_t in, void *there)
+{
+    device *d = m->device;
+    float *panel = malloc((size_t)(PANEL * in) * sizeof *panel), *to = there;
+    banyan_status status = panel ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    for (const tensor_rows *s = stretch; s < stretch + stretches; s++)
+        for (int64_t at = 0, n; !status && at < s->count; at += n) {
+            n = smaller64(s->count - at, PANEL);
+            widen_columns(s, in, at, n, panel);
+            status =
+                device_said(d, d->row->copy(d->own, to, panel, (size_t)(n * in) * sizeof *to));
+            to += n * in;
+        }
+    if (!status) status = device_wait(d);
+    free(panel);
+    return status;
+}
+
+/* A device's own words, or that the host has no memory. */
+static banyan_status keep_failed(model *m, banyan_status status, const char *what, size_t bytes)
+{
+    if (status)
+        snprintf(m->why, WHY, "%s, %.1f MiB: %s", what, (double)bytes / 0x1p20,
+                 status == BANYAN_ERR_MEMORY ? "out of memory" : m->device->why);
+    return status;
+}
+
+banyan_status vector_keep(model *m, float **vector, int64_t count, bool *is_kept)
+{
+    *is_kept = true;
+    return device_keep(m->device, (void **)vector, (size_t)count * sizeof **vector);
+}
+
+void vector_free(model *m, float *vector, bool is_kept)
+{
+    if (is_kept)
+        device_memory_free(m->device, vector);
+    else
+        free(vector);
+}
+
 banyan_status linear_keep(model *m, linear *l)
 {
     device *d = m->device;
-    const int64_t floats = l->outputs * l->in;
-    const size_t bytes = (size_t)(floats > 0 ? floats : 1) * sizeof(float);
-    void *there = NULL;
+    const size_t bytes = (size_t)(l->outputs * l->in) * sizeof(float);
     if (!d->row->is_apart) return BANYAN_OK;
-    float *wide = malloc(bytes), *to = wide;
-    banyan_status status = wide ? BANYAN_OK : BANYAN_ERR_MEMORY;
-    for (int32_t i = 0; wide && i < l->stretches; i++) {
-        widen_columns(&l->stretch[i], l->in, 0, l->stretch[i].count, to);
-        to += l->stretch[i].count * l->in;
+    banyan_status status = device_memory_make(d, bytes, 0, &l->there);
+    if (!status) status = send_columns(m, l->stretch, l->stretches, l->in, l->there);
+    if (!status) status = vector_keep(m, &l->bias, l->outputs, &l->is_kept);
+    return keep_failed(m, status, "a rank's share of a matrix", bytes);
+}
+
+banyan_status embedding_keep(model *m)
+{
+    device *d = m->device;
+    const linear *head = &m->head;
+    const tensor_rows all = {m->embedding, 0, 1, m->shape.vocab};
+    const size_t bytes = (size_t)(all.count * m->shape.hidden) * sizeof(float);
+    const bool is_head = m->ranks == 1 && head->stretches == 1 &&
+                         head->stretch[0].tensor == m->embedding && head->count == all.count;
+    m->table = (step_table){m->embedding, NULL, BANYAN_F32};
+    if (!d->row->is_apart) return BANYAN_OK;
+    if (is_head) {
+        m->table.there = head->there;
+        return BANYAN_OK;
     }
-    if (!status) status = device_said(d, d->row->allocate(d->own, bytes, &there));
-    l->there = there;
-    if (!status) status = device_said(d, d->row->copy(d->own, there, wide, bytes));
-    if (!status) status = device_wait(d);
-    free(wide);
-    if (status)
-        snprintf(m->why, WHY, "a rank's share of a matrix, %.1f MiB: %s",
-                 (double)bytes / 0x1p20,
-                 status == BANYAN_ERR_MEMORY ? "out of memory" : d->why);
-    return status;
+    banyan_status status = device_memory_make(d, bytes, 0, &m->own_table);
+    m->table.there = m->own_table;
+    if (!status) status = send_columns(m, &all, 1, m->shape.hidden, m->own_table);
+    return keep_failed(m, status, "the embedding of all ids", bytes);
 }
 
 void linear_free(model *m, linear *l)
 {
     free(l->stretch);
-    free(l->bias);
+    vector_free(m, l->bias, l->is_kept);
     free(l->view);
-    if (l->there) m->device->row->release(m->device->own, l->there);
+    device_memory_free(m->device, l->there);
     *l = (linear){0};
 }

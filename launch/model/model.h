@@ -42,8 +42,9 @@ typedef struct model_loading {
  * are made for spec->max_tokens. All ranks must have read the same model (model_digest).
  * Makes the plan and the cache. Collective; the error is banyan_error_message() or `why`,
  * same on every rank. device: of launch/device.h, the one that spec->device names; it
- * outlives the model. Matrices lie and are multiplied there; norms, rotary embedding and
- * SwiGLU are the host's in this version, so that activations are copied to and fro. */
+ * outlives the model. Weights, the embedding among them, and activations lie there, and all between an
+ * id and the next is done there, but for how experts are chosen: each layer that has some copies its
+ * router's logits out. Between ranks activations pass through the host. */
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
                          struct device *device, const model_loading *loading, model **out,
                          char *why, size_t why_bytes);

@@ -7,6 +7,11 @@ moves moves_of(const model *m, bool adds)
     return (moves){.step = m->step, .own = m->device->own, .adds = adds};
 }
 
+moves moves_on_host(void)
+{
+    return (moves){.step = &step_row_cpu};
+}
+
 void moves_end(moves *l)
 {
     if (l->count > 0) (l->adds ? l->step->add : l->step->move)(l->own, l->list, l->count);

@@ -78,14 +78,37 @@ static banyan_status make_model_plan(model *m, const banyan_spec *spec)
     return status;
 }
 
+static void free_rope(model *m, int32_t index)
+{
+    rope_free(&m->rope[index]);
+    device_memory_free(m->device, m->turns[index]);
+    m->turns[index] = NULL;
+}
+
+/* A device is given frequencies as whole turns a token. */
+static banyan_status make_rope(model *m, int32_t index, int64_t tokens)
+{
+    rope *r = &m->rope[index];
+    free_rope(m, index);
+    banyan_status status = rope_make(r, &m->is.rope[index], (double)tokens);
+    if (status || !on_device(m)) return status;
+    const size_t bytes = (size_t)r->pairs * sizeof(double);
+    m->turns[index] = malloc(bytes + 1);
+    if (!m->turns[index]) return BANYAN_ERR_MEMORY;
+    for (int32_t i = 0; i < r->pairs; i++)
+        m->turns[index][i] = r->frequency[i] / 6.283185307179586;
+    return device_keep(m->device, (void **)&m->turns[index], bytes);
+}
+
 /* Those of rotary embeddings that depend on the length are made for the whole sequence's. */
 static banyan_status make_ropes(model *m, int64_t tokens)
 {
     for (int32_t i = 0; i < m->is.ropes; i++) {
-        rope_free(&m->rope[i]);
-        if (!rope_make(&m->rope[i], &m->is.rope[i], (double)tokens)) continue;
-        snprintf(m->why, WHY, "out of memory for rotary embeddings");
-        return BANYAN_ERR_MEMORY;
+        banyan_status status = make_rope(m, i, tokens);
+        if (!status) continue;
+        snprintf(m->why, WHY, "rotary embeddings: %s",
+                 status == BANYAN_ERR_MEMORY ? "out of memory" : m->device->why);
+        return status;
     }
     return BANYAN_OK;
 }
@@ -179,7 +202,7 @@ banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *
     }
     m->comm = comm;
     m->device = device;
-    m->step = &step_row_cpu;
+    m->step = device->row->steps ? device->row->steps : &step_row_cpu;
     m->rank = banyan_comm_rank(comm);
     m->ranks = banyan_comm_size(comm);
     openblas_set_num_threads(1);
@@ -210,7 +233,7 @@ void model_close(model *m)
 {
     if (!m) return;
     drop_cache(m);
-    for (int32_t i = 0; i < ROPES; i++) rope_free(&m->rope[i]);
+    for (int32_t i = 0; i < ROPES; i++) free_rope(m, i);
     if (!m->is_twin) {
         weights_free(m);
         description_free(&m->is);
@@ -232,6 +255,7 @@ banyan_status model_twin(const model *m, model **out)
     twin->matrix_work = 0;
     memset(&twin->work, 0, sizeof twin->work);
     memset(twin->rope, 0, sizeof twin->rope);
+    memset(twin->turns, 0, sizeof twin->turns);
     *out = twin;
     return BANYAN_OK;
 }

@@ -37,11 +37,13 @@ typedef struct linear {
     int32_t stretches;
     tensor *view; /* of an expert, where one tensor has all of them; else NULL */
     float *bias;  /* [outputs], or NULL */
-    float *there; /* [outputs][in], on a device that is apart; else NULL */
+    void *there;  /* [outputs][in], on a device that is apart; else NULL */
+    bool is_kept; /* the bias is in the device's memory */
 } linear;
 
 typedef struct norm {
     float *weight, *bias; /* [width]; weight NULL: there is no such norm */
+    bool is_kept;         /* in the device's memory */
 } norm;
 
 typedef struct layer {
@@ -73,7 +75,9 @@ typedef struct moves {
 enum {
     DUAL = 3
 }; /* queries of dual chunk attention: to their own chunk, the one before, all others */
-enum { ON_Q, ON_K, ON_V, ON_OUT, ON_LSE, ON_MASS, ON_ALL };
+/* What lies on both sides, that of the device and the host's: what is sent to other ranks and comes
+ * from them, what attend measured, and what the head says, choice [HEAD_ROWS] and logits behind it. */
+enum { ON_SEND, ON_RECV, ON_LSE, ON_MASS, ON_ANSWER, ON_ALL };
 
 /* Working memory of a watch. */
 typedef struct watching {
@@ -83,26 +87,29 @@ typedef struct watching {
     int64_t *strongest; /* [rows][heads]: this rank's */
 } watching;
 
-/* Working memory, for max_rows rows. */
+/* Working memory, for max_rows rows, in the device's memory where nothing else is said: without a device
+ * that is the host's. */
 typedef struct workspace {
-    int64_t bytes;           /* of all that follows */
-    float *x, *h;            /* [rows][hidden] */
-    float *cut, *cut_kv;     /* [rows][mine]: what a matrix gave */
-    float *q, *k, *v;        /* [rows][heads or kv_heads][head_dim], as attend reads them */
-    float *out;              /* [rows][heads][head_dim], as attend writes it */
-    device_array on[ON_ALL]; /* these and lse, mass, which are their host sides */
+    int64_t bytes;       /* of all that follows */
+    float *x, *h;        /* [rows][hidden] */
+    float *cut, *cut_kv; /* [rows][mine]: what a matrix gave */
+    float *q, *k, *v;    /* [rows][heads or kv_heads][head_dim], as attend reads them */
+    float *out;          /* [rows][heads][head_dim], as attend writes it */
+    int64_t *input;      /* token of the chunk's first row; then its ids, uint32 [rows] */
+    int64_t *asked;      /* the same, on the host */
+    device_array on[ON_ALL];
     float *wide;        /* [rows][the wider of heads head_dim and intermediate]: gathered */
     float *turn[ROPES]; /* [rows][2][pairs]: cos, sin */
     float *turn_next, *turn_far; /* likewise, for the second and third query; far is one row */
     float *dual_q[2], *dual_out[2], *dual_lse[DUAL], *dual_mass[DUAL];
     banyan_rows *dual_part;
-    float *some, *share;  /* [rows][hidden]; [rows][experts] */
-    unsigned char *taken; /* [experts] */
+    float *some;          /* [rows][hidden] */
+    float *share;         /* [rows][experts], on the host */
+    unsigned char *taken; /* [experts], likewise */
     float *panel;         /* [PANEL][the widest input]: columns of a matrix in fp32 */
-    float *lse, *mass;    /* [rows][heads] */
-    float *send, *recv;
-    float *logits;  /* [HEAD_ROWS][mine of vocab] */
-    int32_t *owner; /* [kv_heads][blocks of a chunk]: rank that keeps the block */
+    float *lse, *mass;    /* [rows][heads]: the host's sides */
+    float *send, *recv;   /* likewise */
+    int32_t *owner;       /* [kv_heads][blocks of a chunk]: rank that keeps the block */
     banyan_message *sends, *recvs;
     activation_columns *columns_of;
 } workspace;
@@ -119,6 +126,10 @@ struct model {
     safetensors *files;
     uint64_t digest;
     const tensor *embedding; /* [vocab][hidden], read from the map */
+    step_table table;        /* the same for its step */
+    void *own_table;         /* table.there, where the head's matrix is another; or NULL */
+    int32_t *dummy;          /* the description's, in the device's memory */
+    double *turns[ROPES];    /* of step_rope, likewise */
     layer *layer;
     float *sinks; /* [layers and readings][heads], or NULL */
     norm final_norm;
@@ -179,9 +190,20 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
 banyan_status device_result(model *m, banyan_status status);
 /* The columns in fp32 to a device that is apart. */
 banyan_status linear_keep(model *m, linear *l);
+/* A vector of malloc likewise; from the call on it is vector_free's as `is_kept`. */
+banyan_status vector_keep(model *m, float **vector, int64_t count, bool *is_kept);
+void vector_free(model *m, float *vector, bool is_kept);
+/* All of the embedding, likewise, and m->table. After the head. */
+banyan_status embedding_keep(model *m);
 void linear_free(model *m, linear *l);
 /* What a widest input needs of work.panel. */
 int64_t linear_widest(const model *m);
+
+/* Do activations lie in a memory of their own? */
+static inline bool on_device(const model *m)
+{
+    return m->device->row->is_apart;
+}
 
 static inline step_norm norm_step(const model *m, const norm *n)
 {
@@ -190,6 +212,7 @@ static inline step_norm norm_step(const model *m, const norm *n)
 
 /* moves.c */
 moves moves_of(const model *m, bool adds);
+moves moves_on_host(void);
 void moves_put(moves *l, step_move one);
 void moves_end(moves *l);
 /* work.columns_of, each to its columns of `to`; scale: where they are added. */
@@ -229,11 +252,13 @@ banyan_status dual_attend(model *m, int32_t layer, const chunk *c, const model_p
 banyan_status exchange_heads(model *m, int32_t layer, const chunk *c); /* cut -> q, k, v */
 /* *all [rows][heads][head_dim]: all heads' outputs */
 banyan_status exchange_out(model *m, int32_t layer, int32_t rows, const float **all);
+/* [rows][heads] from the homes; both on the host */
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
-                              float *all); /* [rows][heads] from the homes */
-/* Everybody's part of a cut activation; columns_of[ranks] point into the workspace or at mine. */
-banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine,
-                           activation_columns *columns_of);
+                              float *all);
+/* Everybody's part of a cut activation; work.columns_of[ranks] point into the workspace or at mine. */
+banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine);
+/* .. on the host */
+banyan_status exchange_host_cut(model *m, int64_t columns, int32_t rows, const float *mine);
 /* .. put together: *all [rows][columns] is `mine`, where that is the whole, or `room`. */
 banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const float *mine,
                              float *room, const float **all);

@@ -69,8 +69,7 @@ banyan_status watch_run(model *m, int32_t layer, int32_t cache_layer, const chun
                         model_watch *w)
 {
     const int64_t heads = m->shape.heads, dim = m->shape.head_dim;
-    const float *q =
-        (const float *)m->work.on[ON_Q].there + (c->wanted - w->rows) * heads * dim;
+    const float *q = m->work.q + (c->wanted - w->rows) * heads * dim;
     watching *work = w->work;
     for (int32_t i = 0; i < w->rows; i++)
         work->part[i] =

@@ -418,6 +418,34 @@ static banyan_status take_linear(model *m, linear *l)
     return status ? status : linear_keep(m, l);
 }
 
+static banyan_status keep_norm(model *m, norm *n, int64_t width)
+{
+    banyan_status status = vector_keep(m, &n->weight, width, &n->is_kept);
+    if (!status) status = vector_keep(m, &n->bias, width, &n->is_kept);
+    if (status) snprintf(m->why, WHY, "a norm's weights: %s", m->device->why);
+    return status;
+}
+
+/* What is no matrix, to a device that is apart. */
+static banyan_status keep_vectors(model *m)
+{
+    const int64_t hidden = m->shape.hidden, dim = m->shape.head_dim;
+    const size_t bytes = (size_t)m->is.dummies * sizeof *m->dummy;
+    banyan_status status = keep_norm(m, &m->final_norm, hidden);
+    for (int32_t i = 0; i < m->shape.layers; i++) {
+        layer *l = &m->layer[i];
+        norm *const norms[] = {&l->input, &l->attention, &l->post, &l->mlp};
+        for (int n = 0; n < 4 && !status; n++) status = keep_norm(m, norms[n], hidden);
+        if (!status) status = keep_norm(m, &l->q_norm, dim);
+        if (!status) status = keep_norm(m, &l->k_norm, dim);
+    }
+    if (status || m->is.dummies == 0) return status;
+    m->dummy = malloc(bytes);
+    if (!m->dummy) return no_tensor_memory(m);
+    memcpy(m->dummy, m->is.dummy, bytes);
+    return device_result(m, device_keep(m->device, (void **)&m->dummy, bytes));
+}
+
 /* Layers are alike, and the embedding and the head are taken for one each. */
 static void show_loading(const model *m, const model_loading *loading, int32_t done)
 {
@@ -437,7 +465,15 @@ banyan_status weights_load(model *m, const model_loading *loading)
             status = take_linear(m, layer_matrix(m, &m->layer[i], k));
     }
     show_loading(m, loading, m->shape.layers + 1);
-    return status ? status : take_linear(m, &m->head);
+    if (!status) status = take_linear(m, &m->head);
+    if (!status) status = embedding_keep(m);
+    return status ? status : keep_vectors(m);
+}
+
+static void free_norm(model *m, norm *n)
+{
+    vector_free(m, n->weight, n->is_kept);
+    vector_free(m, n->bias, n->is_kept);
 }
 
 void weights_free(model *m)
@@ -446,17 +482,15 @@ void weights_free(model *m)
         layer *l = &m->layer[i];
         norm *const norms[] = {&l->input, &l->attention, &l->post,
                                &l->mlp,   &l->q_norm,    &l->k_norm};
-        for (size_t n = 0; n < sizeof norms / sizeof norms[0]; n++) {
-            free(norms[n]->weight);
-            free(norms[n]->bias);
-        }
+        for (size_t n = 0; n < sizeof norms / sizeof norms[0]; n++) free_norm(m, norms[n]);
         for (int32_t k = 0; layer_matrix(m, l, k); k++) linear_free(m, layer_matrix(m, l, k));
         free(l->expert_gate_up);
         free(l->expert_down);
     }
     free(m->layer);
     free(m->sinks);
-    free(m->final_norm.weight);
-    free(m->final_norm.bias);
+    free_norm(m, &m->final_norm);
     linear_free(m, &m->head);
+    device_memory_free(m->device, m->own_table);
+    device_memory_free(m->device, m->dummy);
 }

@@ -38,6 +38,7 @@ void emulator_set_guard(int on);
 void emulator_set_idle(int on);
 struct emulator_counts {
     int64_t kernels, copies, events; /* launched; copied or cleared; recorded */
+    int64_t to_device, to_host;      /* of the copies: from the host's memory, and to it */
 };
 struct emulator_counts emulator_count(void); /* since the process began */
 

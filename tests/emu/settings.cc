@@ -34,7 +34,7 @@ static void read_environment(settings &s)
     s.memory = (size_t)number_from("BANYAN_EMU_MEMORY", 80LL << 30);
     s.guard = (int)number_from("BANYAN_EMU_GUARD", 1);
     s.idle = 0;
-    s.kernels = s.copies = s.events = 0;
+    s.kernels = s.copies = s.events = s.to_device = s.to_host = 0;
 }
 
 settings &get_settings()
@@ -116,7 +116,7 @@ void emulator_set_idle(int on)
 struct emulator_counts emulator_count(void)
 {
     const settings &s = get_settings();
-    return {s.kernels, s.copies, s.events};
+    return {s.kernels, s.copies, s.events, s.to_device, s.to_host};
 }
 
 void emulator_set_guard(int on)

@@ -14,7 +14,8 @@ struct settings {
     std::atomic<int> mode, devices, capability, code, multiprocessors, guard, idle;
     std::atomic<size_t> memory;
     std::atomic<int64_t> kernels, copies, events; /* so many were asked for */
-    std::atomic<uint64_t> seed;                   /* the next kernel's, or the next choice's */
+    std::atomic<int64_t> to_device, to_host;
+    std::atomic<uint64_t> seed; /* the next kernel's, or the next choice's */
 };
 settings &get_settings();
 uint64_t next_seed(); /* mixed: its bits may be used as they are */

@@ -93,12 +93,20 @@ static std::vector<work> take_work(line &l, uint64_t count, bool *is_over)
     return works;
 }
 
-/* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's. */
+/* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's. The device's
+ * memory stays open from one piece of its work to the next: opening takes long where much of it is in use. */
 void run_until(line &l, uint64_t count)
 {
+    bool was_open = false;
+    const auto open = [&was_open](bool now) {
+        if (now && !was_open) memory_open();
+        if (!now && was_open) memory_close();
+        was_open = now;
+    };
     for (bool is_over = false; !is_over;) {
         const std::vector<work> works = take_work(l, count, &is_over);
         if (!works.empty()) {
+            open(!works[0]->is_host);
             run_in_order(works);
             std::lock_guard<std::mutex> lock(l.mutex);
             l.is_running = false;
@@ -107,6 +115,7 @@ void run_until(line &l, uint64_t count)
             std::this_thread::yield();
         }
     }
+    open(false);
 }
 
 static void run_blocking_lines()
@@ -159,8 +168,8 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kin
             what();
             memory_close();
         };
-    const work w = std::make_shared<const task>(
-        task{std::move(what), overlaps || kind == work_of::kernel, overlaps});
+    const work w = std::make_shared<const task>(task{
+        std::move(what), overlaps || kind == work_of::kernel, overlaps, kind == work_of::host});
     if (l.captured) {
         if (l.captured->invalid) return failed(cudaErrorStreamCaptureInvalidated);
         l.captured->works.push_back(w);

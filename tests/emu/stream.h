@@ -20,6 +20,7 @@ namespace emu
 struct task {
     std::function<void()> run; /* perhaps more than once */
     bool is_kernel, overlaps;  /* a kernel that may begin before the kernel ahead of it ends */
+    bool is_host;              /* may not touch the device's memory */
 };
 typedef std::shared_ptr<const task> work;
 

@@ -123,6 +123,14 @@ static bool is_possible(const void *to, const void *from, size_t bytes,
            fits(from, bytes, any || from_host, any || !from_host);
 }
 
+static void count_sides(const void *to, const void *from)
+{
+    const bool is_to = memory_kind(to) == memory::device;
+    const bool is_from = memory_kind(from) == memory::device;
+    get_settings().to_device += is_to && !is_from;
+    get_settings().to_host += is_from && !is_to;
+}
+
 /* Pageable memory is read before the call returns, and has been written when it does. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream)
@@ -130,6 +138,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     if (!bytes) return cudaSuccess;
     if (!to || !from || !is_possible(to, from, bytes, kind))
         return failed(cudaErrorInvalidValue);
+    count_sides(to, from);
     if (!line_of(stream).captured && memory_kind(from) == memory::pageable) {
         const std::vector<char> bytes_now((const char *)from, (const char *)from + bytes);
         return enqueue(stream, [=] { memcpy(to, bytes_now.data(), bytes); });

@@ -46,6 +46,25 @@ static void arrays(device *d)
     CHECK(!a.host && !a.there);
 }
 
+/* What malloc gave moves to where the device works, and is read from there. */
+static void kept(device *d)
+{
+    enum { COUNT = 33 };
+    int got[COUNT] = {0};
+    int *mine = malloc(sizeof got), *const before = mine;
+    void *zero = NULL, *none = NULL;
+    for (int i = 0; mine && i < COUNT; i++) mine[i] = 7 * i;
+    CHECK(!device_keep(d, (void **)&mine, sizeof got));
+    CHECK((mine == before) == !d->row->is_apart);
+    CHECK(!device_read(d, got, mine, sizeof got) && got[1] == 7 && got[COUNT - 1] == 224);
+    CHECK(!device_memory_make(d, sizeof got, 0, &zero));
+    CHECK(!device_read(d, got, zero, sizeof got) && got[1] == 0 && got[COUNT - 1] == 0);
+    CHECK(!device_keep(d, &none, 0) && !none);
+    device_memory_free(d, mine);
+    device_memory_free(d, zero);
+    device_memory_free(d, NULL);
+}
+
 /* Against sums in double: each of `width` products and sums rounds once, each of them at most to
  * u = 2^-24 of the sum of magnitudes. */
 static void product(device *d, int64_t count, int64_t width, int32_t rows)
@@ -53,18 +72,24 @@ static void product(device *d, int64_t count, int64_t width, int32_t rows)
     float *weight = malloc((size_t)(count * width) * sizeof *weight);
     float *in = malloc((size_t)(rows * width) * sizeof *in);
     float *out = malloc((size_t)(rows * count) * sizeof *out);
-    void *there = weight;
+    void *there = weight, *in_there = in, *out_there = out;
+    const size_t bytes = (size_t)(count * width) * sizeof *weight;
+    const size_t in_bytes = (size_t)(rows * width) * sizeof *in;
+    const size_t out_bytes = (size_t)(rows * count) * sizeof *out;
     CHECK(weight && in && out);
     for (int64_t i = 0; i < count; i++)
         data_row(weight + i * width, 1, DATA_K, 0, i, 0, (int32_t)width);
     for (int64_t i = 0; i < rows; i++)
         data_row(in + i * width, 2, DATA_Q, 0, i, 0, (int32_t)width);
     if (d->row->is_apart) {
-        const size_t bytes = (size_t)(count * width) * sizeof *weight;
-        CHECK(!d->row->allocate(d->own, bytes, &there));
+        CHECK(!device_memory_make(d, bytes, 0, &there));
+        CHECK(!device_memory_make(d, in_bytes, 0, &in_there));
+        CHECK(!device_memory_make(d, out_bytes, DEVICE_NAN, &out_there));
         CHECK(!d->row->copy(d->own, there, weight, bytes));
+        CHECK(!d->row->copy(d->own, in_there, in, in_bytes));
     }
-    CHECK(!d->row->product(d->own, there, count, width, in, rows, out));
+    CHECK(!d->row->product(d->own, there, count, width, in_there, rows, out_there));
+    if (d->row->is_apart) CHECK(!device_read(d, out, out_there, out_bytes));
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < count; i++) {
             double sum = 0, size = 0;
@@ -77,7 +102,11 @@ static void product(device *d, int64_t count, int64_t width, int32_t rows)
             CHECK_MSG(error <= 1.01 * (double)width * 0x1p-24 * size,
                       "row %d column %d: %g off", (int)row, (int)i, error);
         }
-    if (there != weight) d->row->release(d->own, there);
+    if (there != weight) {
+        device_memory_free(d, there);
+        device_memory_free(d, in_there);
+        device_memory_free(d, out_there);
+    }
     free(weight);
     free(in);
     free(out);
@@ -115,6 +144,7 @@ int main(int argc, char **argv)
     words();
     if (!d) return test_end();
     arrays(d);
+    kept(d);
     product(d, 5, 64, 1);
     product(d, 70, 33, 9);
     if (d->row->is_apart) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* launch/cuda_blas.c for the emulated GPU, which knows no cuBLAS: operands are copied to the host,
- * multiplied there in double, and the result is copied back. */
+/* launch/cuda_blas.c for the emulated GPU, which knows no cuBLAS: products are computed in double, as work
+ * of the stream, which may touch the device's memory. */
 #include "launch/cuda.h"
 
-#include <cuda_runtime_api.h>
+#include "emulator.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,42 +19,40 @@ void cuda_blas_close(void *blas)
     (void)blas;
 }
 
-static void *fetched(cudaStream_t stream, const void *from, size_t bytes)
+/* out [rows][count] = in [rows][width] weight [count][width]^T */
+typedef struct product {
+    const void *weight, *in;
+    void *out;
+    int64_t count, width;
+    int32_t rows;
+} product;
+
+static const char *queue(void *blas, void (*run)(void *), const product *p)
 {
-    void *to = malloc(bytes ? bytes : 1);
-    if (to && (cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream) ||
-               cudaStreamSynchronize(stream))) {
-        free(to);
-        return NULL;
-    }
-    return to;
+    product *own = malloc(sizeof *own);
+    if (!own) return "out of memory for an emulated product";
+    *own = *p;
+    return emulator_enqueue(blas, run, own, free) ? "the emulated product was refused" : NULL;
 }
 
-static cudaError_t put(cudaStream_t stream, void *to, const void *from, size_t bytes)
+static void run_f32(void *argument)
 {
-    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
-    return error ? error : cudaStreamSynchronize(stream);
+    const product *p = argument;
+    const float *w = p->weight, *x = p->in;
+    float *y = p->out;
+    for (int64_t row = 0; row < p->rows; row++)
+        for (int64_t i = 0; i < p->count; i++) {
+            double sum = 0;
+            for (int64_t k = 0; k < p->width; k++)
+                sum += (double)x[row * p->width + k] * (double)w[i * p->width + k];
+            y[row * p->count + i] = (float)sum;
+        }
 }
 
 const char *cuda_blas_product(void *blas, const float *weight, int64_t count, int64_t width,
                               const float *in, int32_t rows, float *out)
 {
-    const size_t out_bytes = (size_t)(rows * count) * sizeof(float);
-    float *w = fetched(blas, weight, (size_t)(count * width) * sizeof *w);
-    float *x = fetched(blas, in, (size_t)(rows * width) * sizeof *x), *y = malloc(out_bytes);
-    const char *why = w && x && y ? NULL : "the emulated product could not copy";
-    for (int64_t row = 0; row < rows && !why; row++)
-        for (int64_t i = 0; i < count; i++) {
-            double sum = 0;
-            for (int64_t k = 0; k < width; k++)
-                sum += (double)x[row * width + k] * (double)w[i * width + k];
-            y[row * count + i] = (float)sum;
-        }
-    if (!why && put(blas, out, y, out_bytes)) why = "the emulated product could not copy";
-    free(w);
-    free(x);
-    free(y);
-    return why;
+    return queue(blas, run_f32, &(product){weight, in, out, count, width, rows});
 }
 
 static float from_bf16(uint16_t x)
@@ -73,21 +72,23 @@ static uint16_t to_bf16(double x)
     return (uint16_t)(bits >> 16);
 }
 
+/* [n][n] = a b */
+static void run_squares(void *argument)
+{
+    const product *p = argument;
+    const uint16_t *a = p->in, *b = p->weight;
+    uint16_t *c = p->out;
+    const int64_t n = p->count;
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (int64_t k = 0; k < n; k++)
+                sum += (double)from_bf16(a[row * n + k]) * (double)from_bf16(b[k * n + i]);
+            c[row * n + i] = to_bf16(sum);
+        }
+}
+
 const char *cuda_blas_product_bf16(void *blas, int32_t n, const void *a, const void *b, void *c)
 {
-    const size_t bytes = (size_t)n * (size_t)n * sizeof(uint16_t);
-    uint16_t *x = fetched(blas, a, bytes), *y = fetched(blas, b, bytes), *z = malloc(bytes);
-    const char *why = x && y && z ? NULL : "the emulated product could not copy";
-    for (int32_t row = 0; row < n && !why; row++)
-        for (int32_t i = 0; i < n; i++) {
-            double sum = 0;
-            for (int32_t k = 0; k < n; k++)
-                sum += (double)from_bf16(x[row * n + k]) * (double)from_bf16(y[k * n + i]);
-            z[row * n + i] = to_bf16(sum);
-        }
-    if (!why && put(blas, c, z, bytes)) why = "the emulated product could not copy";
-    free(x);
-    free(y);
-    free(z);
-    return why;
+    return queue(blas, run_squares, &(product){b, a, c, n, n, n});
 }

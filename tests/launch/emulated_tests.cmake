@@ -30,6 +30,15 @@ foreach(mode eager lazy random)
                        ENVIRONMENT "BANYAN_EMU_MODE=${mode}")
 endforeach()
 
+# Copies of a decoded token.
+add_executable(copies_emulated_test launch/copies_emulated_test.c)
+target_link_libraries(copies_emulated_test PRIVATE banyan_launch_emulated)
+add_test(NAME copies_emulated COMMAND copies_emulated_test)
+set_tests_properties(copies_emulated PROPERTIES LABELS unit TIMEOUT 120)
+foreach(ranks 2 3)
+  banyan_mpi_test(copies_emulated_test ${ranks})
+endforeach()
+
 # Verbs as users start them.
 add_executable(banyan_emu)
 get_target_property(sources banyan_program SOURCES)
@@ -47,3 +56,14 @@ foreach(verb run model scale bench)
     set_tests_properties(emulated_${verb}_p${ranks} PROPERTIES LABELS smoke TIMEOUT 120 PROCESSORS 2)
   endforeach()
 endforeach()
+
+# Every family on the device, against a forward pass in plain Python and the CPU's ids.
+if(BANYAN_python3)
+  set(forward ${BANYAN_python3} ${scripts}/forward.py $<TARGET_FILE:banyan_emu>)
+  add_test(NAME families_emulated COMMAND ${forward} none 1 --cuda)
+  set_tests_properties(families_emulated PROPERTIES LABELS smoke TIMEOUT 300)
+  if(BANYAN_HAS_MPI)
+    add_test(NAME families_emulated_p3 COMMAND ${forward} ${test_mpirun} 3 qwen3 --cuda)
+    set_tests_properties(families_emulated_p3 PROPERTIES LABELS smoke TIMEOUT 300 PROCESSORS 2)
+  endif()
+endif()
