@@ -169,12 +169,12 @@ static const char *make_blas(cuda *c)
     return c->blas ? NULL : cuda_blas_open(c->line.stream, &c->blas);
 }
 
-static const char *product(void *own, const float *weight, int64_t count, int64_t width,
-                           const float *in, int32_t rows, float *out)
+static const char *product(void *own, banyan_dtype dtype, const void *weight, int64_t count,
+                           int64_t width, const void *in, int32_t rows, float *out)
 {
     cuda *c = own;
     const char *why = make_blas(c);
-    return why ? why : cuda_blas_product(c->blas, weight, count, width, in, rows, out);
+    return why ? why : cuda_blas_product(c->blas, dtype, weight, count, width, in, rows, out);
 }
 
 static const char *product_bf16(void *own, int32_t n, const void *a, const void *b, void *to)

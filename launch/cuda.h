@@ -4,7 +4,7 @@
 #ifndef BANYAN_CUDA_H
 #define BANYAN_CUDA_H
 
-#include <stdint.h>
+#include "banyan.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,8 +20,8 @@ typedef struct cuda_line {
 const char *cuda_blas_open(void *stream, void **out);
 void cuda_blas_close(void *blas);
 /* As device_row.product. Queued. */
-const char *cuda_blas_product(void *blas, const float *weight, int64_t count, int64_t width,
-                              const float *in, int32_t rows, float *out);
+const char *cuda_blas_product(void *blas, banyan_dtype dtype, const void *weight, int64_t count,
+                              int64_t width, const void *in, int32_t rows, float *out);
 /* As device_row.product_bf16. */
 const char *cuda_blas_product_bf16(void *blas, int32_t n, const void *a, const void *b,
                                    void *c);

@@ -19,10 +19,11 @@ static int one(void)
     return 1;
 }
 
-static const char *cpu_product(void *own, const float *weight, int64_t count, int64_t width,
-                               const float *in, int32_t rows, float *out)
+static const char *cpu_product(void *own, banyan_dtype dtype, const void *weight, int64_t count,
+                               int64_t width, const void *in, int32_t rows, float *out)
 {
     (void)own;
+    if (dtype != BANYAN_F32) return "products on the CPU are of fp32 alone";
     if (rows == 1)
         cblas_sgemv(CblasRowMajor, CblasNoTrans, (blasint)count, (blasint)width, 1, weight,
                     (blasint)width, in, 1, 0, out, 1);

@@ -40,10 +40,10 @@ typedef struct device_row {
     const struct step_row
         *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */
 
-    /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device. fp32
-     * throughout. */
-    const char *(*product)(void *own, const float *weight, int64_t count, int64_t width,
-                           const float *in, int32_t rows, float *out);
+    /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device. weight and
+     * in are of `dtype`, fp32 or (not on the CPU) bf16; products are exact, sums and out fp32. */
+    const char *(*product)(void *own, banyan_dtype dtype, const void *weight, int64_t count,
+                           int64_t width, const void *in, int32_t rows, float *out);
     /* c [n][n] = a b, bf16 with sums in fp32; all on the device. For measuring. */
     const char *(*product_bf16)(void *own, int32_t n, const void *a, const void *b, void *c);
 

@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int64_t cut_first(int64_t columns, int rank, int ranks)
 {
@@ -103,6 +104,17 @@ int64_t linear_widest(const model *m)
     return widest;
 }
 
+static banyan_status multiply_there(model *m, const linear *l, const float *in, int32_t rows,
+                                    float *out)
+{
+    device *d = m->device;
+    const void *narrow = m->work.narrow;
+    if (l->dtype == BANYAN_BF16) m->step->narrow(d->own, in, rows * l->in, m->work.narrow);
+    return device_result(
+        m, device_said(d, d->row->product(d->own, l->dtype, l->there, l->outputs, l->in,
+                                          l->dtype == BANYAN_BF16 ? narrow : in, rows, out)));
+}
+
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out)
 {
     device *d = m->device;
@@ -110,8 +122,7 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
     if (rows == 0 || l->outputs == 0) return BANYAN_OK;
     m->matrix_work += rows * l->outputs * l->in;
     if (d->row->is_apart)
-        status = device_result(m, device_said(d, d->row->product(d->own, l->there, l->outputs,
-                                                                 l->in, in, rows, out)));
+        status = multiply_there(m, l, in, rows, out);
     else if (rows == 1)
         multiply_row(l, in, out);
     else
@@ -120,20 +131,43 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
     return status;
 }
 
-/* Rows of tensors, `in` numbers each, one after the other. */
+/* What rows of tensors are kept as: mxfp4's numbers are bf16's too, since a power of two scales them. */
+static banyan_dtype kept_dtype(const tensor_rows *stretch, int32_t stretches)
+{
+    for (const tensor_rows *s = stretch; s < stretch + stretches; s++)
+        if (s->tensor->layout != TENSOR_MXFP4 && s->tensor->dtype != BANYAN_BF16)
+            return BANYAN_F32;
+    return BANYAN_BF16;
+}
+
+/* fp32 numbers to their upper halves, which is all that they have, in place. */
+static void narrow_panel(float *panel, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &panel[i], sizeof bits);
+        const uint16_t upper = (uint16_t)(bits >> 16);
+        memcpy((char *)panel + i * (int64_t)sizeof upper, &upper, sizeof upper);
+    }
+}
+
+/* Rows of tensors, `in` numbers each, one after the other, in their kept_dtype. */
 static banyan_status send_columns(model *m, const tensor_rows *stretch, int32_t stretches,
                                   int64_t in, void *there)
 {
     device *d = m->device;
-    float *panel = malloc((size_t)(PANEL * in) * sizeof *panel), *to = there;
+    const banyan_dtype dtype = kept_dtype(stretch, stretches);
+    float *panel = malloc((size_t)(PANEL * in) * sizeof *panel);
+    char *to = there;
     banyan_status status = panel ? BANYAN_OK : BANYAN_ERR_MEMORY;
     for (const tensor_rows *s = stretch; s < stretch + stretches; s++)
         for (int64_t at = 0, n; !status && at < s->count; at += n) {
             n = smaller64(s->count - at, PANEL);
+            const size_t bytes = (size_t)(n * in) * banyan_dtype_bytes(dtype);
             widen_columns(s, in, at, n, panel);
-            status =
-                device_said(d, d->row->copy(d->own, to, panel, (size_t)(n * in) * sizeof *to));
-            to += n * in;
+            if (dtype == BANYAN_BF16) narrow_panel(panel, n * in);
+            status = device_said(d, d->row->copy(d->own, to, panel, bytes));
+            to += bytes;
         }
     if (!status) status = device_wait(d);
     free(panel);
@@ -166,7 +200,8 @@ void vector_free(model *m, float *vector, bool is_kept)
 banyan_status linear_keep(model *m, linear *l)
 {
     device *d = m->device;
-    const size_t bytes = (size_t)(l->outputs * l->in) * sizeof(float);
+    l->dtype = kept_dtype(l->stretch, l->stretches);
+    const size_t bytes = (size_t)(l->outputs * l->in) * banyan_dtype_bytes(l->dtype);
     if (!d->row->is_apart) return BANYAN_OK;
     banyan_status status = device_memory_make(d, bytes, 0, &l->there);
     if (!status) status = send_columns(m, l->stretch, l->stretches, l->in, l->there);
@@ -179,10 +214,11 @@ banyan_status embedding_keep(model *m)
     device *d = m->device;
     const linear *head = &m->head;
     const tensor_rows all = {m->embedding, 0, 1, m->shape.vocab};
-    const size_t bytes = (size_t)(all.count * m->shape.hidden) * sizeof(float);
+    const banyan_dtype dtype = kept_dtype(&all, 1);
+    const size_t bytes = (size_t)(all.count * m->shape.hidden) * banyan_dtype_bytes(dtype);
     const bool is_head = m->ranks == 1 && head->stretches == 1 &&
                          head->stretch[0].tensor == m->embedding && head->count == all.count;
-    m->table = (step_table){m->embedding, NULL, BANYAN_F32};
+    m->table = (step_table){m->embedding, NULL, dtype};
     if (!d->row->is_apart) return BANYAN_OK;
     if (is_head) {
         m->table.there = head->there;

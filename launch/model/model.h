@@ -44,7 +44,9 @@ typedef struct model_loading {
  * same on every rank. device: of launch/device.h, the one that spec->device names; it
  * outlives the model. Weights, the embedding among them, and activations lie there, and all between an
  * id and the next is done there, but for how experts are chosen: each layer that has some copies its
- * router's logits out. Between ranks activations pass through the host. */
+ * router's logits out. Weights in bf16 (or mxfp4) stay bf16 there, and inputs of their products are
+ * rounded to bf16, sums are fp32; other weights are fp32. Between ranks activations pass through the
+ * host. */
 banyan_status model_open(const char *dir, const banyan_spec *spec, banyan_comm *comm,
                          struct device *device, const model_loading *loading, model **out,
                          char *why, size_t why_bytes);

@@ -35,10 +35,11 @@ typedef struct linear {
         outputs; /* what a row gives here: count numbers, or count of gate and count of up */
     tensor_rows *stretch;
     int32_t stretches;
-    tensor *view; /* of an expert, where one tensor has all of them; else NULL */
-    float *bias;  /* [outputs], or NULL */
-    void *there;  /* [outputs][in], on a device that is apart; else NULL */
-    bool is_kept; /* the bias is in the device's memory */
+    tensor *view;       /* of an expert, where one tensor has all of them; else NULL */
+    float *bias;        /* [outputs], or NULL */
+    void *there;        /* [outputs][in], on a device that is apart; else NULL */
+    banyan_dtype dtype; /* of `there`: bf16 where the checkpoint's numbers are, else fp32 */
+    bool is_kept;       /* the bias is in the device's memory */
 } linear;
 
 typedef struct norm {
@@ -104,6 +105,7 @@ typedef struct workspace {
     float *dual_q[2], *dual_out[2], *dual_lse[DUAL], *dual_mass[DUAL];
     banyan_rows *dual_part;
     float *some;          /* [rows][hidden] */
+    uint16_t *narrow;     /* [rows][the widest input], bf16: of a product on a device */
     float *share;         /* [rows][experts], on the host */
     unsigned char *taken; /* [experts], likewise */
     float *panel;         /* [PANEL][the widest input]: columns of a matrix in fp32 */
@@ -184,11 +186,13 @@ void weights_free(model *m);
 banyan_status digest_make(const char *dir, const safetensors *files, uint64_t *digest,
                           char *why, size_t why_bytes);
 
-/* linear.c: out[rows][outputs] = in[rows][in] weight^T + bias; counts the work. */
+/* linear.c: out[rows][outputs] = in[rows][in] weight^T + bias; counts the work. On a device weights in bf16
+ * are multiplied as they are, by inputs that are rounded to bf16, and added up in fp32; the CPU multiplies
+ * what they are in fp32 by fp32. */
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out);
 /* A device call's result, its words kept in m->why. */
 banyan_status device_result(model *m, banyan_status status);
-/* The columns in fp32 to a device that is apart. */
+/* The columns to a device that is apart, in bf16 where all of them are of so few digits, else in fp32. */
 banyan_status linear_keep(model *m, linear *l);
 /* A vector of malloc likewise; from the call on it is vector_free's as `is_kept`. */
 banyan_status vector_keep(model *m, float **vector, int64_t count, bool *is_kept);

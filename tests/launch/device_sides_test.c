@@ -65,47 +65,68 @@ static void kept(device *d)
     device_memory_free(d, NULL);
 }
 
+/* What fp32 numbers are in bf16, cut off: the numbers themselves change. */
+static void *cut_to_bf16(float *x, int64_t count)
+{
+    uint16_t *half = malloc((size_t)count * sizeof *half);
+    for (int64_t i = 0; half && i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        half[i] = (uint16_t)(bits >> 16);
+        bits &= 0xffff0000;
+        memcpy(&x[i], &bits, sizeof bits);
+    }
+    return half;
+}
+
+/* To the device, where that is apart; `bytes` of it. */
+static void *put(device *d, void *host, size_t bytes)
+{
+    void *there = host;
+    if (!d->row->is_apart) return host;
+    CHECK(!device_memory_make(d, bytes, DEVICE_NAN, &there));
+    CHECK(!d->row->copy(d->own, there, host, bytes));
+    return there;
+}
+
 /* Against sums in double: each of `width` products and sums rounds once, each of them at most to
  * u = 2^-24 of the sum of magnitudes. */
-static void product(device *d, int64_t count, int64_t width, int32_t rows)
+static void product(device *d, banyan_dtype dtype, int64_t count, int64_t width, int32_t rows)
 {
+    const size_t bytes = banyan_dtype_bytes(dtype);
     float *weight = malloc((size_t)(count * width) * sizeof *weight);
     float *in = malloc((size_t)(rows * width) * sizeof *in);
-    float *out = malloc((size_t)(rows * count) * sizeof *out);
-    void *there = weight, *in_there = in, *out_there = out;
-    const size_t bytes = (size_t)(count * width) * sizeof *weight;
-    const size_t in_bytes = (size_t)(rows * width) * sizeof *in;
-    const size_t out_bytes = (size_t)(rows * count) * sizeof *out;
+    float *out = calloc((size_t)(rows * count), sizeof *out);
     CHECK(weight && in && out);
     for (int64_t i = 0; i < count; i++)
         data_row(weight + i * width, 1, DATA_K, 0, i, 0, (int32_t)width);
     for (int64_t i = 0; i < rows; i++)
         data_row(in + i * width, 2, DATA_Q, 0, i, 0, (int32_t)width);
-    if (d->row->is_apart) {
-        CHECK(!device_memory_make(d, bytes, 0, &there));
-        CHECK(!device_memory_make(d, in_bytes, 0, &in_there));
-        CHECK(!device_memory_make(d, out_bytes, DEVICE_NAN, &out_there));
-        CHECK(!d->row->copy(d->own, there, weight, bytes));
-        CHECK(!d->row->copy(d->own, in_there, in, in_bytes));
-    }
-    CHECK(!d->row->product(d->own, there, count, width, in_there, rows, out_there));
-    if (d->row->is_apart) CHECK(!device_read(d, out, out_there, out_bytes));
+    const bool is_half = dtype == BANYAN_BF16;
+    void *w = is_half ? cut_to_bf16(weight, count * width) : weight;
+    void *x = is_half ? cut_to_bf16(in, rows * width) : in;
+    void *const there[] = {put(d, w, (size_t)(count * width) * bytes),
+                           put(d, x, (size_t)(rows * width) * bytes),
+                           put(d, out, (size_t)(rows * count) * sizeof *out)};
+    CHECK(!d->row->product(d->own, dtype, there[0], count, width, there[1], rows, there[2]));
+    if (d->row->is_apart)
+        CHECK(!device_read(d, out, there[2], (size_t)(rows * count) * sizeof *out));
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < count; i++) {
             double sum = 0, size = 0;
             for (int64_t k = 0; k < width; k++) {
-                double x = (double)in[row * width + k] * (double)weight[i * width + k];
-                sum += x;
-                size += fabs(x);
+                double x_k = in[row * width + k], w_k = weight[i * width + k];
+                sum += x_k * w_k;
+                size += fabs(x_k * w_k);
             }
             double error = fabs((double)out[row * count + i] - sum);
             CHECK_MSG(error <= 1.01 * (double)width * 0x1p-24 * size,
                       "row %d column %d: %g off", (int)row, (int)i, error);
         }
-    if (there != weight) {
-        device_memory_free(d, there);
-        device_memory_free(d, in_there);
-        device_memory_free(d, out_there);
+    for (int i = 0; i < 3 && d->row->is_apart; i++) device_memory_free(d, there[i]);
+    if (is_half) {
+        free(w);
+        free(x);
     }
     free(weight);
     free(in);
@@ -145,9 +166,11 @@ int main(int argc, char **argv)
     if (!d) return test_end();
     arrays(d);
     kept(d);
-    product(d, 5, 64, 1);
-    product(d, 70, 33, 9);
+    product(d, BANYAN_F32, 5, 64, 1);
+    product(d, BANYAN_F32, 70, 33, 9);
     if (d->row->is_apart) {
+        product(d, BANYAN_BF16, 5, 64, 1);
+        product(d, BANYAN_BF16, 70, 33, 9);
         clocks(d);
         CHECK(device_said(d, "gone") == BANYAN_ERR_DEVICE);
         CHECK_MSG(!strcmp(d->why, "device cuda: gone"), "%s", d->why);

@@ -35,6 +35,14 @@ static const char *queue(void *blas, void (*run)(void *), const product *p)
     return emulator_enqueue(blas, run, own, free) ? "the emulated product was refused" : NULL;
 }
 
+static float from_bf16(uint16_t x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
 static void run_f32(void *argument)
 {
     const product *p = argument;
@@ -49,18 +57,26 @@ static void run_f32(void *argument)
         }
 }
 
-const char *cuda_blas_product(void *blas, const float *weight, int64_t count, int64_t width,
-                              const float *in, int32_t rows, float *out)
+static void run_bf16(void *argument)
 {
-    return queue(blas, run_f32, &(product){weight, in, out, count, width, rows});
+    const product *p = argument;
+    const uint16_t *w = p->weight, *x = p->in;
+    float *y = p->out;
+    for (int64_t row = 0; row < p->rows; row++)
+        for (int64_t i = 0; i < p->count; i++) {
+            double sum = 0;
+            for (int64_t k = 0; k < p->width; k++)
+                sum += (double)from_bf16(x[row * p->width + k]) *
+                       (double)from_bf16(w[i * p->width + k]);
+            y[row * p->count + i] = (float)sum;
+        }
 }
 
-static float from_bf16(uint16_t x)
+const char *cuda_blas_product(void *blas, banyan_dtype dtype, const void *weight, int64_t count,
+                              int64_t width, const void *in, int32_t rows, float *out)
 {
-    uint32_t bits = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+    return queue(blas, dtype == BANYAN_BF16 ? run_bf16 : run_f32,
+                 &(product){weight, in, out, count, width, rows});
 }
 
 /* Cut off, not rounded: nobody looks at the result. */

@@ -11,8 +11,9 @@ A case's name begins with its family's, and a family without a case is a fault. 
 it.
 
 --cuda: with `--device cuda`, whose heads are 64 wide and whose cache is bf16: <= 2e-2, and, of fp32 weights, the ids
-of the CPU, which has the same cache. What the device rounds to bf16 is rounded here as well: q, k and v of attention. Its softmax
-weights are rounded, too, and here they are not: that is what the bound is for."""
+of the CPU, which has the same cache. What the device rounds to bf16 is rounded here as well: q, k and v of attention, and
+where weights are bf16 (or mxfp4) every input of a product. Its softmax weights are rounded, too, and here they are
+not: that is what the bound is for."""
 import array
 import json
 import math
@@ -193,7 +194,7 @@ class Model:
     # -- forward
 
     def times(self, weight, x, bias=None):
-        return times(weight, x, bias)
+        return times(weight, bf16_of(x) if CUDA and self.bf16 else x, bias)
 
     def normed(self, x, norm):
         eps = self.case.get("eps", 1e-5)
