@@ -150,9 +150,9 @@ typedef struct banyan_device_fault {
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
-    /* Parts none of whose strips has more (query head, row) vectors may share a batch; others are alone
-     * in theirs. */
-    int32_t shared_vectors;
+    /* Of a shape: parts none of whose strips has more (query head, row) vectors may share a batch; others
+     * are alone in theirs. */
+    int32_t (*shared_vectors)(const banyan_block_shape *shape);
     /* NULL, or why there is none, in words ("no CUDA driver", ..). */
     const char *(*missing)(void);
     const char *(*memory_free)(int64_t *bytes); /* of the thread's current device */

@@ -178,7 +178,7 @@ static int is_shared(const pass *p)
     for (int32_t r = 0; r < p->pieces; r++)
         if (p->piece[r].rows > rows) rows = p->piece[r].rows;
     return (int64_t)rows * banyan_device_heads(p->c, p->call->layer) <=
-           p->c->device->device->shared_vectors;
+           p->c->device->device->shared_vectors(&p->kind->shape.block);
 }
 
 static pass open_pass(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,

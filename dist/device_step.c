@@ -62,7 +62,9 @@ static banyan_status check_recorded_part(const banyan_cache *c, const banyan_cal
                                          int32_t i)
 {
     const banyan_rows *part = &call->batch[i];
-    const int32_t rows = c->device->graph.rows[i], most = c->device->device->shared_vectors;
+    const banyan_shape *shape = &banyan_plan_kind(c->plan, call->layer)->shape;
+    const int32_t rows = c->device->graph.rows[i];
+    const int32_t most = c->device->device->shared_vectors(&shape->block);
     const int32_t own = rows < c->plan->spec.block_tokens ? rows : c->plan->spec.block_tokens;
     const int32_t vectors = own * banyan_device_heads(c, call->layer);
     if (part->rows != rows)

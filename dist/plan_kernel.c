@@ -30,49 +30,63 @@ static int is_supported(const char *device, const banyan_block_shape *shape)
     return banyan_kernel_find(device, 1, NULL, shape, why, sizeof why) != NULL;
 }
 
+/* Is a shape of these dims supported? Adds the blocks (their tokens are powers of two) and the formats with
+ * which it is, as bits. */
+static int find_formats(const char *device, banyan_block_shape shape, unsigned *blocks,
+                        unsigned *dtypes)
+{
+    int found = 0;
+    for (shape.block_tokens = 16; shape.block_tokens <= 256; shape.block_tokens *= 2)
+        for (int dtype = BANYAN_F32; dtype <= BANYAN_E4M3; dtype++) {
+            shape.dtype = (banyan_dtype)dtype;
+            if (!is_supported(device, &shape)) continue;
+            *blocks |= (unsigned)shape.block_tokens;
+            *dtypes |= 1u << dtype;
+            found = 1;
+        }
+    return found;
+}
+
 /* Dims go in steps that every kernel has in common. */
-static void find_dims(const char *device, banyan_block_shape shape, supported *dims)
+static void find_dims(const char *device, supported *dims, unsigned *blocks, unsigned *dtypes)
 {
     enum { STEP = 16 };
-    for (shape.key_dim = STEP; shape.key_dim <= BANYAN_MAX_DIM; shape.key_dim += STEP)
-        for (shape.value_dim = STEP; shape.value_dim <= BANYAN_MAX_DIM;
-             shape.value_dim += STEP) {
-            char pair[32];
-            if (!is_supported(device, &shape)) continue;
-            snprintf(pair, sizeof pair, "(%d, %d)", (int)shape.key_dim, (int)shape.value_dim);
-            add_supported(dims, pair);
-        }
+    banyan_block_shape shape = {0};
+    for (shape.value_in_key = 0; shape.value_in_key < 2; shape.value_in_key++)
+        for (shape.key_dim = STEP; shape.key_dim <= BANYAN_MAX_DIM; shape.key_dim += STEP)
+            for (shape.value_dim = STEP; shape.value_dim <= BANYAN_MAX_DIM;
+                 shape.value_dim += STEP) {
+                char pair[48];
+                if (!find_formats(device, shape, blocks, dtypes)) continue;
+                snprintf(pair, sizeof pair, "(%d, %d%s)", (int)shape.key_dim,
+                         (int)shape.value_dim, shape.value_in_key ? " in the key" : "");
+                add_supported(dims, pair);
+            }
 }
 
 /* What was given, and what there is: of each thing, what goes with some value of the others. */
 static banyan_status refuse_shape(const char *device, const banyan_block_shape *given)
 {
     supported blocks = {0}, dtypes = {0}, dims = {0};
-    int dtype_known[BANYAN_E4M3 + 1] = {0};
-    for (int32_t block = 16; block <= 256; block *= 2) {
-        int block_known = 0;
-        for (int dtype = BANYAN_F32; dtype <= BANYAN_E4M3; dtype++) {
-            const banyan_block_shape shape = {.block_tokens = block,
-                                              .dtype = (banyan_dtype)dtype};
-            supported here = {0};
-            char number[16];
-            find_dims(device, shape, &here);
-            if (!here.used) continue;
-            dims = here;
-            snprintf(number, sizeof number, "%d", (int)block);
-            if (!block_known++) add_supported(&blocks, number);
-            if (!dtype_known[dtype]++)
-                add_supported(&dtypes, banyan_dtype_name((banyan_dtype)dtype));
-        }
+    unsigned block_bits = 0, dtype_bits = 0;
+    find_dims(device, &dims, &block_bits, &dtype_bits);
+    for (unsigned block = 16; block <= 256; block *= 2) {
+        char number[16];
+        snprintf(number, sizeof number, "%u", block);
+        if (block_bits & block) add_supported(&blocks, number);
     }
-    return banyan_fail(BANYAN_ERR_CONFIG,
-                       "device \"%s\" has no kernel for block_tokens %d, key_dim %d, value_dim "
-                       "%d, cache_dtype %s: expected block_tokens %s, (key_dim, value_dim) %s, "
-                       "cache_dtype %s",
-                       device, (int)given->block_tokens, (int)given->key_dim,
-                       (int)given->value_dim, banyan_dtype_name(given->dtype),
-                       blocks.used ? blocks.text : "of none", dims.used ? dims.text : "of none",
-                       dtypes.used ? dtypes.text : "of none");
+    for (int dtype = BANYAN_F32; dtype <= BANYAN_E4M3; dtype++)
+        if (dtype_bits >> dtype & 1)
+            add_supported(&dtypes, banyan_dtype_name((banyan_dtype)dtype));
+    return banyan_fail(
+        BANYAN_ERR_CONFIG,
+        "device \"%s\" has no kernel for block_tokens %d, key_dim %d, value_dim "
+        "%d%s, cache_dtype %s: expected block_tokens %s, (key_dim, value_dim) %s, "
+        "cache_dtype %s",
+        device, (int)given->block_tokens, (int)given->key_dim, (int)given->value_dim,
+        given->value_in_key ? " in the key" : "", banyan_dtype_name(given->dtype),
+        blocks.used ? blocks.text : "of none", dims.used ? dims.text : "of none",
+        dtypes.used ? dtypes.text : "of none");
 }
 
 /* A driver, and something that it drives. */

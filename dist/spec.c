@@ -154,12 +154,11 @@ static banyan_status check_one_shape(const banyan_spec *s, int32_t i)
                            "shape %d: value_dim is %d: expected at most key_dim, %d, with "
                            "value_in_key",
                            (int)i, (int)whole.value_dim, (int)whole.key_dim);
-    if (whole.value_in_key && (s->cache_dtype == BANYAN_E4M3 || strcmp(s->device, "cpu") != 0))
-        return banyan_fail(
-            BANYAN_ERR_UNSUPPORTED,
-            "shape %d: value_in_key with cache_dtype %s and device \"%s\": expected "
-            "fp32, bf16 or fp16 on the CPU",
-            (int)i, banyan_dtype_name(s->cache_dtype), s->device);
+    if (whole.value_in_key && s->cache_dtype == BANYAN_E4M3)
+        return banyan_fail(BANYAN_ERR_UNSUPPORTED,
+                           "shape %d: value_in_key with cache_dtype %s: expected fp32, bf16 or "
+                           "fp16",
+                           (int)i, banyan_dtype_name(s->cache_dtype));
     return BANYAN_OK;
 }
 

@@ -11,7 +11,12 @@
 
 #include "attention/cuda/launch.h"
 
-enum { CHAINS = 4, AHEAD = 8 };
+enum { AHEAD = 8 };
+/* A thread block has 1024 threads at most. */
+PTX_FN constexpr int chains_of(int dim)
+{
+    return dim > 256 ? 2 : 4;
+}
 
 /* The largest m of the parts, to all threads. room: a float for each warp. */
 static __device__ float largest_m(const float *first, int64_t step, int parts, float *room)
@@ -29,10 +34,11 @@ static __device__ float largest_m(const float *first, int64_t step, int parts, f
 }
 
 template <int DIM>
-__global__ void __launch_bounds__(CHAINS *DIM)
+__global__ void __launch_bounds__(chains_of(DIM) * DIM)
     combine_parts(const cuda_combined *tiles, const float *scratch, cuda_results results,
                   const __grid_constant__ cuda_carried carried)
 {
+    const int CHAINS = chains_of(DIM);
     /* arguments are older than the kernel ahead of this one, whose partials are waited for */
     const cuda_combined tile = carried_at(carried, tiles)[blockIdx.y];
     results.partial = carried_at(carried, results.partial);
@@ -87,6 +93,7 @@ static cudaError_t start_combine(banyan_queue *queue, const cuda_combined *tile,
                                  int32_t most_vectors, int32_t most_parts, const float *scratch,
                                  const cuda_results &results, const cuda_carried &carried)
 {
+    const int CHAINS = chains_of(DIM);
     const cuda_shape shape = {dim3((unsigned)most_vectors, (unsigned)tiles), dim3(CHAINS * DIM),
                               (size_t)(CHAINS * DIM + CHAINS * DIM / 32 + 2 * most_parts) *
                                   sizeof(float),
@@ -101,6 +108,10 @@ const char *cuda_combine_open(banyan_queue *queue)
         error = cuda_prepare(combine_parts<96>, 0, &queue->waits);
     if (error == cudaSuccess && queue->limits.shape.value_dim > 96)
         error = cuda_prepare(combine_parts<128>, 0, &queue->waits);
+    if (error == cudaSuccess && queue->limits.shape.value_dim > 128)
+        error = cuda_prepare(combine_parts<256>, 0, &queue->waits);
+    if (error == cudaSuccess && queue->limits.shape.value_dim > 256)
+        error = cuda_prepare(combine_parts<512>, 0, &queue->waits);
     return cuda_failed(error, "loading the combine of partials");
 }
 
@@ -111,9 +122,11 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
 {
     static const cuda_carried none = {};
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
-    const auto way = value_dim == 64   ? start_combine<64>
-                     : value_dim == 96 ? start_combine<96>
-                                       : start_combine<128>;
+    const auto way = value_dim == 64    ? start_combine<64>
+                     : value_dim == 96  ? start_combine<96>
+                     : value_dim == 128 ? start_combine<128>
+                     : value_dim == 256 ? start_combine<256>
+                                        : start_combine<512>;
     return cuda_failed(way(queue, tile, tiles, most_vectors, most_parts, scratch, results,
                            carried ? *carried : none),
                        "combining partials");

@@ -28,14 +28,80 @@ struct decode_launch {
     int32_t *tiles; /* [parts] */
 };
 
+/* Strips whose vectors are too many for a kernel, `most` of them at a time, become several: some of the
+ * heads, or some of the rows, with the same list. */
+struct strip_cut {
+    int32_t rows, heads, pieces; /* of one of them; and how many there are */
+};
+static strip_cut cut_of(const banyan_strip *strip, int most)
+{
+    const int32_t all = __builtin_popcountll(strip->heads);
+    if (all == 0 || strip->rows == 0) return {strip->rows, all, 1};
+    const int32_t rows = strip->rows < most ? strip->rows : most, heads = most / rows;
+    return {rows, heads, (strip->rows + rows - 1) / rows * ((all + heads - 1) / heads)};
+}
+
+/* The lowest `count` of the bits. */
+static uint64_t low_bits(uint64_t bits, int32_t count)
+{
+    uint64_t left = bits;
+    for (; count > 0; count--) left &= left - 1;
+    return bits & ~left;
+}
+
+static banyan_strip *cut_strip(const banyan_strip *strip, int most, banyan_strip *out)
+{
+    const strip_cut cut = cut_of(strip, most);
+    if (cut.pieces == 1) {
+        *out = *strip;
+        return out + 1;
+    }
+    for (uint64_t heads = strip->heads; heads; heads &= ~low_bits(heads, cut.heads))
+        for (int32_t row = 0; row < strip->rows; row += cut.rows) {
+            *out = *strip;
+            out->heads = low_bits(heads, cut.heads);
+            out->first_row = strip->first_row + row;
+            out->rows = strip->rows - row < cut.rows ? strip->rows - row : cut.rows;
+            out++;
+        }
+    return out;
+}
+
+/* Pieces of any strip of a tape, at most: all but the last have more than half of `most` vectors. */
+static int32_t pieces_of_tape(const banyan_batch *batch, int most)
+{
+    return batch->vectors <= most ? 1 : batch->vectors / (most / 2 + 1) + 1;
+}
+
+static const char *cut_strips(const banyan_queue *queue, const banyan_batch *batch, int most,
+                              char **room, banyan_batch *out)
+{
+    int32_t strips = 0;
+    *out = *batch;
+    for (int32_t i = 0; i < batch->strips; i++) strips += cut_of(&batch->strip[i], most).pieces;
+    if (batch->vectors) strips = batch->strips * pieces_of_tape(batch, most);
+    if (strips == batch->strips) return NULL;
+    banyan_strip *const cut = (banyan_strip *)take_room(room, (size_t)strips * sizeof *cut);
+    if ((size_t)(*room - queue->room) > queue->room_bytes)
+        return cuda_words("%d strips in pieces of at most %d query vectors; the queue was "
+                          "opened for %lld strips",
+                          (int)batch->strips, most, (long long)queue->limits.strips);
+    banyan_strip *next = cut;
+    for (int32_t i = 0; i < batch->strips; i++) next = cut_strip(&batch->strip[i], most, next);
+    banyan_strip none = {};
+    none.part = none.edge = -1;
+    while (next < cut + strips) *next++ = none;
+    out->strip = cut;
+    out->strips = strips;
+    if (out->vectors > most) out->vectors = most;
+    return NULL;
+}
+
 static const char *find_most(const banyan_batch *batch, int *out)
 {
     *out = 1;
     for (int32_t i = 0; i < batch->strips; i++) {
         const int vectors = strip_vectors(&batch->strip[i]);
-        if (vectors > CUDA_DECODE_VECTORS)
-            return cuda_words("a strip of %d query vectors in a decode of at most %d", vectors,
-                              (int)CUDA_DECODE_VECTORS);
         if (batch->strip[i].blocks > INT32_MAX)
             return cuda_words("a list of %lld blocks", (long long)batch->strip[i].blocks);
         if (vectors > *out) *out = vectors;
@@ -192,29 +258,31 @@ static const char *prepare_launch(banyan_queue *queue, const banyan_batch *batch
     return stage(queue, batch, launch, &split, combined, out);
 }
 
-const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, decode_start start,
-                            void *ctx)
+const char *decode_launches(banyan_queue *queue, const banyan_batch *given, int most_vectors,
+                            decode_start start, void *ctx)
 {
     char *room = queue->room;
     decode_plan plan = {};
     decode_launch launch = {};
-    const char *failed = find_most(batch, &plan.call.stride);
+    banyan_batch batch;
+    const char *failed = cut_strips(queue, given, most_vectors, &room, &batch);
+    if (!failed) failed = find_most(&batch, &plan.call.stride);
     if (failed) return failed;
-    if (batch->vectors) plan.call.stride = batch->vectors;
-    fill_call(queue, batch, &plan.call);
-    const int32_t most = most_parts(queue, batch, plan.call.stride);
+    if (batch.vectors) plan.call.stride = batch.vectors;
+    fill_call(queue, &batch, &plan.call);
+    const int32_t most = most_parts(queue, &batch, plan.call.stride);
     launch.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
     int32_t first = 0;
-    for (int32_t part = 0; part < batch->parts && !failed; part += launch.parts) {
-        const int32_t left = batch->parts - part;
-        take_launch(batch, first, part, left < most ? left : most, &launch);
+    for (int32_t part = 0; part < batch.parts && !failed; part += launch.parts) {
+        const int32_t left = batch.parts - part;
+        take_launch(&batch, first, part, left < most ? left : most, &launch);
         first += launch.strips;
-        if (!launch.strips && !batch->vectors) continue;
-        failed = prepare_launch(queue, batch, &launch, room, &plan);
+        if (!launch.strips && !batch.vectors) continue;
+        failed = prepare_launch(queue, &batch, &launch, room, &plan);
         if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
         if (!failed)
             failed = cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride,
-                                  plan.most_slots, plan.call.slots, batch->shape.value_dim,
+                                  plan.most_slots, plan.call.slots, batch.shape.value_dim,
                                   plan.call.results, &plan.call.carried);
     }
     return failed;

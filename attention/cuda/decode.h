@@ -42,11 +42,11 @@ struct decode_plan {
     int32_t workers, cuts, most_slots;
 };
 
-/* Splits the parts of a batch over the device's multiprocessors, as many of them at a time as there is
- * scratch for; brings each launch's arguments to the device, starts it by start(ctx, plan), and combines
- * the tiles that were cut. */
+/* Cuts strips of more than most_vectors vectors, which is all that the kernel takes; splits the parts of a
+ * batch over the device's multiprocessors, as many of them at a time as there is scratch for; brings each
+ * launch's arguments to the device, starts it by start(ctx, plan), and combines the tiles that were cut. */
 typedef const char *(*decode_start)(void *ctx, const decode_plan *plan);
-const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, decode_start start,
-                            void *ctx);
+const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, int most_vectors,
+                            decode_start start, void *ctx);
 
 #endif

@@ -60,7 +60,7 @@ static const char *decode_run(banyan_queue *queue, const banyan_batch *batch, St
         return cuda_failed(decode_with(c->batch->shape, plan->call.stride, with),
                            "starting a decode");
     };
-    return decode_launches(queue, batch, one, &context);
+    return decode_launches(queue, batch, CUDA_DECODE_VECTORS, one, &context);
 }
 
 #endif

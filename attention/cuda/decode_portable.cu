@@ -29,29 +29,6 @@ template <int TILES> PTX_FN void meet()
         named_sync<64>(1 + (int)threadIdx.x / 32 % DECODE_WARPS);
 }
 
-/* Entries of the list, 32 by 32: lane i has number 32 n + i of it, and of the next 32. */
-struct decode_ahead {
-    decode_cursor cursor;
-    decode_entry now, next;
-};
-PTX_FN decode_entry ahead_entry(const cuda_item &item, decode_cursor &cursor, int i)
-{
-    return i < item.count ? entry_at(cursor, item.first + i) : decode_entry{};
-}
-/* Entry i, of those 32 that `now` has and the 32 after them. */
-PTX_FN decode_entry pick(const decode_ahead &ahead, int now, int i)
-{
-    const bool is_now = i / 32 == now / 32;
-    decode_entry e;
-    e.record = is_now ? ahead.now.record : ahead.next.record;
-    e.block = is_now ? ahead.now.block : ahead.next.block;
-    e.masked = is_now ? ahead.now.masked : ahead.next.masked;
-    e.record = __shfl_sync(0xffffffffu, e.record, i % 32);
-    e.block = __shfl_sync(0xffffffffu, e.block, i % 32);
-    e.masked = __shfl_sync(0xffffffffu, e.masked, i % 32);
-    return e;
-}
-
 template <typename B, int TILES>
 PTX_FN void read_list(const decode_call &call, const cuda_item &item, const banyan_strip *strip,
                       decode_rows<B> &rows)

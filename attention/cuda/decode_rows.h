@@ -19,6 +19,7 @@
 #define BANYAN_ATTENTION_CUDA_DECODE_ROWS_H
 
 #include "attention/cuda/decode.h"
+#include "attention/cuda/decode_list.h"
 #include "attention/cuda/decode_tile.h"
 #include "attention/cuda/ptx.h"
 
@@ -52,28 +53,6 @@ PTX_FN float quad_sum(float x)
 PTX_FN int clamp(int64_t x, int low, int high)
 {
     return x < low ? low : x > high ? high : (int)x;
-}
-
-/* A place of a list. */
-struct decode_entry {
-    uint32_t record;
-    int32_t block, masked;
-};
-/* Where a thread is in a strip's spans; it only goes forward. */
-struct decode_cursor {
-    const banyan_span *span;
-    const banyan_slot *slot;
-    int32_t before; /* places in the spans before this one */
-};
-PTX_FN decode_entry entry_at(decode_cursor &cursor, int32_t place)
-{
-    while (place - cursor.before >= cursor.span->count) {
-        cursor.before += cursor.span->count;
-        cursor.span++;
-    }
-    const int64_t i = place - cursor.before;
-    const banyan_slot slot = cursor.slot[cursor.span->first + i * cursor.span->step];
-    return decode_entry{slot.record, slot.block, cursor.span->masked};
 }
 
 PTX_FN int vectors_of(const banyan_strip *strip)

@@ -6,9 +6,9 @@
 
 #include "attention/attention.h"
 
-enum {
-    CUDA_DECODE_VECTORS = 32
-}; /* (head, row) vectors of a strip that the decode kernels take */
+/* (head, row) vectors of a strip that kernels take: the decodes; that of wide heads, at a time, and those of
+ * a part that may share a batch with others. */
+enum { CUDA_DECODE_VECTORS = 32, CUDA_WIDE_VECTORS = 64, CUDA_WIDE_SHARED = 256 };
 
 #ifdef __cplusplus
 extern "C" {
@@ -71,6 +71,8 @@ const char *banyan_cuda_prefill_hopper(banyan_queue *queue, const banyan_batch *
 /* For batches of which no strip has more than 32 (head, row) vectors. */
 const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch);
 const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch);
+/* attend of any strips, of heads that record_is_wide (record.h). */
+const char *banyan_cuda_attend_wide(banyan_queue *queue, const banyan_batch *batch);
 
 #ifdef __cplusplus
 }

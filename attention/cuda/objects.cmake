@@ -5,7 +5,7 @@
 #              ones. What is compiled for 8.0 knows nothing of kernels that overlap (ptx.h, launch_wait): a
 #              9.0 must never be given it
 #   hopper     warpgroup instructions, which run on 9.0 only
-set(banyan_cuda_portable attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
+set(banyan_cuda_portable attention/cuda/attend_wide.cu attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
                          attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
                          attention/cuda/portable_work.cu

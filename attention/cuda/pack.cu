@@ -84,7 +84,7 @@ static __device__ void pack_tile16(const rows_of &rows, unsigned char *tile, boo
 /* All bytes of a tile [token][dim] to shared memory, and the scales to the record. */
 static __device__ void quantise(const rows_of &rows, unsigned char *bytes, float *scales)
 {
-    enum { PAIRS = 2 }; /* of numbers, a lane: d, d + 1 for d = 2 lane, 2 lane + 64 */
+    enum { PAIRS = 4 }; /* of numbers, a lane: d, d + 1 for d = 2 lane, 2 lane + 64, .. */
     const int lane = (int)threadIdx.x % 32;
     for (int token = (int)threadIdx.x / 32; token < RECORD_TOKENS; token += WARPS) {
         if (stays(rows, token)) continue;
@@ -226,7 +226,7 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
     arguments.kv_heads = kv_heads;
     arguments.key_dim = shape->key_dim;
     arguments.value_dim = shape->value_dim;
-    const cuda_shape start = {dim3((unsigned)count, 2), dim3(THREADS),
+    const cuda_shape start = {dim3((unsigned)count, shape->value_in_key ? 1 : 2), dim3(THREADS),
                               shape->dtype == BANYAN_E4M3 ? (size_t)(RECORD_TOKENS * larger)
                                                           : 0,
                               queue->stream, false};

@@ -56,7 +56,9 @@ static void move(const banyan_block_shape *shape, char *record, int32_t rows,
         return;
     }
     move16(record, plain->k, rows, shape->key_dim, to_rows);
-    move16(record + record16_tile_bytes(key_dim), plain->v, rows, shape->value_dim, to_rows);
+    if (!shape->value_in_key)
+        move16(record + record16_tile_bytes(key_dim), plain->v, rows, shape->value_dim,
+               to_rows);
 }
 
 void banyan_cuda_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
@@ -72,6 +74,6 @@ void banyan_cuda_restore(const banyan_block_shape *shape, void *record, int32_t 
     memset(record, 0,
            shape->dtype == BANYAN_E4M3
                ? record8_bytes(key_dim, value_dim)
-               : record16_tile_bytes(key_dim) + record16_tile_bytes(value_dim));
+               : record16_bytes(key_dim, value_dim, shape->value_in_key));
     move(shape, record, rows, in, 0);
 }

@@ -14,6 +14,8 @@
  * own from memory that was set aside at open (no memory can be had while a graph is being captured)
  * and that the queue keeps until it is closed: it cannot know when the graph is gone. */
 #include "attention/cuda/queue.h"
+#include "attention/cuda/record.h"
+#include "attention/cuda/split.h"
 #include "attention/cuda/tiles.h"
 
 #include <stdarg.h>
@@ -125,6 +127,16 @@ static size_t parts_bytes(const banyan_device_limits *limits, int processors)
     return (parts < most ? parts : most) * (size_t)processors * 2 * CUDA_WORK_BYTES;
 }
 
+/* The strips of a call of wide heads, cut (all pieces but the last have more than half of the vectors that
+ * they may have), with an item and its blocks for each. */
+static size_t wide_bytes(const banyan_device_limits *limits)
+{
+    const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
+    if (!record_is_wide(limits->shape.key_dim)) return 0;
+    return (2 * vectors / CUDA_WIDE_VECTORS + (size_t)limits->strips) *
+           (sizeof(banyan_strip) + sizeof(cuda_item) + sizeof(int32_t));
+}
+
 /* The plan of a Hopper prefill with the list for its combine; *device: what of it goes there. */
 static size_t tiles_bytes(const banyan_device_limits *limits, int processors, size_t *device)
 {
@@ -142,7 +154,7 @@ static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
     size_t device;
     return larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
-                            parts_bytes(limits, processors),
+                            parts_bytes(limits, processors) + wide_bytes(limits),
                         tiles_bytes(limits, processors, &device));
 }
 
@@ -154,7 +166,7 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     const size_t works = works_of(limits, processors);
     const size_t lists = strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
                          (size_t)limits->spans * sizeof(banyan_span) + works * CUDA_WORK_BYTES +
-                         parts_bytes(limits, processors);
+                         parts_bytes(limits, processors) + wide_bytes(limits);
     size_t tiles;
     tiles_bytes(limits, processors, &tiles);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
@@ -246,7 +258,7 @@ static const char *load_kernels(banyan_queue *queue)
 {
     static const char *(*const portable[])(banyan_queue *) = {
         cuda_combine_open,  cuda_decode_open, cuda_message_open, cuda_pack_open,
-        cuda_partials_open, cuda_passes_open, cuda_prefill_open};
+        cuda_partials_open, cuda_passes_open, cuda_prefill_open, cuda_wide_open};
     static const char *(*const hopper[])(banyan_queue *) = {cuda_decode_hopper_open,
                                                             cuda_prefill_hopper_open};
     const char *failed = NULL;

@@ -104,6 +104,7 @@ const char *cuda_partials_open(banyan_queue *queue);
 const char *cuda_passes_open(banyan_queue *queue);
 const char *cuda_prefill_open(banyan_queue *queue);
 const char *cuda_prefill_hopper_open(banyan_queue *queue);
+const char *cuda_wide_open(banyan_queue *queue);
 
 } /* extern "C" */
 

@@ -5,8 +5,8 @@
  * the matrix instructions of an SM like shared memory: the eight 16-byte chunks of row r are permuted by
  * the low bits of r ("128-byte swizzle"), so that eight rows read down one column touch all banks.
  *
- *     bf16, fp16      K panel 0   K panel 1   V panel 0   V panel 1        (dim 128; dim 64 has one each)
- *                     dims 0-63   dims 64-127 dims 0-63   dims 64-127
+ *     bf16, fp16      K panel 0   K panel 1   V panel 0   V panel 1        (dim 128; dim 64 has one each,
+ *                     dims 0-63   dims 64-127 dims 0-63   dims 64-127      dim 256 four)
  *
  *     panel:   row 0  | c0 | c1 | c2 | c3 | c4 | c5 | c6 | c7 |       c: 8 numbers of 16 bits
  *              row 1  | c1 | c0 | c3 | c2 | c5 | c4 | c7 | c6 |
@@ -16,6 +16,9 @@
  *
  * Dim 96 has three panels, each 32 dims wide with rows of 64 bytes, chunk c of row r at c ^ (r / 2 % 4): the
  * "64-byte swizzle", of which the same is true.
+ *
+ * Where a value is the first numbers of its key there is no V tile: dim 576 has nine panels of K, of which
+ * the first eight are V.
  *
  * A record is therefore one run of bytes that a bulk copy brings to shared memory as it is. */
 #ifndef BANYAN_ATTENTION_CUDA_RECORD_H
@@ -31,10 +34,15 @@
 
 enum { RECORD_TOKENS = 64, RECORD_PANEL_BYTES = 64 * 128 };
 
-/* Head dims that kernels are compiled for. */
+/* Head dims that kernels are compiled for: those of which a warp has all, .. */
 RECORD_FN int record_has_dim(int32_t dim)
 {
     return dim == 64 || dim == 96 || dim == 128;
+}
+/* .. and those that are too wide for that (attend_wide.cu). */
+RECORD_FN int record_is_wide(int32_t key_dim)
+{
+    return key_dim == 256 || key_dim == 576;
 }
 
 /* Place of byte `byte` (0..127) of row `row` in a panel. */
@@ -59,6 +67,10 @@ RECORD_FN uint32_t record16_tile_bytes(uint32_t dim) /* of K, or of V; dim a mul
 {
     return RECORD_TOKENS * dim * 2;
 }
+RECORD_FN uint32_t record16_bytes(uint32_t key_dim, uint32_t value_dim, int value_in_key)
+{
+    return record16_tile_bytes(key_dim) + (value_in_key ? 0 : record16_tile_bytes(value_dim));
+}
 #define RECORD16_ROW(dim) ((dim) % 64 ? 64 : 128) /* bytes, of a panel */
 /* Of number `d` of token `token`, from the beginning of its tile. */
 RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
@@ -79,9 +91,9 @@ RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
  *
  * K: a row is a token. The 16 dims of a chunk are then in the order "column of a 2 c + e + 8 h is dim
  * 4 c + 2 h + e", and q is loaded in that order. As the 16-bit panels, dim 128 has rows of 128 bytes with
- * chunk c at c ^ (r % 8); dim 64 has rows of 64 bytes with chunk c at c ^ (r / 2 % 4); dim 96 three panels
- * with rows of 32 bytes, chunk c at c ^ (r / 4 % 2). (So the hardware's 128-, 64- and 32-byte swizzles have
- * it, and eight rows of one chunk touch all banks.)
+ * chunk c at c ^ (r % 8), dim 256 two panels of them; dim 64 has rows of 64 bytes with chunk c at
+ * c ^ (r / 2 % 4); dim 96 three panels with rows of 32 bytes, chunk c at c ^ (r / 4 % 2). (So the
+ * hardware's 128-, 64- and 32-byte swizzles have it, and eight rows of one chunk touch all banks.)
  *
  * V: a row is a dim, 64 bytes, swizzled as K of dim 64: transposed, as fp8 matrix instructions must
  * have it. The order of tokens in a chunk is that in which a score fragment leaves a thread with them:
@@ -97,12 +109,14 @@ RECORD_FN uint32_t record8_tile_bytes(uint32_t dim)
 {
     return RECORD_TOKENS * dim;
 }
-#define RECORD8_ROW(dim) ((dim) == 96 ? 32 : (dim)) /* bytes, of a panel of K */
+#define RECORD8_ROW(dim)                                                                       \
+    ((dim) == 96 ? 32 : (dim) == 256 ? 128 : (dim)) /* bytes, of a panel of K */
 /* Of number `d` of token `token` in K, from the beginning of its tile. */
 RECORD_FN uint32_t record8_k_at(uint32_t dim, uint32_t token, uint32_t d)
 {
     if (dim == 96) return d / 32 * (RECORD_TOKENS * 32) + record_swizzle32(token, d % 32);
-    return dim == 128 ? record_swizzle(token, d) : record_swizzle64(token, d);
+    if (dim == 64) return record_swizzle64(token, d);
+    return d / 128 * RECORD_PANEL_BYTES + record_swizzle(token, d % 128);
 }
 /* Likewise in V, for any dim. */
 RECORD_FN uint32_t record8_v_at(uint32_t token, uint32_t d)

@@ -10,8 +10,16 @@
 
 static int cuda_supports(const banyan_block_shape *shape)
 {
-    return shape->block_tokens == RECORD_TOKENS && shape->key_dim == shape->value_dim &&
-           record_has_dim(shape->key_dim) && shape->dtype != BANYAN_F32 && !shape->value_in_key;
+    const int32_t key_dim = shape->key_dim;
+    if (shape->block_tokens != RECORD_TOKENS || shape->dtype == BANYAN_F32) return 0;
+    if (shape->value_in_key) /* DeepSeek's latent attention */
+        return key_dim == 576 && shape->value_dim == 512 && shape->dtype != BANYAN_E4M3;
+    return key_dim == shape->value_dim && (record_has_dim(key_dim) || key_dim == 256);
+}
+
+static int32_t cuda_shared_vectors(const banyan_block_shape *shape)
+{
+    return record_is_wide(shape->key_dim) ? CUDA_WIDE_SHARED : CUDA_DECODE_VECTORS;
 }
 
 static size_t cuda_record_bytes(const banyan_block_shape *shape)
@@ -19,7 +27,7 @@ static size_t cuda_record_bytes(const banyan_block_shape *shape)
     const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
     return shape->dtype == BANYAN_E4M3
                ? record8_bytes(key_dim, value_dim)
-               : record16_tile_bytes(key_dim) + record16_tile_bytes(value_dim);
+               : record16_bytes(key_dim, value_dim, shape->value_in_key);
 }
 
 /* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by reading the
@@ -36,7 +44,7 @@ static int cuda_is_decode(const banyan_batch *batch)
 
 #define BANYAN_CUDA_DEVICE(attend_function)                                                    \
     {                                                                                          \
-        .name = "cuda", .shared_vectors = CUDA_DECODE_VECTORS, .missing = banyan_cuda_missing, \
+        .name = "cuda", .shared_vectors = cuda_shared_vectors, .missing = banyan_cuda_missing, \
         .memory_free = banyan_cuda_memory_free, .open = banyan_cuda_open,                      \
         .close = banyan_cuda_close, .queue_bytes = banyan_cuda_queue_bytes,                    \
         .enter = banyan_cuda_enter, .leave = banyan_cuda_leave, .stream = banyan_cuda_stream,  \

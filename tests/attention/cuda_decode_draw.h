@@ -62,14 +62,13 @@ static int reads(void *t, int head, int64_t row, int64_t token)
 /* ---- drawing ------------------------------------------------------------------------------------ */
 
 /* As the cache has it; e4m3 with the bytes and the scale of each row. */
-static void round_rows(const trial &t, std::vector<float> &x, std::vector<float> &scale,
-                       std::vector<unsigned char> &byte)
+static void round_rows(const trial &t, size_t dim, std::vector<float> &x,
+                       std::vector<float> &scale, std::vector<unsigned char> &byte)
 {
     if (t.shape.dtype != BANYAN_E4M3) {
         oracle_round(x.data(), (int64_t)x.size(), t.shape.dtype);
         return;
     }
-    const size_t dim = (size_t)t.shape.key_dim;
     byte.resize(x.size());
     for (size_t row = 0; row < x.size(); row += dim) {
         float most = 0;
@@ -100,7 +99,7 @@ static void draw_data(trial &t)
     const int dim = t.shape.key_dim;
     t.q.resize((size_t)t.rows * t.heads * dim);
     t.k.resize((size_t)t.tokens * t.kv_heads * dim);
-    t.v.resize(t.k.size());
+    t.v.resize((size_t)t.tokens * t.kv_heads * t.shape.value_dim);
     const float q_size = t.data == LARGE ? 10 : 1, k_size = t.data == LARGE ? 20 : 1;
     for (float &x : t.q) x = q_size * test_normal(&t.random);
     for (float &x : t.k) x = k_size * test_normal(&t.random);
@@ -115,27 +114,38 @@ static void draw_data(trial &t)
     }
     if (t.data == SPREAD) draw_sizes(t);
     if (t.data == INFINITE) {
-        /* q.k of the hidden token is -inf: its first number, times one over 0 */
-        for (size_t i = 0; i < t.q.size(); i += dim) t.q[i] = fabsf(t.q[i]) + 0.5f;
-        for (int h = 0; h < t.kv_heads; h++) t.k[(t.hidden * t.kv_heads + h) * dim] = -INFINITY;
+        /* q.k of the hidden token is -inf: its first number that is no value's, times one over 0 */
+        const size_t d = t.shape.value_in_key ? t.shape.value_dim : 0;
+        for (size_t i = d; i < t.q.size(); i += dim) t.q[i] = fabsf(t.q[i]) + 0.5f;
+        for (int h = 0; h < t.kv_heads; h++)
+            t.k[(t.hidden * t.kv_heads + h) * dim + d] = -INFINITY;
     }
     t.is_exact = below(t, 4) > 0;
     if (t.is_exact) oracle_round(t.q.data(), (int64_t)t.q.size(), BANYAN_BF16);
     oracle_round(t.q.data(), (int64_t)t.q.size(), t.in_dtype);
-    round_rows(t, t.k, t.k_scale, t.k_byte);
-    round_rows(t, t.v, t.v_scale, t.v_byte);
+    round_rows(t, t.shape.key_dim, t.k, t.k_scale, t.k_byte);
+    round_rows(t, t.shape.value_dim, t.v, t.v_scale, t.v_byte);
+    for (size_t i = 0; t.shape.value_in_key && i < t.v.size(); i++)
+        t.v[i] = t.k[i / t.shape.value_dim * dim + i % t.shape.value_dim];
 }
 
-/* One token of one KV head; `token` < 0: one that was never written, with a key that is NaN. */
+/* One token of one KV head; `token` < 0: one that was never written, with a key that is NaN where it is no
+ * value. */
 static void put16(const trial &t, int h, int64_t token, uint32_t place, unsigned char *record)
 {
-    const int dim = t.shape.key_dim;
-    const size_t from = ((size_t)token * t.kv_heads + h) * dim;
-    for (int d = 0; token >= 0 && d < dim; d++) {
-        unsigned char *const to = record + record16_at(dim, place, d);
-        banyan_from_float(to, t.shape.dtype, &t.k[from + d], 1);
-        banyan_from_float(to + record16_tile_bytes(dim), t.shape.dtype, &t.v[from + d], 1);
+    const banyan_block_shape &s = t.shape;
+    const size_t row = token < 0 ? 0 : (size_t)token * t.kv_heads + h;
+    const float zero = 0;
+    for (int d = 0; d < s.key_dim; d++) {
+        unsigned char *const to = record + record16_at(s.key_dim, place, d);
+        const bool is_value = s.value_in_key && d < s.value_dim;
+        const float *const x = token < 0 ? &zero : &t.k[row * s.key_dim + d];
+        if (token >= 0 || is_value) banyan_from_float(to, s.dtype, x, 1);
     }
+    record += record16_tile_bytes(s.key_dim);
+    for (int d = 0; !s.value_in_key && d < s.value_dim; d++)
+        banyan_from_float(record + record16_at(s.value_dim, place, d), s.dtype,
+                          token < 0 ? &zero : &t.v[row * s.value_dim + d], 1);
 }
 static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned char *record)
 {
@@ -155,10 +165,11 @@ static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned 
  * scale that is NaN). */
 static void draw_records(trial &t)
 {
-    const int dim = t.shape.key_dim, blocks = (int)((t.tokens + BLOCK - 1) / BLOCK);
-    const bool is_8 = t.shape.dtype == BANYAN_E4M3;
-    const size_t tile = record16_tile_bytes(dim);
-    const size_t record = is_8 ? record8_bytes(dim, dim) : 2 * tile;
+    const banyan_block_shape &s = t.shape;
+    const int blocks = (int)((t.tokens + BLOCK - 1) / BLOCK);
+    const bool is_8 = s.dtype == BANYAN_E4M3;
+    const size_t record = is_8 ? record8_bytes(s.key_dim, s.value_dim)
+                               : record16_bytes(s.key_dim, s.value_dim, s.value_in_key);
     for (int h = 0; h < t.kv_heads; h++) {
         std::vector<banyan_slot> slot;
         const int every = 1 + below(t, 3); /* one of `every` blocks is missing, or none */
@@ -169,11 +180,10 @@ static void draw_records(trial &t)
         for (int i = held - 1; i > 0; i--)
             std::swap(slot[i].record, slot[below(t, i + 1)].record);
         std::vector<unsigned char> bytes(record * (size_t)(held + 1), 0xff); /* 0xffff: a NaN */
-        for (const banyan_slot &s : slot) {
-            unsigned char *const to = &bytes[record * s.record];
-            if (!is_8) memset(to + tile, 0, tile);
+        for (const banyan_slot &held_slot : slot) {
+            unsigned char *const to = &bytes[record * held_slot.record];
             for (int i = 0; i < BLOCK; i++) {
-                const int64_t token = (int64_t)s.block * BLOCK + i;
+                const int64_t token = (int64_t)held_slot.block * BLOCK + i;
                 (is_8 ? put8 : put16)(t, h, token < t.tokens ? token : -1, (uint32_t)i, to);
             }
         }
@@ -257,7 +267,13 @@ static void draw_strips(trial &t)
  * them only may be ahead of the others by as many as there is room for. */
 static bool is_long(uint64_t seed)
 {
-    return seed >= 5000;
+    return seed >= 5000 && seed < 9000;
+}
+
+/* Heads that are too wide for a warp. */
+static bool is_wide(uint64_t seed)
+{
+    return seed >= 9000;
 }
 
 static trial draw(uint64_t seed)
@@ -266,13 +282,16 @@ static trial draw(uint64_t seed)
     static const banyan_dtype formats[] = {BANYAN_BF16, BANYAN_F16, BANYAN_E4M3};
     trial t = {};
     t.random = seed;
-    const int dim = is_long(seed) ? 128 : 64 + 32 * below(t, 3);
+    const int dim = is_wide(seed) ? 256 : is_long(seed) ? 128 : 64 + 32 * below(t, 3);
     t.shape = banyan_block_shape{BLOCK, dim, dim, formats[below(t, 3)], 0};
+    if (is_wide(seed) && below(t, 2))
+        t.shape = banyan_block_shape{BLOCK, 576, 512, formats[below(t, 2)], 1};
     t.data = (kind)(below(t, 2) ? NORMAL : below(t, KINDS));
     t.kv_heads = 1 + below(t, 3);
-    t.group = 1 + below(t, 8);
+    t.group = 1 + below(t, t.shape.value_in_key ? 60 : is_wide(seed) ? 16 : 8);
     t.heads = t.kv_heads * t.group;
-    const int most = 32 / t.group < 8 ? 32 / t.group : 8;
+    const int vectors = is_wide(seed) ? 160 : 32;
+    const int most = vectors / t.group < 8 ? vectors / t.group : 8;
     t.rows = 1 + below(t, most);
     t.processors = below(t, 3) ? 1 + below(t, 8) : 132;
     if (t.shape.dtype == BANYAN_E4M3 && below(t, 3) == 0) t.data = SPREAD;

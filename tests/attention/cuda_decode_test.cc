@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The decode kernels, portable and with bulk copies, against the float64 oracle: random shapes, lists of
- * spans with steps, ranges of tokens and edges, partials and final results, few multiprocessors and
- * many. Keys that nobody sees are NaN, results that nobody asked for must stay as they were, and a second run
- * must give the same bits. */
+/* The decode kernels, portable, with bulk copies and of wide heads, against the float64 oracle: random
+ * shapes, lists of spans with steps, ranges of tokens and edges, partials and final results, few
+ * multiprocessors and many. Keys that nobody sees are NaN, results that nobody asked for must stay as they
+ * were, and a second run must give the same bits. */
 #include "emulator.h"
 #include "tests/attention/cuda_decode_draw.h"
 
@@ -134,7 +134,8 @@ static double compare(const trial &t, const results &r, int head, int row)
     oracle o = {};
     o.heads = t.heads;
     o.kv_heads = t.kv_heads;
-    o.key_dim = o.value_dim = dim;
+    o.key_dim = t.shape.key_dim;
+    o.value_dim = dim;
     o.tokens = t.tokens;
     o.scale = (double)(1 / sqrtf((float)dim));
     o.k = t.k.data();
@@ -144,12 +145,12 @@ static double compare(const trial &t, const results &r, int head, int row)
     bound b = {};
     std::vector<double> expect(dim);
     double expect_lse;
-    oracle_row(&o, &t.q[((size_t)row * t.heads + head) * dim], head, t.at + row, expect.data(),
-               &expect_lse, &b);
+    oracle_row(&o, &t.q[((size_t)row * t.heads + head) * t.shape.key_dim], head, t.at + row,
+               expect.data(), &expect_lse, &b);
     b.block_tokens = BLOCK;
     b.combines = 4 + emulator_get_multiprocessors();
     b.rounds = 1;
-    if (t.data != NORMAL) b.spread = 1;
+    if (t.data != NORMAL || t.shape.value_in_key) b.spread = 1;
 
     const size_t at = (size_t)row * t.heads + head;
     std::vector<float> out(dim);
@@ -215,6 +216,7 @@ int main(int argc, char **argv)
         check(1000 + (uint64_t)seed, banyan_cuda_decode, "portable");
         check(1000 + (uint64_t)seed, banyan_cuda_decode_hopper, "hopper");
         if (seed % 5 == 0) check(5000 + (uint64_t)seed, banyan_cuda_decode_hopper, "hopper");
+        if (seed % 3 == 0) check(9000 + (uint64_t)seed, banyan_cuda_attend_wide, "wide");
     }
     return test_end();
 }

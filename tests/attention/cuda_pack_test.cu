@@ -6,7 +6,14 @@
 
 #include <math.h>
 
-enum { KV_HEADS = 3, ROWS = 150, BLOCKS = 3, RECORDS = BLOCKS * KV_HEADS, TOKENS = 64 };
+enum {
+    KV_HEADS = 3,
+    ROWS = 150,
+    BLOCKS = 3,
+    RECORDS = BLOCKS * KV_HEADS,
+    TOKENS = 64,
+    MOST_DIM = 576
+};
 
 struct trial {
     banyan_block_shape shape;
@@ -21,7 +28,7 @@ static size_t record_bytes(const banyan_block_shape *s)
 {
     const uint32_t k = (uint32_t)s->key_dim, v = (uint32_t)s->value_dim;
     return s->dtype == BANYAN_E4M3 ? record8_bytes(k, v)
-                                   : record16_tile_bytes(k) + record16_tile_bytes(v);
+                                   : record16_bytes(k, v, s->value_in_key);
 }
 
 static float draw(uint64_t *random, int wild)
@@ -141,7 +148,7 @@ static void check_records(const trial *t, const unsigned char *before,
         for (int token = 0; token < TOKENS; token++) {
             const int row = begin + token, is_new = row >= 0 && row < t->rows;
             if (row < 0 && !t->fresh_first) {
-                for (int is_v = 0; is_v < 2; is_v++)
+                for (int is_v = 0; is_v < (s->value_in_key ? 1 : 2); is_v++)
                     for (int d = 0; d < (is_v ? s->value_dim : s->key_dim); d++) {
                         float f, g;
                         float x = stored(s, record, is_v, token, d, &f);
@@ -152,7 +159,8 @@ static void check_records(const trial *t, const unsigned char *before,
             }
             const int64_t at = (int64_t)row * KV_HEADS + head;
             check_row(s, record, 0, token, is_new ? k + at * s->key_dim : NULL);
-            check_row(s, record, 1, token, is_new ? v + at * s->value_dim : NULL);
+            if (!s->value_in_key)
+                check_row(s, record, 1, token, is_new ? v + at * s->value_dim : NULL);
         }
     }
 }
@@ -165,8 +173,8 @@ static void run(const trial *t, uint64_t seed)
     limits.shape = *s;
     limits.packings = RECORDS;
     banyan_queue *queue = calls_open(&limits);
-    float *k = (float *)malloc(ROWS * KV_HEADS * 128 * 4);
-    float *v = (float *)malloc(ROWS * KV_HEADS * 128 * 4);
+    float *k = (float *)malloc(ROWS * KV_HEADS * MOST_DIM * 4);
+    float *v = (float *)malloc(ROWS * KV_HEADS * MOST_DIM * 4);
     void *device_k = make_rows(queue, t, s->key_dim, &seed, k);
     void *device_v = make_rows(queue, t, s->value_dim, &seed, v);
 
@@ -175,7 +183,8 @@ static void run(const trial *t, uint64_t seed)
     unsigned char *records = (unsigned char *)calls_up(queue, before, all);
     banyan_packing packing[RECORDS];
     const int count = list(t, records, bytes, packing);
-    RUNS(banyan_cuda_pack(queue, s, KV_HEADS, device_k, device_v, t->in_dtype, packing, count));
+    RUNS(banyan_cuda_pack(queue, s, KV_HEADS, device_k, s->value_in_key ? NULL : device_v,
+                          t->in_dtype, packing, count));
     memset(packing, 0xee, sizeof packing); /* the call has read them */
     calls_down(queue, after, records, all);
     check_records(t, before, after, k, v);
@@ -196,9 +205,11 @@ int main(void)
     for (int f = 0; f < 3; f++)
         for (int in = BANYAN_F32; in <= BANYAN_F16; in++)
             for (int way = 0; way < 4; way++) {
-                static const int dims[] = {64, 96, 128};
-                const int dim = dims[(f + in + way) % 3];
+                static const int dims[] = {64, 96, 128, 256};
+                const int dim = dims[(f + in + way) % 4];
                 trial t = {{TOKENS, dim, dim, formats[f]}, (banyan_dtype)in};
+                if (in == way && formats[f] != BANYAN_E4M3)
+                    t.shape = {TOKENS, 576, 512, formats[f], 1};
                 t.first_token = (int)test_below(&random, TOKENS);
                 t.rows = 1 + (int)test_below(&random, 2 * TOKENS);
                 if (way == 0) t.first_token = 0, t.rows = TOKENS; /* a whole block */

@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { TOKENS = 128, HEADS = 4, DIM = 128, BLOCK = 64 }; /* DIM: the most */
+enum { TOKENS = 128, HEADS = 4, DIM = 256, BLOCK = 64 }; /* DIM: the most */
 
 #define RUNS(call)                                                                             \
     do {                                                                                       \
@@ -150,15 +150,17 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype, int32_t dim)
 
 static void test_choice(void)
 {
-    const banyan_block_shape shape = {BLOCK, DIM, DIM, BANYAN_BF16, 0};
-    const banyan_block_shape small = {32, DIM, DIM, BANYAN_BF16, 0},
+    const banyan_block_shape shape = {BLOCK, 128, 128, BANYAN_BF16, 0};
+    const banyan_block_shape small = {32, 128, 128, BANYAN_BF16, 0},
                              odd = {BLOCK, 112, 112, BANYAN_BF16, 0},
                              narrow = {BLOCK, 96, 96, BANYAN_BF16, 0},
-                             exact = {BLOCK, DIM, DIM, BANYAN_F32, 0};
+                             wide = {BLOCK, 256, 256, BANYAN_F16, 0},
+                             exact = {BLOCK, 128, 128, BANYAN_F32, 0};
     const banyan_kernel *found = banyan_kernel_find("cuda", 0, NULL, &shape, NULL, 0);
     char why[256] = "";
     CHECK(found && found->device && found->record_bytes(&shape) == 32768);
     CHECK(!found->supports(&small) && !found->supports(&odd) && !found->supports(&exact));
+    CHECK(found->supports(&wide) && found->record_bytes(&wide) == 64 * 256 * 2 * 2);
     CHECK(found->supports(&narrow) && found->record_bytes(&narrow) == 64 * 96 * 2 * 2);
     emulator_set_capability(80);
     found = banyan_kernel_find("cuda", 0, NULL, &shape, NULL, 0);
@@ -181,7 +183,8 @@ int main(void)
         const banyan_kernel *kernel = banyan_kernel_row(i);
         if (!kernel->device || !kernel->usable()) continue;
         for (int dtype = BANYAN_BF16; dtype <= BANYAN_E4M3; dtype++)
-            for (int32_t dim = 64; dim <= DIM; dim += 32) run(kernel, (banyan_dtype)dtype, dim);
+            for (int32_t dim = 64; dim <= DIM; dim += dim < 128 ? 32 : 128)
+                run(kernel, (banyan_dtype)dtype, dim);
     }
     return test_end();
 }

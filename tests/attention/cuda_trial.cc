@@ -73,13 +73,14 @@ int trial_may_leak(const trial *t, int head, int64_t row)
 static void draw_shape(trial *t, uint64_t *random)
 {
     static const int32_t groups[] = {1, 2, 3, 4, 8}, processors[] = {1, 3, 132};
-    t->is_portable = (int)test_below(random, 2);
+    t->way = test_below(random, 2) ? PORTABLE : HOPPER;
     t->dim = test_below(random, 2) ? 128 : 64;
-    if (t->is_portable && test_below(random, 2)) t->dim = 96;
+    if (t->way == PORTABLE && test_below(random, 2)) t->dim = 96;
+    if (t->seed >= WIDE_SEEDS) t->way = WIDE, t->dim = 256;
     t->shape.block_tokens = BLOCK;
     t->shape.key_dim = t->shape.value_dim = t->dim;
     t->shape.dtype = test_below(random, 2) ? BANYAN_BF16 : BANYAN_F16;
-    if (t->is_portable && test_below(random, 3) == 0) t->shape.dtype = BANYAN_E4M3;
+    if (t->way != HOPPER && test_below(random, 3) == 0) t->shape.dtype = BANYAN_E4M3;
     t->kind = (int)test_below(random, KINDS);
     /* e4m3 has no inf; and a scale of 2^-149 has no bits */
     if (t->shape.dtype == BANYAN_E4M3 && (t->kind == NEGATIVE || t->kind == TINY))
@@ -397,7 +398,9 @@ int trial_run(trial *t)
     /* copies from pageable memory may still be under way, and the queue's stream is not ordered with them */
     if (cudaDeviceSynchronize() != cudaSuccess) abort();
 
-    const auto prefill = t->is_portable ? banyan_cuda_prefill : banyan_cuda_prefill_hopper;
+    const auto prefill = t->way == WIDE       ? banyan_cuda_attend_wide
+                         : t->way == PORTABLE ? banyan_cuda_prefill
+                                              : banyan_cuda_prefill_hopper;
     must(prefill(queue, &t->batch));
     must(banyan_cuda_wait(queue));
     must(prefill(queue, &t->batch)); /* the counter is where it was */
@@ -415,5 +418,5 @@ int trial_run(trial *t)
     }
     banyan_cuda_close(queue);
     free(q);
-    return t->is_portable ? 0 : count_cuts(t);
+    return t->way == HOPPER ? count_cuts(t) : 0;
 }

@@ -12,6 +12,9 @@ enum { MOST_BLOCKS = 40, MOST_HEADS = 16, MOST_STRIPS = 64, MOST_ROWS = 200, FIL
  * cannot normalise; one key that is NaN; one value that is. */
 enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, NAN_KEY, NAN_VALUE, KINDS };
 
+/* Of seeds from WIDE_SEEDS on: heads too wide for a warp. */
+enum { HOPPER, PORTABLE, WIDE, WIDE_SEEDS = 1000 };
+
 /* How a strip sees a block: one more than banyan_span.masked; 0: not at all. */
 typedef unsigned char trial_list[MOST_BLOCKS];
 
@@ -19,7 +22,7 @@ typedef struct trial {
     int64_t seed;
     banyan_block_shape shape;
     int kind, multiprocessors;
-    int is_portable; /* which prefill */
+    int way; /* which prefill */
     int32_t dim, heads, kv_heads, group, rows, blocks;
     int64_t base, tokens; /* absolute token of the oracle's token 0; how many it knows */
     int wants_partial[MOST_HEADS];

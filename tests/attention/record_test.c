@@ -4,7 +4,7 @@
 #include "attention/cuda/record.h"
 #include "tests/test.h"
 
-enum { MOST = 64 * 128 * 2 };
+enum { MOST = 64 * 256 * 2 };
 
 /* Places as a mask of bytes; each byte is taken once. */
 static void take(unsigned char *taken, uint32_t bytes, uint32_t at, uint32_t count)
@@ -65,23 +65,24 @@ static void test_fragments(uint32_t dim)
 static void test_banks(void)
 {
     for (uint32_t chunk = 0; chunk < 8; chunk++) {
-        unsigned panel = 0, panel96 = 0, k128 = 0, k64 = 0, k96 = 0, v = 0;
+        unsigned panel = 0, panel96 = 0, k128 = 0, k64 = 0, k96 = 0, k256 = 0, v = 0;
         for (uint32_t row = 0; row < 8; row++) {
             panel |= 1u << (record16_at(128, row, chunk * 8) / 16 % 8);
             panel96 |= 1u << (record16_at(96, row, chunk * 8) / 16 % 8);
             k128 |= 1u << (record8_k_at(128, row, chunk * 16) / 16 % 8);
+            k256 |= 1u << (record8_k_at(256, row, chunk * 16 + 128) / 16 % 8);
             k64 |= 1u << (record8_k_at(64, row, chunk % 4 * 16) / 16 % 8);
             k96 |= 1u << (record8_k_at(96, row, chunk % 6 * 16) / 16 % 8);
             v |= 1u << (record8_v_at(chunk % 4 * 16, row) / 16 % 8);
         }
         CHECK(panel == 0xff && panel96 == 0xff && k128 == 0xff && k64 == 0xff && k96 == 0xff &&
-              v == 0xff);
+              k256 == 0xff && v == 0xff);
     }
 }
 
 int main(void)
 {
-    for (uint32_t dim = 64; dim <= 128; dim += 32) {
+    for (uint32_t dim = 64; dim <= 256; dim += dim < 128 ? 32 : 128) {
         test_16(dim);
         test_8(dim);
         test_fragments(dim);

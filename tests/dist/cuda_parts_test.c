@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { LAYERS = 3, HEADS = 4, MOST_DIM = 128, TOKENS = 150, ROWS = 140, PARTS = 3, CALLS = 5 };
+enum { LAYERS = 3, HEADS = 4, MOST_DIM = 256, TOKENS = 150, ROWS = 140, PARTS = 3, CALLS = 5 };
 enum { FLOATS = ROWS * HEADS * MOST_DIM, RANKS = 3 };
 
 static const float sinks[LAYERS * HEADS] = {-INFINITY, 0, 5,         -10,       3, 1,
@@ -37,7 +37,7 @@ static void draw(numbers *n, uint64_t seed)
 static banyan_plan *plan_of(banyan_comm *comm, const char *device)
 {
     static const banyan_layer_shape wide = {
-        .first_layer = 1, .last_layer = 1, .kv_heads = 1, .key_dim = 128, .value_dim = 128};
+        .first_layer = 1, .last_layer = 1, .kv_heads = 1, .key_dim = 256, .value_dim = 256};
     static const int32_t cache_layer[LAYERS] = {0, 1, 0};
     static const banyan_rule rules[2] = {{0, 1, 2, 3, "sink_window sink=3t window=70t"},
                                          {2, 2, 0, 1, "s2 stride=2 local=1 per=query"}};

@@ -121,6 +121,7 @@ set_tests_properties(device_cache_test PROPERTIES LABELS unit TIMEOUT 300)
 if(BANYAN_HAS_EMULATOR)
   banyan_emulated_test(cuda_snapshot_test dist/cuda_snapshot_test.c comm/local.c)
   banyan_emulated_test(cuda_cache_test dist/cuda_cache_test.c comm/local.c)
+  banyan_emulated_test(cuda_latent_test dist/cuda_latent_test.c comm/local.c)
   banyan_emulated_test(cuda_parts_test dist/cuda_parts_test.c comm/local.c)
   banyan_emulated_test(cuda_step_test dist/cuda_step_test.c comm/local.c)
   # What the host does, the device left out.

@@ -53,7 +53,7 @@ for file in $files; do
     *cuda/combine.cu) needs "$file" griddepcontrol.wait ;;
     *prefill_hopper*) needs "$file" wgmma.mma_async; needs "$file" cp.async.bulk ;;
     *decode_hopper*) needs "$file" cp.async.bulk; needs "$file" mma.sync; needs "$file" griddepcontrol.launch_dependents ;;
-    *decode_portable*) needs "$file" mma.sync; needs "$file" cp.async.c; needs "$file" griddepcontrol.launch_dependents ;;
+    *decode_portable* | *attend_wide*) needs "$file" mma.sync; needs "$file" cp.async.c; needs "$file" griddepcontrol.launch_dependents ;;
     *prefill_portable*) needs "$file" mma.sync; needs "$file" cp.async.c ;;
   esac
 done

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* DeepSeek's latent attention (arXiv 2405.04434, section 2.1, absorbed) on a device: keys of 576 numbers,
+ * of which the first 512 are the value, read by more query heads than a strip has bits. With the CUDA
+ * kernels, on the emulator or on a GPU, beside the same calls on the CPU, which latent_test holds against
+ * the oracle: decoded rows of two sequences in one call, a few rows at once, rows of two blocks, ranges of
+ * tokens, sinks, and a graph of a step; on one rank and on three. In fp16, as cuda_parts_test.c. */
+#include "emulator.h"
+#include "tests/comm/local.h"
+#include "tests/dist/device_arrays.h"
+#include "tests/test.h"
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+
+enum { HEADS = 70, KEY = 576, VALUE = 512, TOKENS = 150, ROWS = 120, RANKS = 3 };
+enum { MOST = 9, CALLS = 6 }; /* rows that attend in a call; calls that do */
+
+static float sinks[HEADS];
+
+/* Rows of all calls, as drawn, and results of each call. */
+typedef struct numbers {
+    uint16_t q[MOST * HEADS * KEY], k[ROWS * KEY];
+} numbers;
+typedef struct results {
+    float out[CALLS][MOST * HEADS * VALUE], lse[CALLS][MOST * HEADS];
+} results;
+
+static void draw(uint16_t *to, int count, uint64_t *seed)
+{
+    for (int i = 0; i < count; i++) {
+        const float x = test_normal(seed);
+        banyan_from_float(to + i, BANYAN_F16, &x, 1);
+    }
+}
+
+static banyan_plan *plan_of(banyan_comm *comm, const char *device)
+{
+    static const banyan_layer_shape shape = {0, -1, 1, KEY, VALUE, 0.0722f, 1};
+    banyan_spec spec;
+    banyan_plan *plan = NULL;
+    banyan_spec_init(&spec);
+    spec.layers = 1;
+    spec.heads = HEADS;
+    spec.kv_heads = 1;
+    spec.key_dim = KEY;
+    spec.value_dim = VALUE;
+    spec.shapes = &shape;
+    spec.shape_count = 1;
+    spec.sinks = sinks;
+    spec.max_tokens = TOKENS;
+    spec.max_rows = ROWS;
+    spec.rollback_tokens = MOST;
+    spec.sequences = 2;
+    spec.pool_tokens = 2 * TOKENS;
+    spec.cache_dtype = spec.in_dtype = BANYAN_F16;
+    spec.placement = "spread";
+    spec.threads = 1;
+    spec.device = device;
+    CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
+              banyan_error_message());
+    return plan;
+}
+
+/* A rank's cache, and the arrays of its calls where that is. */
+typedef struct scene {
+    banyan_cache *cache;
+    banyan_sequence *of[2];
+    uint16_t *q, *k;
+    float *out, *lse;
+    cudaStream_t stream; /* NULL: the CPU */
+    results *results;
+} scene;
+
+static void attend(const scene *s, const banyan_rows *part, int32_t parts, int has_q, int has_k)
+{
+    CHECK_MSG(banyan_attend(s->cache, 0, part, parts, has_q ? s->q : NULL, has_k ? s->k : NULL,
+                            NULL, s->out, s->lse) == BANYAN_OK,
+              "%s", banyan_error_message());
+}
+
+static void keep(const scene *s, int call)
+{
+    arrays_down(s->cache, s->results->out[call], s->out, sizeof s->results->out[call]);
+    arrays_down(s->cache, s->results->lse[call], s->lse, sizeof s->results->lse[call]);
+}
+
+/* A step of the two sequences, and the same after it: on a device a graph, replayed. */
+static void play_steps(const scene *s)
+{
+    const banyan_rows captured[2] = {{.rows = 1}, {.rows = 2}};
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    if (s->stream) {
+        CHECK(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal) ==
+              cudaSuccess);
+        CHECK(banyan_cache_step(s->cache, captured, 2) == BANYAN_OK);
+        attend(s, captured, 2, 1, 1);
+        CHECK(cudaStreamEndCapture(s->stream, &graph) == cudaSuccess);
+        CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+    }
+    for (int i = 0; i < 2; i++) { /* the second one ends a block of sequence 1 and begins one */
+        const banyan_rows step[2] = {{.sequence = s->of[0], .at = 132 + i, .rows = 1},
+                                     {.sequence = s->of[1], .at = 61 + 2 * i, .rows = 2}};
+        CHECK_MSG(banyan_cache_step(s->cache, step, 2) == BANYAN_OK, "%s",
+                  banyan_error_message());
+        if (s->stream)
+            CHECK(cudaGraphLaunch(exec, s->stream) == cudaSuccess);
+        else
+            attend(s, step, 2, 1, 1);
+        keep(s, 4 + i);
+    }
+    if (exec) cudaGraphExecDestroy(exec);
+    if (graph) cudaGraphDestroy(graph);
+}
+
+static void play_calls(const scene *s)
+{
+    const banyan_rows first[2] = {{.sequence = s->of[0], .rows = 70},
+                                  {.sequence = s->of[1], .rows = 50}};
+    const banyan_rows more[2] = {{.sequence = s->of[0], .at = 70, .rows = 50},
+                                 {.sequence = s->of[1], .at = 50, .rows = 10}};
+    const banyan_rows decode[2] = {{.sequence = s->of[0], .at = 120, .rows = 3},
+                                   {.sequence = s->of[1], .at = 60, .rows = 1}};
+    const banyan_rows both = {.sequence = s->of[0], .at = 123, .rows = MOST};
+    const banyan_rows ranges[2] = {
+        {.sequence = s->of[0], .at = 130, .rows = 2, .end = 65},
+        {.sequence = s->of[1], .at = 59, .rows = 2, .first = 9, .end = 58}};
+    const banyan_rows one = {.sequence = s->of[0], .at = 131, .rows = 1};
+    attend(s, first, 2, 0, 1);
+    attend(s, more, 2, 0, 1);
+    attend(s, decode, 2, 1, 1), keep(s, 0);
+    attend(s, &both, 1, 1, 1), keep(s, 1);
+    attend(s, ranges, 2, 1, 0), keep(s, 2);
+    attend(s, &one, 1, 1, 0), keep(s, 3);
+}
+
+static void play(banyan_plan *plan, const numbers *n, results *r)
+{
+    scene s = {.results = r};
+    memset(r, 0, sizeof *r);
+    if (banyan_plan_spec(plan)->device[1] == 'u')
+        CHECK(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking) == cudaSuccess);
+    CHECK_MSG(banyan_cache_create(plan, s.stream, &s.cache) == BANYAN_OK, "%s",
+              banyan_error_message());
+    if (!s.cache) return;
+    s.q = arrays_up(s.cache, n->q, sizeof n->q);
+    s.k = arrays_up(s.cache, n->k, sizeof n->k);
+    s.out = arrays_up(s.cache, r->out[0], sizeof r->out[0]);
+    s.lse = arrays_up(s.cache, r->lse[0], sizeof r->lse[0]);
+    for (int i = 0; i < 2; i++)
+        CHECK(banyan_sequence_create(s.cache, (uint64_t)i, &s.of[i]) == BANYAN_OK);
+    play_calls(&s);
+    /* messages through the host are not captured */
+    if (plan->ranks == 1) play_steps(&s);
+    arrays_release(s.cache, s.q), arrays_release(s.cache, s.k);
+    arrays_release(s.cache, s.out), arrays_release(s.cache, s.lse);
+    banyan_cache_destroy(s.cache);
+    if (s.stream) cudaStreamDestroy(s.stream);
+}
+
+/* Weights are rounded to fp16: 2^-11 of the largest value, below 6; q as well here, which the CPU's kernels
+ * do not: its numbers are fp16. lse comes from sums before the first. */
+static void compare(const results *got, const results *expect, int rank)
+{
+    for (int c = 0; c < CALLS; c++) {
+        double out = 0, lse = 0;
+        for (int i = 0; i < MOST * HEADS * VALUE; i++)
+            out = fmax(out, fabs((double)got->out[c][i] - expect->out[c][i]));
+        for (int i = 0; i < MOST * HEADS; i++) {
+            const double a = got->lse[c][i], b = expect->lse[c][i];
+            if (!(a == b)) lse = fmax(lse, isinf(a) || isinf(b) ? 1 : fabs(a - b));
+        }
+        CHECK_MSG(out <= 2 * 6 * 0x1p-11 && lse <= 1e-5,
+                  "rank %d call %d: out differs by %g, lse by %g", rank, c, out, lse);
+    }
+}
+
+static void test_rank(banyan_comm *comm, void *arg)
+{
+    uint64_t seed = 5;
+    (void)arg;
+    numbers *n = malloc(sizeof *n);
+    results *on_device = malloc(sizeof *on_device), *on_host = malloc(sizeof *on_host);
+    banyan_plan *device = plan_of(comm, "cuda"), *host = plan_of(comm, "cpu");
+    if (device && host) {
+        draw(n->q, MOST * HEADS * KEY, &seed);
+        draw(n->k, ROWS * KEY, &seed);
+        play(host, n, on_host);
+        play(device, n, on_device);
+        compare(on_device, on_host, banyan_comm_rank(comm));
+        if (comm->size == 1) CHECK(on_host->out[5][0] != 0);
+    }
+    banyan_plan_destroy(device);
+    banyan_plan_destroy(host);
+    free(n), free(on_device), free(on_host);
+}
+
+/* A shape that is nearly this one is refused by what there is. */
+static void test_refusal(void)
+{
+    const banyan_layer_shape shape = {0, -1, 1, KEY, 256, 0, 1};
+    banyan_comm *comm = NULL;
+    banyan_plan *plan = NULL;
+    banyan_spec spec;
+    banyan_spec_init(&spec);
+    spec.layers = spec.heads = spec.kv_heads = 1;
+    spec.key_dim = KEY;
+    spec.value_dim = 256;
+    spec.shapes = &shape;
+    spec.shape_count = 1;
+    spec.max_tokens = spec.max_rows = TOKENS;
+    spec.cache_dtype = BANYAN_BF16;
+    spec.device = "cuda";
+    CHECK(banyan_comm_create("self", NULL, &comm) == BANYAN_OK);
+    CHECK(banyan_plan_create(&spec, comm, &plan) == BANYAN_ERR_CONFIG);
+    CHECK_MSG(strstr(banyan_error_message(),
+                     "no kernel for block_tokens 64, key_dim 576, value_dim 256 in the key, "
+                     "cache_dtype bf16: expected block_tokens 64, (key_dim, value_dim) "
+                     "(64, 64), (96, 96), (128, 128), (256, 256), (576, 512 in the key), "
+                     "cache_dtype bf16, fp16, fp8"),
+              "%s", banyan_error_message());
+    banyan_comm_destroy(comm);
+}
+
+int main(void)
+{
+    for (int h = 0; h < HEADS; h++) sinks[h] = h % 3 ? (float)(h % 7) - 3 : -INFINITY;
+    test_refusal();
+    for (int32_t ranks = 1; ranks <= RANKS; ranks += 2) {
+        banyan_comm *comm[RANKS] = {NULL};
+        CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
+        local_run(comm, ranks, test_rank, NULL);
+        for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
+    }
+    return test_end();
+}
