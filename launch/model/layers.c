@@ -8,20 +8,15 @@
 
 #include <string.h>
 
-/* Where the chunk is and what its ids are goes to the device, in one copy; the rows' embeddings. */
-static banyan_status embed(model *m, const chunk *c, const uint32_t *ids)
+banyan_status layers_input(model *m, const chunk *c, const uint32_t *ids)
 {
     workspace *w = &m->work;
     device *d = m->device;
-    banyan_status status = BANYAN_OK;
+    const size_t bytes = sizeof *w->asked + (size_t)c->rows * sizeof *ids;
     w->asked[0] = c->at;
     memcpy(w->asked + 1, ids, (size_t)c->rows * sizeof *ids);
-    if (on_device(m))
-        status = device_said(d, d->row->copy(d->own, w->input, w->asked,
-                                             sizeof *w->asked + (size_t)c->rows * sizeof *ids));
-    m->step->embed(d->own, &m->table, (const uint32_t *)(w->input + 1), c->rows,
-                   m->shape.hidden, (float)m->is.embedding_scale, w->x);
-    return device_result(m, status);
+    if (!on_device(m)) return BANYAN_OK; /* input is asked */
+    return device_result(m, device_said(d, d->row->copy(d->own, w->input, w->asked, bytes)));
 }
 
 static void fill_turns(model *m, const chunk *c)
@@ -148,14 +143,14 @@ static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
     return BANYAN_OK;
 }
 
-/* After it, work.h has the final norm of the last `rows` rows, first in the array. */
-banyan_status layers_run(model *m, const chunk *whole, const uint32_t *ids, int32_t rows,
-                         const model_probe *probe)
+banyan_status layers_compute(model *m, const chunk *whole, int32_t rows,
+                             const model_probe *probe)
 {
     workspace *w = &m->work;
     chunk c = *whole;
-    banyan_status status = embed(m, &c, ids);
-    if (status) return status;
+    banyan_status status = BANYAN_OK;
+    m->step->embed(m->device->own, &m->table, (const uint32_t *)(w->input + 1), c.rows,
+                   m->shape.hidden, (float)m->is.embedding_scale, w->x);
     fill_turns(m, &c);
     norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
     for (int32_t i = 0; i < m->shape.layers; i++) {

@@ -12,5 +12,5 @@ banyan_rows(banyan_launch launch/model ropes rope)
 # Loops over rows of floats: -O2 alone leaves them scalar.
 set_source_files_properties(launch/model/product.c launch/model/rotate.c launch/model/rows.c launch/model/tensor.c
   PROPERTIES COMPILE_OPTIONS -O3)
-target_sources(banyan_launch PRIVATE launch/model/finite.c)
+target_sources(banyan_launch PRIVATE launch/model/finite.c launch/model/graph.c)
 set_source_files_properties(launch/model/finite.c PROPERTIES COMPILE_OPTIONS -O3)

@@ -151,6 +151,7 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
 
 static void drop_cache(model *m)
 {
+    graph_drop(m);
     workspace_free(m);
     banyan_cache_destroy(m->cache);
     banyan_plan_destroy(m->plan);
@@ -254,6 +255,7 @@ banyan_status model_twin(const model *m, model **out)
     twin->readings = twin->reading = 0;
     twin->matrix_work = 0;
     memset(&twin->work, 0, sizeof twin->work);
+    twin->graph = (step_graph){0};
     memset(twin->rope, 0, sizeof twin->rope);
     memset(twin->turns, 0, sizeof twin->turns);
     *out = twin;
@@ -372,10 +374,18 @@ banyan_status model_forward(model *m, int64_t at, const uint32_t *ids, int64_t c
                             void *arg)
 {
     banyan_status status = check_call(m, at, ids, count, rows, probe);
+    bool is_replayed = false;
+    if (!status && count == 1 && rows == 1 && !probe)
+        status = graph_run(m, &(chunk){at, 1, 1}, ids, &is_replayed);
+    if (is_replayed) {
+        if (progress) progress(arg, 1);
+        return head_answer(m, at, 1, logits, greedy);
+    }
     for (int64_t done = 0; !status && done < count;) {
         chunk c = {at + done, next_rows(m, at + done, count - done, rows), 0};
         bool last = done + c.rows == count;
-        status = layers_run(m, &c, ids + done, last ? rows : 0, last ? probe : NULL);
+        status = layers_input(m, &c, ids + done);
+        if (!status) status = layers_compute(m, &c, last ? rows : 0, last ? probe : NULL);
         done += c.rows;
         if (!status && progress) progress(arg, done);
     }

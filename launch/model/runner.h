@@ -116,6 +116,13 @@ typedef struct workspace {
     activation_columns *columns_of;
 } workspace;
 
+/* A decoded token's kernels, captured: graph.c. COLD: none was decoded yet; NEVER: it cannot be. */
+typedef struct step_graph {
+    enum { GRAPH_COLD, GRAPH_WARM, GRAPH_READY, GRAPH_NEVER } state;
+    void *graph;
+    int64_t work; /* multiply-adds of one */
+} step_graph;
+
 enum { PANEL = 256, HEAD_ROWS = 32, WHY = 1024 };
 
 struct model {
@@ -145,6 +152,7 @@ struct model {
     int32_t readings,
         reading; /* further cache layers of the last layer, and which one it reads */
     workspace work;
+    step_graph graph; /* of this workspace and cache */
     int64_t matrix_work;
     bool is_twin; /* the weights are another model's */
     char why[WHY];
@@ -269,11 +277,21 @@ banyan_status exchange_whole(model *m, int64_t columns, int32_t rows, const floa
 int64_t exchange_floats(const model *m, int sending); /* room that send, recv need */
 
 /* layers.c */
-banyan_status layers_run(model *m, const chunk *c, const uint32_t *ids, int32_t rows,
-                         const model_probe *probe);
+/* Where the chunk is and its ids, to the device, in one copy. */
+banyan_status layers_input(model *m, const chunk *c, const uint32_t *ids);
+/* All that follows: work.h is the final norm of the last `rows` rows, first in the array. */
+banyan_status layers_compute(model *m, const chunk *c, int32_t rows, const model_probe *probe);
 /* head.c: token is that of the first row. */
 banyan_status head_run(model *m, int64_t token, const float *x, int32_t rows, float *logits,
                        uint32_t *greedy);
+/* Its two halves, for up to HEAD_ROWS rows: what is queued; and the answer, fetched. */
+banyan_status head_compute(model *m, const float *x, int32_t rows);
+banyan_status head_answer(model *m, int64_t token, int32_t rows, float *logits,
+                          uint32_t *greedy);
+
+/* graph.c: one token that is decoded, up to head_answer, where *done. */
+banyan_status graph_run(model *m, const chunk *c, const uint32_t *id, bool *done);
+void graph_drop(model *m);
 
 /* finite.c: is no number of them NaN or +inf? */
 bool finite_row(const float *x, int64_t count);

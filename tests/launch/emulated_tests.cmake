@@ -33,8 +33,11 @@ endforeach()
 # Copies of a decoded token.
 add_executable(copies_emulated_test launch/copies_emulated_test.c)
 target_link_libraries(copies_emulated_test PRIVATE banyan_launch_emulated)
-add_test(NAME copies_emulated COMMAND copies_emulated_test)
-set_tests_properties(copies_emulated PROPERTIES LABELS unit TIMEOUT 120)
+foreach(mode eager lazy random)
+  add_test(NAME copies_emulated_${mode} COMMAND copies_emulated_test)
+  set_tests_properties(copies_emulated_${mode} PROPERTIES LABELS unit TIMEOUT 120
+                       ENVIRONMENT "BANYAN_EMU_MODE=${mode}")
+endforeach()
 foreach(ranks 2 3)
   banyan_mpi_test(copies_emulated_test ${ranks})
 endforeach()
