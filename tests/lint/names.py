@@ -92,7 +92,7 @@ def main():
     root = pathlib.Path(sys.argv[1])
     paths = [*root.glob("*"), *(path for folder in FOLDERS for path in (root / folder).rglob("*"))]
     sources = {str(path.relative_to(root)): path.read_text()
-               for path in sorted(paths) if path.suffix in ENDINGS}
+               for path in sorted(paths) if path.suffix in ENDINGS and path.is_file()}
     if len(sources) < 100:
         sys.exit(f"names: {len(sources)} files in {root}; expected the sources of the project")
     # Some headers have a word of their own that means static.
