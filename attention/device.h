@@ -5,7 +5,8 @@
  * batch, since it takes thousands of tiles to fill it, and lists as spans, since a million tokens of
  * entries one by one would cost more to write down than to compute:
  *
- *     table   of one KV head: which blocks are held, ascending, and in which record
+ *     slot    a held block, or slot_tokens consecutive tokens of one (banyan_device)
+ *     table   of one KV head: the slots of the blocks that are held, ascending
  *     span    an arithmetic progression of places in a table
  *     strip   query heads with one pattern x rows of one own block: they read the same spans
  *     part    rows of one sequence
@@ -20,10 +21,10 @@
 #ifndef BANYAN_ATTENTION_DEVICE_H
 #define BANYAN_ATTENTION_DEVICE_H
 
-/* In device memory: one held block. */
+/* In device memory. */
 typedef struct banyan_slot {
-    int32_t block;   /* its number in the sequence */
-    uint32_t record; /* its record lies at records + record * record_bytes */
+    int32_t block; /* its number in the sequence: token block * tokens of a slot is its first */
+    uint32_t record; /* its record lies at records + record * bytes of a slot */
 } banyan_slot;
 
 typedef struct banyan_table_of_blocks {
@@ -51,7 +52,7 @@ typedef struct banyan_strip {
     int32_t part;              /* index into the batch's parts */
     int32_t first_row, rows;   /* of the batch; at most block_tokens, all of one own block */
     int32_t first_span, spans; /* in the order in which they are read; blocks ascend or not */
-    int64_t blocks;            /* in all of its spans */
+    int64_t blocks;            /* in all of its spans; places of the table, as all of a batch */
     int32_t edge;              /* index into the batch's edges, or -1 */
 } banyan_strip;
 
@@ -115,8 +116,8 @@ typedef struct banyan_batch {
     float *lse;            /* [rows][heads], or NULL */
 } banyan_batch;
 
-/* Rows of one KV head that go to one record: tokens first .. first + rows - 1 of the block are rows
- * row .. of the call. What the block holds behind them is forgotten: it becomes zeros. */
+/* Rows of one KV head that go to one slot's record: its tokens first .. first + rows - 1 are rows row ..
+ * of the call. What it holds behind them is forgotten: it becomes zeros. */
 typedef struct banyan_packing {
     void *record;                      /* device */
     int32_t kv_head, row, first, rows; /* rows 0: nothing, the record is not touched */
@@ -150,6 +151,9 @@ typedef struct banyan_device_fault {
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
+    /* A block is one slot of a table or several of so many tokens, whose records lie one behind the other in
+     * the block's: kernels know slots only. 0: one, whatever a block is. */
+    int32_t slot_tokens;
     /* Of a shape: parts none of whose strips has more (query head, row) vectors may share a batch; others
      * are alone in theirs. */
     int32_t (*shared_vectors)(const banyan_block_shape *shape);

@@ -45,22 +45,26 @@ banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
  * ones. `first`: the part's first row in the call. */
 static int64_t add_packings(const banyan_cache *c, const banyan_rows *part,
                             const banyan_kept *kept, int32_t kv_head, int32_t first,
-                            banyan_packing *out)
+                            size_t slot_bytes, banyan_packing *out)
 {
-    const int64_t tokens = c->plan->spec.block_tokens, call_end = part->at + part->rows;
+    const int32_t slots = banyan_device_slots(c->plan);
+    const int64_t tokens = c->plan->spec.block_tokens / slots;
+    const int64_t call_end = part->at + part->rows;
     int64_t count = 0;
-    for (int64_t i = kept->count - 1; i >= 0; i--) {
-        const banyan_held held = banyan_kept_at(kept, i);
-        const int64_t begin = held.block * tokens, end = begin + tokens;
+    for (int64_t i = kept->count * slots - 1; i >= 0; i--) {
+        const banyan_held held = banyan_kept_at(kept, i / slots);
+        const int64_t begin = (held.block * slots + i % slots) * tokens, end = begin + tokens;
+        if (begin >= call_end) continue; /* of a block that the call does not fill */
         if (end <= part->at) break;
         const int64_t from = begin < part->at ? part->at : begin;
         const int64_t to = end > call_end ? call_end : end;
-        out[count++] = (banyan_packing){.record = held.record,
-                                        .kv_head = kv_head,
-                                        .row = first + (int32_t)(from - part->at),
-                                        .first = (int32_t)(from - begin),
-                                        .rows = (int32_t)(to - from),
-                                        .fresh = from == begin};
+        out[count++] =
+            (banyan_packing){.record = (char *)held.record + (size_t)(i % slots) * slot_bytes,
+                             .kv_head = kv_head,
+                             .row = first + (int32_t)(from - part->at),
+                             .first = (int32_t)(from - begin),
+                             .rows = (int32_t)(to - from),
+                             .fresh = from == begin};
     }
     return count;
 }
@@ -71,6 +75,8 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
     const banyan_plan *plan = c->plan;
     const banyan_shape *shape = &banyan_plan_kind(plan, call->layer)->shape;
     const banyan_part *part = banyan_cache_part(c, call->layer);
+    const size_t slot_bytes =
+        banyan_cache_pool(c, call->layer)->record_bytes / (size_t)banyan_device_slots(plan);
     int64_t count = 0;
     int32_t first = 0;
     for (int32_t i = 0; i < call->count; i++) {
@@ -85,8 +91,8 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
             int64_t n = 0;
             if (is_there)
                 n = add_packings(c, rows, banyan_part_kept(rows, call->layer, j),
-                                 part->mine[j].kv_head, first, d->packing + count);
-            while (call->is_recorded && n < banyan_most_pieces(plan, most))
+                                 part->mine[j].kv_head, first, slot_bytes, d->packing + count);
+            while (call->is_recorded && n < banyan_device_pieces(plan, most))
                 d->packing[count + n++] = (banyan_packing){0};
             count += n;
         }

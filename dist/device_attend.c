@@ -89,8 +89,9 @@ static int32_t add_edge(pass *p, const banyan_span_list *list)
     return p->batch.edges++;
 }
 
+/* blocks: in all spans, of which list->blocks are the slots. */
 static int build_spans(const pass *p, const banyan_class *class, int32_t mine,
-                       const banyan_piece *rows, banyan_span_list *list)
+                       const banyan_piece *rows, banyan_span_list *list, int64_t *blocks)
 {
     const banyan_device_cache *d = p->c->device;
     const banyan_batch_part *part = &d->part[p->batch.parts - 1];
@@ -104,8 +105,12 @@ static int build_spans(const pass *p, const banyan_class *class, int32_t mine,
                                   part_of(p)->sequence->layer[p->call->cache_layer].floor)};
     *list = (banyan_span_list){.span = d->span + p->batch.spans,
                                .capacity = d->max_spans - p->batch.spans};
-    return banyan_spans_build(&class->pattern, rows->at, rows->at + rows->rows - 1, &held,
-                              part->first_token, part->end_token, list);
+    const int64_t last_row = rows->at + rows->rows - 1;
+    if (!banyan_spans_build(&class->pattern, rows->at, last_row, &held, part->first_token,
+                            part->end_token, list))
+        return 0;
+    *blocks = list->blocks;
+    return banyan_device_spread(p->c->plan, kept, last_row, list);
 }
 
 static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
@@ -113,10 +118,11 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
 {
     banyan_device_cache *d = p->c->device;
     banyan_span_list list;
+    int64_t blocks;
     banyan_status status = p->batch.strips == d->max_strips ? flush_midway(p) : BANYAN_OK;
-    if (!status && !build_spans(p, class, mine, rows, &list)) {
+    if (!status && !build_spans(p, class, mine, rows, &list, &blocks)) {
         status = flush_midway(p);
-        if (!status && !build_spans(p, class, mine, rows, &list))
+        if (!status && !build_spans(p, class, mine, rows, &list, &blocks))
             status = banyan_fail(BANYAN_ERR_DEVICE,
                                  "query heads from %d read more than the %lld spans of blocks "
                                  "that were planned",
@@ -138,7 +144,7 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
                                                  .edge = edge};
     p->batch.spans += (int32_t)list.count;
     if (p->what == BANYAN_WHAT_RESULTS)
-        p->c->stats.pairs += list.blocks * rows->rows * __builtin_popcountll(class->heads);
+        p->c->stats.pairs += blocks * rows->rows * __builtin_popcountll(class->heads);
     return BANYAN_OK;
 }
 
@@ -262,7 +268,8 @@ static void room_of(const pass *p, int32_t rows, int64_t *strips, int64_t *spans
         const int64_t capacity = banyan_plan_capacity(plan, p->kind, kv_head, plan->rank);
         for (int32_t i = 0; i < head->class_count; i++) {
             *strips += pieces;
-            *spans += pieces * banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
+            *spans += pieces * banyan_device_slots(plan) *
+                      banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
         }
     }
 }

@@ -16,7 +16,7 @@
 /* A table on the device, and what is in it once the queue got there. */
 typedef struct banyan_mirror {
     banyan_slot *slot; /* device */
-    banyan_slot *copy; /* [capacity] */
+    banyan_slot *copy; /* [capacity], in slots as all of it */
     int64_t count;     /* places that were ever written */
     int64_t changed;   /* the first place that may differ from `held` */
 } banyan_mirror;
@@ -127,6 +127,13 @@ static inline int64_t banyan_most_pieces(const banyan_plan *plan, int64_t rows)
 {
     return rows < 2 ? rows : (rows - 2 + plan->spec.block_tokens) / plan->spec.block_tokens + 1;
 }
+/* device_slots.c: slots of a block; those that rows are appended to, at most, wherever they are. */
+int32_t banyan_device_slots(const banyan_plan *plan);
+int64_t banyan_device_pieces(const banyan_plan *plan, int64_t rows);
+/* Spans of blocks, as places of `kept`, become spans of slots, without those behind the last row's of its own
+ * block; list->blocks counts slots then. 0 when list->capacity is too small. */
+int banyan_device_spread(const banyan_plan *plan, const banyan_kept *kept, int64_t last_row,
+                         banyan_span_list *list);
 /* device_tables.c: held places from `place` on of a KV head of a layer have changed. */
 void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer, int32_t index,
                         int64_t place);

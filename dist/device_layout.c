@@ -60,7 +60,8 @@ static void fit_head(const banyan_plan *plan, const banyan_head_plan *head, int6
 {
     const int64_t blocks = banyan_blocks(plan->spec.max_tokens, plan->spec.block_tokens);
     for (int32_t i = 0; i < head->class_count; i++) {
-        const int64_t bound = banyan_spans_bound(&head->classes[i].pattern, blocks, capacity);
+        const int64_t bound = banyan_spans_bound(&head->classes[i].pattern, blocks, capacity) *
+                              banyan_device_slots(plan);
         *strips += 1;
         *spans += bound;
         *longest = banyan_larger(*longest, bound);
@@ -72,6 +73,7 @@ static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, in
 {
     int64_t strips = 0, spans = 0, heads = 0, here = 0, moving = 0;
     int64_t longest_table = 0, changed = 0;
+    const int64_t slots = banyan_device_slots(plan);
     const int64_t own =
         banyan_smaller(plan->panel_rows, pieces(plan, plan->panel_rows) +
                                              most_batch_parts(plan) - 1 + kind->ends);
@@ -79,9 +81,10 @@ static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, in
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
-        need->slots += capacity * kind->kept_layers * plan->spec.sequences;
-        longest_table = banyan_larger(longest_table, capacity);
-        changed += banyan_smaller(capacity, moved_places(plan, &kind->head[g].retention));
+        need->slots += slots * capacity * kind->kept_layers * plan->spec.sequences;
+        longest_table = banyan_larger(longest_table, slots * capacity);
+        changed +=
+            slots * banyan_smaller(capacity, moved_places(plan, &kind->head[g].retention));
         heads++;
     }
     for (int32_t h = 0; h < plan->spec.heads; h++) {
@@ -100,8 +103,9 @@ static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, in
     most->tables = banyan_larger(most->tables, heads * most->parts);
     most->strips = banyan_larger(most->strips, banyan_smaller(strips * own, MOST));
     most->spans = banyan_larger(most->spans, banyan_smaller(spans * own, MOST));
-    most->packings = banyan_larger(most->packings, heads * pieces(plan, plan->spec.max_rows) +
-                                                       2 * heads * (plan->spec.sequences - 1));
+    most->packings =
+        banyan_larger(most->packings, heads * banyan_device_pieces(plan, plan->spec.max_rows) +
+                                          2 * heads * (plan->spec.sequences - 1));
     need->ring_slots =
         banyan_larger(need->ring_slots, banyan_larger(longest_table, RING_CALLS * changed));
     need->probed_bytes = banyan_larger(need->probed_bytes, probed);
@@ -164,7 +168,8 @@ static banyan_mirror *lay_layer_mirrors(const banyan_plan *plan, const banyan_ki
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
-        banyan_slot *copy = banyan_arena_take(arena, capacity, sizeof *copy);
+        banyan_slot *copy =
+            banyan_arena_take(arena, capacity * banyan_device_slots(plan), sizeof *copy);
         if (mirror) mirror[j++] = (banyan_mirror){.copy = copy};
     }
     return mirror;

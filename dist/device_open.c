@@ -97,7 +97,8 @@ static void place_mirrors(banyan_cache *c)
                 const int32_t kv_head = banyan_cache_part(c, i)->mine[j].kv_head;
                 banyan_device_mirror(c, &c->sequence[s], i, j)->slot = slot;
                 slot += banyan_plan_capacity(c->plan, banyan_plan_kind(c->plan, i), kv_head,
-                                             c->plan->rank);
+                                             c->plan->rank) *
+                        banyan_device_slots(c->plan);
             }
 }
 

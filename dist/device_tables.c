@@ -18,7 +18,8 @@ void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer
                         int64_t place)
 {
     banyan_mirror *mirror = banyan_device_mirror(c, s, layer, index);
-    if (place < mirror->changed) mirror->changed = place;
+    const int64_t changed = place * banyan_device_slots(c->plan);
+    if (changed < mirror->changed) mirror->changed = changed;
 }
 
 /* `count` slots that nobody reads until the queue gets to their copy. */
@@ -34,11 +35,16 @@ static banyan_status take_ring(banyan_device_cache *d, int64_t count, banyan_slo
     return BANYAN_OK;
 }
 
-static banyan_slot slot_of(const banyan_pool *pool, const banyan_kept *kept, int64_t place)
+/* slots: of a block. */
+static banyan_slot slot_of(const banyan_pool *pool, const banyan_kept *kept, int32_t slots,
+                           int64_t place)
 {
-    const banyan_held held = banyan_kept_at(kept, place);
+    const banyan_held held = banyan_kept_at(kept, place / slots);
+    const int32_t slot = (int32_t)(place % slots);
     const size_t offset = (size_t)((const char *)held.record - pool->records);
-    return (banyan_slot){(int32_t)held.block, (uint32_t)(offset / pool->record_bytes)};
+    return (banyan_slot){(int32_t)held.block * slots + slot,
+                         (uint32_t)(offset / pool->record_bytes) * (uint32_t)slots +
+                             (uint32_t)slot};
 }
 
 static int is_current(const banyan_mirror *mirror, int64_t place, banyan_slot slot)
@@ -52,17 +58,20 @@ static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan
                             const banyan_pool *pool)
 {
     banyan_device_cache *d = c->device;
-    int64_t first = mirror->changed, end = kept->count;
-    while (first < end && is_current(mirror, first, slot_of(pool, kept, first))) first++;
-    while (first < end && is_current(mirror, end - 1, slot_of(pool, kept, end - 1))) end--;
-    mirror->changed = kept->count;
+    const int32_t slots = banyan_device_slots(c->plan);
+    const int64_t count = kept->count * slots;
+    int64_t first = mirror->changed, end = count;
+    while (first < end && is_current(mirror, first, slot_of(pool, kept, slots, first))) first++;
+    while (first < end && is_current(mirror, end - 1, slot_of(pool, kept, slots, end - 1)))
+        end--;
+    mirror->changed = count;
     if (first == end) return BANYAN_OK;
 
     banyan_slot *ring;
     const banyan_status status = take_ring(d, end - first, &ring);
     if (status) return status;
     for (int64_t i = first; i < end; i++)
-        mirror->copy[i] = ring[i - first] = slot_of(pool, kept, i);
+        mirror->copy[i] = ring[i - first] = slot_of(pool, kept, slots, i);
     if (end > mirror->count) mirror->count = end;
     return banyan_device_said(d->device->copy(d->queue, mirror->slot + first, ring,
                                               (size_t)(end - first) * sizeof *ring));

@@ -18,6 +18,7 @@ target_sources(banyan PRIVATE
   dist/device_open.c
   dist/device_passes.c
   dist/device_step.c
+  dist/device_slots.c
   dist/device_tables.c
   dist/device_tape.c
   dist/follow.c

@@ -47,8 +47,17 @@ static void move8(char *record, int32_t count, uint32_t key_dim, uint32_t value_
            to_rows ? v_scales : (char *)plain->v_factor, bytes);
 }
 
-static void move(const banyan_block_shape *shape, char *record, int32_t rows,
-                 const banyan_plain *plain, int to_rows)
+size_t banyan_cuda_slot_bytes(const banyan_block_shape *shape)
+{
+    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
+    return shape->dtype == BANYAN_E4M3
+               ? record8_bytes(key_dim, value_dim)
+               : record16_bytes(key_dim, value_dim, shape->value_in_key);
+}
+
+/* Rows of one slot. */
+static void move_slot(const banyan_block_shape *shape, char *record, int32_t rows,
+                      const banyan_plain *plain, int to_rows)
 {
     const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
     if (shape->dtype == BANYAN_E4M3) {
@@ -61,6 +70,24 @@ static void move(const banyan_block_shape *shape, char *record, int32_t rows,
                to_rows);
 }
 
+static void move(const banyan_block_shape *shape, char *record, int32_t rows,
+                 const banyan_plain *plain, int to_rows)
+{
+    const size_t bytes = banyan_cuda_slot_bytes(shape),
+                 number = banyan_dtype_bytes(shape->dtype);
+    banyan_plain at = *plain;
+    for (int32_t first = 0; first < rows; first += RECORD_TOKENS, record += bytes) {
+        const int32_t left = rows - first;
+        move_slot(shape, record, left < RECORD_TOKENS ? left : RECORD_TOKENS, &at, to_rows);
+        at.k = (char *)at.k + (size_t)RECORD_TOKENS * (size_t)shape->key_dim * number;
+        if (!shape->value_in_key)
+            at.v = (char *)at.v + (size_t)RECORD_TOKENS * (size_t)shape->value_dim * number;
+        if (shape->dtype != BANYAN_E4M3) continue;
+        at.k_factor += RECORD_TOKENS;
+        at.v_factor += RECORD_TOKENS;
+    }
+}
+
 void banyan_cuda_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
                         const banyan_plain *out)
 {
@@ -70,10 +97,7 @@ void banyan_cuda_unpack(const banyan_block_shape *shape, const void *record, int
 void banyan_cuda_restore(const banyan_block_shape *shape, void *record, int32_t rows,
                          const banyan_plain *in)
 {
-    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
     memset(record, 0,
-           shape->dtype == BANYAN_E4M3
-               ? record8_bytes(key_dim, value_dim)
-               : record16_bytes(key_dim, value_dim, shape->value_in_key));
+           banyan_cuda_slot_bytes(shape) * (size_t)(shape->block_tokens / RECORD_TOKENS));
     move(shape, record, rows, in, 0);
 }

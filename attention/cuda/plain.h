@@ -5,6 +5,8 @@
 
 #include "attention/attention.h"
 
+/* Of RECORD_TOKENS tokens; a block is one slot or several, one behind the other. */
+size_t banyan_cuda_slot_bytes(const banyan_block_shape *shape);
 void banyan_cuda_unpack(const banyan_block_shape *shape, const void *record, int32_t rows,
                         const banyan_plain *out);
 void banyan_cuda_restore(const banyan_block_shape *shape, void *record, int32_t rows,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* record.h - where the numbers of a block lie in its record; for host and device.
  *
- * A block has 64 tokens. K and V are tiles of panels. A panel is 64 rows of 128 bytes, in the order in which
+ * A block of 64 tokens has one record; of more, one for each 64 of them, one behind the other (slots of
+ * attention/device.h). K and V are tiles of panels. A panel is 64 rows of 128 bytes, in the order in which
  * the matrix instructions of an SM like shared memory: the eight 16-byte chunks of row r are permuted by
  * the low bits of r ("128-byte swizzle"), so that eight rows read down one column touch all banks.
  *

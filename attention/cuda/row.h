@@ -11,7 +11,7 @@
 static int cuda_supports(const banyan_block_shape *shape)
 {
     const int32_t key_dim = shape->key_dim;
-    if (shape->block_tokens != RECORD_TOKENS || shape->dtype == BANYAN_F32) return 0;
+    if (shape->block_tokens % RECORD_TOKENS || shape->dtype == BANYAN_F32) return 0;
     if (shape->value_in_key) /* DeepSeek's latent attention */
         return key_dim == 576 && shape->value_dim == 512 && shape->dtype != BANYAN_E4M3;
     return key_dim == shape->value_dim && (record_has_dim(key_dim) || key_dim == 256);
@@ -24,10 +24,7 @@ static int32_t cuda_shared_vectors(const banyan_block_shape *shape)
 
 static size_t cuda_record_bytes(const banyan_block_shape *shape)
 {
-    const uint32_t key_dim = (uint32_t)shape->key_dim, value_dim = (uint32_t)shape->value_dim;
-    return shape->dtype == BANYAN_E4M3
-               ? record8_bytes(key_dim, value_dim)
-               : record16_bytes(key_dim, value_dim, shape->value_in_key);
+    return banyan_cuda_slot_bytes(shape) * (size_t)(shape->block_tokens / RECORD_TOKENS);
 }
 
 /* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by reading the
@@ -44,10 +41,11 @@ static int cuda_is_decode(const banyan_batch *batch)
 
 #define BANYAN_CUDA_DEVICE(attend_function)                                                    \
     {                                                                                          \
-        .name = "cuda", .shared_vectors = cuda_shared_vectors, .missing = banyan_cuda_missing, \
-        .memory_free = banyan_cuda_memory_free, .open = banyan_cuda_open,                      \
-        .close = banyan_cuda_close, .queue_bytes = banyan_cuda_queue_bytes,                    \
-        .enter = banyan_cuda_enter, .leave = banyan_cuda_leave, .stream = banyan_cuda_stream,  \
+        .name = "cuda", .slot_tokens = RECORD_TOKENS, .shared_vectors = cuda_shared_vectors,   \
+        .missing = banyan_cuda_missing, .memory_free = banyan_cuda_memory_free,                \
+        .open = banyan_cuda_open, .close = banyan_cuda_close,                                  \
+        .queue_bytes = banyan_cuda_queue_bytes, .enter = banyan_cuda_enter,                    \
+        .leave = banyan_cuda_leave, .stream = banyan_cuda_stream,                              \
         .allocate = banyan_cuda_allocate, .release = banyan_cuda_release,                      \
         .allocate_host = banyan_cuda_allocate_host, .release_host = banyan_cuda_release_host,  \
         .copy = banyan_cuda_copy, .clear = banyan_cuda_clear, .wait = banyan_cuda_wait,        \

@@ -111,6 +111,38 @@ static void test_cuda(int32_t dim, banyan_dtype dtype, int32_t rows, uint64_t *s
               !memcmp(v_factor, v_back, (size_t)rows * 4));
 }
 
+/* A block of 128 tokens: two records, one behind the other, of the first 64 and of the others. */
+static void test_cuda_slots(banyan_dtype dtype, int32_t rows, uint64_t *seed)
+{
+    enum { DIM = 96, SLOT = 64 };
+    const banyan_block_shape two = {2 * SLOT, DIM, DIM, dtype, 0},
+                             one = {SLOT, DIM, DIM, dtype, 0};
+    static float k_factor[2 * SLOT], v_factor[2 * SLOT], k_back[2 * SLOT], v_back[2 * SLOT];
+    const size_t row = DIM * banyan_dtype_bytes(dtype), bytes = banyan_cuda_slot_bytes(&one);
+    const banyan_plain in = {k_in, v_in, k_factor, v_factor};
+    const banyan_plain out = {k_out, v_out, k_back, v_back};
+    for (size_t i = 0; i < 2 * SLOT * row; i++) k_in[i] = (char)test_random(seed);
+    for (size_t i = 0; i < 2 * SLOT * row; i++) v_in[i] = (char)test_random(seed);
+    for (int i = 0; i < 2 * SLOT; i++)
+        k_factor[i] = test_normal(seed), v_factor[i] = -k_factor[i];
+    memset(record, 0x5a, sizeof record);
+    memset(other, 0x5a, sizeof other);
+    banyan_cuda_restore(&two, record, rows, &in);
+    for (int32_t first = 0; first < 2 * SLOT; first += SLOT) {
+        const banyan_plain half = {k_in + (size_t)first * row, v_in + (size_t)first * row,
+                                   k_factor + first, v_factor + first};
+        const int32_t left = rows < first ? 0 : rows - first;
+        banyan_cuda_restore(&one, other + (first ? bytes : 0), left < SLOT ? left : SLOT,
+                            &half);
+    }
+    CHECK(!memcmp(record, other, sizeof record));
+    banyan_cuda_unpack(&two, record, rows, &out);
+    CHECK(!memcmp(k_in, k_out, (size_t)rows * row) && !memcmp(v_in, v_out, (size_t)rows * row));
+    if (dtype == BANYAN_E4M3)
+        CHECK(!memcmp(k_factor, k_back, (size_t)rows * 4) &&
+              !memcmp(v_factor, v_back, (size_t)rows * 4));
+}
+
 int main(void)
 {
     uint64_t seed = 5;
@@ -125,6 +157,8 @@ int main(void)
             test_cuda(dim, BANYAN_BF16, rows, &seed);
             test_cuda(dim, BANYAN_E4M3, rows, &seed);
             test_cuda(576, BANYAN_BF16, rows, &seed);
+            test_cuda_slots(BANYAN_F16, 2 * rows, &seed);
+            test_cuda_slots(BANYAN_E4M3, 2 * rows, &seed);
         }
     return test_end();
 }

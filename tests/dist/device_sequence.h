@@ -323,7 +323,8 @@ static inline int64_t capacity_of(const banyan_cache *cache, int32_t layer, int3
 {
     const banyan_plan *plan = cache->plan;
     return banyan_plan_capacity(plan, banyan_plan_kind(plan, layer),
-                                banyan_cache_part(cache, layer)->mine[j].kv_head, plan->rank);
+                                banyan_cache_part(cache, layer)->mine[j].kv_head, plan->rank) *
+           banyan_device_slots(plan);
 }
 
 /* A ring that is full every few calls. */
