@@ -567,7 +567,7 @@ BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
  * ARGUMENT also when the layers of a sequence are of unequal length (in mid-call); MEMORY as in
  * banyan_attend. UNSUPPORTED, of a captured call: parts with ranges, probes or `strongest`, more query
  * vectors of a part and KV head (rows x query heads of one pattern) than the device's decode takes (cuda:
- * 32), and more rows than are merged at a time. Collective; allocates nothing. */
+ * 32, with key_dim above 128 256), and more rows than are merged at a time. Collective; allocates nothing. */
 BANYAN_API banyan_status banyan_cache_step(banyan_cache *cache, const banyan_rows *batch,
                                            int32_t count);
 

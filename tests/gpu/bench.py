@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our kernels beside their peers on one GPU, in one process, taking turns.
 
-bench.py --library libbanyan_lane.so [--rows NAME,..] [--after NAME] [--seconds S]
+bench.py --library libbanyan_lane.so [--stage bench|shapes | --rows NAME,..] [--after NAME] [--seconds S]
 
 Ceilings are measured first: the rate of a device copy (bytes read and written), and of a bf16 matrix
 product. Each row then says what bounds it, and its ratio. Shapes are those of Llama-3-8B (32 query
@@ -37,7 +37,8 @@ S2 = "s2 stride=16 local=16"
 
 class Lane:
     """One plan and cache; arrays are torch tensors [rows][heads][dim] on the GPU. again: its tokens may
-    be appended again from the beginning (and so none are evicted)."""
+    be appended again from the beginning (and so none are evicted). sequences: a call has so many rows of
+    each, one sequence's behind the other's. value_dim: where it is not dim, values are in the keys."""
 
     lib = None
 
@@ -46,7 +47,7 @@ class Lane:
         lib = ctypes.CDLL(path)
         p, i, n, s = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_char_p
         lib.lane_open.restype = p
-        lib.lane_open.argtypes = [i, i, i, i, i, s, n, i, i, s, s, s, p]
+        lib.lane_open.argtypes = [i, i, i, i, i, i, i, i, s, n, i, i, s, s, s, p]
         lib.lane_attend.argtypes = [p, i, n, i, p, p, p, p, p]
         lib.lane_pairs.restype = lib.lane_bytes.restype = n
         lib.lane_pairs.argtypes = lib.lane_bytes.argtypes = lib.lane_close.argtypes = [p]
@@ -54,16 +55,18 @@ class Lane:
         cls.lib = lib
 
     def __init__(self, tokens, use="dense", heads=32, kv_heads=8, dim=128, rows=65536, layers=1,
-                 dense_layers=0, cache="bf16", kernel="", again=False):
+                 dense_layers=0, cache="bf16", kernel="", again=False, value_dim=0, block=BLOCK,
+                 sequences=1):
         self.heads, self.kv_heads, self.dim, self.tokens = heads, kv_heads, dim, tokens
+        self.value_dim, self.sequences = value_dim or dim, sequences
         self.rows, self.layers = min(rows, tokens), layers
         self.stream = torch.cuda.current_stream()
         if not self.stream.cuda_stream:
             # NULL asks for a stream of the cache's own, which torch's events know nothing of
             raise RuntimeError("the default stream is current; a lane must share one with torch")
-        self.handle = self.lib.lane_open(heads, kv_heads, dim, layers, dense_layers, use.encode(),
-                                         tokens, self.rows, tokens if again else 0, b"bf16",
-                                         cache.encode(),
+        self.handle = self.lib.lane_open(heads, kv_heads, dim, self.value_dim, block, sequences,
+                                         layers, dense_layers, use.encode(), tokens, self.rows,
+                                         tokens if again else 0, b"bf16", cache.encode(),
                                          kernel.encode(), self.stream.cuda_stream)
         if not self.handle:
             raise RuntimeError(self.lib.lane_error().decode())
@@ -75,13 +78,15 @@ class Lane:
 
     def fill(self):
         """Random keys and values for all tokens of all layers."""
-        k = torch.randn(self.rows, self.kv_heads, self.dim, device="cuda", dtype=torch.bfloat16)
-        v = torch.randn_like(k)
+        k = torch.randn(self.rows * self.sequences, self.kv_heads, self.dim, device="cuda",
+                        dtype=torch.bfloat16)
+        v = torch.randn_like(k) if self.value_dim == self.dim else None
         for layer in range(self.layers):
             for at in range(0, self.tokens, self.rows):
                 rows = min(self.rows, self.tokens - at)
-                k.normal_()
-                v.normal_()
+                for x in (k, v):
+                    if x is not None:
+                        x.normal_()
                 self.attend(layer, at, rows, k=k, v=v)
         torch.cuda.synchronize()
         return self
@@ -171,9 +176,11 @@ class Bench:
         self.line("bf16 product", TFLOPps=self.product_rate / 1e12, spread=t["product"][1])
 
 
-def decode_call(lane, layer=0):
-    q, out = normal(1, lane.heads, lane.dim), normal(1, lane.heads, lane.dim)
-    return lambda: lane.attend(layer, lane.tokens - 1, 1, q=q, out=out)
+def decode_call(lane, layer=0, rows=1):
+    """The last rows (of each sequence)."""
+    count = rows * lane.sequences
+    q, out = normal(count, lane.heads, lane.dim), normal(count, lane.heads, lane.value_dim)
+    return lambda: lane.attend(layer, lane.tokens - rows, rows, q=q, out=out)
 
 
 def in_turn(*calls):
@@ -185,10 +192,10 @@ def in_turn(*calls):
 ROWS = {}
 
 
-def row(seconds, gib):
+def row(seconds, gib, stage="bench"):
     """A row that may take so long, and that needs so much of the device's memory."""
     def add(f):
-        ROWS[f.__name__] = (f, seconds, gib)
+        ROWS[f.__name__] = (f, seconds, gib, stage)
         return f
     return add
 
@@ -435,14 +442,63 @@ def capacity(b):
            spread=t[1], bar="<= 40 ms", aim="34 ms")
 
 
+# ---- the stage "shapes" ------------------------------------------------------------------------
+
+
+@row(50, 6, "shapes")
+def dims(b):
+    """By the width of heads: a decoded row of 65536 tokens, and the last 2048 rows; 16 query heads, 8 KV
+    heads. Dim 128 is what the others are to be compared with."""
+    tokens, rows, heads = 65536, 2048, 16
+    for dim, cache, block in ((128, "bf16", 64), (96, "bf16", 64), (256, "bf16", 64),
+                              (256, "fp8", 64), (128, "bf16", 128)):
+        name = f"dim {dim} {cache}" + (f", blocks of {block}" if block != BLOCK else "")
+        with Lane(tokens, heads=heads, dim=dim, rows=16384, cache=cache, block=block).fill() as lane:
+            bound = lane.bytes_read() / b.copy_rate
+            t = b.time(decode=decode_call(lane), prefill=decode_call(lane, rows=rows))
+        work = 4 * heads * dim * (rows * (tokens - rows) + rows * (rows + 1) / 2)
+        b.line(f"decode {tokens}, {name}", bound="copy rate", us=t["decode"][0] * 1e6,
+               spread=t["decode"][1], ratio=bound / t["decode"][0])
+        b.line(f"prefill, {rows} rows behind {tokens}, {name}", spread=t["prefill"][1],
+               TFLOPps=work / t["prefill"][0] / 1e12,
+               of_product_rate=work / t["prefill"][0] / b.product_rate)
+
+
+@row(40, 2, "shapes")
+def latent(b):
+    """DeepSeek's latent attention over 131072 tokens: keys of 576 numbers, of which 512 are the value."""
+    tokens, key, value = 131072, 576, 512
+    for heads in (16, 128):
+        with Lane(tokens, heads=heads, kv_heads=1, dim=key, value_dim=value, rows=16384).fill() as lane:
+            bound = lane.bytes_read() / b.copy_rate
+            t = b.time(**{f"{rows}": decode_call(lane, rows=rows) for rows in (1, 4)})
+        for rows, (seconds, spread) in t.items():
+            work = 2 * heads * int(rows) * tokens * (key + value)
+            b.line(f"latent decode {tokens}, {heads} heads, rows: {rows}", bound="copy rate",
+                   us=seconds * 1e6, spread=spread, ratio=bound / seconds,
+                   TFLOPps=work / seconds / 1e12)
+
+
+@row(30, 20, "shapes")
+def batch(b):
+    """A decoded row of each of 64 sequences of 2000 tokens, in one call."""
+    for dim, heads, kv in ((128, 32, 8), (256, 16, 8)):
+        with Lane(2000, heads=heads, kv_heads=kv, dim=dim, rows=500, sequences=64).fill() as lane:
+            bound = lane.bytes_read() / b.copy_rate
+            t = b.time(ours=decode_call(lane))["ours"]
+        b.line(f"decode of 64 sequences of 2000, dim {dim}", bound="copy rate", us=t[0] * 1e6,
+               spread=t[1], ratio=bound / t[0])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True)
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--stage", choices=("bench", "shapes"), default="bench")
+    parser.add_argument("--rows", help="these, of any stage")
     parser.add_argument("--after", help="only the rows behind this one")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
     args = parser.parse_args()
-    rows = args.rows.split(",")
+    rows = args.rows.split(",") if args.rows else [n for n, r in ROWS.items() if r[3] == args.stage]
     unknown = [r for r in rows if r not in ROWS]
     if unknown:
         parser.error(f"no row {unknown[0]}; there are {', '.join(ROWS)}")
@@ -461,7 +517,7 @@ def main():
 
 
 def run_row(b, name):
-    f, seconds, gib = ROWS[name]
+    f, seconds, gib, _ = ROWS[name]
     print(f"@ {name} {seconds}", flush=True)
     have = torch.cuda.mem_get_info()[0] / 2**30
     if gib > have:

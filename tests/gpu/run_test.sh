@@ -12,7 +12,8 @@ fault() { echo "$1"; bad=1; }
 has() { grep -q -- "$2" "$1" || { fault "no \"$2\" in $1:"; cat "$1"; }; }
 
 sh "$here/run" --dry > "$dir/dry" || { fault "run --dry:"; cat "$dir/dry"; }
-[ "$(grep -c ' together ' "$dir/dry")" = 2 ] || fault "run --dry does not add up two stages"
+[ "$(grep -c ' together ' "$dir/dry")" = 3 ] || fault "run --dry does not add up three stages"
+[ "$(grep -c 'its rows: [1-9][0-9][0-9] s of 290' "$dir/dry")" = 2 ] || fault "run --dry finds no rows"
 sed 's/step build 130/step build 230/' "$here/run" > "$dir/run" # too much
 cp "$here/bench.py" "$dir"
 sh "$dir/run" --dry > "$dir/dry" && fault "a stage of 400 s passes --dry"
@@ -36,7 +37,7 @@ chmod +x "$dir"/bin/*
 began=$(date +%s)
 PATH="$dir/bin:$PATH" sh "$here/run" --seconds 16 --out "$dir/out" --build "$dir/build" > "$dir/said" 2>&1 &&
   fault "run ends well though a step was ended"
-[ $(($(date +%s) - began)) -le 34 ] || fault "two stages of 16 s took $(($(date +%s) - began)) s"
+[ $(($(date +%s) - began)) -le 50 ] || fault "three stages of 16 s took $(($(date +%s) - began)) s"
 has "$dir/out/steps.txt" 'checks: stopped after'
 has "$dir/out/steps.txt" 'memcheck-prefill: passed'
 has "$dir/out/steps.txt" 'program: left out'
@@ -45,6 +46,7 @@ for row in '"first", "us": 1' '"hangs", "error": "stopped: not done after 1 s"' 
   has "$dir/out/results.jsonl" "$row"
 done
 has "$dir/out/table.txt" '| hangs | stopped'
+has "$dir/out/shapes.txt" '| last | us 2'
 [ -f "$dir/out/logs.tar" ] && [ ! -d "$dir/out/logs" ] || fault "logs are not in one file"
 [ $bad = 0 ] || cat "$dir/said"
 exit $bad

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a benchmark, each within its time, and what is known on disk at once.
 
-watch.py --out DIR [--seconds S] COMMAND ..
+watch.py --out DIR [--table NAME] [--seconds S] COMMAND ..
 
 COMMAND measures rows one after the other. On standard output it says "@ NAME SECONDS" when it begins one
 that may take so long, and prints a line of JSON for each result. A row that takes longer (a kernel that
 hangs) is ended with its process, is an error line, and COMMAND is started again with "--after NAME": the
 rows behind it. So is a row that ends the process. S seconds are for everything. Every line is
-appended to DIR/results.jsonl and shown in DIR/table.txt as soon as it is known.
+appended to DIR/results.jsonl and shown in DIR/NAME (table.txt) as soon as it is known.
 
 Exit code: 0, or 1 where a row failed or was ended.
 """
@@ -41,8 +41,8 @@ def table(lines):
 
 
 class Log:
-    def __init__(self, out):
-        self.out, self.lines = out, []
+    def __init__(self, out, table_name):
+        self.path, self.lines = os.path.join(out, table_name), []
         self.file = open(os.path.join(out, "results.jsonl"), "a")
 
     def add(self, line):
@@ -51,10 +51,9 @@ class Log:
         self.file.write(text + "\n")
         self.file.flush()
         print(text, flush=True)
-        path = os.path.join(self.out, "table.txt")
-        with open(path + ".new", "w") as f:
+        with open(self.path + ".new", "w") as f:
             f.write(table(self.lines))
-        os.replace(path + ".new", path)
+        os.replace(self.path + ".new", self.path)
 
 
 def read_lines(stream, to):
@@ -104,12 +103,13 @@ def run_once(command, after, log, end):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default=".")
+    parser.add_argument("--table", default="table.txt")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     if not args.command:
         parser.error("expected a command")
-    log, after, end = Log(args.out), None, time.monotonic() + args.seconds
+    log, after, end = Log(args.out, args.table), None, time.monotonic() + args.seconds
     while True:
         stuck = run_once(args.command, after, log, end)
         if stuck is None or stuck == "start" or stuck == after or time.monotonic() >= end:
