@@ -283,8 +283,8 @@ static void cuda_norm(void *own, const step_norm *n, const float *x, int64_t row
 
 /* ---- rotary embedding --------------------------------------------------------------------------- */
 
-/* turns: of a whole circle per token, in fp64 like the product with the token, of which the whole turns
- * are taken away: at 2^24 tokens it is right to 2^-28 of a turn. */
+/* turns: of a whole circle per token, in fp64 like the product with the token, of which sincospi takes the
+ * whole turns away: at 2^24 tokens it is right to 2^-28 of a turn. */
 static __global__ void __launch_bounds__(THREADS)
     turn_tables(const double *turns, int32_t pairs, double factor, const int64_t *at,
                 float *turn)
@@ -295,8 +295,8 @@ static __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < EACH; i++) {
         const int64_t pair = c.column(i);
         if (pair >= pairs) return;
-        double part = (double)(*at + c.row) * turns[pair], cosine, sine;
-        part -= rint(part);
+        const double part = (double)(*at + c.row) * turns[pair];
+        double cosine, sine;
         sincospi(2 * part, &sine, &cosine);
         row[pair] = (float)(factor * cosine);
         row[pairs + pair] = (float)(factor * sine);

@@ -86,6 +86,7 @@ static model *open_model(device *d, const char *placement)
     spec.max_rows = 64;
     spec.cache_dtype = BANYAN_BF16;
     spec.threads = 1;
+    spec.rollback_tokens = 4;
     spec.placement = placement;
     spec.device = d->row->name;
     if (model_open(dir, &spec, comm, d, NULL, &m, why, sizeof why)) {
@@ -119,6 +120,11 @@ static told go_on(model *m, float *logits)
         ids[at] = t.id[i];
         ids[at + rows - 1] = t.id[i];
     }
+    /* back by one token, which is forgotten and read again */
+    uint32_t again = UINT32_MAX;
+    CHECK_MSG(!model_forward(m, at - 1, ids + at - 1, 1, 1, NULL, &again, NULL, NULL, NULL),
+              "%s", model_message(m));
+    CHECK(again == t.id[STEPS - 1]);
     return t;
 }
 
@@ -134,6 +140,9 @@ static void check_copies(const told *t, const char *what, bool merges)
                 (int)in, (int)out, (int)(t->after.kernels - t->before.kernels));
     CHECK_MSG(in >= 1 && in <= most, "%s, rank %d: %d copies in", what, rank, (int)in);
     CHECK_MSG(out >= 1 && out <= most, "%s, rank %d: %d copies out", what, rank, (int)out);
+    if (ranks == 1)
+        CHECK_MSG(t->after.kernels - t->before.kernels <= 2, "%s: %d kernels beside the graph",
+                  what, (int)(t->after.kernels - t->before.kernels));
 }
 
 static void check_placement(device *d, const char *placement)
