@@ -9,6 +9,7 @@
 #define BANYAN_ATTENTION_H
 
 #include "banyan.h"
+#include "banyan_memory.h"
 
 #ifdef __cplusplus
 extern "C" {

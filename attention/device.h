@@ -143,11 +143,6 @@ typedef struct banyan_device_limits {
 
 typedef struct banyan_queue banyan_queue;
 
-typedef struct banyan_device_fault {
-    int32_t is_set, unused[15];
-    unsigned char got[64], expected[64];
-} banyan_device_fault;
-
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
@@ -164,22 +159,12 @@ typedef struct banyan_device {
     const char *(*open)(const banyan_device_limits *limits, void *stream, banyan_queue **out);
     void (*close)(banyan_queue *queue);
     void (*queue_bytes)(const banyan_device_limits *limits, size_t *device, size_t *host);
-    void *(*stream)(const banyan_queue *queue); /* the cudaStream_t */
+    const banyan_memory_row *memory; /* of the device; own is the queue */
     /* A queue is used, and closed, while the device that it was opened on is the thread's current one:
      * enter makes it so and returns the one that was, leave makes that one so again. */
     int (*enter)(const banyan_queue *queue);
     void (*leave)(int device);
 
-    /* Memory of the device; of the host that the device copies fast (page-locked where it can be). */
-    const char *(*allocate)(banyan_queue *queue, size_t bytes, void **out);
-    void (*release)(banyan_queue *queue, void *memory);
-    const char *(*allocate_host)(banyan_queue *queue, size_t bytes, void **out);
-    void (*release_host)(banyan_queue *queue, void *memory);
-    /* Queued. Host memory comes from allocate_host, and stays as it is until the queue got there. */
-    const char *(*copy)(banyan_queue *queue, void *to, const void *from, size_t bytes);
-    const char *(*clear)(banyan_queue *queue, void *memory, size_t bytes); /* to zero bytes */
-    const char *(*wait)(banyan_queue *queue);      /* until all that was queued is done */
-    int (*is_captured)(const banyan_queue *queue); /* do its calls go to a graph just now? */
     const char *(*tape)(banyan_queue *queue, banyan_tape what); /* of pack and attend */
 
     /* k [rows][kv_heads][key_dim], v [rows][kv_heads][value_dim] of in_dtype, on the device. */
@@ -218,14 +203,6 @@ typedef struct banyan_device {
     const char *(*take)(banyan_queue *queue, int pass, float *const *partial, int32_t heads,
                         int32_t value_dim, int64_t rows, const float *maxima,
                         const float *values);
-    /* Messages between ranks begin with a header. put: `bytes` (at most 64) of any host memory, read
-     * before it returns, to the device. */
-    const char *(*put)(banyan_queue *queue, void *to, const void *from, size_t bytes);
-    /* 64 bytes on the device against 64 of any host memory, which are read before it returns. When they
-     * differ and fault->is_set is 0, both are written down in the fault (memory of allocate_host), and
-     * then is_set becomes 1. */
-    const char *(*compare)(banyan_queue *queue, const void *got, const void *expected,
-                           banyan_device_fault *fault);
 } banyan_device;
 
 #endif

@@ -1,7 +1,7 @@
 target_sources(banyan PRIVATE
   comm/error.c comm/comm.c comm/comm_split.c comm/transports.c comm/topology.c comm/collectives.c
   comm/merges.c comm/schedule.c comm/exchange.c comm/exchange_run.c comm/exchange_fold.c
-  comm/exchange_header.c comm/exchange_device.c comm/device.c comm/reduce.c comm/launcher.c)
+  comm/exchange_header.c comm/exchange_round.c comm/device.c comm/reduce.c comm/launcher.c)
 banyan_rows(banyan comm merges merge)
 banyan_rows(banyan comm transports transport)
 if(BANYAN_HAS_MPI)

@@ -4,11 +4,13 @@
  *
  * Knows: transports, topology, schedules, agreement, error words.
  * Refuses to know: what it carries. An item is `item_bytes` bytes and a function that combines two
- * of them; that these are softmax partials is somebody else's business. Includes banyan.h only. */
+ * of them; that these are softmax partials is somebody else's business. Includes banyan.h and
+ * banyan_memory.h only. */
 #ifndef BANYAN_COMM_H
 #define BANYAN_COMM_H
 
 #include "banyan.h"
+#include "banyan_memory.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -103,8 +105,8 @@ typedef struct banyan_pass {
 
 /* Where passes work; floats: of the longest pass. */
 typedef struct banyan_pass_room {
-    float *values;                      /* host: 2 x floats; in a memory: 1 x floats of it */
-    const struct banyan_memory *memory; /* NULL: the host's */
+    float *values;               /* host: 2 x floats; in a memory: 1 x floats of it */
+    const banyan_memory *memory; /* NULL: the host's */
     float *staged; /* of a memory that is_staged: 2 x floats of allocate(on_host) */
 } banyan_pass_room;
 
@@ -143,43 +145,15 @@ banyan_status banyan_schedule_replay(const banyan_schedule *s, const banyan_topo
  * what the receiver expects is ERR_COMM, naming both ranks and both values. */
 enum { BANYAN_HEADER_BYTES = 64 };
 
-/* What a device found in place of a header. */
-typedef struct banyan_fault {
-    int32_t is_set, unused[15];
-    unsigned char got[BANYAN_HEADER_BYTES], expected[BANYAN_HEADER_BYTES];
-} banyan_fault;
-
 /* ---- memory: where items and messages lie ---------------------------------------------------- */
 
-/* The memory of a device, as the joiner describes it; NULL in its place is the host's. All calls queue
- * work on one stream and return; what they read from the host is read before they return, but for
- * `copy`. They return NULL, or what went wrong in words.
- *
- * How messages in it move is the transport's to say. One with a `device` half takes them as they are:
- * a merge is then queued as a whole, no call waits, and it can be captured in a graph. For any other,
- * is_staged, they pass through host memory:
+/* NULL in place of a banyan_memory is the host's. How messages in a device's move is the transport's to say.
+ * One with a `device` half takes them as they are: a merge is then queued as a whole, no call waits, and it
+ * can be captured in a graph. For any other, is_staged, they pass through host memory:
  *
  *     items -- copy --> send buffer, host -- transport --> receive buffer, host -- copy --> device
  *
  * and every round waits for the device before it sends. */
-typedef struct banyan_memory {
-    void *ctx; /* the first argument of them all */
-    int is_staged;
-    /* on_host: of the host, page-locked where that can be had, so that the device copies it fast */
-    const char *(*allocate)(void *ctx, int on_host, size_t bytes, void **out);
-    void (*release)(void *ctx, int on_host, void *memory);
-    /* from and to are this memory, or of allocate(on_host), and stay until the stream got there */
-    const char *(*copy)(void *ctx, void *to, const void *from, size_t bytes);
-    /* Bytes of any host memory, BANYAN_HEADER_BYTES at most, to this memory. */
-    const char *(*put)(void *ctx, void *to, const void *from, size_t bytes);
-    /* When BANYAN_HEADER_BYTES of this memory are not what is `expected` (any host memory), and
-     * fault->is_set is 0, fills in the fault (of allocate(on_host)), is_set last. */
-    const char *(*compare)(void *ctx, const void *got, const void *expected,
-                           banyan_fault *fault);
-    const char *(*wait)(void *ctx); /* until all that was queued is done */
-    int (*is_captured)(void *ctx);  /* does what is queued go to a graph just now? */
-    void *(*stream)(void *ctx);     /* what the transport's device half takes */
-} banyan_memory;
 
 /* A schedule as one rank runs it: per round its messages and its folds, with all buffers. `plan`
  * is a number that all ranks' exchanges must share: each message carries it. memory: where the items

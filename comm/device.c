@@ -60,7 +60,7 @@ banyan_status banyan_device_status(const char *failed)
 
 banyan_status banyan_device_refuse_capture(const banyan_comm *comm, const banyan_memory *memory)
 {
-    if (!memory->is_captured(memory->ctx)) return BANYAN_OK;
+    if (!banyan_memory_is_captured(memory)) return BANYAN_OK;
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "transport \"%s\" moves host memory, so that a merge waits for the "
                        "device: it cannot be captured in a graph",

@@ -15,6 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* All of its messages are the host's: none passes through anything else. */
+static const banyan_memory host_memory = {.row = &banyan_memory_host};
+
 /* While the schedule is followed: the lowest rank in each rank's value of each item. */
 typedef struct follower {
     const banyan_schedule *s;
@@ -256,40 +259,30 @@ static int allocate_lists(banyan_exchange *x, follower *f, const extent *size, i
     return 1;
 }
 
-/* Cache-line aligned, so that the first message of a round is. */
-static char *new_buffer(banyan_exchange *x, int32_t messages, int32_t items)
-{
-    const size_t bytes = buffer_bytes(messages, items, x->max_item_bytes);
-    x->held_bytes += bytes;
-    return aligned_alloc(64, bytes);
-}
-
-static banyan_status take_buffers(banyan_exchange *x)
-{
-    x->send_buffer = new_buffer(x, x->send_messages, x->send_items);
-    x->recv_buffer = new_buffer(x, x->recv_messages, x->recv_items);
-    return x->send_buffer && x->recv_buffer ? BANYAN_OK : BANYAN_ERR_MEMORY;
-}
-
 static const char *allocate_buffer(banyan_exchange *x, int on_host, size_t bytes, void *out)
 {
-    size_t *held = on_host ? &x->held_bytes : &x->device_bytes;
+    size_t *held = on_host || !x->memory->row->is_apart ? &x->held_bytes : &x->device_bytes;
     void *memory = NULL;
-    const char *failed = x->memory->allocate(x->memory->ctx, on_host, bytes, &memory);
+    const char *failed = banyan_memory_allocate(x->memory, on_host, bytes, &memory);
     if (failed) return failed;
     *held += bytes;
     memcpy(out, &memory, sizeof memory); /* whatever it points to */
     return NULL;
 }
 
-static banyan_status take_device_buffers(banyan_exchange *x)
+/* What comes to the host's memory stays where it came. */
+static banyan_status take_buffers(banyan_exchange *x)
 {
     const size_t sends = buffer_bytes(x->send_messages, x->send_items, x->max_item_bytes);
     const size_t recvs = buffer_bytes(x->recv_messages, x->recv_items, x->max_item_bytes);
     const size_t faults = fault_bytes(x->messages);
-    const int is_staged = x->memory->is_staged;
+    const int is_staged = x->memory->is_staged, is_apart = x->memory->row->is_apart;
     const char *failed = allocate_buffer(x, is_staged, sends, &x->send_buffer);
     if (!failed) failed = allocate_buffer(x, 0, recvs, &x->recv_buffer);
+    if (!is_apart) {
+        x->arrivals = x->recv_buffer;
+        return failed ? BANYAN_ERR_MEMORY : BANYAN_OK;
+    }
     if (!failed)
         failed = is_staged ? allocate_buffer(x, 1, recvs, &x->arrivals)
                            : allocate_buffer(x, 1, faults, &x->fault);
@@ -333,8 +326,8 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
     if (is_made) {
         x->max_item_bytes = max_item_bytes;
         x->plan = plan;
-        x->memory = memory;
-        status = memory ? take_device_buffers(x) : take_buffers(x);
+        x->memory = memory ? memory : &host_memory;
+        status = take_buffers(x);
     }
     if (status) {
         banyan_exchange_destroy(x);
@@ -346,11 +339,6 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
     return BANYAN_OK;
 }
 
-static void release_buffer(const banyan_memory *memory, int on_host, void *buffer)
-{
-    if (buffer) memory->release(memory->ctx, on_host, buffer);
-}
-
 void banyan_exchange_destroy(banyan_exchange *x)
 {
     if (!x) return;
@@ -359,14 +347,11 @@ void banyan_exchange_destroy(banyan_exchange *x)
     free(x->item);
     free(x->fold);
     free(x->source);
-    if (x->memory) {
-        release_buffer(x->memory, x->memory->is_staged, x->send_buffer);
-        release_buffer(x->memory, 0, x->recv_buffer);
-        release_buffer(x->memory, 1, x->arrivals);
-        release_buffer(x->memory, 1, x->fault);
-    } else {
-        free(x->send_buffer);
-        free(x->recv_buffer);
+    if (x->memory) { /* else it was not made */
+        banyan_memory_release(x->memory, x->memory->is_staged, x->send_buffer);
+        if (x->arrivals != x->recv_buffer) banyan_memory_release(x->memory, 1, x->arrivals);
+        banyan_memory_release(x->memory, 0, x->recv_buffer);
+        banyan_memory_release(x->memory, 1, x->fault);
     }
     free(x);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* exchange.h - a schedule as one rank runs it: what exchange.c makes, and exchange_run.c (in host
- * memory) and exchange_device.c (in a device's) run. Private to the exchange*.c. */
+ * memory) and exchange_round.c (in a device's) run. Private to the exchange*.c. */
 #ifndef BANYAN_COMM_EXCHANGE_H
 #define BANYAN_COMM_EXCHANGE_H
 
@@ -41,10 +41,9 @@ struct banyan_exchange {
     int32_t send_messages, recv_messages;
     char *send_buffer,
         *recv_buffer; /* where the items lie; staged: send_buffer is the host's */
-    /* With a memory only. */
     const banyan_memory *memory;
-    char *arrivals;      /* staged: the receive buffer in host memory */
-    banyan_fault *fault; /* else [messages]; a receive's own */
+    char *arrivals; /* the receive buffer, in host memory; staged: one of its own; else NULL */
+    banyan_fault *fault; /* then [messages]; a receive's own */
     const char *mark_name[BANYAN_MARKS];
 };
 
@@ -119,8 +118,8 @@ banyan_status banyan_headers_check(const exchange_call *run, const round_part *p
  * the other everywhere. */
 banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int32_t count);
 
-/* exchange_device.c: one round with a memory. */
-banyan_status banyan_device_post(const exchange_call *run, const round_part *part);
-banyan_status banyan_device_end(const exchange_call *run, const round_part *part);
+/* exchange_round.c: one round with a memory. */
+banyan_status banyan_round_post(const exchange_call *run, const round_part *part);
+banyan_status banyan_round_end(const exchange_call *run, const round_part *part);
 
 #endif

@@ -3,14 +3,11 @@
  * device's. */
 #include "comm/exchange.h"
 
-#include <string.h>
-
 /* Folds into the caller's memory from the place of its own value on; what comes before it is
  * folded in the receive buffer, in the slot of the first. */
 banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int32_t count)
 {
     const size_t bytes = (size_t)count * run->p->item_bytes;
-    const banyan_memory *memory = run->x->memory;
     char *const own = run->p->data[f->item];
     int owned = 0; /* is the caller's value in the sum, or not wanted? */
     char *sum = NULL;
@@ -32,7 +29,5 @@ banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int3
         sum = into;
     }
     if (sum == own) return BANYAN_OK;
-    if (memory) return banyan_device_status(memory->copy(memory->ctx, own, sum, bytes));
-    memcpy(own, sum, bytes);
-    return BANYAN_OK;
+    return banyan_device_status(banyan_memory_copy(run->x->memory, own, sum, bytes));
 }

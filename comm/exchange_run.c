@@ -7,49 +7,10 @@
  * What arrives stays in the receive buffer until all of the round is there, since the folds of a
  * round must not change what is being sent; it is folded from there.
  *
- * Headers are exchange_header.c's; what is different in a device's memory is exchange_device.c's. */
+ * Headers are exchange_header.c's; how a round moves in one memory or another is exchange_round.c's. */
 #include "comm/exchange.h"
 
 #include <string.h>
-
-static banyan_status start_receive(const exchange_call *run, const message *m)
-{
-    char *place = message_at(run, run->x->recv_buffer, m);
-    memset(place, 0, BANYAN_HEADER_BYTES); /* so that an old one is not taken for a new one */
-    return banyan_comm_start(run->comm, 1, m->peer, place, message_bytes(run, m));
-}
-
-static banyan_status start_send(const exchange_call *run, const round_part *part,
-                                const message *m)
-{
-    char *place = message_at(run, run->x->send_buffer, m);
-    for (int32_t i = 0; i < m->items; i++)
-        memcpy(item_at(run, run->x->send_buffer, m, i),
-               run->p->data[run->x->item[m->first_item + i]], run->p->item_bytes);
-    banyan_header_write(run, part, m, place);
-    return banyan_comm_start(run->comm, 0, m->peer, place, message_bytes(run, m));
-}
-
-static banyan_status post_round(const exchange_call *run, const round_part *part)
-{
-    if (run->x->memory) return banyan_device_post(run, part);
-    const message *m = run->x->message + part->first_message;
-    banyan_status status = BANYAN_OK;
-    for (int32_t i = 0; i < part->recvs && !status; i++)
-        status = start_receive(run, &m[part->sends + i]);
-    for (int32_t i = 0; i < part->sends && !status; i++) status = start_send(run, part, &m[i]);
-    return status;
-}
-
-static banyan_status end_round(const exchange_call *run, const round_part *part)
-{
-    if (run->x->memory) return banyan_device_end(run, part);
-    banyan_status status =
-        banyan_headers_check(run, part, run->x->recv_buffer, banyan_comm_wait(run->comm));
-    for (int32_t i = 0; i < part->folds && !status; i++)
-        status = banyan_exchange_fold(run, &run->x->fold[part->first_fold + i], 1);
-    return status;
-}
 
 static banyan_status fail_in_round(const exchange_call *run, const round_part *part,
                                    banyan_status status)
@@ -69,9 +30,9 @@ banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
         return banyan_fail(BANYAN_ERR_ARGUMENT, "items of %zu bytes; at most %zu were planned",
                            p->item_bytes, x->max_item_bytes);
     const exchange_call run = {x, comm, p};
-    banyan_status status = x->memory ? banyan_exchange_look(x, comm) : BANYAN_OK;
+    banyan_status status = x->fault ? banyan_exchange_look(x, comm) : BANYAN_OK;
     if (status || !x->rounds) return status;
-    status = post_round(&run, x->round);
+    status = banyan_round_post(&run, x->round);
     return status ? fail_in_round(&run, x->round, status) : status;
 }
 
@@ -82,8 +43,8 @@ banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
     const exchange_call run = {x, comm, p};
     for (int32_t r = 0; r < x->rounds; r++) {
         const round_part *part = &x->round[r];
-        banyan_status status = r ? post_round(&run, part) : BANYAN_OK;
-        if (!status) status = end_round(&run, part);
+        banyan_status status = r ? banyan_round_post(&run, part) : BANYAN_OK;
+        if (!status) status = banyan_round_end(&run, part);
         if (status) return fail_in_round(&run, part, status);
         *messages += part->sends;
         for (int32_t i = 0; i < part->sends; i++)

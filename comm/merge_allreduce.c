@@ -28,7 +28,7 @@ static banyan_status reduce_queued(banyan_comm *comm, const banyan_pass *pass,
         *bytes += round[i].send_count * (int64_t)sizeof(float);
     }
     return banyan_comm_device_allreduce(comm, room->values, pass->floats, pass->op,
-                                        memory->stream(memory->ctx));
+                                        banyan_memory_stream(memory));
 }
 
 static banyan_status reduce_staged(banyan_comm *comm, const banyan_pass *pass,
@@ -39,14 +39,15 @@ static banyan_status reduce_staged(banyan_comm *comm, const banyan_pass *pass,
     const size_t count = (size_t)pass->floats * sizeof(float);
     banyan_status status = banyan_device_refuse_capture(comm, memory);
     if (status) return status;
-    status = banyan_device_status(memory->copy(memory->ctx, room->staged, room->values, count));
-    if (!status) status = banyan_device_status(memory->wait(memory->ctx));
+    status =
+        banyan_device_status(banyan_memory_copy(memory, room->staged, room->values, count));
+    if (!status) status = banyan_device_status(banyan_memory_wait(memory));
     if (!status)
         status = banyan_reduce_floats(comm, room->staged, pass->floats, pass->op,
                                       room->staged + pass->floats, messages, bytes);
     return status ? status
                   : banyan_device_status(
-                        memory->copy(memory->ctx, room->values, room->staged, count));
+                        banyan_memory_copy(memory, room->values, room->staged, count));
 }
 
 static banyan_status reduce_pass(banyan_comm *comm, const banyan_pass *pass,

@@ -108,5 +108,5 @@ banyan_status banyan_device_write(banyan_cache *c, const banyan_call *call)
 
 banyan_status banyan_device_copy(banyan_cache *c, void *to, const void *from, size_t bytes)
 {
-    return banyan_device_said(c->device->device->copy(c->device->queue, to, from, bytes));
+    return banyan_device_said(banyan_memory_copy(&c->device->memory, to, from, bytes));
 }

@@ -53,12 +53,12 @@ typedef struct banyan_device_cache {
     char *records, *items, *probed; /* device */
     banyan_slot *tables;            /* device */
     banyan_mirror **mirror;         /* [sequences][layers][KV heads held here] */
-    banyan_slot *ring;              /* [ring_slots], of allocate_host */
+    banyan_slot *ring;              /* [ring_slots], of allocate(on_host) */
     int64_t ring_slots, ring_used;
 
     /* Of a merge that reduces; else NULL. */
     float *maxima, *pass_values; /* device: [heads][rows], the longest pass */
-    float *pass_staged;          /* of allocate_host, where messages are staged: twice that */
+    float *pass_staged; /* of allocate(on_host), where messages are staged: twice that */
 
     uint8_t **role; /* [kinds][heads] */
     /* A batch. */

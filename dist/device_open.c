@@ -1,69 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A cache's memory on a device: taken, given back, and shown to exchanges, which know no devices. */
+/* A cache's memory on a device: taken and given back. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
 #include <string.h>
-
-_Static_assert(sizeof(banyan_fault) == sizeof(banyan_device_fault) &&
-                   offsetof(banyan_fault, got) == offsetof(banyan_device_fault, got),
-               "comm/ and attention/ mean the same fault");
-
-/* ---- banyan_memory ------------------------------------------------------------------------- */
-
-static const char *memory_allocate(void *ctx, int on_host, size_t bytes, void **out)
-{
-    const banyan_device_cache *d = ctx;
-    return on_host ? d->device->allocate_host(d->queue, bytes, out)
-                   : d->device->allocate(d->queue, bytes, out);
-}
-
-static void memory_release(void *ctx, int on_host, void *memory)
-{
-    const banyan_device_cache *d = ctx;
-    if (on_host)
-        d->device->release_host(d->queue, memory);
-    else
-        d->device->release(d->queue, memory);
-}
-
-static const char *memory_copy(void *ctx, void *to, const void *from, size_t bytes)
-{
-    const banyan_device_cache *d = ctx;
-    return d->device->copy(d->queue, to, from, bytes);
-}
-
-static const char *memory_put(void *ctx, void *to, const void *from, size_t bytes)
-{
-    const banyan_device_cache *d = ctx;
-    return d->device->put(d->queue, to, from, bytes);
-}
-
-static const char *memory_compare(void *ctx, const void *got, const void *expected,
-                                  banyan_fault *fault)
-{
-    const banyan_device_cache *d = ctx;
-    void *same = fault;
-    return d->device->compare(d->queue, got, expected, same);
-}
-
-static const char *wait(void *ctx)
-{
-    const banyan_device_cache *d = ctx;
-    return d->device->wait(d->queue);
-}
-
-static int is_captured(void *ctx)
-{
-    const banyan_device_cache *d = ctx;
-    return d->device->is_captured(d->queue);
-}
-
-static void *memory_stream(void *ctx)
-{
-    const banyan_device_cache *d = ctx;
-    return d->device->stream(d->queue);
-}
 
 /* ---- taking and giving back ------------------------------------------------------------------ */
 
@@ -81,7 +21,7 @@ static banyan_status allocate_device(banyan_device_cache *d, int64_t bytes, void
     void *memory = NULL;
     if (bytes == 0) return BANYAN_OK;
     const banyan_status status =
-        banyan_device_said(d->device->allocate(d->queue, (size_t)bytes, &memory));
+        banyan_device_said(banyan_memory_allocate(&d->memory, 0, (size_t)bytes, &memory));
     if (!status) memcpy(out, &memory, sizeof memory); /* whatever it points to */
     return status;
 }
@@ -114,16 +54,8 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     if (!status) status = banyan_device_said(device->open(&need.limits, on_stream, &d->queue));
     if (status) return status;
     d->device = device;
-    d->memory = (banyan_memory){.ctx = d,
-                                .is_staged = !plan->comm->transport->device,
-                                .allocate = memory_allocate,
-                                .release = memory_release,
-                                .copy = memory_copy,
-                                .put = memory_put,
-                                .compare = memory_compare,
-                                .wait = wait,
-                                .is_captured = is_captured,
-                                .stream = memory_stream};
+    d->memory = (banyan_memory){
+        .row = device->memory, .own = d->queue, .is_staged = !plan->comm->transport->device};
     d->ring_slots = need.ring_slots;
     status = allocate_device(d, records, &d->records);
     if (!status)
@@ -132,18 +64,19 @@ banyan_status banyan_device_open(banyan_cache *c, void *on_stream, size_t *bytes
     if (!status) status = allocate_device(d, need.probed_bytes, &d->probed);
     if (!status) status = allocate_device(d, sizeof *d->owed, &d->owed);
     if (!status)
-        status = banyan_device_said(device->put(d->queue, d->owed, &nothing, sizeof nothing));
+        status = banyan_device_said(
+            banyan_memory_put(&d->memory, d->owed, &nothing, sizeof nothing));
     if (!status) status = allocate_device(d, need.maxima_bytes, &d->maxima);
     if (!status) status = allocate_device(d, need.pass_bytes, &d->pass_values);
     void *staged = NULL;
     if (!status && need.pass_bytes && d->memory.is_staged)
         status = banyan_device_said(
-            device->allocate_host(d->queue, 2 * (size_t)need.pass_bytes, &staged));
+            banyan_memory_allocate(&d->memory, 1, 2 * (size_t)need.pass_bytes, &staged));
     d->pass_staged = staged;
     void *ring = NULL;
     if (!status)
-        status = banyan_device_said(
-            device->allocate_host(d->queue, (size_t)need.ring_slots * sizeof *d->ring, &ring));
+        status = banyan_device_said(banyan_memory_allocate(
+            &d->memory, 1, (size_t)need.ring_slots * sizeof *d->ring, &ring));
     d->ring = ring;
     if (status) return status;
     place_mirrors(c);
@@ -155,16 +88,16 @@ void banyan_device_close(banyan_cache *c)
 {
     banyan_device_cache *d = c->device;
     if (!d || !d->queue) return;
-    (void)d->device->wait(d->queue);
-    if (d->records) d->device->release(d->queue, d->records);
-    if (d->tables) d->device->release(d->queue, d->tables);
-    if (d->items) d->device->release(d->queue, d->items);
-    if (d->probed) d->device->release(d->queue, d->probed);
-    if (d->owed) d->device->release(d->queue, d->owed);
-    if (d->maxima) d->device->release(d->queue, d->maxima);
-    if (d->pass_values) d->device->release(d->queue, d->pass_values);
-    if (d->pass_staged) d->device->release_host(d->queue, d->pass_staged);
-    if (d->ring) d->device->release_host(d->queue, d->ring);
+    (void)banyan_memory_wait(&d->memory);
+    banyan_memory_release(&d->memory, 0, d->records);
+    banyan_memory_release(&d->memory, 0, d->tables);
+    banyan_memory_release(&d->memory, 0, d->items);
+    banyan_memory_release(&d->memory, 0, d->probed);
+    banyan_memory_release(&d->memory, 0, d->owed);
+    banyan_memory_release(&d->memory, 0, d->maxima);
+    banyan_memory_release(&d->memory, 0, d->pass_values);
+    banyan_memory_release(&d->memory, 1, d->pass_staged);
+    banyan_memory_release(&d->memory, 1, d->ring);
     d->device->close(d->queue);
     d->queue = NULL;
 }
@@ -186,7 +119,8 @@ banyan_status banyan_device_wait(banyan_cache *c)
     banyan_device_cache *d = c->device;
     banyan_comm *comm = c->plan->comm;
     const banyan_status status =
-        comm->transport->device ? banyan_comm_device_wait(comm, d->device->stream(d->queue))
-                                : BANYAN_OK;
-    return status ? status : banyan_device_said(d->device->wait(d->queue));
+        comm->transport->device
+            ? banyan_comm_device_wait(comm, banyan_memory_stream(&d->memory))
+            : BANYAN_OK;
+    return status ? status : banyan_device_said(banyan_memory_wait(&d->memory));
 }

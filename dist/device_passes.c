@@ -41,7 +41,7 @@ static void take_values(void *ctx, const float *values)
     if (p->pass++ == 0) {
         const size_t vectors = (size_t)spec->heads * (size_t)p->rows;
         remember_failure(
-            d, d->device->copy(d->queue, d->maxima, values, vectors * sizeof *values));
+            d, banyan_memory_copy(&d->memory, d->maxima, values, vectors * sizeof *values));
         return;
     }
     for (int32_t h = 0; h < spec->heads; h++) d->partial[h] = p->data[h];

@@ -10,7 +10,7 @@
 
 static banyan_status put_owed(const banyan_device_cache *d, int64_t step)
 {
-    return banyan_device_said(d->device->put(d->queue, d->owed, &step, sizeof step));
+    return banyan_device_said(banyan_memory_put(&d->memory, d->owed, &step, sizeof step));
 }
 
 /* ---- recording ------------------------------------------------------------------------------ */
@@ -184,12 +184,12 @@ banyan_status banyan_device_is_owed(banyan_cache *c, int *is_owed)
     banyan_device_cache *d = c->device;
     void *owed = NULL;
     banyan_status status =
-        banyan_device_said(d->device->allocate_host(d->queue, sizeof *d->owed, &owed));
+        banyan_device_said(banyan_memory_allocate(&d->memory, 1, sizeof *d->owed, &owed));
     if (status) return status;
-    status = banyan_device_said(d->device->copy(d->queue, owed, d->owed, sizeof *d->owed));
+    status = banyan_device_said(banyan_memory_copy(&d->memory, owed, d->owed, sizeof *d->owed));
     if (!status) status = banyan_device_wait(c);
     if (!status) *is_owed = *(const int64_t *)owed != 0;
-    d->device->release_host(d->queue, owed);
+    banyan_memory_release(&d->memory, 1, owed);
     return status;
 }
 

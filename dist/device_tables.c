@@ -26,7 +26,7 @@ void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer
 static banyan_status take_ring(banyan_device_cache *d, int64_t count, banyan_slot **out)
 {
     if (d->ring_used + count > d->ring_slots) {
-        const banyan_status status = banyan_device_said(d->device->wait(d->queue));
+        const banyan_status status = banyan_device_said(banyan_memory_wait(&d->memory));
         if (status) return status;
         d->ring_used = 0;
     }
@@ -73,8 +73,8 @@ static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan
     for (int64_t i = first; i < end; i++)
         mirror->copy[i] = ring[i - first] = slot_of(pool, kept, slots, i);
     if (end > mirror->count) mirror->count = end;
-    return banyan_device_said(d->device->copy(d->queue, mirror->slot + first, ring,
-                                              (size_t)(end - first) * sizeof *ring));
+    return banyan_device_said(banyan_memory_copy(&d->memory, mirror->slot + first, ring,
+                                                 (size_t)(end - first) * sizeof *ring));
 }
 
 banyan_status banyan_device_follow(banyan_cache *c, const banyan_sequence *s, int32_t layer)

@@ -4,7 +4,7 @@
 
 int banyan_device_is_captured(const banyan_cache *c)
 {
-    return c->device->device->is_captured(c->device->queue);
+    return banyan_memory_is_captured(&c->device->memory);
 }
 
 banyan_status banyan_device_tape(const banyan_cache *c, banyan_tape what)

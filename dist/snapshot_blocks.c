@@ -203,11 +203,11 @@ static banyan_status device_records(const mover *m, batch *b)
     for (int64_t i = b->first; i < b->first + b->count && !status; i++) {
         void *record = m->move[i].record;
         const size_t bytes = record_of(m, i);
-        status = banyan_device_said(d->device->copy(d->queue, m->is_save ? at : record,
-                                                    m->is_save ? record : at, bytes));
+        status = banyan_device_said(banyan_memory_copy(&d->memory, m->is_save ? at : record,
+                                                       m->is_save ? record : at, bytes));
         at += bytes;
     }
-    return status ? status : banyan_device_said(d->device->wait(d->queue));
+    return status ? status : banyan_device_said(banyan_memory_wait(&d->memory));
 }
 
 /* A batch's bytes become records, or its records bytes. */
@@ -310,7 +310,7 @@ static banyan_status take_batch(const mover *m, size_t most, batch *b)
                            (int)RING, m->room);
     if (!d) return BANYAN_OK;
     const banyan_status status =
-        banyan_device_said(d->device->allocate_host(d->queue, m->room, &records));
+        banyan_device_said(banyan_memory_allocate(&d->memory, 1, m->room, &records));
     b->records = records;
     return status;
 }
@@ -318,7 +318,7 @@ static banyan_status take_batch(const mover *m, size_t most, batch *b)
 static void give_batch(const mover *m, batch *b)
 {
     const banyan_device_cache *d = m->c->device;
-    if (b->records) d->device->release_host(d->queue, b->records);
+    if (b->records) banyan_memory_release(&d->memory, 1, b->records);
     free(b->bytes);
     free(b->at);
 }

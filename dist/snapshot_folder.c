@@ -70,7 +70,7 @@ static banyan_status check_save(banyan_cache *c, const char *folder, const void 
                            folder ? "empty" : "NULL");
     if (bytes && !note)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "save: a note of %zu bytes at NULL", bytes);
-    if (c->device && c->device->device->is_captured(c->device->queue))
+    if (c->device && banyan_memory_is_captured(&c->device->memory))
         return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                            "save: the stream is captured in a graph just now");
     const banyan_status status = banyan_snapshot_possible(c->plan);

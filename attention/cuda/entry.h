@@ -21,23 +21,22 @@ const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
                              banyan_queue **out);
 void banyan_cuda_close(banyan_queue *queue);
 void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host);
-void *banyan_cuda_stream(const banyan_queue *queue);
 int banyan_cuda_enter(const banyan_queue *queue);
 void banyan_cuda_leave(int device);
 
-const char *banyan_cuda_allocate(banyan_queue *queue, size_t bytes, void **out);
-void banyan_cuda_release(banyan_queue *queue, void *memory);
-const char *banyan_cuda_allocate_host(banyan_queue *queue, size_t bytes, void **out);
-void banyan_cuda_release_host(banyan_queue *queue, void *memory);
-const char *banyan_cuda_copy(banyan_queue *queue, void *to, const void *from, size_t bytes);
-const char *banyan_cuda_clear(banyan_queue *queue, void *memory, size_t bytes);
-const char *banyan_cuda_wait(banyan_queue *queue);
-int banyan_cuda_is_captured(const banyan_queue *queue);
+/* memory.cu, message.cu: of a device's memory, own being a queue. */
+extern const banyan_memory_row banyan_cuda_memory;
+const char *banyan_cuda_allocate(void *queue, int on_host, size_t bytes, void **out);
+void banyan_cuda_release(void *queue, int on_host, void *memory);
+const char *banyan_cuda_copy(void *queue, void *to, const void *from, size_t bytes);
+const char *banyan_cuda_fill(void *queue, void *memory, int byte, size_t bytes);
+const char *banyan_cuda_put(void *queue, void *to, const void *from, size_t bytes);
+const char *banyan_cuda_compare(void *queue, const void *got, const void *expected,
+                                banyan_fault *fault);
+const char *banyan_cuda_wait(void *queue);
+int banyan_cuda_is_captured(void *queue);
+void *banyan_cuda_stream(void *queue);
 const char *banyan_cuda_tape(banyan_queue *queue, banyan_tape what);
-/* message.cu */
-const char *banyan_cuda_put(banyan_queue *queue, void *to, const void *from, size_t bytes);
-const char *banyan_cuda_compare(banyan_queue *queue, const void *got, const void *expected,
-                                banyan_device_fault *fault);
 /* passes.cu */
 const char *banyan_cuda_give(banyan_queue *queue, int pass, float *const *partial,
                              int32_t heads, int32_t value_dim, int64_t rows,

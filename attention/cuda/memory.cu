@@ -7,9 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *banyan_cuda_allocate(banyan_queue *queue, size_t bytes, void **out)
+static const char *allocate_there(size_t bytes, void **out)
 {
-    (void)queue;
     void *memory = NULL;
     const cudaError_t error = cudaMalloc(&memory, bytes ? bytes : 1);
     if (error == cudaSuccess) {
@@ -21,12 +20,6 @@ const char *banyan_cuda_allocate(banyan_queue *queue, size_t bytes, void **out)
                       cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
-void banyan_cuda_release(banyan_queue *queue, void *memory)
-{
-    (void)queue;
-    if (memory) cudaFree(memory);
-}
-
 /* In front of host memory: how it was had. Some machines let a process lock no more pages, and slow
  * copies are better than none. */
 enum { PREFIX_BYTES = 64 };
@@ -34,7 +27,7 @@ typedef struct host_prefix {
     bool is_locked;
 } host_prefix;
 
-const char *banyan_cuda_allocate_host(banyan_queue *queue, size_t bytes, void **out)
+static const char *allocate_locked(banyan_queue *queue, size_t bytes, void **out)
 {
     void *memory = NULL;
     bool is_locked = true;
@@ -51,10 +44,19 @@ const char *banyan_cuda_allocate_host(banyan_queue *queue, size_t bytes, void **
     return NULL;
 }
 
-void banyan_cuda_release_host(banyan_queue *queue, void *memory)
+const char *banyan_cuda_allocate(void *queue, int on_host, size_t bytes, void **out)
 {
-    (void)queue;
+    return on_host ? allocate_locked((banyan_queue *)queue, bytes, out)
+                   : allocate_there(bytes, out);
+}
+
+void banyan_cuda_release(void *, int on_host, void *memory)
+{
     if (!memory) return;
+    if (!on_host) {
+        cudaFree(memory);
+        return;
+    }
     memory = (char *)memory - PREFIX_BYTES;
     if (((host_prefix *)memory)->is_locked)
         cudaFreeHost(memory);
@@ -62,20 +64,48 @@ void banyan_cuda_release_host(banyan_queue *queue, void *memory)
         free(memory);
 }
 
-const char *banyan_cuda_copy(banyan_queue *queue, void *to, const void *from, size_t bytes)
+const char *banyan_cuda_copy(void *queue, void *to, const void *from, size_t bytes)
 {
     if (!bytes) return NULL;
-    return cuda_failed(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, queue->stream),
-                       "copying memory");
+    return cuda_failed(
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((banyan_queue *)queue)->stream),
+        "copying memory");
 }
 
-const char *banyan_cuda_clear(banyan_queue *queue, void *memory, size_t bytes)
+const char *banyan_cuda_fill(void *queue, void *memory, int byte, size_t bytes)
 {
     if (!bytes) return NULL;
-    return cuda_failed(cudaMemsetAsync(memory, 0, bytes, queue->stream), "clearing memory");
+    return cuda_failed(cudaMemsetAsync(memory, byte, bytes, ((banyan_queue *)queue)->stream),
+                       "filling memory");
 }
 
-const char *banyan_cuda_wait(banyan_queue *queue)
+const char *banyan_cuda_wait(void *queue)
 {
-    return cuda_failed(cudaStreamSynchronize(queue->stream), "waiting for the device");
+    return cuda_failed(cudaStreamSynchronize(((banyan_queue *)queue)->stream),
+                       "waiting for the device");
 }
+
+void *banyan_cuda_stream(void *queue)
+{
+    return ((banyan_queue *)queue)->stream;
+}
+
+int banyan_cuda_is_captured(void *queue)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(((banyan_queue *)queue)->stream, &status) != cudaSuccess)
+        cudaGetLastError();
+    return status != cudaStreamCaptureStatusNone;
+}
+
+extern const banyan_memory_row banyan_cuda_memory = {"cuda",
+                                                     1,
+                                                     banyan_cuda_allocate,
+                                                     banyan_cuda_release,
+                                                     banyan_cuda_copy,
+                                                     banyan_cuda_fill,
+                                                     banyan_cuda_put,
+                                                     banyan_cuda_compare,
+                                                     banyan_cuda_wait,
+                                                     banyan_cuda_is_captured,
+                                                     banyan_cuda_stream};

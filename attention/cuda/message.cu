@@ -12,7 +12,7 @@ struct head {
     uint32_t word[HEAD_WORDS];
 };
 
-static_assert(sizeof(head) == sizeof(banyan_device_fault::got), "a header is 64 bytes");
+static_assert(sizeof(head) == sizeof(banyan_fault::got), "a header is 64 bytes");
 
 static __global__ void put_kernel(unsigned char *to, head from, int bytes)
 {
@@ -22,8 +22,7 @@ static __global__ void put_kernel(unsigned char *to, head from, int bytes)
 
 /* One thread reads it all: the others would only wait for each other, and it is 64 bytes. The host
  * reads is_set first, so it is written last. */
-static __global__ void compare_kernel(const uint32_t *got, head expected,
-                                      banyan_device_fault *fault)
+static __global__ void compare_kernel(const uint32_t *got, head expected, banyan_fault *fault)
 {
     head mine;
     bool is_same = true;
@@ -47,24 +46,24 @@ const char *cuda_message_open(banyan_queue *)
     return cuda_failed(error, "loading the work on headers");
 }
 
-const char *banyan_cuda_put(banyan_queue *queue, void *to, const void *from, size_t bytes)
+const char *banyan_cuda_put(void *own, void *to, const void *from, size_t bytes)
 {
     head h = {};
     if (bytes > sizeof h) return cuda_words("putting %zu bytes; at most 64 are", bytes);
     memcpy(&h, from, bytes);
-    const cuda_shape shape = {dim3(1), dim3(64), 0, queue->stream, false};
+    const cuda_shape shape = {dim3(1), dim3(64), 0, ((banyan_queue *)own)->stream, false};
     return cuda_failed(cuda_launch(shape, put_kernel, (unsigned char *)to, h, (int)bytes),
                        "putting a header");
 }
 
 /* Where the device cannot write to the host's memory, the fault goes there and comes back. */
-const char *banyan_cuda_compare(banyan_queue *queue, const void *got, const void *expected,
-                                banyan_device_fault *fault)
+const char *banyan_cuda_compare(void *own, const void *got, const void *expected,
+                                banyan_fault *fault)
 {
+    banyan_queue *const queue = (banyan_queue *)own;
     head h;
     memcpy(&h, expected, sizeof h);
-    banyan_device_fault *const place =
-        queue->is_mapped ? fault : (banyan_device_fault *)queue->scratch;
+    banyan_fault *const place = queue->is_mapped ? fault : (banyan_fault *)queue->scratch;
     const cuda_shape shape = {dim3(1), dim3(1), 0, queue->stream, false};
     const char *failed = NULL;
     if (place != fault) failed = banyan_cuda_copy(queue, place, fault, sizeof *fault);

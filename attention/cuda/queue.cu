@@ -201,15 +201,15 @@ void banyan_cuda_close(banyan_queue *queue)
     if (!queue) return;
     if (queue->stream) cudaStreamSynchronize(queue->stream);
     for (int i = 0; i < CUDA_STAGES; i++) {
-        banyan_cuda_release_host(queue, queue->stage[i].bytes);
+        banyan_cuda_release(queue, 1, queue->stage[i].bytes);
         if (queue->stage[i].copied) cudaEventDestroy(queue->stage[i].copied);
     }
     cuda_tape_close(queue);
-    banyan_cuda_release_host(queue, queue->captured_host);
-    banyan_cuda_release(queue, queue->captured_arguments);
-    banyan_cuda_release(queue, queue->arguments);
-    banyan_cuda_release(queue, queue->counter);
-    banyan_cuda_release(queue, queue->scratch);
+    banyan_cuda_release(queue, 1, queue->captured_host);
+    banyan_cuda_release(queue, 0, queue->captured_arguments);
+    banyan_cuda_release(queue, 0, queue->arguments);
+    banyan_cuda_release(queue, 0, queue->counter);
+    banyan_cuda_release(queue, 0, queue->scratch);
     free(queue->room);
     if (queue->owns_stream) cudaStreamDestroy(queue->stream);
     free(queue);
@@ -218,9 +218,9 @@ void banyan_cuda_close(banyan_queue *queue)
 static const char *take_stages(banyan_queue *queue)
 {
     const size_t bytes = queue->stage_bytes;
-    const char *failed = banyan_cuda_allocate(queue, bytes, (void **)&queue->arguments);
+    const char *failed = banyan_cuda_allocate(queue, 0, bytes, (void **)&queue->arguments);
     for (int i = 0; !failed && i < CUDA_STAGES; i++) {
-        failed = banyan_cuda_allocate_host(queue, bytes, (void **)&queue->stage[i].bytes);
+        failed = banyan_cuda_allocate(queue, 1, bytes, (void **)&queue->stage[i].bytes);
         if (!failed)
             failed = cuda_failed(
                 cudaEventCreateWithFlags(&queue->stage[i].copied, cudaEventDisableTiming),
@@ -228,11 +228,11 @@ static const char *take_stages(banyan_queue *queue)
     }
     queue->captured_bytes = (size_t)queue->limits.captured * bytes;
     if (!failed && queue->captured_bytes)
-        failed = banyan_cuda_allocate(queue, queue->captured_bytes,
+        failed = banyan_cuda_allocate(queue, 0, queue->captured_bytes,
                                       (void **)&queue->captured_arguments);
     if (!failed && queue->captured_bytes)
-        failed = banyan_cuda_allocate_host(queue, queue->captured_bytes,
-                                           (void **)&queue->captured_host);
+        failed = banyan_cuda_allocate(queue, 1, queue->captured_bytes,
+                                      (void **)&queue->captured_host);
     return failed ? failed : cuda_tape_open(queue);
 }
 
@@ -243,12 +243,13 @@ static const char *take_memory(banyan_queue *queue)
     queue->room_bytes = room_bytes(&queue->limits, queue->multiprocessors);
     queue->room = (char *)malloc(queue->room_bytes);
     if (!queue->room) return "out of memory";
-    const char *failed = banyan_cuda_allocate(queue, queue->scratch_bytes, &queue->scratch);
+    const char *failed = banyan_cuda_allocate(queue, 0, queue->scratch_bytes, &queue->scratch);
     if (!failed)
-        failed =
-            banyan_cuda_allocate(queue, CUDA_COUNTERS * sizeof(int), (void **)&queue->counter);
+        failed = banyan_cuda_allocate(queue, 0, CUDA_COUNTERS * sizeof(int),
+                                      (void **)&queue->counter);
     if (!failed) failed = take_stages(queue);
-    if (!failed) failed = banyan_cuda_clear(queue, queue->counter, CUDA_COUNTERS * sizeof(int));
+    if (!failed)
+        failed = banyan_cuda_fill(queue, queue->counter, 0, CUDA_COUNTERS * sizeof(int));
     return failed;
 }
 
@@ -309,19 +310,7 @@ void banyan_cuda_leave(int device)
     if (cudaGetDevice(&current) == cudaSuccess && current != device) cudaSetDevice(device);
 }
 
-void *banyan_cuda_stream(const banyan_queue *queue)
-{
-    return queue->stream;
-}
-
 /* ---- arguments ------------------------------------------------------------------------------- */
-
-int banyan_cuda_is_captured(const banyan_queue *queue)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(queue->stream, &status) != cudaSuccess) cudaGetLastError();
-    return status != cudaStreamCaptureStatusNone;
-}
 
 /* Where the bytes of a call go: *host to be filled, and copied to *device. */
 static const char *take_stage(banyan_queue *queue, size_t bytes, char **host, char **device,

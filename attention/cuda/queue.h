@@ -45,7 +45,7 @@ struct banyan_queue {
     int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
     bool waits;     /* launch_wait waits in the code that runs here: kernels may overlap */
-    bool is_mapped; /* the device reads and writes host memory of allocate_host in place */
+    bool is_mapped; /* the device reads and writes host memory of allocate(on_host) in place */
 
     void *
         scratch; /* device: what a call keeps between its kernels; of calls on this stream only */

@@ -45,15 +45,10 @@ static int cuda_is_decode(const banyan_batch *batch)
         .missing = banyan_cuda_missing, .memory_free = banyan_cuda_memory_free,                \
         .open = banyan_cuda_open, .close = banyan_cuda_close,                                  \
         .queue_bytes = banyan_cuda_queue_bytes, .enter = banyan_cuda_enter,                    \
-        .leave = banyan_cuda_leave, .stream = banyan_cuda_stream,                              \
-        .allocate = banyan_cuda_allocate, .release = banyan_cuda_release,                      \
-        .allocate_host = banyan_cuda_allocate_host, .release_host = banyan_cuda_release_host,  \
-        .copy = banyan_cuda_copy, .clear = banyan_cuda_clear, .wait = banyan_cuda_wait,        \
-        .is_captured = banyan_cuda_is_captured, .tape = banyan_cuda_tape,                      \
+        .leave = banyan_cuda_leave, .memory = &banyan_cuda_memory, .tape = banyan_cuda_tape,   \
         .pack = banyan_cuda_pack, .attend = (attend_function), .combine = banyan_cuda_combine, \
         .finish = banyan_cuda_finish, .join = banyan_cuda_join, .share = banyan_cuda_share,    \
-        .put = banyan_cuda_put, .compare = banyan_cuda_compare, .give = banyan_cuda_give,      \
-        .take = banyan_cuda_take,                                                              \
+        .give = banyan_cuda_give, .take = banyan_cuda_take,                                    \
     }
 
 #endif

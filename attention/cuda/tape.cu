@@ -13,8 +13,7 @@ const char *cuda_tape_open(banyan_queue *queue)
     tape->mode = BANYAN_TAPE_OFF;
     tape->host[0] = queue->captured_host;
     if (queue->captured_bytes)
-        failed =
-            banyan_cuda_allocate_host(queue, queue->captured_bytes, (void **)&tape->host[1]);
+        failed = banyan_cuda_allocate(queue, 1, queue->captured_bytes, (void **)&tape->host[1]);
     for (int i = 0; i < 2 && !failed; i++)
         failed = cuda_failed(cudaEventCreateWithFlags(&tape->copied[i], cudaEventDisableTiming),
                              "making an event");
@@ -23,7 +22,7 @@ const char *cuda_tape_open(banyan_queue *queue)
 
 void cuda_tape_close(banyan_queue *queue)
 {
-    banyan_cuda_release_host(queue, queue->tape.host[1]);
+    banyan_cuda_release(queue, 1, queue->tape.host[1]);
     for (int i = 0; i < 2; i++)
         if (queue->tape.copied[i]) cudaEventDestroy(queue->tape.copied[i]);
 }

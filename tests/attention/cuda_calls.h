@@ -23,7 +23,7 @@ static inline banyan_queue *calls_open(const banyan_device_limits *limits)
 static inline void *calls_device(banyan_queue *queue, size_t bytes)
 {
     void *memory = NULL;
-    RUNS(banyan_cuda_allocate(queue, bytes, &memory));
+    RUNS(banyan_cuda_allocate(queue, 0, bytes, &memory));
     if (!memory) exit(1);
     return memory;
 }
@@ -32,13 +32,13 @@ static inline void calls_copy(banyan_queue *queue, void *to, const void *from, s
                               int is_up)
 {
     void *host = NULL;
-    RUNS(banyan_cuda_allocate_host(queue, bytes, &host));
+    RUNS(banyan_cuda_allocate(queue, 1, bytes, &host));
     if (!host) exit(1);
     if (is_up) memcpy(host, from, bytes);
     RUNS(banyan_cuda_copy(queue, is_up ? to : host, is_up ? host : from, bytes));
     RUNS(banyan_cuda_wait(queue));
     if (!is_up) memcpy(to, host, bytes);
-    banyan_cuda_release_host(queue, host);
+    banyan_cuda_release(queue, 1, host);
 }
 static inline void *calls_up(banyan_queue *queue, const void *from, size_t bytes)
 {

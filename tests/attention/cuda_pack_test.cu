@@ -191,9 +191,9 @@ static void run(const trial *t, uint64_t seed)
     CHECK(banyan_cuda_pack(queue, s, KV_HEADS, (char *)device_k + 8, device_v, t->in_dtype,
                            packing, 1));
 
-    banyan_cuda_release(queue, records);
-    banyan_cuda_release(queue, device_k);
-    banyan_cuda_release(queue, device_v);
+    banyan_cuda_release(queue, 0, records);
+    banyan_cuda_release(queue, 0, device_k);
+    banyan_cuda_release(queue, 0, device_v);
     banyan_cuda_close(queue);
     free(before), free(after), free(k), free(v);
 }

@@ -76,8 +76,8 @@ static void test_combine(banyan_queue *queue)
         RUNS(banyan_cuda_combine(queue, x, x, y, DIM, ROWS));
         calls_down(queue, again, x, sizeof got);
         CHECK(!memcmp(got, again, sizeof got));
-        banyan_cuda_release(queue, x), banyan_cuda_release(queue, y);
-        banyan_cuda_release(queue, z);
+        banyan_cuda_release(queue, 0, x), banyan_cuda_release(queue, 0, y);
+        banyan_cuda_release(queue, 0, z);
     }
 }
 
@@ -102,8 +102,8 @@ static void test_associative(banyan_queue *queue)
             i % FLOATS == DIM ? 0 : fabsf(p[0][i]) + fabsf(p[1][i]) + fabsf(p[2][i]);
         CHECK_MSG(is_close(left[i], right[i], 2 * size), "%d: %g and %g", i, left[i], right[i]);
     }
-    for (int i = 0; i < 3; i++) banyan_cuda_release(queue, d[i]);
-    banyan_cuda_release(queue, x);
+    for (int i = 0; i < 3; i++) banyan_cuda_release(queue, 0, d[i]);
+    banyan_cuda_release(queue, 0, x);
 }
 
 /* Three heads, the middle one of which is somebody else's; out in each format, to the bit. */
@@ -147,8 +147,8 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
     }
     RUNS(banyan_cuda_finish(queue, partial, NULL, HEADS, DIM, ROWS, out, dtype, NULL));
     RUNS(banyan_cuda_wait(queue));
-    for (int h = 0; h < HEADS; h++) banyan_cuda_release(queue, partial[h]);
-    banyan_cuda_release(queue, out), banyan_cuda_release(queue, out_lse);
+    for (int h = 0; h < HEADS; h++) banyan_cuda_release(queue, 0, partial[h]);
+    banyan_cuda_release(queue, 0, out), banyan_cuda_release(queue, 0, out_lse);
 }
 
 static void test_share(banyan_queue *queue)
@@ -174,8 +174,8 @@ static void test_share(banyan_queue *queue)
         CHECK_MSG(fabs(mass[row * HEADS + 1] - want) <= limit + 0x1p-126,
                   "row %d: %g, expected %g", row, mass[row * HEADS + 1], want);
     }
-    banyan_cuda_release(queue, a[1]), banyan_cuda_release(queue, p[1]);
-    banyan_cuda_release(queue, out);
+    banyan_cuda_release(queue, 0, a[1]), banyan_cuda_release(queue, 0, p[1]);
+    banyan_cuda_release(queue, 0, out);
 }
 
 int main(void)

@@ -61,7 +61,7 @@ static void test_ring(void)
     calls_down(queue, got[0], to, sizeof got[0]);
     check_call(got[0], 7);
     free(large);
-    banyan_cuda_release(queue, to);
+    banyan_cuda_release(queue, 0, to);
     banyan_cuda_close(queue);
 }
 
@@ -85,7 +85,7 @@ static void test_capture(void)
     CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
     for (int replay = 0; replay < 3; replay++) {
         for (int c = 0; c < CALLS; c++) RUNS(call(queue, 50 + c, to + 2 * NUMBERS));
-        RUNS(banyan_cuda_clear(queue, to, 2 * NUMBERS * sizeof(int)));
+        RUNS(banyan_cuda_fill(queue, to, 0, 2 * NUMBERS * sizeof(int)));
         CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess);
         calls_down(queue, got, to, sizeof got);
         check_call(got[0], 1), check_call(got[1], 2), check_call(got[2], 50 + CALLS - 1);
@@ -103,7 +103,7 @@ static void test_capture(void)
     RUNS(call(queue, 9, to)); /* outside of graphs all is as before */
     calls_down(queue, got[0], to, sizeof got[0]);
     check_call(got[0], 9);
-    banyan_cuda_release(queue, to);
+    banyan_cuda_release(queue, 0, to);
     banyan_cuda_close(queue);
 }
 
@@ -121,7 +121,7 @@ static void test_memory(void)
     CHECK(queue && banyan_cuda_stream(queue) == stream);
     RUNS(banyan_cuda_memory_free(&available));
     CHECK(available > 0);
-    const char *failed = banyan_cuda_allocate(queue, (size_t)1 << 50, &memory);
+    const char *failed = banyan_cuda_allocate(queue, 0, (size_t)1 << 50, &memory);
     CHECK_MSG(failed && strstr(failed, "1125899906842624 bytes") && !memory, "%s",
               failed ? failed : "no error");
     banyan_cuda_queue_bytes(&limits, &device, &host);

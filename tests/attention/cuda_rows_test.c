@@ -21,12 +21,12 @@ enum { TOKENS = 128, HEADS = 4, DIM = 256, BLOCK = 64 }; /* DIM: the most */
 static void *up(const banyan_device *d, banyan_queue *queue, const void *from, size_t bytes)
 {
     void *device = NULL, *host = NULL;
-    RUNS(d->allocate(queue, bytes, &device));
-    RUNS(d->allocate_host(queue, bytes, &host));
+    RUNS(d->memory->allocate(queue, 0, bytes, &device));
+    RUNS(d->memory->allocate(queue, 1, bytes, &host));
     memcpy(host, from, bytes);
-    RUNS(d->copy(queue, device, host, bytes));
-    RUNS(d->wait(queue));
-    d->release_host(queue, host);
+    RUNS(d->memory->copy(queue, device, host, bytes));
+    RUNS(d->memory->wait(queue));
+    d->memory->release(queue, 1, host);
     return device;
 }
 
@@ -34,11 +34,11 @@ static void down(const banyan_device *d, banyan_queue *queue, float *to, const v
                  int64_t count)
 {
     void *host = NULL;
-    RUNS(d->allocate_host(queue, (size_t)count * 4, &host));
-    RUNS(d->copy(queue, host, from, (size_t)count * 4));
-    RUNS(d->wait(queue));
+    RUNS(d->memory->allocate(queue, 1, (size_t)count * 4, &host));
+    RUNS(d->memory->copy(queue, host, from, (size_t)count * 4));
+    RUNS(d->memory->wait(queue));
     memcpy(to, host, (size_t)count * 4);
-    d->release_host(queue, host);
+    d->memory->release(queue, 1, host);
 }
 
 /* The largest is first: the scale of its e4m3 row is then 2^-6. */
@@ -94,9 +94,9 @@ static void attend(const banyan_kernel *kernel, banyan_queue *queue, const banya
     down(device, queue, out, batch.out, (int64_t)floats);
     down(device, queue, lse, batch.lse, rows * HEADS);
     check(out, lse, at, rows, dim);
-    device->release(queue, q);
-    device->release(queue, batch.out);
-    device->release(queue, batch.lse);
+    device->memory->release(queue, 0, q);
+    device->memory->release(queue, 0, batch.out);
+    device->memory->release(queue, 0, batch.lse);
     free(zeros), free(out), free(lse);
 }
 
@@ -125,7 +125,7 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype, int32_t dim)
     const size_t bytes = kernel->record_bytes(&shape);
     void *records = NULL, *device_k = up(device, queue, k, sizeof k);
     void *device_v = up(device, queue, v, sizeof v);
-    RUNS(device->allocate(queue, 2 * bytes, &records));
+    RUNS(device->memory->allocate(queue, 0, 2 * bytes, &records));
     const banyan_packing packing[2] = {{(char *)records + bytes, 0, 0, 0, BLOCK, 1},
                                        {records, 0, BLOCK, 0, BLOCK, 1}};
     RUNS(device->pack(queue, &shape, 1, device_k, device_v, BANYAN_F32, packing, 2));
@@ -141,10 +141,10 @@ static void run(const banyan_kernel *kernel, banyan_dtype dtype, int32_t dim)
     attend(kernel, queue, &batch, 100, 1); /* 4 vectors */
     attend(kernel, queue, &batch, 80, 8);  /* 32: the most that decode takes */
     attend(kernel, queue, &batch, 64, 40); /* 160 */
-    device->release(queue, records);
-    device->release(queue, device_k);
-    device->release(queue, device_v);
-    device->release(queue, (void *)(uintptr_t)table.slot);
+    device->memory->release(queue, 0, records);
+    device->memory->release(queue, 0, device_k);
+    device->memory->release(queue, 0, device_v);
+    device->memory->release(queue, 0, (void *)(uintptr_t)table.slot);
     device->close(queue);
 }
 

@@ -4,7 +4,8 @@
 #include "attention/attention.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/ptx.h"
-#include "tests/comm/cuda_memory.h"
+#include "attention/cuda/entry.h"
+#include "comm/comm.h"
 #include "tests/comm/local_cuda.h"
 #include "tests/test.h"
 
@@ -34,7 +35,7 @@ static banyan_queue *open_queue()
 static void *new_host(banyan_queue *queue, size_t bytes)
 {
     void *memory = NULL;
-    CHECK_DONE(banyan_cuda_allocate_host(queue, bytes, &memory));
+    CHECK_DONE(banyan_cuda_allocate(queue, 1, bytes, &memory));
     memset(memory, 0, bytes);
     return memory;
 }
@@ -42,7 +43,7 @@ static void *new_host(banyan_queue *queue, size_t bytes)
 static void *new_device(banyan_queue *queue, size_t bytes)
 {
     void *memory = NULL;
-    CHECK_DONE(banyan_cuda_allocate(queue, bytes, &memory));
+    CHECK_DONE(banyan_cuda_allocate(queue, 0, bytes, &memory));
     return memory;
 }
 
@@ -54,11 +55,11 @@ static void test_headers()
     unsigned char header[64], other[64];
     char *device = (char *)new_device(queue, 128);
     unsigned char *back = (unsigned char *)new_host(queue, 128);
-    banyan_device_fault *fault = (banyan_device_fault *)new_host(queue, sizeof *fault);
+    banyan_fault *fault = (banyan_fault *)new_host(queue, sizeof *fault);
     for (int i = 0; i < 64; i++) header[i] = (unsigned char)(3 * i + 1);
     memcpy(other, header, sizeof other);
     other[37] ^= 4;
-    CHECK_DONE(banyan_cuda_clear(queue, device, 128));
+    CHECK_DONE(banyan_cuda_fill(queue, device, 0, 128));
     CHECK_DONE(banyan_cuda_put(queue, device, header, 64));
     CHECK_DONE(banyan_cuda_put(queue, device + 64, header, 11));
     CHECK_DONE(banyan_cuda_compare(queue, device, header, fault));
@@ -76,9 +77,9 @@ static void test_headers()
     CHECK_DONE(banyan_cuda_wait(queue));
     CHECK(fault->expected[36] == header[36]);
     CHECK(banyan_cuda_put(queue, device, header, 65) != NULL);
-    banyan_cuda_release_host(queue, fault);
-    banyan_cuda_release_host(queue, back);
-    banyan_cuda_release(queue, device);
+    banyan_cuda_release(queue, 1, fault);
+    banyan_cuda_release(queue, 1, back);
+    banyan_cuda_release(queue, 0, device);
     banyan_cuda_close(queue);
 }
 
@@ -160,12 +161,12 @@ static void test_passes(int value_dim)
         CHECK(!memcmp(&now[value_dim], &maxima[v], sizeof(float)));
         CHECK(now[value_dim + 1] == (float)(2000 + v));
     }
-    banyan_cuda_release_host(queue, host);
-    banyan_cuda_release_host(queue, back);
-    banyan_cuda_release_host(queue, maxima);
-    banyan_cuda_release(queue, device);
-    banyan_cuda_release(queue, m);
-    banyan_cuda_release(queue, values);
+    banyan_cuda_release(queue, 1, host);
+    banyan_cuda_release(queue, 1, back);
+    banyan_cuda_release(queue, 1, maxima);
+    banyan_cuda_release(queue, 0, device);
+    banyan_cuda_release(queue, 0, m);
+    banyan_cuda_release(queue, 0, values);
     banyan_cuda_close(queue);
 }
 
@@ -209,7 +210,7 @@ static void run_rank(banyan_comm *comm, void *arg)
     trial *const t = (trial *)arg;
     const int rank = banyan_comm_rank(comm);
     banyan_queue *queue = open_queue();
-    const banyan_memory memory = cuda_memory(queue, t->way == 2);
+    const banyan_memory memory = {&banyan_cuda_memory, queue, t->way == 2};
     const size_t bytes = sizeof t->result[0][0];
     uint32_t *start = (uint32_t *)new_host(queue, bytes);
     char *place = t->way ? (char *)new_device(queue, bytes) : (char *)start;
@@ -237,8 +238,8 @@ static void run_rank(banyan_comm *comm, void *arg)
     CHECK(t->way == 0 || banyan_exchange_look(x, comm) == BANYAN_OK);
     memcpy(t->result[t->way][rank], start, bytes);
     banyan_exchange_destroy(x);
-    if (t->way) banyan_cuda_release(queue, place);
-    banyan_cuda_release_host(queue, start);
+    if (t->way) banyan_cuda_release(queue, 0, place);
+    banyan_cuda_release(queue, 1, start);
     banyan_cuda_close(queue);
 }
 

@@ -208,7 +208,7 @@ static void move(const giver *g, void *to, const void *from)
     const size_t bytes = (size_t)g->floats * sizeof(float);
     const banyan_memory there = stream_memory(g->stream, 0);
     if (g->stream)
-        there.copy(there.ctx, to, from, bytes);
+        banyan_memory_copy(&there, to, from, bytes);
     else
         memcpy(to, from, bytes);
 }

@@ -142,8 +142,10 @@ static void check(int way, size_t expected, size_t sent, stream *device_stream)
     CHECK(banyan_comm_split(world, 0, 0, &comm) == BANYAN_OK);
     banyan_comm_timeout(comm, limit);
     banyan_memory memory = stream_memory(device_stream, 1);
-    memory.allocate = allocate;
-    memory.release = release;
+    banyan_memory_row guarded = *memory.row;
+    guarded.allocate = allocate;
+    guarded.release = release;
+    memory.row = &guarded;
     const double begin = now();
     const banyan_status status =
         way == plain ? send_plain(comm, expected, sent)

@@ -68,7 +68,7 @@ cudaError_t emulator_enqueue(cudaStream_t s, void (*run)(void *argument), void *
                              void (*free)(void *argument))
 {
     const banyan_memory there = stream_memory((stream *)s, 0);
-    const queued q = {run, argument, there.is_captured(there.ctx) ? NULL : free};
+    const queued q = {run, argument, banyan_memory_is_captured(&there) ? NULL : free};
     stream_push((stream *)s, run_queued, &q, sizeof q);
     return cudaSuccess;
 }

@@ -189,6 +189,25 @@ static const char *copy(void *ctx, void *to, const void *from, size_t bytes)
     return NULL;
 }
 
+typedef struct filling {
+    void *memory;
+    int byte;
+    size_t bytes;
+} filling;
+
+static void do_fill(void *arg)
+{
+    const filling *f = arg;
+    memset(f->memory, f->byte, f->bytes);
+}
+
+static const char *fill(void *ctx, void *memory, int byte, size_t bytes)
+{
+    const filling f = {memory, byte, bytes};
+    stream_push(ctx, do_fill, &f, sizeof f);
+    return NULL;
+}
+
 typedef struct putting {
     void *to;
     size_t bytes;
@@ -250,10 +269,21 @@ static void *stream_of(void *ctx)
     return ctx;
 }
 
+static const banyan_memory_row stream_row = {.name = "stream",
+                                             .is_apart = 1,
+                                             .allocate = allocate,
+                                             .release = release,
+                                             .copy = copy,
+                                             .fill = fill,
+                                             .put = put,
+                                             .compare = compare,
+                                             .wait = wait,
+                                             .is_captured = is_captured,
+                                             .stream = stream_of};
+
 banyan_memory stream_memory(stream *s, int is_staged)
 {
-    return (banyan_memory){s,   is_staged, allocate, release,     copy,
-                           put, compare,   wait,     is_captured, stream_of};
+    return (banyan_memory){.row = &stream_row, .own = s, .is_staged = is_staged};
 }
 
 /* ---- events -------------------------------------------------------------------------------- */

@@ -23,7 +23,7 @@ stream_graph *stream_end_capture(stream *s);
 void stream_replay(stream *s, const stream_graph *graph);
 void stream_forget(stream_graph *graph);
 
-/* Its memory, for exchanges: ctx is the stream. */
+/* Its memory, for exchanges: own is the stream. */
 banyan_memory stream_memory(stream *s, int is_staged);
 /* For ranks that are threads, each with a stream of its own. */
 extern const local_device stream_device;

@@ -18,12 +18,12 @@ static inline void arrays_copy(banyan_cache *cache, void *device, void *host, si
         memcpy(up ? device : host, up ? host : device, bytes);
         return;
     }
-    if (d->device->allocate_host(d->queue, bytes, &stage)) abort();
+    if (banyan_memory_allocate(&d->memory, 1, bytes, &stage)) abort();
     if (up) memcpy(stage, host, bytes);
-    CHECK(!d->device->copy(d->queue, up ? device : stage, up ? stage : device, bytes));
+    CHECK(!banyan_memory_copy(&d->memory, up ? device : stage, up ? stage : device, bytes));
     CHECK_MSG(banyan_cache_wait(cache) == BANYAN_OK, "%s", banyan_error_message());
     if (!up) memcpy(host, stage, bytes);
-    d->device->release_host(d->queue, stage);
+    banyan_memory_release(&d->memory, 1, stage);
 }
 
 static inline void arrays_down(banyan_cache *cache, void *host, const void *device,
@@ -37,7 +37,7 @@ static inline void *arrays_up(banyan_cache *cache, const void *host, size_t byte
     void *device = NULL;
     if (!cache->device)
         device = malloc(bytes);
-    else if (cache->device->device->allocate(cache->device->queue, bytes, &device))
+    else if (banyan_memory_allocate(&cache->device->memory, 0, bytes, &device))
         abort();
     if (!device) abort();
     arrays_copy(cache, device, (void *)(uintptr_t)host, bytes, 1);
@@ -47,7 +47,7 @@ static inline void *arrays_up(banyan_cache *cache, const void *host, size_t byte
 static inline void arrays_release(banyan_cache *cache, void *array)
 {
     if (cache->device)
-        cache->device->device->release(cache->device->queue, array);
+        banyan_memory_release(&cache->device->memory, 0, array);
     else
         free(array);
 }

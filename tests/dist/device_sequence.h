@@ -70,12 +70,12 @@ static inline void device_copy(const banyan_cache *cache, void *device, void *ho
     const banyan_device_cache *d = cache->device;
     void *stage = NULL;
     settle(cache);
-    if (d->device->allocate_host(d->queue, bytes, &stage)) abort();
+    if (banyan_memory_allocate(&d->memory, 1, bytes, &stage)) abort();
     if (up) memcpy(stage, host, bytes);
-    CHECK(!d->device->copy(d->queue, up ? device : stage, up ? stage : device, bytes));
+    CHECK(!banyan_memory_copy(&d->memory, up ? device : stage, up ? stage : device, bytes));
     settle(cache);
     if (!up) memcpy(host, stage, bytes);
-    d->device->release_host(d->queue, stage);
+    banyan_memory_release(&d->memory, 1, stage);
 }
 
 typedef struct sequence_sizes {
@@ -98,7 +98,7 @@ static inline void *device_take(const banyan_cache *cache, void *host, size_t by
 {
     const banyan_device_cache *d = cache->device;
     void *device = NULL;
-    if (d->device->allocate(d->queue, bytes, &device)) abort();
+    if (banyan_memory_allocate(&d->memory, 0, bytes, &device)) abort();
     device_copy(cache, device, host, bytes, 1);
     return device;
 }
@@ -131,7 +131,7 @@ static inline void sequence_leave(const sequence *on, const banyan_cache *cache)
 {
     const banyan_device_cache *d = cache->device;
     void *const array[] = {on->q_in, on->k_in, on->v_in, on->out, on->lse, on->mass};
-    for (int i = 0; i < 6; i++) d->device->release(d->queue, array[i]);
+    for (int i = 0; i < 6; i++) banyan_memory_release(&d->memory, 0, array[i]);
 }
 
 /* ---- running ------------------------------------------------------------------------------- */

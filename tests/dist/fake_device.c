@@ -64,58 +64,81 @@ static void queue_bytes(const banyan_device_limits *limits, size_t *device, size
     *device = *host = sizeof(banyan_queue) + (size_t)limits->strips;
 }
 
-static void *stream_of(const banyan_queue *q)
+/* ---- memory: the stream's ------------------------------------------------------------------- */
+
+static banyan_memory memory_of(void *own)
 {
-    return q->stream;
+    return stream_memory(((const banyan_queue *)own)->stream, 0);
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
-
-static const char *allocate(banyan_queue *q, size_t bytes, void **out)
+static const char *allocate(void *own, int on_host, size_t bytes, void **out)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    return m.allocate(m.ctx, 0, bytes, out);
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_allocate(&m, on_host, bytes, out);
 }
 
-static void release(banyan_queue *q, void *memory)
+static void release(void *own, int on_host, void *memory)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    m.release(m.ctx, 0, memory);
+    const banyan_memory m = memory_of(own);
+    banyan_memory_release(&m, on_host, memory);
 }
 
-static const char *copy(banyan_queue *q, void *to, const void *from, size_t bytes)
+static const char *copy(void *own, void *to, const void *from, size_t bytes)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    return m.copy(m.ctx, to, from, bytes);
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_copy(&m, to, from, bytes);
 }
 
-static const char *put(banyan_queue *q, void *to, const void *from, size_t bytes)
+static const char *fill(void *own, void *memory, int byte, size_t bytes)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    return m.put(m.ctx, to, from, bytes);
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_fill(&m, memory, byte, bytes);
 }
 
-static const char *compare(banyan_queue *q, const void *got, const void *expected,
-                           banyan_device_fault *fault)
+static const char *put(void *own, void *to, const void *from, size_t bytes)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    return m.compare(m.ctx, got, expected, (banyan_fault *)(void *)fault);
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_put(&m, to, from, bytes);
+}
+
+static const char *compare(void *own, const void *got, const void *expected,
+                           banyan_fault *fault)
+{
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_compare(&m, got, expected, fault);
 }
 
 int64_t fake_waits;
 
-static const char *wait_queue(banyan_queue *q)
+static const char *wait_queue(void *own)
 {
+    const banyan_memory m = memory_of(own);
     fake_waits++;
-    stream_wait(q->stream);
-    return NULL;
+    return banyan_memory_wait(&m);
 }
 
-static int is_captured(const banyan_queue *q)
+static int is_captured(void *own)
 {
-    const banyan_memory m = stream_memory(q->stream, 0);
-    return m.is_captured(m.ctx);
+    const banyan_memory m = memory_of(own);
+    return banyan_memory_is_captured(&m);
 }
+
+static void *stream_of(void *own)
+{
+    return ((const banyan_queue *)own)->stream;
+}
+
+static const banyan_memory_row fake_memory = {.name = "fake",
+                                              .is_apart = 1,
+                                              .allocate = allocate,
+                                              .release = release,
+                                              .copy = copy,
+                                              .fill = fill,
+                                              .put = put,
+                                              .compare = compare,
+                                              .wait = wait_queue,
+                                              .is_captured = is_captured,
+                                              .stream = stream_of};
 
 /* An argument's host array, as it is now. */
 static void *keep(banyan_queue *q, const void *array, int64_t count, size_t bytes)
@@ -384,23 +407,14 @@ static const banyan_device device = {.name = "cuda",
                                      .open = open_queue,
                                      .close = close_queue,
                                      .queue_bytes = queue_bytes,
-                                     .stream = stream_of,
                                      .enter = enter,
                                      .leave = leave,
-                                     .allocate = allocate,
-                                     .release = release,
-                                     .allocate_host = allocate,
-                                     .release_host = release,
-                                     .copy = copy,
-                                     .wait = wait_queue,
-                                     .is_captured = is_captured,
+                                     .memory = &fake_memory,
                                      .pack = pack,
                                      .attend = attend,
                                      .combine = combine,
                                      .finish = finish,
-                                     .share = share,
-                                     .put = put,
-                                     .compare = compare};
+                                     .share = share};
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 

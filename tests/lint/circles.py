@@ -12,8 +12,8 @@ import sys
 TARGETS = ("banyan", "banyan_launch", "banyan_program")
 # Upwards, and sideways: attention and comm know banyan.h alone.
 FORBIDDEN = {("attention", "comm"), ("comm", "attention"), ("attention", "dist"), ("comm", "dist")} | {
-    (below, "launch") for below in ("attention", "comm", "dist", "banyan.c")
-} | {("banyan.c", folder) for folder in ("attention", "comm", "dist")}
+    (below, "launch") for below in ("attention", "comm", "dist", "banyan.c", "banyan_memory.c")
+} | {(below, folder) for below in ("banyan.c", "banyan_memory.c") for folder in ("attention", "comm", "dist")}
 
 
 def objects(build):

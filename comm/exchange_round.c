@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A round whose items lie in a device's memory. With a transport that takes such memory all of it is
- * queued, one thing behind the other on one stream, and the host goes on:
+/* A round of messages. The host's memory holds them where they are put together and where they come. In a
+ * device's memory, with a transport that takes such memory, all of it is queued, one thing behind the
+ * other on one stream, and the host goes on:
  *
  *     put header, copy items -> send buffer     for each message
  *     send and receive                          the transport's, as one round
@@ -61,9 +62,9 @@ static banyan_status copy_items(const exchange_call *run, const message *m)
     const char *failed = NULL;
     for (int32_t i = 0, count; i < m->items && !failed; i += count) {
         count = run_of_items(run, m, i);
-        failed = memory->copy(memory->ctx, item_at(run, run->x->send_buffer, m, i),
-                              run->p->data[run->x->item[m->first_item + i]],
-                              (size_t)count * run->p->item_bytes);
+        failed = banyan_memory_copy(memory, item_at(run, run->x->send_buffer, m, i),
+                                    run->p->data[run->x->item[m->first_item + i]],
+                                    (size_t)count * run->p->item_bytes);
     }
     return banyan_device_status(failed);
 }
@@ -83,7 +84,7 @@ static banyan_status post_queued(const exchange_call *run, const round_part *par
     for (int32_t i = 0; i < part->sends && !status; i++) {
         char *place = message_at(run, run->x->send_buffer, &m[i]);
         const message_header h = header_of(run, part, &m[i]);
-        status = banyan_device_status(memory->put(memory->ctx, place, &h, sizeof h));
+        status = banyan_device_status(banyan_memory_put(memory, place, &h, sizeof h));
         if (!status) status = copy_items(run, &m[i]);
         if (!status)
             status = banyan_comm_device_start(run->comm, 0, m[i].peer, place,
@@ -92,14 +93,21 @@ static banyan_status post_queued(const exchange_call *run, const round_part *par
     return status;
 }
 
-static banyan_status post_staged(const exchange_call *run, const round_part *part)
+static banyan_status fill_staged(const exchange_call *run, const round_part *part)
 {
-    const banyan_memory *memory = run->x->memory;
     const message *m = run->x->message + part->first_message;
-    banyan_status status = banyan_device_refuse_capture(run->comm, memory);
+    banyan_status status = banyan_device_refuse_capture(run->comm, run->x->memory);
     for (int32_t i = 0; i < part->sends && !status; i++) status = copy_items(run, &m[i]);
     /* Also until the last round's messages are out of the buffer to which this one's come. */
-    if (!status) status = banyan_device_status(memory->wait(memory->ctx));
+    return status ? status : banyan_device_status(banyan_memory_wait(run->x->memory));
+}
+
+/* Messages in host memory. */
+static banyan_status post_at_once(const exchange_call *run, const round_part *part)
+{
+    const message *m = run->x->message + part->first_message;
+    const int is_apart = run->x->memory->row->is_apart;
+    banyan_status status = is_apart ? fill_staged(run, part) : BANYAN_OK;
     for (int32_t i = 0; i < part->recvs && !status; i++) {
         const message *in = &m[part->sends + i];
         char *place = message_at(run, run->x->arrivals, in);
@@ -109,16 +117,18 @@ static banyan_status post_staged(const exchange_call *run, const round_part *par
     }
     for (int32_t i = 0; i < part->sends && !status; i++) {
         char *place = message_at(run, run->x->send_buffer, &m[i]);
+        if (!is_apart) status = copy_items(run, &m[i]);
+        if (status) return status;
         banyan_header_write(run, part, &m[i], place);
         status = banyan_comm_start(run->comm, 0, m[i].peer, place, message_bytes(run, &m[i]));
     }
     return status;
 }
 
-banyan_status banyan_device_post(const exchange_call *run, const round_part *part)
+banyan_status banyan_round_post(const exchange_call *run, const round_part *part)
 {
     for (int i = 0; i < BANYAN_MARKS; i++) run->x->mark_name[i] = run->p->mark[i].name;
-    return run->x->memory->is_staged ? post_staged(run, part) : post_queued(run, part);
+    return run->x->arrivals ? post_at_once(run, part) : post_queued(run, part);
 }
 
 /* ---- receiving ----------------------------------------------------------------------------- */
@@ -127,26 +137,26 @@ static banyan_status receive_queued(const exchange_call *run, const round_part *
 {
     const banyan_memory *memory = run->x->memory;
     const int32_t first = part->first_message + part->sends;
-    banyan_status status = banyan_comm_device_flush(run->comm, memory->stream(memory->ctx));
+    banyan_status status = banyan_comm_device_flush(run->comm, banyan_memory_stream(memory));
     for (int32_t i = first; i < first + part->recvs && !status; i++) {
         const message *m = &run->x->message[i];
         const message_header h = header_of(run, part, m);
-        status = banyan_device_status(memory->compare(
-            memory->ctx, message_at(run, run->x->recv_buffer, m), &h, &run->x->fault[i]));
+        status = banyan_device_status(banyan_memory_compare(
+            memory, message_at(run, run->x->recv_buffer, m), &h, &run->x->fault[i]));
     }
     return status;
 }
 
-static banyan_status receive_staged(const exchange_call *run, const round_part *part)
+static banyan_status receive_at_once(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
     const banyan_status status =
         banyan_headers_check(run, part, run->x->arrivals, banyan_comm_wait(run->comm));
-    if (status || !part->recvs) return status;
+    if (status || !part->recvs || run->x->arrivals == run->x->recv_buffer) return status;
     const message *last = &run->x->message[part->first_message + part->sends + part->recvs - 1];
     const char *end = message_at(run, run->x->arrivals, last) + message_bytes(run, last);
-    return banyan_device_status(memory->copy(memory->ctx, run->x->recv_buffer, run->x->arrivals,
-                                             (size_t)(end - run->x->arrivals)));
+    return banyan_device_status(banyan_memory_copy(
+        memory, run->x->recv_buffer, run->x->arrivals, (size_t)(end - run->x->arrivals)));
 }
 
 /* Do the values of b's sources lie behind those of a's, and the results too? a and b follow each other,
@@ -161,13 +171,13 @@ static int is_behind(const exchange_call *run, const fold *a, const fold *b)
     return run->p->data[b->item] == (char *)run->p->data[a->item] + run->p->item_bytes;
 }
 
-banyan_status banyan_device_end(const exchange_call *run, const round_part *part)
+banyan_status banyan_round_end(const exchange_call *run, const round_part *part)
 {
     const fold *f = run->x->fold + part->first_fold;
     banyan_status status =
-        run->x->memory->is_staged ? receive_staged(run, part) : receive_queued(run, part);
+        run->x->arrivals ? receive_at_once(run, part) : receive_queued(run, part);
     for (int32_t i = 0, count; i < part->folds && !status; i += count) {
-        for (count = 1; i + count < part->folds; count++)
+        for (count = 1; run->x->memory->row->is_apart && i + count < part->folds; count++)
             if (!is_behind(run, &f[i + count - 1], &f[i + count])) break;
         status = banyan_exchange_fold(run, &f[i], count);
     }
