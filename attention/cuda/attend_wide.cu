@@ -23,19 +23,30 @@
 
 /* ---- a list ---------------------------------------------------------------------------------- */
 
+/* Until all but the last stages - 2 groups of copies are there. */
+PTX_FN void wait_step(int stages)
+{
+    if (stages == 2)
+        async_wait<0>();
+    else if (stages == 3)
+        async_wait<1>();
+    else
+        async_wait<2>();
+}
+
 template <typename B, int TILES>
-PTX_FN void read_wide_list(const decode_call &call, const cuda_item &item,
+PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item &item,
                            const banyan_strip *strip, wide_rows<B, TILES> &rows)
 {
     typedef wide_plan<B, TILES> P;
     const int EACH = RECORD_TOKENS / B::STEP, steps = item.count * EACH; /* steps of a record */
     const int lane = (int)threadIdx.x % 32;
-    const uint32_t stages = shared_address(dynamic_shared());
+    const uint32_t ring = shared_address(dynamic_shared()) + P::STAGES_AT;
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     const unsigned char *const records = (const unsigned char *)table.records;
-    const auto bring = [=](int i, const decode_entry &entry) {
+    const auto bring = [=](int i, int stage, const decode_entry &entry) {
         if (i < steps)
-            bring_step<B, TILES>(stages + i % P::STAGES * B::BYTES,
+            bring_step<B, TILES>(ring + stage * B::BYTES,
                                  records + (int64_t)entry.record * B::RECORD, i % EACH);
         async_commit();
     };
@@ -43,19 +54,22 @@ PTX_FN void read_wide_list(const decode_call &call, const cuda_item &item,
     ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
     ahead.now = ahead_entry(item, ahead.cursor, lane);
     ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
-    for (int i = 0; i < P::STAGES - 1; i++) bring(i, pick(ahead, 0, i / EACH));
+    for (int i = 0; i < stages - 1; i++) bring(i, i, pick(ahead, 0, i / EACH));
     put_q<B, TILES>(call, strip);
+    int stage = 0, filled = stages - 1;
     for (int i = 0; i < steps; i++) {
-        const int block = i / EACH, more = i + P::STAGES - 1;
+        const int block = i / EACH, more = i + stages - 1;
         if (i && i % (32 * EACH) == 0) {
             ahead.now = ahead.next;
             ahead.next = ahead_entry(item, ahead.cursor, block + 32 + lane);
         }
-        async_wait<P::STAGES - 2>();
+        wait_step(stages);
         __syncthreads(); /* of all of them; and all are done with the stage that is filled now */
-        bring(more, pick(ahead, block, more / EACH));
+        bring(more, filled, pick(ahead, block, more / EACH));
         read_step<B, TILES>(call, strip, pick(ahead, block, block), rows,
-                            stages + i % P::STAGES * B::BYTES, i % EACH * B::STEP);
+                            ring + stage * B::BYTES, i % EACH * B::STEP);
+        filled = stage; /* what was read last is filled next */
+        stage = stage + 1 < stages ? stage + 1 : 0;
     }
 }
 
@@ -112,7 +126,7 @@ PTX_FN void store_wide(const decode_call &call, const banyan_strip *strip, int s
 
 template <typename B, int TILES>
 __global__ void __launch_bounds__(wide_plan<B, TILES>::THREADS, 1)
-    attend_wide(const __grid_constant__ decode_call call)
+    attend_wide(const __grid_constant__ decode_call call, int stages)
 {
     launch_next();
     launch_wait();
@@ -123,7 +137,7 @@ __global__ void __launch_bounds__(wide_plan<B, TILES>::THREADS, 1)
         const banyan_strip *const strip = &staged(call, call.strip, item.tile);
         wide_rows<B, TILES> rows;
         begin_wide(strip, rows);
-        read_wide_list<B, TILES>(call, item, strip, rows);
+        read_wide_list<B, TILES>(call, stages, item, strip, rows);
         store_wide(call, strip, item.slot, rows);
         __syncthreads(); /* before q, notes and stages are written again */
     }
@@ -133,15 +147,21 @@ __global__ void __launch_bounds__(wide_plan<B, TILES>::THREADS, 1)
 
 template <typename B, int TILES> struct wide_instance {
     typedef wide_plan<B, TILES> plan;
-    static cudaError_t prepare()
+    static size_t shared_bytes(const banyan_queue *queue)
     {
-        return cuda_prepare(attend_wide<B, TILES>, plan::BYTES);
+        return plan::STAGES_AT + (size_t)plan::stages_in(queue->block_room) * B::BYTES;
+    }
+    static cudaError_t prepare(const banyan_queue *queue)
+    {
+        if (queue->block_room < plan::LEAST) return cudaErrorInvalidConfiguration;
+        return cuda_prepare(attend_wide<B, TILES>, shared_bytes(queue));
     }
     static cudaError_t start(const banyan_queue *queue, const decode_plan *p)
     {
-        const cuda_shape shape = {dim3((unsigned)p->workers), dim3(plan::THREADS), plan::BYTES,
-                                  queue->stream, queue->waits};
-        return cuda_launch(shape, attend_wide<B, TILES>, p->call);
+        const cuda_shape shape = {dim3((unsigned)p->workers), dim3(plan::THREADS),
+                                  shared_bytes(queue), queue->stream, queue->waits};
+        return cuda_launch(shape, attend_wide<B, TILES>, p->call,
+                           plan::stages_in(queue->block_room));
     }
 };
 
@@ -183,19 +203,18 @@ const char *banyan_cuda_attend_wide(banyan_queue *queue, const banyan_batch *bat
 const char *cuda_wide_open(banyan_queue *queue)
 {
     banyan_block_shape shape = queue->limits.shape;
-    const auto prepare = [](auto instance) { return instance.prepare(); };
+    const auto prepare = [=](auto instance) { return instance.prepare(queue); };
     if (!record_is_wide(shape.key_dim)) return NULL;
-    int room = 0;
-    cudaError_t error =
-        cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, queue->device);
-    if (error == cudaSuccess && room < WIDE_ROOM)
-        return cuda_words("key_dim %d needs %d bytes of shared memory for a thread block, and "
-                          "this GPU has %d: expected key_dim of at most 128",
-                          (int)shape.key_dim, (int)WIDE_ROOM, room);
+    cudaError_t error = cudaDeviceGetAttribute(
+        &queue->block_room, cudaDevAttrMaxSharedMemoryPerBlockOptin, queue->device);
     for (int in_key = 0; in_key <= (shape.key_dim > 256); in_key++) {
         shape.value_in_key = in_key;
         if (error == cudaSuccess) error = with_wide(shape, 1, prepare);
         if (error == cudaSuccess) error = with_wide(shape, CUDA_WIDE_VECTORS, prepare);
     }
+    if (error == cudaErrorInvalidConfiguration)
+        return cuda_words("key_dim %d: a thread block of this GPU has %d bytes of shared "
+                          "memory, which is too little: expected key_dim of at most 256",
+                          (int)shape.key_dim, queue->block_room);
     return cuda_failed(error, "loading the attention of wide heads");
 }

@@ -44,6 +44,7 @@ struct banyan_queue {
     bool owns_stream;
     int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
+    int block_room; /* bytes of shared memory that a thread block may have, where heads are wide */
     bool waits;     /* launch_wait waits in the code that runs here: kernels may overlap */
     bool is_mapped; /* the device reads and writes host memory of allocate(on_host) in place */
 

@@ -7,9 +7,10 @@
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/wide_tile.h"
 
-enum { WIDE_ROOM = 163 << 10 }; /* bytes that a thread block of 8.0 may have */
+enum { MOST_STAGES = 4 };
 
-/* Who does what, and where it lies: the steps on their way, q, and notes for each vector. */
+/* Who does what, and where it lies: q, notes for each vector, and as many steps on their way as the GPU has
+ * room for. */
 template <typename B, int TILES> struct wide_plan {
     enum {
         WARPS = TILES == 1 ? 4 : 8,
@@ -21,14 +22,18 @@ template <typename B, int TILES> struct wide_plan {
         DIMS = B::VALUE / WARPS, /* of values, of a warp */
         Q = ROWS * B::KEY * 2,
         NOTES = (2 * GROUPS + 1) * ROWS * 4,
-        FIT = (WIDE_ROOM - Q - NOTES) / (int)B::BYTES,
-        STAGES = FIT < 4 ? FIT : 4,
-        Q_AT = STAGES * B::BYTES,
-        NOTES_AT = Q_AT + Q,
-        BYTES = NOTES_AT + NOTES
+        NOTES_AT = Q,
+        STAGES_AT = (NOTES_AT + NOTES + 127) / 128 * 128,
+        LEAST = STAGES_AT + 2 * B::BYTES /* bytes */
     };
-    static_assert(STAGES >= 2 && (int)BYTES <= WIDE_ROOM,
-                  "a GPU of compute capability 8.0 has room");
+    static_assert(LEAST <= (B::KEY > 256 ? 163 : 99) << 10,
+                  "8.0 and 9.0 have room, and for dim 256 every GPU from 8.0 on");
+    /* Of a GPU whose thread blocks have so many bytes, at least LEAST. */
+    static int stages_in(int room)
+    {
+        const int fit = (room - STAGES_AT) / (int)B::BYTES;
+        return fit < MOST_STAGES ? fit : MOST_STAGES;
+    }
     static_assert(EACH % 8 == 0 && DIMS % 32 == 0 && B::KEY % 64 == 0, "whole operands");
     static_assert(ROWS * B::STEP * 2 <= B::K_TILE - B::WEIGHTS, "weights where keys were");
 };
@@ -74,7 +79,7 @@ PTX_FN void put_q(const decode_call &call, const banyan_strip *strip)
     typedef typename B::number T;
     typedef wide_plan<B, TILES> P;
     const int lane = (int)threadIdx.x % 32;
-    const uint32_t q = shared_address(dynamic_shared()) + P::Q_AT;
+    const uint32_t q = shared_address(dynamic_shared());
     for (int vector = wide_warp(); vector < P::ROWS; vector += P::WARPS) {
         const bool is_there = vector < vectors_of(strip);
         const int head = is_there ? head_of(strip, vector) : 0;
@@ -143,7 +148,7 @@ PTX_FN void score_step(float (&s)[wide_plan<B, TILES>::EACH / 8][4], uint32_t st
                        int lane)
 {
     typedef wide_plan<B, TILES> P;
-    const uint32_t q = shared_address(dynamic_shared()) + P::Q_AT;
+    const uint32_t q = shared_address(dynamic_shared());
     const uint32_t row = wide_warp() % TILES * 16 + lane % 16, column = lane / 16 * 8;
     float odd[P::EACH / 8][4] = {}; /* two chains of products, each half as long */
 #pragma unroll 4                    /* not more: registers */

@@ -189,7 +189,10 @@ static void check(uint64_t seed, decode_fn decode, const char *name)
     const trial t = draw(seed);
     results r, again;
     run(t, decode, r);
+    /* on a GPU whose thread blocks have less memory, where that is enough */
+    if (is_wide(seed)) emulator_set_capability(t.shape.value_in_key ? 80 : 86);
     run(t, decode, again);
+    emulator_set_capability(90);
     CHECK_MSG(r.out == again.out &&
                   !memcmp(r.lse.data(), again.lse.data(), r.lse.size() * sizeof(float)),
               "%s, trial %llu: other bits the second time", name, (unsigned long long)seed);

@@ -164,6 +164,15 @@ static void test_missing(void)
         CHECK_MSG(why &&
                       !strcmp(why, "no CUDA device: compute capability 7.5, and 8.0 is needed"),
                   "%s", why ? why : "no error");
+        emulator_set_capability(89);
+        banyan_device_limits latent = limits;
+        latent.shape = {64, 576, 512, BANYAN_BF16, 1};
+        why = banyan_cuda_open(&latent, NULL, &queue);
+        CHECK_MSG(why &&
+                      strstr(why, "key_dim 576: a thread block of this GPU has 101376 bytes of "
+                                  "shared memory, which is too little: expected key_dim of at "
+                                  "most 256"),
+                  "%s", why ? why : "no error");
         emulator_set_capability(90);
         CHECK(!banyan_cuda_missing() && banyan_cuda_capability() == 90);
         CHECK(cudaGetLastError() == cudaSuccess);
