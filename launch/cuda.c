@@ -79,11 +79,6 @@ static const char *open_cuda(int index, void **own)
     return NULL;
 }
 
-static void *stream(void *own)
-{
-    return ((cuda *)own)->line.stream;
-}
-
 static void cuda_describe(void *own, char *text, size_t size)
 {
     struct cudaDeviceProp p;
@@ -105,24 +100,12 @@ static const char *memory_free(void *own, int64_t *bytes)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-static const char *allocate(void *own, size_t bytes, void **out)
-{
-    (void)own;
-    return cuda_error_words(cudaMalloc(out, bytes));
-}
-
-static void release(void *own, void *memory)
-{
-    (void)own;
-    cudaFree(memory);
-}
-
-/* What precedes the memory, so that release_host knows what it is. */
+/* What precedes the host's memory, so that release knows what it is. */
 typedef struct header {
     _Alignas(64) bool is_locked;
 } header;
 
-static void *allocate_host(size_t bytes)
+static const char *allocate_host(size_t bytes, void **out)
 {
     void *memory = NULL;
     const bool is_locked = cudaMallocHost(&memory, bytes + sizeof(header)) == cudaSuccess;
@@ -130,16 +113,27 @@ static void *allocate_host(size_t bytes)
         cudaGetLastError(); /* it is not an error of what comes next */
         memory = aligned_alloc(64, (bytes + sizeof(header) + 63) / 64 * 64);
     }
-    if (!memory) return NULL;
+    if (!memory) return "out of memory";
     header *h = memory;
     h->is_locked = is_locked;
-    return h + 1;
+    *out = h + 1;
+    return NULL;
 }
 
-static void release_host(void *memory)
+static const char *allocate(void *own, int on_host, size_t bytes, void **out)
 {
-    header *h = (header *)memory - 1;
-    if (h->is_locked)
+    (void)own;
+    return on_host ? allocate_host(bytes, out) : cuda_error_words(cudaMalloc(out, bytes));
+}
+
+static void release(void *own, int on_host, void *memory)
+{
+    (void)own;
+    if (!memory) return;
+    header *h = (header *)memory - 1; /* of the host's */
+    if (!on_host)
+        cudaFree(memory);
+    else if (h->is_locked)
         cudaFreeHost(h);
     else
         free(h);
@@ -161,6 +155,28 @@ static const char *wait_all(void *own)
     cuda *c = own;
     return line_words(c, cudaStreamSynchronize(c->line.stream));
 }
+
+static int is_captured(void *own)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(((cuda *)own)->line.stream, &status)) cudaGetLastError();
+    return status != cudaStreamCaptureStatusNone;
+}
+
+static void *stream(void *own)
+{
+    return ((cuda *)own)->line.stream;
+}
+
+static const banyan_memory_row cuda_memory = {.name = "cuda",
+                                              .is_apart = 1,
+                                              .allocate = allocate,
+                                              .release = release,
+                                              .copy = copy,
+                                              .fill = cuda_fill,
+                                              .wait = wait_all,
+                                              .is_captured = is_captured,
+                                              .stream = stream};
 
 /* ---- products ------------------------------------------------------------------------------ */
 
@@ -236,16 +252,9 @@ const device_row device_row_cuda = {.name = "cuda",
                                     .count = cuda_count,
                                     .open = open_cuda,
                                     .close = close_cuda,
-                                    .stream = stream,
                                     .describe = cuda_describe,
                                     .memory_free = memory_free,
-                                    .allocate = allocate,
-                                    .release = release,
-                                    .allocate_host = allocate_host,
-                                    .release_host = release_host,
-                                    .copy = copy,
-                                    .fill = cuda_fill,
-                                    .wait = wait_all,
+                                    .memory = &cuda_memory,
                                     .steps = &step_row_cuda,
                                     .product = product,
                                     .product_bf16 = product_bf16,

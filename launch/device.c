@@ -35,8 +35,11 @@ static const char *cpu_product(void *own, banyan_dtype dtype, const void *weight
 }
 
 /* The rest is asked only of devices that are apart. */
-const device_row device_row_cpu = {
-    .name = "cpu", .missing = none_missing, .count = one, .product = cpu_product};
+const device_row device_row_cpu = {.name = "cpu",
+                                   .missing = none_missing,
+                                   .count = one,
+                                   .memory = &banyan_memory_host,
+                                   .product = cpu_product};
 
 device device_cpu = {.row = &device_row_cpu};
 
@@ -102,47 +105,41 @@ banyan_status device_said(device *d, const char *words)
 
 banyan_status device_wait(device *d)
 {
-    return d->row->is_apart ? device_said(d, d->row->wait(d->own)) : BANYAN_OK;
+    return device_said(d, d->row->memory->wait(d->own));
 }
 
 /* ---- arrays -------------------------------------------------------------------------------- */
 
 banyan_status device_array_make(device *d, size_t bytes, int byte, device_array *out)
 {
-    const bool is_apart = d->row->is_apart;
+    const banyan_memory_row *memory = d->row->memory;
     const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
     *out = (device_array){.bytes = bytes};
-    out->host = is_apart ? d->row->allocate_host(whole) : aligned_alloc(64, whole);
-    if (!out->host) return BANYAN_ERR_MEMORY;
+    if (memory->allocate(d->own, 1, whole, &out->host)) return BANYAN_ERR_MEMORY;
     memset(out->host, byte, whole);
+    if (d->row->is_apart) return device_memory_make(d, bytes, byte, &out->there);
     out->there = out->host;
-    if (!is_apart) return BANYAN_OK;
-    out->there = NULL;
-    banyan_status status = device_said(d, d->row->allocate(d->own, whole, &out->there));
-    return status ? status : device_said(d, d->row->fill(d->own, out->there, byte, whole));
+    return BANYAN_OK;
 }
 
 void device_array_free(device *d, device_array *a)
 {
-    if (d->row->is_apart) {
-        if (a->there) d->row->release(d->own, a->there);
-        if (a->host) d->row->release_host(a->host);
-    } else {
-        free(a->host);
-    }
+    if (d->row->is_apart) device_memory_free(d, a->there);
+    d->row->memory->release(d->own, 1, a->host);
     *a = (device_array){0};
 }
 
 banyan_status device_send(device *d, const device_array *a, size_t bytes)
 {
     if (!d->row->is_apart) return BANYAN_OK;
-    return device_said(d, d->row->copy(d->own, a->there, a->host, bytes));
+    return device_said(d, d->row->memory->copy(d->own, a->there, a->host, bytes));
 }
 
 banyan_status device_fetch(device *d, const device_array *a, size_t bytes)
 {
     if (!d->row->is_apart) return BANYAN_OK;
-    banyan_status status = device_said(d, d->row->copy(d->own, a->host, a->there, bytes));
+    banyan_status status =
+        device_said(d, d->row->memory->copy(d->own, a->host, a->there, bytes));
     return status ? status : device_wait(d);
 }
 
@@ -152,22 +149,14 @@ banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out)
 {
     const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
     *out = NULL;
-    if (!d->row->is_apart) {
-        *out = aligned_alloc(64, whole);
-        if (*out) memset(*out, byte, whole);
-        return *out ? BANYAN_OK : BANYAN_ERR_MEMORY;
-    }
-    banyan_status status = device_said(d, d->row->allocate(d->own, whole, out));
-    if (status) *out = NULL;
-    return status ? status : device_said(d, d->row->fill(d->own, *out, byte, whole));
+    const char *failed = d->row->memory->allocate(d->own, 0, whole, out);
+    if (failed) return d->row->is_apart ? device_said(d, failed) : BANYAN_ERR_MEMORY;
+    return device_said(d, d->row->memory->fill(d->own, *out, byte, whole));
 }
 
 void device_memory_free(device *d, void *memory)
 {
-    if (!d->row->is_apart)
-        free(memory);
-    else if (memory)
-        d->row->release(d->own, memory);
+    d->row->memory->release(d->own, 0, memory);
 }
 
 banyan_status device_keep(device *d, void **memory, size_t bytes)
@@ -175,17 +164,13 @@ banyan_status device_keep(device *d, void **memory, size_t bytes)
     void *host = *memory;
     if (!d->row->is_apart || !host) return BANYAN_OK;
     banyan_status status = device_memory_make(d, bytes, 0, memory);
-    if (!status) status = device_said(d, d->row->copy(d->own, *memory, host, bytes));
+    if (!status) status = device_said(d, d->row->memory->copy(d->own, *memory, host, bytes));
     free(host);
     return status;
 }
 
 banyan_status device_read(device *d, void *host, const void *there, size_t bytes)
 {
-    if (!d->row->is_apart) {
-        memcpy(host, there, bytes);
-        return BANYAN_OK;
-    }
-    banyan_status status = device_said(d, d->row->copy(d->own, host, there, bytes));
+    banyan_status status = device_said(d, d->row->memory->copy(d->own, host, there, bytes));
     return status ? status : device_wait(d);
 }

@@ -13,6 +13,7 @@
 #define BANYAN_DEVICE_H
 
 #include "banyan.h"
+#include "banyan_memory.h"
 
 #include <stdbool.h>
 
@@ -26,17 +27,11 @@ typedef struct device_row {
     int (*count)(void);           /* devices of this machine */
     const char *(*open)(int index, void **own);
     void (*close)(void *own);
-    void *(*stream)(void *own);                           /* for banyan_cache_create */
     void (*describe)(void *own, char *text, size_t size); /* its name, for people */
     const char *(*memory_free)(void *own, int64_t *bytes);
 
-    const char *(*allocate)(void *own, size_t bytes, void **out);
-    void (*release)(void *own, void *memory);
-    void *(*allocate_host)(size_t bytes); /* NULL: no memory. What the device copies fast */
-    void (*release_host)(void *memory);
-    const char *(*copy)(void *own, void *to, const void *from, size_t bytes); /* any to any */
-    const char *(*fill)(void *own, void *memory, int byte, size_t bytes);
-    const char *(*wait)(void *own);
+    /* What it works on, by the same own; put and compare are for messages, which have it elsewhere. */
+    const banyan_memory_row *memory;
     const struct step_row
         *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */
 
@@ -79,9 +74,10 @@ banyan_status device_open(const device_row *row, int index, device **out, char *
 /* NULL and the CPU are accepted. */
 void device_close(device *d);
 
+/* For banyan_cache_create. */
 static inline void *device_stream(device *d)
 {
-    return d->row->is_apart ? d->row->stream(d->own) : NULL;
+    return d->row->memory->stream(d->own);
 }
 
 /* Turns words into ERR_DEVICE and keeps them in d->why; NULL is OK. */

@@ -14,21 +14,24 @@ enum { copies = 7, products = 5, most_wide = 4096 };
 banyan_status ceilings_copy(device *d, int64_t bytes, double *rate)
 {
     void *from = NULL, *to = NULL;
-    banyan_status status = device_said(d, d->row->allocate(d->own, (size_t)bytes, &from));
-    if (!status) status = device_said(d, d->row->allocate(d->own, (size_t)bytes, &to));
-    if (!status) status = device_said(d, d->row->fill(d->own, from, 1, (size_t)bytes));
+    banyan_status status =
+        device_said(d, d->row->memory->allocate(d->own, 0, (size_t)bytes, &from));
+    if (!status)
+        status = device_said(d, d->row->memory->allocate(d->own, 0, (size_t)bytes, &to));
+    if (!status) status = device_said(d, d->row->memory->fill(d->own, from, 1, (size_t)bytes));
     *rate = 0;
     for (int i = 0; i < copies && !status; i++) {
         double seconds = 0;
         status = device_said(d, d->row->mark(d->own, 0));
-        if (!status) status = device_said(d, d->row->copy(d->own, to, from, (size_t)bytes));
+        if (!status)
+            status = device_said(d, d->row->memory->copy(d->own, to, from, (size_t)bytes));
         if (!status) status = device_said(d, d->row->mark(d->own, 1));
         if (!status) status = device_said(d, d->row->elapsed(d->own, &seconds));
         const double one = seconds > 0 ? 2 * (double)bytes / seconds : 0;
         if (i > 0 && one > *rate) *rate = one;
     }
-    if (from) d->row->release(d->own, from);
-    if (to) d->row->release(d->own, to);
+    if (from) d->row->memory->release(d->own, 0, from);
+    if (to) d->row->memory->release(d->own, 0, to);
     return status;
 }
 
@@ -51,8 +54,8 @@ static banyan_status random_matrix(device *d, int32_t n, void *to)
     }
     for (int32_t i = 0; i < n && !status; i += rows) {
         const int32_t some = n - i < rows ? n - i : rows;
-        status = device_said(d, d->row->copy(d->own, (char *)to + (size_t)i * row_bytes, half,
-                                             (size_t)some * row_bytes));
+        status = device_said(d, d->row->memory->copy(d->own, (char *)to + (size_t)i * row_bytes,
+                                                     half, (size_t)some * row_bytes));
     }
     if (!status) status = device_wait(d);
     free(row);
@@ -66,7 +69,7 @@ banyan_status ceilings_matrix(device *d, int32_t n, double *rate)
     void *m[3] = {NULL, NULL, NULL};
     banyan_status status = BANYAN_OK;
     for (int i = 0; i < 3 && !status; i++)
-        status = device_said(d, d->row->allocate(d->own, bytes, &m[i]));
+        status = device_said(d, d->row->memory->allocate(d->own, 0, bytes, &m[i]));
     for (int i = 0; i < 2 && !status; i++) status = random_matrix(d, n, m[i]);
     *rate = 0;
     for (int i = 0; i < products && !status; i++) {
@@ -79,6 +82,6 @@ banyan_status ceilings_matrix(device *d, int32_t n, double *rate)
         if (i > 0 && one > *rate) *rate = one;
     }
     for (int i = 0; i < 3; i++)
-        if (m[i]) d->row->release(d->own, m[i]);
+        if (m[i]) d->row->memory->release(d->own, 0, m[i]);
     return status;
 }

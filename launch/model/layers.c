@@ -16,7 +16,8 @@ banyan_status layers_input(model *m, const chunk *c, const uint32_t *ids)
     w->asked[0] = c->at;
     memcpy(w->asked + 1, ids, (size_t)c->rows * sizeof *ids);
     if (!on_device(m)) return BANYAN_OK; /* input is asked */
-    return device_result(m, device_said(d, d->row->copy(d->own, w->input, w->asked, bytes)));
+    return device_result(
+        m, device_said(d, d->row->memory->copy(d->own, w->input, w->asked, bytes)));
 }
 
 static void fill_turns(model *m, const chunk *c)

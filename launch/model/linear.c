@@ -166,7 +166,7 @@ static banyan_status send_columns(model *m, const tensor_rows *stretch, int32_t 
             const size_t bytes = (size_t)(n * in) * banyan_dtype_bytes(dtype);
             widen_columns(s, in, at, n, panel);
             if (dtype == BANYAN_BF16) narrow_panel(panel, n * in);
-            status = device_said(d, d->row->copy(d->own, to, panel, bytes));
+            status = device_said(d, d->row->memory->copy(d->own, to, panel, bytes));
             to += bytes;
         }
     if (!status) status = device_wait(d);

@@ -85,7 +85,7 @@ static void *put(device *d, void *host, size_t bytes)
     void *there = host;
     if (!d->row->is_apart) return host;
     CHECK(!device_memory_make(d, bytes, DEVICE_NAN, &there));
-    CHECK(!d->row->copy(d->own, there, host, bytes));
+    CHECK(!d->row->memory->copy(d->own, there, host, bytes));
     return there;
 }
 
@@ -138,16 +138,17 @@ static void clocks(device *d)
     double seconds = -1;
     void *a = NULL, *graph = NULL;
     unsigned char got[64];
-    CHECK(!d->row->allocate(d->own, sizeof got, &a) && !d->row->fill(d->own, a, 1, sizeof got));
+    CHECK(!d->row->memory->allocate(d->own, 0, sizeof got, &a) &&
+          !d->row->memory->fill(d->own, a, 1, sizeof got));
     CHECK(!d->row->mark(d->own, 0) && !d->row->mark(d->own, 1));
     CHECK(!d->row->elapsed(d->own, &seconds) && seconds >= 0);
-    CHECK(!d->row->capture(d->own) && !d->row->fill(d->own, a, 5, sizeof got));
+    CHECK(!d->row->capture(d->own) && !d->row->memory->fill(d->own, a, 5, sizeof got));
     CHECK(!d->row->captured(d->own, &graph));
-    CHECK(!d->row->copy(d->own, got, a, sizeof got) && !device_wait(d) && got[63] == 1);
+    CHECK(!d->row->memory->copy(d->own, got, a, sizeof got) && !device_wait(d) && got[63] == 1);
     CHECK(!d->row->replay(d->own, graph));
-    CHECK(!d->row->copy(d->own, got, a, sizeof got) && !device_wait(d) && got[63] == 5);
+    CHECK(!d->row->memory->copy(d->own, got, a, sizeof got) && !device_wait(d) && got[63] == 5);
     d->row->drop(d->own, graph);
-    d->row->release(d->own, a);
+    d->row->memory->release(d->own, 0, a);
 }
 
 static void words(void)
