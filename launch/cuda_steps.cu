@@ -319,7 +319,8 @@ static __global__ void __launch_bounds__(THREADS)
     const int lane = (int)threadIdx.x % 32, pairs = h.turn ? h.pairs : 0;
     if (row >= h.rows) return;
     float *const x = h.x + row * h.stride + index % h.heads * h.dim;
-    const float *const weight = h.norm.weight, *const bias = h.norm.bias;
+    const float *const weight = h.norm.weight;
+    const float *const bias = h.norm.kind == NORM_LAYER ? h.norm.bias : NULL;
     float mean = 0, inverse = 1;
     if (weight) {
         float squares = 0;
@@ -333,7 +334,7 @@ static __global__ void __launch_bounds__(THREADS)
     const auto normed = [&](int i) {
         if (!weight) return x[i];
         const float y = (x[i] - mean) * inverse * weight[i];
-        return h.norm.kind == NORM_LAYER && bias ? y + bias[i] : y;
+        return bias ? y + bias[i] : y;
     };
     const float *const turn = h.turn + row * 2 * pairs;
     for (int i = lane; i < pairs; i += 32) {

@@ -8,7 +8,7 @@
  *     fill a->host,  device_send,  banyan_attend(.., a->there, ..),  device_fetch,  read a->host
  *
  * On the CPU `there` is `host`, and sending, fetching and waiting return at once. cuda_runtime_api.h
- * and cublas_v2.h appear in launch/cuda*.c only. */
+ * and cublas_v2.h appear in launch/cuda* only. */
 #ifndef BANYAN_DEVICE_H
 #define BANYAN_DEVICE_H
 

@@ -273,7 +273,7 @@ static void heads(int dim, int rows, int kind)
     const numbers a = drawn((size_t)(rows * HEADS * dim)), w = drawn((size_t)dim),
                   b = drawn((size_t)dim), t = drawn((size_t)(2 * rows * (pairs + 1)));
     const there<float> x(a), weight(w), bias(b), turn(t);
-    const step_norm n = {kind == 3 ? NORM_LAYER : NORM_RMS, 1e-5, kind ? weight.at : nullptr,
+    const step_norm n = {kind > 2 ? NORM_LAYER : NORM_RMS, 1e-5, kind ? weight.at : nullptr,
                          kind == 3 ? bias.at : nullptr};
     const step_heads h = {x.at + dim, rows,  HEADS * dim, HEADS - 1,
                           dim,        pairs, n,           kind == 1 ? nullptr : turn.at};
@@ -373,7 +373,8 @@ int main(void)
         turns(1, rows);
         turns(33, rows);
         turns(288, rows);
-        for (int kind = 0; kind < 4; kind++) { /* none, norm alone, both, centred */
+        for (int kind = 0; kind < 5;
+             kind++) { /* none, norm alone, both, centred with a bias, without */
             heads(33, rows, kind);
             heads(128, rows, kind);
         }
