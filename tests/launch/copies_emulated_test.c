@@ -22,6 +22,7 @@ enum { LAYERS = 2, PROMPT = 57, STEPS = 10, EXCHANGES = 5 };
 static banyan_comm *comm;
 static int rank, ranks;
 static char dir[64] = "/tmp/banyan-copies-XXXXXX";
+static int heads = 4, kv_heads = 2;
 
 /* A Llama that is small, since the emulator opens and closes all of the device's memory around every
  * kernel; its weights are drawn. */
@@ -36,26 +37,27 @@ static void fill_row(const void *arg, int64_t row, float *out)
     }
 }
 
-static const char config[] =
-    "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 96, "
-    "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 64, "
-    "\"intermediate_size\": 160, \"vocab_size\": 211, \"rms_norm_eps\": 1e-5}";
-
 static void write_checkpoint(void)
 {
-    static const struct {
+    const int64_t q = heads * 64, kv = kv_heads * 64;
+    const struct {
         const char *name;
         int64_t rows, cols;
-    } parts[] = {{"input_layernorm", 96, 0},       {"post_attention_layernorm", 96, 0},
-                 {"self_attn.q_proj", 4 * 64, 96}, {"self_attn.k_proj", 2 * 64, 96},
-                 {"self_attn.v_proj", 2 * 64, 96}, {"self_attn.o_proj", 96, 4 * 64},
-                 {"mlp.gate_proj", 160, 96},       {"mlp.up_proj", 160, 96},
+    } parts[] = {{"input_layernorm", 96, 0},   {"post_attention_layernorm", 96, 0},
+                 {"self_attn.q_proj", q, 96},  {"self_attn.k_proj", kv, 96},
+                 {"self_attn.v_proj", kv, 96}, {"self_attn.o_proj", 96, q},
+                 {"mlp.gate_proj", 160, 96},   {"mlp.up_proj", 160, 96},
                  {"mlp.down_proj", 96, 160}};
     enum { PARTS = sizeof parts / sizeof parts[0], ALL = LAYERS * PARTS + 3 };
     static tensor_source all[ALL] = {{"model.embed_tokens.weight", 211, 96, fill_row, NULL},
                                      {"model.norm.weight", 96, 0, fill_row, NULL},
                                      {"lm_head.weight", 211, 96, fill_row, NULL}};
-    char why[1024] = "";
+    char why[1024] = "", config[512];
+    snprintf(config, sizeof config,
+             "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 96, "
+             "\"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"head_dim\": 64, "
+             "\"intermediate_size\": 160, \"vocab_size\": 211, \"rms_norm_eps\": 1e-5}",
+             heads, kv_heads);
     for (int i = 3; i < ALL; i++) {
         const int part = (i - 3) % PARTS;
         all[i] = (tensor_source){"", parts[part].rows, parts[part].cols, fill_row, NULL};
@@ -70,7 +72,9 @@ static void write_checkpoint(void)
 
 static void make_checkpoint(void)
 {
-    if (rank == 0) CHECK(mkdtemp(dir) != NULL);
+    static bool is_made; /* a name may well end in X */
+    if (rank == 0 && !is_made) CHECK(mkdtemp(dir) != NULL);
+    is_made = true;
     CHECK(!banyan_comm_broadcast(comm, dir, sizeof dir, 0));
     if (rank == 0) write_checkpoint();
     CHECK(!banyan_comm_agree(comm, BANYAN_OK));
@@ -133,14 +137,16 @@ static void check_copies(const told *t, const char *what, bool merges)
     const int64_t in = t->after.to_device - t->before.to_device;
     const int64_t out = t->after.to_host - t->before.to_host;
     const int64_t exchanged = ranks > 1 ? EXCHANGES * LAYERS : 0;
-    const int64_t lists = ranks == 1 ? 1 : 0;
+    /* a step's lists, or without a graph each layer's, where they are no kernel's parameters */
+    const bool is_graph = ranks == 1 && heads / kv_heads <= 32;
+    const int64_t lists = is_graph ? 1 : ranks == 1 ? LAYERS : 0;
     const int64_t most = 1 + lists + exchanged + (merges ? (ranks - 1) * LAYERS : 0);
     if (getenv("COPIES_SAY"))
         fprintf(stderr, "%s, rank %d of %d: %d in, %d out, %d kernels\n", what, rank, ranks,
                 (int)in, (int)out, (int)(t->after.kernels - t->before.kernels));
     CHECK_MSG(in >= 1 && in <= most, "%s, rank %d: %d copies in", what, rank, (int)in);
     CHECK_MSG(out >= 1 && out <= most, "%s, rank %d: %d copies out", what, rank, (int)out);
-    if (ranks == 1)
+    if (is_graph)
         CHECK_MSG(t->after.kernels - t->before.kernels <= 2, "%s: %d kernels beside the graph",
                   what, (int)(t->after.kernels - t->before.kernels));
 }
@@ -185,7 +191,13 @@ int main(void)
     CHECK_MSG(row && !device_open(row, 0, &d, why, sizeof why), "%s", why);
     if (!d) return test_end();
     check_placement(d, "heads");
-    if (ranks > 1) check_placement(d, "line");
+    if (ranks > 1) {
+        check_placement(d, "line");
+    } else { /* more query heads than the library captures: token by token */
+        heads = 40, kv_heads = 1;
+        make_checkpoint();
+        check_placement(d, "heads");
+    }
     device_close(d);
     snprintf(command, sizeof command, "rm -r '%s'", dir);
     CHECK(!banyan_comm_agree(comm, BANYAN_OK));
