@@ -252,7 +252,7 @@ enum { MOST_THREADS = 1024 };
 template <bool IS_CENTRED>
 static __global__ void __launch_bounds__(MOST_THREADS)
     norm_rows_of(const float *x, int64_t width, const float *weight, const float *bias,
-                 double eps, float *h)
+                 double eps, float *h, __nv_bfloat16 *narrow)
 {
     const float *const from = x + blockIdx.x * width;
     float *const to = h + blockIdx.x * width, *const room = shared_floats();
@@ -268,17 +268,19 @@ static __global__ void __launch_bounds__(MOST_THREADS)
     const float inverse = inverse_of(sum_of_block(squares, room), width, eps);
     for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
         const float y = (from[i] - mean) * inverse * weight[i];
-        to[i] = IS_CENTRED && bias ? y + bias[i] : y;
+        const float z = IS_CENTRED && bias ? y + bias[i] : y;
+        to[i] = z;
+        if (narrow) narrow[blockIdx.x * width + i] = __float2bfloat16_rn(z);
     }
 }
 
 static void cuda_norm(void *own, const step_norm *n, const float *x, int64_t rows,
-                      int64_t width, float *h)
+                      int64_t width, float *h, uint16_t *narrow)
 {
     const int threads = width >= MOST_THREADS ? MOST_THREADS : (int)((width + 31) / 32 * 32);
     const auto kernel = n->kind == NORM_LAYER ? norm_rows_of<true> : norm_rows_of<false>;
     start_step(own, rows, 1, threads, threads / 32 * sizeof(float), kernel, x, width, n->weight,
-               n->bias, n->eps, h);
+               n->bias, n->eps, h, (__nv_bfloat16 *)narrow);
 }
 
 /* ---- rotary embedding --------------------------------------------------------------------------- */

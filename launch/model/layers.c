@@ -34,10 +34,12 @@ static void fill_turns(model *m, const chunk *c)
     }
 }
 
-static void norm_rows(const model *m, const norm *n, const float *x, int32_t rows, float *h)
+/* Of x, to work.h. */
+static void norm_rows(const model *m, const norm *n, const float *x, int32_t rows)
 {
     const step_norm step = norm_step(m, n);
-    m->step->norm(m->device->own, &step, x, rows, m->shape.hidden, h);
+    m->step->norm(m->device->own, &step, x, rows, m->shape.hidden, m->work.h,
+                  m->has_narrow ? m->work.h_narrow : NULL);
 }
 
 /* Probe the rows that are asked for: the last `rows` of those just attended. */
@@ -134,13 +136,13 @@ static banyan_status rejoin(model *m, const norm *after, float *x, int32_t rows,
         moves all = moves_of(m, false);
         moves_columns(&all, m, w->h, width, rows, 1);
         moves_end(&all);
-        norm_rows(m, after, w->h, rows, w->h);
+        norm_rows(m, after, w->h, rows);
         moves_put(&sum, (step_move){w->h, x, width, width, rows, (int32_t)width, scale});
     } else {
         moves_columns(&sum, m, x, width, rows, scale);
     }
     moves_end(&sum);
-    norm_rows(m, next, x, rows, w->h);
+    norm_rows(m, next, x, rows);
     return BANYAN_OK;
 }
 
@@ -153,7 +155,7 @@ banyan_status layers_compute(model *m, const chunk *whole, int32_t rows,
     m->step->embed(m->device->own, &m->table, (const uint32_t *)(w->input + 1), c.rows,
                    m->shape.hidden, (float)m->is.embedding_scale, w->x);
     fill_turns(m, &c);
-    norm_rows(m, &m->layer[0].input, w->x, c.rows, w->h);
+    norm_rows(m, &m->layer[0].input, w->x, c.rows);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const layer *l = &m->layer[i];
         bool last = i == m->shape.layers - 1;

@@ -104,15 +104,26 @@ int64_t linear_widest(const model *m)
     return widest;
 }
 
+/* An input in bf16. Norms leave h so. */
+static const uint16_t *narrowed(model *m, const float *in, int64_t count)
+{
+    const workspace *w = &m->work;
+    const int64_t ahead = ((intptr_t)in - (intptr_t)w->h) / (intptr_t)sizeof *in;
+    if (ahead >= 0 && ahead < (int64_t)m->max_rows * m->shape.hidden)
+        return w->h_narrow + ahead;
+    m->step->narrow(m->device->own, in, count, w->narrow);
+    return w->narrow;
+}
+
 static banyan_status multiply_there(model *m, const linear *l, const float *in, int32_t rows,
                                     float *out)
 {
     device *d = m->device;
-    const void *narrow = m->work.narrow;
-    if (l->dtype == BANYAN_BF16) m->step->narrow(d->own, in, rows * l->in, m->work.narrow);
-    return device_result(
-        m, device_said(d, d->row->product(d->own, l->dtype, l->there, l->outputs, l->in,
-                                          l->dtype == BANYAN_BF16 ? narrow : in, rows, out)));
+    const void *from =
+        l->dtype == BANYAN_BF16 ? (const void *)narrowed(m, in, rows * l->in) : in;
+    return device_result(m,
+                         device_said(d, d->row->product(d->own, l->dtype, l->there, l->outputs,
+                                                        l->in, from, rows, out)));
 }
 
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out)
@@ -203,6 +214,7 @@ banyan_status linear_keep(model *m, linear *l)
     l->dtype = kept_dtype(l->stretch, l->stretches);
     const size_t bytes = (size_t)(l->outputs * l->in) * banyan_dtype_bytes(l->dtype);
     if (!d->row->is_apart) return BANYAN_OK;
+    m->has_narrow |= l->dtype == BANYAN_BF16;
     banyan_status status = device_memory_make(d, bytes, 0, &l->there);
     if (!status) status = send_columns(m, l->stretch, l->stretches, l->in, l->there);
     if (!status) status = vector_keep(m, &l->bias, l->outputs, &l->is_kept);

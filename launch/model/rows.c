@@ -51,15 +51,22 @@ layer_row(const float *x, int64_t width, const step_norm *n, double eps, float *
     for (int64_t i = 0; n->bias && i < width; i++) h[i] += n->bias[i];
 }
 
-EACH_ISA static void rows_norm(void *own, const step_norm *n, const float *x, int64_t rows,
-                               int64_t width, float *h)
+EACH_ISA static void norm_each(const step_norm *n, const float *x, int64_t rows, int64_t width,
+                               float *h)
 {
-    (void)own;
     for (int64_t row = 0; row < rows; row++, x += width, h += width)
         if (n->kind == NORM_LAYER)
             layer_row(x, width, n, n->eps, h);
         else
             rms_row(x, width, n->weight, n->eps, h);
+}
+
+static void rows_norm(void *own, const step_norm *n, const float *x, int64_t rows,
+                      int64_t width, float *h, uint16_t *narrow)
+{
+    (void)own;
+    (void)narrow;
+    norm_each(n, x, rows, width, h);
 }
 
 static void rows_move(void *own, const step_move *list, int count)
@@ -160,9 +167,10 @@ static void rows_turns(void *own, const step_rope *r, const int64_t *at, int32_t
 
 static void rows_heads(void *own, const step_heads *h)
 {
+    (void)own;
     float *x = h->x;
     for (int64_t row = 0; row < h->rows; row++, x += h->stride) {
-        if (h->norm.weight) rows_norm(own, &h->norm, x, h->heads, h->dim, x);
+        if (h->norm.weight) norm_each(&h->norm, x, h->heads, h->dim, x);
         if (h->turn) rope_turn(x, h->heads, h->dim, h->pairs, h->turn + row * 2 * h->pairs);
     }
 }

@@ -105,7 +105,8 @@ typedef struct workspace {
     float *dual_q[2], *dual_out[2], *dual_lse[DUAL], *dual_mass[DUAL];
     banyan_rows *dual_part;
     float *some;          /* [rows][hidden] */
-    uint16_t *narrow;     /* [rows][the widest input], bf16: of a product on a device */
+    uint16_t *h_narrow;   /* [rows][hidden]: h in bf16, on a device that multiplies such */
+    uint16_t *narrow;     /* [rows][the widest input]: other inputs of its products, likewise */
     float *share;         /* [rows][experts], on the host */
     unsigned char *taken; /* [experts], likewise */
     float *panel;         /* [PANEL][the widest input]: columns of a matrix in fp32 */
@@ -154,7 +155,8 @@ struct model {
     workspace work;
     step_graph graph; /* of this workspace and cache */
     int64_t matrix_work;
-    bool is_twin; /* the weights are another model's */
+    bool has_narrow; /* some matrix is kept in bf16 */
+    bool is_twin;    /* the weights are another model's */
     char why[WHY];
 };
 

@@ -84,9 +84,10 @@ typedef struct step_row {
     /* x [rows][width] = scale * the rows `ids` of the table */
     void (*embed)(void *own, const step_table *table, const uint32_t *ids, int32_t rows,
                   int64_t width, float scale, float *x);
-    /* h [rows][width] = norm(x), row by row; may be in place */
+    /* h [rows][width] = norm(x), row by row; may be in place. narrow: the same in bf16, as `narrow` rounds,
+     * or NULL (the CPU leaves it out) */
     void (*norm)(void *own, const step_norm *n, const float *x, int64_t rows, int64_t width,
-                 float *h);
+                 float *h, uint16_t *narrow);
     void (*move)(void *own, const step_move *list, int count); /* to = from */
     void (*add)(void *own, const step_move *list, int count);  /* to += scale * from */
     void (*zero)(void *own, float *x, int64_t count);

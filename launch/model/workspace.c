@@ -85,8 +85,9 @@ banyan_status workspace_make(model *m)
     const bool dual = banyan_plan_spec(m->plan)->max_tokens > dual_reach(d);
     const int64_t dual_q = dual ? rows * q : 0, dual_lse = dual ? rows * s->heads : 0;
     int64_t panel = on_device(m) ? 0 : PANEL * linear_widest(m);
-    int64_t narrow = on_device(m) ? (rows * linear_widest(m) + 1) / 2 : 0;
-    float *narrow_room = NULL;
+    int64_t narrow = m->has_narrow ? (rows * linear_widest(m) + 1) / 2 : 0;
+    int64_t h_narrow = m->has_narrow ? (rows * s->hidden + 1) / 2 : 0;
+    float *narrow_room = NULL, *h_room = NULL;
     const struct {
         float **to;
         int64_t count;
@@ -115,6 +116,7 @@ banyan_status workspace_make(model *m)
                   {&w->dual_mass[1], dual_lse},
                   {&w->dual_mass[2], dual_lse},
                   {&narrow_room, narrow},
+                  {&h_room, h_narrow},
                   {&w->panel, panel}};
     enum { count = sizeof arrays / sizeof arrays[0] };
     char what[64];
@@ -130,6 +132,7 @@ banyan_status workspace_make(model *m)
     for (int i = 0; !status && i < count; i++)
         status = make_floats(m, arrays[i].count, arrays[i].to);
     w->narrow = (uint16_t *)narrow_room;
+    w->h_narrow = (uint16_t *)h_room;
     if (!status) status = make_input(m);
     if (!status) status = make_sides(m, sides);
     if (status == BANYAN_ERR_MEMORY) snprintf(m->why, WHY, "out of memory for %s", what);
@@ -139,11 +142,11 @@ banyan_status workspace_make(model *m)
 void workspace_free(model *m)
 {
     workspace *w = &m->work;
-    void *const there[] = {w->x,         w->h,         w->cut,         w->cut_kv,
-                           w->q,         w->k,         w->v,           w->out,
-                           w->wide,      w->some,      w->narrow,      w->turn[0],
-                           w->turn[1],   w->turn_next, w->turn_far,    w->panel,
-                           w->dual_q[0], w->dual_q[1], w->dual_out[0], w->dual_out[1]};
+    void *const there[] = {
+        w->x,         w->h,           w->cut,        w->cut_kv,   w->q,      w->k,
+        w->v,         w->out,         w->wide,       w->some,     w->narrow, w->h_narrow,
+        w->turn[0],   w->turn[1],     w->turn_next,  w->turn_far, w->panel,  w->dual_q[0],
+        w->dual_q[1], w->dual_out[0], w->dual_out[1]};
     void *const host[] = {w->share, w->owner, w->taken,     w->dual_part,
                           w->sends, w->recvs, w->columns_of};
     if (w->asked != w->input) free(w->asked);

@@ -128,6 +128,15 @@ static void moves(int width, int rows)
     }
 }
 
+/* In bf16: the lower half of the fp32 number is rounded away, ties to even. */
+static uint32_t rounded(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint32_t low = bits & 0xffff, up = bits >> 16;
+    return up + (low > 0x8000 || (low == 0x8000 && up % 2));
+}
+
 static void one_by_one(int width, int rows)
 {
     const size_t count = (size_t)(rows * width);
@@ -144,10 +153,7 @@ static void one_by_one(int width, int rows)
     const std::vector<uint16_t> narrow = half.back();
     int wrong = 0;
     for (size_t i = 0; i < count; i++) {
-        uint32_t bits; /* of the fp32 number, whose lower half is rounded away, ties to even */
-        memcpy(&bits, &a[i], sizeof bits);
-        const uint32_t low = bits & 0xffff, up = bits >> 16;
-        wrong += narrow[i] != up + (low > 0x8000 || (low == 0x8000 && up % 2));
+        wrong += narrow[i] != rounded(a[i]);
         wrong += biased[i] != a[i] + b[i % (size_t)width];
         wrong += scaled[i] != biased[i] * 0.7f || zero[i] != 0;
     }
@@ -220,12 +226,19 @@ static void norm(int width, int rows)
     const numbers a = drawn((size_t)(rows * width), 2), w = drawn((size_t)width),
                   b = drawn((size_t)width);
     const there<float> x(a), weight(w), bias(b), h(numbers(a.size(), NAN));
+    const there<uint16_t> half(std::vector<uint16_t>(a.size(), 1));
     const double depth = (width + 1023) / 1024 + 5 + 32 + 8;
     for (int kind = 0; kind < 4; kind++) { /* RMS; centred, without and with a bias; in place */
         const step_norm n = {kind ? NORM_LAYER : NORM_RMS, 1e-5, weight.at,
                              kind > 1 ? bias.at : nullptr};
-        step_row_cuda.norm(&line, &n, x.at, rows, width, kind == 3 ? x.at : h.at);
+        step_row_cuda.norm(&line, &n, x.at, rows, width, kind == 3 ? x.at : h.at,
+                           kind ? half.at : nullptr);
         const numbers got = kind == 3 ? x.back() : h.back();
+        const std::vector<uint16_t> narrow = half.back();
+        int wrong = 0;
+        for (size_t i = 0; i < got.size(); i++)
+            wrong += narrow[i] != (kind ? rounded(got[i]) : 1);
+        CHECK_MSG(wrong == 0, "norm, %d rows of %d: %d wrong in bf16", rows, width, wrong);
         closeness near("norm");
         for (int row = 0; row < rows; row++) {
             const float *const from = a.data() + row * width;
