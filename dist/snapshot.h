@@ -226,6 +226,8 @@ static inline int64_t banyan_clean_blocks(const banyan_plan *plan, int64_t lengt
     return end > 0 ? end / plan->spec.block_tokens : 0;
 }
 banyan_status banyan_snapshot_possible(const banyan_plan *plan);
+/* Of a buffer between records and files, at least; a block fits in any case. Tests make it small. */
+extern size_t banyan_batch_bytes;
 banyan_status banyan_blocks_save(banyan_cache *c, const banyan_move *move, int64_t count);
 banyan_status banyan_blocks_load(banyan_cache *c, const banyan_move *move, int64_t count);
 

@@ -19,7 +19,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BATCH_BYTES = 8 << 20, RING = 4 };
+enum { RING = 4 };
+
+size_t banyan_batch_bytes = 8 << 20;
 
 static size_t row_bytes(const banyan_block_shape *shape, int32_t dim)
 {
@@ -86,13 +88,16 @@ banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *inde
 
 /* ---- batches ------------------------------------------------------------------------------- */
 
-/* Blocks first .. first+count-1 of a list, in one buffer. */
-typedef struct batch {
-    int64_t first, count;
+/* Room for one batch's blocks. */
+typedef struct buffer {
     char *bytes;   /* plain rows, one block behind the other */
     char *records; /* likewise; of a device, else NULL */
-    size_t *at;    /* [2 count]: of each block where it begins in these */
-} batch;
+} buffer;
+
+/* Where a block begins in its buffer. */
+typedef struct buffer_place {
+    size_t bytes, records;
+} buffer_place;
 
 typedef struct mover {
     banyan_cache *c;
@@ -100,13 +105,17 @@ typedef struct mover {
     int64_t count;
     size_t room; /* of a buffer */
     int is_save;
-    batch ring[RING];
-    batch *work;           /* whose blocks the threads have just now */
-    banyan_status *status; /* [count of a batch]: of each block */
+    int64_t *begin; /* [batches + 1]: batch n has blocks begin[n] .. begin[n+1]-1 of the list */
+    int64_t batches;
+    buffer ring
+        [RING]; /* batch n lies in n % RING: its filler's until it is filled, then its emptier's */
+    /* What the threads convert just now. */
+    int64_t work;
+    buffer_place *at;      /* [blocks of the batch] */
+    banyan_status *status; /* [blocks of the batch] */
     pthread_mutex_t lock;  /* of what follows; `moved` says that it has changed */
     pthread_cond_t moved;
-    int64_t filled, emptied; /* batches; batch i is in buffer i % RING */
-    int is_last;             /* no batch will be filled after these */
+    int64_t filled, emptied; /* batches */
     banyan_status failed;    /* what the thread of the files met first, and .. */
     char why[512];           /* .. its words: messages belong to threads */
     int is_given_up;         /* the threads of the records have failed */
@@ -127,28 +136,29 @@ static size_t larger_of(const mover *m, int64_t i)
     return record_of(m, i) > plain_of(m, i) ? record_of(m, i) : plain_of(m, i);
 }
 
-/* The batch behind `after`. */
-static void next_batch(const mover *m, const batch *after, batch *b)
+/* Cuts the list into batches; returns the blocks of the largest. */
+static int64_t cut_batches(mover *m)
 {
-    size_t plain = 0, records = 0, bytes = 0;
-    b->first = after ? after->first + after->count : 0;
-    b->count = 0;
-    for (int64_t i = b->first; i < m->count; i++, b->count++) {
+    int64_t most = 1;
+    size_t bytes = 0;
+    for (int64_t i = 0; i < m->count; i++) {
         bytes += larger_of(m, i);
-        if (b->count && bytes > m->room) break;
-        b->at[2 * b->count] = plain;
-        b->at[2 * b->count + 1] = records;
-        plain += plain_of(m, i);
-        records += record_of(m, i);
+        if (i && bytes <= m->room) continue;
+        m->begin[m->batches++] = i;
+        bytes = larger_of(m, i);
     }
+    m->begin[m->batches] = m->count;
+    for (int64_t n = 0; n < m->batches; n++)
+        if (m->begin[n + 1] - m->begin[n] > most) most = m->begin[n + 1] - m->begin[n];
+    return most;
 }
 
 /* Reads or writes a batch, neighbours in one file together. */
-static banyan_status transfer(mover *m, batch *b)
+static banyan_status transfer(mover *m, int64_t n)
 {
-    char *at = b->bytes;
+    char *at = m->ring[n % RING].bytes;
     banyan_status status = BANYAN_OK;
-    for (int64_t i = b->first, end = b->first + b->count; i < end && !status;) {
+    for (int64_t i = m->begin[n], end = m->begin[n + 1]; i < end && !status;) {
         const banyan_move *first = &m->move[i];
         size_t bytes = plain_of(m, i);
         for (i++; i < end && m->move[i].fd == first->fd &&
@@ -166,12 +176,13 @@ static banyan_status transfer(mover *m, batch *b)
 /* Block n of the batch at work: to its record, or from it. */
 static banyan_status convert_block(const mover *m, int64_t n, int32_t worker)
 {
-    const batch *work = m->work;
-    const banyan_move *move = &m->move[work->first + n];
+    const buffer *work = &m->ring[m->work % RING];
+    const int64_t i = m->begin[m->work] + n;
+    const banyan_move *move = &m->move[i];
     const banyan_kernel *kernel = m->c->plan->kernel;
-    const size_t bytes = plain_of(m, work->first + n);
-    char *at = work->bytes + work->at[2 * n];
-    void *record = work->records ? work->records + work->at[2 * n + 1] : move->record;
+    const size_t bytes = plain_of(m, i);
+    char *at = work->bytes + m->at[n].bytes;
+    void *record = work->records ? work->records + m->at[n].records : move->record;
     const banyan_plain plain = banyan_plain_at(move->shape, at);
     if (m->is_save) {
         memset(at, 0, bytes);
@@ -194,13 +205,13 @@ static void convert_body(void *arg, int64_t n, int32_t worker)
     m->status[n] = convert_block(m, n, worker);
 }
 
-static banyan_status device_records(const mover *m, batch *b)
+static banyan_status device_records(const mover *m, int64_t n)
 {
     const banyan_device_cache *d = m->c->device;
     banyan_status status = BANYAN_OK;
     if (!d) return BANYAN_OK;
-    char *at = b->records;
-    for (int64_t i = b->first; i < b->first + b->count && !status; i++) {
+    char *at = m->ring[n % RING].records;
+    for (int64_t i = m->begin[n]; i < m->begin[n + 1] && !status; i++) {
         void *record = m->move[i].record;
         const size_t bytes = record_of(m, i);
         status = banyan_device_said(banyan_memory_copy(&d->memory, m->is_save ? at : record,
@@ -211,56 +222,53 @@ static banyan_status device_records(const mover *m, batch *b)
 }
 
 /* A batch's bytes become records, or its records bytes. */
-static banyan_status convert(mover *m, batch *b)
+static banyan_status convert(mover *m, int64_t n)
 {
-    banyan_status status = m->is_save ? device_records(m, b) : BANYAN_OK;
+    const int64_t count = m->begin[n + 1] - m->begin[n];
+    banyan_status status = m->is_save ? device_records(m, n) : BANYAN_OK;
     if (status) return status;
-    m->work = b;
-    banyan_each(m->c->plan->spec.threads, b->count, convert_body, m);
-    for (int64_t n = 0; n < b->count && !status; n++)
-        if (m->status[n])
-            status = convert_block(m, n, 0); /* once more: its words are to be ours */
-    return !status && !m->is_save ? device_records(m, b) : status;
+    m->work = n;
+    m->at[0] = (buffer_place){0, 0};
+    for (int64_t i = 1; i < count; i++)
+        m->at[i] = (buffer_place){m->at[i - 1].bytes + plain_of(m, m->begin[n] + i - 1),
+                                  m->at[i - 1].records + record_of(m, m->begin[n] + i - 1)};
+    /* One of the cache's threads is that of the files: another in its place would take its core from it. */
+    const int32_t threads = m->c->plan->spec.threads > 1 ? m->c->plan->spec.threads - 1 : 1;
+    banyan_each(threads, count, convert_body, m);
+    for (int64_t i = 0; i < count && !status; i++)
+        if (m->status[i])
+            status = convert_block(m, i, 0); /* once more: its words are to be ours */
+    return !status && !m->is_save ? device_records(m, n) : status;
 }
 
 /* ---- the ring ------------------------------------------------------------------------------ */
 
-/* Does one side work on while the other is at `n`? Waits until there is a buffer to fill, or one that is
- * filled; 0: there will be none, or the other side has failed. */
+/* Waits until batch n's buffer is to be filled, or is filled; 0: the other side has failed. */
 static int await_buffer(mover *m, int64_t n, int fills)
 {
     pthread_mutex_lock(&m->lock);
-    while (!m->failed && !m->is_given_up &&
-           (fills ? n - m->emptied == RING : n == m->filled && !m->is_last))
+    while (!m->failed && !m->is_given_up && (fills ? n - m->emptied == RING : n == m->filled))
         pthread_cond_wait(&m->moved, &m->lock);
-    const int goes_on = !m->failed && !m->is_given_up && (fills || n < m->filled);
+    const int goes_on = !m->failed && !m->is_given_up;
     pthread_mutex_unlock(&m->lock);
     return goes_on;
 }
 
-static void pass_on(mover *m, int64_t n, int fills, int is_last)
+static void pass_on(mover *m, int64_t n, int fills)
 {
     pthread_mutex_lock(&m->lock);
-    if (is_last)
-        m->is_last = 1;
-    else if (fills)
-        m->filled = n + 1;
-    else
-        m->emptied = n + 1;
+    *(fills ? &m->filled : &m->emptied) = n + 1;
     pthread_cond_broadcast(&m->moved);
     pthread_mutex_unlock(&m->lock);
 }
 
 /* One side of the ring: all batches in their order, filled or emptied by `step`. */
-static banyan_status go_round(mover *m, int fills, banyan_status (*step)(mover *m, batch *b))
+static banyan_status go_round(mover *m, int fills, banyan_status (*step)(mover *m, int64_t n))
 {
-    for (int64_t n = 0; await_buffer(m, n, fills); n++) {
-        batch *b = &m->ring[n % RING];
-        if (fills) next_batch(m, n ? &m->ring[(n - 1) % RING] : NULL, b);
-        const banyan_status status = b->count ? step(m, b) : BANYAN_OK;
+    for (int64_t n = 0; n < m->batches && await_buffer(m, n, fills); n++) {
+        const banyan_status status = step(m, n);
         if (status) return status;
-        pass_on(m, n, fills, b->count == 0);
-        if (!b->count) break;
+        pass_on(m, n, fills);
     }
     return BANYAN_OK;
 }
@@ -299,13 +307,12 @@ static banyan_status move_batches(mover *m)
 
 /* ---- all of them --------------------------------------------------------------------------- */
 
-static banyan_status take_batch(const mover *m, size_t most, batch *b)
+static banyan_status take_buffer(const mover *m, buffer *b)
 {
     const banyan_device_cache *d = m->c->device;
     void *records = NULL;
     b->bytes = malloc(m->room);
-    b->at = calloc(2 * most, sizeof *b->at);
-    if (!b->bytes || !b->at)
+    if (!b->bytes)
         return banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory for %d buffers of %zu",
                            (int)RING, m->room);
     if (!d) return BANYAN_OK;
@@ -315,12 +322,21 @@ static banyan_status take_batch(const mover *m, size_t most, batch *b)
     return status;
 }
 
-static void give_batch(const mover *m, batch *b)
+static void give_buffer(const mover *m, buffer *b)
 {
-    const banyan_device_cache *d = m->c->device;
-    if (b->records) banyan_memory_release(&d->memory, 1, b->records);
+    if (b->records) banyan_memory_release(&m->c->device->memory, 1, b->records);
     free(b->bytes);
-    free(b->at);
+}
+
+static banyan_status take_lists(mover *m)
+{
+    m->begin = calloc((size_t)m->count + 1, sizeof *m->begin);
+    const int64_t most = m->begin ? cut_batches(m) : 1;
+    m->at = calloc((size_t)most, sizeof *m->at);
+    m->status = calloc((size_t)most, sizeof *m->status);
+    return m->begin && m->at && m->status
+               ? BANYAN_OK
+               : banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory");
 }
 
 static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t count,
@@ -330,22 +346,18 @@ static banyan_status move_all(banyan_cache *c, const banyan_move *move, int64_t 
                .move = move,
                .count = count,
                .is_save = is_save,
-               .room = BATCH_BYTES,
+               .room = banyan_batch_bytes,
                .lock = PTHREAD_MUTEX_INITIALIZER,
                .moved = PTHREAD_COND_INITIALIZER};
-    size_t least = BATCH_BYTES;
-    if (!count) return BANYAN_OK;
-    for (int64_t i = 0; i < count; i++) {
+    if (count < 1) return BANYAN_OK;
+    for (int64_t i = 0; i < count; i++)
         if (larger_of(&m, i) > m.room) m.room = larger_of(&m, i);
-        if (larger_of(&m, i) < least) least = larger_of(&m, i);
-    }
-    const size_t most = m.room / least + 1;
-    m.status = calloc(most, sizeof *m.status);
-    banyan_status status =
-        m.status ? BANYAN_OK : banyan_fail(BANYAN_ERR_MEMORY, "snapshot: no memory");
-    for (int i = 0; i < RING && !status; i++) status = take_batch(&m, most, &m.ring[i]);
+    banyan_status status = take_lists(&m);
+    for (int i = 0; i < RING && !status; i++) status = take_buffer(&m, &m.ring[i]);
     if (!status) status = move_batches(&m);
-    for (int i = 0; i < RING; i++) give_batch(&m, &m.ring[i]);
+    for (int i = 0; i < RING; i++) give_buffer(&m, &m.ring[i]);
+    free(m.begin);
+    free(m.at);
     free(m.status);
     return status;
 }

@@ -3,6 +3,7 @@
  * sequences that went back; and they go on as the saved one does. With `reproducible`, and on the same
  * ranks without it, bit by bit; otherwise within the oracle's bound. The ranks of a job are all P and Q up to
  * their number. Saving again on the same ranks writes what is new; what was opened can be saved. */
+#include "dist/snapshot.h"
 #include "tests/dist/snapshot_world.h"
 #include "tests/world.h"
 
@@ -246,7 +247,9 @@ int main(int argc, char **argv)
         access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm"; /* no disk is waited for */
     snprintf(folder, sizeof folder, "%s/snapshot_test.%ld", fast, id);
     const int ranks = banyan_comm_size(comm), full = argc > 1;
+    const size_t usual = banyan_batch_bytes;
     for (int i = 0; i < CASES; i++) {
+        banyan_batch_bytes = i % 2 ? usual : 1; /* a block each: many batches of few blocks */
         for (int p = 0; p < 5; p++)
             for (int q = 0; q < 5; q++)
                 if (counts[p] <= ranks && counts[q] <= ranks &&
