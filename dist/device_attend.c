@@ -118,7 +118,7 @@ static banyan_status add_strip(pass *p, int32_t mine, int32_t first_head,
 {
     banyan_device_cache *d = p->c->device;
     banyan_span_list list;
-    int64_t blocks;
+    int64_t blocks = 0;
     banyan_status status = p->batch.strips == d->max_strips ? flush_midway(p) : BANYAN_OK;
     if (!status && !build_spans(p, class, mine, rows, &list, &blocks)) {
         status = flush_midway(p);
