@@ -291,6 +291,7 @@ static trial draw(uint64_t seed)
     if (is_wide(seed) && below(t, 2))
         t.shape = banyan_block_shape{BLOCK, 576, 512, formats[below(t, 2)], 1};
     t.data = (kind)(below(t, 2) ? NORMAL : below(t, KINDS));
+    if (is_wide(seed) && !t.shape.value_in_key && below(t, 2)) t.shape.dtype = BANYAN_E4M3;
     t.kv_heads = 1 + below(t, 3);
     t.group = 1 + below(t, t.shape.value_in_key ? 60 : is_wide(seed) ? 16 : 8);
     t.heads = t.kv_heads * t.group;
@@ -298,7 +299,7 @@ static trial draw(uint64_t seed)
     const int most = vectors / t.group < 8 ? vectors / t.group : 8;
     t.rows = 1 + below(t, most);
     t.processors = below(t, 3) ? 1 + below(t, 8) : 132;
-    if (t.shape.dtype == BANYAN_E4M3 && below(t, 3) == 0) t.data = SPREAD;
+    if (t.shape.dtype == BANYAN_E4M3 && below(t, is_wide(seed) ? 2 : 3) == 0) t.data = SPREAD;
     int64_t own = below(t, t.data == SPREAD ? 2 : 8) ? below(t, 40) : 0;
     t.is_long = is_long(seed);
     if (t.is_long) {

@@ -33,7 +33,7 @@ static const device_case cases[] = {
      "spread", "butterfly", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
     {"tree attention", 4, 2, 64, 64, 150, 120, 4, BF16, F32, F32, {"0-1:s2 stride=2 local=1"},
      "spread", "allreduce", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
-    {"wide heads", 4, 2, 256, 64, 150, 120, 0, F16, F16, F32, {"0-1:sink_window sink=5t window=70t"},
+    {"wide heads", 4, 2, 256, 128, 150, 120, 0, F16, F16, F32, {"0-1:sink_window sink=5t window=70t"},
      "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1},
     {"two slots a block", 4, 2, 64, 128, 420, 130, 5, BF16, BF16, F32,
      {"0-1:s2 stride=2 local=1 per=query", "2-3:sink_window sink=5t window=70t"}, "spread", "tree",
