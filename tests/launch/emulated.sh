@@ -16,6 +16,7 @@ run)
   all 0 "6 rows checked" run $shape $cuda --tokens 333 --at 250 --dtype fp16 --out all --rows 2
   all 0 "6 rows checked" run $shape $cuda --tokens 700 --at 640 --use "s2 stride=2 local=2" --placement spread
   all 0 "6 rows checked" run --heads 2 --kv-heads 1 --key-dim 256 --threads 1 --samples 6 --decode 2 $cuda --tokens 150
+  all 0 "6 rows checked" run $shape $cuda --tokens 300 --max-rows 140 --set cache.block_tokens=128 --placement spread
   all 0 "device           cuda: " run $shape $cuda --tokens 64 --dtype fp8
   expect 2 "" "$banyan" run $shape --device cuda --tokens 64 --dtype fp32
   ;;
