@@ -75,8 +75,9 @@ const banyan_plan *model_plan(const model *m);
 banyan_cache *model_cache(model *m);
 
 /* From here on calls go to a fork of the sequence, of its first `tokens` tokens; model_back forgets
- * it, and calls go to the sequence as it was. The spec has room for two sequences. */
-banyan_status model_fork(model *m, int64_t tokens);
+ * it, and calls go to the sequence as it was. The spec has room for two sequences. Collective: `mine`, where
+ * it is no OK, is what this rank has met before, and no rank has a fork. */
+banyan_status model_fork(model *m, int64_t tokens, banyan_status mine);
 void model_back(model *m);
 /* The sequence to a folder that all ranks see, with the ids of its tokens, and one more where the last is not
  * read yet; and the sequence of such a folder in place of what there is, which stays where it fails, also

@@ -304,12 +304,18 @@ banyan_cache *model_cache(model *m)
     return m->cache;
 }
 
-banyan_status model_fork(model *m, int64_t tokens)
+banyan_status model_fork(model *m, int64_t tokens, banyan_status mine)
 {
     banyan_sequence *fork = NULL;
-    banyan_status status = banyan_sequence_fork(m->sequence, tokens, 0, &fork);
+    banyan_status status = mine ? mine : banyan_sequence_fork(m->sequence, tokens, 0, &fork);
+    snprintf(m->why, WHY, "%s", mine == BANYAN_ERR_MEMORY ? "out of memory" : "");
+    if (status && !mine) snprintf(m->why, WHY, "%s", banyan_error_message());
+    status = agree_words(m->comm, status, m->why, WHY);
+    if (status) {
+        banyan_sequence_destroy(fork);
+        return status;
+    }
     m->why[0] = 0;
-    if (status) return status;
     m->parent = m->sequence;
     m->sequence = fork;
     return BANYAN_OK;

@@ -35,7 +35,8 @@ banyan_status question_ask(model *m, const question *q, reply *out)
                           sizeof *out->out);
     /* a rank that is alone in having no memory must not leave the others waiting */
     bool room = out->got && (out->mass || q->answer_first < 0) && (out->out || !q->with_out);
-    banyan_status status = room ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    double start = now_seconds();
+    banyan_status status = model_fork(m, q->at, room ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (status == BANYAN_OK) {
         model_probe probe = {.layer = q->layer,
                              .first_token = q->answer_first,
@@ -43,11 +44,8 @@ banyan_status question_ask(model *m, const question *q, reply *out)
                              .mass = out->mass,
                              .out = out->out,
                              .watch = q->watch};
-        double start = now_seconds();
-        status = model_fork(m, q->at);
-        if (!status)
-            status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers,
-                                   NULL, out->got, &probe, NULL, NULL);
+        status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
+                               out->got, &probe, NULL, NULL);
         model_back(m);
         out->seconds = now_seconds() - start;
     }

@@ -90,12 +90,16 @@ json_t *record_ids(const uint32_t *ids, int32_t count)
     return a;
 }
 
-/* "10010000" per answer token; saw or mass is NULL. */
+/* "10010000" per answer token; saw or mass is NULL. NULL: out of memory. */
 static json_t *head_texts(const bool *saw, const float *mass, int32_t answers, int32_t heads)
 {
     json_t *texts = json_array();
     char *text = malloc((size_t)heads + 1);
-    for (int32_t i = 0; text && i < answers; i++) {
+    if (!text) {
+        json_decref(texts);
+        return NULL;
+    }
+    for (int32_t i = 0; i < answers; i++) {
         for (int32_t h = 0; h < heads; h++) {
             int32_t at = i * heads + h;
             text[h] = (saw ? saw[at] : mass[at] >= .5f) ? '1' : '0';
@@ -137,9 +141,11 @@ void record_masses(json_t *record, const float *mass, const bool *saw, int32_t a
         json_array_append_new(rows, row);
     }
     json_object_set_new(record, "mass", rows);
-    json_object_set_new(record, "saw", head_texts(NULL, mass, answers, heads));
+    if (json_object_set_new(record, "saw", head_texts(NULL, mass, answers, heads)))
+        record_no_room(record);
     if (!saw) return;
-    json_object_set_new(record, "predicted_saw", head_texts(saw, NULL, answers, heads));
+    if (json_object_set_new(record, "predicted_saw", head_texts(saw, NULL, answers, heads)))
+        record_no_room(record);
     json_object_set_new(record, "least_mass", isfinite(least) ? json_real(least) : json_null());
 }
 
@@ -161,6 +167,7 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
         return record;
     }
     bool *saw = absent ? NULL : calloc((size_t)(q->answers * heads), sizeof *saw);
+    if (!absent && !saw) record_no_room(record);
     outcome predicted =
         absent || !saw ? OUTCOME_NONE : predictor_answer(&c->view, item, c->length - 1, saw);
     bool equal = r->outcome == predicted;

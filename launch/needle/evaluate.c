@@ -65,11 +65,27 @@ int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t 
     return status == BANYAN_ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;
 }
 
+static const char no_room[] = "no room";
+
+void record_no_room(json_t *record)
+{
+    json_object_set_new(record, no_room, json_true());
+}
+
+static bool keep_whole(evaluation *e, json_t *record, char *why, size_t why_bytes)
+{
+    if (record && !json_object_get(record, no_room))
+        return results_add(e->results, record, why, why_bytes);
+    snprintf(why, why_bytes, "rank 0: out of memory for a cell's record");
+    json_decref(record);
+    return false;
+}
+
 int evaluation_keep(evaluation *e, json_t *record)
 {
     char why[NEEDLE_WHY];
     int32_t failed = 0;
-    if (e->j->rank == 0 && !results_add(e->results, record, why, sizeof why)) {
+    if (e->j->rank == 0 && !keep_whole(e, record, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "%s", why);
         failed = 1;

@@ -104,6 +104,8 @@ int evaluate_all(evaluation *e);
 
 /* One cell's verdict: rank 0 passes the record, others NULL. Collective; an exit code. */
 int evaluation_keep(evaluation *e, json_t *record);
+/* Something of the record was not made for want of memory: it is not kept, and evaluation_keep says so. */
+void record_no_room(json_t *record);
 /* missing [count]: which of "task/length/trial/first .. " are not in the file, on every rank. */
 int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
                        int32_t first, int32_t count, bool *missing, int32_t *total);

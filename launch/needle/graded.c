@@ -220,7 +220,7 @@ static int ask_key(evaluation *e, int64_t length, int32_t trial, int32_t kv_head
                                          CONSTRUCTED_VALUE};
         model_probe probe = {.layer = e->shape.layers - 1, .out = out, .lse = lse};
         double start = now_seconds();
-        banyan_status status = model_fork(e->m, p->count);
+        banyan_status status = model_fork(e->m, p->count, BANYAN_OK);
         if (!status)
             status = model_forward(e->m, p->count, ids, NEEDLE_QUESTION, 1, NULL, NULL, &probe,
                                    NULL, NULL);

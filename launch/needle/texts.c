@@ -276,7 +276,10 @@ static void record_words(const shared *s, json_t *record, const cell *c, const s
     int64_t tokens;
     bool contains, stands;
     char *text = words_reply(f->texts, c->trial % f->items, r->id, r->count, &contains);
-    if (text) json_object_set_new(record, "reply", json_text(text));
+    if (text)
+        json_object_set_new(record, "reply", json_text(text));
+    else
+        record_no_room(record);
     json_object_set_new(record, "contained", json_boolean(text && contains));
     if (text && contains) json_object_set_new(record, "outcome", json_string("found"));
     if (words_again(f->texts, &prompt, &item->needle, &tokens, &stands)) {
@@ -340,7 +343,8 @@ static int ask_cell(shared *s, const cell *c)
     }
     if (code) return code;
     s->base = c->place;
-    code = evaluation_forward(s->e, model_fork(s->e->m, s->base), "a fork of the haystack");
+    code = evaluation_forward(s->e, model_fork(s->e->m, s->base, BANYAN_OK),
+                              "a fork of the haystack");
     if (!code) code = read_tokens(s, s->base, s->grid.end);
     const double prefill = now_seconds() - start;
     if (!code) code = ask_trial(s, c, &r);
