@@ -105,6 +105,8 @@ int job_failed(const job *j, banyan_status status, const char *what)
 {
     const char *colon = what && *what ? ": " : "";
     const char *words = j->device->why[0] ? j->device->why : banyan_error_message();
+    if (!*words && status == BANYAN_ERR_MEMORY)
+        words = "out of memory"; /* ours, not the library's */
     if (!what) what = "";
     if (status == BANYAN_ERR_COMM && j->ranks > 1) {
         fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon, words);
