@@ -105,14 +105,18 @@ int job_failed(const job *j, banyan_status status, const char *what)
 {
     const char *colon = what && *what ? ": " : "";
     const char *words = j->device->why[0] ? j->device->why : banyan_error_message();
+    char rank[32] = "";
     if (!*words && status == BANYAN_ERR_MEMORY)
         words = "out of memory"; /* ours, not the library's */
+    /* One machine's memory is one rank's matter: whose, the words say, unless it is this one's. */
+    if (status == BANYAN_ERR_MEMORY && j->ranks > 1 && !strstr(words, "rank "))
+        snprintf(rank, sizeof rank, "rank %d: ", j->rank);
     if (!what) what = "";
     if (status == BANYAN_ERR_COMM && j->ranks > 1) {
         fprintf(stderr, "banyan: rank %d: %s%s%s\n", j->rank, what, colon, words);
         *unsaid = 0;
     } else
-        say_error(j, "%s%s%s", what, colon, words);
+        say_error(j, "%s%s%s%s", what, colon, rank, words);
     return exit_code(status);
 }
 

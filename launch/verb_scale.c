@@ -273,7 +273,7 @@ static int advise_scale(const scale_task *t)
         predict_advise(&s, t->machine, j->comm, one_machine, t->line[t->lines - 1].tokens,
                        t->prefill, wrapped_begin(&w, stdout));
     wrapped_end(&w, job_switch(j, "wide"), 4);
-    return status ? job_failed(j, status, j->ranks > 1 ? "rank 0: advice" : "advice") : EXIT_OK;
+    return status ? job_failed(j, status, "advice") : EXIT_OK;
 }
 
 static int scale_all(scale_task *t)
