@@ -35,6 +35,7 @@ struct trial {
     std::vector<int> is_partial;        /* of each query head */
     bool is_exact;                      /* does the kernel round q? */
     bool is_long;                       /* see is_long */
+    bool has_lse;                       /* was it asked for? */
     int64_t hidden;                     /* a token whose score is -inf, or -1 */
 };
 
@@ -302,6 +303,7 @@ static trial draw(uint64_t seed)
     if (t.shape.dtype == BANYAN_E4M3 && below(t, is_wide(seed) ? 2 : 3) == 0) t.data = SPREAD;
     int64_t own = below(t, t.data == SPREAD ? 2 : 8) ? below(t, 40) : 0;
     t.is_long = is_long(seed);
+    t.has_lse = seed % 8 != 3;
     if (t.is_long) {
         t.shape.dtype = BANYAN_E4M3;
         t.data = NORMAL;

@@ -26,6 +26,7 @@ typedef struct trial {
     int32_t dim, heads, kv_heads, group, rows, blocks;
     int64_t base, tokens; /* absolute token of the oracle's token 0; how many it knows */
     int wants_partial[MOST_HEADS];
+    int has_lse;                       /* was it asked for? */
     int held[MOST_HEADS][MOST_BLOCKS]; /* of a KV head: does it hold this block? */
     trial_list list[MOST_STRIPS];
     banyan_strip strip[MOST_STRIPS];
