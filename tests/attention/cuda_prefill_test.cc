@@ -144,6 +144,7 @@ int main(int argc, char **argv)
     int cuts = 0;
     for (int seed = first; seed < first + count; seed++) cuts += run(seed);
     for (int seed = WIDE_SEEDS; argc == 1 && seed < WIDE_SEEDS + 3; seed++) run(seed);
+    for (int seed = SHORT_SEEDS; argc == 1 && seed < SHORT_SEEDS + 16; seed++) run(seed);
     CHECK(cuts > 0 || count < 60);
     return test_end();
 }

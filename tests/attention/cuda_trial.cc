@@ -70,6 +70,11 @@ int trial_may_leak(const trial *t, int head, int64_t row)
 
 /* ---- drawing ----------------------------------------------------------------------------------- */
 
+static int is_short(const trial *t)
+{
+    return t->seed >= SHORT_SEEDS;
+}
+
 static void draw_shape(trial *t, uint64_t *random)
 {
     static const int32_t groups[] = {1, 2, 3, 4, 8}, processors[] = {1, 3, 132};
@@ -77,6 +82,7 @@ static void draw_shape(trial *t, uint64_t *random)
     t->dim = test_below(random, 2) ? 128 : 64;
     if (t->way == PORTABLE && test_below(random, 2)) t->dim = 96;
     if (t->seed >= WIDE_SEEDS) t->way = WIDE, t->dim = 256;
+    if (is_short(t)) t->way = HOPPER, t->dim = 128;
     t->shape.block_tokens = BLOCK;
     t->shape.key_dim = t->shape.value_dim = t->dim;
     t->shape.dtype = test_below(random, 2) ? BANYAN_BF16 : BANYAN_F16;
@@ -90,7 +96,14 @@ static void draw_shape(trial *t, uint64_t *random)
     t->heads = t->group * t->kv_heads;
     t->multiprocessors = processors[test_below(random, 3)];
     t->rows = 1 + (int32_t)test_below(random, test_below(random, 3) ? 80 : MOST_ROWS);
-    const int64_t before = test_below(random, (MOST_BLOCKS - 5) * BLOCK);
+    int64_t before = test_below(random, (MOST_BLOCKS - 5) * BLOCK);
+    if (is_short(t)) {
+        t->kind = RANDOM;
+        t->group = t->multiprocessors = 1;
+        t->heads = t->kv_heads = 2;
+        t->rows = MOST_ROWS;
+        before = (MOST_BLOCKS - 8) * BLOCK + before % (3 * BLOCK);
+    }
     t->base = test_below(random, 2) ? 0 : ((int64_t)5 << 25) * BLOCK;
     t->blocks = (int32_t)((before + t->rows + BLOCK - 1) / BLOCK);
     t->tokens = (int64_t)t->blocks * BLOCK;
@@ -100,7 +113,7 @@ static void draw_shape(trial *t, uint64_t *random)
     t->part.at = t->base + before;
     t->batch.rows = t->rows;
     t->part.end_token = INT64_MAX;
-    if (t->kind != NEGATIVE && test_below(random, 3) == 0) {
+    if (t->kind != NEGATIVE && test_below(random, 3) == 0 && !is_short(t)) {
         t->part.first_token = t->base + test_below(random, t->tokens);
         t->part.end_token = t->part.first_token + test_below(random, t->tokens);
     }
@@ -115,7 +128,8 @@ static void draw_shape(trial *t, uint64_t *random)
     t->batch.edges = MOST_STRIPS;
 }
 
-/* One block in one list. style 0: all blocks; 1: a stride and a window; 2: any. */
+/* One block in one list. style 0: all blocks; 1: a stride and a window; 2: any; 3: four, other ones for each
+ * strip. */
 static int draw_seen(const trial *t, int style, int64_t block, int64_t own, int64_t window,
                      uint64_t *random)
 {
@@ -124,6 +138,7 @@ static int draw_seen(const trial *t, int style, int64_t block, int64_t own, int6
     if (block > own || begin >= t->part.end_token || end <= t->part.first_token) return 0;
     if (style == 1 && block % 4 != 1 && own - block > 5) return 0;
     if (style == 2 && block != own && test_below(random, 3) == 0) return 0;
+    if (style == 3 && block / 4 != t->batch.strips % 8) return 0;
     if (begin < t->part.first_token || end > t->part.end_token || block == own) how = 2;
     if (window && own - block >= window / BLOCK - 1 && test_below(random, 2)) how = 3;
     return how;
@@ -171,11 +186,11 @@ static void add_strip(trial *t, int kv_head, uint64_t heads, int first_row, int 
 
 static void draw_lists(trial *t, uint64_t *random)
 {
-    const int missing = test_below(random, 2) ? 0 : 4;
+    const int missing = test_below(random, 2) || is_short(t) ? 0 : 4;
     for (int kv = 0; kv < t->kv_heads; kv++) {
         const uint64_t all = ((uint64_t)1 << t->group) - 1;
         const uint64_t some = t->group > 2 && test_below(random, 3) == 0 ? all & 5 : all;
-        const int style = (int)test_below(random, 3);
+        const int style = is_short(t) ? 3 : (int)test_below(random, 3);
         for (int b = 0; b < t->blocks; b++)
             t->held[kv][b] = !missing || test_below(random, missing) > 0;
         for (int row = 0, rows; row < t->rows; row += rows) {

@@ -12,8 +12,10 @@ enum { MOST_BLOCKS = 40, MOST_HEADS = 16, MOST_STRIPS = 64, MOST_ROWS = 200, FIL
  * cannot normalise; one key that is NaN; one value that is. */
 enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, NAN_KEY, NAN_VALUE, KINDS };
 
-/* Of seeds from WIDE_SEEDS on: heads too wide for a warp. */
-enum { HOPPER, PORTABLE, WIDE, WIDE_SEEDS = 1000 };
+/* Of seeds from WIDE_SEEDS on: heads too wide for a warp. From SHORT_SEEDS on: lists that Hopper's goes
+ * through in as many steps as its ring has stages, each of one subtile: the other one skips all, and may be
+ * ahead. */
+enum { HOPPER, PORTABLE, WIDE, WIDE_SEEDS = 1000, SHORT_SEEDS = 2000 };
 
 /* How a strip sees a block: one more than banyan_span.masked; 0: not at all. */
 typedef unsigned char trial_list[MOST_BLOCKS];
