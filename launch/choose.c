@@ -30,7 +30,7 @@ static int choose_device(job *j)
     const device_row *row = device_find(e ? e->device : NULL, why, sizeof why);
     banyan_status status = row ? BANYAN_OK : BANYAN_ERR_UNSUPPORTED;
     status = agree_words(j->comm, status, why, sizeof why);
-    if (!status && row->is_apart) {
+    if (!status && row->memory->is_apart) {
         int place;
         ranks_of_node(j, &place);
         status = device_open(row, place % row->count(), &j->device, why, sizeof why);
@@ -54,7 +54,7 @@ bool row_is_available(banyan_table table, const char *row)
 static int default_transport(const job *j, const char **out)
 {
     *out = NULL;
-    if (!j->device->row->is_apart || j->ranks == 1) return EXIT_OK;
+    if (!j->device->row->memory->is_apart || j->ranks == 1) return EXIT_OK;
     int place;
     double lacks = !row_is_available(BANYAN_TRANSPORTS, "nccl") ||
                    ranks_of_node(j, &place) > j->device->row->count();

@@ -247,7 +247,6 @@ static void drop(void *own, void *graph)
 }
 
 const device_row device_row_cuda = {.name = "cuda",
-                                    .is_apart = true,
                                     .missing = cuda_missing,
                                     .count = cuda_count,
                                     .open = open_cuda,

@@ -7,5 +7,4 @@ static const char *cuda_none_missing(void)
     return "this build has none; configure with -DBANYAN_CUDA=ON";
 }
 
-const device_row device_row_cuda = {
-    .name = "cuda", .is_apart = true, .missing = cuda_none_missing};
+const device_row device_row_cuda = {.name = "cuda", .missing = cuda_none_missing};

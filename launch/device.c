@@ -69,7 +69,7 @@ const device_row *device_find(const char *name, char *why, size_t why_bytes)
 banyan_status device_open(const device_row *row, int index, device **out, char *why,
                           size_t why_bytes)
 {
-    if (!row->is_apart) {
+    if (!row->memory->is_apart) {
         *out = &device_cpu;
         return BANYAN_OK;
     }
@@ -117,27 +117,27 @@ banyan_status device_array_make(device *d, size_t bytes, int byte, device_array 
     *out = (device_array){.bytes = bytes};
     if (memory->allocate(d->own, 1, whole, &out->host)) return BANYAN_ERR_MEMORY;
     memset(out->host, byte, whole);
-    if (d->row->is_apart) return device_memory_make(d, bytes, byte, &out->there);
+    if (d->row->memory->is_apart) return device_memory_make(d, bytes, byte, &out->there);
     out->there = out->host;
     return BANYAN_OK;
 }
 
 void device_array_free(device *d, device_array *a)
 {
-    if (d->row->is_apart) device_memory_free(d, a->there);
+    if (d->row->memory->is_apart) device_memory_free(d, a->there);
     d->row->memory->release(d->own, 1, a->host);
     *a = (device_array){0};
 }
 
 banyan_status device_send(device *d, const device_array *a, size_t bytes)
 {
-    if (!d->row->is_apart) return BANYAN_OK;
+    if (!d->row->memory->is_apart) return BANYAN_OK;
     return device_said(d, d->row->memory->copy(d->own, a->there, a->host, bytes));
 }
 
 banyan_status device_fetch(device *d, const device_array *a, size_t bytes)
 {
-    if (!d->row->is_apart) return BANYAN_OK;
+    if (!d->row->memory->is_apart) return BANYAN_OK;
     banyan_status status =
         device_said(d, d->row->memory->copy(d->own, a->host, a->there, bytes));
     return status ? status : device_wait(d);
@@ -150,7 +150,7 @@ banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out)
     const size_t whole = bytes ? (bytes + 63) / 64 * 64 : 64;
     *out = NULL;
     const char *failed = d->row->memory->allocate(d->own, 0, whole, out);
-    if (failed) return d->row->is_apart ? device_said(d, failed) : BANYAN_ERR_MEMORY;
+    if (failed) return d->row->memory->is_apart ? device_said(d, failed) : BANYAN_ERR_MEMORY;
     return device_said(d, d->row->memory->fill(d->own, *out, byte, whole));
 }
 
@@ -162,7 +162,7 @@ void device_memory_free(device *d, void *memory)
 banyan_status device_keep(device *d, void **memory, size_t bytes)
 {
     void *host = *memory;
-    if (!d->row->is_apart || !host) return BANYAN_OK;
+    if (!d->row->memory->is_apart || !host) return BANYAN_OK;
     banyan_status status = device_memory_make(d, bytes, 0, memory);
     if (!status) status = device_said(d, d->row->memory->copy(d->own, *memory, host, bytes));
     free(host);

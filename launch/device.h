@@ -22,7 +22,6 @@
  * wait for it. A copy from memory of the host that is not allocate_host's has read it when it returns. */
 typedef struct device_row {
     const char *name;             /* as in execution.device */
-    bool is_apart;                /* has a memory of its own */
     const char *(*missing)(void); /* NULL, or why there is none here, in words */
     int (*count)(void);           /* devices of this machine */
     const char *(*open)(int index, void **own);

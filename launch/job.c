@@ -124,7 +124,7 @@ int job_failed(const job *j, banyan_status status, const char *what)
 banyan_status job_agree_on(const job *j, banyan_comm *comm, banyan_status mine)
 {
     device *d = j->device;
-    if (!d->row->is_apart) return banyan_comm_agree(comm, mine);
+    if (!d->row->memory->is_apart) return banyan_comm_agree(comm, mine);
     if (mine && !d->why[0])
         snprintf(d->why, sizeof d->why, "%s",
                  mine == BANYAN_ERR_MEMORY ? "out of memory" : banyan_error_message());

@@ -208,7 +208,7 @@ static bool is_wanted_row(void *table_of, const char *name)
 static int run_rows(table *t)
 {
     const job *j = t->b.j;
-    if (!j->device->row->is_apart) return j->ranks > 1 ? run_ranks(t) : run_alone(t);
+    if (!j->device->row->memory->is_apart) return j->ranks > 1 ? run_ranks(t) : run_alone(t);
     if (j->ranks == 1) return device_run(&t->b, is_wanted_row, t);
     say_error(j, "bench measures one device; start it without mpirun");
     return EXIT_USAGE;
@@ -247,7 +247,7 @@ static int bench_run(job *j)
     banyan_log_set(BANYAN_LOG_ERROR, NULL, NULL); /* coverage is not what is measured here */
     const char *peer = job_text(j, "peer");
     int code = peer ? EXIT_USAGE : EXIT_OK;
-    if (peer && (j->ranks > 1 || j->device->row->is_apart))
+    if (peer && (j->ranks > 1 || j->device->row->memory->is_apart))
         say_error(j, "--peer is for one rank on cpu");
     else if (peer && (t.b.peer = bench_peer_open(j, peer)))
         code = EXIT_OK;

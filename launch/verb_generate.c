@@ -72,7 +72,8 @@ static int make_token_room(task *t, int32_t vocab)
 static int failed(const task *t, const model *m, banyan_status status)
 {
     device *d = t->j->device;
-    if (status && d->row->is_apart) snprintf(d->why, sizeof d->why, "%s", model_message(m));
+    if (status && d->row->memory->is_apart)
+        snprintf(d->why, sizeof d->why, "%s", model_message(m));
     if (status != BANYAN_ERR_COMM) status = job_agree(t->j, status);
     if (!status) return EXIT_OK;
     say_error(t->j, "%s", d->why[0] ? d->why : model_message(m));

@@ -277,7 +277,7 @@ static banyan_status probe_once(probe *p, figures *f)
     p->appended += (double)length * p->token_bytes;
     p->append = stats.append_seconds / p->appended;
     const int64_t bytes = (int64_t)((double)p->tokens * p->token_bytes);
-    if (p->d->row->is_apart) {
+    if (p->d->row->memory->is_apart) {
         status = ceilings_copy(p->d, bytes, &f->read);
         f->sustained = f->read;
     } else {

@@ -132,7 +132,7 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
     banyan_status status = BANYAN_OK;
     if (rows == 0 || l->outputs == 0) return BANYAN_OK;
     m->matrix_work += rows * l->outputs * l->in;
-    if (d->row->is_apart)
+    if (d->row->memory->is_apart)
         status = multiply_there(m, l, in, rows, out);
     else if (rows == 1)
         multiply_row(l, in, out);
@@ -213,7 +213,7 @@ banyan_status linear_keep(model *m, linear *l)
     device *d = m->device;
     l->dtype = kept_dtype(l->stretch, l->stretches);
     const size_t bytes = (size_t)(l->outputs * l->in) * banyan_dtype_bytes(l->dtype);
-    if (!d->row->is_apart) return BANYAN_OK;
+    if (!d->row->memory->is_apart) return BANYAN_OK;
     m->has_narrow |= l->dtype == BANYAN_BF16;
     banyan_status status = device_memory_make(d, bytes, 0, &l->there);
     if (!status) status = send_columns(m, l->stretch, l->stretches, l->in, l->there);
@@ -231,7 +231,7 @@ banyan_status embedding_keep(model *m)
     const bool is_head = m->ranks == 1 && head->stretches == 1 &&
                          head->stretch[0].tensor == m->embedding && head->count == all.count;
     m->table = (step_table){m->embedding, NULL, dtype};
-    if (!d->row->is_apart) return BANYAN_OK;
+    if (!d->row->memory->is_apart) return BANYAN_OK;
     if (is_head) {
         m->table.there = head->there;
         return BANYAN_OK;

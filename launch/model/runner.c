@@ -117,7 +117,7 @@ static banyan_status make_ropes(model *m, int64_t tokens)
 static banyan_status check_length(model *m, const banyan_spec *spec)
 {
     const description *d = &m->is;
-    if (spec->max_tokens > dual_reach(d) && m->device->row->is_apart) {
+    if (spec->max_tokens > dual_reach(d) && m->device->row->memory->is_apart) {
         snprintf(m->why, WHY,
                  "%" PRId64 " tokens: beyond %" PRId64 " this model has dual chunk attention, "
                  "which device \"%s\" cannot join; expected execution.device cpu",

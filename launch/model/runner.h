@@ -216,7 +216,7 @@ int64_t linear_widest(const model *m);
 /* Do activations lie in a memory of their own? */
 static inline bool on_device(const model *m)
 {
-    return m->device->row->is_apart;
+    return m->device->row->memory->is_apart;
 }
 
 static inline step_norm norm_step(const model *m, const norm *n)

@@ -92,7 +92,7 @@ banyan_status watch_check(model *m, int64_t end, int32_t rows, const model_watch
                  "%d rows of %d ranges are watched, up to token %lld: expected at most the %d "
                  "that are asked for, %d ranges in all, and 16m tokens",
                  (int)w->rows, (int)w->ranges, (long long)end, (int)rows, (int)m->max_rows);
-    else if (m->device->row->is_apart)
+    else if (m->device->row->memory->is_apart)
         snprintf(m->why, WHY, "what heads look at is measured on the CPU only");
     else if (end > dual_reach(&m->is))
         snprintf(m->why, WHY,

@@ -25,7 +25,7 @@ typedef struct summary {
 /* What a device holds is not resident. */
 static bool fits(const run_task *t, const run_figures *f)
 {
-    if (t->j->device->row->is_apart) return true;
+    if (t->j->device->row->memory->is_apart) return true;
     if (f->kept_bytes < least_rss || f->rss_growth <= 0) return true;
     double grown = f->rss_growth - (double)f->workspace_bytes;
     return fabs(grown - (double)f->kept_bytes) <= 0.1 * (double)f->kept_bytes;
@@ -92,7 +92,7 @@ static void print_ranks(const run_task *t, const run_figures *all)
 static void print_device(const device *d)
 {
     char text[128];
-    if (!d->row->is_apart) return;
+    if (!d->row->memory->is_apart) return;
     d->row->describe(d->own, text, sizeof text);
     printf("device           %s: %s; times are without copies to and from it\n", d->row->name,
            text);

@@ -134,7 +134,7 @@ static banyan_status attend_step(scale_case *c, double *compute)
         }
     if (!status) status = banyan_cache_wait(c->cache);
     banyan_cache_stats(c->cache, &after);
-    if (c->t->j->device->row->is_apart)
+    if (c->t->j->device->row->memory->is_apart)
         *compute += now_seconds() - start;
     else
         *compute += after.attend_seconds - before.attend_seconds + after.append_seconds -

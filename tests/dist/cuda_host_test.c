@@ -130,9 +130,9 @@ static double decode(scene *s, struct emulator_counts *counts)
         }
     }
     const struct emulator_counts after = emulator_count();
-    *counts = (struct emulator_counts){(after.kernels - before.kernels) / TOKENS,
-                                       (after.copies - before.copies) / TOKENS,
-                                       (after.events - before.events) / TOKENS};
+    *counts = (struct emulator_counts){.kernels = (after.kernels - before.kernels) / TOKENS,
+                                       .copies = (after.copies - before.copies) / TOKENS,
+                                       .events = (after.events - before.events) / TOKENS};
     return seconds[TOKENS / 2];
 }
 

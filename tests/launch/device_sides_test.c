@@ -28,15 +28,15 @@ static void arrays(device *d)
     CHECK(!device_array_make(d, bytes, DEVICE_NAN, &a));
     CHECK(!device_array_make(d, bytes, 0, &b));
     unsigned char *host = a.host;
-    CHECK((a.there == a.host) == !d->row->is_apart && a.bytes == bytes);
+    CHECK((a.there == a.host) == !d->row->memory->is_apart && a.bytes == bytes);
     CHECK(host[0] == 0xff && host[bytes - 1] == 0xff &&
           ((unsigned char *)b.host)[bytes - 1] == 0);
     for (size_t i = 0; i < bytes; i++) host[i] = (unsigned char)(i * 7);
     CHECK(!device_send(d, &a, bytes) && !device_wait(d));
-    if (d->row->is_apart) memset(host, 1, bytes);
+    if (d->row->memory->is_apart) memset(host, 1, bytes);
     CHECK(!device_fetch(d, &a, bytes));
     for (size_t i = 0; i < bytes; i++) CHECK(host[i] == (unsigned char)(i * 7));
-    if (d->row->is_apart) { /* what was not sent stays what it was made as */
+    if (d->row->memory->is_apart) { /* what was not sent stays what it was made as */
         memset(b.host, 3, bytes);
         CHECK(!device_send(d, &b, 10) && !device_fetch(d, &b, bytes));
         CHECK(((unsigned char *)b.host)[9] == 3 && ((unsigned char *)b.host)[10] == 0);
@@ -55,7 +55,7 @@ static void kept(device *d)
     void *zero = NULL, *none = NULL;
     for (int i = 0; mine && i < COUNT; i++) mine[i] = 7 * i;
     CHECK(!device_keep(d, (void **)&mine, sizeof got));
-    CHECK((mine == before) == !d->row->is_apart);
+    CHECK((mine == before) == !d->row->memory->is_apart);
     CHECK(!device_read(d, got, mine, sizeof got) && got[1] == 7 && got[COUNT - 1] == 224);
     CHECK(!device_memory_make(d, sizeof got, 0, &zero));
     CHECK(!device_read(d, got, zero, sizeof got) && got[1] == 0 && got[COUNT - 1] == 0);
@@ -83,7 +83,7 @@ static void *cut_to_bf16(float *x, int64_t count)
 static void *put(device *d, void *host, size_t bytes)
 {
     void *there = host;
-    if (!d->row->is_apart) return host;
+    if (!d->row->memory->is_apart) return host;
     CHECK(!device_memory_make(d, bytes, DEVICE_NAN, &there));
     CHECK(!d->row->memory->copy(d->own, there, host, bytes));
     return there;
@@ -109,7 +109,7 @@ static void product(device *d, banyan_dtype dtype, int64_t count, int64_t width,
                            put(d, x, (size_t)(rows * width) * bytes),
                            put(d, out, (size_t)(rows * count) * sizeof *out)};
     CHECK(!d->row->product(d->own, dtype, there[0], count, width, there[1], rows, there[2]));
-    if (d->row->is_apart)
+    if (d->row->memory->is_apart)
         CHECK(!device_read(d, out, there[2], (size_t)(rows * count) * sizeof *out));
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < count; i++) {
@@ -123,7 +123,7 @@ static void product(device *d, banyan_dtype dtype, int64_t count, int64_t width,
             CHECK_MSG(error <= 1.01 * (double)width * 0x1p-24 * size,
                       "row %d column %d: %g off", (int)row, (int)i, error);
         }
-    for (int i = 0; i < 3 && d->row->is_apart; i++) device_memory_free(d, there[i]);
+    for (int i = 0; i < 3 && d->row->memory->is_apart; i++) device_memory_free(d, there[i]);
     if (is_half) {
         free(w);
         free(x);
@@ -169,7 +169,7 @@ int main(int argc, char **argv)
     kept(d);
     product(d, BANYAN_F32, 5, 64, 1);
     product(d, BANYAN_F32, 70, 33, 9);
-    if (d->row->is_apart) {
+    if (d->row->memory->is_apart) {
         product(d, BANYAN_BF16, 5, 64, 1);
         product(d, BANYAN_BF16, 70, 33, 9);
         clocks(d);
