@@ -76,6 +76,22 @@ static void fill_shape(const Banyan__Shape *shape, banyan_spec *spec)
     TAKE(shape, key_dim, spec->key_dim);
     TAKE(shape, value_dim, spec->value_dim);
     TAKE(shape, scale, spec->scale);
+    if (!shape || !shape->value_in_key) return;
+    static const banyan_layer_shape latent = {.last_layer = -1, .value_in_key = 1};
+    spec->shapes = &latent;
+    spec->shape_count = 1;
+}
+
+bool spec_value_in_key(const banyan_spec *spec)
+{
+    return spec->shape_count > 0 && spec->shapes[0].value_in_key;
+}
+
+double spec_token_bytes(const banyan_spec *spec)
+{
+    const int64_t value = spec->value_dim ? spec->value_dim : spec->key_dim;
+    return (double)((spec->key_dim + (spec_value_in_key(spec) ? 0 : value)) *
+                    (int64_t)banyan_dtype_bytes(spec->cache_dtype));
 }
 
 static void fill_cache(const Banyan__Cache *cache, banyan_spec *spec)

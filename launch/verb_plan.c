@@ -301,6 +301,8 @@ static const flag flags[] = {
     {"kv-heads", "N", "shape.kv_heads", "key/value heads, default: heads"},
     {"key-dim", "N", "shape.key_dim", "width of a key"},
     {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
+    {"value-in-key", NULL, "shape.value_in_key",
+     "values are the first numbers of their keys (latent attention)"},
     {"max-tokens", "N", "cache.max_tokens", "longest sequence"},
     {"planned-tokens", "N", "cache.planned_tokens",
      "balance for this length, default: longest"},

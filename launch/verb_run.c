@@ -122,7 +122,8 @@ static banyan_status make_arrays(run_task *t)
     t->all = s->out == BANYAN_OUT_ALL;
     banyan_status status = make_run_array(t, s->heads, s->key_dim, &t->q);
     if (!status) status = make_run_array(t, s->kv_heads, s->key_dim, &t->k);
-    if (!status) status = make_run_array(t, s->kv_heads, s->value_dim, &t->v);
+    if (!status && !spec_value_in_key(s))
+        status = make_run_array(t, s->kv_heads, s->value_dim, &t->v);
     if (!status) status = make_run_array(t, s->heads, s->value_dim, &t->out);
     if (!status) status = make_run_array(t, s->heads, 1, &t->lse);
     if (status) return status;
@@ -209,6 +210,8 @@ static const flag flags[] = {
     {"kv-heads", "N", "shape.kv_heads", "key/value heads, default: heads"},
     {"key-dim", "N", "shape.key_dim", "width of a key"},
     {"value-dim", "N", "shape.value_dim", "width of a value, default: key-dim"},
+    {"value-in-key", NULL, "shape.value_in_key",
+     "values are the first numbers of their keys (latent attention)"},
     {"max-tokens", "N", "cache.max_tokens", "longest sequence, default: what the run needs"},
     {"max-rows", "N", "cache.max_rows", "rows per call in append and prefill, default 512"},
     {"dtype", "NAME", "cache.dtype", "format of the cache: fp32, bf16, fp16, fp8"},

@@ -66,6 +66,11 @@ static int ask_scale(scale_task *t)
         return EXIT_USAGE;
     }
     banyan_spec *s = &t->asked.spec;
+    if (spec_value_in_key(s)) {
+        say_error(t->j, "shape.value_in_key: expected with plan and run only; rings and Tree "
+                        "Attention send values of their own");
+        return EXIT_USAGE;
+    }
     if (!s->heads && !s->key_dim) { /* the attention of Llama-3-8B */
         s->heads = 32;
         s->kv_heads = 8;

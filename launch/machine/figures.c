@@ -39,7 +39,8 @@ static void write_measured(FILE *out, const Banyan__Measured *k)
         protobuf_c_enum_descriptor_get_value(&banyan__dtype__descriptor, k->dtype);
     fprintf(out, "  measured {\n    kernel: \"%s\"\n    dtype: %s\n    group: %d\n", k->kernel,
             dtype->name, k->group);
-    fprintf(out, "    key_dim: %d\n    value_dim: %d\n", k->key_dim, k->value_dim);
+    fprintf(out, "    key_dim: %d\n    value_dim: %d\n%s", k->key_dim, k->value_dim,
+            k->value_in_key ? "    value_in_key: true\n" : "");
     write_list(out, "bytes", k->bytes, k->n_bytes);
     write_list(out, "seconds", k->seconds, k->n_seconds);
     write_list(out, "seconds_together", k->seconds_together, k->n_seconds_together);

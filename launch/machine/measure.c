@@ -178,9 +178,7 @@ static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t thre
 {
     banyan_spec s = *shape;
     p->spec = &s;
-    p->token_bytes = (double)(s.kv_heads ? s.kv_heads : s.heads) *
-                     (double)((s.key_dim + (s.value_dim ? s.value_dim : s.key_dim)) *
-                              (int64_t)banyan_dtype_bytes(s.cache_dtype));
+    p->token_bytes = (s.kv_heads ? s.kv_heads : s.heads) * spec_token_bytes(&s);
     choose_points(p, most);
     s.layers = 1;
     s.rule_count = 0;
@@ -200,7 +198,7 @@ static banyan_status open_probe(probe *p, const banyan_spec *shape, int32_t thre
     status = make_probe_array(p, p->spec->heads, p->spec->key_dim, DATA_Q, &p->q);
     if (!status)
         status = make_probe_array(p, p->spec->kv_heads, p->spec->key_dim, DATA_K, &p->k);
-    if (!status)
+    if (!status && !spec_value_in_key(p->spec))
         status = make_probe_array(p, p->spec->kv_heads, p->spec->value_dim, DATA_V, &p->v);
     if (!status)
         status = make_probe_array(p, p->spec->heads, p->spec->value_dim, DATA_Q, &p->out);
@@ -349,6 +347,7 @@ static bool set_measured(Banyan__Machine *m, const probe *p, const figures *alon
     k->group = s->heads / s->kv_heads;
     k->key_dim = s->key_dim;
     k->value_dim = s->value_dim;
+    k->has_value_in_key = k->value_in_key = spec_value_in_key(s);
     k->pair = alone->pair;
     k->pair_together = crowded->pair;
     k->append = p->append;

@@ -63,6 +63,7 @@ static banyan_status make_model_plan(model *m, const banyan_spec *spec)
     s.heads = m->shape.heads;
     s.kv_heads = m->shape.kv_heads;
     s.key_dim = s.value_dim = m->shape.head_dim;
+    s.shape_count = 0; /* of a config that speaks of other values than the checkpoint's */
     s.scale = (float)m->is.attention_scale;
     const double sharper = dual_sharpness(&m->is, (double)spec->max_tokens);
     if (sharper != 1)

@@ -53,6 +53,7 @@ static banyan_spec last_layer_spec(const evaluation *e, int64_t length, banyan_r
     spec.heads = e->shape.heads;
     spec.kv_heads = e->shape.kv_heads;
     spec.key_dim = spec.value_dim = e->shape.head_dim;
+    spec.shape_count = 0;
     spec.max_tokens = spec.planned_tokens = length;
     spec.in_dtype = spec.out_dtype = BANYAN_F32;
     spec.out = BANYAN_OUT_HOME;

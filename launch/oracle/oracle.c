@@ -7,7 +7,6 @@
  * in one pass: when a score exceeds m, l and o move to it. */
 #include "launch/oracle/oracle.h"
 
-#include "launch/data.h"
 #include "launch/isa.h"
 
 #include <math.h>
@@ -101,8 +100,8 @@ static void take_means(running *r, int32_t layer, int32_t kv_head, int64_t first
     double sum_k[most_dim] = {0}, sum_v[most_dim] = {0};
     float k[most_dim], v[most_dim];
     for (int64_t i = first; i < end; i++) {
-        oracle_cached(r->t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        oracle_cached(r->t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        oracle_key(r->t, layer, i, kv_head, k);
+        oracle_value(r->t, layer, i, kv_head, v);
         add(sum_k, 1, k, s->key_dim);
         add(sum_v, 1, v, s->value_dim);
     }
@@ -131,8 +130,8 @@ void oracle_compute(const oracle_task *t, int32_t layer, int32_t head, int64_t t
         if (lost || !(row->chosen[i / s->block_tokens] ||
                       banyan_plan_reads(t->plan, layer, head, token, i)))
             continue;
-        oracle_cached(t, DATA_K, layer, i, kv_head, s->key_dim, k);
-        oracle_cached(t, DATA_V, layer, i, kv_head, s->value_dim, v);
+        oracle_key(t, layer, i, kv_head, k);
+        oracle_value(t, layer, i, kv_head, v);
         take_token(&r, k, v, 1);
     }
     int64_t first, end;

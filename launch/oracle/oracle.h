@@ -57,9 +57,9 @@ void oracle_choose(const oracle_task *t, int32_t layer, int32_t head, int64_t to
  * holds it. */
 void oracle_query(const oracle_task *t, int32_t layer, int64_t token, int32_t head, float *q);
 void oracle_key(const oracle_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k);
-/* The same for DATA_K and DATA_V. */
-void oracle_cached(const oracle_task *t, int what, int32_t layer, int64_t token, int32_t head,
-                   int32_t dim, float *out);
+/* .. and a value, which may be the first numbers of its key. */
+void oracle_value(const oracle_task *t, int32_t layer, int64_t token, int32_t kv_head,
+                  float *v);
 void oracle_compute(const oracle_task *t, int32_t layer, int32_t head, int64_t token,
                     oracle_row *out);
 

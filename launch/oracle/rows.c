@@ -3,6 +3,7 @@
 #include "launch/oracle/oracle.h"
 
 #include "launch/data.h"
+#include "launch/launch.h"
 
 static void make(const oracle_task *t, int what, int32_t layer, int64_t token, int32_t head,
                  int32_t dim, float *out)
@@ -13,8 +14,8 @@ static void make(const oracle_task *t, int what, int32_t layer, int64_t token, i
         data_row(out, t->seed, what, layer, token, head, dim);
 }
 
-void oracle_cached(const oracle_task *t, int what, int32_t layer, int64_t token, int32_t head,
-                   int32_t dim, float *out)
+static void make_cached(const oracle_task *t, int what, int32_t layer, int64_t token,
+                        int32_t head, int32_t dim, float *out)
 {
     make(t, what, layer, token, head, dim, out);
     if (t->spec->cache_dtype == BANYAN_BF16) data_round_bf16(out, dim);
@@ -29,5 +30,11 @@ void oracle_query(const oracle_task *t, int32_t layer, int64_t token, int32_t he
 
 void oracle_key(const oracle_task *t, int32_t layer, int64_t token, int32_t kv_head, float *k)
 {
-    oracle_cached(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
+    make_cached(t, DATA_K, layer, token, kv_head, t->spec->key_dim, k);
+}
+
+void oracle_value(const oracle_task *t, int32_t layer, int64_t token, int32_t kv_head, float *v)
+{
+    make_cached(t, spec_value_in_key(t->spec) ? DATA_K : DATA_V, layer, token, kv_head,
+                t->spec->value_dim, v);
 }

@@ -64,13 +64,14 @@ static void print_ranks(const run_task *t, const run_figures *all)
 {
     const banyan_spec *s = t->spec;
     wrapped(stdout, job_switch(t->j, "wide"), 4,
-            "%d %s on %d %s; %d %s, %d query and %d KV heads, key %d, value %d, %s cache, "
+            "%d %s on %d %s; %d %s, %d query and %d KV heads, key %d, value %d%s, %s cache, "
             "kernel %s, %d %s each",
             t->j->ranks, t->j->ranks == 1 ? "rank" : "ranks", banyan_comm_nodes(t->j->comm),
             banyan_comm_nodes(t->j->comm) == 1 ? "node" : "nodes", s->layers,
             s->layers == 1 ? "layer" : "layers", s->heads, s->kv_heads, s->key_dim,
-            s->value_dim, banyan_dtype_name(s->cache_dtype), s->kernel ? s->kernel : "?",
-            s->threads, s->threads == 1 ? "thread" : "threads");
+            s->value_dim, spec_value_in_key(s) ? " in the key" : "",
+            banyan_dtype_name(s->cache_dtype), s->kernel ? s->kernel : "?", s->threads,
+            s->threads == 1 ? "thread" : "threads");
     printf(
         "\nrank  kept MiB  planned  workspace  RSS growth  append GB/s  a CPU-s  messages    "
         "MiB sent  checked  error/bound\n");

@@ -46,7 +46,7 @@ typedef struct run_task {
     uint64_t seed;
     int64_t period; /* 0, or: tokens repeat after as many, in all layers alike */
     bool all;       /* outputs are on every rank */
-    device_array q, k, v, out, lse; /* fp32 */
+    device_array q, k, v, out, lse; /* fp32; v: none where values are a part of the keys */
     run_sample *sample;
     int32_t samples;
     double *step_seconds; /* [decode] */

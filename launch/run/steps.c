@@ -24,7 +24,9 @@ static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, i
         if (!mine) continue;
         int64_t slot = (int64_t)i * s->kv_heads + head;
         data_row(k + slot * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
-        data_row(v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head, s->value_dim);
+        if (v)
+            data_row(v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head,
+                     s->value_dim);
     }
 }
 
@@ -99,7 +101,8 @@ static banyan_status send_rows(run_task *t, int32_t rows, bool attends)
     const banyan_spec *s = t->spec;
     device *d = t->j->device;
     banyan_status status = device_send(d, &t->k, bytes_of(rows, s->kv_heads, s->key_dim));
-    if (!status) status = device_send(d, &t->v, bytes_of(rows, s->kv_heads, s->value_dim));
+    if (!status && t->v.there)
+        status = device_send(d, &t->v, bytes_of(rows, s->kv_heads, s->value_dim));
     if (!status && attends)
         status = device_send(d, &t->q, bytes_of(rows, s->heads, s->key_dim));
     return status ? status : device_wait(d);
@@ -169,9 +172,7 @@ banyan_status run_steps(run_task *t)
     banyan_status status = run_chunks(t, t->loaded, t->at, false, &t->mine.append_seconds);
     if (status) return status;
     banyan_cache_stats(t->cache, &stats);
-    double block_bytes = (double)t->spec->block_tokens *
-                         (double)(t->spec->key_dim + t->spec->value_dim) *
-                         (double)banyan_dtype_bytes(t->spec->cache_dtype);
+    double block_bytes = t->spec->block_tokens * spec_token_bytes(t->spec);
     t->mine.append_bytes =
         (double)(stats.blocks + stats.evicted_blocks - before.blocks) * block_bytes;
     status = run_chunks(t, t->at, t->tokens, true, &t->mine.prefill_seconds);

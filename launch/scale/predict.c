@@ -23,7 +23,8 @@ static bool is_of(const Banyan__Machine *m, const banyan_spec *s)
                                 [BANYAN_E4M3] = BANYAN__DTYPE__FP8};
     return k && k->kernel && (!s->kernel || !strcmp(k->kernel, s->kernel)) &&
            (int)k->dtype == dtype[s->cache_dtype] && k->group == s->heads / s->kv_heads &&
-           k->key_dim == s->key_dim && k->value_dim == s->value_dim && k->n_bytes > 1 &&
+           k->key_dim == s->key_dim && k->value_dim == s->value_dim &&
+           k->value_in_key == spec_value_in_key(s) && k->n_bytes > 1 &&
            k->n_seconds == k->n_bytes && k->n_seconds_together == k->n_bytes;
 }
 
@@ -67,11 +68,6 @@ double predict_append(const Banyan__Machine *m, const banyan_spec *s, double byt
     return is_of(m, s) ? bytes * m->measured->append : INFINITY;
 }
 
-static double token_bytes(const banyan_spec *s)
-{
-    return (double)((s->key_dim + s->value_dim) * (int64_t)banyan_dtype_bytes(s->cache_dtype));
-}
-
 static double decode_seconds(const banyan_plan *plan, const Banyan__Machine *m, int32_t ranks,
                              int32_t together, int64_t tokens)
 {
@@ -80,7 +76,7 @@ static double decode_seconds(const banyan_plan *plan, const Banyan__Machine *m, 
     for (int32_t r = 0; r < ranks; r++) {
         banyan_share share;
         if (banyan_plan_share(plan, r, 1, tokens - 1, &share)) return INFINITY;
-        double bytes = (double)share.read_blocks * s->block_tokens * token_bytes(s) +
+        double bytes = (double)share.read_blocks * s->block_tokens * spec_token_bytes(s) +
                        (double)share.summary_bytes;
         double seconds = s->layers * predict_read(m, s, bytes / s->layers, together);
         if (share.read_blocks > 0) most = fmax(most, seconds);
@@ -110,7 +106,8 @@ static double prefill_seconds(const banyan_plan *plan, const Banyan__Machine *m,
         const int32_t rows = (int32_t)((to - from + calls - 1) / calls);
         sum += most + (double)calls * banyan_plan_merge_time(plan, rows);
     }
-    const double appended = (double)tokens * s->kv_heads * s->layers * token_bytes(s) / ranks;
+    const double appended =
+        (double)tokens * s->kv_heads * s->layers * spec_token_bytes(s) / ranks;
     return sum + predict_append(m, s, appended);
 }
 

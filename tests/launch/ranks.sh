@@ -13,6 +13,8 @@ expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 2000 --at 15
 expect 0 "8 rows checked" "$mpirun" 5 "$banyan" run $shape --tokens 100 --placement spread
 expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --tokens 900 --use "s2 stride=2 local=3" \
   --set execution.lost_rank=1
+expect 0 "8 rows checked" "$mpirun" 3 "$banyan" run $shape --kv-heads 1 --key-dim 576 --value-dim 512 --value-in-key \
+  --tokens 500 --placement spread
 expect 0 "on every rank" "$mpirun" 3 "$banyan" run $shape --tokens 100 --out all --dtype fp32 \
   --set execution.bandwidth=1,2,1 --rows 40
 printf 'shape { heads: 4 key_dim: 16 }\nrun { tokens: 90 }\n' > "$folder/a.txtpb"

@@ -39,6 +39,8 @@ checked --heads 8 --kv-heads 1 --key-dim 64 --tokens 150 --at 150 --rows 7
 checked --heads 8 --kv-heads 4 --key-dim 32 --tokens 3000 --at 2500 --max-rows 99 --rows 3 --use "top blocks=5 by=minmax per=query"
 checked --heads 4 --kv-heads 4 --key-dim 192 --value-dim 128 --tokens 100 --max-rows 33
 checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 1 --rows 300
+checked --heads 8 --kv-heads 1 --key-dim 576 --value-dim 512 --value-in-key --tokens 200 --at 130 --rows 2
+grep -q "key 576, value 512 in the key, bf16" "$folder/output" || fault "run does not say that values are in the keys"
 checked --heads 4 --kv-heads 2 --key-dim 16 --tokens 0
 checked --heads 4 --kv-heads 2 --key-dim 32 --tokens 3000 --max-rows 100 \
   --use "s2 stride=2 local=4" --set "rule[1].use=sink_window sink=4t window=100t" --set "rule[1].heads=2-3"

@@ -68,6 +68,9 @@ expect 2 'dense' "$banyan" run $shape --tokens 64 --use dence
 expect 2 'strid' "$banyan" run $shape --tokens 64 --use "s2 strid=4"
 expect 2 'kv_heads' "$banyan" run --heads 4 --kv-heads 3 --key-dim 32 --tokens 64
 expect 2 'key_dim' "$banyan" run --heads 4 --tokens 64
+expect 2 'value_dim is 64: expected at most key_dim, 32, with value_in_key' \
+  "$banyan" run $shape --tokens 64 --value-dim 64 --value-in-key
+expect 2 'value_in_key: expected with plan and run only' "$banyan" scale $shape --set shape.value_in_key=true
 expect 2 'block_tokens' "$banyan" run $shape --tokens 64 --set cache.block_tokens=48
 expect 2 'did you mean "line"' "$banyan" run $shape --tokens 64 --placement lime
 expect 2 'did you mean "tree"' "$banyan" run $shape --tokens 64 --merge tee
