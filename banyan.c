@@ -34,8 +34,8 @@ static int min3(int a, int b, int c)
     return m < c ? m : c;
 }
 
-/* Edits (insert, delete, replace, swap two neighbours) from a to b, whatever the case of letters:
- * the optimal string alignment distance, by rows i-2, i-1 and i of the usual table. */
+/* Edits (insert, delete, replace, swap two neighbours) from a to b, whatever the case of
+ * letters: the optimal string alignment distance, by rows i-2, i-1 and i of the usual table. */
 static int edit_distance(const char *a, const char *b)
 {
     int rows[3][longest_word + 1];
@@ -56,8 +56,8 @@ static int edit_distance(const char *a, const char *b)
     return rows[m % 3][n];
 }
 
-/* Near is: at most a third of the letters wrong (rounded up), or the first three letters or more
- * of a longer name. */
+/* Near is: at most a third of the letters wrong (rounded up), or the first three letters or
+ * more of a longer name. */
 const char *banyan_nearest(const char *word, const char *const *names)
 {
     if (!word || !names || !*word || strlen(word) > longest_word) return NULL;

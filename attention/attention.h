@@ -21,7 +21,7 @@ enum {
         64 /* bits of banyan_entry.heads: query heads in a tile, or pairs of them */
 };
 
-/* ---- numbers ------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 float banyan_bf16_to_float(uint16_t x);
 uint16_t banyan_bf16_from_float(float x); /* round to nearest even; NaN stays NaN */
@@ -42,44 +42,46 @@ static inline int64_t banyan_larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* ---- partials ------------------------------------------------------------------------------ */
+/* ---- partials ---------------------------------------------------------------------------- */
 
-/* A partial is softmax attention stopped half way: what one query row knows after seeing some of
- * the keys, with s_i = scale * q.k_i:
+/* A partial is softmax attention stopped half way: what one query row knows after seeing some
+ * of the keys, with s_i = scale * q.k_i:
  *
  *     m = max_i s_i     l = sum_i exp(s_i - m)     o = sum_i exp(s_i - m) v_i
  *
- * Stored as value_dim + 2 floats: o[value_dim], m, l. The empty partial is o = 0, m = -inf, l = 0.
- * See partial.c for the derivation of combine. */
+ * Stored as value_dim + 2 floats: o[value_dim], m, l. The empty partial is o = 0, m = -inf, l =
+ * 0. See partial.c for the derivation of combine. */
 static inline size_t banyan_partial_floats(int32_t value_dim)
 {
     return (size_t)value_dim + 2;
 }
-/* A base point for the same sum, so high that its l, now `l` relative to exp(m), is 1/2 or a little less. */
+/* A base point for the same sum, so high that its l, now `l` relative to exp(m), is 1/2 or a
+ * little less. */
 float banyan_partial_above(float m, double l);
 void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows);
-/* out = lo + hi, row by row; out may be either input. The caller passes the part that comes first
- * (lower rank, lower block run) as lo, so that every rank computes the same bits. */
+/* out = lo + hi, row by row; out may be either input. The caller passes the part that comes
+ * first (lower rank, lower block run) as lo, so that every rank computes the same bits. */
 void banyan_partial_combine(float *out, const float *lo, const float *hi, int32_t value_dim,
                             int64_t rows);
-/* A sink: a logit without a value that joins the softmax of each row, once: p + (sink, 1, 0). -INFINITY
- * changes nothing. */
+/* A sink: a logit without a value that joins the softmax of each row, once: p + (sink, 1, 0).
+ * -INFINITY changes nothing. */
 void banyan_partial_sink(float *p, float sink, int32_t value_dim, int64_t rows);
-/* out [rows][value_dim] with row stride out_stride (elements of out_dtype); lse [rows] with stride
- * lse_stride, or NULL. An empty partial gives zeros and -inf. */
+/* out [rows][value_dim] with row stride out_stride (elements of out_dtype); lse [rows] with
+ * stride lse_stride, or NULL. An empty partial gives zeros and -inf. */
 void banyan_partial_finish(const float *p, int32_t value_dim, int64_t rows, void *out,
                            banyan_dtype out_dtype, int64_t out_stride, float *lse,
                            int64_t lse_stride);
 
-/* ---- fixed-point sums: partials added up the same in any order ------------------------------ */
+/* ---- fixed-point sums: partials added up the same in any order --------------------------- */
 
 /* For at most this many blocks. */
 enum { BANYAN_FIXED_BLOCKS = 1 << 22 };
-/* Of one row, a multiple of 64; they are at least 8-byte aligned. See fixed.c for what is in them. */
+/* Of one row, a multiple of 64; they are at least 8-byte aligned. See fixed.c for what is in
+ * them. */
 size_t banyan_fixed_bytes(int32_t value_dim);
 void banyan_fixed_clear(void *sums, int32_t value_dim, int64_t rows);
-/* One block's partial to the sum of one row: l and o, relative to exp(base). l = 0: nothing was seen;
- * l or base NaN: so is the row. */
+/* One block's partial to the sum of one row: l and o, relative to exp(base). l = 0: nothing was
+ * seen; l or base NaN: so is the row. */
 void banyan_fixed_add(void *sum, double base, float l, const float *o, int32_t value_dim);
 /* out = lo + hi, row by row; out may be either input. The bits are those of hi + lo, and of all
  * blocks added to one sum. */
@@ -90,7 +92,7 @@ void banyan_fixed_round(const void *sums, float *partials, int32_t value_dim, in
 /* What they say without values: sums of value_dim 0. */
 void banyan_fixed_strip(const void *sums, void *out, int32_t value_dim, int64_t rows);
 
-/* ---- selectors: which blocks a head reads, and which a KV head keeps ------------------------ */
+/* ---- selectors: which blocks a head reads, and which a KV head keeps --------------------- */
 
 enum {
     BANYAN_MAX_PARAMS = 16,
@@ -98,8 +100,8 @@ enum {
     BANYAN_MAX_RUNS = 12 /* of a selection */
 };
 
-/* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens; "0.125" is of
- * a parameter that takes fractions. */
+/* A number in a head rule. "256" counts in the unit of the parameter, "256t" in tokens; "0.125"
+ * is of a parameter that takes fractions. */
 typedef struct banyan_value {
     int64_t number;
     int in_tokens;
@@ -137,14 +139,15 @@ typedef struct banyan_run {
     int edge;
 } banyan_run;
 
-/* In an edge run the row at token t sees token s iff s <= t and (s < sink_end or s > t - window). */
+/* In an edge run the row at token t sees token s iff s <= t and (s < sink_end or s > t -
+ * window). */
 typedef struct banyan_edge {
     int64_t sink_end, window;
 } banyan_edge;
 
 /* What rows of one own block read: runs ascending and disjoint. A pattern that needs more than
- * BANYAN_MAX_RUNS of them is refused when it is planned; `too_many` is set here, and the runs that
- * there are must not be used. */
+ * BANYAN_MAX_RUNS of them is refused when it is planned; `too_many` is set here, and the runs
+ * that there are must not be used. */
 typedef struct banyan_selection {
     banyan_run run[BANYAN_MAX_RUNS];
     int32_t count;
@@ -153,8 +156,8 @@ typedef struct banyan_selection {
 } banyan_selection;
 
 /* What a KV head keeps, in closed form: blocks below `prefix`, and blocks whose number modulo
- * `period` is in the residue set, are kept for good ("permanent"); any other block stays for rows up
- * to `reach` tokens after the block's last token, and can go after that. */
+ * `period` is in the residue set, are kept for good ("permanent"); any other block stays for
+ * rows up to `reach` tokens after the block's last token, and can go after that. */
 typedef struct banyan_retention {
     int64_t prefix;
     int32_t period;
@@ -162,51 +165,55 @@ typedef struct banyan_retention {
     int64_t reach;
 } banyan_retention;
 
-/* One row of attention/selectors.def. Pure functions of their arguments. It says three things apart:
- * what a row reads, token by token; the same in runs of blocks; and what must stay for later rows. */
+/* One row of attention/selectors.def. Pure functions of their arguments. It says three things
+ * apart: what a row reads, token by token; the same in runs of blocks; and what must stay for
+ * later rows. */
 typedef struct banyan_selector {
     const char *name;
     const banyan_param *params; /* ends with a NULL name */
     /* NULL, or: are these parameters possible together? On failure writes why, in words. */
     banyan_status (*check)(const banyan_pattern *pattern, char *why, size_t why_bytes);
-    /* Does the row at token `row` read token `token` (0 <= token <= row)? The exact truth; a row's
-     * own block is always read. */
+    /* Does the row at token `row` read token `token` (0 <= token <= row)? The exact truth; a
+     * row's own block is always read. */
     int (*reads)(const banyan_pattern *pattern, int64_t row, int64_t token);
-    /* The same for rows first_row..last_row (tokens, all in one block: their "own"), by blocks. */
+    /* The same for rows first_row..last_row (tokens, all in one block: their "own"), by
+     * blocks. */
     void (*select)(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                    banyan_selection *out);
-    /* Which blocks must stay: at least all of which a later row reads a token, and it may be more. */
+    /* Which blocks must stay: at least all of which a later row reads a token, and it may be
+     * more. */
     void (*keeps)(const banyan_pattern *pattern, banyan_retention *out);
-    /* NULL: query heads with equal parameters read alike. Else: do these two, of equal parameters? */
+    /* NULL: query heads with equal parameters read alike. Else: do these two, of equal
+     * parameters? */
     int (*alike)(const banyan_pattern *a, const banyan_pattern *b);
-    /* NULL, or: rows `row` .. up to this one, exclusive, read by one law; INT64_MAX: all that come.
-     * Rows on both sides of it are never selected for together. */
+    /* NULL, or: rows `row` .. up to this one, exclusive, read by one law; INT64_MAX: all that
+     * come. Rows on both sides of it are never selected for together. */
     int64_t (*until)(const banyan_pattern *pattern, int64_t row);
     /* NULL, or: the tokens *first .. *end-1 that rows of own block `own` read as one, a
-     * compensation token: the means of their keys and values, with the logarithm of their number
-     * added to the score. They are all tokens below the own block that `reads` denies; *first is
-     * always the same, and *end does not fall from block to block. 0: there are none. Such a row
-     * of the table is `whole`. */
+     * compensation token: the means of their keys and values, with the logarithm of their
+     * number added to the score. They are all tokens below the own block that `reads` denies;
+     * *first is always the same, and *end does not fall from block to block. 0: there are none.
+     * Such a row of the table is `whole`. */
     int (*compensates)(const banyan_pattern *pattern, int64_t own, int64_t *first,
                        int64_t *end);
     int whole; /* 1: a KV head that is read so has one holder */
     /* NULL, or: rows read further blocks, which are chosen by what is in them. `reads` and
      * `select` say what is read whatever the data are; everything is kept. */
     void (*chooses)(const banyan_pattern *pattern, banyan_choice *out);
-    /* NULL, or: rows of a long part of a call read only columns and diagonals of what `reads` and
-     * `select` say, or only some blocks, which are chosen by the part's rows. Such a row of the table is
-     * `whole`, and no two query heads are alike. */
+    /* NULL, or: rows of a long part of a call read only columns and diagonals of what `reads`
+     * and `select` say, or only some blocks, which are chosen by the part's rows. Such a row of
+     * the table is `whole`, and no two query heads are alike. */
     void (*lines)(const banyan_pattern *pattern, banyan_lines *out);
-    /* NULL, or: decoded rows read of what `reads` and `select` say only tokens that an earlier layer
-     * chose. Everything is kept, and no two query heads are alike. */
+    /* NULL, or: decoded rows read of what `reads` and `select` say only tokens that an earlier
+     * layer chose. Everything is kept, and no two query heads are alike. */
     void (*follows)(const banyan_pattern *pattern, banyan_following *out);
 } banyan_selector;
 
 const banyan_selector *banyan_selector_find(const char *name);
 const banyan_selector *banyan_selector_row(int index); /* NULL past the end */
 
-/* Parse "s2 stride=16 local=16" for one query head. On failure writes the reason, with the nearest
- * name where one is meant, and returns CONFIG. */
+/* Parse "s2 stride=16 local=16" for one query head. On failure writes the reason, with the
+ * nearest name where one is meant, and returns CONFIG. */
 banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
                                    int32_t kv_heads, int32_t block_tokens,
                                    int64_t planned_tokens, banyan_pattern *out, char *why,
@@ -224,14 +231,14 @@ int banyan_selection_holds(const banyan_selection *s, int64_t block);
 /* Does the row at token `row` read token `token`? */
 int banyan_pattern_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 
-/* Append blocks first..last by step to a selection; clips at 0, drops what is empty, and trims what
- * the run before covers, so that runs stay disjoint. Add them with ascending first and last; one
- * that overlaps a strided run must have step 1, and takes what it overlaps. */
+/* Append blocks first..last by step to a selection; clips at 0, drops what is empty, and trims
+ * what the run before covers, so that runs stay disjoint. Add them with ascending first and
+ * last; one that overlaps a strided run must have step 1, and takes what it overlaps. */
 void banyan_selection_add(banyan_selection *s, int64_t first, int64_t last, int64_t step,
                           int edge);
 
-/* a becomes the retention of a head that needs both. FALSE (0) when the common period would exceed
- * BANYAN_MAX_PERIOD: then a keeps everything, which is right but larger. */
+/* a becomes the retention of a head that needs both. FALSE (0) when the common period would
+ * exceed BANYAN_MAX_PERIOD: then a keeps everything, which is right but larger. */
 int banyan_retention_union(banyan_retention *a, const banyan_retention *b);
 int banyan_retention_permanent(const banyan_retention *r, int64_t block);
 /* Permanent blocks below `block`; for a block that will be evicted, the block number itself. */
@@ -242,10 +249,10 @@ int64_t banyan_retention_count(const banyan_retention *r,
 int banyan_retention_keeps(const banyan_retention *r, int64_t block, int64_t row,
                            int32_t block_tokens);
 
-/* ---- the strongest token ----------------------------------------------------------------------- */
+/* ---- the strongest token ----------------------------------------------------------------- */
 
-/* Of one row: the token of its largest score, the lower one on ties; -1: nothing was seen. A score that
- * is NaN is no score. */
+/* Of one row: the token of its largest score, the lower one on ties; -1: nothing was seen. A
+ * score that is NaN is no score. */
 typedef struct banyan_strongest {
     float score;
     int32_t upper; /* 0; merges use it */
@@ -257,7 +264,7 @@ void banyan_strongest_clear(banyan_strongest *best, int64_t rows);
 void banyan_strongest_combine(banyan_strongest *out, const banyan_strongest *lo,
                               const banyan_strongest *hi, int64_t rows);
 
-/* ---- block lists ---------------------------------------------------------------------------- */
+/* ---- block lists ------------------------------------------------------------------------- */
 
 /* A block that is held here. */
 typedef struct banyan_held {
@@ -265,7 +272,8 @@ typedef struct banyan_held {
     void *record;
 } banyan_held;
 
-/* The blocks of a KV head that are held here, ascending by block, in chunks that sequences share. */
+/* The blocks of a KV head that are held here, ascending by block, in chunks that sequences
+ * share. */
 enum { BANYAN_HELD_CHUNK = 64 };
 typedef struct banyan_held_list {
     banyan_held *const *chunk;
@@ -284,8 +292,8 @@ typedef struct banyan_entry {
     uint64_t
         heads;    /* bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
     int32_t edge; /* index into the tile's edges, or -1: every token up to the row */
-    /* NULL, or: bits of the record's tokens that all rows see, whatever the tile says of tokens and
-     * `block` and `edge` of this entry. */
+    /* NULL, or: bits of the record's tokens that all rows see, whatever the tile says of tokens
+     * and `block` and `edge` of this entry. */
     const uint64_t *mask;
     const int64_t *token; /* NULL, or of a record that was gathered: which tokens they are */
 } banyan_entry;
@@ -296,8 +304,9 @@ typedef struct banyan_class {
     uint64_t heads;
 } banyan_class;
 
-/* What a class has chosen: blocks, ascending; or all the blocks that it reads: with `band` those
- * whose distance from the own block is one of its bits, with `only` those that are bits. */
+/* What a class has chosen: blocks, ascending; or all the blocks that it reads: with `band`
+ * those whose distance from the own block is one of its bits, with `only` those that are
+ * bits. */
 typedef struct banyan_chosen {
     const banyan_pick *pick;
     int64_t count;
@@ -305,26 +314,26 @@ typedef struct banyan_chosen {
 } banyan_chosen;
 
 /* The list for rows first_row..last_row (one own block): held blocks that at least one class
- * selects or has chosen (chosen [class_count]; NULL: nobody has), ascending; a block appears once
- * per way in which it is seen. entries has room for held->count * class_count, edges for
+ * selects or has chosen (chosen [class_count]; NULL: nobody has), ascending; a block appears
+ * once per way in which it is seen. entries has room for held->count * class_count, edges for
  * class_count. Returns the number of entries; -1 when a class selects too many runs. */
 int64_t banyan_list_build(const banyan_class *classes, int32_t class_count,
                           const banyan_chosen *chosen, int64_t first_row, int64_t last_row,
                           const banyan_held_list *held, banyan_entry *entries,
                           banyan_edge *edges);
 
-/* ---- kernels ------------------------------------------------------------------------------- */
+/* ---- kernels ----------------------------------------------------------------------------- */
 
-/* How a block of one KV head is stored. A kernel owns the bytes of a record: it packs rows in the
- * layout that it likes, and everybody else treats a record as opaque. */
+/* How a block of one KV head is stored. A kernel owns the bytes of a record: it packs rows in
+ * the layout that it likes, and everybody else treats a record as opaque. */
 typedef struct banyan_block_shape {
     int32_t block_tokens, key_dim, value_dim;
     banyan_dtype dtype;
     int32_t value_in_key; /* 1: a value is the first value_dim numbers of its key, kept once */
 } banyan_block_shape;
 
-/* Query rows that attend to one list: `heads` query heads of one KV head, `rows` consecutive rows
- * with one own block. */
+/* Query rows that attend to one list: `heads` query heads of one KV head, `rows` consecutive
+ * rows with one own block. */
 typedef struct banyan_tile {
     banyan_block_shape shape;
     float scale;
@@ -340,8 +349,8 @@ typedef struct banyan_tile {
     int64_t first_token, end_token; /* only these tokens count: 0, INT64_MAX is all */
     float *partial;                 /* [heads][rows][value_dim + 2], combined into */
     void *workspace;                /* workspace_bytes, 64-byte aligned; nothing kept in it */
-    /* NULL, or fixed-point sums [heads][rows]: each block's partials alone are added to them, and
-     * `partial` is not used. A block adds the same bits whatever else is in the list. */
+    /* NULL, or fixed-point sums [heads][rows]: each block's partials alone are added to them,
+     * and `partial` is not used. A block adds the same bits whatever else is in the list. */
     void *sums;
 } banyan_tile;
 
@@ -352,45 +361,46 @@ static inline int32_t banyan_tile_unit(const banyan_tile *tile)
 
 #include "attention/device.h"
 
-/* Rows of a block one behind the other, in shape->dtype: what every kernel keeps of them, whatever its
- * layout. With BANYAN_E4M3 k and v are codes, and a number is its code times its row's factor. */
+/* Rows of a block one behind the other, in shape->dtype: what every kernel keeps of them,
+ * whatever its layout. With BANYAN_E4M3 k and v are codes, and a number is its code times its
+ * row's factor. */
 typedef struct banyan_plain {
     void *k;                    /* [rows][key_dim] */
     void *v;                    /* [rows][value_dim]; not used with value_in_key */
     float *k_factor, *v_factor; /* [rows], of BANYAN_E4M3 alone */
 } banyan_plain;
 
-/* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in `supports`;
- * everything else must be there. Records are 64-byte aligned.
+/* One row of attention/kernels.def. A kernel that lacks a dtype or a shape says so in
+ * `supports`; everything else must be there. Records are 64-byte aligned.
  * Masking is exact: a token that a row does not see has no influence on it, even if its key or
  * value is NaN or inf; a token that was never written is never seen.
- * A row with `device` works on a device's memory: it has no pack, workspace_bytes, attend, observe and
- * score. */
+ * A row with `device` works on a device's memory: it has no pack, workspace_bytes, attend,
+ * observe and score. */
 typedef struct banyan_kernel {
     const char *name;
     int (*usable)(void); /* by this processor */
     int (*supports)(const banyan_block_shape *shape);
     size_t (*record_bytes)(const banyan_block_shape *shape); /* a multiple of 64 */
-    /* Write rows first_row .. first_row+rows-1 of a block. fresh: the record holds nothing yet, all
-     * of its bytes are garbage. k [rows][key_dim] with stride k_stride elements, likewise v, which
-     * is not read with value_in_key; both of in_dtype. */
+    /* Write rows first_row .. first_row+rows-1 of a block. fresh: the record holds nothing yet,
+     * all of its bytes are garbage. k [rows][key_dim] with stride k_stride elements, likewise
+     * v, which is not read with value_in_key; both of in_dtype. */
     void (*pack)(const banyan_block_shape *shape, void *record, int fresh, int32_t first_row,
                  int32_t rows, const void *k, int64_t k_stride, const void *v, int64_t v_stride,
                  banyan_dtype in_dtype);
     size_t (*workspace_bytes)(const banyan_block_shape *shape, int32_t heads, int32_t rows);
     void (*attend)(const banyan_tile *tile);
-    /* The observed rows of o, which are the tile's and of one query head, meet the tile's entries, whole
-     * blocks up to the row (lines.h): column NULL the first time, the second time column [entries]
-     * [block_tokens] gets the sums of p of each token. workspace_bytes is of rows that may be more
-     * than a block's. */
+    /* The observed rows of o, which are the tile's and of one query head, meet the tile's
+     * entries, whole blocks up to the row (lines.h): column NULL the first time, the second
+     * time column [entries] [block_tokens] gets the sums of p of each token. workspace_bytes is
+     * of rows that may be more than a block's. */
     void (*observe)(const banyan_tile *tile, banyan_observed *o, float *column);
-    /* Of a tile of one query head, q . k of its rows and all tokens of its entries, as attend has them
-     * (times -1 where scale is negative): out [entries][rows][block_tokens], 64-byte aligned. Of a token
-     * that was never written it is anything. */
+    /* Of a tile of one query head, q . k of its rows and all tokens of its entries, as attend
+     * has them (times -1 where scale is negative): out [entries][rows][block_tokens], 64-byte
+     * aligned. Of a token that was never written it is anything. */
     void (*score)(const banyan_tile *tile, float *out);
     const banyan_device *device; /* NULL: the CPU */
-    /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device: for snapshots, and for
-     * what is summed up of a block. */
+    /* Rows 0 .. rows-1 of a record, which is in host memory whatever the device: for snapshots,
+     * and for what is summed up of a block. */
     void (*unpack)(const banyan_block_shape *shape, const void *record, int32_t rows,
                    const banyan_plain *out);
     /* A record, in host memory, of such rows and nothing else. NULL: pack does it. */
@@ -408,9 +418,10 @@ void banyan_strongest_find(const banyan_kernel *kernel, const banyan_tile *tile,
 
 const banyan_kernel *banyan_kernel_row(int index); /* NULL past the end; not all are usable */
 const char *banyan_kernel_device(const banyan_kernel *kernel); /* its name, or "cpu" */
-/* Of a device (NULL: "cpu"), by name, or NULL: the fastest that is usable and supports the shape. The
- * environment variable BANYAN_KERNEL, when set, stands in for a NULL name. anywhere: also one that
- * cannot run here, for plans of other machines. NULL when there is none; why says so. */
+/* Of a device (NULL: "cpu"), by name, or NULL: the fastest that is usable and supports the
+ * shape. The environment variable BANYAN_KERNEL, when set, stands in for a NULL name. anywhere:
+ * also one that cannot run here, for plans of other machines. NULL when there is none; why says
+ * so. */
 const banyan_kernel *banyan_kernel_find(const char *device, int anywhere, const char *name,
                                         const banyan_block_shape *shape, char *why,
                                         size_t why_bytes);

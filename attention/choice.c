@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What blocks are judged by, and the best of them. Of a block's keys k_i and a query q
  *
- *     mean      q . (sum k_i / n)                                MInference's block-sparse heads
- *                                                                (arXiv 2407.02490), MoBA (2502.13189)
- *     bounds    sum over d of max(q_d min_i k_id, q_d max_i k_id)          Quest (2406.10774)
+ *     mean      q . (sum k_i / n)                               MInference's block-sparse heads
+ *                                                               (2407.02490), MoBA (2502.13189)
+ *     bounds    sum over d of max(q_d min_i k_id, q_d max_i k_id)           Quest (2406.10774)
  *
- * the second of which no q . k_i of the block exceeds. Of a q_d that is not negative the larger product is
- * that with the larger number, else that with the smaller: so it is a scalar product too,
+ * the second of which no q . k_i of the block exceeds. Of a q_d that is not negative the larger
+ * product is that with the larger number, else that with the smaller: so it is a scalar product
+ * too,
  *
  *     bounds    sum over d of min(q_d, 0) min_i k_id + max(q_d, 0) max_i k_id
  *
- * and query heads that choose together need one pass over a summary, not one each: their vectors are added
- * up. (An infinite number in a key makes the score NaN where q_d is 0 or of the other sign.)
+ * and query heads that choose together need one pass over a summary, not one each: their
+ * vectors are added up. (An infinite number in a key makes the score NaN where q_d is 0 or of
+ * the other sign.)
  *
- * Scores are sums of 16 partial sums in fp32, which compilers make vectors of without changing a bit,
- * and those are added in float64. */
+ * Scores are sums of 16 partial sums in fp32, which compilers make vectors of without changing
+ * a bit, and those are added in float64. */
 #include "attention/attention.h"
 
 #include <math.h>
@@ -22,7 +24,7 @@
 
 enum { LANES = 16, LINE = 64 / sizeof(float) };
 
-/* ---- summaries ----------------------------------------------------------------------------- */
+/* ---- summaries --------------------------------------------------------------------------- */
 
 static void make_mean(const float *keys, int32_t rows, int32_t key_dim, float *out)
 {
@@ -62,8 +64,9 @@ static void add_bounds(const double *q, int32_t key_dim, double *to)
     }
 }
 
-/* `next` comes into the second cache, since the first waits for too few lines at a time: of a million tokens
- * bounds of 1 KiB took a core 220 ns each unasked, 142 ns when asked into the first one, and 105 ns so. */
+/* `next` comes into the second cache, since the first waits for too few lines at a time: of a
+ * million tokens bounds of 1 KiB took a core 220 ns each unasked, 142 ns when asked into the
+ * first one, and 105 ns so. */
 double banyan_summary_score(const float *summary, const float *query, int32_t numbers,
                             const float *next)
 {
@@ -90,7 +93,7 @@ const banyan_summary *banyan_summary_row(int32_t index)
     return index >= 0 && index < BANYAN_SUMMARIES ? &table[index] : NULL;
 }
 
-/* ---- the best ------------------------------------------------------------------------------ */
+/* ---- the best ---------------------------------------------------------------------------- */
 
 static int is_better(const banyan_pick *a, const banyan_pick *b)
 {
@@ -102,8 +105,8 @@ void banyan_picks_clear(banyan_pick *pick, int64_t count)
     for (int64_t i = 0; i < count; i++) pick[i] = (banyan_pick){-INFINITY, BANYAN_NO_BLOCK};
 }
 
-/* A heap has the last in some order on top: here the worst, so that whoever is no better than it is done
- * with one comparison. */
+/* A heap has the last in some order on top: here the worst, so that whoever is no better than
+ * it is done with one comparison. */
 typedef int (*order_fn)(const banyan_pick *a, const banyan_pick *b);
 
 static int is_lower(const banyan_pick *a, const banyan_pick *b)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Number formats, in integer arithmetic, so that they need no instruction set and round alike on
- * every machine.
+/* Number formats, in integer arithmetic, so that they need no instruction set and round alike
+ * on every machine.
  *
  *              sign  exponent  fraction  bias   largest    smallest normal   subnormal step
  *     fp32      1       8         23      127   3.4e38     2^-126            2^-149
@@ -8,14 +8,14 @@
  *     fp16      1       5         10       15   65504      2^-14             2^-24
  *     e4m3      1       4          3        7   448        2^-6              2^-9
  *
- * bf16 is the upper half of fp32, so rounding to it is an integer addition: adding 0x7fff, plus 1
- * when the lowest kept bit is set, carries exactly when nearest-even rounds up, and a carry out of
- * the fraction is the next exponent, up to infinity. fp16 does the same 13 bits lower after its
- * exponent has been re-biased; below 2^-14 its step is 2^-24, which is also the step of fp32 numbers
- * in [1/2, 1), so that adding 1/2 leaves the rounded subnormal in the low bits. e4m3 ("fp8") likewise, with
- * 2^-9 and [2^14, 2^15). It has no infinities: its largest exponent is a number's, but for the fraction 7,
- * which is NaN; and what is too large becomes 448, since a cached number that is a little too large
- * must not make a row NaN. */
+ * bf16 is the upper half of fp32, so rounding to it is an integer addition: adding 0x7fff, plus
+ * 1 when the lowest kept bit is set, carries exactly when nearest-even rounds up, and a carry
+ * out of the fraction is the next exponent, up to infinity. fp16 does the same 13 bits lower
+ * after its exponent has been re-biased; below 2^-14 its step is 2^-24, which is also the step
+ * of fp32 numbers in [1/2, 1), so that adding 1/2 leaves the rounded subnormal in the low bits.
+ * e4m3 ("fp8") likewise, with 2^-9 and [2^14, 2^15). It has no infinities: its largest exponent
+ * is a number's, but for the fraction 7, which is NaN; and what is too large becomes 448, since
+ * a cached number that is a little too large must not make a row NaN. */
 #include "attention/attention.h"
 
 #include <string.h>

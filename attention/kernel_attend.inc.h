@@ -2,23 +2,23 @@
 /* kernel_attend.inc.h - a tile attends to its list.
  *
  * The list goes by in sets of some blocks, few enough to stay in the level 2 cache while every
- * stack of rows passes over them. Query heads that read the same blocks of a set form one run of
- * rows, so that with one row a head (decode) a loaded key still serves the whole group. When many
- * rows will use a 16-bit block and there is no dot product for its format, the block is widened to
- * fp32 once for all of them. A block of rows as they come (value_in_key) is always brought into the
- * products' layout first.
+ * stack of rows passes over them. Query heads that read the same blocks of a set form one run
+ * of rows, so that with one row a head (decode) a loaded key still serves the whole group. When
+ * many rows will use a 16-bit block and there is no dot product for its format, the block is
+ * widened to fp32 once for all of them. A block of rows as they come (value_in_key) is always
+ * brought into the products' layout first.
  *
- * The tile starts from the empty partial and is combined with the caller's at the end, in the base
- * that it really has: its sums are relative to exp(|scale| max), an exact product of two floats,
- * while the m that is stored is that product rounded; the factor exp(|scale| max - m) makes m, l and
- * o agree to the last bits however large m is.
+ * The tile starts from the empty partial and is combined with the caller's at the end, in the
+ * base that it really has: its sums are relative to exp(|scale| max), an exact product of two
+ * floats, while the m that is stored is that product rounded; the factor exp(|scale| max - m)
+ * makes m, l and o agree to the last bits however large m is.
  *
- * For fixed-point sums a chunk is one block and starts from the empty partial: what came before it
- * leaves no trace in its bits.
+ * For fixed-point sums a chunk is one block and starts from the empty partial: what came before
+ * it leaves no trace in its bits.
  *
- * Sums of values near the largest fp32 overflow though their mean does not: l is up to the number of
- * tokens, and o up to l times the largest value. Such a row attends again, alone, with a base point
- * that lies above its maximum, so that l is about 1/2. */
+ * Sums of values near the largest fp32 overflow though their mean does not: l is up to the
+ * number of tokens, and o up to l times the largest value. Such a row attends again, alone,
+ * with a base point that lies above its maximum, so that l is about 1/2. */
 
 enum {
     SET = 16,              /* blocks of a set at most */
@@ -43,7 +43,7 @@ typedef struct block_set {
 #define IMAGE_DTYPE BANYAN_F32
 #endif
 
-/* ---- the workspace -------------------------------------------------------------------------- */
+/* ---- the workspace ----------------------------------------------------------------------- */
 
 static int is_widened(const banyan_block_shape *shape, int32_t total)
 {
@@ -55,8 +55,9 @@ static int is_widened(const banyan_block_shape *shape, int32_t total)
 #endif
 }
 
-/* Few bundles take the blocks one by one, if they are not too short: then keys and values are read in
- * the order in which they lie in memory, which the hardware prefetcher follows as well. */
+/* Few bundles take the blocks one by one, if they are not too short: then keys and values are
+ * read in the order in which they lie in memory, which the hardware prefetcher follows as
+ * well. */
 static int32_t set_blocks(const layout *used, int32_t total)
 {
     size_t fit = SET_BYTES / used->bytes;
@@ -106,7 +107,7 @@ static size_t vector_workspace_bytes(const banyan_block_shape *shape, int32_t he
     return work_lay(&w, shape, heads, rows, NULL);
 }
 
-/* ---- before --------------------------------------------------------------------------------- */
+/* ---- before ------------------------------------------------------------------------------ */
 
 static void work_begin(work *w, const banyan_tile *tile)
 {
@@ -136,7 +137,7 @@ static void work_begin(work *w, const banyan_tile *tile)
     memset(w->sum, 0, (size_t)w->total * VEC_LANES * sizeof(float));
 }
 
-/* ---- during --------------------------------------------------------------------------------- */
+/* ---- during ------------------------------------------------------------------------------ */
 
 #ifndef VEC_DOT
 /* `rows` steps of `width` columns, in fp32: a pair becomes two steps. */
@@ -224,8 +225,8 @@ static int row_overflows(const work *w, int32_t row, uint32_t largest)
     return l > 0 && l < INFINITY && fabsf(w->max[row]) < INFINITY;
 }
 
-/* The row's sums are empty again, their base point lies above all scores: exp(base) is at least twice
- * the sum of all weights. */
+/* The row's sums are empty again, their base point lies above all scores: exp(base) is at least
+ * twice the sum of all weights. */
 static void raise_base(work *w, int32_t row)
 {
     const double l = vec_total(vec_load(w->sum + row * VEC_LANES));
@@ -244,9 +245,9 @@ static void repeat_block(work *w, const block_set *x, int32_t i, int32_t row)
     attend_block(w, &now, x, i);
 }
 
-/* The partials of block i that rows have just attended to, into fixed-point sums; the next block
- * starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers of attend_stack
- * are for those who do without. */
+/* The partials of block i that rows have just attended to, into fixed-point sums; the next
+ * block starts anew. What was asked for goes on arriving meanwhile. Not inline: the registers
+ * of attend_stack are for those who do without. */
 __attribute__((noinline)) static void add_block_sums(work *w, const block_set *x, int32_t i,
                                                      int32_t first, int32_t rows)
 {
@@ -307,8 +308,8 @@ static void attend_set(work *w, const block_set *x)
 }
 
 /* What to ask for during set x, of which `left` entries follow. Many rows need the next set,
- * in the level 2 cache. A single bundle goes through memory from front to back, faster than memory
- * can follow: it asks for what lies some kilobytes ahead of it. */
+ * in the level 2 cache. A single bundle goes through memory from front to back, faster than
+ * memory can follow: it asks for what lies some kilobytes ahead of it. */
 static void plan_ahead(work *w, const block_set *x, int64_t left)
 {
     const layout *y = &w->used;
@@ -379,7 +380,7 @@ static void repeat_list(work *w, int32_t row)
     }
 }
 
-/* ---- after ---------------------------------------------------------------------------------- */
+/* ---- after ------------------------------------------------------------------------------- */
 
 static float exp_of(double x)
 {

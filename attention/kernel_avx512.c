@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The AVX-512 kernel: the shared bodies over 16 lanes. Compiled with -mavx512f -mavx512bw -mavx512vl
- * -mavx512dq. bf16 caches go to kernel_avx512_dot.c where the processor has AVX512_BF16. */
+/* The AVX-512 kernel: the shared bodies over 16 lanes. Compiled with -mavx512f -mavx512bw
+ * -mavx512vl -mavx512dq. bf16 caches go to kernel_avx512_dot.c where the processor has
+ * AVX512_BF16. */
 #include "attention/attention.h"
 #include "attention/fixed.h"
 #include "attention/kernel_avx512_dot.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bf16 caches with the dot product of AVX512_BF16, which takes both products: a pair of steps in one
- * instruction, summed in fp32. q is rounded to bf16 once a tile, and the weights as they are made;
- * l sums the weights before rounding. Compiled with -mavx512bf16 on top of kernel_avx512.c's. */
+/* bf16 caches with the dot product of AVX512_BF16, which takes both products: a pair of steps
+ * in one instruction, summed in fp32. q is rounded to bf16 once a tile, and the weights as they
+ * are made; l sums the weights before rounding. Compiled with -mavx512bf16 on top of
+ * kernel_avx512.c's. */
 #include "attention/kernel_avx512_dot.h"
 #include "attention/fixed.h"
 

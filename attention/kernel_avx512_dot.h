@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_avx512_dot.h - the part of the AVX-512 kernel that needs AVX512_BF16: bf16 caches. Records
- * are those of kernel_avx512.c. */
+/* kernel_avx512_dot.h - the part of the AVX-512 kernel that needs AVX512_BF16: bf16 caches.
+ * Records are those of kernel_avx512.c. */
 #ifndef BANYAN_KERNEL_AVX512_DOT_H
 #define BANYAN_KERNEL_AVX512_DOT_H
 

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_chunk.inc.h - a stack of rows takes a chunk of tokens: scores, weights, values.
  *
- * A bundle is up to VEC_ROWS rows that use the same tile of registers, a stack up to VEC_BUNDLES of
- * them: a panel of keys or values comes from the level 2 cache for the first bundle and from level 1
- * for the others. A chunk is up to CHUNK tokens, collected from the blocks that the stack reads, in
- * segments of whole sixteens:
+ * A bundle is up to VEC_ROWS rows that use the same tile of registers, a stack up to
+ * VEC_BUNDLES of them: a panel of keys or values comes from the level 2 cache for the first
+ * bundle and from level 1 for the others. A chunk is up to CHUNK tokens, collected from the
+ * blocks that the stack reads, in segments of whole sixteens:
  *
  *     block 3             block 7             block 9 (the rows' own: only what some row sees)
  *     |---------------|   |---------------|   |------|
  *      segment 0           segment 1           segment 2        scores: [rows][columns]
  *
- * so that the running sums are touched once a chunk, and tokens that no row of the stack sees cost
- * nothing. In a segment that some rows see only in part, the scores that they do not see become -inf
- * between the two products; other segments have no code for masks. */
+ * so that the running sums are touched once a chunk, and tokens that no row of the stack sees
+ * cost nothing. In a segment that some rows see only in part, the scores that they do not see
+ * become -inf between the two products; other segments have no code for masks. */
 
 enum { CHUNK = 256, GRAIN = 16, SEGMENTS = CHUNK / GRAIN, SCORE_STRIDE = CHUNK + 16 };
 enum { STACK_ROWS = VEC_BUNDLES * VEC_ROWS };
@@ -142,7 +142,8 @@ static uint32_t bits_between(int32_t first, int32_t end, int32_t from)
     return below_end & ~below_first;
 }
 
-/* A block with values: those of its record, or, where that has rows as they come, of its image. */
+/* A block with values: those of its record, or, where that has rows as they come, of its
+ * image. */
 VEC_INLINE const layout *plain_layout(const work *w)
 {
     return w->stored.in_key ? &w->used : &w->stored;
@@ -191,8 +192,9 @@ static int32_t bundles_of(int32_t rows)
     return (rows + VEC_ROWS - 1) / VEC_ROWS;
 }
 
-/* The same columns for all bundles of a stack, whose first row is that of p; observed rows may be more than
- * a stack. One bundle copies nothing: this is done for each panel of each chunk. */
+/* The same columns for all bundles of a stack, whose first row is that of p; observed rows may
+ * be more than a stack. One bundle copies nothing: this is done for each panel of each
+ * chunk. */
 static void product_stack(work *w, product *p, int32_t rows, int32_t vectors)
 {
     if (rows <= VEC_ROWS) {
@@ -234,8 +236,8 @@ static void chunk_scores(work *w, const token_chunk *x)
     }
 }
 
-/* Scores that a row does not see become -inf. In a segment with values that are not finite the bits
- * also lose the tokens whose own score is -inf. */
+/* Scores that a row does not see become -inf. In a segment with values that are not finite the
+ * bits also lose the tokens whose own score is -inf. */
 static void chunk_mask(const work *w, token_chunk *x)
 {
     for (int32_t i = 0; i < x->segments; i++) {

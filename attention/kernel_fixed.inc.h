@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_fixed.inc.h - a block's partial into a row's fixed-point sum, as banyan_fixed_add does it and
- * with the same bits: what a decoded row pays once a block. The theory is in fixed.c. */
+/* kernel_fixed.inc.h - a block's partial into a row's fixed-point sum, as banyan_fixed_add does
+ * it and with the same bits: what a decoded row pays once a block. The theory is in fixed.c. */
 
-/* The bits of the largest size among a row's values: those of NaN and inf are above all others. */
+/* The bits of the largest size among a row's values: those of NaN and inf are above all
+ * others. */
 static uint32_t fixed_largest(const float *o, int32_t columns)
 {
     pairs largest = pairs_zero();
@@ -11,8 +12,8 @@ static uint32_t fixed_largest(const float *o, int32_t columns)
     return pairs_highest(largest);
 }
 
-/* o has `columns` values, whole vectors, of which those from value_dim on are 0, and the bits of the
- * largest size among them are given. */
+/* o has `columns` values, whole vectors, of which those from value_dim on are 0, and the bits
+ * of the largest size among them are given. */
 static void fixed_add(void *sum, double base, float l, const float *o, int32_t value_dim,
                       int32_t columns, uint32_t largest)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The row `hopper`: records and calls of the row `cuda`, by instructions of compute capability 9.0
- * alone. Many rows over a cache of e4m3, or with dim 96, are the portable kernel's, and so are all rows of
- * wide heads. */
+/* The row `hopper`: records and calls of the row `cuda`, by instructions of compute capability
+ * 9.0 alone. Many rows over a cache of e4m3, or with dim 96, are the portable kernel's, and so
+ * are all rows of wide heads. */
 #include "attention/cuda/row.h"
 
 static int hopper_usable(void)

@@ -1,35 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_layout.inc.h - where things lie in a record of the vector kernels. Included after a vector
- * vocabulary.
+/* kernel_layout.inc.h - where things lie in a record of the vector kernels. Included after a
+ * vector vocabulary.
  *
  * Both products of attention are sums of (broadcast scalar) x (vector of columns) over a depth:
  *
  *     scores  S[row][token]  = sum over dims    of q[row][dim]   * K[dim][token]
  *     values  o[row][dim]    = sum over tokens  of p[row][token] * V[token][dim]
  *
- * so keys lie transposed, values as they come, and both in panels: `width` columns side by side, one
- * depth step under the other, so that a register tile reads memory from front to back. A step is
- * one dim or token in fp32 and fp16, and two in bf16, as a pair in one 32-bit word (the operand of
- * the dot product instruction; other processors widen a pair with a shift and a mask):
+ * so keys lie transposed, values as they come, and both in panels: `width` columns side by
+ * side, one depth step under the other, so that a register tile reads memory from front to
+ * back. A step is one dim or token in fp32 and fp16, and two in bf16, as a pair in one 32-bit
+ * word (the operand of the dot product instruction; other processors widen a pair with a shift
+ * and a mask):
  *
  *     keys, bf16:   panel 0  step 0:  k0[0]k0[1]  k1[0]k1[1]  k2[0]k2[1] .. k63[0]k63[1]
  *                            step 1:  k0[2]k0[3]  k1[2]k1[3]  ..
  *                            ..
- *                   panel 1  step 0:  k64[0]k64[1] ..            (kt[d]: dim d of token t's key)
+ *                   panel 1  step 0:  k64[0]k64[1] ..          (kt[d]: dim d of token t's key)
  *     values, bf16: panel 0  step 0:  v0[0]v1[0]  v0[1]v1[1]  v0[2]v1[2] .. v0[63]v1[63]
  *                            step 1:  v2[0]v3[0]  v2[1]v3[1]  ..
- *                   panel 1  step 0:  v0[64]v1[64] ..            (the last panel may be narrower)
+ *                   panel 1  step 0:  v0[64]v1[64] ..          (the last panel may be narrower)
  *     keys, fp32:   panel 0  step 0:  k0[0]  k1[0]  ..        values, step 0:  v0[0]  v0[1]  ..
  *                            step 1:  k0[1]  k1[1]  ..                step 1:  v1[0]  v1[1]  ..
  *
  *     record:  | key panels | value panels | trailer, 64 bytes |
  *
- * With value_in_key a record is the keys alone, row by row as they come, in the cache's format; attend
- * brings a block into the layout above when a tile needs it, once for all of the tile's rows.
+ * With value_in_key a record is the keys alone, row by row as they come, in the cache's format;
+ * attend brings a block into the layout above when a tile needs it, once for all of the tile's
+ * rows.
  *
- * Dims are padded with zeros to whole steps and vectors. The trailer says whether some value ever
- * written is not finite: then a weight of 0 does not silence an unseen token (0 x inf is NaN), and
- * attend takes a slower, exact way. Tokens never written are zero. */
+ * Dims are padded with zeros to whole steps and vectors. The trailer says whether some value
+ * ever written is not finite: then a weight of 0 does not silence an unseen token (0 x inf is
+ * NaN), and attend takes a slower, exact way. Tokens never written are zero. */
 
 typedef struct trailer {
     uint32_t not_finite;
@@ -97,7 +99,8 @@ static layout layout_of_image(const layout *y, banyan_dtype dtype)
     return layout_of(&shape);
 }
 
-/* Bytes from the record's start to column `token` of a key panel, step 0; and to the next step. */
+/* Bytes from the record's start to column `token` of a key panel, step 0; and to the next
+ * step. */
 VEC_INLINE size_t key_at(const layout *y, int32_t token)
 {
     int32_t panel = token / y->width, column = token % y->width;

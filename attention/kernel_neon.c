@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The NEON kernel: the shared bodies over 4 lanes, with nothing that an AArch64 processor may lack. */
+/* The NEON kernel: the shared bodies over 4 lanes, with nothing that an AArch64 processor may
+ * lack. */
 #include "attention/attention.h"
 #include "attention/fixed.h"
 #include "attention/vec_neon.h"

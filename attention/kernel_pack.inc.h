@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_pack.inc.h - writing rows into a record; see kernel_layout.inc.h for the layout.
  *
- * Whole runs of VEC_LANES tokens go through registers (kernel_run.inc.h). What is left, such as the
- * single row of a decode step, is written element by element. Every format goes by way of fp32,
- * which holds the others exactly. */
+ * Whole runs of VEC_LANES tokens go through registers (kernel_run.inc.h). What is left, such as
+ * the single row of a decode step, is written element by element. Every format goes by way of
+ * fp32, which holds the others exactly. */
 
 /* A number already in the cache's format: element `odd` of a step's column. */
 static void unit_put(void *to, int32_t odd, banyan_dtype dtype, const void *from, int32_t index)

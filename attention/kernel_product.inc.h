@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_product.inc.h - the inner loops: rows of broadcast scalars times panels of columns.
  *
- *     c[row][column] = alpha[row] * c[row][column] + sum over steps  a[row][step] * b[step][column]
+ *     c[row][column] = alpha[row] * c[row][column] + sum of a[row][step] b[step][column]
  *
  * The sum starts at zero and meets c at the end, which makes the rounding error grow with the
  * length of a run of steps plus the number of runs, and gives the rescaling of a softmax for
- * nothing. A tile of R rows and G vectors of columns stays in registers; for each step it loads G
- * vectors, R scalars, and does R x G multiply-adds.
+ * nothing. A tile of R rows and G vectors of columns stays in registers; for each step it loads
+ * G vectors, R scalars, and does R x G multiply-adds.
  *
  * The columns' steps may lie in several places (parts): the tokens of several records. */
 
@@ -29,7 +29,8 @@ typedef struct product_part {
     int32_t a; /* index of the part's first scalar in a row of a */
 } product_part;
 
-/* Memory that is asked for before it is needed, evenly: so many lines for every PRODUCT_BEAT steps. */
+/* Memory that is asked for before it is needed, evenly: so many lines for every PRODUCT_BEAT
+ * steps. */
 typedef struct ahead {
     const char *at, *end;           /* what is left of one stretch */
     const char *then_at, *then_end; /* the stretch after it */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_run.inc.h - VEC_LANES tokens on their way into the layout of kernel_layout.inc.h: as they are
- * written to a record, or as a block of rows as they come is brought into an image.
+/* kernel_run.inc.h - VEC_LANES tokens on their way into the layout of kernel_layout.inc.h: as
+ * they are written to a record, or as a block of rows as they come is brought into an image.
  *
- * Keys are transposed in squares of VEC_LANES x VEC_LANES floats, whose rows then hold one dim of
- * VEC_LANES tokens and are rounded to the format as they are stored; values need no transposition. */
+ * Keys are transposed in squares of VEC_LANES x VEC_LANES floats, whose rows then hold one dim
+ * of VEC_LANES tokens and are rounded to the format as they are stored; values need no
+ * transposition. */
 
 /* One step of VEC_LANES columns; odd is the second element of a pair. */
 VEC_INLINE void unit_store(void *to, banyan_dtype dtype, vec even, vec odd)
@@ -78,7 +79,7 @@ static void pack_run(const layout *y, char *record, int32_t token, const source 
     if (beyond) trailer_of(y, record)->not_finite = 1;
 }
 
-/* ---- rows as they come, into an image -------------------------------------------------------- */
+/* ---- rows as they come, into an image ---------------------------------------------------- */
 
 /* The usual dims and formats go this way; others by pack_run. */
 VEC_INLINE int is_arranged(const layout *stored)
@@ -93,8 +94,8 @@ VEC_INLINE int is_arranged(const layout *stored)
 }
 
 #ifdef VEC_DOT
-/* Keys are pairs of dims already, and are transposed as words; values of two tokens are woven. Returns
- * the bits of the largest size among the values. */
+/* Keys are pairs of dims already, and are transposed as words; values of two tokens are woven.
+ * Returns the bits of the largest size among the values. */
 static pairs arrange_run(const layout *y, char *image, int32_t token, const char *from,
                          int64_t row_bytes, pairs largest)
 {
@@ -126,8 +127,8 @@ static pairs arrange_run(const layout *y, char *image, int32_t token, const char
     return largest;
 }
 #else
-/* A row's vector is stored as values, and then transposed with its neighbours as keys. Returns the bits
- * of the largest size among the values. */
+/* A row's vector is stored as values, and then transposed with its neighbours as keys. Returns
+ * the bits of the largest size among the values. */
 static pairs arrange_run(const layout *y, char *image, int32_t token, const char *from,
                          int64_t row_bytes, pairs largest)
 {

@@ -11,14 +11,14 @@
  *
  *     s_j = scale q.k_j
  *
- * The new maximum M = max(m, s_j); and both sums moved to M (see partial.c), the block's share being
- * summed on its own first, so that rounding errors grow with the tokens of a block plus the number
- * of blocks, not with the number of tokens:
+ * The new maximum M = max(m, s_j); and both sums moved to M (see partial.c), the block's share
+ * being summed on its own first, so that rounding errors grow with the tokens of a block plus
+ * the number of blocks, not with the number of tokens:
  *
  *     l = exp(m - M) l + sum_j exp(s_j - M)       o = exp(m - M) o + sum_j exp(s_j - M) v_j
  *
- * Tokens whose score is -inf are left out, not multiplied by 0: the value of a token that is not
- * seen may be NaN. */
+ * Tokens whose score is -inf are left out, not multiplied by 0: the value of a token that is
+ * not seen may be NaN. */
 #include "attention/attention.h"
 
 #include <math.h>
@@ -154,7 +154,8 @@ static float sum_block(const scratch *x, int32_t tokens, int32_t value_dim, floa
     return l;
 }
 
-/* Is l a number, and o not? Sums of values near the largest fp32 are, though their mean is not. */
+/* Is l a number, and o not? Sums of values near the largest fp32 are, though their mean is
+ * not. */
 static int output_overflows(const float *o, float rescale, const float *sum, int32_t value_dim,
                             float l)
 {

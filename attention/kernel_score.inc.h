@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_score.inc.h - observed rows (lines.h): the scores of a block, as attending has them, and what
- * the rows' softmax puts on its tokens and distances. */
+/* kernel_score.inc.h - observed rows (lines.h): the scores of a block, as attending has them,
+ * and what the rows' softmax puts on its tokens and distances. */
 
 /* [rows][tokens]. */
 static void score_block(work *w, const char *used, float *out)
@@ -35,7 +35,8 @@ static void vector_score(const banyan_tile *tile, float *out)
     }
 }
 
-/* Scores of tokens that the row does not see become -inf; returns how many count, in whole grains. */
+/* Scores of tokens that the row does not see become -inf; returns how many count, in whole
+ * grains. */
 static int32_t hide_unseen(const banyan_observed *o, int32_t row, int64_t block, float *score)
 {
     const int32_t seen = banyan_observed_tokens(o, row, block), count = round_up(seen, GRAIN);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kernel_softmax.inc.h - from scores to weights, a row of a chunk at a time.
  *
- * Scores are q.k before scaling, and so is the running maximum: with c = |scale| log2(e) (a negative
- * scale has changed the sign of q) a weight is
+ * Scores are q.k before scaling, and so is the running maximum: with c = |scale| log2(e) (a
+ * negative scale has changed the sign of q) a weight is
  *
  *     exp(scale s - scale max) = 2^((s - max) c)
  *
  * The difference is taken first: it is exact near the maximum, the maximum itself gets weight 1
- * whatever its size, and the base point is the exact number scale x max, with no rounding that the
- * sums l and o would have to know about.
+ * whatever its size, and the base point is the exact number scale x max, with no rounding that
+ * the sums l and o would have to know about.
  *
- * 2^x = 2^n 2^r with n the nearest integer and |r| <= 1/2. 2^r is 1 + r g(r), where g has degree 5
- * and interpolates (2^r - 1) / r at the Chebyshev nodes of [-1/2, 1/2]: the coefficients, rounded to
- * fp32, are off by 1e-8 of the result at most, so that rounding in the last steps dominates: below
- * 2 ulp, and 2^0 is 1. */
+ * 2^x = 2^n 2^r with n the nearest integer and |r| <= 1/2. 2^r is 1 + r g(r), where g has
+ * degree 5 and interpolates (2^r - 1) / r at the Chebyshev nodes of [-1/2, 1/2]: the
+ * coefficients, rounded to fp32, are off by 1e-8 of the result at most, so that rounding in the
+ * last steps dominates: below 2 ulp, and 2^0 is 1. */
 
 /* For x <= 0, -inf and NaN. */
 VEC_INLINE vec vec_exp2(vec x)
@@ -27,10 +27,10 @@ VEC_INLINE vec vec_exp2(vec x)
     return vec_power(vec_fma(g, r, vec_set(1)), n);
 }
 
-/* count (a multiple of 16) scores become weights in place: floats, or with VEC_DOT pairs of bf16 in
- * the front half. Adds to the row's sums, moves its maximum when it must, and returns what the
- * row's older sums are worth now. A score of NaN leaves the maximum alone and comes out as a weight
- * of NaN; +inf becomes the maximum, and inf - inf a weight of NaN. */
+/* count (a multiple of 16) scores become weights in place: floats, or with VEC_DOT pairs of
+ * bf16 in the front half. Adds to the row's sums, moves its maximum when it must, and returns
+ * what the row's older sums are worth now. A score of NaN leaves the maximum alone and comes
+ * out as a weight of NaN; +inf becomes the maximum, and inf - inf a weight of NaN. */
 VEC_INLINE float softmax_row(float *score, int32_t count, float c, float *max, float *sums)
 {
     const float before = *max;

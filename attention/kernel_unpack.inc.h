@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_unpack.inc.h - rows of a record as they came; see kernel_layout.inc.h for the layout. A record
- * fits in the first cache, so it is read in any order, and rows are written from front to back. */
+/* kernel_unpack.inc.h - rows of a record as they came; see kernel_layout.inc.h for the layout.
+ * A record fits in the first cache, so it is read in any order, and rows are written from front
+ * to back. */
 
 /* Words of a key, one from each step. */
 static void unpack_key(const layout *y, const char *from, char *to)

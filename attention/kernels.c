@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of kernels, and the choice of one for a device: by name, by the environment, or the last row
- * (they are sorted by speed) that can run here and that supports the shape. */
+/* The table of kernels, and the choice of one for a device: by name, by the environment, or the
+ * last row (they are sorted by speed) that can run here and that supports the shape. */
 #include "attention/attention.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* BUILT(BANYAN_HAS_X86, yes, no) is `yes` when the macro is defined as 1: then the paste below makes
- * BUILT_COMMA_1, whose comma moves `yes` to the second place. */
+/* BUILT(BANYAN_HAS_X86, yes, no) is `yes` when the macro is defined as 1: then the paste below
+ * makes BUILT_COMMA_1, whose comma moves `yes` to the second place. */
 #define BANYAN_HAS_ALWAYS 1
 #define BUILT_COMMA_1 0,
 #define BUILT(has, yes, no) BUILT_PASTE(has, yes, no)

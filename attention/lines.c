@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What observed rows put on each token and on each distance. Blocks come twice: the first time for what
- * each row's softmax is divided by, the second to add up p along columns and diagonals:
+/* What observed rows put on each token and on each distance. Blocks come twice: the first time
+ * for what each row's softmax is divided by, the second to add up p along columns and
+ * diagonals:
  *
- *     row  at     . . . a b c d           in a block of rows x tokens the distance row - token is
- *          at+1   . . . e f g h           the same from upper left to lower right: written one
- *          at+2   . . . i j k l           behind the other, each row begins one further to the left
+ *     row  at     . . . a b c d         in a block of rows x tokens the distance row - token is
+ *          at+1   . . . e f g h         the same from upper left to lower right: written one
+ *          at+2   . . . i j k l         behind the other, each begins one further to the left
  *
  * Every kernel adds in an order that the blocks alone decide: the same sums whoever does it. */
 #include "attention/attention.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lines.h - columns and diagonals: single tokens that all rows read, and single distances at which
- * they do; what the softmax of some observed rows puts on each. Included by attention.h. */
+/* lines.h - columns and diagonals: single tokens that all rows read, and single distances at
+ * which they do; what the softmax of some observed rows puts on each. Included by
+ * attention.h. */
 #ifndef BANYAN_ATTENTION_LINES_H
 #define BANYAN_ATTENTION_LINES_H
 
@@ -13,24 +14,28 @@ enum {
     BANYAN_LINE_LANES = 16    /* that a row's sum is added up in, at most */
 };
 
-/* Which lines rows of a part of a call read that has at least `rows` rows; one of fewer reads all. The
- * last `rows` of it are observed as if they ended the prompt: p is the softmax of each of them. Read
- * are the `columns` tokens of the largest sum of p over rows, and the `diagonals` distances (row -
- * token) of the largest sum of p along them; the first `sink` tokens and the distances below `local`
- * come before all others; of equal sums the lower is better. Diagonals are read in whole blocks: at
- * distance d the rows of own block i read the blocks i - d / block_tokens, rounded down and up.
+/* Which lines rows of a part of a call read that has at least `rows` rows; one of fewer reads
+ * all. The last `rows` of it are observed as if they ended the prompt: p is the softmax of each
+ * of them. Read are the `columns` tokens of the largest sum of p over rows, and the `diagonals`
+ * distances (row - token) of the largest sum of p along them; the first `sink` tokens and the
+ * distances below `local` come before all others; of equal sums the lower is better. Diagonals
+ * are read in whole blocks: at distance d the rows of own block i read the blocks i - d /
+ * block_tokens, rounded down and up.
  *
- * With `mass` > 0 both are instead the fewest of the largest sums that are this share of all sums, and at
- * least `columns` and `diagonals`; the first `sink` tokens and the distances below `local` are read besides.
- * And where the observed rows' mean query tells by the means of keys which blocks p is on, the rows of an
- * own block choose blocks in this way instead of lines: of pooled logits
+ * With `mass` > 0 both are instead the fewest of the largest sums that are this share of all
+ * sums, and at least `columns` and `diagonals`; the first `sink` tokens and the distances below
+ * `local` are read besides. And where the observed rows' mean query tells by the means of keys
+ * which blocks p is on, the rows of an own block choose blocks in this way instead of lines: of
+ * pooled logits
  *
- *     s(block) = scale (mean of queries) . (mean of the block's keys up to the last of the rows)
+ *     s(block) = scale (mean of queries) . (mean of the block's keys up to the last of the
+ *     rows)
  *
- * over the blocks up to their own, the fewest of the best whose share of softmax(s) is `mass`, at least
- * `blocks` of them, and besides the first block and their own. It tells if the square root of the
- * Jensen-Shannon divergence (natural logarithm) of softmax(s) of all observed rows together, and of their
- * sums of p on each block, is less than `divergence`; 0: it never does. */
+ * over the blocks up to their own, the fewest of the best whose share of softmax(s) is `mass`,
+ * at least `blocks` of them, and besides the first block and their own. It tells if the square
+ * root of the Jensen-Shannon divergence (natural logarithm) of softmax(s) of all observed rows
+ * together, and of their sums of p on each block, is less than `divergence`; 0: it never
+ * does. */
 typedef struct banyan_lines {
     int32_t rows;
     int64_t columns, diagonals;
@@ -39,8 +44,9 @@ typedef struct banyan_lines {
     int64_t blocks;
 } banyan_lines;
 
-/* The observed rows at .. at+rows-1 of one query head, which meet the blocks twice (kernels' `observe`),
- * each time in ascending order. A row whose softmax is no number observes nothing. */
+/* The observed rows at .. at+rows-1 of one query head, which meet the blocks twice (kernels'
+ * `observe`), each time in ascending order. A row whose softmax is no number observes
+ * nothing. */
 typedef struct banyan_observed {
     int32_t rows, block_tokens;
     int64_t at;
@@ -54,8 +60,9 @@ typedef struct banyan_observed {
 /* Before the first and before the second pass. */
 void banyan_observe_begin(banyan_observed *o);
 void banyan_observe_turn(banyan_observed *o);
-/* Of a block, p of all rows along distances: the last row is rows-1 from the front, its first token
- * comes first, and each row before it begins one later. distance [block_tokens + rows - 1]. */
+/* Of a block, p of all rows along distances: the last row is rows-1 from the front, its first
+ * token comes first, and each row before it begins one later. distance [block_tokens + rows -
+ * 1]. */
 void banyan_observe_distances(banyan_observed *o, int64_t block, const float *distance);
 
 /* Tokens of the block that row i sees. */

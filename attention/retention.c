@@ -3,15 +3,15 @@
  *
  *     block   0 1 | 2 3 4 5 6 7 8 9 10 ...           prefix 2, period 4, residues {3}, reach
  *             P P | . P . . . P . . .                P: permanent
- *                                ^ . : goes when no row within `reach` tokens of its end remains
+ *                                ^ . : goes with the last row within `reach` tokens of its end
  *
- * Query heads of a group share the keys, so their KV head keeps the union: the larger prefix, the
- * larger reach, and the residues of both sets over their common period, lcm(p, p'). The result is
- * brought to its smallest period, so that 8 heads with the 8 residues of a stride of 8 are simply
- * "all", and periods do not grow without need.
+ * Query heads of a group share the keys, so their KV head keeps the union: the larger prefix,
+ * the larger reach, and the residues of both sets over their common period, lcm(p, p'). The
+ * result is brought to its smallest period, so that 8 heads with the 8 residues of a stride of
+ * 8 are simply "all", and periods do not grow without need.
  *
- * Permanent blocks are counted without a loop over blocks: n = q period + r blocks hold q |R| + (the
- * residues below r) of the periodic ones. */
+ * Permanent blocks are counted without a loop over blocks: n = q period + r blocks hold q |R| +
+ * (the residues below r) of the periodic ones. */
 #include "attention/attention.h"
 
 #include <string.h>

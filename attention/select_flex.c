@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* FlexPrefill (arXiv 2502.20766): in each call of a prefill each query head either reads blocks whose
- * pooled keys fit its pooled queries, or columns and diagonals, and of either as few as have a share
- * `gamma` of the attention: see lines.h. Which of both, the divergence of pooled and true attention of the
- * call's last rows decides (the paper's algorithms 2 to 4).
+/* FlexPrefill (arXiv 2502.20766): in each call of a prefill each query head either reads blocks
+ * whose pooled keys fit its pooled queries, or columns and diagonals, and of either as few as
+ * have a share `gamma` of the attention: see lines.h. Which of both, the divergence of pooled
+ * and true attention of the call's last rows decides (the paper's algorithms 2 to 4).
  *
  * It differs from the published code where that knows whole prompts and squares of blocks only:
- *  - A call of a prefill is taken for the end of the prompt. Parts of a call with fewer rows than are
- *    observed read all: so does a decoded row, as upstream.
- *  - Columns are single tokens, and diagonals are read in whole blocks, as in vertical_slash; the paper's
- *    algorithm has single tokens and distances, its code rounds both to blocks of 128.
- *  - Blocks are chosen for each own block by itself, with `gamma` of the softmax of its row; upstream
- *    sorts the map of all rows at once, which rows of later calls would change.
- *  - A block's mean is of the keys up to the rows' last one: the choice knows nothing of what comes after.
+ *  - A call of a prefill is taken for the end of the prompt. Parts of a call with fewer rows
+ *    than are observed read all: so does a decoded row, as upstream.
+ *  - Columns are single tokens, and diagonals are read in whole blocks, as in vertical_slash;
+ *    the paper's algorithm has single tokens and distances, its code rounds both to blocks of
+ *    128.
+ *  - Blocks are chosen for each own block by itself, with `gamma` of the softmax of its row;
+ *    upstream sorts the map of all rows at once, which rows of later calls would change.
+ *  - A block's mean is of the keys up to the rows' last one: the choice knows nothing of what
+ *    comes after.
  *  - What passes `gamma` is read too, as in the paper; the code leaves that block out. */
 #include "attention/window.h"
 

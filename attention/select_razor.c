@@ -2,14 +2,14 @@
 /* RazorAttention (arXiv 2407.15891), of the heads that retrieve nothing: the first tokens, the
  * most recent ones, and one compensation token for all in between:
  *
- *     out = ( n exp(q.k') v' + sum exp(q.k_i) v_i ) / ( n exp(q.k') + sum exp(q.k_i) )      (q scaled)
+ *     out = ( n exp(q.k') v' + sum exp(q.k_i) v_i ) / ( n exp(q.k') + sum exp(q.k_i) )
  *
- * with the sums over the tokens that are read, n the number of those left out, k' and v' the
- * means of their keys (rotated as they are kept) and values. So it is one token more, with ln n
- * added to its score. The window is max(recent, N / part) tokens, N the plan's planned_tokens;
- * it counts whole blocks, so that what is left out follows from a row's own block. The
- * published code's window is cut once, after the prompt, and grows from there; here it moves
- * on. Its heads are whole: their means are of all that is left out. */
+ * with q scaled, the sums over the tokens that are read, n the number of those left out, k' and
+ * v' the means of their keys (rotated as they are kept) and values. So it is one token more,
+ * with ln n added to its score. The window is max(recent, N / part) tokens, N the plan's
+ * planned_tokens; it counts whole blocks, so that what is left out follows from a row's own
+ * block. The published code's window is cut once, after the prompt, and grows from there; here
+ * it moves on. Its heads are whole: their means are of all that is left out. */
 #include "attention/window.h"
 
 enum { SINK, RECENT, PART };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* S2-Attention (arXiv 2407.17678): a local window, and beyond it every stride-th block, shifted from
- * head to head so that the heads together see everything. With own block i and pattern head h,
+/* S2-Attention (arXiv 2407.17678): a local window, and beyond it every stride-th block, shifted
+ * from head to head so that the heads together see everything. With own block i and pattern
+ * head h,
  *
- *     block j is read  <=>  j <= i  and  (i - j < local  or  (j + h step + offset) mod stride == 0)
+ *     block j is read  <=>  j <= i and (i - j < local or (j + h step + offset) mod stride == 0)
  *
  *     stride 4, local 2, step 1, offset 0       j: 0 1 2 3 4 5 6 7 8 9 own
  *     head 0                                       # . . . # . . . # #
@@ -12,12 +13,12 @@
  * j is the absolute block number, so a block that has left the window without being a head's
  * remote block is never read again: it can be evicted. Two conventions are in use:
  *
- *     per=kv    offset=0   DKernel with num_kv_heads: h counts KV heads, a group shares its pattern
+ *     per=kv    offset=0   DKernel with num_kv_heads: h counts KV heads, whose group shares it
  *     per=query offset=1   Phi-3-small's published code and vLLM: h counts query heads
  *
- * In both, step defaults to max(1, stride / query heads), and `dense` makes the last KV heads dense.
- * A step that is a multiple of stride gives all heads one pattern. Where local is in tokens, the row
- * at t sees s > t - local, and only the blocks that this cuts are edges. */
+ * In both, step defaults to max(1, stride / query heads), and `dense` makes the last KV heads
+ * dense. A step that is a multiple of stride gives all heads one pattern. Where local is in
+ * tokens, the row at t sees s > t - local, and only the blocks that this cuts are edges. */
 #include "attention/attention.h"
 
 enum { STRIDE, LOCAL, STEP, OFFSET, PER, DENSE };

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* TidalDecode (arXiv 2410.05076): decoded rows of most layers read few single tokens, which are those that
- * a layer before them found best for the same query head. Layers below `first` read all; the layer
- * `first`, and the layer `again`, read all and choose: the tokens whose keys have the largest products with
- * the row's query. The row's own token is one of many here, as in the published reference; its CUDA
- * kernels always take it, and one less of the others. Every step chooses anew, and nothing is let go.
+/* TidalDecode (arXiv 2410.05076): decoded rows of most layers read few single tokens, which are
+ * those that a layer before them found best for the same query head. Layers below `first` read
+ * all; the layer `first`, and the layer `again`, read all and choose: the tokens whose keys
+ * have the largest products with the row's query. The row's own token is one of many here, as
+ * in the published reference; its CUDA kernels always take it, and one less of the others.
+ * Every step chooses anew, and nothing is let go.
  *
- * A decoded row is a part of one row in the layer that chooses and in the one that follows; all others read
- * all, as upstream's prefill does. */
+ * A decoded row is a part of one row in the layer that chooses and in the one that follows; all
+ * others read all, as upstream's prefill does. */
 #include "attention/window.h"
 
 #include <stdio.h>

@@ -6,13 +6,13 @@
  *     score(block) = sum over query heads h of f(summary(block), sum over rows r of q_hr)
  *
  * with the rows of a call that lie in one own block (a decoded row alone), and with the query
- * heads of the group whose rules are alike (per=kv) or one (per=query): see choice.c for f. With
- * `mass` the fewest of these blocks are read whose share of the softmax over all blocks that may be
- * chosen is as much (FlexPrefill's, 2502.20766): of scale times the scores of mean queries, as
- * with pooled queries and keys; by=scaled_mean takes DHSA's mean times the root of a block's length,
- * which makes that softmax sharper, and ranks as the means do. Blocks
- * below the most recent ones are full: their summaries are of all of their keys. Any of them may
- * be chosen later, so that all are kept. */
+ * heads of the group whose rules are alike (per=kv) or one (per=query): see choice.c for f.
+ * With `mass` the fewest of these blocks are read whose share of the softmax over all blocks
+ * that may be chosen is as much (FlexPrefill's, 2502.20766): of scale times the scores of mean
+ * queries, as with pooled queries and keys; by=scaled_mean takes DHSA's mean times the root of
+ * a block's length, which makes that softmax sharper, and ranks as the means do. Blocks
+ * below the most recent ones are full: their summaries are of all of their keys. Any of them
+ * may be chosen later, so that all are kept. */
 #include "attention/window.h"
 
 #include <math.h>

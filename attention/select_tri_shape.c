@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tri-shape (MInference, arXiv 2407.02490): rows of the prompt read the first tokens and the last ones,
- * as of a_shape, but for the last of them, which read everything, and so do all rows after the
- * prompt: of the triangle of scores an A and its lowest edge. Nothing can be evicted. */
+/* Tri-shape (MInference, arXiv 2407.02490): rows of the prompt read the first tokens and the
+ * last ones, as of a_shape, but for the last of them, which read everything, and so do all rows
+ * after the prompt: of the triangle of scores an A and its lowest edge. Nothing can be
+ * evicted. */
 #include "attention/window.h"
 
 enum { PROMPT, LAST, SINK };

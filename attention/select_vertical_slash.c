@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MInference's vertical-slash heads (arXiv 2407.02490): columns, which are tokens that all rows read, and
- * diagonals, distances at which they do, of each query head the best by what the last rows of a call
- * put on them: see lines.h. Upstream's kernels read a diagonal in squares of 64 rows and keys; here they
- * are blocks of the cache, at most one more for each.
+/* MInference's vertical-slash heads (arXiv 2407.02490): columns, which are tokens that all rows
+ * read, and diagonals, distances at which they do, of each query head the best by what the last
+ * rows of a call put on them: see lines.h. Upstream's kernels read a diagonal in squares of 64
+ * rows and keys; here they are blocks of the cache, at most one more for each.
  *
- * A call of a prefill is taken for the end of the prompt. Parts of a call with fewer rows than are
- * observed read all: so does a decoded row, as upstream. */
+ * A call of a prefill is taken for the end of the prompt. Parts of a call with fewer rows than
+ * are observed read all: so does a decoded row, as upstream. */
 #include "attention/window.h"
 
 enum { COLUMNS, DIAGONALS, LAST, SINK, LOCAL };

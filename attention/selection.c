@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From selections to a kernel's block list.
  *
- * A selection is a handful of runs (first, last, step) that ascend and do not overlap. The list for
- * a tile walks the blocks that are held here once, with one cursor per class of query heads into
- * that class's runs, and writes an entry for every way in which a block is seen: one for all heads
- * that see every token up to the row, and one for each edge rule that cuts the block.
+ * A selection is a handful of runs (first, last, step) that ascend and do not overlap. The list
+ * for a tile walks the blocks that are held here once, with one cursor per class of query heads
+ * into that class's runs, and writes an entry for every way in which a block is seen: one for
+ * all heads that see every token up to the row, and one for each edge rule that cuts the block.
  *
  *     held       0    3    4    7    8   11   12   15   16          own block: 16
  *     class A    0         4         8        12        16          s2, residue 0

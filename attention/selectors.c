@@ -3,8 +3,8 @@
  *
  *     s2 stride=16 local=16 per=kv          sink_window sink=4t window=256t
  *
- * parsed against the row's own parameter list, so that a new selector needs nothing here. A length
- * counts in blocks, or in tokens with the suffix t. */
+ * parsed against the row's own parameter list, so that a new selector needs nothing here. A
+ * length counts in blocks, or in tokens with the suffix t. */
 #include "attention/attention.h"
 
 #include <ctype.h>
@@ -78,7 +78,7 @@ int banyan_list_param(const char *selector, int index, const char **name,
     return 1;
 }
 
-/* ---- values ------------------------------------------------------------------------------------ */
+/* ---- values ------------------------------------------------------------------------------ */
 
 /* "kv|query": the index of `text` among the choices, or -1. */
 static int choice_index(const char *choices, const char *text)
@@ -170,7 +170,7 @@ static banyan_status unknown_param(const banyan_selector *selector, const char *
                           near ? near : "", near ? "\"?" : "", list);
 }
 
-/* ---- rules --------------------------------------------------------------------------------------- */
+/* ---- rules ------------------------------------------------------------------------------- */
 
 /* The next word of *text: its length, 0 at the end, -1 when it does not fit. */
 static int next_word(const char **text, char word[MAX_WORD])
@@ -257,15 +257,15 @@ banyan_status banyan_pattern_parse(const char *use, int32_t head, int32_t heads,
     return BANYAN_OK;
 }
 
-/* ---- patterns -------------------------------------------------------------------------------------- */
+/* ---- patterns ---------------------------------------------------------------------------- */
 
 static int is_same(double a, double b)
 {
     return !(a < b) && !(a > b);
 }
 
-/* Patterns that agree by accident, such as dense and a stride of 1, may count as different: that costs
- * nothing but a second class. */
+/* Patterns that agree by accident, such as dense and a stride of 1, may count as different:
+ * that costs nothing but a second class. */
 int banyan_pattern_equal(const banyan_pattern *a, const banyan_pattern *b)
 {
     if (a->selector != b->selector || a->block_tokens != b->block_tokens ||

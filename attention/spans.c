@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From selections to spans: a device's block list.
  *
- * A selection speaks of block numbers, a span of places among the blocks that are held. What a run of
- * step 1 reads lies together there, whatever was dealt to others or evicted: two searches find it.
- * Of a strided run the places follow from what else is held. They are a progression, found by two
- * searches as well, where no block is missing, or none but those that are evicted (what a retention
- * keeps for good is counted in closed form). Else, as of blocks that are dealt to several ranks,
- * it is walked, and places at equal distances become one span:
+ * A selection speaks of block numbers, a span of places among the blocks that are held. What a
+ * run of step 1 reads lies together there, whatever was dealt to others or evicted: two
+ * searches find it. Of a strided run the places follow from what else is held. They are a
+ * progression, found by two searches as well, where no block is missing, or none but those that
+ * are evicted (what a retention keeps for good is counted in closed form). Else, as of blocks
+ * that are dealt to several ranks, it is walked, and places at equal distances become one span:
  *
  *     held    0  4  7  8  11 12 15 16 17 18         own block 18
  *     place   0  1  2  3  4  5  6  7  8  9
@@ -38,8 +38,8 @@ static int64_t block_at(const building *b, int64_t place)
     return banyan_held_at(b->held, place)->block;
 }
 
-/* The first place of from .. to-1 whose block is not below `block`; to: there is none. Blocks are
- * different numbers, so that as many as lie between are held between at most. */
+/* The first place of from .. to-1 whose block is not below `block`; to: there is none. Blocks
+ * are different numbers, so that as many as lie between are held between at most. */
 static int64_t find_place(const building *b, int64_t from, int64_t to, int64_t block)
 {
     if (from >= to || block_at(b, from) >= block) return from;
@@ -65,7 +65,8 @@ static int how_seen(const building *b, int64_t block, int by_edge)
     return block == b->own || begin < b->first_token || end > b->end_token ? CUT : WHOLE;
 }
 
-/* `count` places first, first + step, .. behind those that are there; a single one may begin a stride. */
+/* `count` places first, first + step, .. behind those that are there; a single one may begin a
+ * stride. */
 static void append_places(building *b, int64_t first, int64_t count, int64_t step, int masked)
 {
     banyan_span_list *out = b->out;
@@ -89,8 +90,8 @@ static void append_places(building *b, int64_t first, int64_t count, int64_t ste
         (banyan_span){(int32_t)first, (int32_t)count, count > 1 ? (int32_t)step : 1, masked};
 }
 
-/* `count` places, all of which are read, from that of block `low` to that of block `high`: only these
- * two can be cut. */
+/* `count` places, all of which are read, from that of block `low` to that of block `high`: only
+ * these two can be cut. */
 static void add_places(building *b, int64_t first, int64_t count, int64_t step, int64_t low,
                        int64_t high, int by_edge)
 {
@@ -116,7 +117,7 @@ static void add_dense(building *b, int64_t from, int64_t to, int by_edge)
         add_places(b, from, to - from, 1, block_at(b, from), block_at(b, to - 1), by_edge);
 }
 
-/* ---- strided runs --------------------------------------------------------------------------- */
+/* ---- strided runs ------------------------------------------------------------------------ */
 
 static void add_one_by_one(building *b, const banyan_run *run, int64_t next, int64_t from,
                            int64_t to)
@@ -128,8 +129,9 @@ static void add_one_by_one(building *b, const banyan_run *run, int64_t next, int
     }
 }
 
-/* Of blocks low .. high all are held that `r` keeps for good (NULL: all): these are places from .. to-1.
- * Then the places of a run are a progression too: *place of its block `next`, *step. 0: it is not so. */
+/* Of blocks low .. high all are held that `r` keeps for good (NULL: all): these are places from
+ * .. to-1. Then the places of a run are a progression too: *place of its block `next`, *step.
+ *   0: it is not so. */
 static int is_regular(const banyan_retention *r, int64_t run_step, int64_t low, int64_t next,
                       int64_t high, int64_t from, int64_t to, int64_t *place, int64_t *step)
 {
@@ -166,8 +168,8 @@ static void add_run_part(building *b, const banyan_run *run, const banyan_retent
     add_places(b, place, more + 1, step, next, next + more * run->step, run->edge);
 }
 
-/* In three parts: the prefix, and what comes last, where usually nothing is missing; and between them
- * what has been judged, of which the permanent blocks remain. */
+/* In three parts: the prefix, and what comes last, where usually nothing is missing; and
+ * between them what has been judged, of which the permanent blocks remain. */
 static void add_strided(building *b, const banyan_run *run, int64_t from, int64_t to)
 {
     int64_t prefix = from, settled = from;
@@ -218,9 +220,9 @@ int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t
     return !b.is_full;
 }
 
-/* Any two places in a row that are seen alike make a span, so that a strided run of n blocks has at most
- * ceil(n / 2), and one more for each end that is cut. How far its steps are apart does not depend on
- * the row; the last block is as far as it gets. */
+/* Any two places in a row that are seen alike make a span, so that a strided run of n blocks
+ * has at most ceil(n / 2), and one more for each end that is cut. How far its steps are apart
+ * does not depend on the row; the last block is as far as it gets. */
 int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count)
 {
     banyan_selection s;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The token of the largest score that a row sees. Kernels do not say which token that was, but they say
- * the largest score of any list and of any range of tokens: m. So each block of the list is asked for
- * alone, which gives the block for all rows at once, and then half after half of that block, row by
- * row. A kernel computes a score with the same bits whatever else is in the tile, so that the halves'
- * larger m is the block's; on ties the lower token wins. For looking, not for speed. */
+/* The token of the largest score that a row sees. Kernels do not say which token that was, but
+ * they say the largest score of any list and of any range of tokens: m. So each block of the
+ * list is asked for alone, which gives the block for all rows at once, and then half after half
+ * of that block, row by row. A kernel computes a score with the same bits whatever else is in
+ * the tile, so that the halves' larger m is the block's; on ties the lower token wins. For
+ * looking, not for speed. */
 #include "attention/attention.h"
 
 #include <math.h>
@@ -85,7 +86,8 @@ static int64_t find_token(const banyan_kernel *kernel, const banyan_tile *tile,
     return first;
 }
 
-/* A block's m of all rows, behind what is known. The entry is remembered in place of the token. */
+/* A block's m of all rows, behind what is known. The entry is remembered in place of the
+ * token. */
 static void ask_block(const banyan_kernel *kernel, const banyan_tile *tile, int64_t index,
                       banyan_strongest *best)
 {

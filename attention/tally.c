@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A softmax's denominator that does not depend on who adds what in which order, in one round: no maximum
- * has to be known first. exp(s) is f 2^k with 1 <= f < 2, and f, to 40 binary places, is added to the sum
- * of all that have this k. Sums of one k are whole numbers: 2^20 blocks are below 2^61. Only the 63
- * highest powers are kept. What a rank drops is below those that it has, and so below those that all
- * have together: all drop the same. */
+/* A softmax's denominator that does not depend on who adds what in which order, in one round:
+ * no maximum has to be known first. exp(s) is f 2^k with 1 <= f < 2, and f, to 40 binary
+ * places, is added to the sum of all that have this k. Sums of one k are whole numbers: 2^20
+ * blocks are below 2^61. Only the 63 highest powers are kept. What a rank drops is below those
+ * that it has, and so below those that all have together: all drop the same. */
 #include "attention/attention.h"
 
 #include <math.h>
@@ -13,7 +13,8 @@ enum { PLACES = 40 };
 
 static const double most_power = 0x1p40; /* of what is infinite */
 
-/* exp(score) = *fraction / 2^PLACES * 2^power. exp on [0, ln 2) by its series: libraries differ. */
+/* exp(score) = *fraction / 2^PLACES * 2^power. exp on [0, ln 2) by its series: libraries
+ * differ. */
 static int64_t split128(double score, int64_t *power)
 {
     double y = score * 1.4426950408889634; /* log2(e) */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vec_avx2.h - the vector vocabulary of the kernel bodies, in AVX2 with FMA and F16C. The words are
- * explained in vec_avx512.h. */
+/* vec_avx2.h - the vector vocabulary of the kernel bodies, in AVX2 with FMA and F16C. The words
+ * are explained in vec_avx512.h. */
 #ifndef BANYAN_VEC_AVX2_H
 #define BANYAN_VEC_AVX2_H
 
@@ -8,8 +8,8 @@
 #include <math.h>
 #include <stdint.h>
 
-/* 12 of 16 registers are accumulators: 2 loads and 6 broadcasts feed 12 multiply-adds. Of a level
- * 1 cache of 32 KiB a panel of keys takes 8, and the q of 4 bundles 12 (128 dims). */
+/* 12 of 16 registers are accumulators: 2 loads and 6 broadcasts feed 12 multiply-adds. Of a
+ * level 1 cache of 32 KiB a panel of keys takes 8, and the q of 4 bundles 12 (128 dims). */
 enum { VEC_LANES = 8, VEC_GROUP = 2, VEC_ROWS = 6, VEC_BUNDLES = 4, VEC_PANEL = 16 };
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
@@ -106,9 +106,9 @@ VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 }
 
 /* Below 2^-151 everything rounds to 0, so that clamping there changes no result; the clamp also
- * turns -inf into a number, and lets NaN through. Adding 1.5 x 2^23 rounds to the nearest integer,
- * ties to even, and leaves it in the last bits of the sum: one shift makes of them the exponent of
- * 2^(n + 63). What is returned is that sum, for vec_power alone. */
+ * turns -inf into a number, and lets NaN through. Adding 1.5 x 2^23 rounds to the nearest
+ * integer, ties to even, and leaves it in the last bits of the sum: one shift makes of them the
+ * exponent of 2^(n + 63). What is returned is that sum, for vec_power alone. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
 {
     const vec round = _mm256_set1_ps(0x1.8p23f + 127 + 63);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vec_avx512.h - the vector vocabulary of the kernel bodies, in AVX-512 (F, BW, DQ, VL).
  *
- * vec_avx2.h has the same words. `vec` is VEC_LANES floats; `pairs` is VEC_LANES 32-bit words, each
- * of them two bf16: the even element in the low half. Where a max meets a NaN it answers its second
- * argument, so that an accumulator stays a number: max(x, acc).
+ * vec_avx2.h has the same words. `vec` is VEC_LANES floats; `pairs` is VEC_LANES 32-bit words,
+ * each of them two bf16: the even element in the low half. Where a max meets a NaN it answers
+ * its second argument, so that an accumulator stays a number: max(x, acc).
  * With VEC_DOT the dot product of bf16 pairs is there as well (AVX512_BF16). */
 #ifndef BANYAN_VEC_AVX512_H
 #define BANYAN_VEC_AVX512_H
@@ -12,9 +12,9 @@
 #include <math.h>
 #include <stdint.h>
 
-/* A register tile is VEC_ROWS x VEC_GROUP accumulators, 24 of 32 registers: 4 loads and 6 broadcasts
- * feed 24 multiply-adds. A panel is the columns that lie together in a record. VEC_BUNDLES tiles use it
- * one after the other, while it is in the level 1 cache. */
+/* A register tile is VEC_ROWS x VEC_GROUP accumulators, 24 of 32 registers: 4 loads and 6
+ * broadcasts feed 24 multiply-adds. A panel is the columns that lie together in a record.
+ * VEC_BUNDLES tiles use it one after the other, while it is in the level 1 cache. */
 enum { VEC_LANES = 16, VEC_GROUP = 4, VEC_ROWS = 6, VEC_BUNDLES = 1, VEC_PANEL = 64 };
 #define VEC_GROUP_OF_4
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
@@ -91,7 +91,8 @@ VEC_INLINE vec vec_and(vec x, uint32_t word)
     return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32((int)word)));
 }
 
-/* sum += x * factor for VEC_LANES of them, to the nearest integer, which is below 2^51 in size. */
+/* sum += x * factor for VEC_LANES of them, to the nearest integer, which is below 2^51 in
+ * size. */
 VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 {
     const __m512d by = _mm512_set1_pd(factor);
@@ -104,8 +105,8 @@ VEC_INLINE void vec_add_units(int64_t *sum, const float *x, double factor)
 }
 
 /* p * 2^n for 0.5 < p < 2, x <= 0 and n = x rounded; rest = x - n. The vec that holds n is for
- * vec_power alone: vec_avx2.h has it in another form. vreduce and vscalef know -inf (rest 0, result
- * 0), NaN and denormal results. */
+ * vec_power alone: vec_avx2.h has it in another form. vreduce and vscalef know -inf (rest 0,
+ * result 0), NaN and denormal results. */
 VEC_INLINE vec vec_split(vec x, vec *rest)
 {
     *rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -160,7 +161,8 @@ VEC_INLINE vec pairs_odd(pairs x)
 {
     return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000u)));
 }
-/* bf16 in the high half of each lane, rounded to nearest even; a NaN is made quiet, and stays. */
+/* bf16 in the high half of each lane, rounded to nearest even; a NaN is made quiet, and
+ * stays. */
 VEC_INLINE __m512i vec_round_bf16(vec x)
 {
     __m512i bits = _mm512_castps_si512(x);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vec_neon.h - the vector vocabulary of the kernel bodies, in the Advanced SIMD that every AArch64
- * processor has. The words are explained in vec_avx512.h. */
+/* vec_neon.h - the vector vocabulary of the kernel bodies, in the Advanced SIMD that every
+ * AArch64 processor has. The words are explained in vec_avx512.h. */
 #ifndef BANYAN_VEC_NEON_H
 #define BANYAN_VEC_NEON_H
 

@@ -84,8 +84,8 @@ void banyan_window_keeps(const banyan_window *window, int32_t block_tokens,
         return window.until > row ? window.until : INT64_MAX;                                  \
     }
 
-/* Of a selector whose rows read every token up to their own, or choose among all of them: the slots of
- * banyan_selector. */
+/* Of a selector whose rows read every token up to their own, or choose among all of them: the
+ * slots of banyan_selector. */
 int banyan_all_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 void banyan_all_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                        banyan_selection *out);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What programs send besides partials. Every collective is flat: a rank talks to every other one
- * directly, all messages in one round. That is the lowest latency there is for the short messages
- * of set-up, the optimal number of bytes for an all-gather, and when a rank is missing, each of the
- * others knows exactly which: in a tree it would blame its neighbour, who waits as well.
+/* What programs send besides partials. Every collective is flat: a rank talks to every other
+ * one directly, all messages in one round. That is the lowest latency there is for the short
+ * messages of set-up, the optimal number of bytes for an all-gather, and when a rank is
+ * missing, each of the others knows exactly which: in a tree it would blame its neighbour, who
+ * waits as well.
  *
- * allreduce folds rank 0 first, then 1, 2, ..: one order for every count, so one result. Few values
- * are gathered and folded everywhere; many are cut into one slice per rank, which folds it and
- * hands the result around: 2 (P-1)/P of the bytes per rank instead of P-1 times. */
+ * allreduce folds rank 0 first, then 1, 2, ..: one order for every count, so one result. Few
+ * values are gathered and folded everywhere; many are cut into one slice per rank, which folds
+ * it and hands the result around: 2 (P-1)/P of the bytes per rank instead of P-1 times. */
 #include "comm/comm.h"
 
 #include <stdio.h>
@@ -58,7 +59,7 @@ static int nth_peer(const banyan_comm *comm, int i)
     return (comm->rank + i) % comm->size;
 }
 
-/* ---- exchange ------------------------------------------------------------------------------ */
+/* ---- exchange ---------------------------------------------------------------------------- */
 
 static banyan_status check_messages(const banyan_comm *comm, const char *what,
                                     const banyan_message *list, int count)
@@ -79,15 +80,16 @@ static banyan_status check_messages(const banyan_comm *comm, const char *what,
     return BANYAN_OK;
 }
 
-/* The next message to or from this rank itself, at or after `from`; count when there is none. */
+/* The next message to or from this rank itself, at or after `from`; count when there is
+ * none. */
 static int next_own(const banyan_comm *comm, const banyan_message *list, int count, int from)
 {
     while (from < count && list[from].peer != comm->rank) from++;
     return from;
 }
 
-/* Messages to oneself, matched in listing order like all others. Checks first, then (with `copy`)
- * copies. */
+/* Messages to oneself, matched in listing order like all others. Checks first, then (with
+ * `copy`) copies. */
 static banyan_status pass_own(const banyan_comm *comm, const banyan_message *sends,
                               int send_count, const banyan_message *recvs, int recv_count,
                               int copy)
@@ -176,7 +178,7 @@ banyan_status banyan_comm_exchange_wait(banyan_comm *comm)
     return banyan_comm_wait(comm);
 }
 
-/* ---- collectives --------------------------------------------------------------------------- */
+/* ---- collectives ------------------------------------------------------------------------- */
 
 banyan_status banyan_comm_broadcast(banyan_comm *comm, void *data, size_t bytes, int root)
 {
@@ -304,7 +306,8 @@ banyan_status banyan_comm_allreduce(banyan_comm *comm, double *values, int count
     return status;
 }
 
-/* First everybody's status, and only when one of them is bad, the words of the first bad one. */
+/* First everybody's status, and only when one of them is bad, the words of the first bad
+ * one. */
 banyan_status banyan_comm_agree(banyan_comm *comm, banyan_status mine)
 {
     if (comm->transport->is_imaginary) return mine;

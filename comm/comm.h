@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* comm.h - being one of many ranks: who is near whom, how bytes move, how items that ranks share
- * are merged, how all ranks come to one verdict, and what an error says.
+/* comm.h - being one of many ranks: who is near whom, how bytes move, how items that ranks
+ * share are merged, how all ranks come to one verdict, and what an error says.
  *
  * Knows: transports, topology, schedules, agreement, error words.
- * Refuses to know: what it carries. An item is `item_bytes` bytes and a function that combines two
- * of them; that these are softmax partials is somebody else's business. Includes banyan.h and
- * banyan_memory.h only. */
+ * Refuses to know: what it carries. An item is `item_bytes` bytes and a function that combines
+ * two of them; that these are softmax partials is somebody else's business. Includes banyan.h
+ * and banyan_memory.h only. */
 #ifndef BANYAN_COMM_H
 #define BANYAN_COMM_H
 
@@ -16,10 +16,10 @@
 extern "C" {
 #endif
 
-/* ---- errors -------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------ */
 
-/* Set this thread's message and return `status`. The first that detects an error calls it; callers
- * pass the status on and stay silent. Lower case, the value, and what was expected. */
+/* Set this thread's message and return `status`. The first that detects an error calls it;
+ * callers pass the status on and stay silent. Lower case, the value, and what was expected. */
 banyan_status banyan_fail(banyan_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Where in a run a call of many is: a number that all ranks must have alike, and its name. */
@@ -35,7 +35,7 @@ banyan_status banyan_fail_at(banyan_status status, const banyan_mark *mark, int 
 void banyan_log(banyan_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- topology: which ranks share a node, and what a link costs ------------------------------ */
+/* ---- topology: which ranks share a node, and what a link costs --------------------------- */
 
 typedef struct banyan_topology {
     int32_t ranks, nodes;
@@ -53,11 +53,12 @@ void banyan_topology_free(banyan_topology *topology);
 /* Canonical text; parse(print(t)) == t for topologies whose nodes are runs of ranks. */
 void banyan_topology_print(const banyan_topology *topology, char *text, size_t bytes);
 
-/* ---- schedules: how a merge moves ------------------------------------------------------------ */
+/* ---- schedules: how a merge moves -------------------------------------------------------- */
 
 /* Item `item` goes from src to dst in a round. combine: dst folds it into its own; otherwise it
- * replaces what dst has (when several arrive in one round, and one of them replaces, the fold of
- * all that arrive does). All steps of a round happen at once, on the values before the round. */
+ * replaces what dst has (when several arrive in one round, and one of them replaces, the fold
+ * of all that arrive does). All steps of a round happen at once, on the values before the
+ * round. */
 typedef struct banyan_step {
     int32_t round, src, dst, item, combine;
 } banyan_step;
@@ -87,15 +88,15 @@ typedef struct banyan_traffic {
     int64_t between_messages, between_bytes; /* of these, from node to node */
     int64_t max_messages, max_bytes;         /* of the rank that sends most */
     int32_t rounds;                          /* in which anything moves */
-    /* Alpha-beta estimate: in a round a rank sends its messages one after another, and meanwhile
-     * receives those to it, one after another, once all their senders have got so far. Then it begins
-     * its next round. The end of the last rank. */
+    /* Alpha-beta estimate: in a round a rank sends its messages one after another, and
+     * meanwhile receives those to it, one after another, once all their senders have got so
+     * far. Then it begins its next round. The end of the last rank. */
     double seconds;
 } banyan_traffic;
 
-/* One pass of a merge that reduces: an all-reduce of `floats` values, the same number on every rank.
- * give writes this rank's; take reads what all of them came to. In a banyan_memory they queue that, and
- * ctx remembers when they cannot. */
+/* One pass of a merge that reduces: an all-reduce of `floats` values, the same number on every
+ * rank. give writes this rank's; take reads what all of them came to. In a banyan_memory they
+ * queue that, and ctx remembers when they cannot. */
 typedef struct banyan_pass {
     banyan_op op;
     int64_t floats;
@@ -111,11 +112,12 @@ typedef struct banyan_pass_room {
 } banyan_pass_room;
 
 /* One row of comm/merges.def: build, or else both of the others.
- * build: the steps, all items together. Only an item's holders and its home (with `all`, every rank
- * in the end) take part.
- * reduce: the passes in order, over all ranks, which all have the result. Adds to messages and bytes
- * what this rank sent, which is what reduce_cost says for it (a device's transport may do it in a way
- * of its own; then, what it would have been). A plan takes such a merge only when it is asked for. */
+ * build: the steps, all items together. Only an item's holders and its home (with `all`, every
+ * rank in the end) take part.
+ * reduce: the passes in order, over all ranks, which all have the result. Adds to messages and
+ * bytes what this rank sent, which is what reduce_cost says for it (a device's transport may do
+ * it in a way of its own; then, what it would have been). A plan takes such a merge only when
+ * it is asked for. */
 typedef struct banyan_merge {
     const char *name;
     void (*build)(const banyan_topology *topology, const banyan_item *items, int32_t count,
@@ -133,31 +135,32 @@ const banyan_merge *banyan_merge_row(int index); /* NULL past the end */
 void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topology,
                           size_t item_bytes, int rank, banyan_traffic *out);
 
-/* Replay with sets in place of values: OK when every holder's contribution reaches home (all: every
- * rank) exactly once for every item and nothing else moves; otherwise ARGUMENT with the first
- * fault in words. */
+/* Replay with sets in place of values: OK when every holder's contribution reaches home (all:
+ * every rank) exactly once for every item and nothing else moves; otherwise ARGUMENT with the
+ * first fault in words. */
 banyan_status banyan_schedule_replay(const banyan_schedule *s, const banyan_topology *topology,
                                      const banyan_item *items, int32_t count, int all);
 
-/* ---- messages ---------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------- */
 
-/* Every message begins with a header: version, plan, dtype, counts, round and marks. One that is not
- * what the receiver expects is ERR_COMM, naming both ranks and both values. */
+/* Every message begins with a header: version, plan, dtype, counts, round and marks. One that
+ * is not what the receiver expects is ERR_COMM, naming both ranks and both values. */
 enum { BANYAN_HEADER_BYTES = 64 };
 
-/* ---- memory: where items and messages lie ---------------------------------------------------- */
+/* ---- memory: where items and messages lie ------------------------------------------------ */
 
-/* NULL in place of a banyan_memory is the host's. How messages in a device's move is the transport's to say.
- * One with a `device` half takes them as they are: a merge is then queued as a whole, no call waits, and it
- * can be captured in a graph. For any other, is_staged, they pass through host memory:
+/* NULL in place of a banyan_memory is the host's. How messages in a device's move is the
+ * transport's to say. One with a `device` half takes them as they are: a merge is then queued
+ * as a whole, no call waits, and it can be captured in a graph. For any other, is_staged, they
+ * pass through host memory:
  *
- *     items -- copy --> send buffer, host -- transport --> receive buffer, host -- copy --> device
+ *     items -copy-> send buffer, host -transport-> receive buffer, host -copy-> device
  *
  * and every round waits for the device before it sends. */
 
-/* A schedule as one rank runs it: per round its messages and its folds, with all buffers. `plan`
- * is a number that all ranks' exchanges must share: each message carries it. memory: where the items
- * lie, and the buffers with them; outlives the exchange. */
+/* A schedule as one rank runs it: per round its messages and its folds, with all buffers.
+ * `plan` is a number that all ranks' exchanges must share: each message carries it. memory:
+ * where the items lie, and the buffers with them; outlives the exchange. */
 typedef struct banyan_exchange banyan_exchange;
 banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t max_item_bytes,
                                      uint64_t plan, const banyan_memory *memory,
@@ -172,13 +175,14 @@ size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_it
 void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
                                     int is_staged, size_t *host, size_t *device);
 
-/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. With a banyan_memory it
- * queues that, for one or more items that lie one behind the other; if it cannot, ctx remembers. */
+/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. With a
+ * banyan_memory it queues that, for one or more items that lie one behind the other; if it
+ * cannot, ctx remembers. */
 typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
                                   size_t bytes);
 
-/* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither holds
- * nor gets), item_bytes each (<= max_item_bytes). */
+/* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither
+ * holds nor gets), item_bytes each (<= max_item_bytes). */
 typedef struct banyan_exchange_args {
     void *const *data;
     size_t item_bytes;
@@ -187,40 +191,43 @@ typedef struct banyan_exchange_args {
     void *ctx;
     banyan_mark mark[BANYAN_MARKS];
 } banyan_exchange_args;
-/* Run it. Contributions to one item in one round are folded in ascending order of the lowest rank
- * that each contains, the receiver's own at its place: that order, and so every bit, depends on the
- * schedule alone. Adds to messages and bytes what this rank sent, headers included. Allocates
- * nothing. After an ERR_COMM the message ends with the marks and the round. */
+/* Run it. Contributions to one item in one round are folded in ascending order of the lowest
+ * rank that each contains, the receiver's own at its place: that order, and so every bit,
+ * depends on the schedule alone. Adds to messages and bytes what this rank sent, headers
+ * included. Allocates nothing. After an ERR_COMM the message ends with the marks and the
+ * round. */
 banyan_status banyan_exchange_run(banyan_exchange *x, banyan_comm *comm,
                                   const banyan_exchange_args *p, int64_t *messages,
                                   int64_t *bytes);
-/* The same in two parts, so that a rank can go on computing while its first messages are under way:
- * start posts this rank's first round, finish does everything else. Only the items that are sent in
- * that round must be there at start, all others at finish; nothing else may use the comm in between. */
+/* The same in two parts, so that a rank can go on computing while its first messages are under
+ * way: start posts this rank's first round, finish does everything else. Only the items that
+ * are sent in that round must be there at start, all others at finish; nothing else may use the
+ * comm in between. */
 banyan_status banyan_exchange_start(banyan_exchange *x, banyan_comm *comm,
                                     const banyan_exchange_args *p);
 banyan_status banyan_exchange_finish(banyan_exchange *x, banyan_comm *comm,
                                      const banyan_exchange_args *p, int64_t *messages,
                                      int64_t *bytes);
 int banyan_exchange_sends_first(const banyan_exchange *x, int32_t item);
-/* With a banyan_memory whose messages are not staged, run, start and finish only queue: start puts the
- * first round together, finish sends it. A header that is not as expected is seen by the device when
- * it gets there, and reported, with all its words, by the next start, or by this, once the stream has
- * been waited for. In a graph, headers (marks included) are those of the call that was captured. The
- * names of marks live as long as the exchange. */
+/* With a banyan_memory whose messages are not staged, run, start and finish only queue: start
+ * puts the first round together, finish sends it. A header that is not as expected is seen by
+ * the device when it gets there, and reported, with all its words, by the next start, or by
+ * this, once the stream has been waited for. In a graph, headers (marks included) are those of
+ * the call that was captured. The names of marks live as long as the exchange. */
 banyan_status banyan_exchange_look(const banyan_exchange *x, banyan_comm *comm);
 
-/* ---- launcher.c: what started this process ---------------------------------------------------- */
+/* ---- launcher.c: what started this process ----------------------------------------------- */
 
 int banyan_launched_by_mpi(void);
-/* CONFIG, with the word that helps, when the launcher started several ranks and the comm has one. */
+/* CONFIG, with the word that helps, when the launcher started several ranks and the comm has
+ * one. */
 banyan_status banyan_launcher_check(const char *transport, int ranks);
 
-/* ---- transports: how bytes move ---------------------------------------------------------------- */
+/* ---- transports: how bytes move ---------------------------------------------------------- */
 
-/* The half of a transport that moves device memory, apart from host memory: a comm has both. Calls
- * queue work on a stream of the device (cudaStream_t) and return; `poll` and `wait` say what has
- * gone wrong since. All ranks queue the same rounds in the same order. */
+/* The half of a transport that moves device memory, apart from host memory: a comm has both.
+ * Calls queue work on a stream of the device (cudaStream_t) and return; `poll` and `wait` say
+ * what has gone wrong since. All ranks queue the same rounds in the same order. */
 typedef struct banyan_device_moves {
     /* As the transport's own start; flush queues all that was started, as one round. */
     banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
@@ -237,27 +244,29 @@ typedef struct banyan_device_moves {
 typedef struct banyan_transport {
     const char *name;
     int is_imaginary; /* its ranks are only described: they agree with whatever this one says */
-    int has_host; /* its messages in host memory are those of another comm, which open takes over
-                       * in native's place, also when it fails */
+    /* Its messages in host memory are those of another comm, which open takes over in native's
+     * place, also when it fails. */
+    int has_host;
     /* Fills comm->rank, comm->size, comm->state, comm->topology. */
     banyan_status (*open)(banyan_comm *comm, void *native);
     void (*close)(banyan_comm *comm);
     /* Post one message; any number until wait_all, which ends the round. recv: from peer. */
     banyan_status (*start)(banyan_comm *comm, int recv, int peer, void *data, size_t bytes);
     banyan_status (*wait_all)(banyan_comm *comm);
-    /* optional. Moves posted messages on; *done: all are through, and the round is ended. Without
-     * it, testing waits. */
+    /* optional. Moves posted messages on; *done: all are through, and the round is ended.
+     * Without it, testing waits. */
     banyan_status (*test)(banyan_comm *comm, int *done);
-    /* Makes out->state; out's rank, size and topology are set. color < 0: takes part only, and out
-     * is NULL. */
+    /* Makes out->state; out's rank, size and topology are set. color < 0: takes part only, and
+     * out is NULL. */
     banyan_status (*split)(banyan_comm *comm, int color, int key, banyan_comm *out);
     /* optional */
     banyan_status (*broadcast)(banyan_comm *comm, void *data, size_t bytes, int root);
     banyan_status (*allgather)(banyan_comm *comm, const void *mine, size_t bytes, void *all);
     /* optional. The text and the size of banyan_mpi_library. */
     const char *(*library)(size_t *handle_bytes);
-    /* optional. The time limit of something else is over, which all ranks take part in: tells all of
-     * them that this one is there, listens for a moment, and writes what it heard, in words. */
+    /* optional. The time limit of something else is over, which all ranks take part in: tells
+     * all of them that this one is there, listens for a moment, and writes what it heard, in
+     * words. */
     void (*signs)(banyan_comm *comm, char *text, size_t bytes);
     const banyan_device_moves *device; /* NULL: it takes host memory only */
 } banyan_transport;
@@ -273,8 +282,9 @@ struct banyan_comm {
     int has_checksums;
     int is_started; /* between exchange_start and its end */
     size_t piece;   /* bytes that the transport counts with one int; tests make it small */
-    /* [BANYAN_SCRATCH_BYTES x size], so that what ranks agree with allocates nothing: a rank that runs
-     * out of memory must still be able to say so. NULL: made by the first who needs it. */
+    /* [BANYAN_SCRATCH_BYTES x size], so that what ranks agree with allocates nothing: a rank
+     * that runs out of memory must still be able to say so. NULL: made by the first who needs
+     * it. */
     void *scratch;
 };
 enum { BANYAN_SCRATCH_BYTES = 128 };
@@ -285,8 +295,8 @@ void banyan_comm_free(banyan_comm *comm);
 /* The scratch, made if need be; NULL, with the message set: out of memory. */
 void *banyan_comm_scratch(banyan_comm *comm);
 
-/* A transfer failed, as the error message says. The first cause is kept: what fails later, fails
- * for it. */
+/* A transfer failed, as the error message says. The first cause is kept: what fails later,
+ * fails for it. */
 void banyan_comm_break(banyan_comm *comm);
 /* ERR_COMM, with the cause in the message. */
 banyan_status banyan_comm_is_broken(const banyan_comm *comm);

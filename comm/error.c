@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What an error says. The message belongs to the thread that failed, so that two caches used from
- * two threads never mix their words; the log setting is the library's only global state. */
+/* What an error says. The message belongs to the thread that failed, so that two caches used
+ * from two threads never mix their words; the log setting is the library's only global
+ * state. */
 #include "comm/comm.h"
 
 #include <stdarg.h>

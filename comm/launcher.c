@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the launcher that started this process says of its job, in environment variables. A launcher that
- * speaks another protocol than the MPI that is linked here (MPICH's mpirun; srun --mpi=pmi2 with an MPI
- * that was built for PMIx) starts N processes, each of which MPI takes for a job of one. Each would
- * then do all of the work and write the same files; so what the launcher says is compared with what MPI
- * says. */
+/* What the launcher that started this process says of its job, in environment variables. A
+ * launcher that speaks another protocol than the MPI that is linked here (MPICH's mpirun; srun
+ * --mpi=pmi2 with an MPI that was built for PMIx) starts N processes, each of which MPI takes
+ * for a job of one. Each would then do all of the work and write the same files; so what the
+ * launcher says is compared with what MPI says. */
 #include "comm/comm.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The innermost launcher comes first: mpirun in a step of Slurm passes Slurm's words on. Slurm's own say
- * nothing of MPI: a plain program in a step has them too. PMIx tells no size. */
+/* The innermost launcher comes first: mpirun in a step of Slurm passes Slurm's words on.
+ * Slurm's own say nothing of MPI: a plain program in a step has them too. PMIx tells no
+ * size. */
 static const struct {
     const char *size, *rank;
     int is_mpi;

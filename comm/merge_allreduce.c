@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tree Attention as its authors publish it (Shyam et al., arXiv 2408.04093), to
- * compare with: the values of all ranks are reduced as a whole, in a few all-reduces one after the
- * other (of the maxima, of the numerators, of the denominators), each over all heads and rows at
- * once. Every rank takes part with every value, whether it holds anything of it or not, and every
- * rank has the result.
+ * compare with: the values of all ranks are reduced as a whole, in a few all-reduces one after
+ * the other (of the maxima, of the numerators, of the denominators), each over all heads and
+ * rows at once. Every rank takes part with every value, whether it holds anything of it or not,
+ * and every rank has the result.
  *
- * Such a merge is no schedule of items: what is reduced changes from pass to pass, and the next needs
- * the result of the last. The joiner describes the passes; what they mean stays its business. The
- * all-reduces are those of reduce.c, whose messages are counted and priced here as they are sent. */
+ * Such a merge is no schedule of items: what is reduced changes from pass to pass, and the next
+ * needs the result of the last. The joiner describes the passes; what they mean stays its
+ * business. The all-reduces are those of reduce.c, whose messages are counted and priced here
+ * as they are sent. */
 #include "comm/reduce.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Recursive doubling: in round k those at distance 2^k exchange what they have and both fold it, the
- * lower ranks' part first, so both have the same bits.
+/* Recursive doubling: in round k those at distance 2^k exchange what they have and both fold
+ * it, the lower ranks' part first, so both have the same bits.
  *
  *     ranks:     0   1   2   3   4   5   6        7 = 4 + 3: three pairs and one alone
  *     before:    0<--1   2<--3   4<--5   |        the pairs become one
@@ -9,19 +9,19 @@
  *                        2<------------->6        distance 2
  *     after:     0-->1   2-->3   4-->5            the others of the pairs get the result
  *
- * With P ranks there are log2 P rounds, and two more when P is no power of two (Thakur, Rabenseifner,
- * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005). Ranks are taken node by
- * node, so that the first rounds stay inside.
+ * With P ranks there are log2 P rounds, and two more when P is no power of two (Thakur,
+ * Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH", 2005).
+ * Ranks are taken node by node, so that the first rounds stay inside.
  *
- * A step is left out while its sender has nothing of the item. So each item takes the rounds of one
- * all-reduce at most, wherever its holders are, where a tree needs as many to gather and again to
- * spread; and all items take the same way, so that a rank sends log2 P messages in all. An item with
- * one holder is spread by doubling; one of each rank makes an all-gather.
+ * A step is left out while its sender has nothing of the item. So each item takes the rounds of
+ * one all-reduce at most, wherever its holders are, where a tree needs as many to gather and
+ * again to spread; and all items take the same way, so that a rank sends log2 P messages in
+ * all. An item with one holder is spread by doubling; one of each rank makes an all-gather.
  *
  * When only home wants the result, one of the two sides sends, from one holder to one holder: a
- * binomial tree, with the bits that the whole butterfly gives. The side that receives is that which
- * home would be on, by its number's bit of the round, so that items of different homes take different
- * ways, two ranks exchanging in a round as in the butterfly. */
+ * binomial tree, with the bits that the whole butterfly gives. The side that receives is that
+ * which home would be on, by its number's bit of the round, so that items of different homes
+ * take different ways, two ranks exchanging in a round as in the butterfly. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
@@ -29,13 +29,12 @@
 
 extern const banyan_merge banyan_merge_butterfly;
 
-/* All ranks node by node, and one item on them. The first `pairs` groups are two ranks, the others
- * one; there are 2^rounds. */
+/* All ranks node by node, and one item on them. The first `pairs` groups are two ranks, the
+ * others one; there are 2^rounds. */
 typedef struct flock {
-    int32_t *rank;  /* [ranks]: the rank at a place */
-    int32_t *place; /* [ranks]: and its reverse */
-    int32_t *
-        speaker; /* [groups]: of a run of groups that begins here, a place that has their part */
+    int32_t *rank;      /* [ranks]: the rank at a place */
+    int32_t *place;     /* [ranks]: and its reverse */
+    int32_t *speaker;   /* [groups]: of a run of groups that begins here, who has their part */
     unsigned char *has; /* [ranks]: does the one at a place have anything? */
     int32_t pairs, rounds;
 } flock;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every holder sends straight to the home, in one round; the home folds in ascending rank order.
+/* Every holder sends straight to the home, in one round; the home folds in ascending rank
+ * order.
  *
  *     1 ---.
  *     2 ----> 0        all:  0 ----> 1, 2, 3 in a second round

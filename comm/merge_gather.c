@@ -3,8 +3,9 @@
  *
  *     holders 0 1 2, all ranks want it:     0 <--> 1 <--> 2 <--> 0      and  0, 1, 2 --> 3
  *
- * One round whatever is wanted, and the same sum in the same order everywhere, for (holders - 1)
- * times the bytes on every rank: best for short items and few holders. When only home wants the
+ * One round whatever is wanted, and the same sum in the same order everywhere, for (holders -
+ * 1) times the bytes on every rank: best for short items and few holders. When only home wants
+ *   the
  * result, this is `direct`, bit for bit. */
 #include "comm/comm.h"
 

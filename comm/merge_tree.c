@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Binomial trees, inside nodes first: the slow links between nodes carry one message per pair of
- * nodes that share an item, whatever the number of its holders.
+/* Binomial trees, inside nodes first: the slow links between nodes carry one message per pair
+ * of nodes that share an item, whatever the number of its holders.
  *
  *     node 0: 0 1 2 3            node 1: 4 5 6 7            node 2: 8 9
  *     round 0:  1->0 3->2          5->4 7->6                  9->8        inside
@@ -8,13 +8,14 @@
  *     round 2:  4->0                                                      between
  *     round 3:  8->0
  *
- * On home's node the root is home; on other nodes it is the lowest holder. A tree over n members,
- * counted from its root, has ceil(log2 n) rounds: in round k the member at place p, of which bit k
- * is the lowest that is set, sends to place p - 2^k. `all` spreads the result by the same trees
- * turned round, over all ranks of the topology: in round k place p < 2^k sends to place p + 2^k.
+ * On home's node the root is home; on other nodes it is the lowest holder. A tree over n
+ * members, counted from its root, has ceil(log2 n) rounds: in round k the member at place p, of
+ * which bit k is the lowest that is set, sends to place p - 2^k. `all` spreads the result by
+ * the same trees turned round, over all ranks of the topology: in round k place p < 2^k sends
+ * to place p + 2^k.
  *
- * Each phase begins in the same round for all items, so that items which take the same way share
- * its messages. */
+ * Each phase begins in the same round for all items, so that items which take the same way
+ * share its messages. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
@@ -61,8 +62,8 @@ static void spread(banyan_schedule *out, int32_t round, const int32_t *member, i
                                 member[(root + p + (1 << k)) % count], item, 0);
 }
 
-/* Groups ranks [count], ascending, and home, by node. Groups are numbered in the order of nodes,
- * beginning with home's and going round. */
+/* Groups ranks [count], ascending, and home, by node. Groups are numbered in the order of
+ * nodes, beginning with home's and going round. */
 static void group_members(const banyan_topology *topology, const int32_t *rank, int32_t count,
                           int32_t home, members *out)
 {

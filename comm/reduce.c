@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An all-reduce of floats in the two ways that MPI and NCCL libraries take (Thakur, Rabenseifner,
- * Gropp, "Optimization of Collective Communication Operations in MPICH", 2005). With
- * p = 2^k ranks and n bytes:
+/* An all-reduce of floats in the two ways that MPI and NCCL libraries take (Thakur,
+ * Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH", 2005).
+ * With p = 2^k ranks and n bytes:
  *
  *     short   recursive doubling             k rounds of n            k (alpha + n beta)
  *     long    recursive halving, then        k rounds of n/2, n/4 ..  2 k alpha
  *             doubling the other way round   and back                 + 2 (p-1)/p n beta
  *
- * Halving begins with the nearest rank, so that the large messages stay inside nodes. When the number
- * of ranks is no power of two, the first few pair up: the odd ones give their values to the even ones
- * before, and get the result afterwards.
+ * Halving begins with the nearest rank, so that the large messages stay inside nodes. When the
+ * number of ranks is no power of two, the first few pair up: the odd ones give their values to
+ * the even ones before, and get the result afterwards.
  *
  * Both partners fold the lower one's values first, so all ranks have the same bits. */
 #include "comm/reduce.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* reduce.h - an all-reduce of floats as rounds that one rank takes part in: what reduce.c lays out
- * and runs, and merge_allreduce.c prices. Private to these two. */
+/* reduce.h - an all-reduce of floats as rounds that one rank takes part in: what reduce.c lays
+ * out and runs, and merge_allreduce.c prices. Private to these two. */
 #ifndef BANYAN_COMM_REDUCE_H
 #define BANYAN_COMM_REDUCE_H
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A merge as data: who sends which item to whom in which round. Since it is data, it can be priced
- * before anything is sent, and proved before anything is trusted: replay carries sets of
+/* A merge as data: who sends which item to whom in which round. Since it is data, it can be
+ * priced before anything is sent, and proved before anything is trusted: replay carries sets of
  * contributors in place of values,
  *
  *     combine:  set(dst) = set(dst) + set(src)     which must be disjoint
  *     replace:  set(dst) = set(src)
  *
  * and at the end home (or everyone) must have the set of all holders. Exact attention needs
- * "exactly once": a part counted twice changes the result as much as one that is lost, and is much
- * harder to notice. */
+ * "exactly once": a part counted twice changes the result as much as one that is lost, and is
+ * much harder to notice. */
 #include "comm/comm.h"
 
 #include <math.h>
@@ -53,11 +53,11 @@ void banyan_schedule_free(banyan_schedule *s)
     *s = (banyan_schedule){0};
 }
 
-/* ---- cost ---------------------------------------------------------------------------------- */
+/* ---- cost -------------------------------------------------------------------------------- */
 
-/* One rank's part of the traffic, and its clock: when it was through with the rounds before, and of the
- * current round, when all that it receives could begin, how long it sends and receives, and when the
- * last message to it has been sent. */
+/* One rank's part of the traffic, and its clock: when it was through with the rounds before,
+ * and of the current round, when all that it receives could begin, how long it sends and
+ * receives, and when the last message to it has been sent. */
 typedef struct rank_load {
     int64_t messages, bytes;
     double ready, begin, sends, receives, last;
@@ -129,9 +129,10 @@ void banyan_schedule_cost(const banyan_schedule *s, const banyan_topology *topol
     free(load);
 }
 
-/* ---- replay -------------------------------------------------------------------------------- */
+/* ---- replay ------------------------------------------------------------------------------ */
 
-/* Sets of the holders of one item, one per rank, as bits: before and after the current round. */
+/* Sets of the holders of one item, one per rank, as bits: before and after the current
+ * round. */
 typedef struct replay {
     const banyan_topology *topology;
     const banyan_item *item;

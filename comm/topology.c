@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which ranks share a node. A machine is a line of text, so that plans can be made and tested for
- * machines that nobody here owns (the idea of hwloc's synthetic topologies):
+/* Which ranks share a node. A machine is a line of text, so that plans can be made and tested
+ * for machines that nobody here owns (the idea of hwloc's synthetic topologies):
  *
  *     text  = [ "node:" COUNT ] "rank:" COUNT { "," COUNT }
  *
- * One count of ranks holds for every node; otherwise there is one for each. Ranks are numbered node
- * by node. */
+ * One count of ranks holds for every node; otherwise there is one for each. Ranks are numbered
+ * node by node. */
 #include "comm/comm.h"
 
 #include <ctype.h>
@@ -14,11 +14,11 @@
 
 enum { most_ranks = 1 << 20 };
 
-/* What a link costs until somebody measures it: orders of magnitude to compare merges with. Inside
- * a node MPI hands messages over in shared memory with two copies: half a microsecond to start and
- * about 16 GB/s with one core (osu_latency and osu_bw of the OSU micro-benchmarks, on one host).
- * Between nodes: a network of 100 Gbit/s = 12.5e9 bytes/s with host memory at both ends, 2 us for a
- * short message. */
+/* What a link costs until somebody measures it: orders of magnitude to compare merges with.
+ * Inside a node MPI hands messages over in shared memory with two copies: half a microsecond to
+ * start and about 16 GB/s with one core (osu_latency and osu_bw of the OSU micro-benchmarks, on
+ * one host). Between nodes: a network of 100 Gbit/s = 12.5e9 bytes/s with host memory at both
+ * ends, 2 us for a short message. */
 static const banyan_link default_inside = {0.5e-6, 1 / 16e9};
 static const banyan_link default_between = {2e-6, 1 / 12.5e9};
 
@@ -39,7 +39,7 @@ void banyan_topology_free(banyan_topology *topology)
     *topology = (banyan_topology){0};
 }
 
-/* ---- from text ----------------------------------------------------------------------------- */
+/* ---- from text --------------------------------------------------------------------------- */
 
 typedef struct topology_reader {
     const char *text, *at;
@@ -152,7 +152,7 @@ banyan_status banyan_topology_parse(const char *text, banyan_topology *out)
     return status;
 }
 
-/* ---- from the job -------------------------------------------------------------------------- */
+/* ---- from the job ------------------------------------------------------------------------ */
 
 typedef struct placed {
     int32_t node, rank;
@@ -195,7 +195,7 @@ banyan_status banyan_topology_make(const int32_t *node_of_rank, int32_t ranks,
     return BANYAN_OK;
 }
 
-/* ---- to text ------------------------------------------------------------------------------- */
+/* ---- to text ----------------------------------------------------------------------------- */
 
 static int32_t count_node(const banyan_topology *topology, int32_t node)
 {

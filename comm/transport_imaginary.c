@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A machine that is only described, "node:8 rank:8": this process is rank 0 of it and makes plans
- * for all its ranks. There is nobody to talk to, so every transfer is refused. */
+/* A machine that is only described, "node:8 rank:8": this process is rank 0 of it and makes
+ * plans for all its ranks. There is nobody to talk to, so every transfer is refused. */
 #include "comm/comm.h"
 
 extern const banyan_transport banyan_transport_imaginary;

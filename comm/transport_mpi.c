@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two-sided MPI: how a comm of it begins and ends. What moves is in transport_mpi_messages.c, who is
- * missing in transport_mpi_watch.c.
+/* Two-sided MPI: how a comm of it begins and ends. What moves is in transport_mpi_messages.c,
+ * who is missing in transport_mpi_watch.c.
  *
  * After a failure some rank may never call MPI again, so everything that waits for all ranks
  * (MPI_Comm_free may, MPI_Finalize does) is left out; mpirun then ends the job as soon as one
@@ -13,7 +13,7 @@
 
 extern const banyan_transport banyan_transport_mpi;
 
-/* ---- open and close ------------------------------------------------------------------------ */
+/* ---- open and close ---------------------------------------------------------------------- */
 
 static void free_mpi_state(mpi_state *state)
 {
@@ -66,8 +66,8 @@ static banyan_status initialise(const void *native, int *finalise)
     return BANYAN_OK;
 }
 
-/* Before there is a comm to agree on: PEER where another rank's status is not OK, with that rank's
- * words: a launcher may end a rank before it has said them. */
+/* Before there is a comm to agree on: PEER where another rank's status is not OK, with that
+ * rank's words: a launcher may end a rank before it has said them. */
 static banyan_status agree_early(MPI_Comm base, int rank, banyan_status mine)
 {
     char why[256] = "";

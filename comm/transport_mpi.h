@@ -20,8 +20,8 @@ typedef struct mpi_job {
     int broken;
 } mpi_job;
 
-/* A message of the round. A receive is first of all only wanted; MPI learns of it when its message was
- * matched and has been found to fit. */
+/* A message of the round. A receive is first of all only wanted; MPI learns of it when its
+ * message was matched and has been found to fit. */
 typedef struct posted {
     int recv, peer,
         after; /* after: the receive from this peer that was posted before it, or -1 */
@@ -53,7 +53,8 @@ banyan_status banyan_mpi_start(banyan_comm *comm, int recv, int peer, void *data
 banyan_status banyan_mpi_wait_all(banyan_comm *comm);
 banyan_status banyan_mpi_test(banyan_comm *comm, int *done);
 
-/* transport_mpi_watch.c. The time limit is over: lets go of what is under way, and says who is missing. */
+/* transport_mpi_watch.c. The time limit is over: lets go of what is under way, and says who is
+ * missing. */
 banyan_status banyan_mpi_give_up(const banyan_comm *comm, mpi_state *state);
 /* The transport's signs. */
 void banyan_mpi_signs(banyan_comm *comm, char *text, size_t bytes);

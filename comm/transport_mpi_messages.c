@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two-sided MPI: every message is one Isend with tag 0 on a communicator of our own, so messages between
- * a pair match in posting order. A message larger than an int can count is still one message, of a
- * derived type: pieces and a rest,
+/* Two-sided MPI: every message is one Isend with tag 0 on a communicator of our own, so
+ * messages between a pair match in posting order. A message larger than an int can count is
+ * still one message, of a derived type: pieces and a rest,
  *
  *     | piece | piece | ... | piece | rest |
  *
- * A receive waits for a matched probe (MPI 3.1, section 3.8.2), which tells the size of what came before
- * a byte of it goes anywhere. Ranks whose calls are out of step send other sizes than expected, and MPI
- * does not protect the buffer of a receive that was posted with too small a size: with single copies
- * through shared memory Open MPI writes all of the message, and then reports MPI_ERR_TRUNCATE; through
- * libfabric its sender never ends. What is longer goes to a buffer of its own size, and as much of it as
- * fits to where it was expected, so that a header can still say what differs.
+ * A receive waits for a matched probe (MPI 3.1, section 3.8.2), which tells the size of what
+ * came before a byte of it goes anywhere. Ranks whose calls are out of step send other sizes
+ * than expected, and MPI does not protect the buffer of a receive that was posted with too
+ * small a size: with single copies through shared memory Open MPI writes all of the message,
+ * and then reports MPI_ERR_TRUNCATE; through libfabric its sender never ends. What is longer
+ * goes to a buffer of its own size, and as much of it as fits to where it was expected, so that
+ * a header can still say what differs.
  *
- * wait_all polls instead of blocking, for two reasons: it can give up after the time limit and say who
- * is missing; and it yields, so that more ranks than cores do not starve each other. */
+ * wait_all polls instead of blocking, for two reasons: it can give up after the time limit and
+ * say who is missing; and it yields, so that more ranks than cores do not starve each other. */
 #include "comm/transport_mpi.h"
 
 #include <limits.h>
@@ -92,7 +93,7 @@ banyan_status banyan_mpi_start(banyan_comm *comm, int recv, int peer, void *data
     return BANYAN_OK;
 }
 
-/* ---- receiving ----------------------------------------------------------------------------- */
+/* ---- receiving --------------------------------------------------------------------------- */
 
 static banyan_status fail_size(const banyan_comm *comm, mpi_state *state, const posted *message)
 {
@@ -150,9 +151,10 @@ static banyan_status check_done(const banyan_comm *comm, mpi_state *state, poste
     return fail_size(comm, state, message);
 }
 
-/* One test of all: how many messages came through in *done, the first fault among them in *status. Not OK:
- * MPI itself failed. One by one: MPI_Testsome looks at each request's communicator, which MPI_Imrecv
- * leaves out over UCX in Open MPI 5.0.0 to 5.0.9 (open-mpi/ompi#13620). */
+/* One test of all: how many messages came through in *done, the first fault among them in
+ * *status. Not OK: MPI itself failed. One by one: MPI_Testsome looks at each request's
+ * communicator, which MPI_Imrecv leaves out over UCX in Open MPI 5.0.0 to 5.0.9
+ * (open-mpi/ompi#13620). */
 static banyan_status test_requests(banyan_comm *comm, mpi_state *state, int *done,
                                    banyan_status *status)
 {
@@ -170,7 +172,7 @@ static banyan_status test_requests(banyan_comm *comm, mpi_state *state, int *don
     return failed;
 }
 
-/* ---- the end of a round -------------------------------------------------------------------- */
+/* ---- the end of a round ------------------------------------------------------------------ */
 
 static void forget_posted(mpi_state *state)
 {

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who is missing, when the time limit is over? In a tree every rank waits for its neighbour, and only
- * one of them for the rank that is to blame:
+/* Who is missing, when the time limit is over? In a tree every rank waits for its neighbour,
+ * and only one of them for the rank that is to blame:
  *
  *     5 --waits for--> 4 --> 0 --> 2 (stands still)        3 --waits for--> 2
  *
- * All that wait give up at about the same time. So each tells all others that it is alive and for whom
- * it waits, listens for as much from them for a moment, and then says what it knows:
+ * All that wait give up at about the same time. So each tells all others that it is alive and
+ * for whom it waits, listens for as much from them for a moment, and then says what it knows:
  *
- *     rank 5 waited 3 s: rank 4 did not arrive; rank 4 is there and waits for rank 0; no sign of rank 2
+ *     rank 5 waited 3 s: rank 4 did not arrive; rank 4 is there and waits for rank 0; no sign
+ *     of rank 2
  *
- * No sign comes from a rank that stands still or is cut off, but neither from one that is merely busy
- * or has come to its end: these are the facts, the verdict is the reader's. */
+ * No sign comes from a rank that stands still or is cut off, but neither from one that is
+ * merely busy or has come to its end: these are the facts, the verdict is the reader's. */
 #include "comm/transport_mpi.h"
 
 #include <sched.h>
@@ -61,8 +62,8 @@ static void abandon_requests(mpi_state *state)
     state->job->broken = 1;
 }
 
-/* Tells everyone, and fills heard [size]. The signs that nobody takes are MPI's to forget: it is not
- * finalised after this. */
+/* Tells everyone, and fills heard [size]. The signs that nobody takes are MPI's to forget: it
+ * is not finalised after this. */
 static void exchange_signs(const banyan_comm *comm, mpi_state *state, int32_t *heard)
 {
     const double begin = MPI_Wtime();

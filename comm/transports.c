@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* Rows whose needs are missing are not linked, so the table may not name them: BUILT(needs) is 1
- * when the build defines BANYAN_HAS_<needs> as 1, else 0. A defined macro turns into "0," and
+/* Rows whose needs are missing are not linked, so the table may not name them: BUILT(needs) is
+ * 1 when the build defines BANYAN_HAS_<needs> as 1, else 0. A defined macro turns into "0," and
  * shifts the 1 into second place. */
 #define BANYAN_HAS_ALWAYS 1
 #define SHIFT_1 0,

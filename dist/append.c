@@ -7,12 +7,12 @@
  *     perm.|  on will read it, that is when its last token + reach  | then    |
  *          |  < floor and it is not permanent                       | append  |
  *
- * The floor only rises, so each block is judged once. A block that is half forgotten keeps stale
- * rows behind `at`; no row sees them, since rows see only tokens up to their own, and by then those
- * are written anew. One that another sequence holds as well is copied before that.
+ * The floor only rises, so each block is judged once. A block that is half forgotten keeps
+ * stale rows behind `at`; no row sees them, since rows see only tokens up to their own, and by
+ * then those are written anew. One that another sequence holds as well is copied before that.
  *
- * First the records that every rank will use are counted, and compared with what there is; then all
- * parts of the call let go; then all take. */
+ * First the records that every rank will use are counted, and compared with what there is; then
+ * all parts of the call let go; then all take. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -79,7 +79,7 @@ static void count_takes(const change *x, int goes_back)
     banyan_count_takes(x->s, x->layer, x->s->turn, x->keep, blocks);
 }
 
-/* ---- letting go ---------------------------------------------------------------------------- */
+/* ---- letting go -------------------------------------------------------------------------- */
 
 static int64_t give_record(const change *x, int32_t j, const banyan_held *held)
 {
@@ -150,7 +150,7 @@ static banyan_status drop_blocks(const change *x)
     return status;
 }
 
-/* ---- taking -------------------------------------------------------------------------------- */
+/* ---- taking ------------------------------------------------------------------------------ */
 
 static banyan_status take_record(const change *x, int32_t j, void **record)
 {
@@ -209,7 +209,7 @@ static banyan_status take_blocks(const change *x)
     return status;
 }
 
-/* ---- writing ------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 /* Spread over (KV head, piece) pairs. */
 typedef struct writing {
@@ -333,7 +333,8 @@ banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call)
     for (int32_t i = 0; i < call->count && !status; i++) {
         const banyan_rows *part = &call->batch[i];
         if (!part->rows) continue;
-        /* A step's rows may come more than once: a block that was saved in between is another then. */
+        /* A step's rows may come more than once: a block that was saved in between is another
+         * then. */
         banyan_layer *layer = &part->sequence->layer[call->layer];
         const int64_t block = part->at / c->plan->spec.block_tokens;
         if (layer->clean > block) layer->clean = block;

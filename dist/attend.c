@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one verb. Append what is given, then attend in panels: compute this rank's partials, merge
- * them, write results. Decode is a part of one row, prefill one of many, a batch some of each;
- * nothing else differs. */
+/* The one verb. Append what is given, then attend in panels: compute this rank's partials,
+ * merge them, write results. Decode is a part of one row, prefill one of many, a batch some of
+ * each; nothing else differs. */
 #include "dist/device_cache.h"
 #include "dist/follow.h"
 
@@ -190,7 +190,8 @@ static banyan_status check_attend(banyan_cache *cache, banyan_call *call)
     return cache->device ? banyan_device_check(cache, call) : BANYAN_OK;
 }
 
-/* Partials that other ranks wait for come first: they are under way while the rest is computed. */
+/* Partials that other ranks wait for come first: they are under way while the rest is
+ * computed. */
 static banyan_status attend_panel(banyan_cache *cache, const banyan_call *call,
                                   const banyan_panel *panel)
 {

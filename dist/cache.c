@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Making and unmaking a cache. Records are one mapping, reserved here and backed by memory as
- * blocks arrive: they are handed out in order, and those given back first, so what is resident is the
- * most blocks that were ever held at once. */
+ * blocks arrive: they are handed out in order, and those given back first, so what is resident
+ * is the most blocks that were ever held at once. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 

@@ -12,32 +12,33 @@
  *           ─ worker    [workers]  one thread's scratch
  *           ─ slots                partials of tiles, or of parts of tiles
  *
- * Everything but the block records and the turns lies in one arena, laid out by plan_workspace.c,
- * which also measures it for ranks that are not here. */
+ * Everything but the block records and the turns lies in one arena, laid out by
+ * plan_workspace.c, which also measures it for ranks that are not here. */
 #ifndef BANYAN_DIST_CACHE_H
 #define BANYAN_DIST_CACHE_H
 
+#include "dist/arena.h"
 #include "dist/dist.h"
 #include "dist/line_set.h"
 
-/* A call that is probed goes in panels of at most so many rows: its partials need room twice. */
+/* A probed call goes in panels of at most so many rows: its partials need room twice. */
 enum { BANYAN_PROBE_ROWS = 256 };
 
-/* ---- blocks -------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------ */
 
-/* Block records of one size that this rank has room for, and how many of them every rank uses. */
+/* Block records of one size that there is room for here, and how many every rank uses. */
 typedef struct banyan_pool {
     char *records; /* [capacity][record_bytes], on the plan's device */
     size_t record_bytes;
     int64_t capacity, held;
     uint32_t
         *next; /* [capacity]: of a record that was given back, the one that was before, + 1 */
-    /* What every rank uses, and may: each counts for all, and so says alike that the pool is full. */
+    /* What every rank uses, and may: each counts for all, so that all say alike: it is full. */
     int64_t *used, *most, *change; /* [ranks] */
 } banyan_pool;
 
-/* Records of a pool from which those of one KV head of one layer are taken by preference, in order,
- * so that a list of blocks goes through memory from front to back. */
+/* Records of a pool from which those of one KV head of one layer are taken by preference, in
+ * order, so that a list of blocks goes through memory from front to back. */
 typedef struct banyan_region {
     int64_t first, capacity;
     int64_t touched; /* records that were ever used: the first ones */
@@ -57,15 +58,16 @@ typedef struct banyan_kept {
     int64_t count;
 } banyan_kept;
 
-/* Blocks from `first` on, up to the next of the list, are dealt with this turn. Two sequences hold
- * the same record of a block iff its id is the same in both. */
+/* Blocks from `first` on, up to the next of the list, are dealt with this turn. Two sequences
+ * hold the same record of a block iff its id is the same in both. */
 typedef struct banyan_turn {
     int64_t first;
     uint64_t turn, id;
 } banyan_turn;
 
-/* Of a KV head whose rows have a compensation token: sums of its keys and values, from the first
- * token that is left out to end - 1, as rows of the floor's block need them: see compensation.c. */
+/* Of a KV head whose rows have a compensation token: sums of its keys and values, from the
+ * first token that is left out to end - 1, as rows of the floor's block need them: see
+ * compensation.c. */
 typedef struct banyan_compensation {
     int64_t end;
     double *sum; /* [key_dim + value_dim]; NULL: the head's rows have none */
@@ -76,8 +78,9 @@ typedef struct banyan_compensation {
 typedef struct banyan_layer {
     int64_t length, longest; /* tokens now, and the most there ever were */
     int64_t floor;           /* rows below it may miss blocks */
-    /* Tokens below it have their keys and values: of a step they come after it, layer by layer. On a
-     * device those below `replayed` have them as well, once the last step's graph was replayed. */
+    /* Tokens below it have their keys and values: of a step they come after it, layer by layer.
+     * On a device those below `replayed` have them as well, once the last step's graph was
+     * replayed. */
     int64_t written, replayed;
     int64_t
         clean; /* blocks below it are as in the snapshot cache->saved_id, under the same ids */
@@ -103,7 +106,7 @@ struct banyan_sequence {
     int32_t turn_capacity;
 };
 
-/* ---- the rest ------------------------------------------------------------------------------ */
+/* ---- the rest ---------------------------------------------------------------------------- */
 
 /* A KV head of which this rank is a holder. */
 typedef struct banyan_mine {
@@ -151,7 +154,8 @@ typedef struct banyan_worker {
     float *scored; /* [BANYAN_SCORED][block_tokens]; NULL: nobody chooses tokens */
 } banyan_worker;
 
-/* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them further. */
+/* Rows of one part of a call, of one own block: one row of tiles. A selector may divide them
+ * further. */
 typedef struct banyan_piece {
     int32_t part;  /* index into the batch */
     int32_t first; /* row of the call */
@@ -165,7 +169,7 @@ typedef struct banyan_panel {
     const banyan_piece *piece;
     int32_t pieces;
     int32_t next_part, next_row; /* where the next panel begins: a part, and a row of it */
-    int attends; /* its pieces do not go beyond the rows at which some head reads by another law */
+    int attends; /* its pieces end where some head begins to read by another law */
 } banyan_panel;
 
 /* How much of everything a rank needs: see plan_workspace.c. */
@@ -197,7 +201,7 @@ typedef struct banyan_sizes {
 
 typedef struct banyan_call banyan_call;
 
-/* What is asked of a panel's rows: their results, a probe's mass (its index), or the strongest token. */
+/* Asked of a panel's rows: results, a probe's mass (its index), or the strongest token. */
 enum { BANYAN_WHAT_RESULTS = -1, BANYAN_WHAT_STRONGEST = -2 };
 
 /* The four steps of a call that depend on where records lie. */
@@ -209,8 +213,8 @@ typedef struct banyan_backend {
                              const banyan_panel *panel, int32_t from, int32_t to);
     /* Sends what is sent at once. */
     banyan_status (*send)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
-    /* Merges all of them across ranks, and writes out and lse (on a device, mass as well) where they
-     * are wanted. */
+    /* Merges all of them across ranks, and writes out and lse (on a device, mass as well) where
+     * they are wanted. */
     banyan_status (*merge)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel);
     /* The panel once more, for a probe or the strongest token; NULL: compute and merge do. */
     banyan_status (*probe)(banyan_cache *c, const banyan_call *call, const banyan_panel *panel,
@@ -243,13 +247,12 @@ struct banyan_cache {
     uint64_t *no_blocks;      /* of rows whose lists have tokens alone */
     char *slots;              /* [slots][tile_heads * tile_rows] sums */
     int64_t *start;           /* [inputs + 1]: the first cut of an input's list, end to end */
-    /* Of a merge that reduces; else NULL. */
-    /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens it
-     * stands (0: there is none), and their means. */
+    /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens
+     * it stands (0: there is none), and their means. */
     int64_t *joined;     /* [KV heads][panel_rows] */
     float *joined_means; /* [KV heads][panel_rows][sizes.joined_numbers]: key, value */
-    float *maxima;       /* [heads][panel_rows] */
-    float *pass_room;    /* twice the longest pass */
+    float *maxima;       /* [heads][panel_rows]; NULL: no merge reduces, likewise .. */
+    float *pass_room;    /* .. twice the longest pass */
 
     char *arena;
     size_t arena_bytes;
@@ -273,16 +276,7 @@ struct banyan_call {
     int strongest;   /* some part asks for the strongest token */
 };
 
-/* A bump allocator. With base NULL it only counts. */
-typedef struct banyan_arena {
-    char *base;
-    size_t used;
-} banyan_arena;
-
 banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank);
-/* arena.c: `count` things at the arena's end, in as many bytes: 64-byte aligned. */
-size_t banyan_arena_bytes(size_t bytes);
-void *banyan_arena_take(banyan_arena *arena, int64_t count, size_t bytes);
 /* Lays out a cache's arena; c NULL: only counts. */
 void banyan_cache_layout(const banyan_plan *plan, int rank, banyan_arena *arena,
                          banyan_cache *c);
@@ -320,10 +314,12 @@ int banyan_is_shared(const banyan_sequence *s, int32_t layer, int32_t kv_head, i
 const banyan_sequence *banyan_is_shared_before(const banyan_sequence *s, int32_t layer,
                                                int32_t kv_head, int64_t block);
 int banyan_holds(const banyan_sequence *s, int32_t layer, int32_t kv_head, int64_t block);
-/* What every rank uses changes by all that s holds of a layer and no sequence before it does. */
+/* What every rank uses changes by all that s holds of a layer and no sequence before it
+ * does. */
 void banyan_count_kept(banyan_sequence *s, int32_t layer);
-/* What every rank uses changes by the blocks first .. end-1 that s holds of a layer and that are
- * let go for good; with floor >= 0 only by those that are not permanent and settled by it. */
+/* What every rank uses changes by the blocks first .. end-1 that s holds of a layer and that
+ * are let go for good; with floor >= 0 only by those that are not permanent and settled by
+ * it. */
 void banyan_count_drops(banyan_sequence *s, int32_t layer, int64_t first, int64_t end,
                         int64_t floor);
 /* .. by the blocks first .. end-1, which s takes, dealt with this turn. */
@@ -335,15 +331,16 @@ void banyan_count_copies(banyan_sequence *s, int32_t layer, int64_t block);
 banyan_status banyan_count_check(banyan_cache *c);
 void banyan_count_begin(banyan_cache *c);
 void banyan_count_end(banyan_cache *c); /* the change becomes real */
-/* Blocks from `block` on are s's own, and not one of them is shared: it is about to write them. Is
- * `block` half written, it stays with the rank that has it. */
+/* Blocks from `block` on are s's own, and not one of them is shared: it is about to write them.
+ * Is `block` half written, it stays with the rank that has it. */
 void banyan_turns_branch(banyan_sequence *s, int32_t layer, int64_t block, int is_half);
 
-/* sequence.c: a free place, with room for `turns` turns in every layer and some more; not live yet. */
+/* sequence.c: a free place, with room for `turns` turns in every layer and some more; not live
+ * yet. */
 banyan_status banyan_sequence_take(banyan_cache *c, int32_t turns, banyan_sequence **out);
 
-/* compensation.c. The tokens *first .. *end-1 that KV head j's rows from the floor on all leave out; 0:
- * none. */
+/* compensation.c. The tokens *first .. *end-1 that KV head j's rows from the floor on all leave
+ * out; 0: none. */
 int banyan_compensation_range(const banyan_cache *c, int32_t layer, int32_t j, int64_t floor,
                               int64_t *first, int64_t *end);
 /* To sums of keys and values, rows first .. end-1 of a block, in order. */
@@ -364,8 +361,9 @@ void banyan_compensation_add(const banyan_cache *c, const banyan_kind *kind, int
 /* summary.c. What is remembered of a block that is full now. */
 void banyan_summarise(const banyan_cache *c, const banyan_kind *kind, void *record,
                       const banyan_worker *worker);
-/* Of held block i; of the last one, where there are fewer. Summaries lie apart, each behind its record,
- * where no processor guesses them: so many blocks before they are read they are asked for. */
+/* Of held block i; of the last one, where there are fewer. Summaries lie apart, each behind its
+ * record, where no processor guesses them: so many blocks before they are read they are asked
+ * for. */
 enum { BANYAN_SUMMARY_AHEAD = 8 };
 static inline const float *banyan_summary_of(const banyan_kept *kept, int64_t i,
                                              size_t summary_at)
@@ -404,13 +402,14 @@ banyan_status banyan_check_append(const banyan_cache *c, int32_t layer,
                                   const banyan_rows *part);
 /* Are the blocks that the part's rows read still there? */
 banyan_status banyan_check_floor(const banyan_cache *c, int32_t layer, const banyan_rows *part);
-/* The part's rows are from 0 to max_rows, and if there are some, of a sequence of this cache. */
+/* The part's rows are 0 to max_rows, and if there are some, of a sequence of this cache. */
 banyan_status banyan_check_rows(const banyan_cache *c, const banyan_rows *part);
 
 /* append.c: forget tokens from `at` on, evict for it, and write the call's k and v. */
 banyan_status banyan_cache_append(banyan_cache *c, const banyan_call *call);
-/* The same without the writing; in layers first .. last of those that have keys of their own. What every rank
- * will use is compared with what there is first: MEMORY before anything changed. */
+/* The same without the writing; in layers first .. last of those that have keys of their own.
+ * What every rank will use is compared with what there is first: MEMORY before anything
+ * changed. */
 banyan_status banyan_append_blocks(banyan_cache *c, const banyan_call *call, int32_t first,
                                    int32_t last);
 /* Keys and values of tokens at .. end-1 have come to a layer. */
@@ -425,7 +424,8 @@ static inline int banyan_is_stepped(const banyan_cache *c, const banyan_rows *pa
 /* Does any block of any rank begin, go or change hands when this part is appended? */
 int banyan_changes_blocks(banyan_cache *c, const banyan_call *call, int32_t part);
 
-/* host_backend.c, of append.c, panel.c and merge_rows.c; device_attend.c, with device_append.c. */
+/* host_backend.c, of append.c, panel.c and merge_rows.c; device_attend.c, with
+ * device_append.c. */
 extern const banyan_backend banyan_host_backend, banyan_device_backend;
 banyan_status banyan_host_write(banyan_cache *c, const banyan_call *call);
 banyan_status banyan_host_copy(banyan_cache *c, void *to, const void *from, size_t bytes);
@@ -461,8 +461,8 @@ banyan_status banyan_reduce_strongest(banyan_cache *c, const banyan_kind *kind,
 banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
                                      void *const *data, int32_t value_dim, int32_t rows);
 
-/* threads.c: body(arg, i, worker) for i = 0 .. count-1 on `threads` threads, in any order; no two
- * at a time have the same worker (0 .. threads-1). */
+/* threads.c: body(arg, i, worker) for i = 0 .. count-1 on `threads` threads, in any order; no
+ * two at a time have the same worker (0 .. threads-1). */
 typedef void (*banyan_body)(void *arg, int64_t i, int32_t worker);
 void banyan_each(int32_t threads, int64_t count, banyan_body body, void *arg);
 

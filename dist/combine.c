@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Results of the same rows that attended to different tokens, joined: a result and its lse are a partial
- * of l = 1,
+/* Results of the same rows that attended to different tokens, joined: a result and its lse are
+ * a partial of l = 1,
  *
- *     out = sum_i exp(lse_i - M) out_i / S     lse = M + ln S     S = sum_i exp(lse_i - M) + exp(sink - M)
+ *     S = sum_i exp(lse_i - M) + exp(sink - M)     out = sum_i exp(lse_i - M) out_i / S
+ *                                                  lse = M + ln S
  *
- * with M the largest of them all. The sink joins here, once, since results of a range of tokens have
- * none. Sums are taken in double, in the order of the results, alike on every rank. */
+ * with M the largest of them all. The sink joins here, once, since results of a range of tokens
+ * have none. Sums are taken in double, in the order of the results, alike on every rank. */
 #include "dist/device_cache.h"
 
 #include <math.h>

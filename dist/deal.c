@@ -2,15 +2,15 @@
 /* Dealing blocks to the holders of a head.
  *
  * The n-th block goes to the point x(n) = bitreverse64(n) / 2^64 of [0, 1): the van der Corput
- * sequence in base 2. A holder owns an interval [low, high) of points. The first n points of the
- * sequence, for every n, put n |interval| + O(log n) of themselves in it, so a holder has its share
- * at every length while the context grows, and no block ever moves.
+ * sequence in base 2. A holder owns an interval [low, high) of points. The first n points of
+ * the sequence, for every n, put n |interval| + O(log n) of themselves in it, so a holder has
+ * its share at every length while the context grows, and no block ever moves.
  *
  * Counting. n = 2^a + 2^b + .. (a > b > ..) splits 0 .. n-1 into aligned runs of 2^a, 2^b, ..
- * numbers. In a run of 2^i numbers the low i bits take every value; reversed they are the high i
- * bits, above a constant s (the reversal of the run's first number):
+ * numbers. In a run of 2^i numbers the low i bits take every value; reversed they are the high
+ * i bits, above a constant s (the reversal of the run's first number):
  *
- *     x 2^64 = t 2^(64-i) + s,  t = 0 .. 2^i - 1:    #{x 2^64 < cut} = ceil((cut - s) / 2^(64-i))
+ *     x 2^64 = t 2^(64-i) + s,  t = 0 .. 2^i - 1:  #{x 2^64 < cut} = ceil((cut - s) / 2^(64-i))
  *
  * so counting takes one step per set bit of n.
  *
@@ -112,8 +112,9 @@ int64_t banyan_kept_below(const banyan_kept_set *kept, uint64_t cut)
            permanent_below(kept, kept->from, cut);
 }
 
-/* The first d bits of a point are decided by the number modulo 2^d. So look at the cells of [0, 1)
- * of width 2^-d that [low, high) touches, each of which every 2^d-th number hits, and slide a
+/* The first d bits of a point are decided by the number modulo 2^d. So look at the cells of [0,
+ * 1) of width 2^-d that [low, high) touches, each of which every 2^d-th number hits, and slide
+ *   a
  * window of `blocks` numbers once around. Touched in part counts as touched: an upper bound. */
 int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high)
 {
@@ -134,10 +135,10 @@ int64_t banyan_deal_most(int64_t blocks, uint64_t low, uint64_t high)
     return blocks / period * (int64_t)(last - first + 1) + (rest ? most : 0);
 }
 
-/* A run of n numbers has n w + e of [low, high), where w is the width of the cells of 2^-12 that are
- * touched; e, over all places in the period, is at most the largest sum of any run of the numbers' own
- * (1 - w or -w): Kadane's algorithm, over two periods, since a run may cross the end of one and a
- * whole period sums up to 0. */
+/* A run of n numbers has n w + e of [low, high), where w is the width of the cells of 2^-12
+ * that are touched; e, over all places in the period, is at most the largest sum of any run of
+ * the numbers' own (1 - w or -w): Kadane's algorithm, over two periods, since a run may cross
+ * the end of one and a whole period sums up to 0. */
 int64_t banyan_deal_most_of(int64_t blocks, int64_t sequences, uint64_t low, uint64_t high)
 {
     enum { DIGITS = 12 };
@@ -159,8 +160,9 @@ int64_t banyan_deal_most_of(int64_t blocks, int64_t sequences, uint64_t low, uin
 }
 
 /* The cut nearest to `ideal`, to within `grain`, with `target` blocks below it. The points are
- * about 2^64 / total apart, so a few doublings of the stride from there enclose it. (A permanent
- * block's ordinal can be another block's number: two blocks on one point. Then it may be one off.) */
+ * about 2^64 / total apart, so a few doublings of the stride from there enclose it. (A
+ * permanent block's ordinal can be another block's number: two blocks on one point. Then it may
+ * be one off.) */
 static uint64_t settled_cut(const banyan_kept_set *kept, int64_t target, uint64_t ideal,
                             uint64_t grain)
 {

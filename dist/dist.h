@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* dist.h - the only joiner: which rank keeps what, and attention over it.
  *
- * Knows: attention/ (what a block, a pattern and a partial are) and comm/ (ranks and schedules).
+ * Knows: attention/ (what a block, a pattern and a partial are) and comm/ (ranks and
+ * schedules).
  * Refuses to know: how a block is stored, how bytes move, files, models.
  *
- * The line. Lay the context that every KV head of a layer keeps end to end on a line, and cut the
- * line into P pieces in proportion to the ranks' bandwidths. Piece r is what rank r keeps. */
+ * The line. Lay the context that every KV head of a layer keeps end to end on a line, and cut
+ * the line into P pieces in proportion to the ranks' bandwidths. Piece r is what rank r
+ * keeps. */
 #ifndef BANYAN_DIST_H
 #define BANYAN_DIST_H
 
@@ -16,7 +18,7 @@
 extern "C" {
 #endif
 
-/* ---- placement --------------------------------------------------------------------------------- */
+/* ---- placement --------------------------------------------------------------------------- */
 
 /* Products of two 64-bit numbers, exactly. */
 __extension__ typedef unsigned __int128 uint128;
@@ -35,9 +37,10 @@ typedef struct banyan_placed {
     int32_t count;
 } banyan_placed;
 
-/* One row of dist/placements.def. weight [kv_heads]: the head's length on the line, in blocks (or in
- * pairs); bandwidth [ranks], multiples of 1/16, none negative, not all 0; node [ranks]: the node of
- * each; border: what 2 blocks are in units of weight (the snap). Pure; the same on every rank. */
+/* One row of dist/placements.def. weight [kv_heads]: the head's length on the line, in blocks
+ * (or in pairs); bandwidth [ranks], multiples of 1/16, none negative, not all 0; node [ranks]:
+ * the node of each; border: what 2 blocks are in units of weight (the snap). Pure; the same on
+ * every rank. */
 typedef struct banyan_placement {
     const char *name;
     void (*place)(const double *weight, int32_t kv_heads, const double *bandwidth,
@@ -49,7 +52,7 @@ const char *banyan_placement_doc(const banyan_placement *placement);
 
 int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordinal);
 
-/* ---- plan -------------------------------------------------------------------------------------- */
+/* ---- plan -------------------------------------------------------------------------------- */
 
 /* One KV head of a kind of layer. */
 typedef struct banyan_head_plan {
@@ -67,7 +70,8 @@ typedef struct banyan_head_plan {
                                           compensation token; NULL: none have */
 } banyan_head_plan;
 
-/* The shape of a kind of layer: what spec.shapes says of it, with the spec's for what it leaves out. */
+/* The shape of a kind of layer: what spec.shapes says of it, with the spec's for what it leaves
+ * out. */
 typedef struct banyan_shape {
     int32_t kv_heads, key_dim, value_dim;
     int32_t group; /* query heads of a KV head .. */
@@ -100,8 +104,8 @@ typedef struct banyan_follower {
     int32_t head, kv_head;
 } banyan_follower;
 
-/* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one kind:
- * see plan_kinds.c. */
+/* Layers whose shapes and rules are the same, and whose cache layers are read alike, share one
+ * kind: see plan_kinds.c. */
 typedef struct banyan_kind {
     int32_t first_layer, layer_count;
     int32_t kept_layers; /* of these: with keys and values of their own */
@@ -134,7 +138,8 @@ typedef struct banyan_kind {
     int tallies;                     /* some of them choose by mass */
     banyan_schedule
         pick_schedule; /* the holders of a KV head tell each other what they found best */
-    /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody does. */
+    /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody
+     * does. */
     size_t summary_at[BANYAN_SUMMARIES];
     int32_t pool;       /* which of the cache's pools its records are of */
     int32_t cut_blocks; /* blocks of a list that a thread computes at a time (panel.c) */
@@ -181,8 +186,8 @@ static inline const banyan_kind *banyan_plan_kind(const banyan_plan *plan, int32
 {
     return &plan->kind[plan->kind_of_layer[layer]];
 }
-/* A panel in which blocks are chosen by data has at most so many pieces, and choices take at most so many
- * bytes of each picker. */
+/* A panel in which blocks are chosen by data has at most so many pieces, and choices take at
+ * most so many bytes of each picker. */
 enum { BANYAN_PICK_PIECES = 64 };
 static inline int64_t banyan_pick_pieces(const banyan_plan *plan)
 {

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Single tokens that a decoded row chooses in one layer, and reads in those after it (selector tidal):
+/* Single tokens that a decoded row chooses in one layer, and reads in those after it (selector
+ * tidal):
  *
  *     layer     0    1    2         3    4    ..   13        14   ..
- *     reads     all  all  all       few  few       all       few           few: of the last choice
+ *     reads     all  all  all       few  few       all       few     (few: of the last choice)
  *     chooses             1 round                  1 round
  *
- * Each holder scores the tokens that it holds, as attending does, block by block: so a score has the same
- * bits wherever its block is. The best of all holders are known to all after one round, and stay with the
- * sequence until its next step. In the layers that follow, the tokens are read in their blocks, by masks. */
+ * Each holder scores the tokens that it holds, as attending does, block by block: so a score
+ * has the same bits wherever its block is. The best of all holders are known to all after one
+ * round, and stay with the sequence until its next step. In the layers that follow, the tokens
+ * are read in their blocks, by masks. */
 #include "dist/follow.h"
 #include "dist/lines.h"
 
@@ -38,7 +40,7 @@ void banyan_forget_followed(banyan_cache *c, const banyan_call *call)
                 sequence_followed(c, call->batch[i].sequence, kind, f)->at = -1;
 }
 
-/* ---- choosing ------------------------------------------------------------------------------ */
+/* ---- choosing ---------------------------------------------------------------------------- */
 
 static banyan_pick *follower_picks(const remembering *g, int64_t follower, int64_t piece)
 {
@@ -174,7 +176,7 @@ banyan_status banyan_panel_remember(banyan_cache *c, const banyan_call *call,
     return status;
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 const banyan_followed *banyan_followed_by(const banyan_cache *c, const banyan_call *call,
                                           const banyan_kind *kind, int32_t kv_head,

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What control groups leave of the memory. A process is in a group, and that in others: each of them
- * may have a limit, and the kernel kills who passes any. /proc/self/cgroup names the group by its path
- * from a hierarchy's root (cgroups(7)):
+/* What control groups leave of the memory. A process is in a group, and that in others: each of
+ * them may have a limit, and the kernel kills who passes any. /proc/self/cgroup names the group
+ * by its path from a hierarchy's root (cgroups(7)):
  *
- *     0::/slurm/job_7/step_0                version 2, mounted at /sys/fs/cgroup (or unified/ in it)
+ *     0::/slurm/job_7/step_0                version 2, mounted at /sys/fs/cgroup (or unified/
+ *                                           in it)
  *     9:memory:/slurm/job_7/step_0          version 1, mounted at /sys/fs/cgroup/memory
  *
- * In a container the path may lead to nothing, since the mount begins at a group of the host's path:
- * the groups that are not there are passed over, and the mount's root is looked at in any case. */
+ * In a container the path may lead to nothing, since the mount begins at a group of the host's
+ * path: the groups that are not there are passed over, and the mount's root is looked at in any
+ * case. */
 #include "dist/plan.h"
 
 #include <stdio.h>

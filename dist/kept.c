@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Block tables and records.
  *
- * A table is made of chunks of 64 blocks. A fork takes its parent's chunks and counts itself among
- * their holders; whoever then writes to a chunk that has other holders copies it first. So a table
- * costs a fork what it changes, and a sequence what it holds. */
+ * A table is made of chunks of 64 blocks. A fork takes its parent's chunks and counts itself
+ * among their holders; whoever then writes to a chunk that has other holders copies it first.
+ * So a table costs a fork what it changes, and a sequence what it holds. */
 #include "dist/cache.h"
 
 #include <string.h>
 
-/* ---- records ------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------- */
 
 static int64_t take_from(const banyan_pool *pool, banyan_region *region)
 {
@@ -20,7 +20,8 @@ static int64_t take_from(const banyan_pool *pool, banyan_region *region)
     return region->touched < region->capacity ? region->first + region->touched++ : -1;
 }
 
-/* The heads' regions are together as large as the pool: when one is used up, another has room. */
+/* The heads' regions are together as large as the pool: when one is used up, another has
+ * room. */
 static int64_t take_elsewhere(const banyan_cache *c, const banyan_pool *pool)
 {
     for (int32_t layer = 0; layer < c->plan->spec.layers; layer++) {
@@ -53,7 +54,7 @@ void banyan_record_give(banyan_cache *c, int32_t layer, int32_t j, void *record)
     pool->held--;
 }
 
-/* ---- chunks -------------------------------------------------------------------------------- */
+/* ---- chunks ------------------------------------------------------------------------------ */
 
 /* A chunk begins with its blocks. */
 static banyan_chunk *chunk_with(banyan_held *held)
@@ -87,7 +88,7 @@ static banyan_status no_chunk(const banyan_cache *c)
                        (long long)c->sizes.chunks);
 }
 
-/* ---- tables -------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------ */
 
 int64_t banyan_kept_find(const banyan_kept *kept, int64_t block)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Columns and diagonals (attention/lines.h), chosen once for each long part of a call, before the first
- * panel of its rows. The observed rows of a query head meet all tokens twice, for the softmax's sums
- * and for the lines'. The keys and values of the columns are copied into records of their own, which
- * all tiles of the part read: a thousand columns lie in as many blocks.
+/* Columns and diagonals (attention/lines.h), chosen once for each long part of a call, before
+ * the first panel of its rows. The observed rows of a query head meet all tokens twice, for the
+ * softmax's sums and for the lines'. The keys and values of the columns are copied into records
+ * of their own, which all tiles of the part read: a thousand columns lie in as many blocks.
  *
  *     block     0      1      2      3     ..              own
  *     columns   . x    x x    . .    x .   ..              0 1 3 ..     gathered: one record
  *     bands                          |--|          |-------|            blocks, as everywhere
  *
- * A column in a block that a tile reads anyway is masked there: a token counts once. All others lie
- * below the rows' own block, and so all rows of the tile see them. */
+ * A column in a block that a tile reads anyway is masked there: a token counts once. All others
+ * lie below the rows' own block, and so all rows of the tile see them. */
 #include "dist/lines.h"
 
 #include <math.h>
@@ -53,7 +53,8 @@ static void observed_queries(const liner *x, int32_t rows)
                         spec->in_dtype, dim);
 }
 
-/* They are offered in ascending order: what is not better than the worst is not worth a call. */
+/* They are offered in ascending order: what is not better than the worst is not worth a
+ * call. */
 static void offer(banyan_pick *pick, int64_t most, double sum, int64_t i)
 {
     if (sum > pick->score || isnan(sum)) banyan_picks_offer(pick, most, sum, i);
@@ -74,7 +75,8 @@ static void offer_columns(const liner *x, int64_t block, const float *column)
     if (x->l->law.divergence > 0) o->mass[block] = sum;
 }
 
-/* All blocks that the observed rows see, some at a time: for the sums of rows, or for those of lines. */
+/* All blocks that the observed rows see, some at a time: for the sums of rows, or for those of
+ * lines. */
 static void each_block(const liner *x, int lines)
 {
     const banyan_shape *shape = &x->g->kind->shape;
@@ -130,7 +132,7 @@ static void choose_best(const liner *x)
     set_bands(x, o->pick, most);
 }
 
-/* ---- by mass ------------------------------------------------------------------------------- */
+/* ---- by mass ----------------------------------------------------------------------------- */
 
 /* The words of a block, of columns that were chosen by mass. */
 static uint64_t *seen_of(const banyan_plan *plan, const banyan_line_set *set, int64_t block)
@@ -183,7 +185,7 @@ static void choose_fewest(const liner *x)
     for (int64_t d = 0; d < law->local; d += tokens) banyan_bit_set(x->set->band, d / tokens);
 }
 
-/* ---- gathering ----------------------------------------------------------------------------- */
+/* ---- gathering --------------------------------------------------------------------------- */
 
 typedef struct plain_row {
     char *k, *v;
@@ -208,7 +210,8 @@ static void write_record(const liner *x, int64_t index, int32_t rows)
                  shape->value_dim, shape->block.dtype);
 }
 
-/* Tokens of one block, the first of which is columns `from`, from its unpacked rows; returns the next. */
+/* Tokens of one block, the first of which is columns `from`, from its unpacked rows; returns
+ * the next. */
 static int64_t copy_rows(const liner *x, int64_t from, int64_t block)
 {
     const banyan_shape *shape = &x->g->kind->shape;
@@ -243,7 +246,7 @@ static void gather(const liner *x)
     }
 }
 
-/* ---- choosing ------------------------------------------------------------------------------ */
+/* ---- choosing ---------------------------------------------------------------------------- */
 
 /* 0: it is another rank's, or the part is too short for it. */
 static int liner_of(const observing *g, int64_t i, int32_t worker, liner *x)
@@ -333,7 +336,8 @@ static int is_seen(const banyan_line_set *set, int64_t n, int64_t own, int64_t t
            token < range.end;
 }
 
-/* The columns of a block below `own`, of the tokens of a range, as a mask; NULL: there are none. */
+/* The columns of a block below `own`, of the tokens of a range, as a mask; NULL: there are
+ * none. */
 static const uint64_t *mask_of(const banyan_plan *plan, const banyan_line_set *set,
                                int64_t block, banyan_range range, uint64_t **mask)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The five tables, for people. Names, needs and words come from the .def files themselves, so that
- * rows which this build left out are listed too; whether a row is here is asked of its table. */
+/* The five tables, for people. Names, needs and words come from the .def files themselves, so
+ * that rows which this build left out are listed too; whether a row is here is asked of its
+ * table. */
 #include "attention/attention.h"
 #include "comm/comm.h"
 #include "dist/dist.h"
@@ -45,7 +46,8 @@ static const char *what_is_missing(const char *needs)
     return "not in this build";
 }
 
-/* A kernel that was left out has a row and nothing in it; one that is here may not be usable. */
+/* A kernel that was left out has a row and nothing in it; one that is here may not be
+ * usable. */
 static const char *why_no_kernel(const row *r)
 {
     for (int i = 0; banyan_kernel_row(i); i++) {

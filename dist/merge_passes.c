@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Partials merged by all-reduces of whole arrays, as Tree Attention does it. With M = max of all
- * ranks' m, the sums of what is based on M need no further factors:
+/* Partials merged by all-reduces of whole arrays, as Tree Attention does it. With M = max of
+ * all ranks' m, the sums of what is based on M need no further factors:
  *
  *     pass 1  M = max m                                heads x rows
  *     pass 2  O = sum o exp(m - M)                     heads x rows x value_dim
  *     pass 3  L = sum l exp(m - M)                     heads x rows
  *
- * and (M, L, O) is the partial of everything. All heads and rows of a panel go together. A rank that
- * does not hold a head gives the empty partial's (-inf, 0, 0), and gets the result all the same. */
+ * and (M, L, O) is the partial of everything. All heads and rows of a panel go together. A rank
+ * that does not hold a head gives the empty partial's (-inf, 0, 0), and gets the result all the
+ * same. */
 #include "dist/cache.h"
 #include "dist/plan.h"
 
@@ -130,15 +131,16 @@ banyan_status banyan_reduce_partials(banyan_cache *c, const banyan_kind *kind,
                                &c->stats.bytes_sent);
 }
 
-/* ---- strongest tokens ---------------------------------------------------------------------- */
+/* ---- strongest tokens -------------------------------------------------------------------- */
 
-/* The largest score of all ranks, then among those that have it the lowest token: 24 bits at a time,
- * which a float holds. A rank whose token is out of it has none; in the end all know what was found. */
+/* The largest score of all ranks, then among those that have it the lowest token: 24 bits at a
+ * time, which a float holds. A rank whose token is out of it has none; in the end all know what
+ * was found. */
 enum { TOKEN_BITS = 24 };
 
 typedef struct strongest_passes {
     parts p;
-    int pass; /* 0: scores; 1: the token's upper bits; 2: its lower bits. Each gives, then takes */
+    int pass; /* 0: scores; 1 and 2: the token's upper and lower bits; each gives, takes */
 } strongest_passes;
 
 static float choice_of(const banyan_strongest *best, int pass)

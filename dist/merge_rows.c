@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The end of a panel: partials become results where they are wanted.
  *
- * What is merged is one item per query head: the partials of all the panel's rows, or fixed-point sums
- * (sums.c). Each holder has its own, the empty one included, so the schedule needs no exceptions. A
- * probe merges (m, l) of the probed tokens along the same schedule, a partial of value_dim 0, and the
- * strongest token is the better of two wherever two meet. A probe's share of the mass is
+ * What is merged is one item per query head: the partials of all the panel's rows, or
+ * fixed-point sums (sums.c). Each holder has its own, the empty one included, so the schedule
+ * needs no exceptions. A probe merges (m, l) of the probed tokens along the same schedule, a
+ * partial of value_dim 0, and the strongest token is the better of two wherever two meet. A
+ * probe's share of the mass is
  *
  *     sum over probed exp(s_i) / sum over all exp(s_i)  =  l_p exp(m_p - m) / l */
 #include "dist/cache.h"
 
 #include <math.h>
 
-/* One merge of a panel: of its sums, or, with value_dim 0, of a probe's, or of strongest tokens. */
+/* One merge of a panel: of its sums, or, with value_dim 0, of a probe's, or of strongest
+ * tokens. */
 typedef struct panel_merging {
     const banyan_plan *plan;
     int32_t value_dim, what;
@@ -157,8 +159,8 @@ static void show_head(void *arg, int64_t h, int32_t worker)
         show_mass(f, h);
 }
 
-/* A sink joins the rows of parts without a range: it counts once, and who cuts their tokens into ranges
- * adds it when they are joined. */
+/* A sink joins the rows of parts without a range: it counts once, and who cuts their tokens
+ * into ranges adds it when they are joined. */
 static void add_sinks(const finishing *f, int64_t h, float *partial)
 {
     const banyan_spec *spec = &f->c->plan->spec;

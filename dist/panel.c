@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The partials of a panel: up to panel_rows rows, all KV heads held here.
  *
- * A tile is (KV head, up to 64 of its query heads, a piece: rows of one part and one own block): one
- * q, one block list. A list is cut every so many blocks, whatever else there is to do, and the
- * partials of the cuts are combined in ascending order: a row's bits depend on its own sequence
- * alone, not on threads or neighbours. Threads share the work in one of two ways:
+ * A tile is (KV head, up to 64 of its query heads, a piece: rows of one part and one own
+ * block): one q, one block list. A list is cut every so many blocks, whatever else there is to
+ * do, and the partials of the cuts are combined in ascending order: a row's bits depend on its
+ * own sequence alone, not on threads or neighbours. Threads share the work in one of two ways:
  *
  *   many tiles (prefill, batches)   each thread takes whole tiles, cut by cut
- *   few tiles (decode)              the tiles' cuts lie end to end, and threads take them in turn
+ *   few tiles (decode)              the tiles' cuts lie end to end, and threads take them in
+ *                                   turn
  *
  *       tile:   |0              |1              |2      |3              |      blocks to read
  *       cut:    |0    |1    |2  |3    |4    |5  |6    |7|8    |9    |10 |
  *       slot:    0     1     2   3     ..                                      of this wave
  *
- * As many cuts as there are slots for are a wave. KV heads whose partials are sent at once come in a
- * panel of their own, before the others: their messages travel while those are computed. */
+ * As many cuts as there are slots for are a wave. KV heads whose partials are sent at once come
+ * in a panel of their own, before the others: their messages travel while those are
+ * computed. */
 #include "dist/follow.h"
 #include "dist/lines.h"
 
@@ -142,7 +144,8 @@ static void take_choices(const panel *p, const panel_tile *t, const banyan_class
     }
 }
 
-/* .. and behind the list, the columns of theirs that it does not hold, or the tokens that they follow. */
+/* .. and behind the list, the columns of theirs that it does not hold, or the tokens that they
+ *   follow. */
 static void add_columns(const panel *p, const panel_tile *t, const banyan_class *class,
                         int32_t count, banyan_tile_input *input)
 {
@@ -264,8 +267,8 @@ static char *worker_slot(const banyan_cache *c, int32_t worker)
     return c->slots + (size_t)(2 * worker) * c->sizes.slot_bytes;
 }
 
-/* Where the worker's next tile will probably begin, behind the list of this one: so that it is asked for
- * while this one ends. */
+/* Where the worker's next tile will probably begin, behind the list of this one: so that it is
+ * asked for while this one ends. */
 static void hint(const panel *p, int64_t next, banyan_tile_input *input)
 {
     if (next >= p->tiles) return;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Choosing blocks by data: for each piece of a panel and each picker, scores of the blocks that are held
- * here, the best of them, and, where a KV head has several holders, the best of all in one round.
- * Scores depend on the keys that are kept and on the piece's queries alone, and of equal scores the lower
- * block is better: so the choice is the same on any ranks. */
+/* Choosing blocks by data: for each piece of a panel and each picker, scores of the blocks that
+ * are held here, the best of them, and, where a KV head has several holders, the best of all in
+ * one round. Scores depend on the keys that are kept and on the piece's queries alone, and of
+ * equal scores the lower block is better: so the choice is the same on any ranks. */
 #include "dist/follow.h"
 #include "dist/lines.h"
 
 #include <string.h>
 
-/* ---- scores -------------------------------------------------------------------------------- */
+/* ---- scores ------------------------------------------------------------------------------ */
 
 typedef struct picking {
     banyan_cache *c;
@@ -92,7 +92,7 @@ static void pick_here(void *arg, int64_t i, int32_t worker)
     banyan_picks_rank(pick, kind->picks);
 }
 
-/* ---- the best of all ----------------------------------------------------------------------- */
+/* ---- the best of all --------------------------------------------------------------------- */
 
 static void combine_picks(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
@@ -128,7 +128,8 @@ static banyan_status exchange(picking *g)
                                &c->stats.bytes_sent);
 }
 
-/* All holders have all: now as lists. Pickers that choose fewer blocks than others take the first. */
+/* All holders have all: now as lists. Pickers that choose fewer blocks than others take the
+ * first. */
 static void list_picks(void *arg, int64_t i, int32_t worker)
 {
     (void)worker;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A call cut into panels, and its parts into pieces: rows of one block that are read for by one law. */
+/* A call cut into panels, and its parts into pieces: rows of one block that are read for by one
+ * law. */
 #include "dist/cache.h"
 
 /* Of `rows` rows from token `at` on, how many are read for by one law? */

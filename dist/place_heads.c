@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole heads only: nobody ever merges, and balance is what it can be. Heaviest head first, each to
- * the rank that would be done with it soonest (Graham's LPT rule, at most 4/3 of the best); the
- * lowest head and the lowest rank on ties. */
+/* Whole heads only: nobody ever merges, and balance is what it can be. Heaviest head first,
+ * each to the rank that would be done with it soonest (Graham's LPT rule, at most 4/3 of the
+ * best); the lowest head and the lowest rank on ties. */
 #include "dist/dist.h"
 
 /* The heaviest head that has no holder yet. */

@@ -6,13 +6,13 @@
  *     rank:    |0      |1      |2      |3      |4      |5      |6      |7              |
  *
  * Piece r is bandwidth[r] / sum of bandwidths of the line. G heads and P pieces make at most
- * G + P - 1 (head, rank) pairs, so at most P - 1 holders more than one per head: merges happen only
- * where a cut falls inside a head.
+ * G + P - 1 (head, rank) pairs, so at most P - 1 holders more than one per head: merges happen
+ * only where a cut falls inside a head.
  *
  * Snapping. A cut that nearly meets a border between heads is worth moving there, since then
- * nobody merges. If every cut can go to the border nearest to it while every piece stays within the
- * tolerance of what is due to it, all do (heads that are alike but for a block, P divides G).
- * Otherwise each cut goes that lies within the tolerance of a border. Tolerance: 1 % of the
+ * nobody merges. If every cut can go to the border nearest to it while every piece stays within
+ * the tolerance of what is due to it, all do (heads that are alike but for a block, P divides
+ * G). Otherwise each cut goes that lies within the tolerance of a border. Tolerance: 1 % of the
  * smallest piece or 2 blocks, the larger; but 2 blocks only where they are at most a quarter of
  * the smallest piece, so that a short context still uses every rank.
  *

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every head over all ranks: classic tree attention. Balanced by construction; every head merges
- * over every rank. */
+/* Every head over all ranks: classic tree attention. Balanced by construction; every head
+ * merges over every rank. */
 #include "dist/dist.h"
 
 static void spread_place(const double *weight, int32_t kv_heads, const double *bandwidth,

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A plan: made once, by the same arithmetic on every rank, compared across ranks, never changed.
+/* A plan: made once, by the same arithmetic on every rank, compared across ranks, never
+ * changed.
  *
- * The steps up to the schedules are pure functions of (spec, topology); nothing is exchanged. Then
- * come the three things that ranks must settle together, each a collective that every rank
- * reaches: did anybody fail, which kernel can all of them run, and did all come to the same plan. */
+ * The steps up to the schedules are pure functions of (spec, topology); nothing is exchanged.
+ * Then come the three things that ranks must settle together, each a collective that every rank
+ * reaches: did anybody fail, which kernel can all of them run, and did all come to the same
+ * plan. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "dist/plan.h"
 
@@ -12,10 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- defaults ------------------------------------------------------------------------------ */
+/* ---- defaults ---------------------------------------------------------------------------- */
 
-/* Relative bandwidths in multiples of 1/16 of the least: what measurements call 0.99 and 1.01 is
- * the same. */
+/* Relative bandwidths in multiples of 1/16 of the least: what measurements call 0.99 and 1.01
+ * is the same. */
 static double *bandwidths(banyan_plan *plan, const double *given)
 {
     double *out = banyan_plan_alloc(plan, (size_t)plan->ranks, sizeof *out);
@@ -79,9 +81,9 @@ static int32_t own_cores(const banyan_comm *comm)
     return count > neighbours ? count / neighbours : 1;
 }
 
-/* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache. Fixed-point sums
- * are larger. A device is given all rows of a call, as long as their partials take no more than
- * 256 MiB. */
+/* Whole blocks, and no more than 256 rows: the panel's partials stay in a core's cache.
+ * Fixed-point sums are larger. A device is given all rows of a call, as long as their partials
+ * take no more than 256 MiB. */
 static int32_t panel_rows(const banyan_spec *s)
 {
     const int64_t rows = s->max_rows < s->max_tokens ? s->max_rows : s->max_tokens;
@@ -127,7 +129,7 @@ banyan_status banyan_plan_fill(banyan_plan *plan, const banyan_spec *spec)
     return BANYAN_OK;
 }
 
-/* ---- making --------------------------------------------------------------------------------- */
+/* ---- making ------------------------------------------------------------------------------ */
 
 /* Counts of bytes are of 64 bits; with so few spare, everything in the plan may be added up. */
 static banyan_status check_size(const banyan_plan *plan)
@@ -201,8 +203,8 @@ static banyan_status compare_hashes(banyan_plan *plan, uint64_t *all)
     return status;
 }
 
-/* Kinds whose records are equally large share a pool. A cut of a list is about 8 MiB of records: long
- * enough that beginning costs nothing, short enough for many threads. */
+/* Kinds whose records are equally large share a pool. A cut of a list is about 8 MiB of
+ * records: long enough that beginning costs nothing, short enough for many threads. */
 static void pool_kinds(banyan_plan *plan)
 {
     for (int32_t k = 0; k < plan->kinds; k++) {
@@ -255,7 +257,7 @@ banyan_status banyan_plan_create(const banyan_spec *spec, banyan_comm *comm, ban
     return BANYAN_OK;
 }
 
-/* ---- questions ----------------------------------------------------------------------------- */
+/* ---- questions --------------------------------------------------------------------------- */
 
 static const banyan_head_plan *head_plan_of(const banyan_plan *plan, int32_t layer,
                                             int32_t kv_head)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From rules to patterns. Each query head of each layer gets the selector of the last rule that
- * matches it, or dense. In a kind of layer, query heads of a group with equal patterns form a class,
- * for which one block list serves, and a KV head keeps what any head of its group will read, in any
- * layer that reads its cache layer. */
+ * matches it, or dense. In a kind of layer, query heads of a group with equal patterns form a
+ * class, for which one block list serves, and a KV head keeps what any head of its group will
+ * read, in any layer that reads its cache layer. */
 #include "dist/plan.h"
 
 #include <stdio.h>
@@ -20,7 +20,8 @@ static banyan_status parse(const banyan_plan *plan, const banyan_kind *kind, int
     return banyan_fail(BANYAN_ERR_CONFIG, "query head %d, \"%s\": %s", (int)head, use, why);
 }
 
-/* A KV head of more than 64 query heads is read once for 128 of them, if neighbours read alike. */
+/* A KV head of more than 64 query heads is read once for 128 of them, if neighbours read
+ * alike. */
 static banyan_status set_unit(const banyan_plan *plan, banyan_kind *kind)
 {
     banyan_shape *shape = &kind->shape;
@@ -47,9 +48,9 @@ static int is_too_much(const banyan_pattern *pattern, int64_t own, int64_t token
     return first_row.too_many || all_rows.too_many;
 }
 
-/* Does what it selects fit in a selection, wherever the row is? Tried at each of the first own blocks,
- * then ever further apart; where it does not, the first such block is looked for from the last one that
- * was tried on. */
+/* Does what it selects fit in a selection, wherever the row is? Tried at each of the first own
+ * blocks, then ever further apart; where it does not, the first such block is looked for from
+ * the last one that was tried on. */
 static banyan_status check_runs(const banyan_plan *plan, const char *use, int32_t head,
                                 const banyan_pattern *pattern)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What choosing columns, diagonals, blocks of a call and tokens takes of a cache's workspace. */
+/* What choosing columns, diagonals, blocks of a call and tokens takes of a cache's
+ * workspace. */
 #include "dist/plan.h"
 #include "dist/workspace.h"
 

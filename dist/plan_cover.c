@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Coverage. A head with a stride sees, far back, only the blocks of its own residue. If the heads
- * of a layer together miss a residue, that part of the far context is invisible to the layer, and
- * nothing fails: answers are just wrong at some depths. So it is computed here. A layer whose
- * heads have only windows says nothing about the far context and is left alone; one head that
- * keeps everything covers all. */
+/* Coverage. A head with a stride sees, far back, only the blocks of its own residue. If the
+ * heads of a layer together miss a residue, that part of the far context is invisible to the
+ * layer, and nothing fails: answers are just wrong at some depths. So it is computed here. A
+ * layer whose heads have only windows says nothing about the far context and is left alone; one
+ * head that keeps everything covers all. */
 #include "dist/plan.h"
 
 #include <stdio.h>

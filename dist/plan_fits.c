@@ -33,9 +33,9 @@ banyan_status banyan_memory_refuse(int64_t need, int64_t have, const char *note)
                        (double)need / unit, large ? "GiB" : "MiB", (double)have / unit, note);
 }
 
-/* memory_limit counts for every rank, also of an imaginary cluster, and for a device's memory where there
- * is one; what is free, for the ranks of this node together. What a device has free is looked at
- * when a cache is made there (device_open.c). */
+/* memory_limit counts for every rank, also of an imaginary cluster, and for a device's memory
+ * where there is one; what is free, for the ranks of this node together. What a device has free
+ * is looked at when a cache is made there (device_open.c). */
 banyan_status banyan_plan_memory(const banyan_plan *plan)
 {
     const banyan_topology *t = banyan_comm_topology(plan->comm);

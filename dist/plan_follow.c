@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whose decoded rows read what an earlier layer chose. Layers that choose, and those that follow them, are
- * of one kind: so the holders of a head are the same in all of them, and what each holder knows after one
- * round of the layer that chose serves the others without a message. */
+/* Whose decoded rows read what an earlier layer chose. Layers that choose, and those that
+ * follow them, are of one kind: so the holders of a head are the same in all of them, and what
+ * each holder knows after one round of the layer that chose serves the others without a
+ * message. */
 #include "dist/plan.h"
 
 static banyan_status check_followed_layers(const banyan_plan *plan,

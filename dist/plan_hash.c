@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One number for all decisions: FNV-1a (Fowler, Noll, Vo) over what was asked and what came of it,
- * so that ranks with different configs, or builds that decide differently, find out at once.
- * Numbers enter as eight bytes, lowest first, whatever their type. Not in it: threads, the memory
- * limit and the kernel, which may differ from machine to machine. */
+/* One number for all decisions: FNV-1a (Fowler, Noll, Vo) over what was asked and what came of
+ * it, so that ranks with different configs, or builds that decide differently, find out at
+ * once. Numbers enter as eight bytes, lowest first, whatever their type. Not in it: threads,
+ * the memory limit and the kernel, which may differ from machine to machine. */
 #include "dist/plan.h"
 
 #include <string.h>

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kinds of layers. Layers are of one kind when their shapes and their rules are the same, and when the
- * cache layers that they read are read alike, since a KV head keeps what any reader of its cache layer
- * will read:
+/* Kinds of layers. Layers are of one kind when their shapes and their rules are the same, and
+ * when the cache layers that they read are read alike, since a KV head keeps what any reader of
+ * its cache layer will read:
  *
  *     layer           0       1       2       3       4       5
  *     rule            dense   s2      dense   s2      dense   s2
  *     cache layer     0       1       2       2       4       4
- *     kind            A       B       C       D       C       D       C and D: kept by the union
+ *     kind            A       B       C       D       C       D    (C, D: kept by the union)
  *
- * Kinds that read the same cache layers have the same retention, and therefore the same holders. */
+ * Kinds that read the same cache layers have the same retention, and therefore the same
+ * holders. */
 #include "dist/plan.h"
 
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who chooses columns and diagonals, or blocks instead: query heads, each for itself, of KV heads that have
- * one holder. So nothing is exchanged, and the choice is the same on any ranks. */
+/* Who chooses columns and diagonals, or blocks instead: query heads, each for itself, of KV
+ * heads that have one holder. So nothing is exchanged, and the choice is the same on any
+ * ranks. */
 #include "dist/plan.h"
 
 static int64_t least(int64_t a, int64_t b)

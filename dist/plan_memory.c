@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a rank must have room for, in block records.
  *
- * A call appends rows at .. at + rows - 1, after evicting what no row from r = at - rollback_tokens
- * on will read. What a KV head then holds of one sequence is
+ * A call appends rows at .. at + rows - 1, after evicting what no row from r = at -
+ * rollback_tokens on will read. What a KV head then holds of one sequence is
  *
  *     permanent blocks below max_tokens, and
  *     others from the first that row r or a later one reads to the last appended: the window.
@@ -14,13 +14,14 @@
  *
  * A sole holder has all of the permanent blocks, and w less the permanent blocks that every w
  * consecutive blocks contain. A holder of a part has the most that it is dealt of so many
- * consecutive ordinals, whatever the sequence's turn (deal.c). With evict: false there is room for
- * all that a holder is ever dealt.
+ * consecutive ordinals, whatever the sequence's turn (deal.c). With evict: false there is room
+ * for all that a holder is ever dealt.
  *
- * The pool. S sequences have N = ceil(pool_tokens / block) blocks together, the last one of each
- * counted as whole. Of n blocks of one sequence at most prefix + R + n R / period are permanent (R
- * residues), so of all at most min(N, S (prefix + R) + N R / period); and S windows have at most
- * min(N, S w). A holder's part of each is its share and what S dealings can exceed theirs by. */
+ * The pool. S sequences have N = ceil(pool_tokens / block) blocks together, the last one of
+ * each counted as whole. Of n blocks of one sequence at most prefix + R + n R / period are
+ * permanent (R residues), so of all at most min(N, S (prefix + R) + N R / period); and S
+ * windows have at most min(N, S w). A holder's part of each is its share and what S dealings
+ * can exceed theirs by. */
 #include "dist/plan.h"
 
 banyan_kept_set banyan_plan_kept_at(const banyan_plan *plan, const banyan_head_plan *head,

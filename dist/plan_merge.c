@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How partials are merged. A kind's items (the partials of one query head, on the head's holders)
- * go through one schedule. Without a merge in the spec the cost model decides: the least time for
- * one row over all layers, the first row of the table on ties. Merges that reduce whole arrays are
- * there to compare with, and must be asked for. */
+/* How partials are merged. A kind's items (the partials of one query head, on the head's
+ * holders) go through one schedule. Without a merge in the spec the cost model decides: the
+ * least time for one row over all layers, the first row of the table on ties. Merges that
+ * reduce whole arrays are there to compare with, and must be asked for. */
 #include "dist/plan.h"
 
 #include <math.h>

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who chooses blocks by data. Query heads of a group that read by one such rule choose together; the
- * holders of their KV head score their own blocks, and tell each other in one round what they found
- * best: each then knows the best of all.
+/* Who chooses blocks by data. Query heads of a group that read by one such rule choose
+ * together; the holders of their KV head score their own blocks, and tell each other in one
+ * round what they found best: each then knows the best of all.
  *
  *     holder     A          B          C
  *     best       7 3 9      12 1 5     20 2 8          (score, block) pairs, `blocks` of them
  *                 \_________/|\_________/
  *     all have   the best of nine
  *
- * What is remembered of a block lies behind its record, since it comes, goes and is copied with it. */
+ * What is remembered of a block lies behind its record, since it comes, goes and is copied with
+ * it. */
 #include "dist/plan.h"
 
 static banyan_picker *picker_of(banyan_kind *kind, int32_t first, const banyan_pattern *pattern)

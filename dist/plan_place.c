@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From patterns to places: how heavy each KV head is, which ranks hold it, where its query heads'
- * results go, and what therefore has to be merged.
+/* From patterns to places: how heavy each KV head is, which ranks hold it, where its query
+ * heads' results go, and what therefore has to be merged.
  *
  * Weight, by `balance`: decode weighs the blocks that a head keeps at planned_tokens, of all
  * sequences. prefill
@@ -113,9 +113,9 @@ static int32_t largest_holder(const banyan_plan *plan, const banyan_head_plan *h
     return best;
 }
 
-/* The holder at the middle of the i-th of `count` equal parts of [0, 1). The parts are all query heads',
- * those of a group apart by as many as there are KV heads: so holders that several groups share get
- * equal numbers of heads, though they be more than a group has. */
+/* The holder at the middle of the i-th of `count` equal parts of [0, 1). The parts are all
+ * query heads', those of a group apart by as many as there are KV heads: so holders that
+ * several groups share get equal numbers of heads, though they be more than a group has. */
 static int32_t dealt_holder(const banyan_placed *placed, int32_t i, int32_t count)
 {
     const uint64_t half = UINT64_MAX / (2 * (uint64_t)count);

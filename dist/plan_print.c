@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A plan, for people. The same plan prints the same text on every rank; plans for many ranks, heads
- * or kinds are summarised. */
+/* A plan, for people. The same plan prints the same text on every rank; plans for many ranks,
+ * heads or kinds are summarised. */
 #include "dist/plan.h"
 
 #include <stdio.h>

@@ -7,7 +7,8 @@
 
 static const int64_t most_sequences = 65536;
 
-/* The blocks that the row at token `tokens`, the next one, reads: without rollback's reserve. */
+/* The blocks that the row at token `tokens`, the next one, reads: without rollback's
+ * reserve. */
 static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention *r,
                                  int64_t turn, int64_t tokens)
 {
@@ -17,7 +18,8 @@ static banyan_kept_set read_next(const banyan_plan *plan, const banyan_retention
     return kept;
 }
 
-/* Of decoded rows that read what an earlier layer chose, at most so many blocks; 0: they are not such. */
+/* Of decoded rows that read what an earlier layer chose, at most so many blocks; 0: they are
+ * not such. */
 static int64_t followed_of(const banyan_class *class, int32_t layer)
 {
     banyan_following law;
@@ -26,8 +28,8 @@ static int64_t followed_of(const banyan_class *class, int32_t layer)
     return banyan_follows(&law, layer) < 0 ? 0 : law.tokens;
 }
 
-/* Is all that is kept for the next row read by it, by all query heads of the group? What is read is
- * among what is kept, so it is enough to count. */
+/* Is all that is kept for the next row read by it, by all query heads of the group? What is
+ * read is among what is kept, so it is enough to count. */
 static int reads_all(const banyan_head_plan *head, const banyan_kept_set *next, int32_t layer,
                      int64_t tokens)
 {
@@ -48,8 +50,8 @@ static int64_t dealt_to(const banyan_kept_set *kept, const banyan_placed *placed
            banyan_kept_below(kept, banyan_cut_low(placed, index));
 }
 
-/* What a class reads of the blocks that it chooses by data: which they are nobody knows yet, but how
- * many: as if they were the last of those that may be. */
+/* What a class reads of the blocks that it chooses by data: which they are nobody knows yet,
+ * but how many: as if they were the last of those that may be. */
 static banyan_run chosen_of(const banyan_class *class, int32_t layer, int64_t own)
 {
     const banyan_selector *selector = class->pattern.selector;
@@ -62,8 +64,9 @@ static banyan_run chosen_of(const banyan_class *class, int32_t layer, int64_t ow
     return (banyan_run){first > choice.first ? first : choice.first, last, 1, 0};
 }
 
-/* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a group
- * read different blocks there is no short way, since blocks are dealt by the group's union. */
+/* Blocks and (query head, block) pairs of one holder, block by block: when query heads of a
+ * group read different blocks there is no short way, since blocks are dealt by the group's
+ * union. */
 static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan *head,
                                  int32_t unit, int32_t layer, int32_t index, int64_t sequences,
                                  int64_t tokens, int64_t *blocks, int64_t *pairs)
@@ -97,8 +100,8 @@ static banyan_status count_reads(const banyan_plan *plan, const banyan_head_plan
     return BANYAN_OK;
 }
 
-/* Bytes of summaries that one holder reads to choose blocks of a KV head: of all that may be chosen, once for
- * each picker. */
+/* Bytes of summaries that one holder reads to choose blocks of a KV head: of all that may be
+ * chosen, once for each picker. */
 static int64_t summaries_of(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
                             int32_t index, int64_t sequences, int64_t tokens)
 {

@@ -4,7 +4,8 @@
  *
  *     pool            counters of all ranks, and the numbers of records that were given back
  *     block tables    chunks for all that the pool holds, and for what sequences do not share
- *     sequences       pointers to chunks: capacity / 64 for each (sequence, layer, KV head held here)
+ *     sequences       pointers to chunks: capacity / 64 for each (sequence, layer, KV head held
+ *                     here)
  *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
  *     inputs          q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, a tile's strongest tokens
@@ -16,8 +17,9 @@
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
- * With one thread there is one input, and a slot to compute in beside the one to combine in. With T
- * threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T inputs, and 4T slots. */
+ * With one thread there is one input, and a slot to compute in beside the one to combine in.
+ * With T threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T inputs, and
+ * 4T slots. */
 #include "dist/device_cache.h"
 #include "dist/workspace.h"
 #include "dist/plan.h"
@@ -32,9 +34,9 @@ static int64_t table_chunks(int64_t capacity)
     return capacity / BANYAN_HELD_CHUNK + 1;
 }
 
-/* All tables of a KV head of one layer: what the pool holds, in whole chunks, and beyond that one
- * chunk of each sequence that is begun, and those that it has changed: where the window moves on,
- * what comes after it moves up. */
+/* All tables of a KV head of one layer: what the pool holds, in whole chunks, and beyond that
+ * one chunk of each sequence that is begun, and those that it has changed: where the window
+ * moves on, what comes after it moves up. */
 static int64_t head_chunks(const banyan_plan *plan, const banyan_head_plan *head,
                            int64_t capacity, int rank)
 {
@@ -253,7 +255,8 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->slots = slots;
 }
 
-/* A block's rows in the cache's format of each worker; its keys, and queries, where summaries are made. */
+/* A block's rows in the cache's format of each worker; its keys, and queries, where summaries
+ * are made. */
 static void lay_plain(const banyan_plan *plan, banyan_arena *arena, const banyan_sizes *z,
                       banyan_cache *c)
 {

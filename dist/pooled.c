@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pooled attention (attention/lines.h): how well the mean of some queries fits the mean of a block's keys.
- * It serves twice: to tell whether means say anything of a head's attention, and then, of the rows of each
- * own block, to choose the blocks that they read. Full blocks have a summary; of the own one's keys the
- * mean is made here, up to the rows' last token, where they end within it. One rank has all blocks of such
- * a head: nothing is exchanged, and nobody else adds in another order. */
+/* Pooled attention (attention/lines.h): how well the mean of some queries fits the mean of a
+ * block's keys. It serves twice: to tell whether means say anything of a head's attention, and
+ * then, of the rows of each own block, to choose the blocks that they read. Full blocks have a
+ * summary; of the own one's keys the mean is made here, up to the rows' last token, where they
+ * end within it. One rank has all blocks of such a head: nothing is exchanged, and nobody else
+ * adds in another order. */
 #include "dist/lines.h"
 
 #include <math.h>
 #include <string.h>
 
-/* The mean of the keys of a block's first `written` tokens: what is remembered of it, if these are all. */
+/* The mean of the keys of a block's first `written` tokens: what is remembered of it, if these
+ * are all. */
 static const float *own_mean(const banyan_cache *c, const banyan_kind *kind,
                              const banyan_kept *kept, int64_t own, int32_t written, float *room,
                              const banyan_worker *worker)

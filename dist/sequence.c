@@ -98,7 +98,7 @@ banyan_status banyan_sequence_create(banyan_cache *cache, uint64_t turn, banyan_
     return BANYAN_OK;
 }
 
-/* ---- forks --------------------------------------------------------------------------------- */
+/* ---- forks ------------------------------------------------------------------------------- */
 
 static int64_t forked(const banyan_sequence *s, int32_t layer, int64_t tokens)
 {
@@ -251,7 +251,7 @@ banyan_status banyan_sequence_open(banyan_cache *cache, int32_t index, banyan_se
                        (int)index, (int)cache->live);
 }
 
-/* ---- questions ----------------------------------------------------------------------------- */
+/* ---- questions --------------------------------------------------------------------------- */
 
 /* Whose keys and values a layer of the plan reads. */
 static int32_t layer_read_by(const banyan_sequence *s, int32_t layer)

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* snapshot.h - a cache on disk; for the files of dist/ that write and read one.
  *
- *     FOLDER/manifest             what is in it; renamed into place last, so that it is the snapshot
- *            index-ID-RANK        of each rank that saved: its blocks, where they lie, their checksums;
- *                                 and its sums of what is read as one token
+ *     FOLDER/manifest             what is in it; renamed into place last, so that it is the
+ *                                 snapshot
+ *            index-ID-RANK        of each rank that saved: its blocks, where they lie, their
+ *                                 checksums; and its sums of what is read as one token
  *            blocks-ID-RANK       blocks that it wrote: rows in the cache's dtype
  *            note-ID              the caller's bytes
  *            lock
  *
- * ID, 16 hexadecimal digits, is drawn anew for each save: no save writes to a file of another. An index
- * may name blocks that an earlier save wrote. Numbers are little endian; checksums are XXH3 of 64 bits.
+ * ID, 16 hexadecimal digits, is drawn anew for each save: no save writes to a file of another.
+ * An index may name blocks that an earlier save wrote. Numbers are little endian; checksums are
+ * XXH3 of 64 bits.
  *
  *     manifest   "banyan snapshot\n" u32 version, u64 bytes of all of it
  *                u64 id, number of saves, plan hash; u32 ranks that saved
@@ -18,7 +20,8 @@
  *                      and of each head the rule: u32 bytes, text
  *                of each layer: u32 kind, u32 cache layer
  *                u64 bytes of the note, u64 its checksum
- *                u64 next id, u32 sequences; each: u64 turn, u64 family, of each layer with keys of its own
+ *                u64 next id, u32 sequences; each: u64 turn, u64 family, of each layer with
+ *                keys of its own
  *                      i64 length, longest, floor, u32 turns; each: i64 first, u64 turn, u64 id
  *                of each rank: u64 bytes of its index's head, its checksum, blocks, their bytes
  *                u64 checksum of all before
@@ -28,17 +31,20 @@
  *                          u64 checksum of these entries, u64 sums, u64 checksum of these sums
  *                entries, 40 bytes: u64 block, id, offset, checksum; u32 file, u32 rows
  *                sums, behind the entries of all groups: u64 sequence, first, end,
- *                      fp64 [key_dim + value_dim]: of the keys and values of its tokens first .. end-1
- *     block      k [block_tokens][key_dim], v [block_tokens][value_dim] (not with value_in_key);
- *                with e4m3 also factors fp32, of k and of v [block_tokens]; zeros behind its rows
+ *                      fp64 [key_dim + value_dim]: of the keys and values of its tokens first
+ *                      .. end-1
+ *     block      k [block_tokens][key_dim], v [block_tokens][value_dim] (not with
+ *                value_in_key); with e4m3 also factors fp32, of k and of v [block_tokens];
+ *                zeros behind its rows
  *
- * This is version 2. Version 1 is read as well: it has no sums, nor their two numbers in a group. */
+ * This is version 2. Version 1 is read as well: it has no sums, nor their two numbers in a
+ * group. */
 #ifndef BANYAN_DIST_SNAPSHOT_H
 #define BANYAN_DIST_SNAPSHOT_H
 
 #include "dist/cache.h"
 
-/* ---- bytes (snapshot_bytes.c) --------------------------------------------------------------- */
+/* ---- bytes (snapshot_bytes.c) ------------------------------------------------------------ */
 
 uint64_t banyan_checksum(const void *data, size_t bytes);
 
@@ -66,10 +72,11 @@ uint64_t banyan_get64(banyan_cursor *from);
 /* A count of things of at least `bytes` bytes each, at most what is left and `most`. */
 int64_t banyan_get_count(banyan_cursor *from, size_t bytes, int64_t most);
 
-/* ---- files (snapshot_file.c) ------------------------------------------------------------------ */
+/* ---- files (snapshot_file.c) ------------------------------------------------------------- */
 
 enum { BANYAN_PATH = 4096 };
-/* FOLDER/NAME-ID-RANK; rank < 0: without it; id 0: FOLDER/NAME. ARGUMENT when it is too long. */
+/* FOLDER/NAME-ID-RANK; rank < 0: without it; id 0: FOLDER/NAME. ARGUMENT when it is too
+ * long. */
 banyan_status banyan_snapshot_path(char path[BANYAN_PATH], const char *folder, const char *name,
                                    uint64_t id, int rank);
 /* FILE, with the path and why. */
@@ -85,14 +92,15 @@ banyan_status banyan_file_all(const char *path, size_t most, unsigned char **dat
 banyan_status banyan_file_sync(int fd, const char *path); /* to disk; and closes it */
 banyan_status banyan_folder_sync(const char *folder);
 
-/* Who may do what in a folder at the same time: one saves; any number open; nobody removes files while
- * somebody opens. -1 where the system has no such locks, or there is none to hold: goes on without. */
+/* Who may do what in a folder at the same time: one saves; any number open; nobody removes
+ * files while somebody opens. -1 where the system has no such locks, or there is none to hold:
+ * goes on without. */
 typedef enum banyan_lock { BANYAN_LOCK_SAVE, BANYAN_LOCK_REMOVE, BANYAN_LOCK_OPEN } banyan_lock;
 /* 0: somebody else has it (OPEN waits). */
 int banyan_folder_lock(const char *folder, banyan_lock lock, int *fd);
 void banyan_folder_unlock(int fd);
 
-/* ---- manifest and index (snapshot_format.c) ---------------------------------------------------- */
+/* ---- manifest and index (snapshot_format.c) ---------------------------------------------- */
 
 typedef struct banyan_saved_kind {
     int32_t kv_heads, key_dim, value_dim, value_in_key;
@@ -181,14 +189,14 @@ banyan_status banyan_index_entries(const banyan_index *index, const banyan_snaps
 /* The sums of a group, ascending by sequence, for free(). */
 banyan_status banyan_index_sums(const banyan_index *index, const banyan_snapshot *s,
                                 const banyan_saved_group *group, banyan_saved_sum **out);
-/* The bytes of an index; entries and sums of all groups, one behind the other. Fills in the groups'
- * checksums and head_bytes. */
+/* The bytes of an index; entries and sums of all groups, one behind the other. Fills in the
+ * groups' checksums and head_bytes. */
 void banyan_index_write(banyan_index *index, const banyan_saved_block *entry,
                         const banyan_saved_sum *sum, banyan_bytes *out);
 const banyan_saved_block *banyan_entry_find(const banyan_saved_block *entry, int64_t count,
                                             int64_t block, uint64_t id);
 
-/* ---- blocks (snapshot_blocks.c) -------------------------------------------------------------- */
+/* ---- blocks (snapshot_blocks.c) ---------------------------------------------------------- */
 
 /* Bytes of a block in a file. */
 size_t banyan_plain_bytes(const banyan_block_shape *shape);
@@ -208,8 +216,9 @@ banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *inde
                                 const banyan_saved_block *saved, void *to, size_t bytes);
 void banyan_block_reader_end(banyan_block_reader *r);
 
-/* Blocks on their way between records and one file after another, in the order of the list: some MiB at a
- * time, which the threads pack or unpack while one of them reads or writes others. */
+/* Blocks on their way between records and one file after another, in the order of the list:
+ * some MiB at a time, which the threads pack or unpack while one of them reads or writes
+ * others. */
 typedef struct banyan_move {
     const banyan_block_shape *shape;
     void *record;
@@ -218,15 +227,16 @@ typedef struct banyan_move {
     int32_t rank; /* that saved it */
     const char *path;
 } banyan_move;
-/* Blocks of a saved sequence that are written no more, unless it goes back. On a device a graph that is
- * replayed may write rows of its last call again, which the host does not see. */
+/* Blocks of a saved sequence that are written no more, unless it goes back. On a device a graph
+ * that is replayed may write rows of its last call again, which the host does not see. */
 static inline int64_t banyan_clean_blocks(const banyan_plan *plan, int64_t length)
 {
     const int64_t end = plan->kernel->device ? length - plan->spec.max_rows : length;
     return end > 0 ? end / plan->spec.block_tokens : 0;
 }
 banyan_status banyan_snapshot_possible(const banyan_plan *plan);
-/* Of a buffer between records and files, at least; a block fits in any case. Tests make it small. */
+/* Of a buffer between records and files, at least; a block fits in any case. Tests make it
+ * small. */
 extern size_t banyan_batch_bytes;
 banyan_status banyan_blocks_save(banyan_cache *c, const banyan_move *move, int64_t count);
 banyan_status banyan_blocks_load(banyan_cache *c, const banyan_move *move, int64_t count);

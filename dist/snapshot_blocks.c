@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Blocks between records and files.
  *
- * A thread of its own reads files, or writes them, and the others make records of what was read, or unpack
- * those that are to be written:
+ * A thread of its own reads files, or writes them, and the others make records of what was
+ * read, or unpack those that are to be written:
  *
  *     open   files --reader--> buffers in a ring --threads--> records
  *     save   records --threads--> buffers in a ring --writer--> files
  *
- * so that the disk never waits for one batch of blocks to be converted. Blocks that lie one behind the other
- * in a file are one read or write. A device's records come and go by way of page-locked memory. */
+ * so that the disk never waits for one batch of blocks to be converted. Blocks that lie one
+ * behind the other in a file are one read or write. A device's records come and go by way of
+ * page-locked memory. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 #include "dist/snapshot.h"
@@ -56,7 +57,7 @@ static banyan_status damaged_block(const char *path, const banyan_saved_block *b
                        path, b->block, (int)layer, (int)kv_head, b->offset);
 }
 
-/* ---- one after another --------------------------------------------------------------------- */
+/* ---- one after another ------------------------------------------------------------------- */
 
 void banyan_block_reader_end(banyan_block_reader *r)
 {
@@ -86,7 +87,7 @@ banyan_status banyan_block_read(banyan_block_reader *r, const banyan_index *inde
     return status;
 }
 
-/* ---- batches ------------------------------------------------------------------------------- */
+/* ---- batches ----------------------------------------------------------------------------- */
 
 /* Room for one batch's blocks. */
 typedef struct buffer {
@@ -107,8 +108,8 @@ typedef struct mover {
     int is_save;
     int64_t *begin; /* [batches + 1]: batch n has blocks begin[n] .. begin[n+1]-1 of the list */
     int64_t batches;
-    buffer ring
-        [RING]; /* batch n lies in n % RING: its filler's until it is filled, then its emptier's */
+    buffer
+        ring[RING]; /* batch n lies in n % RING: who fills it has it first, then who empties */
     /* What the threads convert just now. */
     int64_t work;
     buffer_place *at;      /* [blocks of the batch] */
@@ -232,7 +233,8 @@ static banyan_status convert(mover *m, int64_t n)
     for (int64_t i = 1; i < count; i++)
         m->at[i] = (buffer_place){m->at[i - 1].bytes + plain_of(m, m->begin[n] + i - 1),
                                   m->at[i - 1].records + record_of(m, m->begin[n] + i - 1)};
-    /* One of the cache's threads is that of the files: another in its place would take its core from it. */
+    /* One of the cache's threads is that of the files: another in its place would take its core
+     * from it. */
     const int32_t threads = m->c->plan->spec.threads > 1 ? m->c->plan->spec.threads - 1 : 1;
     banyan_each(threads, count, convert_body, m);
     for (int64_t i = 0; i < count && !status; i++)
@@ -241,7 +243,7 @@ static banyan_status convert(mover *m, int64_t n)
     return !status && !m->is_save ? device_records(m, n) : status;
 }
 
-/* ---- the ring ------------------------------------------------------------------------------ */
+/* ---- the ring ---------------------------------------------------------------------------- */
 
 /* Waits until batch n's buffer is to be filled, or is filled; 0: the other side has failed. */
 static int await_buffer(mover *m, int64_t n, int fills)
@@ -305,7 +307,7 @@ static banyan_status move_batches(mover *m)
     return !status && m->failed ? banyan_fail(m->failed, "%s", m->why) : status;
 }
 
-/* ---- all of them --------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------- */
 
 static banyan_status take_buffer(const mover *m, buffer *b)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Numbers to bytes, lowest first, and back; and their checksum, which is xxHash's XXH3 of 64 bits, compiled
- * from its header. */
+/* Numbers to bytes, lowest first, and back; and their checksum, which is xxHash's XXH3 of 64
+ * bits, compiled from its header. */
 #include "dist/snapshot.h"
 
 #include <stdlib.h>

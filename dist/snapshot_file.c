@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Files of a snapshot: whole reads and writes, to disk, and who may do what at the same time.
  *
- * Locks are of bytes of FOLDER/lock and of an open file (F_OFD_SETLK): they end with the process that has
- * them, however it ends, and hold on file systems that hosts share. */
+ * Locks are of bytes of FOLDER/lock and of an open file (F_OFD_SETLK): they end with the
+ * process that has them, however it ends, and hold on file systems that hosts share. */
 #define _GNU_SOURCE /* F_OFD_SETLK */
 #include "dist/snapshot.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The ranks' way through a save, and the folder's files: one folder that all ranks see, one save at a time,
- * nothing left of one that failed, nor of snapshots before. */
+/* The ranks' way through a save, and the folder's files: one folder that all ranks see, one
+ * save at a time, nothing left of one that failed, nor of snapshots before. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 #include "dist/snapshot_save.h"
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- may it be saved? ---------------------------------------------------------------------- */
+/* ---- may it be saved? -------------------------------------------------------------------- */
 
 /* Keys and values of a step come after it. */
 static banyan_status check_written(const banyan_layer *layer, int32_t index, int is_owed)
@@ -77,7 +77,7 @@ static banyan_status check_save(banyan_cache *c, const char *folder, const void 
     return status ? status : check_lengths(c);
 }
 
-/* ---- beginning ----------------------------------------------------------------------------- */
+/* ---- beginning --------------------------------------------------------------------------- */
 
 /* What was there before, if it is a snapshot. */
 static banyan_status read_old(banyan_saving *x)
@@ -135,7 +135,8 @@ static banyan_status join_save(banyan_saving *x)
     return status;
 }
 
-/* Are all files there, and as long as they were, from which blocks are to be a part of this snapshot? */
+/* Are all files there, and as long as they were, from which blocks are to be a part of this
+ * snapshot? */
 static int has_files(const banyan_saving *x)
 {
     char path[BANYAN_PATH];
@@ -162,7 +163,7 @@ static void find_previous(banyan_saving *x)
         !banyan_index_read(x->folder, &x->old, plan->rank, &x->previous) && has_files(x);
 }
 
-/* ---- the whole way ------------------------------------------------------------------------- */
+/* ---- the whole way ----------------------------------------------------------------------- */
 
 static banyan_status write_all(banyan_saving *x)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The manifest of a snapshot: see snapshot.h for its bytes. What is read is believed only as far as
- * it has been looked at: counts are bounded by the bytes that are left. */
+/* The manifest of a snapshot: see snapshot.h for its bytes. What is read is believed only as
+ * far as it has been looked at: counts are bounded by the bytes that are left. */
 #include "dist/plan.h"
 #include "dist/snapshot.h"
 
@@ -12,7 +12,7 @@ static const char magic[16] = "banyan snapshot\n";
 enum { OLDEST = 1, VERSION = 2 };
 static const int64_t most_layers = 1 << 16, most_heads = 1 << 16, most_ranks = 1 << 22;
 
-/* ---- memory -------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 typedef struct banyan_owned {
     struct banyan_owned *next;
@@ -38,7 +38,7 @@ void banyan_snapshot_free(banyan_snapshot *s)
     s->owned = NULL;
 }
 
-/* ---- writing ------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 static void put_text(banyan_bytes *to, const char *text)
 {
@@ -118,7 +118,7 @@ void banyan_snapshot_write(const banyan_cache *c, const banyan_snapshot *numbers
     banyan_put64(out, banyan_checksum(out->data, out->used));
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 static int32_t get_number(banyan_cursor *from, int64_t low, int64_t high)
 {

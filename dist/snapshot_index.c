@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A rank's index: which blocks it saved, KV head by KV head, and where they lie; and sums. See snapshot.h. */
+/* A rank's index: which blocks it saved, KV head by KV head, and where they lie; and sums. See
+ * snapshot.h. */
 #include "dist/snapshot.h"
 
 #include <inttypes.h>
@@ -20,7 +21,7 @@ void banyan_index_free(banyan_index *index)
     index->group = NULL;
 }
 
-/* ---- writing ------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 static void put_entry(banyan_bytes *to, const banyan_saved_block *b)
 {
@@ -92,7 +93,7 @@ void banyan_index_write(banyan_index *index, const banyan_saved_block *entry,
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 static banyan_status get_files(banyan_cursor *from, banyan_index *x)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Looking at a snapshot without a cache: its note, what is in it, whether all of it is whole. */
+/* Looking at a snapshot without a cache: its note, what is in it, whether all of it is
+ * whole. */
 #include "dist/snapshot.h"
 
 #include <inttypes.h>
@@ -18,7 +19,7 @@ static banyan_status read_given_manifest(const char *folder, banyan_snapshot *s)
     return banyan_snapshot_read(folder, s);
 }
 
-/* ---- the note ------------------------------------------------------------------------------ */
+/* ---- the note ---------------------------------------------------------------------------- */
 
 static banyan_status read_note(const char *folder, const banyan_snapshot *s,
                                unsigned char **out)
@@ -60,7 +61,7 @@ banyan_status banyan_snapshot_note(const char *folder, void *note, size_t bytes,
     return status;
 }
 
-/* ---- what is in it ------------------------------------------------------------------------- */
+/* ---- what is in it ----------------------------------------------------------------------- */
 
 /* Rules of a kind of layer, heads with the same one together. */
 static void print_saved_kind(const banyan_snapshot *s, int32_t k, FILE *out)
@@ -123,7 +124,7 @@ banyan_status banyan_snapshot_print(const char *folder, FILE *out)
     return BANYAN_OK;
 }
 
-/* ---- is it whole? -------------------------------------------------------------------------- */
+/* ---- is it whole? ------------------------------------------------------------------------ */
 
 typedef struct verification {
     const char *folder;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a snapshot. Lengths, floors and turns make the sequences what they were; from these follows
- * what this plan keeps on this rank, which is then looked up in the indexes of the ranks that saved,
- * KV head by KV head, and read file by file, front to back. */
+/* Opening a snapshot. Lengths, floors and turns make the sequences what they were; from these
+ * follows what this plan keeps on this rank, which is then looked up in the indexes of the
+ * ranks that saved, KV head by KV head, and read file by file, front to back. */
 #include "dist/snapshot_open.h"
 
 #include "dist/device_cache.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- does it fit? -------------------------------------------------------------------------- */
+/* ---- does it fit? ------------------------------------------------------------------------ */
 
 static banyan_status differs(const banyan_opening *o, const char *field, int64_t mine,
                              int64_t theirs)
@@ -75,7 +75,7 @@ static banyan_status fit(const banyan_opening *o)
     return BANYAN_OK;
 }
 
-/* ---- sequences ----------------------------------------------------------------------------- */
+/* ---- sequences --------------------------------------------------------------------------- */
 
 static banyan_status make_sequence(banyan_opening *o, const banyan_saved_sequence *from)
 {
@@ -97,7 +97,8 @@ static banyan_status make_sequence(banyan_opening *o, const banyan_saved_sequenc
         layer->turn_count = 1;
         if (!banyan_keeps_own(o->plan, l)) continue;
         layer->length = layer->written = saved->length;
-        /* One that had gone back goes on where it ended, though this plan lets it go back less far. */
+        /* One that had gone back goes on where it ended, though this plan lets it go back less
+         * far. */
         layer->longest = saved->length + spec->rollback_tokens;
         if (layer->longest > saved->longest) layer->longest = saved->longest;
         /* What the plan has room for: as after a call of max_rows rows. */
@@ -130,7 +131,7 @@ static banyan_status make_sequences(banyan_opening *o)
     return BANYAN_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 static int by_file_offset(const void *a, const void *b)
 {
@@ -174,7 +175,7 @@ static banyan_status load_all(banyan_opening *o)
     return status;
 }
 
-/* ---- the whole way ------------------------------------------------------------------------- */
+/* ---- the whole way ----------------------------------------------------------------------- */
 
 static banyan_status read_indexes(banyan_opening *o)
 {

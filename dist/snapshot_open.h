@@ -27,8 +27,8 @@ typedef struct banyan_entries {
     banyan_saved_sum *sum;     /* [group->sums]; NULL: nobody adds them up here */
 } banyan_entries;
 
-/* The block of a sequence among the entries of[0 .. count-1], and where it was found. CONFIG: it is not
- * there; FILE: it is, and cannot be the sequence's. */
+/* The block of a sequence among the entries of[0 .. count-1], and where it was found. CONFIG:
+ * it is not there; FILE: it is, and cannot be the sequence's. */
 banyan_status banyan_open_find(const banyan_opening *o, const banyan_sequence *s, int32_t layer,
                                int32_t kv_head, int64_t block, const banyan_entries *of,
                                int32_t count, const banyan_entries **where,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is removed from a snapshot's folder: what only the snapshot before needed, when the new one is in
- * place; and before a save begins what others left that died, since it may be what fills the disk. Nothing
- * that is not exactly a name of ours is touched, and nothing while somebody opens. */
+/* What is removed from a snapshot's folder: what only the snapshot before needed, when the new
+ * one is in place; and before a save begins what others left that died, since it may be what
+ * fills the disk. Nothing that is not exactly a name of ours is touched, and nothing while
+ * somebody opens. */
 #include "dist/plan.h"
 #include "dist/snapshot_save.h"
 
@@ -65,7 +66,7 @@ static void remove_others(const char *in, uint64_t kept, uint64_t *id, size_t co
     banyan_folder_unlock(lock);
 }
 
-/* ---- before a save ------------------------------------------------------------------------- */
+/* ---- before a save ----------------------------------------------------------------------- */
 
 /* One that died left at least its manifest, its index, or its note. */
 static int is_left(const banyan_saving *x)
@@ -107,7 +108,7 @@ void banyan_save_remove_left(const banyan_saving *x)
     free(id);
 }
 
-/* ---- behind it ----------------------------------------------------------------------------- */
+/* ---- behind it --------------------------------------------------------------------------- */
 
 /* Rank 0 hears from each rank whose blocks its index names. Collective. */
 banyan_status banyan_save_remove_old(banyan_saving *x)

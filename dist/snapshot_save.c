@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Saving a cache. Every rank writes what it keeps to files of its own that nobody else knows of yet,
- * and syncs them; then rank 0 writes the manifest beside the old one, syncs it, and renames it into
- * place: at every moment before that the old snapshot is whole, and after it the new one. What only
- * the old one needed is removed last.
+/* Saving a cache. Every rank writes what it keeps to files of its own that nobody else knows of
+ * yet, and syncs them; then rank 0 writes the manifest beside the old one, syncs it, and
+ * renames it into place: at every moment before that the old snapshot is whole, and after it
+ * the new one. What only the old one needed is removed last.
  *
- * A whole block never changes. So a rank that saves again where it saved (or opened) before writes
- * only what came since: each layer knows below which block it is as it was then (`clean`). When more than
- * half of the files' bytes are of blocks that are gone, all are written anew. */
+ * A whole block never changes. So a rank that saves again where it saved (or opened) before
+ * writes only what came since: each layer knows below which block it is as it was then
+ * (`clean`). When more than half of the files' bytes are of blocks that are gone, all are
+ * written anew. */
 #include "dist/snapshot_save.h"
 
 #include "dist/device_cache.h"
@@ -18,7 +19,7 @@
 
 static const int64_t step_bytes = INT64_C(1) << 30, slack_bytes = INT64_C(64) << 20;
 
-/* ---- which blocks -------------------------------------------------------------------------- */
+/* ---- which blocks ------------------------------------------------------------------------ */
 
 typedef struct kept_block {
     banyan_saved_block saved;
@@ -193,7 +194,7 @@ banyan_status banyan_save_list(banyan_saving *x)
     return status;
 }
 
-/* ---- writing ------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 /* The next of them, about a GiB. */
 static banyan_status write_step(banyan_saving *x, int fd, int64_t *done)

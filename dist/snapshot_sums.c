@@ -4,10 +4,11 @@
  *     tokens    0 .. first | first .. saved end | .. end of the floor here |
  *     sums        read     | from the snapshot  | blocks, added and let go | blocks, held
  *
- * A saved sum is of keys and values of one KV head's tokens, whatever the rules were: it is gone on with
- * where it begins at the same token and does not go beyond what is left out here. Else all blocks from the
- * first on are added, where they are there: so what was read under other rules is opened as well. Token by
- * token in their order, as a cache adds them that was never saved: the bits are the same. */
+ * A saved sum is of keys and values of one KV head's tokens, whatever the rules were: it is
+ * gone on with where it begins at the same token and does not go beyond what is left out here.
+ * Else all blocks from the first on are added, where they are there: so what was read under
+ * other rules is opened as well. Token by token in their order, as a cache adds them that was
+ * never saved: the bits are the same. */
 #include "dist/snapshot_open.h"
 
 #include <stdlib.h>
@@ -19,7 +20,8 @@ static int by_sequence(const void *a, const void *b)
     return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
 }
 
-/* The saved sum that is furthest along and of use for tokens first .. end-1; none: `kept` stays empty. */
+/* The saved sum that is furthest along and of use for tokens first .. end-1; none: `kept` stays
+ * empty. */
 static void take_saved(int32_t index, int64_t first, int64_t end, const banyan_entries *of,
                        int32_t count, banyan_compensation *kept)
 {

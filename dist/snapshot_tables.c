@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a snapshot: block tables. Which blocks a sequence has of a KV head on this rank follows from
- * the plan; each is looked up in the indexes, and listed to be read. */
+/* Opening a snapshot: block tables. Which blocks a sequence has of a KV head on this rank
+ * follows from the plan; each is looked up in the indexes, and listed to be read. */
 #include "dist/snapshot_open.h"
 
 #include "dist/device_cache.h"
@@ -51,7 +51,8 @@ static banyan_status add_move(banyan_opening *o, const banyan_sequence *s, int32
     return BANYAN_OK;
 }
 
-/* Chunks are shared with the sequence before it that has most blocks in common from the first on. */
+/* Chunks are shared with the sequence before it that has most blocks in common from the first
+ * on. */
 static banyan_status fill_table(banyan_opening *o, banyan_sequence *s, int32_t layer, int32_t j,
                                 int64_t count)
 {

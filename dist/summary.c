@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is remembered of a block once it is full, and what queries are to it, in float64: for those who choose
- * by it (pick.c, pooled.c). */
+/* What is remembered of a block once it is full, and what queries are to it, in float64: for
+ * those who choose by it (pick.c, pooled.c). */
 #include "dist/cache.h"
 
 void banyan_plain_keys(const banyan_cache *c, const banyan_shape *shape, const void *record,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Threads inside a rank: the one place that starts them. Results never depend on which thread did
- * what, only on how work was cut, so the order is free. */
+/* Threads inside a rank: the one place that starts them. Results never depend on which thread
+ * did what, only on how work was cut, so the order is free. */
 #include "dist/cache.h"
 
 #ifdef _OPENMP

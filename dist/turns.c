@@ -9,11 +9,11 @@
  *                   block  5, half full    turn 0, id 2       a copy, on the same rank
  *                   blocks 6 ..            turn 3, id 2       its own
  *
- * Two sequences hold the same record of a block iff its id is the same in both, and both hold the
- * block at all, which follows from a layer's length and floor. So each rank can count what every
- * rank uses: a block that is taken adds a record where it is dealt to, one that is let go by its
- * last holder frees it. That is compared with what each rank has room for before anything changes,
- * and "full" is said by all ranks alike. */
+ * Two sequences hold the same record of a block iff its id is the same in both, and both hold
+ * the block at all, which follows from a layer's length and floor. So each rank can count what
+ * every rank uses: a block that is taken adds a record where it is dealt to, one that is let go
+ * by its last holder frees it. That is compared with what each rank has room for before
+ * anything changes, and "full" is said by all ranks alike. */
 #include "dist/plan.h"
 #include "dist/cache.h"
 
@@ -90,7 +90,7 @@ const banyan_sequence *banyan_is_shared_before(const banyan_sequence *s, int32_t
     return shared_with(s, layer, kv_head, block, (int32_t)(s - s->cache->sequence));
 }
 
-/* ---- counting ------------------------------------------------------------------------------ */
+/* ---- counting ---------------------------------------------------------------------------- */
 
 void banyan_count_begin(banyan_cache *c)
 {
@@ -184,10 +184,10 @@ void banyan_count_copies(banyan_sequence *s, int32_t layer, int64_t block)
             count_block(s, layer, layer_head(s, layer, g), turn, block, 1);
 }
 
-/* ---- turns --------------------------------------------------------------------------------- */
+/* ---- turns ------------------------------------------------------------------------------- */
 
-/* Is there another sequence in which blocks of this id go on beyond `first`, or may? The last id of
- * a list is that of the blocks to come: no two sequences have the same one there. */
+/* Is there another sequence in which blocks of this id go on beyond `first`, or may? The last
+ * id of a list is that of the blocks to come: no two sequences have the same one there. */
 static int goes_on(const banyan_sequence *s, int32_t layer, uint64_t id, int64_t first)
 {
     const banyan_cache *c = s->cache;
@@ -231,8 +231,8 @@ static void rename_id(const banyan_sequence *s, int32_t layer, uint64_t from, ui
     }
 }
 
-/* Two ids of one turn are one when nobody has blocks of the first where the second begins. Each pair
- * that remains has a sequence of its own for which it does, so that lists stay short. */
+/* Two ids of one turn are one when nobody has blocks of the first where the second begins. Each
+ * pair that remains has a sequence of its own for which it does, so that lists stay short. */
 static void join_turns(banyan_sequence *s, int32_t layer)
 {
     banyan_layer *l = &s->layer[layer];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* workspace.h - the memory of what is chosen once a call, and of tokens that are remembered from layer to
- * layer (plan_choices.c); for plan_workspace.c. */
+/* workspace.h - the memory of what is chosen once a call, and of tokens that are remembered
+ * from layer to layer (plan_choices.c); for plan_workspace.c. */
 #ifndef BANYAN_DIST_WORKSPACE_H
 #define BANYAN_DIST_WORKSPACE_H
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What only one rank knows, known to all: a failure in its own words (a file that is missing on one
- * machine), and whether a node has room for what its ranks are about to take. */
+/* What only one rank knows, known to all: a failure in its own words (a file that is missing on
+ * one machine), and whether a node has room for what its ranks are about to take. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
 
 enum { word_bytes = 1024 };
 
-/* One number says who failed first, and how: ranks count down, so that the maximum is the lowest. */
+/* One number says who failed first, and how: ranks count down, so that the maximum is the
+ * lowest. */
 static double encode_failure(int ranks, int rank, banyan_status mine)
 {
     return mine ? 16.0 * (ranks - rank) - (double)mine : 0; /* errors are negative */

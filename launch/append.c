@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A file that several jobs add lines to. A line is written whole, at the end, while the file is locked
- * (O_APPEND: on a file that became shorter, no hole of zeros comes before it), and is on the disk when
- * append_write returns. */
+/* A file that several jobs add lines to. A line is written whole, at the end, while the file is
+ * locked (O_APPEND: on a file that became shorter, no hole of zeros comes before it), and is on
+ * the disk when append_write returns. */
 #include "launch/file.h"
 
 #include <errno.h>

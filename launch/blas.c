@@ -2,10 +2,11 @@
 /* OpenBLAS, set for one rank of many: one thread (a rank's threads are the library's), and the
  * kernels that the processor deserves.
  *
- * It chooses its kernels when it is loaded, before main. 0.3.21 (Debian 12) takes AVX-512 processors
- * that it does not know for Haswell, at half their speed, and nothing that it exports can change the
- * choice later. Then the program starts itself once more with OPENBLAS_CORETYPE set; before MPI is
- * initialised that is free of consequences. A user's own setting stays. */
+ * It chooses its kernels when it is loaded, before main. 0.3.21 (Debian 12) takes AVX-512
+ * processors that it does not know for Haswell, at half their speed, and nothing that it
+ * exports can change the choice later. Then the program starts itself once more with
+ * OPENBLAS_CORETYPE set; before MPI is initialised that is free of consequences. A user's own
+ * setting stays. */
 #include "launch/command.h"
 
 #include <cblas.h>

@@ -1,33 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bounds.h - how far attention in fp32 may be from attention in fp64, derived, in one place. Every
- * comparison with an oracle uses these functions; nothing is tuned until it passes.
+/* bounds.h - how far attention in fp32 may be from attention in fp64, derived, in one place.
+ * Every comparison with an oracle uses these functions; nothing is tuned until it passes.
  *
- * The oracle computes in double from the same q, and from k and v already rounded to the cache's
- * format, so the format costs nothing here. Let u = 2^-24, D = key_dim, pi_i the exact weights (they
- * sum to 1), and, over the tokens that the row sees,
+ * The oracle computes in double from the same q, and from k and v already rounded to the
+ * cache's format, so the format costs nothing here. Let u = 2^-24, D = key_dim, pi_i the exact
+ * weights (they sum to 1), and, over the tokens that the row sees,
  *
  *     A = max scale sum_d |q_d k_d|     V = max |v|     S = sqrt(sum pi_i^2)  (1/sqrt(n) .. 1)
  *
  * Rounding errors are taken as independent and of mean 0 (Higham and Mary, SIAM J. Sci. Comput.
- * 41(5), 2019): n of them sum to at most gamma(n) = min(n, L sqrt(n)) u, but for a probability of
- * 2 exp(-L^2/2); L = 6 makes that 3e-8, and since an error is spread over [-u, u], really far less.
+ * 41(5), 2019): n of them sum to at most gamma(n) = min(n, L sqrt(n)) u, but for a probability
+ * of 2 exp(-L^2/2); L = 6 makes that 3e-8, and since an error is spread over [-u, u], really
+ * far less.
  *
- * 1. Scores. A dot product, the scale, a change of base: e_s = A gamma(D + 4). A kernel that rounds
+ * 1. Scores. A dot product, the scale, a change of base: e_s = A gamma(D + 4). A kernel that
+ *   rounds
  *    q to the cache's format adds e_q = A r, with r = 2^-8 for bf16 and 2^-11 for fp16.
- * 2. Weights. The argument s - m lies in [-2A, 0]; its rounding and the reduction inside exp cost
- *    4A u, exp itself 8u. So a weight is off by the factor exp(e), e = e_s + e_q + 4A u + 8u. The
- *    maximum m is common to o and l and cancels. A kernel that rounds weights to that format for
- *    the product with v adds e_p = r. fp16 has no exponents below 2^-14: a weight there, taken
- *    relative to the largest so far, is off by up to 2^-25, n of them by gamma(n) / u 2^-25. Since
- *    l >= 1 / S (the largest of the pi_i is 1 / l, and S no less), that is e_p += S gamma(n) / 2
- *    of V.
+ * 2. Weights. The argument s - m lies in [-2A, 0]; its rounding and the reduction inside exp
+ *   cost
+ *    4A u, exp itself 8u. So a weight is off by the factor exp(e), e = e_s + e_q + 4A u + 8u.
+ *    The maximum m is common to o and l and cancels. A kernel that rounds weights to that
+ *    format for the product with v adds e_p = r. fp16 has no exponents below 2^-14: a weight
+ *    there, taken relative to the largest so far, is off by up to 2^-25, n of them by gamma(n)
+ *    / u 2^-25. Since l >= 1 / S (the largest of the pi_i is 1 / l, and S no less), that is e_p
+ *    += S gamma(n) / 2 of V.
  * 3. Sums. n tokens, and per block and per combine two products and a sum: gamma(c), with
- *    c = n + 3 (blocks + combines), relative to the partial sums. Those of l are below l. Those of
- *    o / l are below V for any data, and below R = min(V, L V S + |out|) when values are drawn
- *    independently of keys, since sum pi_i v_i is then a random walk.
+ *    c = n + 3 (blocks + combines), relative to the partial sums. Those of l are below l. Those
+ *    of o / l are below V for any data, and below R = min(V, L V S + |out|) when values are
+ *    drawn independently of keys, since sum pi_i v_i is then a random walk.
  * 4. Together: a relative error e of the weights moves out by sum pi_i e_i (v_i - out), hence
  *
- *        |error of out| <= R (2 expm1(e) + e_p + gamma(c)) + |out| (e_p + gamma(c) + 2u + u_out)
+ *        |error of out| <= R (2 expm1(e) + e_p + gamma(c))
+ *                          + |out| (e_p + gamma(c) + 2u + u_out)
  *        |error of lse| <= expm1(e) + e_p + gamma(c) + 4u (A + ln n + 1) + 16u (rescales) ln n
  *
  * For data that are not random (constructed models, all values alike), pass spread = 1: R = V.
@@ -54,9 +58,9 @@ typedef struct bound {
 #define BOUND_BF16 0x1p-8 /* unit roundoff of bf16 */
 #define BOUND_F16 0x1p-11 /* and of fp16 */
 
-/* Kernels compute from what is in the cache in fp32, but for the bf16 dot products of avx512, and the
- * kernels of GPUs, whose matrix instructions take both sides in the cache's format. A NULL kernel is
- * one that is not known. */
+/* Kernels compute from what is in the cache in fp32, but for the bf16 dot products of avx512,
+ * and the kernels of GPUs, whose matrix instructions take both sides in the cache's format. A
+ * NULL kernel is one that is not known. */
 static inline double bound_rounds(const char *kernel, banyan_dtype cache_dtype)
 {
     if (cache_dtype == BANYAN_F32) return 0;

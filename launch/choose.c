@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where a verb runs: on which device each rank computes, and by which transport ranks speak.
  *
- * A rank takes the device of its number among the ranks of its node (modulo the devices there are).
- * Where every rank has a GPU of its own, "nccl" carries what GPUs hold; else it is staged through
- * host memory and carried as everything else. */
+ * A rank takes the device of its number among the ranks of its node (modulo the devices there
+ * are). Where every rank has a GPU of its own, "nccl" carries what GPUs hold; else it is staged
+ * through host memory and carried as everything else. */
 #include "launch/command.h"
 #include "launch/device.h"
 
@@ -50,7 +50,8 @@ bool row_is_available(banyan_table table, const char *row)
     return false;
 }
 
-/* "nccl" when the device wants it and every rank can; else NULL: as launched. The same on all. */
+/* "nccl" when the device wants it and every rank can; else NULL: as launched. The same on
+ * all. */
 static int default_transport(const job *j, const char **out)
 {
     *out = NULL;

@@ -14,8 +14,8 @@ static bool is_shown(const columns *t, const column *c)
     return t->is_wide || !c->is_extra;
 }
 
-/* Of the group that begins at `first`: characters that its shown columns take, spaces between them
- * included; 0: nothing of it is shown. */
+/* Of the group that begins at `first`: characters that its shown columns take, spaces between
+ * them included; 0: nothing of it is shown. */
 static int group_width(const columns *t, const column *first)
 {
     int width = 0;
@@ -99,7 +99,8 @@ static int length_of(const char *text, size_t bytes)
     return length;
 }
 
-/* One line, wrapped at spaces; those at its beginning, and gaps that it is not wrapped at, stay. */
+/* One line, wrapped at spaces; those at its beginning, and gaps that it is not wrapped at,
+ * stay. */
 static void print_line(FILE *out, bool is_wide, int indent, const char *line, size_t bytes)
 {
     int at = 0;

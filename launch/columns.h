@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* columns.h - what people read on a terminal: no line is longer than COLUMNS_MOST characters, unless --wide
- * asks for it. Tables leave columns out, sentences are wrapped. Nothing of it is for programs: JSON, CSV and
- * Markdown have every figure. */
+/* columns.h - what people read on a terminal: no line is longer than COLUMNS_MOST characters,
+ * unless --wide asks for it. Tables leave columns out, sentences are wrapped. Nothing of it is
+ * for programs: JSON, CSV and Markdown have every figure. */
 #ifndef BANYAN_COLUMNS_H
 #define BANYAN_COLUMNS_H
 
@@ -12,9 +12,9 @@ enum { COLUMNS_MOST = 120 };
 
 /* One column of a table; an array of them ends with a NULL title. */
 typedef struct column {
-    const char *
-        group; /* NULL: of the group before; else one begins here, with a bar in front (but for the
-                        * first) and this title above, cut to what is shown of the group */
+    /* NULL: of the group before; else one begins here, with a bar in front (but for the first)
+     * and this title above, cut to what is shown of the group. */
+    const char *group;
     const char *title;
     int width;     /* of title and cells; negative: they stand to the left */
     bool is_extra; /* only shown with --wide */
@@ -31,17 +31,19 @@ typedef struct columns {
 void columns_heading(const columns *t);
 /* The next column's cell, printed or, of a column that is left out, dropped. */
 void columns_cell(columns *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* A number, with as many of `decimals` as there is room for; "-" for NaN and the like: not known. */
+/* A number, with as many of `decimals` as there is room for; "-" for NaN and the like: not
+ * known. */
 void columns_number(columns *t, int decimals, double x);
 /* The end of a row, which may be short of cells, and words behind it. */
 void columns_end(columns *t, const char *words);
 
-/* A sentence: prints it with a line end, and goes on `indent` characters to the right where it is wrapped. */
+/* A sentence: prints it with a line end, and goes on `indent` characters to the right where it
+ * is wrapped. */
 void wrapped(FILE *out, bool is_wide, int indent, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The same for lines that somebody else prints: they print to wrapped_begin's stream, and wrapped_end
- * passes everything on. (Out of memory: to `out` at once, as it is.) */
+/* The same for lines that somebody else prints: they print to wrapped_begin's stream, and
+ * wrapped_end passes everything on. (Out of memory: to `out` at once, as it is.) */
 typedef struct wrapping {
     FILE *in, *out;
     char *text;

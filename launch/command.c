@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The flags of a verb: "--name VALUE", "--name=VALUE", or "--name" for a switch. The words are read
- * twice: once to check them all before anything is done, and once, when the config file has been
- * read, to lay --set and the flags that stand for a config field over it, in the order given. */
+/* The flags of a verb: "--name VALUE", "--name=VALUE", or "--name" for a switch. The words are
+ * read twice: once to check them all before anything is done, and once, when the config file
+ * has been read, to lay --set and the flags that stand for a config field over it, in the order
+ * given. */
 #include "launch/command.h"
 
 #include <stdlib.h>
@@ -42,7 +43,8 @@ static void say_unknown(const job *j, const char *name)
                   j->verb->name, j->verb->name);
 }
 
-/* The flag that *words begins with; moves past it. false: reported, or the end (out->flag NULL). */
+/* The flag that *words begins with; moves past it. false: reported, or the end (out->flag
+ * NULL). */
 static bool next_flag(const job *j, char ***words, given *out)
 {
     *out = (given){0};
@@ -98,7 +100,8 @@ bool command_parse(job *j, char **words)
         given g;
         if (!next_flag(j, &words, &g)) return false;
         const char *before = j->value[g.index];
-        /* of other flags the last counts; two configs might be meant to be laid over each other */
+        /* of other flags the last counts; two configs might be meant to be laid over each
+         * other */
         if (before && !strcmp(g.flag->name, "config")) {
             say_error(j, "--%s is given twice: \"%s\" and \"%s\"", g.flag->name, before,
                       g.value);

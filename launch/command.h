@@ -14,7 +14,8 @@ extern const verb_entry verb_table[]; /* ends with a NULL name */
 
 extern const flag common_flags[];
 
-/* Give OpenBLAS the processor's kernels and one thread. May start the program anew: call it first. */
+/* Give OpenBLAS the processor's kernels and one thread. May start the program anew: call it
+ * first. */
 void blas_choose(char **argv);
 
 void help_program(FILE *out);
@@ -25,26 +26,28 @@ bool command_parse(job *j, char **words);
 /* Apply --set and flags with a field to j->config, in the order given. false: reported. */
 bool command_apply(const job *j, char **words);
 
-/* Device and transport of the verb, as the config says: j->device and j->comm. Collective; EXIT_OK, or
- * reported. */
+/* Device and transport of the verb, as the config says: j->device and j->comm. Collective;
+ * EXIT_OK, or reported. */
 int choose_place(job *j);
 
-/* Read a text config on rank 0 and give every rank the same message. path NULL: an empty config.
- * EXIT_OK, or a reported failure, the same on every rank. */
+/* Read a text config on rank 0 and give every rank the same message. path NULL: an empty
+ * config. EXIT_OK, or a reported failure, the same on every rank. */
 int config_load(const job *j, const char *path, Banyan__Config **out);
 
-/* execution.timeout as a command line asks for it, before there are ranks to share a config with; -1:
- * it does not. What is wrong with it is said when the config is loaded. */
+/* execution.timeout as a command line asks for it, before there are ranks to share a config
+ * with; -1: it does not. What is wrong with it is said when the config is loaded. */
 double config_time_limit(char **words);
 
-/* Ends this process with EXIT_FAILED and words when watch_end is not called within `seconds` (0: no
- * limit): for what waits for other ranks and knows no time limit. what: "MPI to start". */
+/* Ends this process with EXIT_FAILED and words when watch_end is not called within `seconds`
+ * (0: no limit): for what waits for other ranks and knows no time limit. what: "MPI to
+ * start". */
 void watch_begin(const char *what, double seconds);
 void watch_end(void);
 /* This process's rank as its launcher tells it, before MPI does; "0" without one. */
 const char *launched_rank(void);
 
-/* Set one field, "cache.max_tokens" or "rule[0].use", from its text. false: why says in words. */
+/* Set one field, "cache.max_tokens" or "rule[0].use", from its text. false: why says in
+ * words. */
 bool config_set(Banyan__Config *config, const char *path, const char *text, char *why,
                 size_t why_bytes);
 /* A field of text, "needle.csv"; NULL: not given, or no such field. */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values by hash. A row (one head of one token) has a 32-bit key from a 64-bit mix; value d of it is
+/* Values by hash. A row (one head of one token) has a 32-bit key from a 64-bit mix; value d of
+ * it is
  *
  *     h = mix32(key + d * golden)          b0..b3 the bytes of h
  *     x = (b0 + b1 + b2 + b3 - 510) / sqrt(4 (256^2 - 1) / 12)
  *
- * the sum of four uniform numbers: mean 0, variance 1, exactly representable before one division.
- * The loop has no branch, table or 64-bit multiply, so a compiler turns it into vector code. */
+ * the sum of four uniform numbers: mean 0, variance 1, exactly representable before one
+ * division. The loop has no branch, table or 64-bit multiply, so a compiler turns it into
+ * vector code. */
 #include "launch/data.h"
 
 #include "launch/isa.h"
@@ -63,8 +65,8 @@ void data_round_bf16(float *x, int32_t count)
     round_bf16(x, count);
 }
 
-/* fp16 has 10 fraction bits down to 2^-14, and below that steps of 2^-24: there, adding a number
- * whose last bit is worth 2^-24 rounds for us. */
+/* fp16 has 10 fraction bits down to 2^-14, and below that steps of 2^-24: there, adding a
+ * number whose last bit is worth 2^-24 rounds for us. */
 EACH_ISA
 static void round_f16(float *restrict x, int32_t count)
 {

@@ -89,8 +89,8 @@ static bool no_locks_here(int error)
     return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == EINVAL;
 }
 
-/* The file of the lock, locked; -1: errno. It is made anew when its last holder removed it while this
- * process waited. */
+/* The file of the lock, locked; -1: errno. It is made anew when its last holder removed it
+ * while this process waited. */
 static int lock_file(const char *path, double seconds)
 {
     const double end = now_seconds() + seconds;
@@ -181,8 +181,8 @@ static bool name_temporary(whole_file *f)
     return length < (int)sizeof f->temporary;
 }
 
-/* A new file in the folder: without a name, so that it goes with its process however that ends; else
- * with one that nobody can have foreseen. -1: errno. */
+/* A new file in the folder: without a name, so that it goes with its process however that ends;
+ * else with one that nobody can have foreseen. -1: errno. */
 static int open_temporary(whole_file *f)
 {
 #if defined O_TMPFILE && !defined BANYAN_TEMPORARY_HAS_NAME

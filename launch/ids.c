@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What programs are given to read: whole inputs, and token ids in them, as 32-bit little endian numbers
- * or as decimal text ("1 15 7", "[1, 15, 7]", one a line). The two cannot be taken for each other:
- * four digits or blanks are a number beyond every vocabulary. */
+/* What programs are given to read: whole inputs, and token ids in them, as 32-bit little endian
+ * numbers or as decimal text ("1 15 7", "[1, 15, 7]", one a line). The two cannot be taken for
+ * each other: four digits or blanks are a number beyond every vocabulary. */
 #include "launch/launch.h"
 
 #include <ctype.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* isa.h - EACH_ISA before a function: compiled for several processors, the right one taken at run
- * time. For loops that the compiler vectorises; results are the same, since nothing is contracted
- * or reordered. */
+/* isa.h - EACH_ISA before a function: compiled for several processors, the right one taken at
+ * run time. For loops that the compiler vectorises; results are the same, since nothing is
+ * contracted or reordered. */
 #ifndef BANYAN_ISA_H
 #define BANYAN_ISA_H
 

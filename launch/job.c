@@ -108,7 +108,8 @@ int job_failed(const job *j, banyan_status status, const char *what)
     char rank[32] = "";
     if (!*words && status == BANYAN_ERR_MEMORY)
         words = "out of memory"; /* ours, not the library's */
-    /* One machine's memory is one rank's matter: whose, the words say, unless it is this one's. */
+    /* One machine's memory is one rank's matter: whose, the words say, unless it is this
+     * one's. */
     if (status == BANYAN_ERR_MEMORY && j->ranks > 1 && !strstr(words, "rank "))
         snprintf(rank, sizeof rank, "rank %d: ", j->rank);
     if (!what) what = "";
@@ -136,8 +137,8 @@ banyan_status job_agree(const job *j, banyan_status mine)
     return job_agree_on(j, j->comm, mine);
 }
 
-/* Open MPI gives each rank a pseudo-terminal as stdout and a pipe as stderr, whatever mpirun itself
- * writes to. What counts is then the launcher's own, which is rank 0's parent. */
+/* Open MPI gives each rank a pseudo-terminal as stdout and a pipe as stderr, whatever mpirun
+ * itself writes to. What counts is then the launcher's own, which is rank 0's parent. */
 bool job_on_terminal(const job *j, int fd)
 {
     if (j->rank != 0) return false;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text from outside as JSON. Names of files are bytes; JSON holds UTF-8 only, and jansson answers
- * anything else with NULL, as when memory has run out. */
+/* Text from outside as JSON. Names of files are bytes; JSON holds UTF-8 only, and jansson
+ * answers anything else with NULL, as when memory has run out. */
 #include "launch/launch.h"
 
 #include <jansson.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* launch.h - what the verbs of the `banyan` program share.
  *
- * Knows: the command line, configs, exit codes, output. Uses the library through banyan.h, as any
- * user would; generated protobuf types appear in launch/ only.
+ * Knows: the command line, configs, exit codes, output. Uses the library through banyan.h, as
+ * any user would; generated protobuf types appear in launch/ only.
  *
  * A verb is one file, verb_NAME.c, with one const struct, and one row of verbs.def. */
 #ifndef BANYAN_LAUNCH_H
@@ -16,8 +16,8 @@
 struct json_t;
 struct device;
 
-/* Exit codes: what a script can tell apart. Ranks may return different ones; all of them end with
- * the largest. */
+/* Exit codes: what a script can tell apart. Ranks may return different ones; all of them end
+ * with the largest. */
 enum {
     EXIT_OK = 0,
     EXIT_MISMATCH = 1, /* it ran, and what was measured is not what was expected */
@@ -28,14 +28,14 @@ enum {
 /* One flag of a verb. With `field`, "--name VALUE" sets that config field ("needle.depths");
  * repeated fields take comma-separated lists, integers the suffixes k, m, g (powers of 1024).
  * Without, the verb asks for it by name. arg NULL: a switch. arg "OUTPUT": a file that the verb
- * writes; it is opened before the verb runs, so that a folder which is not there is noticed before the
- * work. */
+ * writes; it is opened before the verb runs, so that a folder which is not there is noticed
+ * before the work. */
 typedef struct flag {
     const char *name, *arg, *field, *doc;
 } flag;
 
-/* One run of a verb, on one rank. config is complete: file, --set and flags applied, the same bytes
- * on every rank. Strings are NULL when not given. */
+/* One run of a verb, on one rank. config is complete: file, --set and flags applied, the same
+ * bytes on every rank. Strings are NULL when not given. */
 typedef struct job {
     const struct verb_entry *verbs; /* of the program, for the verb that lists them */
     const struct verb *verb;
@@ -58,25 +58,27 @@ typedef struct verb {
 
 const char *job_text(const job *j, const char *flag_name); /* NULL: not given */
 bool job_switch(const job *j, const char *flag_name);
-/* The flags as they were given, one after another, for those that may be repeated. false: no more. */
+/* The flags as they were given, one after another, for those that may be repeated. false: no
+ * more. */
 bool job_given(const job *j, int index, const char **name, const char **value);
 
-/* Print "banyan: ..." once, from rank 0, on stderr. Should rank 0 be gone in the end, the first error of
- * every other rank is printed there (say_unsaid). */
+/* Print "banyan: ..." once, from rank 0, on stderr. Should rank 0 be gone in the end, the first
+ * error of every other rank is printed there (say_unsaid). */
 void say_error(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void say_warning(const job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void say_unsaid(const job *j);
-/* Every rank passes whether it has what it needs, having said what it lacks: for what can fail on one
- * rank alone, which must not leave the others waiting. The words of the first that failed are said.
- * Collective (without a comm: `mine`). */
+/* Every rank passes whether it has what it needs, having said what it lacks: for what can fail
+ * on one rank alone, which must not leave the others waiting. The words of the first that
+ * failed are said. Collective (without a comm: `mine`). */
 bool job_all_good(const job *j, bool mine);
-/* The exit code for a failed library call, its message printed once. For failures that every rank
- * knows of: what set-up calls return, or banyan_comm_agree after calls that do not agree. (Each
- * rank speaks for itself when communication failed.) */
+/* The exit code for a failed library call, its message printed once. For failures that every
+ * rank knows of: what set-up calls return, or banyan_comm_agree after calls that do not agree.
+ * (Each rank speaks for itself when communication failed.) */
 int job_failed(const job *j, banyan_status status, const char *what);
 
-/* Every rank passes its own status; if any is not OK, all return an error, for job_failed, which then
- * has the words of the first rank that failed: of the device, or of the library. Collective. */
+/* Every rank passes its own status; if any is not OK, all return an error, for job_failed,
+ * which then has the words of the first rank that failed: of the device, or of the library.
+ * Collective. */
 banyan_status job_agree(const job *j, banyan_status mine);
 /* .. of a comm of fewer ranks. */
 banyan_status job_agree_on(const job *j, banyan_comm *comm, banyan_status mine);
@@ -89,9 +91,9 @@ void progress_end(const job *j);
 /* Of a checkpoint's weights: for model_loading, with the job as arg. */
 void progress_loading(void *j, double share);
 
-/* A spec from the config: shape, cache, rules, execution. Holds the rules that spec->rules points
- * to; free with spec_free. heads and layers in `spec` may be filled in later by a checkpoint, so
- * range texts are resolved by spec_rules once they are known. */
+/* A spec from the config: shape, cache, rules, execution. Holds the rules that spec->rules
+ * points to; free with spec_free. heads and layers in `spec` may be filled in later by a
+ * checkpoint, so range texts are resolved by spec_rules once they are known. */
 typedef struct config_spec {
     banyan_spec spec;
     banyan_rule *rules;
@@ -109,43 +111,45 @@ double spec_token_bytes(const banyan_spec *spec);
  * Collective where the verb is: rank 0 writes, what other ranks print goes nowhere. */
 typedef struct output_file output_file;
 output_file *output_open(const job *j, const char *path); /* NULL on all ranks: reported */
-/* Open everything that a flag or a config field of this verb says it writes; output_open hands it out.
- * EXIT_OK, or reported. */
+/* Open everything that a flag or a config field of this verb says it writes; output_open hands
+ * it out. EXIT_OK, or reported. */
 int output_open_early(job *j);
 void output_drop_early(job *j); /* nothing remains of what nobody asked for */
 FILE *output_stream(output_file *f);
-/* keep: under its name, else nothing remains. f may be NULL. EXIT_OK, or on every rank EXIT_FAILED */
+/* keep: under its name, else nothing remains. f may be NULL. EXIT_OK, or on every rank
+ * EXIT_FAILED */
 int output_close(output_file *f, const job *j, bool keep);
 
 /* Every rank passes its verdict and, where it failed, words: all get the first failing rank's
  * verdict and, in `why`, its words. Collective. */
 banyan_status agree_words(banyan_comm *comm, banyan_status mine, char *why, size_t why_bytes);
-/* Is there room for `bytes` more on this rank, and for what the other ranks of its node ask for?
- * MEMORY, with words, on all ranks when some node has none. Collective. */
+/* Is there room for `bytes` more on this rank, and for what the other ranks of its node ask
+ * for? MEMORY, with words, on all ranks when some node has none. Collective. */
 banyan_status agree_room(banyan_comm *comm, int64_t bytes, const char *what, char *why,
                          size_t why_bytes);
 
 /* What gnuplot draws for a script that sets an svg terminal and no output. */
 typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 plot_result plot_svg(const char *script, FILE *out);
-/* A picture to a file (path NULL: none), drawn on rank 0. One that cannot be drawn is a warning: the numbers
- * are elsewhere. An exit code. */
+/* A picture to a file (path NULL: none), drawn on rank 0. One that cannot be drawn is a
+ * warning: the numbers are elsewhere. An exit code. */
 int plot_write(const job *j, const char *path, plot_result (*draw)(const void *arg, FILE *out),
                const void *arg);
 
 /* One line of JSON; takes `line` (of jansson; NULL, out of memory, writes nothing). */
 void output_line(FILE *out, struct json_t *line);
 
-/* Any text as a JSON string: bytes that are no UTF-8 (in a name of a file) are shown as "\xFC". NULL:
- * out of memory. */
+/* Any text as a JSON string: bytes that are no UTF-8 (in a name of a file) are shown as "\xFC".
+ * NULL: out of memory. */
 struct json_t *json_text(const char *text);
 
 /* All bytes of a file ("-": standard input), with a 0 behind them; for free(). NULL: why. */
 char *input_read(const char *path, size_t *bytes, char *why, size_t why_bytes);
-/* The token ids in a file ("-": standard input), 32-bit little endian or decimal text, at least one,
- * with `room` free places behind them; for free(). NULL: why. */
+/* The token ids in a file ("-": standard input), 32-bit little endian or decimal text, at least
+ * one, with `room` free places behind them; for free(). NULL: why. */
 uint32_t *ids_read(const char *path, int64_t room, int64_t *count, char *why, size_t why_bytes);
-/* .. read by rank 0 alone, which may read a pipe, and given to all. Collective; EXIT_OK, or reported. */
+/* .. read by rank 0 alone, which may read a pipe, and given to all. Collective; EXIT_OK, or
+ *   reported. */
 int ids_share(const job *j, const char *path, int64_t room, uint32_t **ids, int64_t *count);
 /* Are all of them below `vocab`? */
 bool ids_check(const uint32_t *ids, int64_t count, int32_t vocab, const char *path, char *why,
@@ -158,7 +162,8 @@ void numbers_sort(double *values, int count);     /* ascending */
 double numbers_median(double *values, int count); /* sorts them; count > 0 */
 /* memory.c: bytes of this process that are in memory; 0 where nobody tells. */
 int64_t memory_resident(void);
-/* Of sorted values: half of the middle half, relative to the median; the nearest rank, share 0 .. 1. */
+/* Of sorted values: half of the middle half, relative to the median; the nearest rank, share 0
+ * .. 1. */
 double numbers_spread(const double *sorted, int count);
 double numbers_percentile(const double *sorted, int count, double share);
 

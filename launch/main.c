@@ -4,7 +4,8 @@
  * All ranks end together and with the same exit code, and an error is printed once:
  *
  *     comm          made first, so that every later failure can be agreed on
- *     command line  compared across ranks by hash, then parsed by each: equal words, equal errors
+ *     command line  compared across ranks by hash, then parsed by each: equal words, equal
+ *                   errors
  *     config        read by rank 0, which broadcasts the bytes or the error
  *     place         device and transport, agreed on
  *     verb          returns a code; the largest over all ranks is everybody's */

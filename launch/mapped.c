@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A mapped file is read by looking at memory, and there is no error to return: where the file was cut
- * short, the kernel sends SIGBUS. The handler looks which file it was. Nothing can be gone on with: the
- * reader is in the middle of a product of matrices. */
+/* A mapped file is read by looking at memory, and there is no error to return: where the file
+ * was cut short, the kernel sends SIGBUS. The handler looks which file it was. Nothing can be
+ * gone on with: the reader is in the middle of a product of matrices. */
 #include "launch/mapped.h"
 
 #include "launch/command.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pictures by gnuplot. It says nothing when the disk is full, and would replace whatever bears the
- * name of its output; so it draws to its standard output, and what arrives is copied to a stream of
- * ours, whose errors are seen. Its script lies in memory. */
+/* Pictures by gnuplot. It says nothing when the disk is full, and would replace whatever bears
+ * the name of its output; so it draws to its standard output, and what arrives is copied to a
+ * stream of ours, whose errors are seen. Its script lies in memory. */
 #define _GNU_SOURCE /* memfd_create */
 #include "launch/launch.h"
 

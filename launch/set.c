@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* --set a.b=value: any field of the config, found through protobuf-c's descriptors, so that a field
- * added to the schema can be set without a line here.
+/* --set a.b=value: any field of the config, found through protobuf-c's descriptors, so that a
+ * field added to the schema can be set without a line here.
  *
- * A message is a C struct; its descriptor gives, per field, the type, the offset, and for optional
- * scalars the offset of the flag `has_..`. Lists are a count (quantifier_offset) and a pointer. */
+ * A message is a C struct; its descriptor gives, per field, the type, the offset, and for
+ * optional scalars the offset of the flag `has_..`. Lists are a count (quantifier_offset) and a
+ * pointer. */
 #include "launch/command.h"
 
 #include <errno.h>
@@ -41,7 +42,7 @@ static void *member(ProtobufCMessage *m, unsigned offset)
     return (char *)m + offset;
 }
 
-/* ---- the path ------------------------------------------------------------------------------ */
+/* ---- the path ---------------------------------------------------------------------------- */
 
 static bool unknown_field(message_type *type, const char *name, const complaint *why)
 {
@@ -129,7 +130,7 @@ static bool walk(ProtobufCMessage *m, const char *path, field_place *out, const 
     }
 }
 
-/* ---- the value ----------------------------------------------------------------------------- */
+/* ---- the value --------------------------------------------------------------------------- */
 
 static bool read_enum(field_type *f, const char *text, int *out, const complaint *why)
 {
@@ -261,7 +262,7 @@ const char *config_text(const Banyan__Config *config, const char *path)
     return is_text ? *(char *const *)((const char *)m + f->offset) : NULL;
 }
 
-/* ---- listing ------------------------------------------------------------------------------- */
+/* ---- listing ----------------------------------------------------------------------------- */
 
 static const char *type_word(field_type *f)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a config to a spec. A field that is not given keeps the library's default, so nothing here
- * knows a default; ranges and names of rules are checked by the plan, which knows the shape. */
+/* From a config to a spec. A field that is not given keeps the library's default, so nothing
+ * here knows a default; ranges and names of rules are checked by the plan, which knows the
+ * shape. */
 #include "launch/launch.h"
 
 #include <ctype.h>
@@ -114,7 +115,8 @@ static void fill_cache(const Banyan__Cache *cache, banyan_spec *spec)
     }
 }
 
-/* The index of a name among names (ends with NULL) in *index, which stays as it is when none is given. */
+/* The index of a name among names (ends with NULL) in *index, which stays as it is when none is
+ * given. */
 static banyan_status choice(const char *field, const char *given, const char *const *names,
                             int *index, char *why, size_t why_bytes)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one C++ file: protobuf's text format has no parser in C. Text goes in, the wire format of
-// banyan.Config comes out, and protobuf-c takes it from there. Before that, what people write and the
-// parser does not read: a byte order mark, and integers as on the command line, "1m".
+// banyan.Config comes out, and protobuf-c takes it from there. Before that, what people write
+// and the parser does not read: a byte order mark, and integers as on the command line, "1m".
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
@@ -51,7 +51,8 @@ std::string in_our_words(const std::string &message)
     return text;
 }
 
-// Digits that were written out: from `column` (0-based) of `line` on, text is `more` bytes longer.
+// Digits that were written out: from `column` (0-based) of `line` on, text is `more` bytes
+// longer.
 struct Longer {
     int line, column, more;
 };

@@ -24,7 +24,7 @@ static bool is_wanted(table *t, const char *name)
     return wanted;
 }
 
-/* ---- one row ------------------------------------------------------------------------------- */
+/* ---- one row ----------------------------------------------------------------------------- */
 
 static const column shown[] = {{NULL, "row", -24, false},   {NULL, "kernel", -11, false},
                                {NULL, "threads", 7, false}, {"ceilings", "GB/s", 5, false},
@@ -142,7 +142,7 @@ static int bench_row_run(table *t, int index, int threads)
     return EXIT_OK;
 }
 
-/* ---- all of them --------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------- */
 
 static void say_busy(const table *t)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `banyan compare`: head patterns side by side, of the constructed model or of a checkpoint. Exit code 1 when
- * a cell is not what the pattern's own definition predicts. */
+/* `banyan compare`: head patterns side by side, of the constructed model or of a checkpoint.
+ * Exit code 1 when a cell is not what the pattern's own definition predicts. */
 #include "launch/compare/compare.h"
 
 #include "launch/command.h"

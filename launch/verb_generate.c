@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan generate: what a checkpoint goes on with, from text to text or from token ids to token ids. */
+/* banyan generate: what a checkpoint goes on with, from text to text or from token ids to token
+ * ids. */
 #include "launch/device.h"
 #include "launch/generate/generate.h"
 #include "launch/launch.h"
@@ -201,8 +202,8 @@ static int write_logits(task *t)
     return output_close(f, t->j, true); /* which asks whether all was written */
 }
 
-/* The same ids, with the positions where they stand; then what the prompt and the tokens after it took, on
- * rank 0. */
+/* The same ids, with the positions where they stand; then what the prompt and the tokens after
+ * it took, on rank 0. */
 static int generate_write_json(const task *t, model *m)
 {
     const effort *p = &t->prefill, *d = &t->decode;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `banyan needle`: finds needles in haystacks at lengths x depths, and compares what each head saw
- * with what the plan says it can see. Exit code 1 when any cell differs. */
+/* `banyan needle`: finds needles in haystacks at lengths x depths, and compares what each head
+ * saw with what the plan says it can see. Exit code 1 when any cell differs. */
 #include "launch/launch.h"
 #include "launch/needle/setup.h"
 #include "launch/pattern/pattern.h"
@@ -54,8 +54,9 @@ static uint64_t hash_ids(uint64_t h, const id_list *list)
     return (h ^ (uint64_t)list->count) * 0x100000001b3u;
 }
 
-/* What must be equal for old and new cells to stand in one file. A checkpoint is known by its digest, not
- * by its folder, whose contents may change. Ranks are 0, any number, where they may change in between. */
+/* What must be equal for old and new cells to stand in one file. A checkpoint is known by its
+ * digest, not by its folder, whose contents may change. Ranks are 0, any number, where they may
+ * change in between. */
 static json_t *make_header(const job *j, const setup *s)
 {
     static const char *const depth_modes[] = {"stratified", "jittered", "linear", "border"};
@@ -146,7 +147,8 @@ static int write_text(const job *j, const setup *s, const char *path, bool csv)
     return output_close(f, j, true);
 }
 
-/* The heat maps of all patterns beside each other; value, of and length: room for all columns. */
+/* The heat maps of all patterns beside each other; value, of and length: room for all
+ * columns. */
 static void fill_map(const setup *s, const char *task, double *value, double *depth,
                      const char **of, int64_t *length)
 {
@@ -232,8 +234,8 @@ static int finish(const job *j, setup *s)
     return code ? code : unequal ? EXIT_MISMATCH : EXIT_OK;
 }
 
-/* A file says what all layers read; of the constructed model the layer that copies its tokens keeps its
- * window, without which nothing is found. */
+/* A file says what all layers read; of the constructed model the layer that copies its tokens
+ * keeps its window, without which nothing is found. */
 static int apply_needle_pattern(const job *j, const setup *s)
 {
     const model_shape *is = &s->e.shape;

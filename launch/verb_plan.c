@@ -16,7 +16,8 @@ enum {
     PLAN_INDENT = 13      /* where a plan's words begin, behind their name */
 };
 
-/* Blocks that each rank reads for a step of so many sequences of equal lengths, and how even that is. */
+/* Blocks that each rank reads for a step of so many sequences of equal lengths, and how even
+ * that is. */
 static banyan_status print_balance(const job *j, const banyan_plan *plan,
                                    const banyan_comm *comm, int64_t sequences, int64_t tokens)
 {
@@ -75,7 +76,8 @@ static char *machine_text(const job *j)
     return text;
 }
 
-/* Most and mean over the ranks of what is kept at `tokens`, a line of JSON per rank on the way. */
+/* Most and mean over the ranks of what is kept at `tokens`, a line of JSON per rank on the
+ * way. */
 static banyan_status write_length(const banyan_plan *plan, const banyan_comm *comm,
                                   int64_t tokens, FILE *out)
 {
@@ -166,8 +168,8 @@ static int plan_write_json(const job *j, const banyan_plan *plan, const banyan_c
     return written > code ? written : code;
 }
 
-/* What was measured, when --machine or --measure asks for it, into the config. This is one process: it
- * measures reading and computing, and takes links from the file. */
+/* What was measured, when --machine or --measure asks for it, into the config. This is one
+ * process: it measures reading and computing, and takes links from the file. */
 static int find_plan_machine(const job *j, const banyan_spec *spec)
 {
     const char *path = job_text(j, "machine");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan run: append, prefill and decode at a given shape on seeded random data, with sampled rows
- * compared with a float64 oracle. Exit code 1 when a row is beyond its error bound. */
+/* banyan run: append, prefill and decode at a given shape on seeded random data, with sampled
+ * rows compared with a float64 oracle. Exit code 1 when a row is beyond its error bound. */
 #include "launch/run/run.h"
 
 #include "launch/data.h"
@@ -71,8 +71,8 @@ static int ask_run(run_task *t)
     return EXIT_OK;
 }
 
-/* Heads and layers in turn, tokens at random among those that attend, half of them in the decode
- * steps; always the first such row and the very last. */
+/* Heads and layers in turn, tokens at random among those that attend, half of them in the
+ * decode steps; always the first such row and the very last. */
 static bool choose_run_samples(run_task *t)
 {
     const banyan_spec *s = t->spec;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan scale: the same attention on more and more ranks of one job, by several methods, beside the
- * time that was predicted. */
+/* banyan scale: the same attention on more and more ranks of one job, by several methods,
+ * beside the time that was predicted. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "launch/scale/scale.h"
 
@@ -90,7 +90,8 @@ static int ask_scale(scale_task *t)
 
 /* ---- the job's ranks ---- */
 
-/* The same number of threads on all ranks of all cases: as many as there is room for when all work. */
+/* The same number of threads on all ranks of all cases: as many as there is room for when all
+ * work. */
 static banyan_status find_ranks(scale_task *t)
 {
     const job *j = t->j;
@@ -169,8 +170,8 @@ static banyan_status measure_one(const scale_task *t, scale_line *line)
     return memory > 0 ? BANYAN_OK : banyan_comm_agree(j->comm, status);
 }
 
-/* Against one rank: the same method at as many tokens, or, weak, at as many per rank. The work may
- * have grown: what counts is (query head, block) pairs a second. */
+/* Against one rank: the same method at as many tokens, or, weak, at as many per rank. The work
+ * may have grown: what counts is (query head, block) pairs a second. */
 static void compare_with_one(const scale_task *t, scale_line *line)
 {
     double read = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A time limit for what has none: MPI_Init and MPI_Finalize wait for every rank, whatever became of it.
- * They cannot be interrupted, so the process says what it waits for, and ends; mpirun then ends the
- * others. */
+/* A time limit for what has none: MPI_Init and MPI_Finalize wait for every rank, whatever
+ * became of it. They cannot be interrupted, so the process says what it waits for, and ends;
+ * mpirun then ends the others. */
 #include "launch/command.h"
 
 #include <math.h>

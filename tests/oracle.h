@@ -26,9 +26,10 @@ typedef struct oracle {
     const float *sinks; /* [heads]: logits that join the denominators; NULL: none */
 } oracle;
 
-/* Attention of one row (at token `row`) of one query head. q [key_dim]; out [value_dim]. A row that
- * sees nothing gets zeros and -inf, or its sink. b, when not NULL, gets what the error bounds need of the row
- * (key_dim, tokens, score, value, spread); the caller sets the rest before or after. */
+/* Attention of one row (at token `row`) of one query head. q [key_dim]; out [value_dim]. A row
+ * that sees nothing gets zeros and -inf, or its sink. b, when not NULL, gets what the error
+ * bounds need of the row (key_dim, tokens, score, value, spread); the caller sets the rest
+ * before or after. */
 void oracle_row(const oracle *o, const float *q, int head, int64_t row, double *out,
                 double *lse, bound *b);
 
@@ -36,8 +37,8 @@ void oracle_row(const oracle *o, const float *q, int head, int64_t row, double *
 void oracle_round(float *x, int64_t count, banyan_dtype dtype);
 
 /* The largest |error| / bound of a row's result, or inf when a NaN is on one side only, or -inf
- * on one side of lse only. At most 1 when the result is right. out: value_dim numbers of out_dtype;
- * lse may be NULL. */
+ * on one side of lse only. At most 1 when the result is right. out: value_dim numbers of
+ * out_dtype; lse may be NULL. */
 double oracle_compare(const double *expect_out, double expect_lse, const bound *b,
                       int32_t value_dim, const void *out, banyan_dtype out_dtype,
                       const float *lse);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test.h - what every test program uses. A test prints nothing when all is well, and its exit code
- * is the number of failed checks (at most 100). */
+/* test.h - what every test program uses. A test prints nothing when all is well, and its exit
+ * code is the number of failed checks (at most 100). */
 #ifndef BANYAN_TEST_H
 #define BANYAN_TEST_H
 

@@ -6,7 +6,8 @@
 #include "banyan.h"
 #include "tests/test.h"
 
-/* A comm of all ranks (NULL) or of another transport, "self"; the program ends where there is none. */
+/* A comm of all ranks (NULL) or of another transport, "self"; the program ends where there is
+ * none. */
 static inline banyan_comm *test_comm(const char *transport)
 {
     banyan_comm *comm = NULL;
@@ -15,7 +16,8 @@ static inline banyan_comm *test_comm(const char *transport)
     exit(1);
 }
 
-/* One layer in fp32, which takes up to all of its tokens in a call; rule: NULL for dense heads. */
+/* One layer in fp32, which takes up to all of its tokens in a call; rule: NULL for dense
+ * heads. */
 static inline banyan_spec test_spec(int32_t heads, int32_t kv_heads, int32_t dim, int32_t block,
                                     int64_t tokens, const banyan_rule *rule)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench.h - the parts of `banyan bench`: what a row of the table must do at least, and the measuring, beside
- * what this machine can do at most. */
+/* bench.h - the parts of `banyan bench`: what a row of the table must do at least, and the
+ * measuring, beside what this machine can do at most. */
 #ifndef BANYAN_BENCH_H
 #define BANYAN_BENCH_H
 
@@ -23,7 +23,7 @@ typedef struct bench {
 /* Where a row's name ends, and where what was measured of it begins: of what is wrapped. */
 enum { BENCH_BELOW = 25, BENCH_WORDS = 47 };
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 typedef struct bench_row {
     const char *name;
@@ -60,7 +60,7 @@ typedef struct bench_result {
 int bench_measure(const bench *b, ceilings *c, const bench_row *row, int threads,
                   bench_result *out);
 
-/* ---- peers ------------------------------------------------------------------------------------- */
+/* ---- peers ------------------------------------------------------------------------------- */
 
 typedef struct bench_peer_rate {
     const char *version;
@@ -79,7 +79,7 @@ void bench_peer_turn(bench_peer *p);
 /* false: it had none. */
 bool bench_peer_result(bench_peer *p, bench_peer_rate *out);
 
-/* ---- what rows are made of ---------------------------------------------------------------------- */
+/* ---- what rows are made of --------------------------------------------------------------- */
 
 enum {
     SEQUENCE_CHUNK = 512, /* rows in one call of a prefill */
@@ -103,8 +103,8 @@ banyan_status sequence_open(sequence *s, const bench_row *row, int64_t tokens,
                             banyan_comm *comm, int threads);
 void sequence_close(sequence *s);
 banyan_status sequence_new_cache(sequence *s);
-/* The call in one layer, and in each, for tokens at .. at+rows-1 of every sequence; a row may attend, append
- * or both. */
+/* The call in one layer, and in each, for tokens at .. at+rows-1 of every sequence; a row may
+ * attend, append or both. */
 banyan_status sequence_layer(sequence *s, int32_t layer, int64_t at, int32_t rows, bool appends,
                              bool attends);
 banyan_status sequence_call(sequence *s, int64_t at, int32_t rows, bool appends, bool attends);
@@ -113,7 +113,7 @@ banyan_status sequence_calls(sequence *s, int64_t at, int32_t rows, bool appends
 /* A new cache with the row's tokens in it. */
 banyan_status sequence_fill(sequence *s);
 
-/* ---- rows of another kind ------------------------------------------------------------------------ */
+/* ---- rows of another kind ---------------------------------------------------------------- */
 
 /* 1000 decode steps: memory. */
 extern const char steady_name[];

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A decoded row that chooses its blocks by data, against one that reads all of them. One cache, three
- * layers: the second and the third read what the first one keeps, by other rules, so that a million tokens
- * lie in memory once and the three can be timed in turn. Under mpirun each rank has a part, and a thread;
- * the slowest rank's time counts. What is read of blocks is counted by the cache, of summaries it is what the
- * plan says of a choice. (Every chunk of tokens has the same keys here: choices are ties, and take what any
- * take.) */
+/* A decoded row that chooses its blocks by data, against one that reads all of them. One cache,
+ * three layers: the second and the third read what the first one keeps, by other rules, so that
+ * a million tokens lie in memory once and the three can be timed in turn. Under mpirun each
+ * rank has a part, and a thread; the slowest rank's time counts. What is read of blocks is
+ * counted by the cache, of summaries it is what the plan says of a choice. (Every chunk of
+ * tokens has the same keys here: choices are ties, and take what any take.) */
 #include "launch/bench/bench.h"
 
 #include "launch/columns.h"

@@ -35,8 +35,8 @@ typedef struct device_result {
     bool is_replayed; /* as a graph: without what a call costs the host */
 } device_result;
 
-/* Measures one row, and its ceilings just before. MEMORY when the device has too little: the words
- * are the library's. */
+/* Measures one row, and its ceilings just before. MEMORY when the device has too little: the
+ * words are the library's. */
 banyan_status device_measure(const bench *b, const device_bench_row *row, device_result *out);
 
 /* The whole table; only says which rows are wanted. */

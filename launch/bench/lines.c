@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What choosing columns and diagonals saves: one call of 4096 rows that ends at 65,536 tokens, against the
- * same call when all is read, in turns. Keys are made so that 1000 columns and one band of diagonals carry
- * the mass: of a query at token t and a key at token j
+/* What choosing columns and diagonals saves: one call of 4096 rows that ends at 65,536 tokens,
+ * against the same call when all is read, in turns. Keys are made so that 1000 columns and one
+ * band of diagonals carry the mass: of a query at token t and a key at token j
  *
  *     scale q.k = 11 if j is a column, + 10 F(t - j - centre) + noise
  *
- * with F the Fejer kernel of 12 harmonics of twice the context: 1 at the band's centre, 0 a sixth of the
- * context away. Columns are 65 tokens apart, so that no distance meets two of them in 64 rows. */
+ * with F the Fejer kernel of 12 harmonics of twice the context: 1 at the band's centre, 0 a
+ * sixth of the context away. Columns are 65 tokens apart, so that no distance meets two of them
+ * in 64 rows. */
 #include "launch/bench/bench.h"
 
 #include "launch/columns.h"

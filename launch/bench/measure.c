@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One row of the bench. The bound comes first, from what must be done whatever the code:
  *
- *     bytes   blocks that the last row reads x block_tokens x (key_dim + value_dim, or key_dim where
- *             values are a part of it) x format
+ *     bytes   blocks that the last row reads x block_tokens x (key_dim + value_dim, or key_dim
+ *             where values are a part of it) x format
  *     flops   (query row, token) pairs that are visible x 2 (key_dim + value_dim)
  *     bound   max(bytes / read bandwidth, flops / arithmetic rate)
  *
- * Ceilings and repetitions take turns, and each repetition is compared with the ceilings of just
- * before it:
+ * Ceilings and repetitions take turns, and each repetition is compared with the ceilings of
+ * just before it:
  *
  *     ceilings 1 | repetition 1 | ceilings 2 | repetition 2 | ..      fraction = median of
  *                                                                     bound i / seconds i
  *
- * A repetition of a decode row is one call. A prefill is timed call by call as the sequence grows,
- * and its calls are dealt to four repetitions, 0 1 2 3 3 2 1 0 0 .., so that each of them has a
- * quarter of the work at every length. What it reads stays in the caches, so arithmetic is its
- * only bound. A peer has its turns between repetitions. */
+ * A repetition of a decode row is one call. A prefill is timed call by call as the sequence
+ * grows, and its calls are dealt to four repetitions, 0 1 2 3 3 2 1 0 0 .., so that each of
+ * them has a quarter of the work at every length. What it reads stays in the caches, so
+ * arithmetic is its only bound. A peer has its turns between repetitions. */
 #include "launch/bench/bench.h"
 
 #include <stdlib.h>

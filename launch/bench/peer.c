@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A peer of the bench: torch's scaled_dot_product_attention, in a process of python3's, which is asked
- * for one call at a time, in turns with ours. One line goes there, one comes back:
+/* A peer of the bench: torch's scaled_dot_product_attention, in a process of python3's, which
+ * is asked for one call at a time, in turns with ours. One line goes there, one comes back:
  *
  *     (begin)                                             ok VERSION
  *     row HEADS KV KEY_DIM VALUE_DIM TOKENS ROWS THREADS DTYPE    ok
  *     turn                                                SECONDS
  *
- * or "no WHY". A prefill is one causal call over at most PEER_TOKENS tokens, since torch has none that goes
- * on from keys that are there; rates are compared. */
+ * or "no WHY". A prefill is one causal call over at most PEER_TOKENS tokens, since torch has
+ * none that goes on from keys that are there; rates are compared. */
 #include "launch/bench/bench.h"
 
 #include <signal.h>

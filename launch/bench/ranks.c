@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows under mpirun. A batch against its parts called one by one: the same ranks, in turns.
  *
- * What splitting a rank costs: under mpirun, N ranks with one thread each against rank 0 alone with N
- * threads, on the same cores and the same work. They take turns, and each turn of one is compared
- * with the next turn of the other. A rank that waits polls, and would take a core from the threads of
- * rank 0, so for its turn the others sleep a little longer than the turn before took. */
+ * What splitting a rank costs: under mpirun, N ranks with one thread each against rank 0 alone
+ * with N threads, on the same cores and the same work. They take turns, and each turn of one is
+ * compared with the next turn of the other. A rank that waits polls, and would take a core from
+ * the threads of rank 0, so for its turn the others sleep a little longer than the turn before
+ * took. */
 #include "launch/bench/bench.h"
 
 #include "launch/columns.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What reproducible results cost: decode calls over 1,048,576 tokens with fixed-point sums against
- * the same calls without. Both have their plan, cache and arrays; they take turns, now one first and
- * now the other, and each turn is compared with its neighbour. Two KV heads with their four query
- * heads each: what a block costs is the same for more, and both caches are far larger than the
- * processor's. */
+/* What reproducible results cost: decode calls over 1,048,576 tokens with fixed-point sums
+ * against the same calls without. Both have their plan, cache and arrays; they take turns, now
+ * one first and now the other, and each turn is compared with its neighbour. Two KV heads with
+ * their four query heads each: what a block costs is the same for more, and both caches are far
+ * larger than the processor's. */
 #include "launch/bench/bench.h"
 
 #include "launch/columns.h"

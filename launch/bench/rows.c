@@ -2,12 +2,13 @@
 /* The rows of the table: attention of Llama-3-8B's shape (32 query heads, 8 KV heads, 128 wide)
  * unless the name says otherwise.
  *
- * One decoded row does 4 operations for each byte of a bf16 cache (group 4), 8 rows 32 of them: which
- * ceiling binds those is a matter of the machine. "prefill s2" reads so little that its bar is the
- * dense row's rate: what a selector saves in work it should save in time.
+ * One decoded row does 4 operations for each byte of a bf16 cache (group 4), 8 rows 32 of them:
+ * which ceiling binds those is a matter of the machine. "prefill s2" reads so little that its
+ * bar is the dense row's rate: what a selector saves in work it should save in time.
  *
- * "latent" is DeepSeek's attention with 128 query heads on one KV head, whose values are a part of its
- * keys: 242 operations for each byte of a bf16 cache, bound by arithmetic even when one row is decoded. */
+ * "latent" is DeepSeek's attention with 128 query heads on one KV head, whose values are a part
+ * of its keys: 242 operations for each byte of a bf16 cache, bound by arithmetic even when one
+ * row is decoded. */
 #include "launch/bench/bench.h"
 
 #define LLAMA .heads = 32, .kv_heads = 8, .key_dim = 128, .value_dim = 128

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a row measures with: a plan of one layer, a cache, and random rows. Every call appends the
- * same random chunk of keys: they cost what any keys cost. */
+/* What a row measures with: a plan of one layer, a cache, and random rows. Every call appends
+ * the same random chunk of keys: they cost what any keys cost. */
 #include "launch/bench/bench.h"
 
 #include "launch/data.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decode steps take no memory but the blocks that they append: resident memory grows by their bytes,
- * rounded up to pages in each KV head's records, and the heap does not grow at all. (That no step
- * calls an allocator, not even to give back at once, is counted by tests/dist/steady_test.c.) */
+/* Decode steps take no memory but the blocks that they append: resident memory grows by their
+ * bytes, rounded up to pages in each KV head's records, and the heap does not grow at all.
+ * (That no step calls an allocator, not even to give back at once, is counted by
+ * tests/dist/steady_test.c.) */
 #include "launch/bench/bench.h"
 
 #include "launch/columns.h"

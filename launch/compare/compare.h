@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* compare.h - head patterns side by side: what each keeps and reads, how long it takes, which needles it
- * finds, how far its attention is from the whole one's.
+/* compare.h - head patterns side by side: what each keeps and reads, how long it takes, which
+ * needles it finds, how far its attention is from the whole one's.
  *
  * Knows: needle's evaluation, of which each pattern has one of its own; pattern files.
  * Refuses to know: what a pattern does.
  *
- * The first pattern is the one that the others are held against: every head dense, or what a checkpoint's own
- * layers read. Models of all patterns have the same weights, and their caches are there at the same time, so
- * that decoded tokens can be timed in turn. */
+ * The first pattern is the one that the others are held against: every head dense, or what a
+ * checkpoint's own layers read. Models of all patterns have the same weights, and their caches
+ * are there at the same time, so that decoded tokens can be timed in turn. */
 #ifndef BANYAN_COMPARE_H
 #define BANYAN_COMPARE_H
 
@@ -48,8 +48,8 @@ typedef struct comparison {
 
 /* ---- patterns.c --------------------- */
 
-/* The patterns that --use and --pattern name, in their order, or the table's; for a model that is known
- * (setup_read). EXIT_OK, or reported. Collective. */
+/* The patterns that --use and --pattern name, in their order, or the table's; for a model that
+ * is known (setup_read). EXIT_OK, or reported. Collective. */
 int compare_choose(comparison *c);
 void compare_free(comparison *c);
 

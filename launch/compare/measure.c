@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is measured of each pattern. First, one after another: the haystack is read, and every needle
- * asked for on a fork of it. Then tokens are decoded, one of each pattern in turn, so that what else the
- * machine does meanwhile falls on all of them alike. */
+/* What is measured of each pattern. First, one after another: the haystack is read, and every
+ * needle asked for on a fork of it. Then tokens are decoded, one of each pattern in turn, so
+ * that what else the machine does meanwhile falls on all of them alike. */
 #include "launch/compare/compare.h"
 
 #include <stdlib.h>
@@ -32,7 +32,8 @@ static int prepare_compared(comparison *c, compared *p)
     return evaluation_agree(&p->e, status, "a pattern");
 }
 
-/* A haystack without needles, which took `prefill`: what a checkpoint's cells leave is no whole one. */
+/* A haystack without needles, which took `prefill`: what a checkpoint's cells leave is no whole
+ * one. */
 static int read_plain(comparison *c, compared *p)
 {
     const foreign_ids *f = c->s->wish.foreign;

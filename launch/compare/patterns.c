@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which patterns are compared, and their rules.
  *
- * A line's numbers are those of its paper or its published settings. "{N@L}" in it is N at L tokens and
- * more, and in proportion below, where N itself would be all or most of the context: such a pattern is
- * marked. {half} and {group} are the first query head of the second half, and of the second KV head,
- * {half-} and {group-} the ones before. {first} and {again} are TidalDecode's layers, 2 and 13 where there
- * are so many; in the constructed model layer 1 is the first whose queries and keys are those of the layer
- * that finds the needle. */
+ * A line's numbers are those of its paper or its published settings. "{N@L}" in it is N at L
+ * tokens and more, and in proportion below, where N itself would be all or most of the context:
+ * such a pattern is marked. {half} and {group} are the first query head of the second half, and
+ * of the second KV head, {half-} and {group-} the ones before. {first} and {again} are
+ * TidalDecode's layers, 2 and 13 where there are so many; in the constructed model layer 1 is
+ * the first whose queries and keys are those of the layer that finds the needle. */
 #include "launch/compare/compare.h"
 
 #include "launch/pattern/pattern.h"
@@ -119,8 +119,8 @@ static int read_pattern_file(const comparison *c, const char *path, compared *p)
     return job_all_good(c->j, good) ? EXIT_OK : EXIT_USAGE;
 }
 
-/* Behind the pattern's rules those that hold for all: of the layer which the constructed model copies its
- * tokens with. */
+/* Behind the pattern's rules those that hold for all: of the layer which the constructed model
+ * copies its tokens with. */
 static bool append_common_rules(const comparison *c, compared *p)
 {
     const banyan_spec *all = &c->s->e.spec;
@@ -143,7 +143,8 @@ static compared *next_compared(comparison *c)
     return NULL;
 }
 
-/* What the others are held against: no rules for a checkpoint, whose layers may have their own. */
+/* What the others are held against: no rules for a checkpoint, whose layers may have their
+ * own. */
 static int add_first(comparison *c)
 {
     compared *p = &c->of[c->count++];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The picture of a comparison: a line of bars for each pattern, those that find most on top, and of equal
- * ones those that keep least.
+/* The picture of a comparison: a line of bars for each pattern, those that find most on top,
+ * and of equal ones those that keep least.
  *
  *     S2            |####      35 %   |###      30 %   |############ 100 %
  *                    kept memory       read by a row    needles found        */
@@ -33,7 +33,8 @@ static const char *colour_of(int column, double share)
     return share > 0.999 ? "#0CA678" : share > 0.5 ? "#EBB839" : "#F0496E";
 }
 
-/* Numbers to the right of a bar, and a name to the left of them all, as many characters as there is room. */
+/* Numbers to the right of a bar, and a name to the left of them all, as many characters as
+ * there is room. */
 static void label(double x, int32_t row, const char *side, const char *text, FILE *out)
 {
     fputs("set label ", out);

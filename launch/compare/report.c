@@ -67,7 +67,8 @@ static void quartiles(const compared *p, double q[3])
     q[2] = step[(p->steps - 1) * 3 / 4];
 }
 
-/* Root of the sums of squares, of the difference over the first pattern's; NaN: not measured. */
+/* Root of the sums of squares, of the difference over the first pattern's; NaN: not
+ * measured. */
 static double output_error(const compared *p)
 {
     const outputs *o = &p->outputs;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rank 0's side of a continuation: from text to ids, and from ids to text on stdout. What may be the
- * beginning of the stop text is held back until it is known. */
+/* Rank 0's side of a continuation: from text to ids, and from ids to text on stdout. What may
+ * be the beginning of the stop text is held back until it is known. */
 #include "launch/generate/generate.h"
 #include "launch/model/model.h"
 
@@ -87,7 +87,8 @@ static bool put_before(const prompt_wish *w, continuation *c, char *why, size_t 
     return true;
 }
 
-/* Nothing but a snapshot: its last id is gone on from, in text where the model has a tokenizer. */
+/* Nothing but a snapshot: its last id is gone on from, in text where the model has a
+ * tokenizer. */
 static bool read_nothing(const prompt_wish *w, continuation *c, char *why, size_t why_bytes)
 {
     char path[4096];

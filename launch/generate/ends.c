@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where a model says that its answer ends: transformers takes generation_config.json where there is one,
- * and config.json where not. */
+/* Where a model says that its answer ends: transformers takes generation_config.json where
+ * there is one, and config.json where not. */
 #include "launch/generate/generate.h"
 #include "launch/model/hf_config.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* generate.h - one continuation: what the prompt is, how the next id is chosen, where it ends, what is
- * printed.
+/* generate.h - one continuation: what the prompt is, how the next id is chosen, where it ends,
+ * what is printed.
  *
- * Knows: the job and its flags, text.h. Refuses to know: how logits come about (model.h), ranks: all of
- * this is rank 0's; the others are told the prompt and each id. */
+ * Knows: the job and its flags, text.h. Refuses to know: how logits come about (model.h),
+ * ranks: all of this is rank 0's; the others are told the prompt and each id. */
 #ifndef BANYAN_GENERATE_H
 #define BANYAN_GENERATE_H
 
@@ -43,7 +43,8 @@ typedef struct continuation {
     const char *stop;
 } continuation;
 
-/* Rank 0: reads the prompt, the tokenizer where it is text, and the model's ends. false: why. */
+/* Rank 0: reads the prompt, the tokenizer where it is text, and the model's ends. false:
+ * why. */
 bool continuation_begin(const prompt_wish *w, continuation *c, char *why, size_t why_bytes);
 void continuation_free(continuation *c);
 /* The next id, printed on stdout: as text, as far as its characters are whole, or as a number.
@@ -55,8 +56,8 @@ bool continuation_end(continuation *c);
 /* ends.c: eos_token_id, a number or a list, of generation_config.json, else of config.json. */
 bool ends_read(const char *dir, uint32_t **ends, int64_t *count, char *why, size_t why_bytes);
 
-/* sample.c: an id drawn from `logits` [vocab], none of them NaN, at token `position`: the same for the
- * same logits, seed and position. work [vocab]. */
+/* sample.c: an id drawn from `logits` [vocab], none of them NaN, at token `position`: the same
+ * for the same logits, seed and position. work [vocab]. */
 typedef struct scored {
     float logit;
     uint32_t id;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The next id, drawn: temperature, then the top_k most probable, then the fewest of them that have
- * top_p of the mass (Holtzman et al. 2020), in that order, as elsewhere. Equal logits: the lower id
- * first. The random number is a function of seed and position, so that nothing else moves it. */
+/* The next id, drawn: temperature, then the top_k most probable, then the fewest of them that
+ * have top_p of the mass (Holtzman et al. 2020), in that order, as elsewhere. Equal logits: the
+ * lower id first. The random number is a function of seed and position, so that nothing else
+ * moves it. */
 #include "launch/generate/generate.h"
 
 #include <math.h>

@@ -4,11 +4,15 @@
  * Knows: needle's evaluation, whose questions it observes; the files that pattern/ reads.
  * Refuses to know: how a model is run, and what is done with its heads.
  *
- *     retrieval   share of the answer's tokens at which the head's strongest token is the one being
- *                 copied out of the needle (Wu et al., arXiv 2404.15574); of answered needles
- *     echo        attention to earlier copies of the same token, in random tokens that are repeated
- *     induction   attention to the tokens that followed those copies (RazorAttention, 2407.15891)
- *     needle, sinks, window   mass at the answer's rows, on the needle, the first tokens, the last
+ *     retrieval   share of the answer's tokens at which the head's strongest token is the one
+ *                 being copied out of the needle (Wu et al., arXiv 2404.15574); of answered
+ *                 needles
+ *     echo        attention to earlier copies of the same token, in random tokens that are
+ *                 repeated
+ *     induction   attention to the tokens that followed those copies (RazorAttention,
+ *                 2407.15891)
+ *     needle, sinks, window   mass at the answer's rows, on the needle, the first tokens, the
+ *                             last
  */
 #ifndef BANYAN_HEADS_H
 #define BANYAN_HEADS_H
@@ -50,9 +54,9 @@ int heads_repeat(evaluation *e, int32_t tokens, heads_scores *s);
 /* The `most` heads with the highest scores. */
 void heads_print(const heads_scores *s, int32_t most, FILE *out);
 void heads_json(const heads_scores *s, FILE *out);
-/* As Retrieval_Head's, DuoAttention's and RazorAttention's files are: scores of query heads; for each KV
- * head the highest of its group; the KV heads with the highest induction and echo scores, of these
- * shares. */
+/* As Retrieval_Head's, DuoAttention's and RazorAttention's files are: scores of query heads;
+ * for each KV head the highest of its group; the KV heads with the highest induction and echo
+ * scores, of these shares. */
 void heads_retrieval(const heads_scores *s, FILE *out);
 void heads_duo(const heads_scores *s, FILE *out);
 void heads_razor(const heads_scores *s, double induction, double echo, FILE *out);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random tokens, again and again: what a head does in them it does for their order alone. Row i of the last
- * copy, with `tokens` from one copy to the next, and copies m = 1 .. HEADS_COPIES before it:
+/* Random tokens, again and again: what a head does in them it does for their order alone. Row i
+ * of the last copy, with `tokens` from one copy to the next, and copies m = 1 .. HEADS_COPIES
+ * before it:
  *
  *     echo       mass on i - m tokens         the same token
  *     induction  mass on i - m tokens + 1     the token that followed it
  *
- * summed over the copies; the mean over rows (RazorAttention, section 3: 2500 tokens, 4 times). */
+ * summed over the copies; the mean over rows (RazorAttention, section 3: 2500 tokens, 4
+ * times). */
 #include "launch/heads/heads.h"
 
 #include <stdlib.h>

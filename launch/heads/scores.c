@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scores of heads, question by question. The answer is fed with the question, so that all its rows are there
- * whatever the model says; a needle counts when the model would have said most of it. */
+/* Scores of heads, question by question. The answer is fed with the question, so that all its
+ * rows are there whatever the model says; a needle counts when the model would have said most
+ * of it. */
 #include "launch/heads/heads.h"
 
 #include <stdlib.h>

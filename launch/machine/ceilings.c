@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What this machine can do at most, measured in this process, again before every repetition of a
- * row: whatever disturbs one disturbs the other. The two loops do nothing else:
+/* What this machine can do at most, measured in this process, again before every repetition of
+ * a row: whatever disturbs one disturbs the other. The two loops do nothing else:
  *
- *     read     a pass over a buffer eight times the last cache, each thread over a part of its own
+ *     read     a pass over a buffer eight times the last cache, each thread over a part of its
+ *              own
  *     math     multiply-adds on registers, as many in flight as their latency wants
  *
  * Threads time themselves, and the slowest counts. */
@@ -34,7 +35,7 @@ static const peak *peak_of(const char *kernel, banyan_dtype dtype)
     return best;
 }
 
-/* ---- clocks -------------------------------------------------------------------------------- */
+/* ---- clocks ------------------------------------------------------------------------------ */
 
 static double clock_seconds(clockid_t clock)
 {
@@ -53,7 +54,7 @@ double pace_thread_seconds(const pace *by)
     return by->cpu_time ? clock_seconds(CLOCK_THREAD_CPUTIME_ID) : now_seconds();
 }
 
-/* ---- arithmetic ---------------------------------------------------------------------------- */
+/* ---- arithmetic -------------------------------------------------------------------------- */
 
 static volatile float kept_float; /* results go somewhere, so that loops are not dropped */
 static volatile uint64_t kept_word;
@@ -81,7 +82,7 @@ static int64_t enough_rounds(const ceilings *c)
     return rounds;
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 EACH_ISA
 static uint64_t read_words(const uint64_t *restrict words, int64_t count)
@@ -128,7 +129,7 @@ static bool map_words(ceilings *c, int64_t bytes)
     return true;
 }
 
-/* ---- both ---------------------------------------------------------------------------------- */
+/* ---- both -------------------------------------------------------------------------------- */
 
 bool ceilings_choose(ceilings *c, const pace *by, int threads, const char *kernel,
                      banyan_dtype dtype)

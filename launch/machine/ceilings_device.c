@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a device can do at most, by its own clock: the copy of a piece of its memory to another, which
- * reads and writes each byte once, and cuBLAS's product of two bf16 matrices of random numbers (zeros
- * would be faster: a GPU's clock depends on the bits that change). The best of some passes. */
+/* What a device can do at most, by its own clock: the copy of a piece of its memory to another,
+ * which reads and writes each byte once, and cuBLAS's product of two bf16 matrices of random
+ * numbers (zeros would be faster: a GPU's clock depends on the bits that change). The best of
+ * some passes. */
 #include "launch/machine/machine.h"
 
 #include "launch/data.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The machine's figures as they are kept: read from a file, written to one, told to people. The file
- * is a config with nothing but `machine` in it. */
+/* The machine's figures as they are kept: read from a file, written to one, told to people. The
+ * file is a config with nothing but `machine` in it. */
 #include "launch/machine/machine.h"
 
 #include "launch/command.h"

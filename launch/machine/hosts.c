@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which ranks share a machine. Nodes do not tell: containers and namespaces on one machine have names of
- * their own, and yet its cores and its memory in common. */
+/* Which ranks share a machine. Nodes do not tell: containers and namespaces on one machine have
+ * names of their own, and yet its cores and its memory in common. */
 #include "launch/machine/machine.h"
 
 #include "launch/data.h"

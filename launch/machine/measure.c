@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Measuring a machine, in about half a second where there is a core for every thread:
  *
- *     links      messages to and fro between two ranks: alpha from the shortest, beta from the rise up
- *                to the longest, half a round trip each; inside a node, and between two
+ *     links      messages to and fro between two ranks: alpha from the shortest, beta from the
+ *                rise up to the longest, half a round trip each; inside a node, and between two
  *                and long messages apart, which move otherwise
- *     reading    a plain loop over memory, and the kernel at the config's shape over contexts from one
- *                block to several times the last cache
+ *     reading    a plain loop over memory, and the kernel at the config's shape over contexts
+ *                from one block to several times the last cache
  *     computing  the kernel on many rows
  *
- * Reading and computing twice: the first rank of each machine alone, and all ranks at once. Medians. */
+ * Reading and computing twice: the first rank of each machine alone, and all ranks at once.
+ * Medians. */
 #include "launch/machine/machine.h"
 
 #include "launch/data.h"
@@ -252,8 +253,8 @@ static banyan_status time_pairs(probe *p, int64_t tokens, double *pair)
     return status;
 }
 
-/* The cache is filled anew, and timed at each point on the way: looking for blocks in a longer one
- * would be timed as well. */
+/* The cache is filled anew, and timed at each point on the way: looking for blocks in a longer
+ * one would be timed as well. */
 static banyan_status probe_once(probe *p, figures *f)
 {
     banyan_status status = BANYAN_OK;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rate of 512-bit fp32 multiply-adds: enough of them in flight to hide their latency on every
- * port, and nothing from memory. */
+/* The rate of 512-bit fp32 multiply-adds: enough of them in flight to hide their latency on
+ * every port, and nothing from memory. */
 #include "launch/machine/machine.h"
 
 #include <immintrin.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rate of 512-bit bf16 dot products (pairs of bf16, summed in fp32): 32 multiply-adds each. */
+/* The rate of 512-bit bf16 dot products (pairs of bf16, summed in fp32): 32 multiply-adds
+ * each. */
 #include "launch/machine/machine.h"
 
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ranks that have no part in a measurement. Waiting in a collective polls, and on a machine with fewer
- * cores than ranks that is what would be measured. */
+/* Ranks that have no part in a measurement. Waiting in a collective polls, and on a machine
+ * with fewer cores than ranks that is what would be measured. */
 #include "launch/machine/machine.h"
 
 #include <time.h>

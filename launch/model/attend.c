@@ -2,8 +2,8 @@
 /* The runner's calls of banyan_attend, the only ones in launch/model. */
 #include "launch/model/runner.h"
 
-/* The calls of one layer: rows that only append, then those that attend. On a device they are queued
- * behind what made q, k and v. */
+/* The calls of one layer: rows that only append, then those that attend. On a device they are
+ * queued behind what made q, k and v. */
 banyan_status attend_run(model *m, int32_t layer, const chunk *c, const model_probe *probe)
 {
     const workspace *w = &m->work;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The code of a token: 128 signs, so different from every other code that a sharp softmax can tell
- * 32768 tokens apart by the worst pair, not the average one.
+/* The code of a token: 128 signs, so different from every other code that a sharp softmax can
+ * tell 32768 tokens apart by the worst pair, not the average one.
  *
- * A codeword of the Reed-Muller code RM(2,5) is a quadratic form over GF(2), sum of x_i b_i + x_i x_j
- * b_ij, evaluated on the 32 points of GF(2)^5: 5 + 10 = 15 coefficients, the bits of an id. Two
- * words agree in all but d >= 8 places, so their signs' inner product is at most 16 of 32
- * (MacWilliams and Sloane, The Theory of Error-Correcting Codes, chapter 13). The first 32 signs
- * of a code, which keys and queries use, are this word; the other 96 are the words of M_1 id, M_2 id,
- * M_3 id, for three invertible 15 x 15 matrices that were drawn at random until no difference of ids
- * is bad under all four at once: inner products of whole codes are at most 40 of 128. The code is
- * linear, so trying all 32767 differences proves it, which a test does. */
+ * A codeword of the Reed-Muller code RM(2,5) is a quadratic form over GF(2), sum of x_i b_i +
+ * x_i x_j b_ij, evaluated on the 32 points of GF(2)^5: 5 + 10 = 15 coefficients, the bits of an
+ * id. Two words agree in all but d >= 8 places, so their signs' inner product is at most 16 of
+ * 32 (MacWilliams and Sloane, The Theory of Error-Correcting Codes, chapter 13). The first 32
+ * signs of a code, which keys and queries use, are this word; the other 96 are the words of M_1
+ * id, M_2 id, M_3 id, for three invertible 15 x 15 matrices that were drawn at random until no
+ * difference of ids is bad under all four at once: inner products of whole codes are at most 40
+ * of 128. The code is linear, so trying all 32767 differences proves it, which a test does. */
 #include "launch/model/model.h"
 
 #include <string.h>

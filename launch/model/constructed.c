@@ -3,32 +3,34 @@
  *
  *     BOS x 4, words .., <K> k1 k2 k3 <V> v1 v2 v3 v4 . , words .., <Q> k1 k2 k3 <V>
  *
- * with v1 v2 v3 v4 . , from any depth of up to max_tokens tokens, and with <none> when the key is
- * not there. Two layers that do something:
+ * with v1 v2 v3 v4 . , from any depth of up to max_tokens tokens, and with <none> when the key
+ * is not there. Two layers that do something:
  *
- * Residual stream (768): A, the token's code (128) | B1 B2 B3, codes of the tokens 1, 2, 3 back (128
- * each) | C, the answer (128) | const | flag of null tokens | filler. const is 16, and flag and
- * filler of null tokens 8, so that every embedding has the square sum 128 + 256 = 64 + 64 + 256, and
- * RMSNorm divides by a known number: sqrt(384/768), and 1 after layer 0 has filled B1..B3.
+ * Residual stream (768): A, the token's code (128) | B1 B2 B3, codes of the tokens 1, 2, 3 back
+ * (128 each) | C, the answer (128) | const | flag of null tokens | filler. const is 16, and
+ * flag and filler of null tokens 8, so that every embedding has the square sum 128 + 256 = 64 +
+ * 64 + 256, and RMSNorm divides by a known number: sqrt(384/768), and 1 after layer 0 has
+ * filled B1..B3.
  *
- * Layer 0, query head h copies the token 1 + h mod 3 back into B, by position alone. Keys are the
- * constant sqrt(A_i) on pair i, queries the same turned by -offset: the rotary embedding makes of
- * them the score sum_i A_i cos(theta_i delta), delta = distance - offset. With a geometric ladder of
- * frequencies that is a vernier, sharp at 0; the A_i below solve the covering problem of keeping
- * every other delta at least a gap G under the peak. Null tokens look at themselves instead and
- * copy their code, which is zero.
+ * Layer 0, query head h copies the token 1 + h mod 3 back into B, by position alone. Keys are
+ * the constant sqrt(A_i) on pair i, queries the same turned by -offset: the rotary embedding
+ * makes of them the score sum_i A_i cos(theta_i delta), delta = distance - offset. With a
+ * geometric ladder of frequencies that is a vernier, sharp at 0; the A_i below solve the
+ * covering problem of keeping every other delta at least a gap G under the peak. Null tokens
+ * look at themselves instead and copy their code, which is zero.
  *
- * Layer 1, every head: the query has e(x_t), e(x_t-1), e(x_t-2) (e: first 32 signs of a code), the
- * key e(x_s-1), e(x_s-2), e(x_s-3), the value the code of x_s. These lie on pairs 15..62, which turn
- * less than half a radian over the whole length: that is what theta is chosen for, pair 15 turning
- * 0.5 rad. Each matching token adds beta to the logit; a wrong one adds at most beta/2. Null
- * tokens have a key of their own, on the slowest pair, that every query matches with 11/12 of a full
- * match: half way to the nearest miss. With beta = 4 (ln N + 6.9), N nearest misses together weigh
- * less than 1e-3 of a match. C becomes the sum over heads of what they found, the head of the
- * model compares it with all codes, and <none> says half a head's worth.
+ * Layer 1, every head: the query has e(x_t), e(x_t-1), e(x_t-2) (e: first 32 signs of a code),
+ * the key e(x_s-1), e(x_s-2), e(x_s-3), the value the code of x_s. These lie on pairs 15..62,
+ * which turn less than half a radian over the whole length: that is what theta is chosen for,
+ * pair 15 turning 0.5 rad. Each matching token adds beta to the logit; a wrong one adds at most
+ * beta/2. Null tokens have a key of their own, on the slowest pair, that every query matches
+ * with 11/12 of a full match: half way to the nearest miss. With beta = 4 (ln N + 6.9), N
+ * nearest misses together weigh less than 1e-3 of a match. C becomes the sum over heads of what
+ * they found, the head of the model compares it with all codes, and <none> says half a head's
+ * worth.
  *
- * There may be more layers: all from layer 1 on have layer 1's queries, keys and values, and one of them,
- * the retrieval layer, its output; the others' outputs are multiplied by zero. */
+ * There may be more layers: all from layer 1 on have layer 1's queries, keys and values, and
+ * one of them, the retrieval layer, its output; the others' outputs are multiplied by zero. */
 #include "launch/model/hf_config.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
@@ -64,8 +66,9 @@ enum {
 
 static const double const_entry = 16, null_entry = 8; /* values in the embedding */
 
-/* Weights of the position pairs, in units of the gap, for the two lengths that they were solved for.
- * A shorter context uses the same ladder: its distances are among those that were checked. */
+/* Weights of the position pairs, in units of the gap, for the two lengths that they were solved
+ * for. A shorter context uses the same ladder: its distances are among those that were
+ * checked. */
 static const struct ladder {
     int64_t tokens;
     double gap, weight[POSITION_PAIRS];
@@ -169,7 +172,8 @@ static void fill_head(const void *arg, int64_t row, float *out)
 }
 
 /* Row `row` of a head's position vector for a query `offset` back (0: the key): amplitude
- * sqrt(A_i), turned by -offset. Attention divides by sqrt(DIM), so sqrt(DIM) is in the amplitude. */
+ * sqrt(A_i), turned by -offset. Attention divides by sqrt(DIM), so sqrt(DIM) is in the
+ * amplitude. */
 static double position_entry(const design *d, int64_t row, int32_t offset)
 {
     int64_t pair = row % PAIRS;

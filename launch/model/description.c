@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What several families say of a model in the same words: windows of layers, and tokens that are none. */
+/* What several families say of a model in the same words: windows of layers, and tokens that
+ * are none. */
 #include "launch/model/family.h"
 
 #include <stdio.h>

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dual chunk attention (An et al., Training-Free Long-Context Scaling of Large Language Models, arXiv
- * 2402.17463, section 3; Qwen2.5-1M, arXiv 2501.15383): no key is further from its query, as rotation has
- * it, than the model was trained for. With chunks of C tokens of which S are local, and L = C - S, a key at
- * token j is turned to j mod L and kept so. A row at p, in chunk c = p / L at u = p mod L, asks three times:
+/* Dual chunk attention (An et al., Training-Free Long-Context Scaling of Large Language Models,
+ * arXiv 2402.17463, section 3; Qwen2.5-1M, arXiv 2501.15383): no key is further from its query,
+ * as rotation has it, than the model was trained for. With chunks of C tokens of which S are
+ * local, and L = C - S, a key at token j is turned to j mod L and kept so. A row at p, in chunk
+ * c = p / L at u = p mod L, asks three times:
  *
  *     keys of its own chunk, [c L, p]               with its query turned to u
  *     keys of the chunk before, [(c - 1) L, c L)                          to min(u + L, C)
  *     keys of all others, [0, (c - 1) L)                                  to min(2 L - 1, C)
  *
- * each a softmax over other tokens, joined by their lse (banyan_combine). Beyond the original length scores
- * are sharpened by s^2, s = 0.1 ln(n / original) + 1, n the whole sequence's tokens. Up to L tokens all of
- * this is plain attention, and is done as such. */
+ * each a softmax over other tokens, joined by their lse (banyan_combine). Beyond the original
+ * length scores are sharpened by s^2, s = 0.1 ln(n / original) + 1, n the whole sequence's
+ * tokens. Up to L tokens all of this is plain attention, and is done as such. */
 #include "launch/model/runner.h"
 
 #include <math.h>
@@ -62,8 +63,8 @@ void dual_turn_queries(model *m, int64_t row, int64_t wanted, int32_t head, int3
     }
 }
 
-/* The parts of the wanted rows from `first` on, one for each chunk that they lie in, with their version's
- * keys; 0: none of them has any. *skip: rows before the first that has. */
+/* The parts of the wanted rows from `first` on, one for each chunk that they lie in, with their
+ * version's keys; 0: none of them has any. *skip: rows before the first that has. */
 static int32_t list_parts(const model *m, const chunk *c, int version,
                           const banyan_range *probe, float *mass, int32_t *skip)
 {

@@ -7,13 +7,13 @@
  * to pack a message and the other to unpack it, so that a message carries no description of
  * itself:
  *
- *     for each query head of src's columns that dst holds:          [wanted rows][columns]
- *     for each KV head, k then v, and block that dst keeps:         [rows of the block][columns]
+ *     for each query head of src's columns that dst holds:     [wanted rows][columns]
+ *     for each KV head, k then v, and block that dst keeps:    [rows of the block][columns]
  *
  * Everything else is gathered by all from all.
  *
- * Where activations lie on a device, messages are packed and unpacked there, and pass through the host's
- * memory: for each exchange one copy out, and one in. One rank copies none. */
+ * Where activations lie on a device, messages are packed and unpacked there, and pass through
+ * the host's memory: for each exchange one copy out, and one in. One rank copies none. */
 #include "launch/model/runner.h"
 
 typedef enum direction { MEASURE, PACK, UNPACK, LOCAL } direction;
@@ -139,8 +139,8 @@ static size_t float_bytes(int64_t count)
     return (size_t)count * sizeof(float);
 }
 
-/* What was packed on the device, to the host; it waits, so that what the last exchange received may be
- * written over as well. */
+/* What was packed on the device, to the host; it waits, so that what the last exchange received
+ * may be written over as well. */
 static banyan_status stage_sent(model *m, int64_t floats)
 {
     if (m->ranks == 1) return BANYAN_OK;
@@ -201,7 +201,8 @@ typedef struct homes {
     bool is_host;
 } homes;
 
-/* Of the heads whose home is `home`: PACK from h->mine, UNPACK to h->all, LOCAL from one to the other. */
+/* Of the heads whose home is `home`: PACK from h->mine, UNPACK to h->all, LOCAL from one to the
+ * other. */
 static int64_t copy_homes(const homes *h, int home, float *packed, direction direction)
 {
     const int32_t heads = h->m->shape.heads, rows = h->rows;
@@ -269,8 +270,8 @@ banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float
     return gather_homes(&h);
 }
 
-/* All get `sent`, this rank's columns on the host; columns_of points to `mine` and into `received`,
- * where the others' will be. */
+/* All get `sent`, this rank's columns on the host; columns_of points to `mine` and into
+ * `received`, where the others' will be. */
 static banyan_status exchange_columns(model *m, int64_t columns, int32_t rows,
                                       const float *mine, const float *sent,
                                       const float *received, int64_t *floats)

@@ -5,9 +5,9 @@
  *
  * Each expert is cut by columns over the ranks like any matrix, so that all ranks work on
  * all pairs of a row and an expert, in the same order: by expert, then by row. The router's
- * logits are gathered, so that all ranks choose from the same bits: on the host, which must know how many
- * rows each expert has before it can ask for their products. With a device that is a copy out a layer,
- * and rows are gathered and scattered there, a launch an expert. */
+ * logits are gathered, so that all ranks choose from the same bits: on the host, which must
+ * know how many rows each expert has before it can ask for their products. With a device that
+ * is a copy out a layer, and rows are gathered and scattered there, a launch an expert. */
 #include "launch/model/runner.h"
 
 #include <math.h>

@@ -66,17 +66,16 @@ typedef struct family {
     qkv_layout qkv;
     gate_up_layout gate_up;
     norm_kind norm;
-    bool
-        experts_together; /* one tensor has all experts, of which even outputs are gate's: views.c */
-    bool interleaved;  /* rope turns entries (2i, 2i+1) of a head, not (i, i + d/2) */
-    bool qkv_bias;     /* always; "attention_bias" says it for others .. */
-    bool biased;       /* .. where it is absent */
-    bool no_o_bias;    /* "attention_bias" is of q, k and v alone */
-    int32_t head_dim;  /* where config.json gives none; 0: hidden_size / heads */
-    double theta, eps; /* .. ; 0: 10000, 1e-6 */
-    double partial;    /* share of a head that turns, .. ; 0: all of it */
-    bool tied;         /* .. */
-    const char *act;   /* .. ; NULL: "silu" */
+    bool experts_together; /* in one tensor, whose even outputs are gate's: views.c */
+    bool interleaved;      /* rope turns entries (2i, 2i+1) of a head, not (i, i + d/2) */
+    bool qkv_bias;         /* always; "attention_bias" says it for others .. */
+    bool biased;           /* .. where it is absent */
+    bool no_o_bias;        /* "attention_bias" is of q, k and v alone */
+    int32_t head_dim;      /* where config.json gives none; 0: hidden_size / heads */
+    double theta, eps;     /* .. ; 0: 10000, 1e-6 */
+    double partial;        /* share of a head that turns, .. ; 0: all of it */
+    bool tied;             /* .. */
+    const char *act;       /* .. ; NULL: "silu" */
     /* Reads what is this family's own: fields into d, which holds the rest. NULL: nothing. */
     void (*read)(hf_config *c, struct description *d);
 } family;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gpt-oss (OpenAI, arXiv 2508.10925): experts in every layer, a sink for each query head, every other
- * layer slides. As published the experts are mxfp4. */
+/* gpt-oss (OpenAI, arXiv 2508.10925): experts in every layer, a sink for each query head, every
+ * other layer slides. As published the experts are mxfp4. */
 #include "launch/model/family.h"
 
 static void gpt_oss_read(hf_config *c, description *d)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What came out as no number. A NaN compares with nothing, so that a search for the largest would pass it
- * by and answer with some id; a row that is told of stops here instead, on every rank alike. The usual
- * reason is a cache in a format that the checkpoint's keys or values are too large for. */
+/* What came out as no number. A NaN compares with nothing, so that a search for the largest
+ * would pass it by and answer with some id; a row that is told of stops here instead, on every
+ * rank alike. The usual reason is a cache in a format that the checkpoint's keys or values are
+ * too large for. */
 #include "launch/model/runner.h"
 
 #include <inttypes.h>

@@ -65,8 +65,8 @@ static void prepare_keys(model *m, int32_t layer, const chunk *c, int32_t g)
     }
 }
 
-/* All rows of some KV heads' keys in one step of a device. Rows that other ranks keep are turned too, for
- * nobody: that is less than a launch for each run of blocks. */
+/* All rows of some KV heads' keys in one step of a device. Rows that other ranks keep are
+ * turned too, for nobody: that is less than a launch for each run of blocks. */
 static void prepare_all_keys(model *m, int32_t layer, const chunk *c, int32_t g, int32_t end)
 {
     const int64_t dim = m->shape.head_dim;

@@ -142,7 +142,8 @@ banyan_status linear_run(model *m, const linear *l, const float *in, int32_t row
     return status;
 }
 
-/* What rows of tensors are kept as: mxfp4's numbers are bf16's too, since a power of two scales them. */
+/* What rows of tensors are kept as: mxfp4's numbers are bf16's too, since a power of two scales
+ * them. */
 static banyan_dtype kept_dtype(const tensor_rows *stretch, int32_t stretches)
 {
     for (const tensor_rows *s = stretch; s < stretch + stretches; s++)

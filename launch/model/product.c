@@ -101,8 +101,8 @@ static void multiply_pieces(const tensor *t, int64_t row, int64_t step, int64_t 
     }
 }
 
-/* Input first: what lies together is one input's share of all columns, so that these are summed side by
- * side, in fp64 since the order is the input's. */
+/* Input first: what lies together is one input's share of all columns, so that these are summed
+ * side by side, in fp64 since the order is the input's. */
 static void multiply_columns(const tensor *t, int64_t row, int64_t step, int64_t count,
                              int64_t in, const float *x, float *out)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The steps of steps.h on the CPU: every rank does all of them, so each is kept to one pass over
- * memory. Sums run in 16 lanes, folded at the end: compilers may not reorder a sum of floats by
- * themselves. */
+/* The steps of steps.h on the CPU: every rank does all of them, so each is kept to one pass
+ * over memory. Sums run in 16 lanes, folded at the end: compilers may not reorder a sum of
+ * floats by themselves. */
 #include "launch/isa.h"
 #include "launch/model/runner.h"
 

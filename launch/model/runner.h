@@ -7,7 +7,8 @@
  * for any P. What the next step needs elsewhere is then exchanged:
  *
  *     x --norm-- h --q, kv-- cut --to the holders of each head-- attend --from homes to all-- o
- *     o --Wo-- cut --to all-- x += ; norm; h --gate, up-- cut --to all-- Wd -- cut --to all-- x +=
+ *     o --Wo-- cut --to all-- x += ; norm; h --gate, up-- cut --to all--
+ *       --Wd-- cut --to all-- x +=
  *
  * The vectors between matrices (norms, residual) are computed by every rank for itself: at 3
  * to 16 KB a row that is cheaper than sending them. */
@@ -76,8 +77,9 @@ typedef struct moves {
 enum {
     DUAL = 3
 }; /* queries of dual chunk attention: to their own chunk, the one before, all others */
-/* What lies on both sides, that of the device and the host's: what is sent to other ranks and comes
- * from them, what attend measured, and what the head says, choice [HEAD_ROWS] and logits behind it. */
+/* What lies on both sides, that of the device and the host's: what is sent to other ranks and
+ * comes from them, what attend measured, and what the head says, choice [HEAD_ROWS] and logits
+ * behind it. */
 enum { ON_SEND, ON_RECV, ON_LSE, ON_MASS, ON_ANSWER, ON_ALL };
 
 /* Working memory of a watch. */
@@ -88,8 +90,8 @@ typedef struct watching {
     int64_t *strongest; /* [rows][heads]: this rank's */
 } watching;
 
-/* Working memory, for max_rows rows, in the device's memory where nothing else is said: without a device
- * that is the host's. */
+/* Working memory, for max_rows rows, in the device's memory where nothing else is said: without
+ * a device that is the host's. */
 typedef struct workspace {
     int64_t bytes;       /* of all that follows */
     float *x, *h;        /* [rows][hidden] */
@@ -117,7 +119,8 @@ typedef struct workspace {
     activation_columns *columns_of;
 } workspace;
 
-/* A decoded token's kernels, captured: graph.c. COLD: none was decoded yet; NEVER: it cannot be. */
+/* A decoded token's kernels, captured: graph.c. COLD: none was decoded yet; NEVER: it cannot
+ * be. */
 typedef struct step_graph {
     enum { GRAPH_COLD, GRAPH_WARM, GRAPH_READY, GRAPH_NEVER } state;
     void *graph;
@@ -196,13 +199,14 @@ void weights_free(model *m);
 banyan_status digest_make(const char *dir, const safetensors *files, uint64_t *digest,
                           char *why, size_t why_bytes);
 
-/* linear.c: out[rows][outputs] = in[rows][in] weight^T + bias; counts the work. On a device weights in bf16
- * are multiplied as they are, by inputs that are rounded to bf16, and added up in fp32; the CPU multiplies
- * what they are in fp32 by fp32. */
+/* linear.c: out[rows][outputs] = in[rows][in] weight^T + bias; counts the work. On a device
+ * weights in bf16 are multiplied as they are, by inputs that are rounded to bf16, and added up
+ * in fp32; the CPU multiplies what they are in fp32 by fp32. */
 banyan_status linear_run(model *m, const linear *l, const float *in, int32_t rows, float *out);
 /* A device call's result, its words kept in m->why. */
 banyan_status device_result(model *m, banyan_status status);
-/* The columns to a device that is apart, in bf16 where all of them are of so few digits, else in fp32. */
+/* The columns to a device that is apart, in bf16 where all of them are of so few digits, else
+ * in fp32. */
 banyan_status linear_keep(model *m, linear *l);
 /* A vector of malloc likewise; from the call on it is vector_free's as `is_kept`. */
 banyan_status vector_keep(model *m, float **vector, int64_t count, bool *is_kept);
@@ -256,8 +260,8 @@ double dual_sharpness(const description *d, double tokens); /* a factor on score
 bool dual_is_on(const model *m, const chunk *c);            /* for some row of the chunk */
 /* Tables of cos and sin for the chunk's keys and queries. */
 void dual_turns(model *m, const chunk *c);
-/* The further queries of some heads of a row, from the one that is not turned yet; `wanted`: of the row
- * among those that attend. */
+/* The further queries of some heads of a row, from the one that is not turned yet; `wanted`: of
+ * the row among those that attend. */
 void dual_turn_queries(model *m, int64_t row, int64_t wanted, int32_t head, int32_t heads);
 /* attend_run, where it is on. */
 banyan_status dual_attend(model *m, int32_t layer, const chunk *c, const model_probe *probe);
@@ -269,7 +273,8 @@ banyan_status exchange_out(model *m, int32_t layer, int32_t rows, const float **
 /* [rows][heads] from the homes; both on the host */
 banyan_status exchange_values(model *m, int32_t layer, int32_t rows, const float *mine,
                               float *all);
-/* Everybody's part of a cut activation; work.columns_of[ranks] point into the workspace or at mine. */
+/* Everybody's part of a cut activation; work.columns_of[ranks] point into the workspace or at
+ * mine. */
 banyan_status exchange_cut(model *m, int64_t columns, int32_t rows, const float *mine);
 /* .. on the host */
 banyan_status exchange_host_cut(model *m, int64_t columns, int32_t rows, const float *mine);

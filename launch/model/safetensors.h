@@ -66,7 +66,8 @@ const tensor *safetensors_matrix(const safetensors *s, const char *name, int64_t
 const tensor *safetensors_shaped(const safetensors *s, const char *name, const int64_t *shape,
                                  int32_t dims, const char *dtype, char *why, size_t why_bytes);
 
-/* One expert's matrix [rows][in] of a tensor (or of two, mxfp4) that has all of them: views.c. */
+/* One expert's matrix [rows][in] of a tensor (or of two, mxfp4) that has all of them:
+ * views.c. */
 typedef struct view_wish {
     int64_t experts, expert, rows, in;
     bool is_mxfp4;

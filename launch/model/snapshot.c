@@ -3,8 +3,8 @@
  *
  *     "banyan ids\n\0\0\0\0\0"   u64 digest   u64 count   u32 ids [count]        little endian
  *
- * so that a prompt is known to go on from it, and another model's keys are refused. There may be one id more
- * than the cache has tokens: the last one, which was made and not read. */
+ * so that a prompt is known to go on from it, and another model's keys are refused. There may
+ * be one id more than the cache has tokens: the last one, which was made and not read. */
 #include "launch/launch.h"
 #include "launch/model/runner.h"
 
@@ -88,7 +88,8 @@ uint32_t *snapshot_ids(const char *folder, int64_t room, int64_t *count, uint64_
     return ids;
 }
 
-/* Rank 0: is what was opened, of `tokens` tokens, still of the ids that the caller read there? */
+/* Rank 0: is what was opened, of `tokens` tokens, still of the ids that the caller read
+ * there? */
 static banyan_status check_ids(model *m, const char *folder, const uint32_t *ids, int64_t count,
                                int64_t tokens)
 {

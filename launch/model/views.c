@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Experts that lie in one tensor. A view is the matrix of one of them, rows of `in` numbers as other
- * matrices have them, whichever way they lie:
+/* Experts that lie in one tensor. A view is the matrix of one of them, rows of `in` numbers as
+ * other matrices have them, whichever way they lie:
  *
  *     NAME                    [experts][in][rows]                 input first, BF16, F16 or F32
  *     NAME_blocks, _scales    [experts][rows][in/32][16], [experts][rows][in/32]   mxfp4
  *
- * mxfp4 (OCP Microscaling Formats 1.0, sections 5.3 and 6.3): 32 numbers of 4 bits, the earlier in the
- * lower half of a byte, sign, 2 bits of exponent and 1 of mantissa, times one power of two, 2^(scale -
- * 127). They are unpacked as they are used, and never kept wider. */
+ * mxfp4 (OCP Microscaling Formats 1.0, sections 5.3 and 6.3): 32 numbers of 4 bits, the earlier
+ * in the lower half of a byte, sign, 2 bits of exponent and 1 of mantissa, times one power of
+ * two, 2^(scale - 127). They are unpacked as they are used, and never kept wider. */
 #include "launch/model/safetensors.h"
 
 #include <inttypes.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What all layers look at. A row's ranges are its own, so that each row is a part by itself, in a call
- * that appends nothing and whose outputs nobody needs: it follows the one that the layer goes on with. */
+/* What all layers look at. A row's ranges are its own, so that each row is a part by itself, in
+ * a call that appends nothing and whose outputs nobody needs: it follows the one that the layer
+ * goes on with. */
 #include "launch/model/runner.h"
 
 #include <stdio.h>

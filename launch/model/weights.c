@@ -187,7 +187,8 @@ static banyan_status find_tensors(model *m, const matrix *x, const tensor *t[2],
     return BANYAN_OK;
 }
 
-/* .. of an expert among all: views of its matrix, and of its bias, a vector that lies in one piece. */
+/* .. of an expert among all: views of its matrix, and of its bias, a vector that lies in one
+ *   piece. */
 static banyan_status find_view(model *m, const matrix *x, linear *l, const tensor *t[2],
                                tensor *bias, const tensor *biases[2])
 {

@@ -47,8 +47,8 @@ static banyan_status make_floats(model *m, int64_t count, float **out)
     return device_result(m, status);
 }
 
-/* The chunk's place and ids, on both sides: a device copies from plain memory, which may then be written
- * again at once. */
+/* The chunk's place and ids, on both sides: a device copies from plain memory, which may then
+ * be written again at once. */
 static banyan_status make_input(model *m)
 {
     workspace *w = &m->work;

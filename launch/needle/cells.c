@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cells of one prompt: needles at their depths, keys that are not there, and for each cell what
- * was measured beside what the plan predicts. A cell is as predicted when the outcome is, and
- * for every token of the answer and every head whether that head saw it (mass at least 1/2).
+/* The cells of one prompt: needles at their depths, keys that are not there, and for each cell
+ * what was measured beside what the plan predicts. A cell is as predicted when the outcome is,
+ * and for every token of the answer and every head whether that head saw it (mass at least
+ * 1/2).
  *
- * The LM head adds up one code per head that sees the token, and <none> weighs half a head: so a token
- * is found if and only if some head sees it, and a needle if every token of its answer is. */
+ * The LM head adds up one code per head that sees the token, and <none> weighs half a head: so
+ * a token is found if and only if some head sees it, and a needle if every token of its answer
+ * is. */
 #include "launch/needle/evaluate.h"
 
 #include <math.h>

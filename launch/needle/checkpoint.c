@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading a haystack of which snapshots are made: a job that ends in the middle of it is gone on with by
- * the next one, on as many ranks as that has. The snapshot's ids say whose beginning it is; one of another
- * prompt, or that does not fit, is left until the first snapshot of this one takes its place. */
+/* Reading a haystack of which snapshots are made: a job that ends in the middle of it is gone
+ * on with by the next one, on as many ranks as that has. The snapshot's ids say whose beginning
+ * it is; one of another prompt, or that does not fit, is left until the first snapshot of this
+ * one takes its place. */
 #include "launch/needle/evaluate.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Rank 0: how many tokens of this prompt the snapshot has; 0: it is none of it, or there is none. */
+/* Rank 0: how many tokens of this prompt the snapshot has; 0: it is none of it, or there is
+ * none. */
 static int64_t has_read(const evaluation *e, const prompt *p)
 {
     char why[NEEDLE_WHY];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prompts, one after another: empty the cache, read the haystack, ask. A prompt whose cells are all
- * in the results file costs nothing, not even the checkpoint's opening.
+/* Prompts, one after another: empty the cache, read the haystack, ask. A prompt whose cells are
+ * all in the results file costs nothing, not even the checkpoint's opening.
  *
  * Every rank makes the same prompts and gets the same answers; rank 0 predicts, compares and
  * writes. After each step that can fail on one rank alone, all ranks agree on how it went. */
@@ -157,7 +157,8 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     }
     spec.max_tokens += e->decoded;
     asked += e->decoded;
-    /* The haystack, and a fork of it that is asked: its own tokens, and a block that is copied. */
+    /* The haystack, and a fork of it that is asked: its own tokens, and a block that is
+     * copied. */
     spec.sequences = 2;
     spec.pool_tokens = spec.max_tokens + asked + 2 * spec.block_tokens;
     progress(e->j, "%s", e->m ? "emptying the cache" : "opening the checkpoint");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* evaluate.h - the evaluation as a whole: cells measured one after another, and what they add up to.
+/* evaluate.h - the evaluation as a whole: cells measured one after another, and what they add
+ * up to.
  *
  * Knows: needle.h, the job (its ranks, progress and error lines).
  * Refuses to know: flags and configs; verb_needle.c fills in the wish. */
@@ -43,7 +44,8 @@ typedef struct needle_wish {
     uint64_t seed;
     int32_t period;
     const foreign_ids *foreign; /* NULL: the constructed model */
-    /* What the last layer reads, compared on one prefill; one: the plain rules. A summary is of one. */
+    /* What the last layer reads, compared on one prefill; one: the plain rules. A summary is of
+     * one. */
     const char *const *pattern;
     int32_t patterns, which;
     const char
@@ -51,8 +53,8 @@ typedef struct needle_wish {
     int64_t every;   /* tokens from one to the next */
 } needle_wish;
 
-/* Attention's output at the rows of questions, beside what another evaluation had at the same: NULL
- * there, it is kept for others. */
+/* Attention's output at the rows of questions, beside what another evaluation had at the same:
+ * NULL there, it is kept for others. */
 typedef struct outputs {
     float *value; /* [floats], for free() */
     int64_t floats, room;
@@ -73,8 +75,8 @@ typedef struct asked {
     const uint32_t *got;    /* .. what was said */
     int32_t answers;
 } asked;
-/* Who wants to know what heads look at while a question is answered: launch/heads. begin fills the watch's
- * ranges in; take gets what was seen. NULL: nobody. */
+/* Who wants to know what heads look at while a question is answered: launch/heads. begin fills
+ * the watch's ranges in; take gets what was seen. NULL: nobody. */
 typedef struct observer {
     model_watch *watch;
     void (*begin)(void *arg, const asked *a);
@@ -104,16 +106,18 @@ int evaluate_all(evaluation *e);
 
 /* One cell's verdict: rank 0 passes the record, others NULL. Collective; an exit code. */
 int evaluation_keep(evaluation *e, json_t *record);
-/* Something of the record was not made for want of memory: it is not kept, and evaluation_keep says so. */
+/* Something of the record was not made for want of memory: it is not kept, and evaluation_keep
+ * says so. */
 void record_no_room(json_t *record);
-/* missing [count]: which of "task/length/trial/first .. " are not in the file, on every rank. */
+/* missing [count]: which of "task/length/trial/first .. " are not in the file, on every
+ * rank. */
 int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
                        int32_t first, int32_t count, bool *missing, int32_t *total);
 /* An empty cache for a prompt of `length` tokens. */
 int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype);
 int evaluation_prefill(evaluation *e, const prompt *p, const char *what, double *seconds);
-/* checkpoint.c: reads the haystack as evaluation_prefill does, from the snapshot on that has a part of it,
- * and makes one every now and then. */
+/* checkpoint.c: reads the haystack as evaluation_prefill does, from the snapshot on that has a
+ * part of it, and makes one every now and then. */
 banyan_status checkpoint_prefill(evaluation *e, const prompt *p,
                                  void (*progress)(void *arg, int64_t done), void *arg);
 /* All ranks come to one exit code; `what` was tried. */
@@ -132,8 +136,8 @@ json_t *record_begin(const evaluation *e, const char *task, int64_t length, int3
                      int32_t depth);
 void record_usage(json_t *record, const usage *u, double prefill, double decode);
 
-/* Ask for the needles at depths first .. first+count-1 of one prompt (task NULL: none of them), and
- * for as many absent keys. */
+/* Ask for the needles at depths first .. first+count-1 of one prompt (task NULL: none of them),
+ * and for as many absent keys. */
 int evaluate_prompt(evaluation *e, const char *task, int64_t length, int32_t trial,
                     int32_t first, int32_t count, bool with_absent);
 int evaluate_graded(evaluation *e, int64_t length, int32_t trial);
@@ -144,7 +148,8 @@ uint32_t foreign_id(const foreign_ids *f, int64_t t);
 
 /* ---- rules.c --------------------- */
 
-/* Append the rules of one line for one layer; text is cut up, and must live as long as they do. */
+/* Append the rules of one line for one layer; text is cut up, and must live as long as they
+ * do. */
 bool rules_append(banyan_rule *rules, int32_t *count, int32_t room, int32_t layer, char *text,
                   char *why, size_t why_bytes);
 
@@ -157,8 +162,8 @@ json_t *record_ids(const uint32_t *ids, int32_t count);
 
 /* ---- given.c, words.c --------------------- */
 
-/* The prefix, haystack, needles, questions and answers that the flags give, on every rank. false:
- * reported. Collective. */
+/* The prefix, haystack, needles, questions and answers that the flags give, on every rank.
+ * false: reported. Collective. */
 bool given_read(const job *j, const char *dir, int32_t vocab, foreign_ids *out);
 void foreign_free(foreign_ids *f);
 /* Where the needle has the answer's tokens; false: nowhere. */
@@ -175,11 +180,12 @@ typedef struct words_wish {
 /* On one rank. */
 bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_bytes);
 void words_free(struct foreign_texts *t);
-/* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer to item `item`
- * stands in it, in capitals or not. */
+/* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer to
+ * item `item` stands in it, in capitals or not. */
 char *words_reply(const struct foreign_texts *t, int32_t item, const uint32_t *ids,
                   int64_t count, bool *contains);
-/* Of a prompt as one text, tokenised anew: its tokens, and whether those of `needle` stand in it. */
+/* Of a prompt as one text, tokenised anew: its tokens, and whether those of `needle` stand in
+ * it. */
 bool words_again(const struct foreign_texts *t, const id_list *prompt, const id_list *needle,
                  int64_t *tokens, bool *stands);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What flags give to a checkpoint with a vocabulary of its own: texts, which rank 0 tokenises, or files of
- * token ids; on every rank. */
+/* What flags give to a checkpoint with a vocabulary of its own: texts, which rank 0 tokenises,
+ * or files of token ids; on every rank. */
 #include "launch/needle/evaluate.h"
 
 #include <stdlib.h>

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The graded split. A sharp needle is blind to a wrong merge: a rank that counts twice, or a halved
- * lse, still leaves all mass on the one match. So the same key is put n_r times into blocks that
- * rank r keeps, with a value of its own per rank, and asked for once. All copies match equally, and
- * the head's output must be
+/* The graded split. A sharp needle is blind to a wrong merge: a rank that counts twice, or a
+ * halved lse, still leaves all mass on the one match. So the same key is put n_r times into
+ * blocks that rank r keeps, with a value of its own per rank, and asked for once. All copies
+ * match equally, and the head's output must be
  *
  *     out = sum_r mass_r code(value_r)        mass_r = n_r / sum n
  *
- * The masses are read off the fp32 output of each head by least squares over the value codes (LAPACK's). One
- * rank counted twice, lse halved or rounded to bf16 shift them by 0.07 and more; the bar is
- * 2e-3. A far copy matches a little less, since its content pairs have turned: the logit of
- * distance x is sum over content pairs i of (beta/16) cos(theta_i x), theta_i = Theta^(-i/64)
- * (needle's 48 pairs 15..62, beta = 4 (ln N + 6.9)), at most 0.1 below the full match. What is
- * expected is n_r weighted so; `plain_error` is the distance from n_r / sum n itself.
+ * The masses are read off the fp32 output of each head by least squares over the value codes
+ * (LAPACK's). One rank counted twice, lse halved or rounded to bf16 shift them by 0.07 and
+ * more; the bar is 2e-3. A far copy matches a little less, since its content pairs have turned:
+ * the logit of distance x is sum over content pairs i of (beta/16) cos(theta_i x), theta_i =
+ * Theta^(-i/64) (needle's 48 pairs 15..62, beta = 4 (ln N + 6.9)), at most 0.1 below the full
+ * match. What is expected is n_r weighted so; `plain_error` is the distance from n_r / sum n
+ * itself.
  *
  * Keys are kept in fp32 here: rounding them to bf16 moves a logit of 250 by some 0.03. */
 #include "launch/needle/evaluate.h"
@@ -37,7 +38,8 @@ typedef struct graded_key {
     int32_t class_of[COPIES], copies;
 } graded_key;
 
-/* LAPACK's least squares by QR with column pivoting (part of OpenBLAS, whose headers do not declare it). */
+/* LAPACK's least squares by QR with column pivoting (part of OpenBLAS, whose headers do not
+ * declare it). */
 void dgelsy_(const blasint *rows, const blasint *columns, const blasint *rights, double *a,
              const blasint *a_stride, double *b, const blasint *b_stride, blasint *pivot,
              const double *least_condition, blasint *rank, double *work,
@@ -70,7 +72,8 @@ static double weight(const evaluation *e, int64_t distance)
     return exp(-loss);
 }
 
-/* Draw n slots whose block `rank` keeps of this KV head: reservoir sampling over all of them. */
+/* Draw n slots whose block `rank` keeps of this KV head: reservoir sampling over all of
+ * them. */
 static int32_t draw_slots(const evaluation *e, const prompt *p, int32_t kv_head, int rank,
                           int32_t n, uint64_t *random, int64_t *slot)
 {

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where needles lie.
  *
- * A head with stride V sees one residue class of blocks. With V = 8 and depths at equal distances of
- * 8 n blocks, every needle falls into one class: one head sees them all and the others none, and a
- * coverage hole can go unnoticed altogether. So the haystack is cut into one stratum per depth, and
- * inside its stratum a needle goes to a block whose residue modulo V was used least so far, at a
- * random place in it:
+ * A head with stride V sees one residue class of blocks. With V = 8 and depths at equal
+ * distances of 8 n blocks, every needle falls into one class: one head sees them all and the
+ * others none, and a coverage hole can go unnoticed altogether. So the haystack is cut into one
+ * stratum per depth, and inside its stratum a needle goes to a block whose residue modulo V was
+ * used least so far, at a random place in it:
  *
  *     stratum      |    0    |    1    |    2    |    3    |
  *     residue mod 4   .  0      2  .       .  3     1    .
  *
  * Linear depths are there for comparison with published plots. Border depths put the answer's
- * tokens where mistakes with blocks and ranks show: the first on the first token of a block, the
- * first on the last token of a block, two tokens before and three behind a border; and
+ * tokens where mistakes with blocks and ranks show: the first on the first token of a block,
+ * the first on the last token of a block, two tokens before and three behind a border; and
  * on borders between blocks of different ranks where the stratum has one. */
 #include "launch/needle/needle.h"
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* needle.h - the needle in a haystack: where needles lie, what the prompt is, what each head can
- * see of it, what the model answered, and how that is kept and shown.
+/* needle.h - the needle in a haystack: where needles lie, what the prompt is, what each head
+ * can see of it, what the model answered, and how that is kept and shown.
  *
  * Knows: the constructed model's tokens, what a plan lets a head read, models (model.h).
  * Refuses to know: flags and configs; verb_needle.c turns them into a needle_wish.
  *
- * A prompt of `length` tokens ends with the question; its last row gives the answer's first token:
+ * A prompt of `length` tokens ends with the question; its last row gives the answer's first
+ * token:
  *
- *     BOS x 4 | words .. <K> k1 k2 k3 <V> v1 v2 v3 v4 . .. words | <Q> k1 k2 k3 <V> -> v1 v2 v3 v4 .
+ *     BOS x 4 | words .. <K> k1 k2 k3 <V> v1 v2 v3 v4 . .. words | <Q> k1 k2 k3 <V>
+ *                                                                 -> v1 v2 v3 v4 .
  *
  * One prefill serves many questions: each goes back to the token where the question begins. */
 #ifndef BANYAN_NEEDLE_H
@@ -48,7 +50,7 @@ typedef enum depth_mode {
     DEPTH_BORDER
 } depth_mode;
 
-/* ---- random numbers: a seed gives the same prompts on every rank and machine --------------------- */
+/* ---- random numbers: a seed gives the same prompts on every rank and machine ------------- */
 
 /* SplitMix64 (Steele, Lea, Flood 2014). */
 static inline uint64_t needle_random(uint64_t *state)
@@ -93,7 +95,8 @@ typedef struct needle_grid {
 /* first [depths]: the needles' first tokens, ascending, not overlapping. */
 bool grid_place(const needle_grid *g, int64_t *first, char *why, size_t why_bytes);
 double grid_percent(const needle_grid *g, int64_t first);
-/* The longest stride= that rules `use` name or have by default, in blocks; `otherwise` if none. */
+/* The longest stride= that rules `use` name or have by default, in blocks; `otherwise` if
+ * none. */
 int32_t grid_period(const banyan_rule *rules, int32_t count, int32_t layer, int32_t otherwise);
 
 /* ---- prompt.c: what is read --------------------- */
@@ -164,7 +167,8 @@ typedef struct predictor {
     const prompt *p;      /* what is read, and then .. */
     const uint32_t *tail; /* .. the question and what follows it */
 } predictor;
-/* Does some head choose what it reads by data, so that no pattern says what it sees? Which one. */
+/* Does some head choose what it reads by data, so that no pattern says what it sees? Which
+ * one. */
 bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head);
 void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed);
 /* What the rows and tokens of the calls below are; both are borrowed. */
@@ -174,12 +178,13 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
                      int64_t token);
 /* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
-/* The answer to an item, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts its
- * mass on any token of the answer. */
+/* The answer to an item, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts
+ * its mass on any token of the answer. */
 outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
                          bool *saw);
-/* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to rest
- * on. The question begins at p->count with one. Returns how many were put into the haystack. */
+/* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to
+ * rest on. The question begins at p->count with one. Returns how many were put into the
+ * haystack. */
 int32_t predictor_plant(const predictor *v, prompt *p, int64_t first_row, int32_t rows);
 
 /* ---- ask.c: one question --------------------- */
@@ -220,8 +225,9 @@ bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x
 typedef struct results results;
 /* path NULL: in memory, for this run alone. NULL, with why: it cannot be written. */
 results *results_open(const char *path, char *why, size_t why_bytes);
-/* header: an object; every field but "folder" must equal the file's. Reads what is there. CONFIG for a
- * file of another configuration; COMM when it cannot be read, or half a line cannot be cut off. */
+/* header: an object; every field but "folder" must equal the file's. Reads what is there.
+ * CONFIG for a file of another configuration; COMM when it cannot be read, or half a line
+ * cannot be cut off. */
 banyan_status results_begin(results *r, json_t *header, char *why, size_t why_bytes);
 /* What other jobs have written meanwhile. */
 banyan_status results_refresh(results *r, char *why, size_t why_bytes);

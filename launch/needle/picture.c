@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The heat map that users of this test expect: lengths across, depths down, red to yellow to green,
- * the mean in the title. In a terminal with colours each cell is a coloured field, elsewhere a
- * number; on disk it is an SVG that gnuplot draws. */
+/* The heat map that users of this test expect: lengths across, depths down, red to yellow to
+ * green, the mean in the title. In a terminal with colours each cell is a coloured field,
+ * elsewhere a number; on disk it is an SVG that gnuplot draws. */
 #include "launch/needle/needle.h"
 
 #include "launch/columns.h"

@@ -9,16 +9,17 @@
  *     ids t, t-1, t-2, as layer 0 knows them at t, match
  *     ids s-1, s-2, s-3, as layer 0 knows them at s               (layer 0)
  *
- * in more than 11/12 of a full match, which is what a null token gets. A head of layer 0 that reads
- * the token at its offset copies it. One that does not (a window of one block at the block's first
- * tokens, a lost rank) copies what it does read, weighted by the softmax of its position scores, or
- * nothing; and B_j is the mean over the heads of offset j. Both sides of a match may be wrong in
- * the same way, and then they match: so the codes are really added up and compared here.
+ * in more than 11/12 of a full match, which is what a null token gets. A head of layer 0 that
+ * reads the token at its offset copies it. One that does not (a window of one block at the
+ * block's first tokens, a lost rank) copies what it does read, weighted by the softmax of its
+ * position scores, or nothing; and B_j is the mean over the heads of offset j. Both sides of a
+ * match may be wrong in the same way, and then they match: so the codes are really added up and
+ * compared here.
  *
- * A head that sees no match rests on a null token. Without one it would copy the most similar token
- * with all its weight. BOS and <Q> are nulls, but a head may see neither (a lost rank kept both, or
- * a pattern without sink and with a one-block window); predictor_plant then puts one where
- * that head does look. */
+ * A head that sees no match rests on a null token. Without one it would copy the most similar
+ * token with all its weight. BOS and <Q> are nulls, but a head may see neither (a lost rank
+ * kept both, or a pattern without sink and with a one-block window); predictor_plant then puts
+ * one where that head does look. */
 #include "launch/needle/needle.h"
 
 #include <math.h>
@@ -72,7 +73,8 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
            v->lost_rank;
 }
 
-/* Softmax over what a head reads, one score after another: value is the sum of weighted codes. */
+/* Softmax over what a head reads, one score after another: value is the sum of weighted
+ * codes. */
 typedef struct blend {
     double most, sum;
     float value[CONSTRUCTED_CODE];
@@ -213,7 +215,8 @@ outcome predictor_answer(const predictor *v, const needle_item *item, int64_t fi
     return result;
 }
 
-/* A null token that the head reads at `row`: of BOS, <Q>, and those planted from p->absents on. */
+/* A null token that the head reads at `row`: of BOS, <Q>, and those planted from p->absents
+ * on. */
 static bool has_null(const predictor *v, const prompt *p, int32_t head, int64_t row,
                      const int64_t *planted, int32_t count)
 {

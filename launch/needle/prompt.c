@@ -3,16 +3,16 @@
  * which the model will look for occurs where its needle is and nowhere else.
  *
  * The constructed model answers token by token: its row at token t looks for the place where
- * ids t-2, t-1, t stood before, and copies what followed. An answer v1 v2 v3 v4 . to the question
- * <Q> k1 k2 k3 <V> thus looks up the five trigrams
+ * ids t-2, t-1, t stood before, and copies what followed. An answer v1 v2 v3 v4 . to the
+ * question <Q> k1 k2 k3 <V> thus looks up the five trigrams
  *
  *     k2 k3 <V>   k3 <V> v1   <V> v1 v2   v1 v2 v3   v2 v3 v4
  *
- * A second occurrence would get half of the mass, and a queried trigram of an absent key would be
- * found. Random words collide seldom, but among millions of tokens made of distractors
+ * A second occurrence would get half of the mass, and a queried trigram of an absent key would
+ * be found. Random words collide seldom, but among millions of tokens made of distractors
  * they do; so the haystack is scanned for the queried trigrams (a bitmap of hashes, then binary
- * search), a word of each wrong occurrence is drawn anew, and the scan repeated until it is clean.
- * Ids are below 2^21, so that three make one 63-bit number. */
+ * search), a word of each wrong occurrence is drawn anew, and the scan repeated until it is
+ * clean. Ids are below 2^21, so that three make one 63-bit number. */
 #include "launch/needle/needle.h"
 
 #include <stdlib.h>
@@ -177,8 +177,8 @@ static void item_tokens(const needle_item *item, uint32_t ids[NEEDLE_TOKENS])
     ids[NEEDLE_TOKENS - 1] = CONSTRUCTED_DOT;
 }
 
-/* A needle with another key that shares the second or the third word, or <V> and the rest, with a
- * queried one: the nearest misses that exist. */
+/* A needle with another key that shares the second or the third word, or <V> and the rest, with
+ * a queried one: the nearest misses that exist. */
 static void near_miss(const needle_item *item, uint64_t *random, uint32_t ids[NEEDLE_TOKENS])
 {
     needle_item other;

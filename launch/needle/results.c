@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The results file: one JSON object per line, a cell each, on disk as soon as the cell is done. The
- * first line says what was run; a second run with the same settings skips the cells that are there,
- * and one that runs at the same time adds its own (file.h): each sees the other's before it asks, and
- * before it writes. A new file gets its first line with its first cell, so that a run which is refused
- * leaves none. A run that was killed may leave half a line at the end: it is cut off and measured again. */
+/* The results file: one JSON object per line, a cell each, on disk as soon as the cell is done.
+ * The first line says what was run; a second run with the same settings skips the cells that
+ * are there, and one that runs at the same time adds its own (file.h): each sees the other's
+ * before it asks, and before it writes. A new file gets its first line with its first cell, so
+ * that a run which is refused leaves none. A run that was killed may leave half a line at the
+ * end: it is cut off and measured again. */
 #include "launch/file.h"
 #include "launch/needle/needle.h"
 
@@ -47,8 +48,8 @@ results *results_open(const char *path, char *why, size_t why_bytes)
 
 /* ---- what is there --------------------- */
 
-/* What differs first between the file's header and this run's, in words. "folder" is for the reader: a
- * checkpoint may be moved. */
+/* What differs first between the file's header and this run's, in words. "folder" is for the
+ * reader: a checkpoint may be moved. */
 static bool same_header(const results *r, const json_t *old, char *why, size_t why_bytes)
 {
     const char *name;
@@ -107,7 +108,8 @@ static bool read_unread(const results *r, char *to, int64_t bytes)
     return true;
 }
 
-/* Lines that came since the last time; the file is locked, so that half a line is a dead job's. */
+/* Lines that came since the last time; the file is locked, so that half a line is a dead
+ * job's. */
 static banyan_status take_lines(results *r, char *why, size_t why_bytes)
 {
     int64_t bytes = append_size(r->file) - r->read;

@@ -4,8 +4,8 @@
  *     "sink_window sink=1 window=3"                  all heads of the layer
  *     "0-1: dense; 2-: s2 stride=8 local=16"         ranges of query heads, the last match wins
  *
- * Layer 0 only copies the previous tokens and needs a local window; dense it would cost the square
- * of the context, so it gets a small one unless the config says otherwise. */
+ * Layer 0 only copies the previous tokens and needs a local window; dense it would cost the
+ * square of the context, so it gets a small one unless the config says otherwise. */
 #include "launch/needle/evaluate.h"
 
 #include <ctype.h>

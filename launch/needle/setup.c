@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Flags and config to a wish, a checkpoint and a spec. When no checkpoint is named, rank 0 writes the
- * constructed one beside the results, once: a directory that holds it already is used again. */
+/* Flags and config to a wish, a checkpoint and a spec. When no checkpoint is named, rank 0
+ * writes the constructed one beside the results, once: a directory that holds it already is
+ * used again. */
 #include "launch/file.h"
 #include "launch/needle/setup.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* setup.h - from a job's flags and config to what is evaluated. The one part of launch/needle/ that
- * knows flags and configs. */
+/* setup.h - from a job's flags and config to what is evaluated. The one part of launch/needle/
+ * that knows flags and configs. */
 #ifndef BANYAN_NEEDLE_SETUP_H
 #define BANYAN_NEEDLE_SETUP_H
 
@@ -23,8 +23,8 @@ typedef struct setup {
     int64_t length[2]; /* when none were given */
 } setup;
 
-/* Each says what was wrong; an exit code, the same on every rank. First what is asked, from flags and
- * config alone; s: zeros, but for e.j and e.wish. */
+/* Each says what was wrong; an exit code, the same on every rank. First what is asked, from
+ * flags and config alone; s: zeros, but for e.j and e.wish. */
 int setup_wish(const job *j, setup *s);
 /* .. then the checkpoint, which may be written: s->e.shape is known. */
 int setup_model(const job *j, setup *s);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the cells add up to. Everything is read from the records, so that a resumed run sums up old
- * and new cells alike; records of lengths or trials that this run does not ask for are left out. */
+/* What the cells add up to. Everything is read from the records, so that a resumed run sums up
+ * old and new cells alike; records of lengths or trials that this run does not ask for are left
+ * out. */
 #include "launch/needle/evaluate.h"
 
 #include "launch/columns.h"
@@ -186,8 +187,8 @@ static void print_retrieval(json_t *records, const needle_wish *w, FILE *out)
         }
 }
 
-/* Of texts and ids that were given: how far the answer was from what is expected, and the prompts from
- * what was asked. */
+/* Of texts and ids that were given: how far the answer was from what is expected, and the
+ * prompts from what was asked. */
 static void print_given(json_t *records, const needle_wish *w, int64_t length, FILE *out,
                         bool is_wide)
 {

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cells of a length, for a checkpoint that is not the constructed one: its needles, each at every depth.
- * All prompts begin with the prefix and the haystack up to where their needle lies, so that they are asked
- * by depth, and share it:
+/* The cells of a length, for a checkpoint that is not the constructed one: its needles, each at
+ * every depth. All prompts begin with the prefix and the haystack up to where their needle
+ * lies, so that they are asked by depth, and share it:
  *
  *     base   prefix haystack .. place_1 .......... place_2 ..
- *                               |                  fork: needle, the rest of the haystack, question
+ *                               |                  fork: needle, the rest of the haystack,
+ *                                                  question
  *                               fork: needle, the rest of the haystack, question
  *
- * In texts a needle stands where a sentence begins: the last one before the place that was asked for.
+ * In texts a needle stands where a sentence begins: the last one before the place that was
+ * asked for.
  *
- * The expected answer is fed with the question (ask.c), which gives its probability; where the model would
- * have said something else, it goes on from there, and what it says is searched for the answer. */
+ * The expected answer is fed with the question (ask.c), which gives its probability; where the
+ * model would have said something else, it goes on from there, and what it says is searched for
+ * the answer. */
 #include "launch/needle/evaluate.h"
 
 #include <math.h>
@@ -60,8 +63,8 @@ static needle_grid trial_grid(const shared *s, int32_t trial)
                          .seed = needle_seed(w->seed, s->length, trial / w->foreign->items, 0)};
 }
 
-/* The last sentence's beginning before a place, if there is one near: nearer than a quarter of what lies
- * between depths. */
+/* The last sentence's beginning before a place, if there is one near: nearer than a quarter of
+ * what lies between depths. */
 static int64_t at_sentence(const foreign_ids *f, const needle_grid *g, int64_t place)
 {
     const int64_t quarter = (g->end - g->begin) / (4 * (int64_t)g->depths);

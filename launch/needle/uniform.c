@@ -3,9 +3,9 @@
  *
  *     lse = ln n        out = (1/n) sum over visible tokens of their values
  *
- * and with a Hadamard row as each token's value, H' out n / D counts the visible tokens of each class
- * (D classes, a power of two). A block that is missing, doubled or merged with a wrong weight
- * changes both. This needs no model: keys and values are written straight into a
+ * and with a Hadamard row as each token's value, H' out n / D counts the visible tokens of each
+ * class (D classes, a power of two). A block that is missing, doubled or merged with a wrong
+ * weight changes both. This needs no model: keys and values are written straight into a
  * cache with the last layer's heads, rules and placement, on these ranks. */
 #include "launch/needle/evaluate.h"
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Haystack, needle, question and answer in words, as ids of a checkpoint's tokenizer. The haystack is
- * tokenised once, and needles are put between its ids: tokenising every prompt anew takes longer than
- * reading it, and gives no length that was asked for. What the text of a prompt gives as a whole is found
- * out apart (words_again).
+/* Haystack, needle, question and answer in words, as ids of a checkpoint's tokenizer. The
+ * haystack is tokenised once, and needles are put between its ids: tokenising every prompt anew
+ * takes longer than reading it, and gives no length that was asked for. What the text of a
+ * prompt gives as a whole is found out apart (words_again).
  *
- *     prefix  haystack .. \n needle \n .. haystack  \n\n question  beginning of the answer -> answer
+ *     prefix  haystack .. \n needle \n .. haystack  \n\n question  beginning of the answer
+ *                                                                              -> answer
  *
- * With a chat's layout, its frame stands around all of it. Needles of a set are other people's: JSON, an
- * array or one object a line, with the words that they use. */
+ * With a chat's layout, its frame stands around all of it. Needles of a set are other people's:
+ * JSON, an array or one object a line, with the words that they use. */
 #define _GNU_SOURCE /* strcasestr */
 #include "launch/needle/evaluate.h"
 #include "launch/text/text.h"
@@ -172,8 +173,8 @@ static bool find_said(words_making *k, foreign_item *item, const char *answer)
     return good || no_text_memory(k);
 }
 
-/* The question, and the answer as what follows it: tokens of both together, cut where they differ from
- * the question's own. */
+/* The question, and the answer as what follows it: tokens of both together, cut where they
+ * differ from the question's own. */
 static bool make_question(words_making *k, const char *question, const char *answer,
                           foreign_item *item)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A row against the oracle. Its bound is derived in launch/bounds.h from the row's own
- * figures; an error is reported as its share of that bound, so that 1 is the limit everywhere. */
+ * figures; an error is reported as its share of that bound, so that 1 is the limit
+ * everywhere. */
 #include "launch/oracle/oracle.h"
 
 #include "launch/bounds.h"

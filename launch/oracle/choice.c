@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks that a row chooses by data, in float64 from the keys and queries that were made by hash: the
- * definition of selector "top", with the sums that say how near to a tie a choice is. */
+/* Blocks that a row chooses by data, in float64 from the keys and queries that were made by
+ * hash: the definition of selector "top", with the sums that say how near to a tie a choice
+ * is. */
 #include "launch/oracle/oracle.h"
 
 #include <math.h>
@@ -83,7 +84,8 @@ static int by_score(const void *a, const void *b)
     return x->block < y->block ? -1 : x->block > y->block;
 }
 
-/* Could rounding put another block among the first `blocks`? Of equal scores of equal blocks it cannot. */
+/* Could rounding put another block among the first `blocks`? Of equal scores of equal blocks it
+ * cannot. */
 static bool is_near_tie(const oracle_scored *s, int64_t count, int64_t blocks, double error)
 {
     if (count <= blocks) return false;
@@ -96,8 +98,8 @@ static bool is_near_tie(const oracle_scored *s, int64_t count, int64_t blocks, d
            (below < count && in - s[below].score <= error);
 }
 
-/* How many of the sorted blocks have c->mass of the softmax over all; *is_near_tie where rounding of a
- * score could make them more or fewer. */
+/* How many of the sorted blocks have c->mass of the softmax over all; *is_near_tie where
+ * rounding of a score could make them more or fewer. */
 static int64_t count_of(const oracle_task *t, const banyan_choosing *c, int64_t token,
                         const oracle_scored *s, int64_t count, double error, bool *is_near)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention of one row in float64, from keys and values that are made again by hash and rounded to
- * the cache's format: nothing is shared with the library but the question which tokens are read.
+/* Attention of one row in float64, from keys and values that are made again by hash and rounded
+ * to the cache's format: nothing is shared with the library but the question which tokens are
+ * read.
  *
  *     m = max s_i    l = sum exp(s_i - m)    o = sum exp(s_i - m) v_i    s_i = scale q.k_i
  *

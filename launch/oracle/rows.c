@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rows of `run`, as the oracle sees them: made anew from the seed, and rounded as the cache rounds. */
+/* The rows of `run`, as the oracle sees them: made anew from the seed, and rounded as the cache
+ * rounds. */
 #include "launch/oracle/oracle.h"
 
 #include "launch/data.h"

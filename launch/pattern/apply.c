@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a pattern file to the rules of a job's config. Rank 0 reads the file and gives all ranks the rules as
- * text of a config, or the words of what is wrong with it. */
+/* From a pattern file to the rules of a job's config. Rank 0 reads the file and gives all ranks
+ * the rules as text of a config, or the words of what is wrong with it. */
 #include "launch/pattern/pattern.h"
 
 #include "launch/command.h"

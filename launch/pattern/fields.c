@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the readers of all kinds of pattern files share: words for what is wrong, numbers, shapes, and heads
- * ranked by a score. */
+/* What the readers of all kinds of pattern files share: words for what is wrong, numbers,
+ * shapes, and heads ranked by a score. */
 #include "launch/pattern/pattern.h"
 
 #include <math.h>
@@ -105,8 +105,8 @@ static bool read_share(pattern *p, const char *flag_name, const char *text, doub
     return false;
 }
 
-/* The heads whose score is not below the quantile at `share` of all layers' scores, interpolated
- * linearly, as numpy's: of count, all but the ceil(share (count - 1)) lowest. */
+/* The heads whose score is not below the quantile at `share` of all layers' scores,
+ * interpolated linearly, as numpy's: of count, all but the ceil(share (count - 1)) lowest. */
 static int32_t dense_of_share(double share, int32_t count)
 {
     if (share <= 0) return count;

@@ -2,9 +2,9 @@
 /* MInference (arXiv 2407.02490): *_best_pattern.json, a list of layers, each with the query
  * heads that were searched, "<head>": [type, vertical, slash, score]. A head of type stream_llm
  * is an a_shape of `vertical` first and `slash` last tokens, one of vertical_and_slash a
- * vertical_slash with so many columns and diagonals, at least 30 and 50, as upstream; so is one that is
- * not listed, with 1000 and 6096. block_sparse chooses from the data in the prefill alone, and
- * decodes densely: it becomes dense here, which reads all that it reads and more. */
+ * vertical_slash with so many columns and diagonals, at least 30 and 50, as upstream; so is one
+ * that is not listed, with 1000 and 6096. block_sparse chooses from the data in the prefill
+ * alone, and decodes densely: it becomes dense here, which reads all that it reads and more. */
 #include "launch/pattern/pattern.h"
 
 #include <string.h>

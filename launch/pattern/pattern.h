@@ -95,7 +95,8 @@ int pattern_apply_config(const job *j);
 /* Rules of selectors with a parameter `prompt` that do not give it: this many tokens. rules (or
  * NULL): what was made of the config's, which point to their texts. false: out of memory. */
 bool pattern_prompt(Banyan__Config *config, int64_t tokens, banyan_rule *rules);
-/* .. of rules that are nobody's config: copies of them, with their texts, for free(). NULL: out of memory. */
+/* .. of rules that are nobody's config: copies of them, with their texts, for free(). NULL: out
+ *   of memory. */
 banyan_rule *pattern_prompt_rules(const banyan_rule *rules, int32_t count, int64_t tokens);
 /* ` name: "text"`, as a config is written; nothing where text is NULL. */
 void pattern_field(const char *name, const char *text, FILE *out);

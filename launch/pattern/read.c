@@ -55,7 +55,7 @@ static void close_file(pattern *p)
     free(p->text);
 }
 
-/* ---- text of a config ------------------------------------------------------------------------ */
+/* ---- text of a config -------------------------------------------------------------------- */
 
 void pattern_field(const char *name, const char *text, FILE *out)
 {

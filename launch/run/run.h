@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* run.h - the parts of `banyan run`: steps (append, prefill, decode on seeded data), the comparison of
- * samples with the oracle, and the report. */
+/* run.h - the parts of `banyan run`: steps (append, prefill, decode on seeded data), the
+ * comparison of samples with the oracle, and the report. */
 #ifndef BANYAN_RUN_H
 #define BANYAN_RUN_H
 
@@ -9,8 +9,9 @@
 #include "launch/oracle/oracle.h"
 #include "launch/single.h"
 
-/* One output row of one query head that is compared with the oracle. Which ones is a function of
- * the config alone, so every rank has the same list; `checker` is the rank that checks it. */
+/* One output row of one query head that is compared with the oracle. Which ones is a function
+ * of the config alone, so every rank has the same list; `checker` is the rank that checks
+ * it. */
 typedef struct run_sample {
     int32_t layer, head, checker;
     int64_t token;
@@ -57,8 +58,8 @@ typedef struct run_task {
 /* Append, prefill and decode, timing each; fills samples, step_seconds and mine. */
 banyan_status run_steps(run_task *t);
 
-/* snapshot.c: of `run --load`: which data it has, and how many tokens; and its cache. --save: both. An exit
- * code; collective. */
+/* snapshot.c: of `run --load`: which data it has, and how many tokens; and its cache. --save:
+ * both. An exit code; collective. */
 int run_load_figures(run_task *t);
 int run_load(run_task *t);
 int run_save(run_task *t);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Snapshots of `run`: the note says which data they are of, so that they are not gone on with by others. */
+/* Snapshots of `run`: the note says which data they are of, so that they are not gone on with
+ * by others. */
 #include "launch/run/run.h"
 
 #include <inttypes.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `run` runs. Each rank makes q of the heads that it holds, and k and v of the blocks that it
- * keeps, just before a call, outside of the timing; the rest of the arrays is NaN or left over from
- * another call, so that reading it would show in the results. */
+/* What `run` runs. Each rank makes q of the heads that it holds, and k and v of the blocks that
+ * it keeps, just before a call, outside of the timing; the rest of the arrays is NaN or left
+ * over from another call, so that reading it would show in the results. */
 #include "launch/run/run.h"
 
 #include "launch/data.h"

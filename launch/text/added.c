@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Added tokens are found wherever they stand in a text: the longest that begins at a place, places from
- * left to right. They are sorted by their bytes, so that those which agree with the text so far are a
- * range that each further byte narrows. */
+/* Added tokens are found wherever they stand in a text: the longest that begins at a place,
+ * places from left to right. They are sorted by their bytes, so that those which agree with the
+ * text so far are a range that each further byte narrows. */
 #include "launch/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -22,7 +22,8 @@ void added_sort(added_set *set)
         if (set->token[i].bytes) set->begins[(unsigned char)set->token[i].data[0]] = true;
 }
 
-/* The first of low .. high-1, all longer than `depth`, whose byte at `depth` is at least `byte`. */
+/* The first of low .. high-1, all longer than `depth`, whose byte at `depth` is at least
+ * `byte`. */
 static int32_t lower(const added_set *set, int32_t low, int32_t high, size_t depth, int byte)
 {
     while (low < high) {

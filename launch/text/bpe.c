@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Byte pair encoding (Sennrich, Haddow, Birch 2016): of all neighbouring pairs that have a rank the
- * lowest is merged, the leftmost of equals, until none has one.
+/* Byte pair encoding (Sennrich, Haddow, Birch 2016): of all neighbouring pairs that have a rank
+ * the lowest is merged, the leftmost of equals, until none has one.
  *
- * Most pieces are words that came before: short ones are remembered with their ids. Short pieces are
- * searched anew after every merge; long ones keep their pairs in a heap, n log n for any text.
+ * Most pieces are words that came before: short ones are remembered with their ids. Short
+ * pieces are searched anew after every merge; long ones keep their pairs in a heap, n log n for
+ * any text.
  *
- * Vocabularies without a splitter (Llama-2's) take the whole text as one piece. It is cut where no merge
- * reaches across: between two characters that stand together in no merged token. */
+ * Vocabularies without a splitter (Llama-2's) take the whole text as one piece. It is cut where
+ * no merge reaches across: between two characters that stand together in no merged token. */
 #include "launch/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -63,7 +64,7 @@ void bpe_free(bpe *b)
     free(b->heap);
 }
 
-/* ---- a piece as symbols: [count] ids in a row -------------------------------------------------- */
+/* ---- a piece as symbols: [count] ids in a row -------------------------------------------- */
 
 static bool reserve(bpe *b, size_t bytes)
 {
@@ -76,8 +77,8 @@ static bool reserve(bpe *b, size_t bytes)
     return true;
 }
 
-/* What no symbol stands for is the unknown token, one for a run of it if they fuse; and nothing where
- * the vocabulary has none. */
+/* What no symbol stands for is the unknown token, one for a run of it if they fuse; and nothing
+ * where the vocabulary has none. */
 static size_t to_symbols(bpe *b, const char *data, size_t bytes)
 {
     size_t count = 0, width = 1;
@@ -104,7 +105,7 @@ static size_t to_symbols(bpe *b, const char *data, size_t bytes)
     return count;
 }
 
-/* ---- few symbols ------------------------------------------------------------------------------- */
+/* ---- few symbols ------------------------------------------------------------------------- */
 
 static const merge *merge_of(const bpe *b, const symbol *s)
 {
@@ -132,7 +133,7 @@ static size_t merge_few(bpe *b, size_t count)
     }
 }
 
-/* ---- many symbols ------------------------------------------------------------------------------ */
+/* ---- many symbols ------------------------------------------------------------------------ */
 
 static bool merges_before(const candidate *x, const candidate *y)
 {
@@ -204,7 +205,7 @@ static bool merge_many(bpe *b, size_t symbols, size_t *kept)
     return true;
 }
 
-/* ---- pieces ------------------------------------------------------------------------------------ */
+/* ---- pieces ------------------------------------------------------------------------------ */
 
 static bool copy_kept(const kept *k, token_ids *ids)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A question as a chat model expects it. Templates are programs in a language of their own; here are the
- * few layouts that nearly all of them come to, known by the special tokens that a vocabulary has. */
+/* A question as a chat model expects it. Templates are programs in a language of their own;
+ * here are the few layouts that nearly all of them come to, known by the special tokens that a
+ * vocabulary has. */
 #include "launch/text/tokenizer.h"
 
 #include <stdio.h>

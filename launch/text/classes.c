@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Characters: UTF-8, their classes, and the characters that stand for bytes in byte-level vocabularies
- * (GPT-2's: a byte that prints stands for itself, the other 68, ascending, are U+0100 and up). */
+/* Characters: UTF-8, their classes, and the characters that stand for bytes in byte-level
+ * vocabularies (GPT-2's: a byte that prints stands for itself, the other 68, ascending, are
+ * U+0100 and up). */
 #include "launch/text/tokenizer.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From ids to text. A byte-level token is any bytes, whose characters may be cut in two: what is no
- * whole character yet is held. With byte fallback only byte tokens are. */
+/* From ids to text. A byte-level token is any bytes, whose characters may be cut in two: what
+ * is no whole character yet is held. With byte fallback only byte tokens are. */
 #include "launch/text/tokenizer.h"
 
 #include <string.h>
@@ -10,8 +10,8 @@ static bool add_fault(text *out)
     return text_add(out, "\xEF\xBF\xBD", 3);
 }
 
-/* Held bytes and more of them: whole characters to `out`, U+FFFD for each beginning that goes wrong
- * (byte tokens: for each byte), the rest held. */
+/* Held bytes and more of them: whole characters to `out`, U+FFFD for each beginning that goes
+ * wrong (byte tokens: for each byte), the rest held. */
 static bool decode_bytes(token_decoder *d, const char *data, size_t bytes, bool each_byte,
                          text *out)
 {

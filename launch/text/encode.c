@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From text to ids: the file's steps, in their order. A step that changes text writes it into a buffer
- * of its own. */
+/* From text to ids: the file's steps, in their order. A step that changes text writes it into a
+ * buffer of its own. */
 #include "launch/text/tokenizer.h"
 
 #include <stdio.h>

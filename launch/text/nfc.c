@@ -3,8 +3,8 @@
  * combining classes, put together again.
  *
  * No character below U+0300 is changed by what stands before it, so a text is cut there: only a
- * stretch of characters from U+0300 on, and the one character before it, is looked at. Hangul is
- * arithmetic (The Unicode Standard, 3.12). */
+ * stretch of characters from U+0300 on, and the one character before it, is looked at. Hangul
+ * is arithmetic (The Unicode Standard, 3.12). */
 #include "launch/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -102,7 +102,8 @@ static bool take_apart(const canon *c, uint32_t code, code_points *out)
     return take_apart(c, m->a, out) && (!m->b || push(out, m->b)); /* b is never taken apart */
 }
 
-/* Marks by class, equal ones as they stand: a counting sort, for runs of marks of any length. */
+/* Marks by class, equal ones as they stand: a counting sort, for runs of marks of any
+ * length. */
 static bool put_in_order(const canon *c, uint32_t *code, size_t count)
 {
     bool sorted = true;
@@ -134,7 +135,8 @@ static uint32_t put_together(const canon *c, uint32_t a, uint32_t b) /* 0: they 
     return 0;
 }
 
-/* D117: a character joins the last starter unless something of its class or higher is between. */
+/* D117: a character joins the last starter unless something of its class or higher is
+ * between. */
 static void compose(const canon *c, code_points *s)
 {
     size_t kept = 0, starter = SIZE_MAX;

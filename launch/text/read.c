@@ -35,9 +35,10 @@ bool known_keys(const json_t *object, const char *keys, const char *what, char *
     return true;
 }
 
-/* ---- the vocabulary ---------------------------------------------------------------------------- */
+/* ---- the vocabulary ---------------------------------------------------------------------- */
 
-/* The bytes of a token of byte-level vocabularies; where some character stands for none, itself. */
+/* The bytes of a token of byte-level vocabularies; where some character stands for none,
+ * itself. */
 static size_t level_bytes(const char *name, char *out)
 {
     size_t bytes = strlen(name), count = 0, width;
@@ -155,7 +156,7 @@ static bool read_byte_tokens(bpe *b, bool falls_back, char *why, size_t why_byte
     return false;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------ */
+/* ---- merges ------------------------------------------------------------------------------ */
 
 /* "a b" in older files, ["a", "b"] in newer ones. false: it is neither. */
 static bool read_pair(const json_t *entry, char **hold, const char **left, const char **right)
@@ -226,7 +227,7 @@ static bool read_merges(bpe *b, const json_t *list, char *why, size_t why_bytes)
     return good;
 }
 
-/* ---- the model --------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------- */
 
 static bool is_empty_value(const json_t *value)
 {
@@ -290,7 +291,7 @@ bool read_model(tokenizer *t, const json_t *model, char *why, size_t why_bytes)
     return false;
 }
 
-/* ---- added tokens ------------------------------------------------------------------------------ */
+/* ---- added tokens ------------------------------------------------------------------------ */
 
 static bool json_flag(const json_t *entry, const char *name)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text into pieces, as the regular expressions of scanners.def do it: their alternatives in order, the
- * first that matches wins, each as greedy as the expression is. No alternative looks further than
- * the end of a run of one kind of character, and each run is looked at a few times at most: time is
- * linear whatever the text. */
+/* Text into pieces, as the regular expressions of scanners.def do it: their alternatives in
+ * order, the first that matches wins, each as greedy as the expression is. No alternative looks
+ * further than the end of a run of one kind of character, and each run is looked at a few times
+ * at most: time is linear whatever the text. */
 #include "launch/text/tokenizer.h"
 
 #include <string.h>
@@ -64,8 +64,8 @@ static size_t short_end(const scan_view *v, size_t i, bool folded)
     return two ? end[1] : i;
 }
 
-/* Capitals and letters without case, then small letters and letters without case, one of them at
- * least ("Word", "word", "W" of none); from i. When nothing small follows the first run, the
+/* Capitals and letters without case, then small letters and letters without case, one of them
+ * at least ("Word", "word", "W" of none); from i. When nothing small follows the first run, the
  * expression goes back to the last letter in it that has no case. */
 static size_t small_end(const scan_view *v, size_t i)
 {
@@ -108,7 +108,8 @@ static size_t number_end(const scan_view *v, size_t from)
     return end;
 }
 
-/* What is neither blank nor letter nor number, a space before it perhaps, and line ends behind it. */
+/* What is neither blank nor letter nor number, a space before it perhaps, and line ends behind
+ * it. */
 static size_t sign_end(const scan_view *v)
 {
     unsigned not = LETTERS | BIT(NUMBER) | BIT(SPACE) | (v->sc->marks ? BIT(MARK) : 0);
@@ -120,8 +121,8 @@ static size_t sign_end(const scan_view *v)
     return end;
 }
 
-/* A run of blanks: to its last line end, if those count; else all of it but the last blank, which
- * goes with what follows; or that one alone. */
+/* A run of blanks: to its last line end, if those count; else all of it but the last blank,
+ * which goes with what follows; or that one alone. */
 static size_t blank_end(const scan_view *v)
 {
     size_t end = 0, last = 0, line = 0, width;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokenizer.json: normalizer, pre_tokenizer, post_processor, decoder. Each is an object with a type, or
- * a Sequence of such, or null. What is not among the types here is an error with its name. */
+/* tokenizer.json: normalizer, pre_tokenizer, post_processor, decoder. Each is an object with a
+ * type, or a Sequence of such, or null. What is not among the types here is an error with its
+ * name. */
 #include "launch/text/tokenizer.h"
 
 #include <stdio.h>
@@ -81,7 +82,7 @@ static bool read_normal(tokenizer *t, const json_t *step, const char *type, char
     return true;
 }
 
-/* ---- pre_tokenizer ----------------------------------------------------------------------------- */
+/* ---- pre_tokenizer ----------------------------------------------------------------------- */
 
 static bool read_split(const json_t *step, cut_step *c, char *why, size_t why_bytes)
 {
@@ -162,7 +163,7 @@ static bool read_cut(tokenizer *t, const json_t *step, const char *type, char *w
     return true;
 }
 
-/* ---- post_processor ---------------------------------------------------------------------------- */
+/* ---- post_processor ---------------------------------------------------------------------- */
 
 static bool read_special(tokenizer *t, const json_t *step, const char *name, token_ids *ids,
                          char *why, size_t why_bytes)
@@ -212,7 +213,7 @@ static bool read_post(tokenizer *t, const json_t *step, const char *type, char *
     return texts == 1 || no("expected the text once", why, why_bytes);
 }
 
-/* ---- decoder ----------------------------------------------------------------------------------- */
+/* ---- decoder ----------------------------------------------------------------------------- */
 
 static bool read_decoder(tokenizer *t, const json_t *step, const char *type, char *why,
                          size_t why_bytes)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A tokenizer is opened: tokenizer.json is read, or it is said what else there is. truncation and
- * padding in the file are a library's habits, which are off unless a call asks for them. */
+/* A tokenizer is opened: tokenizer.json is read, or it is said what else there is. truncation
+ * and padding in the file are a library's habits, which are off unless a call asks for them. */
 #include "launch/text/tokenizer.h"
 
 #include <errno.h>

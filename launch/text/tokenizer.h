@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tokenizer.h - inside launch/text.
  *
- *     text --added tokens that are not normalised-- rest --normalise-- --added tokens that are--
- *     rest --steps (split, digits, blanks)-- pieces --merge-- ids */
+ *     text --added tokens that are not normalised-- rest --normalise-- --added tokens that
+ *     are-- rest --steps (split, digits, blanks)-- pieces --merge-- ids */
 #ifndef BANYAN_TOKENIZER_H
 #define BANYAN_TOKENIZER_H
 

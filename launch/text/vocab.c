@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two hash tables with open addresses: bytes to an id, and a pair of ids to what it is merged to. */
+/* Two hash tables with open addresses: bytes to an id, and a pair of ids to what it is merged
+ * to. */
 #include "launch/text/tokenizer.h"
 
 #include <stdlib.h>

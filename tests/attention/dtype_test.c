@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Number formats, over all 65,536 values of bf16 and fp16, against arithmetic on real numbers: a
- * value is (-1)^s 2^e (1 + f), and rounding takes the nearest, of two equally near the even one. */
+/* Number formats, over all 65,536 values of bf16 and fp16, against arithmetic on real numbers:
+ * a value is (-1)^s 2^e (1 + f), and rounding takes the nearest, of two equally near the even
+ * one. */
 #include "attention/attention.h"
 #include "tests/test.h"
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernels on data whose answer is known exactly, so that nothing is hidden by a tolerance:
  *
- *  - counting: keys are 0, so every score is 0 and every weight 1; values are small integers. Then
- *    m = 0, l is the number of tokens seen, and o their sum, all exact in fp32 in any order. Lists
- *    are long enough for every kind of window, with heads that read different blocks.
- *  - the base point: scores around +-300, where fp32 has steps of 3e-5. The m that is stored rounds,
- *    and l must make up for it: m + ln l is right to the accuracy of l, not of m. (Not the scalar
- *    kernel, which rounds every score.)
+ *  - counting: keys are 0, so every score is 0 and every weight 1; values are small integers.
+ *    Then m = 0, l is the number of tokens seen, and o their sum, all exact in fp32 in any
+ *    order. Lists are long enough for every kind of window, with heads that read different
+ *    blocks.
+ *  - the base point: scores around +-300, where fp32 has steps of 3e-5. The m that is stored
+ *    rounds, and l must make up for it: m + ln l is right to the accuracy of l, not of m. (Not
+ *    the scalar kernel, which rounds every score.)
  *  - addresses: the same bits wherever the arrays lie. */
 #include "attention/attention.h"
 #include "tests/test.h"
@@ -33,7 +34,8 @@ static void *take(size_t bytes)
     return memory;
 }
 
-/* The blocks in order, but records in slots at random, as a cache that evicts would have them. */
+/* The blocks in order, but records in slots at random, as a cache that evicts would have
+ * them. */
 static char *records_pack(problem *t, const banyan_kernel *kernel, uint64_t seed)
 {
     const size_t bytes = kernel->record_bytes(&t->shape);
@@ -214,10 +216,11 @@ static void test_addresses(const banyan_kernel *kernel, uint64_t seed)
     problem_free(&t);
 }
 
-/* Integers, whose dot products are exact: score of token s is scale (base - s % 16), value is 1. The
- * kernel's relative error in l, with u = 2^-24: a weight exp(-x) has 4 u from the exponential (2
- * ulp), 4 u x from rounding scale, |scale| log2(e) and their product with the difference, and adding
- * n weights in lanes and chunks costs at most (16 + n / 64) u; 8 u more for the end. */
+/* Integers, whose dot products are exact: score of token s is scale (base - s % 16), value is
+ * 1. The kernel's relative error in l, with u = 2^-24: a weight exp(-x) has 4 u from the
+ *   exponential (2
+ * ulp), 4 u x from rounding scale, |scale| log2(e) and their product with the difference, and
+ * adding n weights in lanes and chunks costs at most (16 + n / 64) u; 8 u more for the end. */
 static void test_base(const banyan_kernel *kernel, banyan_dtype dtype, float sign)
 {
     enum { TOKENS = 64, BLOCKS = 12, DIM = 16, COUNT = TOKENS * BLOCKS };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The exponential of the vector kernels against exp2 in double: within 2 ulp of the exact value for
- * every kind of argument that a softmax can have, x <= 0: sampled bit patterns from -0 to below the
- * smallest denormal result, both sides of every integer and half integer (where the polynomial's
- * argument jumps), denormal arguments, -inf and NaN; exact at 0 and at integers. */
+/* The exponential of the vector kernels against exp2 in double: within 2 ulp of the exact value
+ * for every kind of argument that a softmax can have, x <= 0: sampled bit patterns from -0 to
+ * below the smallest denormal result, both sides of every integer and half integer (where the
+ * polynomial's argument jumps), denormal arguments, -inf and NaN; exact at 0 and at
+ * integers. */
 #include "tests/attention/exp2_test.h"
 #include "attention/attention.h"
 #include "tests/test.h"

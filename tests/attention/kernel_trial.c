@@ -44,7 +44,7 @@ void fill_garbage(void *memory, size_t bytes, uint64_t *random)
         byte[i] = all_ones ? 0xff : (unsigned char)test_random(random);
 }
 
-/* ---- drawing a trial --------------------------------------------------------------------------- */
+/* ---- drawing a trial --------------------------------------------------------------------- */
 
 static int32_t draw_dim(uint64_t *random)
 {
@@ -153,7 +153,7 @@ static void draw_data(trial *t, uint64_t *random)
     oracle_round(t->v, t->tokens * value_dim, t->in_dtype);
 }
 
-/* ---- packing ------------------------------------------------------------------------------------- */
+/* ---- packing ----------------------------------------------------------------------------- */
 
 /* `rows` rows of x, in another format, `stride` apart, at an odd element. */
 static void *strided(const float *x, int32_t rows, int32_t dim, int64_t stride,
@@ -181,8 +181,9 @@ static void pack_rows(trial *t, int32_t block, int fresh, int32_t first, int32_t
     free(v_memory);
 }
 
-/* Write a block as a cache does: runs of rows in order, now and then with rows that are taken back
- * and written again. The last block is filled up to some row after the last one that attends. */
+/* Write a block as a cache does: runs of rows in order, now and then with rows that are taken
+ * back and written again. The last block is filled up to some row after the last one that
+ * attends. */
 static void pack_block(trial *t, int32_t block, uint64_t *random)
 {
     int32_t key_dim = t->shape.key_dim, value_dim = t->shape.value_dim;

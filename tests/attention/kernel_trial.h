@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kernel_trial.h - one random case for a kernel: shape, format, which blocks which heads see and
- * through which edges, the clip, the data, and records packed the way a cache does. */
+/* kernel_trial.h - one random case for a kernel: shape, format, which blocks which heads see
+ * and through which edges, the clip, the data, and records packed the way a cache does. */
 #ifndef BANYAN_KERNEL_TRIAL_H
 #define BANYAN_KERNEL_TRIAL_H
 
@@ -31,11 +31,12 @@ typedef struct trial {
     float scale;
 } trial;
 
-/* Draws everything from t->seed, for t->kernel. 0 when the kernel does not support the shape. */
+/* Draws everything from t->seed, for t->kernel. 0 when the kernel does not support the
+ * shape. */
 int trial_draw(trial *t, uint64_t *random);
 void trial_free(trial *t);
-/* Packs all blocks, and rounds k and v to what the records then hold. 0 when the kernel wrote past
- * a record's end. */
+/* Packs all blocks, and rounds k and v to what the records then hold. 0 when the kernel wrote
+ * past a record's end. */
 int trial_pack(trial *t, uint64_t *random);
 /* Does the row of a head read a token? Both relative to base. An oracle_reads_fn. */
 int trial_reads(void *t, int head, int64_t row, int64_t token);

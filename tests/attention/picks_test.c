@@ -16,7 +16,8 @@ static int best_first(const void *a, const void *b)
     return x->block < y->block ? -1 : 1;
 }
 
-/* Scores with many ties; blocks in any order; offered to one array, or to two that are combined. */
+/* Scores with many ties; blocks in any order; offered to one array, or to two that are
+ * combined. */
 static void test_best(uint64_t *random)
 {
     banyan_pick all[MANY], one[MANY], other[MANY], scratch[MANY];
@@ -51,9 +52,9 @@ static double score(int32_t by, const float *summary, const double *q, int queri
     return banyan_summary_score(summary, pooled, row->vectors * DIM, summary);
 }
 
-/* Of some queries that choose together, the sums of what each says alone, by the definition: its product with
- * the mean; the sum of the larger of its numbers' products with the two bounds, which is at least its product
- * with any key. */
+/* Of some queries that choose together, the sums of what each says alone, by the definition:
+ * its product with the mean; the sum of the larger of its numbers' products with the two
+ * bounds, which is at least its product with any key. */
 static void test_summaries(uint64_t *random)
 {
     enum { QUERIES = 5 };
@@ -88,8 +89,8 @@ static void test_summaries(uint64_t *random)
     CHECK(fabs(score(BANYAN_SUMMARY_BOUNDS, bounds, q, queries) - most) <= size * 0x1p-21);
 }
 
-/* The fewest of the best that have a share of the softmax over all, against plain float64; and the same bits
- * whoever adds what, in which order. */
+/* The fewest of the best that have a share of the softmax over all, against plain float64; and
+ * the same bits whoever adds what, in which order. */
 static void test_tally(uint64_t *random)
 {
     enum { SOME = 60 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records of the CUDA kernels: every number has a place of its own inside its tile, the parts of a
- * record do not overlap, and the orders that the kernels count on hold. */
+/* Records of the CUDA kernels: every number has a place of its own inside its tile, the parts
+ * of a record do not overlap, and the orders that the kernels count on hold. */
 #include "attention/cuda/record.h"
 #include "tests/test.h"
 
@@ -41,8 +41,9 @@ static void test_8(uint32_t dim)
     CHECK(record8_bytes(dim, dim) == 2 * 64 * dim + 512 && record8_bytes(dim, dim) % 64 == 0);
 }
 
-/* Which bytes a lane gets of the eight rows whose 16-byte chunks begin at at(row): those of row lane / 4
- * from 4 (lane % 4) on. As b of m16n8k16 they must be the numbers that a's columns stand for. */
+/* Which bytes a lane gets of the eight rows whose 16-byte chunks begin at at(row): those of row
+ * lane / 4 from 4 (lane % 4) on. As b of m16n8k16 they must be the numbers that a's columns
+ * stand for. */
 static void test_fragments(uint32_t dim)
 {
     for (uint32_t lane = 0; lane < 32; lane++) {
@@ -61,7 +62,8 @@ static void test_fragments(uint32_t dim)
     }
 }
 
-/* ldmatrix and stores of 16 bytes go through in one pass when eight rows lie in different banks. */
+/* ldmatrix and stores of 16 bytes go through in one pass when eight rows lie in different
+ * banks. */
 static void test_banks(void)
 {
     for (uint32_t chunk = 0; chunk < 8; chunk++) {

@@ -73,7 +73,8 @@ static void test_union(void)
     y.period = 4096;
     CHECK(banyan_retention_union(&x, &y) == 0);
     CHECK(x.period == 1 && x.residue[0] == 1 && x.prefix == 3 && x.reach == 5);
-    /* but a head that keeps everything anyway needs no common period, nor one that keeps none */
+    /* but a head that keeps everything anyway needs no common period, nor one that keeps
+     * none */
     banyan_retention none = {.period = 4095}, dense = {.period = 1, .residue = {1}};
     CHECK(banyan_retention_union(&none, &y) == 1 && none.period == 4096);
     CHECK(banyan_retention_union(&y, &dense) == 1 && y.period == 1);
@@ -132,7 +133,7 @@ static void test_selection_add(void)
           banyan_selection_holds(&s, 39) && !banyan_selection_holds(&s, 40));
 }
 
-/* ---- lists --------------------------------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------------------------- */
 
 enum { GROUP = 6, BLOCK = 16, BLOCKS = 20 };
 

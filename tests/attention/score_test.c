@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* score of every kernel that can run here: q . k of one query head's rows and all tokens of the tile's
- * blocks, against float64, within what launch/bounds.h derives for a score (1.). Tokens that were never
- * written may be anything; what lies behind the numbers is not touched. */
+/* score of every kernel that can run here: q . k of one query head's rows and all tokens of the
+ * tile's blocks, against float64, within what launch/bounds.h derives for a score (1.). Tokens
+ * that were never written may be anything; what lies behind the numbers is not touched. */
 #include "attention/attention.h"
 #include "launch/bounds.h"
 #include "tests/oracle.h"

@@ -16,7 +16,7 @@ static banyan_pattern parse(const char *use, int heads, int kv_heads, int head, 
     return p;
 }
 
-/* ---- formulas ------------------------------------------------------------------------------------ */
+/* ---- formulas ---------------------------------------------------------------------------- */
 
 /* DKernel's mask: attend(h,i,j) <=> j <= i and (i - j < L or (j + h step + off) mod V == 0). */
 static int s2_blocks(int64_t h, int64_t i, int64_t j, int64_t v, int64_t l, int64_t step,
@@ -63,8 +63,8 @@ static void test_s2_formula(void)
 static void test_s2_conventions(void)
 {
     for (int h = 0; h < 32; h++) {
-        /* vLLM and Phi-3-small, decode at query length s: key token t is kept iff kb > qb - L or
-         * (kb + head + 1) mod V == 0 (step 1), per query head. */
+        /* vLLM and Phi-3-small, decode at query length s: key token t is kept iff kb > qb - L
+         * or (kb + head + 1) mod V == 0 (step 1), per query head. */
         banyan_pattern phi = parse("s2 stride=8 local=16 offset=1 per=query", 32, 8, h, 64);
         /* DKernel with num_kv_heads: KV heads share, block 0 belongs to head 0. */
         banyan_pattern kernel = parse("s2 stride=8 local=16", 32, 8, h, 64);
@@ -104,7 +104,8 @@ static void test_s2_conventions(void)
     CHECK(banyan_pattern_equal(&a, &b));
 }
 
-/* Up to local blocks, S2 is dense; and heads together cover all residues iff there are enough. */
+/* Up to local blocks, S2 is dense; and heads together cover all residues iff there are
+ * enough. */
 static void test_s2_coverage(void)
 {
     for (int64_t row = 0; row < 4 * 16; row += 5) {
@@ -129,7 +130,8 @@ static void test_s2_coverage(void)
         }
         CHECK_MSG(covered == cases[c].covered, "case %zu covers %d", c, covered);
     }
-    /* what the formula keeps at 128K, blocks of 64: 13.2 % of 2048 with L16 V8, 6.6 % with L8 V16 */
+    /* what the formula keeps at 128K, blocks of 64: 13.2 % of 2048 with L16 V8, 6.6 % with L8
+     * V16 */
     banyan_retention r;
     banyan_pattern p = parse("s2 stride=8 local=16", 8, 8, 0, 64);
     p.selector->keeps(&p, &r);
@@ -171,7 +173,7 @@ static void test_sink_window_formula(void)
                   (token > row - 20 || token / 16 % 4 == 0));
 }
 
-/* ---- the contract, for every row of the table ----------------------------------------------------- */
+/* ---- the contract, for every row of the table -------------------------------------------- */
 
 /* A rule with small random parameters, drawn from the row's own list. */
 static void draw_rule(const banyan_selector *selector, uint64_t *random, char *use,
@@ -297,8 +299,8 @@ static void check_compensation(const banyan_pattern *p, const char *use)
     }
 }
 
-/* keeps(block, row) if some row at or after `row` reads a token of the block, by trying; exact: only
- * then. */
+/* keeps(block, row) if some row at or after `row` reads a token of the block, by trying; exact:
+ * only then. */
 static void check_retention(const banyan_pattern *p, const char *use, int exact)
 {
     enum { BLOCKS = 40, TRIED = 24 };

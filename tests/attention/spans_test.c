@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Spans against block lists: for random patterns, caches dealt to 1 to 7 ranks, what was evicted,
- * rows and ranges of tokens, every row sees exactly the same tokens of exactly the same blocks, no block
- * is read twice, and a list takes no more spans than its bound. */
+/* Spans against block lists: for random patterns, caches dealt to 1 to 7 ranks, what was
+ * evicted, rows and ranges of tokens, every row sees exactly the same tokens of exactly the
+ * same blocks, no block is read twice, and a list takes no more spans than its bound. */
 #include "dist/dist.h"
 #include "tests/attention/held.h"
 #include "tests/test.h"

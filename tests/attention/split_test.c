@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The split of tiles over workers: every block once, in order, within the room that was promised;
- * slots that a combine can walk in order; and runs as short as any contiguous split has. */
+/* The split of tiles over workers: every block once, in order, within the room that was
+ * promised; slots that a combine can walk in order; and runs as short as any contiguous split
+ * has. */
 #include "attention/cuda/split.h"
 #include "tests/test.h"
 
@@ -72,8 +73,8 @@ static int64_t check_runs(const result *r, int32_t start)
     return longest;
 }
 
-/* Workers needed when none does more than `length`. Filling them one by one is best (split.c says why); here
- * block by block, with other code. */
+/* Workers needed when none does more than `length`. Filling them one by one is best (split.c
+ * says why); here block by block, with other code. */
 static int32_t fewest(const int32_t *blocks, int32_t tiles, int64_t length, int32_t start)
 {
     int32_t tile = 0, done = 0, workers = 0;
@@ -103,7 +104,8 @@ static void check_all(const int32_t *blocks, int32_t tiles, int32_t workers,
     const int64_t longest = check_runs(&r, costs.start);
     int64_t total = 0, least = costs.start + costs.least;
     for (int32_t i = 0; i < tiles; i++) total += (int64_t)costs.start + blocks[i];
-    /* No split is better than an equal share of everything, or than one whose runs are shorter by 1. */
+    /* No split is better than an equal share of everything, or than one whose runs are shorter
+     * by 1. */
     const int64_t allowed = r.split.cuts ? 0 : costs.cut;
     const int64_t shorter = longest - allowed - 1;
     if (shorter >= least) CHECK(fewest(blocks, tiles, shorter, costs.start) > workers);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The work list of the Hopper prefill, read the way its kernel reads it: every vector of every strip meets
- * every block of its list exactly once, through the mask that the list says, and nothing else. */
+/* The work list of the Hopper prefill, read the way its kernel reads it: every vector of every
+ * strip meets every block of its list exactly once, through the mask that the list says, and
+ * nothing else. */
 #include "attention/cuda/spans.h"
 #include "attention/cuda/tiles.h"
 #include "tests/test.h"
@@ -19,11 +20,12 @@ static struct {
     int32_t places;
 } trial;
 
-/* 1 + masked of a place in a strip's list, 0: not there; and how often a subtile met it, with what. */
+/* 1 + masked of a place in a strip's list, 0: not there; and how often a subtile met it, with
+ * what. */
 static unsigned char expected[STRIPS][PLACES];
 static unsigned char met[STRIPS][BLOCK][PLACES], through[STRIPS][BLOCK][PLACES];
 
-/* ---- batches of the real selectors ------------------------------------------------------------- */
+/* ---- batches of the real selectors ------------------------------------------------------- */
 
 static int is_cut(const banyan_edge *edge, int64_t block, int64_t first_row, int64_t last_row)
 {
@@ -31,7 +33,8 @@ static int is_cut(const banyan_edge *edge, int64_t block, int64_t first_row, int
     return end > edge->sink_end && begin <= last_row - edge->window && last_row >= first_row;
 }
 
-/* Places one by one; those that follow each other at one distance, seen alike, become a span. */
+/* Places one by one; those that follow each other at one distance, seen alike, become a
+ * span. */
 static void add_place(banyan_strip *strip, int32_t place, int masked)
 {
     banyan_span *last = strip->spans ? &trial.span[trial.batch.spans - 1] : NULL;
@@ -111,7 +114,7 @@ static void draw_batch(uint64_t *random, const char *use, int32_t group, int per
             }
 }
 
-/* ---- reading a plan ---------------------------------------------------------------------------- */
+/* ---- reading a plan ---------------------------------------------------------------------- */
 
 static int strip_of(const cuda_work *work, const cuda_subtile *subtile)
 {
@@ -232,7 +235,7 @@ static int check_plan(const char *use, int32_t workers)
     return tiles.cuts;
 }
 
-/* ---- order and balance ------------------------------------------------------------------------- */
+/* ---- order and balance ------------------------------------------------------------------- */
 
 static int32_t steps_of(const cuda_work *work)
 {
@@ -260,8 +263,9 @@ static void check_order(void)
     }
 }
 
-/* Equal lists, 8 for each worker and a little: cutting them would gain less than a tenth, and lose the
- * order in which few KV heads are read at a time. With 2 and a little it would gain more. */
+/* Equal lists, 8 for each worker and a little: cutting them would gain less than a tenth, and
+ * lose the order in which few KV heads are read at a time. With 2 and a little it would gain
+ * more. */
 static void check_gain(void)
 {
     enum { WORKERS = 7 };
@@ -317,7 +321,7 @@ static void check_balance(void)
     CHECK_MSG(most <= (total + 131) / 132 + 2, "%d steps of %d", (int)most, (int)total);
 }
 
-/* ---- unions of any lists ----------------------------------------------------------------------- */
+/* ---- unions of any lists ----------------------------------------------------------------- */
 
 static void mark(const banyan_span *span, int count, unsigned char *seen)
 {

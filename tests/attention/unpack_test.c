@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* unpack and restore of every kernel: rows come out of a record as they were packed, in the record's
- * format, and a record that is made of them has the same bytes. Records of the CUDA kernels are made and
- * read by the host alone here; that a device makes the same is tests/attention/cuda_pack_test.cu's. */
+/* unpack and restore of every kernel: rows come out of a record as they were packed, in the
+ * record's format, and a record that is made of them has the same bytes. Records of the CUDA
+ * kernels are made and read by the host alone here; that a device makes the same is
+ * tests/attention/cuda_pack_test.cu's. */
 #include "attention/cuda/plain.h"
 #include "attention/cuda/record.h"
 #include "tests/test.h"
@@ -111,7 +112,8 @@ static void test_cuda(int32_t dim, banyan_dtype dtype, int32_t rows, uint64_t *s
               !memcmp(v_factor, v_back, (size_t)rows * 4));
 }
 
-/* A block of 128 tokens: two records, one behind the other, of the first 64 and of the others. */
+/* A block of 128 tokens: two records, one behind the other, of the first 64 and of the
+ * others. */
 static void test_cuda_slots(banyan_dtype dtype, int32_t rows, uint64_t *seed)
 {
     enum { DIM = 96, SLOT = 64 };

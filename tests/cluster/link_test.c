@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* link_test USEC MBIT: between rank 0 and the last, frames take USEC longer one way and MBIT Mbit/s is
- * all that passes (0: no limit). The shortest of several tries counts, so that a busy machine matters
- * little: it can only add. Lower bounds are exact:
+/* link_test USEC MBIT: between rank 0 and the last, frames take USEC longer one way and MBIT
+ * Mbit/s is all that passes (0: no limit). The shortest of several tries counts, so that a busy
+ * machine matters little: it can only add. Lower bounds are exact:
  *
  *     round trip   >= 2 delays
  *     bulk         >= (bytes - what a token bucket lets through at once, 256 KiB) / rate

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A network switch in user space, for links that delay: the kernel's own netem is a module that many
- * machines lack.
+/* A network switch in user space, for links that delay: the kernel's own netem is a module that
+ * many machines lack.
  *
- *     switch CONTROL NETNS..     port i is a TAP device "eth0" in the network namespace at NETNS[i],
- *                                for a host whose Ethernet address is 02:00:00:00:00:i
+ *     switch CONTROL NETNS..     port i is a TAP device "eth0" in the network namespace at
+ *                                NETNS[i], for a host whose Ethernet address is
+ *                                02:00:00:00:00:i
  *
  * A frame that enters at port a for port b leaves when the slowest of these lets it:
  *
  *     uplink of a     one frame after another, at a's rate
  *     delay of a      added
- *     downlink of b   one frame after another, at b's rate, beginning while the frame still arrives
+ *     downlink of b   one frame after another, at b's rate, beginning while the frame still
+ *                     arrives
  *
- * Frames keep their virtio header (10 bytes), so that a segmented packet of up to 64 KiB costs one
- * read and one write. What waits is a heap by (time, order of arrival). CONTROL is a FIFO; each line
- * is one command: "delay PORT|all USEC", "rate PORT|all MBIT" (0: no limit). */
+ * Frames keep their virtio header (10 bytes), so that a segmented packet of up to 64 KiB costs
+ * one read and one write. What waits is a heap by (time, order of arrival). CONTROL is a FIFO;
+ * each line is one command: "delay PORT|all USEC", "rate PORT|all MBIT" (0: no limit). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -68,7 +70,7 @@ static int64_t now_ns(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* ---- what waits ---------------------------------------------------------------------------- */
+/* ---- what waits -------------------------------------------------------------------------- */
 
 static int is_before(const frame *a, const frame *b)
 {
@@ -95,14 +97,15 @@ static frame pop(void)
     return first;
 }
 
-/* ---- frames -------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------ */
 
 static int64_t serial_ns(const port *p, size_t bytes)
 {
     return p->mbit > 0 ? (int64_t)((double)(bytes - header_bytes) * 8e3 / p->mbit) : 0;
 }
 
-/* `arrived`: when its last bit is at the switch. Dropped when too much waits: TCP sends it again. */
+/* `arrived`: when its last bit is at the switch. Dropped when too much waits: TCP sends it
+ * again. */
 static void forward(int to, const unsigned char *data, size_t bytes, int64_t arrived)
 {
     port *p = &ports[to];
@@ -150,7 +153,7 @@ static void deliver(void)
     }
 }
 
-/* ---- control ------------------------------------------------------------------------------- */
+/* ---- control ----------------------------------------------------------------------------- */
 
 static void obey(const char *line)
 {
@@ -185,7 +188,7 @@ static void read_control(int fd)
     if (used == sizeof text - 1) used = 0;
 }
 
-/* ---- set-up -------------------------------------------------------------------------------- */
+/* ---- set-up ------------------------------------------------------------------------------ */
 
 static int open_port(const char *space)
 {
@@ -222,8 +225,8 @@ int main(int argc, char **argv)
     }
     watched[port_count] = (struct pollfd){.fd = control, .events = POLLIN};
     prctl(PR_SET_TIMERSLACK, 1000UL); /* ns */
-    /* Ranks that poll would otherwise keep the switch off the cores for milliseconds. Where that is
-     * not permitted, delays come out longer. */
+    /* Ranks that poll would otherwise keep the switch off the cores for milliseconds. Where
+     * that is not permitted, delays come out longer. */
     const struct sched_param real_time = {.sched_priority = 1};
     sched_setscheduler(0, SCHED_FIFO, &real_time);
     puts("ready");

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wire_test RANKS_PER_HOST [by-node]: what crosses between hosts, counted by the network itself.
+/* wire_test RANKS_PER_HOST [by-node]: what crosses between hosts, counted by the network
+ * itself.
  *
- * Ranks find the right nodes. Then one KV head is spread over all ranks and merged by every row of
- * comm/merges.def, for output at home and everywhere. A message holds the partials of 8 query heads
- * x 32 rows,
+ * Ranks find the right nodes. Then one KV head is spread over all ranks and merged by every row
+ * of comm/merges.def, for output at home and everywhere. A message holds the partials of 8
+ * query heads x 32 rows,
  *
  *     8 x 32 x (128 + 2) x 4 bytes = 133,120,
  *
  * and three figures of the same calls must agree: what the library counted as sent; what the
- * schedule's cost predicts; and the bytes that left the hosts' interfaces, within 5 %. Beyond the
- * payload an interface counts headers (66 bytes to a packet of up to 64 KiB, 0.1 %), Open MPI's own
- * (0.1 %), and the acknowledgements of what it received: at worst 66 bytes for every two segments of
- * 1,448, 2.3 % where as much is received as sent. It never counts less than the payload.
+ * schedule's cost predicts; and the bytes that left the hosts' interfaces, within 5 %. Beyond
+ * the payload an interface counts headers (66 bytes to a packet of up to 64 KiB, 0.1 %), Open
+ * MPI's own (0.1 %), and the acknowledgements of what it received: at worst 66 bytes for every
+ * two segments of 1,448, 2.3 % where as much is received as sent. It never counts less than the
+ * payload.
  *
  * Set-up, and what keeps ranks in step, cancels out: n calls are counted, then 3n, and the
  * difference is that of 2n. */
@@ -51,7 +53,7 @@ static double sum(double value)
     return value;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------- */
+/* ---- nodes ------------------------------------------------------------------------------- */
 
 static void test_nodes(int per_host, int by_node)
 {
@@ -74,10 +76,10 @@ static void test_nodes(int per_host, int by_node)
     free(all);
 }
 
-/* ---- bytes --------------------------------------------------------------------------------- */
+/* ---- bytes ------------------------------------------------------------------------------- */
 
-/* The messages that go from node to node, and the most between one pair of nodes in one direction
- * in one round; a message is all that goes from one rank to another in a round. */
+/* The messages that go from node to node, and the most between one pair of nodes in one
+ * direction in one round; a message is all that goes from one rank to another in a round. */
 static void count_pairs(const banyan_plan *plan, int64_t *messages, int32_t *most)
 {
     const banyan_schedule *s = &plan->kind[0].schedule;
@@ -125,9 +127,8 @@ static banyan_plan *make_plan(const char *merge, banyan_out out)
 static double attend(banyan_cache *cache, const banyan_rows *part, const float *array,
                      float *out, int count, int is_first_here)
 {
-    sum(0); /* all have begun, and all that was sent has arrived .. */
-    usleep(
-        20000); /* .. and is acknowledged (Linux waits 40 ms at most, but not while it answers) */
+    sum(0);        /* all have begun, and all that was sent has arrived .. */
+    usleep(20000); /* .. and is acknowledged (Linux waits 40 ms at most) */
     const double before = is_first_here ? sent_bytes() : 0;
     sum(0);
     for (int i = 0; i < count; i++)
@@ -241,7 +242,8 @@ int main(int argc, char **argv)
         if (!strcmp(merge->name, "tree")) tree = home;
         test_merge(merge->name, BANYAN_OUT_ALL);
     }
-    /* A host sends one message instead of one for each of its ranks; home's own host sends none. */
+    /* A host sends one message instead of one for each of its ranks; home's own host sends
+     * none. */
     CHECK_MSG(tree <= direct / per_host * 1.06, "tree %.0f, direct %.0f", tree, direct);
     banyan_comm_destroy(comm);
     return test_end();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the others see when a rank does something else. Each fault ends in ERR_COMM with the right
- * words on the ranks that notice; the comm is broken from then on, destroy does not hang, and the
- * job ends with the exit code that the ranks chose: 7 when all checks passed. */
+/* What the others see when a rank does something else. Each fault ends in ERR_COMM with the
+ * right words on the ranks that notice; the comm is broken from then on, destroy does not hang,
+ * and the job ends with the exit code that the ranks chose: 7 when all checks passed. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What programs send: exchange, broadcast, allgather, allreduce, split, agree. Alone it runs on
- * "self"; under mpirun on any number of ranks. Every rank computes what every other one sends, so
- * each received byte is checked. */
+ * "self"; under mpirun on any number of ranks. Every rank computes what every other one sends,
+ * so each received byte is checked. */
 #include "comm/comm.h"
 #include "tests/test.h"
 
 static banyan_comm *comm;
 static int rank, size;
 
-/* ---- exchange ------------------------------------------------------------------------------ */
+/* ---- exchange ---------------------------------------------------------------------------- */
 
 /* Byte i of message `number` from one rank to another, in experiment `seed`. */
 static unsigned char byte_of(uint64_t seed, int from, int to, int number, size_t i)
@@ -33,8 +33,8 @@ static int is_filled(const unsigned char *data, size_t bytes, uint64_t seed, int
     return 1;
 }
 
-/* How many messages go from one rank to another, and how long each is: 0 to 3, of 0 bytes to more
- * than the transport takes as one piece. */
+/* How many messages go from one rank to another, and how long each is: 0 to 3, of 0 bytes to
+ * more than the transport takes as one piece. */
 static int message_count(uint64_t seed, int from, int to)
 {
     uint64_t state = seed * 77 + (uint64_t)(from * 64 + to);
@@ -176,7 +176,7 @@ static void test_refusals(void)
     CHECK(!comm->broken);
 }
 
-/* ---- collectives --------------------------------------------------------------------------- */
+/* ---- collectives ------------------------------------------------------------------------- */
 
 static void test_broadcast(void)
 {
@@ -243,7 +243,7 @@ static void test_allreduce(void)
     CHECK(banyan_comm_allreduce(comm, NULL, 0, BANYAN_SUM) == BANYAN_OK);
 }
 
-/* ---- split and agree ------------------------------------------------------------------------- */
+/* ---- split and agree --------------------------------------------------------------------- */
 
 /* Even and odd ranks in reversed order, without rank 2; then split again. */
 static void test_split(void)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rank 1 sends items to rank 0, and believes something else than rank 0 does: another plan, another
- * call, another round, other items. Rank 0 says what, with both ranks and both values, and where.
- * Every case has a comm of its own, which is broken afterwards. The job ends with exit code 7 when
- * all checks passed: after a failure, MPI is not finalised. */
+/* Rank 1 sends items to rank 0, and believes something else than rank 0 does: another plan,
+ * another call, another round, other items. Rank 0 says what, with both ranks and both values,
+ * and where. Every case has a comm of its own, which is broken afterwards. The job ends with
+ * exit code 7 when all checks passed: after a failure, MPI is not finalised. */
 #include "comm/exchange.h"
 #include "tests/test.h"
 

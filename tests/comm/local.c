@@ -82,8 +82,9 @@ static banyan_status start(banyan_comm *comm, int channel, int recv, int peer, v
     return BANYAN_OK;
 }
 
-/* What is left of a time limit, in seconds. It counts what was waited, a little at a time: while the whole
- * process stands still (a debugger, SIGSTOP) no rank can arrive, and that is nobody's fault. */
+/* What is left of a time limit, in seconds. It counts what was waited, a little at a time:
+ * while the whole process stands still (a debugger, SIGSTOP) no rank can arrive, and that is
+ * nobody's fault. */
 typedef struct patience {
     double left;
 } patience;
@@ -167,7 +168,7 @@ static banyan_status await_taken(const banyan_comm *comm, world *w, const reques
     return is_taken ? BANYAN_OK : fail_missing(comm, r);
 }
 
-/* ---- host memory --------------------------------------------------------------------------- */
+/* ---- host memory ------------------------------------------------------------------------- */
 
 static banyan_status local_start(banyan_comm *comm, int recv, int peer, void *data,
                                  size_t bytes)
@@ -201,7 +202,7 @@ static banyan_status local_wait_all(banyan_comm *comm)
     return status;
 }
 
-/* ---- device memory ------------------------------------------------------------------------- */
+/* ---- device memory ----------------------------------------------------------------------- */
 
 static banyan_status device_status(const char *failed)
 {
@@ -303,7 +304,7 @@ static const banyan_device_moves local_moves = {
     .wait = device_wait,
 };
 
-/* ---- comms --------------------------------------------------------------------------------- */
+/* ---- comms ------------------------------------------------------------------------------- */
 
 static banyan_status no_open(banyan_comm *comm, void *native)
 {

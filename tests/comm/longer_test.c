@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rank 1 sends more than rank 0 expects: a byte more, up to 64 MiB more. What rank 0 receives into ends
- * at a page that nobody may touch, and what lies before it is looked at; rank 0 says both ranks and both
- * sizes, or what differs; and both come to their ends in time. As messages of a caller's (in host
- * memory), and as items of an exchange in host memory and in a device's. The job ends with exit code 7
- * when all checks passed: after a failure, MPI is not finalised. */
+/* Rank 1 sends more than rank 0 expects: a byte more, up to 64 MiB more. What rank 0 receives
+ * into ends at a page that nobody may touch, and what lies before it is looked at; rank 0 says
+ * both ranks and both sizes, or what differs; and both come to their ends in time. As messages
+ * of a caller's (in host memory), and as items of an exchange in host memory and in a device's.
+ * The job ends with exit code 7 when all checks passed: after a failure, MPI is not
+ * finalised. */
 #include "comm/comm.h"
 #include "tests/comm/stream.h"
 #include "tests/test.h"
@@ -27,7 +28,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- memory with a guard ------------------------------------------------------------------- */
+/* ---- memory with a guard ----------------------------------------------------------------- */
 
 /* | guard | fill .. memory | guard |: the memory ends where the second guard begins. */
 typedef struct guarded {
@@ -84,7 +85,7 @@ static void release(void *ctx, int on_host, void *memory)
     release_guarded(memory);
 }
 
-/* ---- the ways in which it is sent ---------------------------------------------------------- */
+/* ---- the ways in which it is sent -------------------------------------------------------- */
 
 /* As a caller's message. */
 static banyan_status send_plain(banyan_comm *comm, size_t expected, size_t sent)
@@ -131,7 +132,7 @@ static banyan_status send_item(banyan_comm *comm, const banyan_memory *memory, s
     return status;
 }
 
-/* ---- the checks ---------------------------------------------------------------------------- */
+/* ---- the checks -------------------------------------------------------------------------- */
 
 enum { plain, host, device, ways };
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* merge_bench [bytes [calls]]: what a merge costs beside an MPI_Allreduce of as many bytes. Not a test:
+/* merge_bench [bytes [calls]]: what a merge costs beside an MPI_Allreduce of as many bytes. Not
+ * a test:
  *
  *     launch/mpirun-here 2 build/tests/merge_bench 16384
  *
- * 32 heads, one row of partials each, held by all ranks. Methods take turns, so that whatever else
- * the machine does hits all of them; a call's time is its slowest rank's, from a barrier on. The
- * median, and the spread from the 10th to the 90th percentile. */
+ * 32 heads, one row of partials each, held by all ranks. Methods take turns, so that whatever
+ * else the machine does hits all of them; a call's time is its slowest rank's, from a barrier
+ * on. The median, and the spread from the 10th to the 90th percentile. */
 #include "attention/attention.h"
 #include "comm/comm.h"
 

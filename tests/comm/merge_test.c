@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of a merge, for every row of comm/merges.def: whatever the machine, the holders and
- * the home, every holder's part reaches home (all: every rank) exactly once and nothing else moves.
- * Small machines exhaustively, large ones at random. Then what the rows promise beyond that, counted
- * by hand. */
+/* The contract of a merge, for every row of comm/merges.def: whatever the machine, the holders
+ * and the home, every holder's part reaches home (all: every rank) exactly once and nothing
+ * else moves. Small machines exhaustively, large ones at random. Then what the rows promise
+ * beyond that, counted by hand. */
 #include "comm/comm.h"
 #include "tests/test.h"
 
@@ -46,7 +46,8 @@ static int check_machine(const banyan_merge *merge, const int32_t *node, int32_t
     return ok;
 }
 
-/* Every way to put `ranks` ranks on nodes: restricted growth strings, node[r] <= 1 + max before. */
+/* Every way to put `ranks` ranks on nodes: restricted growth strings, node[r] <= 1 + max
+ * before. */
 static int check_partitions(const banyan_merge *merge, int32_t *node, int32_t placed,
                             int32_t nodes, int32_t ranks)
 {
@@ -125,7 +126,7 @@ static void test_alone(const banyan_merge *merge)
     banyan_topology_free(&topology);
 }
 
-/* ---- what each row promises ------------------------------------------------------------------ */
+/* ---- what each row promises -------------------------------------------------------------- */
 
 static banyan_traffic cost_of(const char *merge, const char *machine, const banyan_item *items,
                               int32_t count, int all, size_t bytes, int rank,
@@ -195,7 +196,8 @@ static void test_tree_cost(void)
     CHECK_EQUAL(t.between_messages, 4);
     CHECK_EQUAL(t.seconds, 2 * (2 * near + 2 * far));
 
-    /* Ranks that skip rounds wait for nobody: 4 and 8 exchange in the third, 0 .. 3 in the first two. */
+    /* Ranks that skip rounds wait for nobody: 4 and 8 exchange in the third, 0 .. 3 in the
+     * first two. */
     const banyan_item apart[] = {{first_ranks, 4, 0}, {(const int32_t[]){4, 8}, 2, 4}};
     t = cost_of("tree", "node:3 rank:4", apart, 2, 0, 8, -1, unit_links);
     CHECK_EQUAL(t.rounds, 3);
@@ -254,7 +256,8 @@ static void test_butterfly_cost(void)
         CHECK_EQUAL(t.seconds, near * (k + (pairs > 0)));
     }
 
-    /* 2 of 9 have it, 2 and 3: groups (0 1) 2 3 4 .. 8. To 0 and 4; 0 2 meet 3 4; to 5 .. 8; to 1. */
+    /* 2 of 9 have it, 2 and 3: groups (0 1) 2 3 4 .. 8. To 0 and 4; 0 2 meet 3 4; to 5 .. 8; to
+     * 1. */
     const banyan_item pair = {first_ranks + 2, 2, 2};
     t = cost_of("butterfly", "rank:9", &pair, 1, 1, 8, -1, unit_links);
     CHECK_EQUAL(t.messages, 2 + 4 + 4 + 1);

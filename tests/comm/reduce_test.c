@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* All-reduces of floats, short and long, on any number of ranks: the right value (sums of whole
- * numbers, which are exact in any order), the same bits on all ranks (sums of fractions, which are
- * not), NaN kept; and what was sent is what the price says. Prices by hand: the textbook's. */
+ * numbers, which are exact in any order), the same bits on all ranks (sums of fractions, which
+ * are not), NaN kept; and what was sent is what the price says. Prices by hand: the
+ * textbook's. */
 #include "comm/reduce.h"
 #include "tests/test.h"
 

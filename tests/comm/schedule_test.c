@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Replay must find every fault: schedules that are wrong in one way each, and correct ones with one
- * step taken away, doubled, turned round or sent elsewhere. */
+/* Replay must find every fault: schedules that are wrong in one way each, and correct ones with
+ * one step taken away, doubled, turned round or sent elsewhere. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

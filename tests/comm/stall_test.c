@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stall_test stopped MERGE | killed MERGE | ended: rank 2 stands still or dies in the middle of a
- * series of merges, or after it. Every other rank ends within the time limit, the moment in which ranks
- * listen for each other, and a little; its message names rank 2, whomever it waited for itself, and
- * the merge that did not come to its end. Some MPIs say at once that nothing can be sent to a process that
- * died. The job ends with exit code 7 when all checks passed. */
+/* stall_test stopped MERGE | killed MERGE | ended: rank 2 stands still or dies in the middle of
+ * a series of merges, or after it. Every other rank ends within the time limit, the moment in
+ * which ranks listen for each other, and a little; its message names rank 2, whomever it waited
+ * for itself, and the merge that did not come to its end. Some MPIs say at once that nothing
+ * can be sent to a process that died. The job ends with exit code 7 when all checks passed. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

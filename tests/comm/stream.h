@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stream.h - a device without a device, for tests of what is queued: a stream is a thread that does
- * what was queued, in order, some time later. What forgets to wait, or reuses memory too early, meets
- * wrong numbers. Device memory is of the heap. */
+/* stream.h - a device without a device, for tests of what is queued: a stream is a thread that
+ * does what was queued, in order, some time later. What forgets to wait, or reuses memory too
+ * early, meets wrong numbers. Device memory is of the heap. */
 #ifndef BANYAN_TESTS_STREAM_H
 #define BANYAN_TESTS_STREAM_H
 
@@ -16,7 +16,8 @@ void stream_close(stream *s);       /* after all of it is done */
 void stream_push(stream *s, void (*fn)(void *arg), const void *arg, size_t bytes);
 void stream_wait(stream *s);
 int stream_is_idle(stream *s);
-/* Between begin and end, what is queued goes to a graph, which replays it as often as it is asked to. */
+/* Between begin and end, what is queued goes to a graph, which replays it as often as it is
+ * asked to. */
 typedef struct stream_graph stream_graph;
 void stream_begin_capture(stream *s);
 stream_graph *stream_end_capture(stream *s);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Machines as text: what is accepted, how it is printed back, and the words of every refusal. */
+/* Machines as text: what is accepted, how it is printed back, and the words of every
+ * refusal. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of a transport, for every row of comm/transports.def that this build has: it opens,
- * describes its ranks, moves bytes (or says why not), splits, and closes. Then the words of what
- * comm_create refuses. */
+/* The contract of a transport, for every row of comm/transports.def that this build has: it
+ * opens, describes its ranks, moves bytes (or says why not), splits, and closes. Then the words
+ * of what comm_create refuses. */
 #include "comm/comm.h"
 #include "tests/test.h"
 
@@ -139,7 +139,8 @@ static void test_refusals(void)
     banyan_comm_destroy(NULL);
 }
 
-/* One rank is refused where the launcher, the innermost that speaks, says that there are more. */
+/* One rank is refused where the launcher, the innermost that speaks, says that there are
+ * more. */
 static void test_launchers(void)
 {
     static const struct {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention across ranks against the float64 oracle: prefill in chunks of random sizes, decode, and
- * speculation that is taken back, for shapes, formats, patterns, placements and merges.
+/* Attention across ranks against the float64 oracle: prefill in chunks of random sizes, decode,
+ * and speculation that is taken back, for shapes, formats, patterns, placements and merges.
  *
- * Each case also shows that results come where they belong and nowhere else, that heads which a rank
- * does not hold are not read (they are NaN there), that a second run gives the same bits, as do all
- * ranks with `out` all, that heads of one holder cost no message, and that a rank keeps exactly the
- * bytes that its plan says. Arguments: names of cases; none: all. */
+ * Each case also shows that results come where they belong and nowhere else, that heads which a
+ * rank does not hold are not read (they are NaN there), that a second run gives the same bits,
+ * as do all ranks with `out` all, that heads of one holder cost no message, and that a rank
+ * keeps exactly the bytes that its plan says. Arguments: names of cases; none: all. */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -37,7 +37,8 @@ static const shape_case cases[] = {
     {.name = "mqa", SHAPE(8, 1, 64, 64), SIZES(32, 450, 100), .rollback = 5,
      .cache = BANYAN_F16, .in = BANYAN_F16, .placement = "spread", .home = BANYAN_HOME_DEALT},
     {.name = "wide keys", SHAPE(4, 2, 192, 128), SIZES(32, 300, 90), .cache = BANYAN_BF16,
-     .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = BANYAN_OUT_ALL, .threads = 2},
+     .in = BANYAN_BF16, .out = BANYAN_BF16, .merge = "tree", .where = BANYAN_OUT_ALL,
+     .threads = 2},
     {.name = "few blocks", SHAPE(4, 2, 32, 32), SIZES(64, 70, 17), .placement = "spread",
      .merge = "butterfly", .home = BANYAN_HOME_DEALT, .where = BANYAN_OUT_ALL},
     {.name = "one token", SHAPE(6, 2, 16, 16), SIZES(16, 1, 1), .out = BANYAN_F16,
@@ -45,8 +46,8 @@ static const shape_case cases[] = {
     {.name = "s2 per query head", SHAPE(8, 2, 64, 64), SIZES(16, 700, 150), .rollback = 20,
      .rules = {"*:0-7:s2 stride=4 local=2 per=query"}, .merge = "tree"},
     {.name = "s2 per KV head", SHAPE(16, 8, 32, 32), SIZES(16, 600, 300), .cache = BANYAN_BF16,
-     .rules = {"*:0-15:s2 stride=8 local=4 per=kv"}, .placement = "spread", .home = BANYAN_HOME_DEALT,
-     .threads = 2},
+     .rules = {"*:0-15:s2 stride=8 local=4 per=kv"}, .placement = "spread",
+     .home = BANYAN_HOME_DEALT, .threads = 2},
     {.name = "mixed", .layers = 2, SHAPE(12, 6, 48, 48), SIZES(16, 520, 130), .rollback = 33,
      .rules = {"*:4-7:sink_window sink=1 window=40t", "0:8-11:s2 stride=4 local=2",
                "1:0-3:sink_window"},
@@ -58,7 +59,8 @@ static const shape_case cases[] = {
     {.name = "whole heads", SHAPE(8, 8, 32, 32), SIZES(16, 400, 128),
      .rules = {"*:2-7:sink_window sink=2 window=3"}, .placement = "heads"},
     {.name = "wide group", SHAPE(80, 1, 16, 16), SIZES(16, 200, 50),
-     .rules = {"*:60-79:s2 stride=4 local=2 per=query"}, .merge = "tree", .home = BANYAN_HOME_DEALT},
+     .rules = {"*:60-79:s2 stride=4 local=2 per=query"}, .merge = "tree",
+     .home = BANYAN_HOME_DEALT},
     {.name = "wide group of pairs", SHAPE(160, 1, 16, 24), SIZES(16, 150, 40),
      .rules = {"*:100-159:sink_window sink=1 window=30t"}, .placement = "spread",
      .threads = 2},
@@ -88,7 +90,7 @@ static const shape_case cases[] = {
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases) };
 
-/* ---- setting up ------------------------------------------------------------------------------ */
+/* ---- setting up -------------------------------------------------------------------------- */
 
 static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_rule *rules)
 {
@@ -128,7 +130,7 @@ static void set_spec(const shape_case *c, int ranks, banyan_spec *spec, banyan_r
     }
 }
 
-/* ---- running: the same calls in the same order for a seed --------------------------------------- */
+/* ---- running: the same calls in the same order for a seed -------------------------------- */
 
 static void call(sequence *s, banyan_cache *cache, int64_t at, int32_t rows, int what)
 {
@@ -163,7 +165,7 @@ static void run_script(sequence *s, banyan_cache *cache, uint64_t seed)
     for (; at < s->tokens; at++) call(s, cache, at, 1, APPEND | ATTEND);
 }
 
-/* ---- checking -------------------------------------------------------------------------------- */
+/* ---- checking ---------------------------------------------------------------------------- */
 
 typedef struct reader {
     const sequence *s;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Balance of whole plans, in counted blocks.
  *
- * On the line, at the planned length: no rank has more than its due plus the larger of 1 % of it
- * and 4 blocks, plus the snap of the cuts at its two ends; at most P - 1 holders more than heads. */
+ * On the line, at the planned length: no rank has more than its due plus the larger of 1 % of
+ * it and 4 blocks, plus the snap of the cuts at its two ends; at most P - 1 holders more than
+ * heads. */
 #include "tests/dist/plans.h"
 
 #include <math.h>
@@ -51,9 +52,9 @@ static void test_mixed_million(void)
     }
 }
 
-/* Like heads. Powers of two split every aligned run of blocks evenly; for others a rank's part of
- * n blocks in a head is off by the discrepancy of the sequence, at most log2(n) / 3 + 1 at each of
- * two cuts (Bejian and Faure). */
+/* Like heads. Powers of two split every aligned run of blocks evenly; for others a rank's part
+ * of n blocks in a head is off by the discrepancy of the sequence, at most log2(n) / 3 + 1 at
+ * each of two cuts (Bejian and Faure). */
 static void test_dense_million(void)
 {
     for (int ranks = 2; ranks <= 64; ranks++) {

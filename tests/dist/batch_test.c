@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Several sequences in one cache: whatever they do together, each is as if it were alone.
  *
- * A script that is drawn by chance makes sequences, appends to some of them in one call (decoded rows
- * and longer chunks, in any order, some of them going back), forks, and destroys in any order. Each
- * sequence has a history of its own: the keys that it was given, token by token. Every call's
- * results are compared with the float64 oracle of that history, for some rows; and with those of the
- * same calls made alone, bit by bit, on a cache of one sequence that is brought to the same state. */
+ * A script that is drawn by chance makes sequences, appends to some of them in one call
+ * (decoded rows and longer chunks, in any order, some of them going back), forks, and destroys
+ * in any order. Each sequence has a history of its own: the keys that it was given, token by
+ * token. Every call's results are compared with the float64 oracle of that history, for some
+ * rows; and with those of the same calls made alone, bit by bit, on a cache of one sequence
+ * that is brought to the same state. */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -68,7 +69,7 @@ static void set_spec(banyan_spec *spec, uint64_t *seed)
     spec->reproducible = test_below(seed, 4) == 0;
 }
 
-/* ---- what came of it ----------------------------------------------------------------------- */
+/* ---- what came of it --------------------------------------------------------------------- */
 
 typedef struct reader {
     const world *w;
@@ -163,7 +164,7 @@ static void check_alone(const world *w, const life *l, int64_t at, int32_t rows,
     banyan_cache_destroy(cache);
 }
 
-/* ---- what may happen ----------------------------------------------------------------------- */
+/* ---- what may happen --------------------------------------------------------------------- */
 
 static int64_t lowest_at(const world *w, const life *l)
 {
@@ -256,7 +257,8 @@ static void fork_one(world *w)
     w->life[to] = *l;
     w->life[to].sequence = fork;
     w->life[to].length = w->life[to].longest = tokens;
-    /* its blocks are of several turns: only where bits do not depend on them may they be compared */
+    /* its blocks are of several turns: only where bits do not depend on them may they be
+     * compared */
     w->life[to].turn = w->spec->reproducible ? turn : TURNS;
     w->live++;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What else a call can be: refused, with words and without a trace; probed; fed with a NaN; half a
- * call (append only, attend only). */
+/* What else a call can be: refused, with words and without a trace; probed; fed with a NaN;
+ * half a call (append only, attend only). */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -41,7 +41,7 @@ static void prefill(sequence *s, banyan_cache *cache, int32_t layer, int64_t to,
     }
 }
 
-/* ---- refused ----------------------------------------------------------------------------------- */
+/* ---- refused ----------------------------------------------------------------------------- */
 
 typedef struct refusal {
     int32_t layer;
@@ -142,7 +142,7 @@ static void test_broken(banyan_plan *plan)
     banyan_cache_destroy(cache);
 }
 
-/* ---- sequences that ended, and steps that were left ------------------------------------------ */
+/* ---- sequences that ended, and steps that were left -------------------------------------- */
 
 /* A handle of a sequence that was destroyed means nothing, until its place is taken. */
 static void test_ended(banyan_plan *plan)
@@ -170,7 +170,8 @@ static void test_ended(banyan_plan *plan)
     banyan_cache_destroy(cache);
 }
 
-/* A step's rows, and then a row before them by itself: rows like the step's that follow are appended. */
+/* A step's rows, and then a row before them by itself: rows like the step's that follow are
+ * appended. */
 static void test_left_step(banyan_plan *plan)
 {
     banyan_cache *cache = sequence_cache(plan), *plain = sequence_cache(plan);
@@ -197,9 +198,10 @@ static void test_left_step(banyan_plan *plan)
     banyan_cache_destroy(cache), banyan_cache_destroy(plain);
 }
 
-/* ---- half a call ------------------------------------------------------------------------------- */
+/* ---- half a call ------------------------------------------------------------------------- */
 
-/* Append only, then attend only (twice: layers that share a cache), gives what one call gives. */
+/* Append only, then attend only (twice: layers that share a cache), gives what one call
+ * gives. */
 static void test_halves(banyan_plan *plan)
 {
     banyan_cache *one = sequence_cache(plan), *two = sequence_cache(plan);
@@ -222,7 +224,7 @@ static void test_halves(banyan_plan *plan)
     banyan_cache_destroy(two);
 }
 
-/* ---- probed ------------------------------------------------------------------------------------ */
+/* ---- probed ------------------------------------------------------------------------------ */
 
 static int reads(void *ctx, int head, int64_t row, int64_t token)
 {
@@ -301,7 +303,7 @@ static void test_probe(banyan_plan *plan)
     banyan_cache_destroy(cache);
 }
 
-/* ---- a NaN --------------------------------------------------------------------------------------- */
+/* ---- a NaN ------------------------------------------------------------------------------- */
 
 static int is_all_nan(const float *x, int32_t count)
 {
@@ -347,10 +349,10 @@ static void test_nan(banyan_plan *plan, int64_t token, int32_t kv_head)
     banyan_cache_destroy(cache);
 }
 
-/* ---- a rank that stays away ---------------------------------------------------------------------- */
+/* ---- a rank that stays away -------------------------------------------------------------- */
 
-/* The others learn who is missing within the time limit, and the comm is broken from then on. Ends
- * the job with exit code 7 when that is what happened. */
+/* The others learn who is missing within the time limit, and the comm is broken from then on.
+ * Ends the job with exit code 7 when that is what happened. */
 static int test_absent(banyan_comm *comm)
 {
     int rank = banyan_comm_rank(comm), absent = banyan_comm_size(comm) - 1;

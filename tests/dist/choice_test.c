@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks chosen by data, across ranks, against their definition in float64, written anew here from
- * keys and queries alone. A prompt is prefilled in chunks of random sizes, then rows are decoded; on
- * the way tokens are appended that are not the sequence's, and taken back.
+/* Blocks chosen by data, across ranks, against their definition in float64, written anew here
+ * from keys and queries alone. A prompt is prefilled in chunks of random sizes, then rows are
+ * decoded; on the way tokens are appended that are not the sequence's, and taken back.
  *
- *     what is read   with a scale of almost 0 every token weighs alike, and values say which block a
- *                    token is of: the result gives how many tokens of each block are read
- *     mass           with a share of the softmax over blocks, the fewest of the best that have it: as many
- *                    as in the definition, where the share is not too near to it
+ *     what is read   with a scale of almost 0 every token weighs alike, and values say which
+ *                    block a token is of: the result gives how many tokens of each block are
+ *                    read
+ *     mass           with a share of the softmax over blocks, the fewest of the best that have
+ *                    it: as many as in the definition, where the share is not too near to it
  *     whole numbers  the blocks must be the definition's, of equal scores the lower
- *     real data      a block that is read scores at least the k-th best less what rounding may do,
- *                    one that is not at most as much more; and the choice is that of one rank alone
- *     results        within the oracle's bound, where no two scores are too near; with `reproducible`
- *                    the bits of one rank alone, also when the cache was saved and opened on the way */
+ *     real data      a block that is read scores at least the k-th best less what rounding may
+ *                    do, one that is not at most as much more; and the choice is that of one
+ *                    rank alone
+ *     results        within the oracle's bound, where no two scores are too near; with
+ *                    `reproducible` the bits of one rank alone, also when the cache was saved
+ *                    and opened on the way */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -72,8 +75,8 @@ static double pooled(const trial *t, int head, int64_t row, int d)
     return sum;
 }
 
-/* q [heads][DIM] of `heads` heads that choose together. *size: the score with magnitudes, for the error
- * bound. */
+/* q [heads][DIM] of `heads` heads that choose together. *size: the score with magnitudes, for
+ * the error bound. */
 static double score_of(const trial *t, const law *l, int kv_head, const double *q, int heads,
                        int64_t block, double *size)
 {
@@ -96,8 +99,9 @@ static double score_of(const trial *t, const law *l, int kv_head, const double *
     return score;
 }
 
-/* Scores of all blocks; -inf of those that cannot be chosen. Returns the rounding error that a score may
- * have: of q, the summary, a product, and of a sum of DIM / 16 + 1 terms, twice as many of two bounds. */
+/* Scores of all blocks; -inf of those that cannot be chosen. Returns the rounding error that a
+ * score may have: of q, the summary, a product, and of a sum of DIM / 16 + 1 terms, twice as
+ * many of two bounds. */
 static double all_scores(const trial *t, const law *l, int head, int64_t row, double *score)
 {
     const int kv_head = head / GROUP, heads = l->per_query ? 1 : GROUP;
@@ -114,8 +118,9 @@ static double all_scores(const trial *t, const law *l, int head, int64_t row, do
     return most * (vectors * DIM / 16 + 1 + 3) * 0x1p-24 * 1.01;
 }
 
-/* How many are chosen: `blocks`, or the fewest of the best that have a share of the softmax over all; of
- * logits that may be off by `error` of a score. *decided: no such error makes them more or fewer. */
+/* How many are chosen: `blocks`, or the fewest of the best that have a share of the softmax
+ * over all; of logits that may be off by `error` of a score. *decided: no such error makes them
+ * more or fewer. */
 static int64_t count_of(const trial *t, const law *l, int64_t row, const double *score,
                         double error, int *decided)
 {
@@ -409,8 +414,8 @@ static void test_law(const law *l, banyan_comm *comm, banyan_comm *self, const c
     end_trial(&one, alone);
 }
 
-/* Holders tell each other in one round what they found, and nobody does where heads are whole; what is read
- * of blocks and of summaries. */
+/* Holders tell each other in one round what they found, and nobody does where heads are whole;
+ * what is read of blocks and of summaries. */
 static void test_plan(void)
 {
     static const struct {

@@ -111,7 +111,8 @@ static void test_owner(uint64_t *seed)
 }
 
 /* After settling each cut has the share that the cut before stood for, rounded, below it; two
- * blocks can share one point (a permanent one's ordinal and another's number): then one more. */
+ * blocks can share one point (a permanent one's ordinal and another's number): then one
+ * more. */
 static void test_settle(uint64_t *seed)
 {
     banyan_holder holder[50], before[50];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eviction never shows. The same plan with and without it gives the same bits: for chunks longer
- * than the window, for decode, and after going back as far as rollback_tokens lets one. With it, the
- * memory of a head is bounded by what it keeps, without it by the sequence. */
+/* Eviction never shows. The same plan with and without it gives the same bits: for chunks
+ * longer than the window, for decode, and after going back as far as rollback_tokens lets one.
+ * With it, the memory of a head is bounded by what it keeps, without it by the sequence. */
 #include "dist/cache.h"
 #include "tests/dist/sequence.h"
 #include "tests/world.h"

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Numbers that are large and yet have an answer: scores of 1e9, where fp32 has no fraction bits, and values
- * near the largest fp32, whose sums overflow though their mean does not. By every kernel of this
- * processor, on any ranks, with partials and with fixed-point sums, against a float64 oracle.
+/* Numbers that are large and yet have an answer: scores of 1e9, where fp32 has no fraction
+ * bits, and values near the largest fp32, whose sums overflow though their mean does not. By
+ * every kernel of this processor, on any ranks, with partials and with fixed-point sums,
+ * against a float64 oracle.
  *
- * Scores are integers times a power of two, so that fp32 has them exactly; values are of two digits, so
- * that the only errors are those of weights and sums: 2^-18 is far above them, and far below what a lost
- * block or a wrong weight makes. */
+ * Scores are integers times a power of two, so that fp32 has them exactly; values are of two
+ * digits, so that the only errors are those of weights and sums: 2^-18 is far above them, and
+ * far below what a lost block or a wrong weight makes. */
 #include "banyan.h"
 #include "tests/test.h"
 

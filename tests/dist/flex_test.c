@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Heads that read as little as has enough of the attention (selector flex), across ranks, against
- * FlexPrefill's definition in float64, written anew here: the full softmax of the observed rows; its sums on
- * blocks, beside the softmax of pooled queries and keys, and how far they diverge; then the fewest blocks
- * of each own block, or the fewest columns and diagonals, and a mask over all tokens.
+/* Heads that read as little as has enough of the attention (selector flex), across ranks,
+ * against FlexPrefill's definition in float64, written anew here: the full softmax of the
+ * observed rows; its sums on blocks, beside the softmax of pooled queries and keys, and how far
+ * they diverge; then the fewest blocks of each own block, or the fewest columns and diagonals,
+ * and a mask over all tokens.
  *
  *     what is read   every token is a probe of its own: its mass says whether a row reads it
  *     whole numbers  the tokens must be the definition's, where no two sums are too near
- *     real data      a token that is read has at least the last sum that is needed less what rounding may do,
- *                    one that is not at most as much more; likewise diagonals and blocks
+ *     real data      a token that is read has at least the last sum that is needed less what
+ *                    rounding may do, one that is not at most as much more; likewise diagonals
+ *                    and blocks
  *     results        within the oracle's bound
  *     ranks          the tokens of one rank alone; with `reproducible` its bits */
 #include "tests/dist/lined.h"
@@ -19,8 +21,8 @@ typedef struct law {
     double gamma, tau;
     int budget, last;
     int heads; /* the rule is of the first so many, the others are dense */
-    /* What is to be met with: calls that read blocks, or lines; of those, some whose columns are more than
-     * there is room to gather, or fewer. */
+    /* What is to be met with: calls that read blocks, or lines; of those, some whose columns
+     * are more than there is room to gather, or fewer. */
     int blocks, lines, many, few;
 } law;
 
@@ -103,8 +105,8 @@ static void softmax(double *score, int64_t n)
     for (int64_t i = 0; i < n; i++) score[i] /= sum;
 }
 
-/* The pooled softmax of rows first .. end-1 over all blocks. Returns its relative error: twice that of a
- * score, of fp32 queries, means, products and a sum of DIM / 16 + 1 terms. */
+/* The pooled softmax of rows first .. end-1 over all blocks. Returns its relative error: twice
+ * that of a score, of fp32 queries, means, products and a sum of DIM / 16 + 1 terms. */
 static double pool(const trial *t, int head, int64_t first, int64_t end, double *out)
 {
     double q[DIM], k[DIM], most = 0;
@@ -121,7 +123,8 @@ static double pool(const trial *t, int head, int64_t first, int64_t end, double 
     return 2 * most * (DIM / 16 + 1 + 4) * 0x1p-24 + 0x1p-40;
 }
 
-/* p of the observed rows, along columns and diagonals. Returns the relative error of a sum, in fp32. */
+/* p of the observed rows, along columns and diagonals. Returns the relative error of a sum, in
+ * fp32. */
 static double observe(const trial *t, const law *l, int head, int64_t end, definition *d)
 {
     double range = 0, size = 0;
@@ -297,7 +300,7 @@ static void test_law(const law *l, banyan_comm *comm, banyan_comm *self, int mod
     end_trial(&one, alone);
 }
 
-/* ---- what is refused ------------------------------------------------------------------------ */
+/* ---- what is refused --------------------------------------------------------------------- */
 
 static void refused(const char *use, const char *placement, const char *device,
                     banyan_status status, const char *words)

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two tests that no broken merge passes. A sharp needle is found even when a rank is counted twice
- * or an lse is halved; these are not:
+/* Two tests that no broken merge passes. A sharp needle is found even when a rank is counted
+ * twice or an lse is halved; these are not:
  *
- *   graded split   rank r holds n_r copies of one key, n = 1, 2, 3, 5, 8, .., each with the value
- *                  e_r; every other key is e^-40 away. Then out[r] = n_r / sum n. A rank twice,
- *                  a rank lost, a halved, rounded or base-2 lse each move a share by 8e-3 or
- *                  more; the bound of 2e-3 leaves room for a bf16 cache (a copy's value 1 is exact
- *                  there, and so are equal keys: what remains is fp32 rounding, < 1e-5).
- *   uniform head   q = 0: every score is 0, so lse = ln(tokens seen) and out is the mean value. l
- *                  is a sum of ones, exact below 2^24, so only log rounds: 1e-5 is ample. */
+ *   graded split   rank r holds n_r copies of one key, n = 1, 2, 3, 5, 8, .., each with the
+ *                  value e_r; every other key is e^-40 away. Then out[r] = n_r / sum n. A rank
+ *                  twice, a rank lost, a halved, rounded or base-2 lse each move a share by
+ *                  8e-3 or more; the bound of 2e-3 leaves room for a bf16 cache (a copy's value
+ *                  1 is exact there, and so are equal keys: what remains is fp32 rounding, <
+ *                  1e-5).
+ *   uniform head   q = 0: every score is 0, so lse = ln(tokens seen) and out is the mean value.
+ *                  l is a sum of ones, exact below 2^24, so only log rounds: 1e-5 is ample. */
 #include "dist/dist.h"
 #include "tests/world.h"
 
@@ -36,7 +37,8 @@ static void set_up(banyan_spec *spec, int32_t kv_heads, const char *placement,
     spec->out = BANYAN_OUT_ALL;
 }
 
-/* Append all tokens; attend with the same q in the last rows, and keep the very last's results. */
+/* Append all tokens; attend with the same q in the last rows, and keep the very last's
+ * results. */
 static void run(const banyan_plan *plan, const float *k, const float *v, const float *q_row,
                 float *out_row, float *lse_row, int64_t *messages)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is left of control groups, in made-up trees of /proc and /sys: of both versions, with limits at
- * every level, and as containers see them. */
+/* What is left of control groups, in made-up trees of /proc and /sys: of both versions, with
+ * limits at every level, and as containers see them. */
 #include "dist/plan.h"
 #include "tests/test.h"
 
@@ -77,7 +77,8 @@ static void check_first(void)
     expect(2500);
 }
 
-/* The mount is the container's own group, the path the host's; and a path of nothing but garbage. */
+/* The mount is the container's own group, the path the host's; and a path of nothing but
+ * garbage. */
 static void check_container(void)
 {
     put("proc/self/cgroup", "0::/docker/0123\n");

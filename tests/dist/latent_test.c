@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Latent attention as DeepSeek-V2 and V3 decode it (arXiv 2405.04434, section 2.1, absorbed): 128 query
- * heads share one KV head of 576 numbers, of which the first 512 are the value. Against the float64
- * oracle; and what is kept is 576 numbers for each token. Argument: how many tokens, default 700. */
+/* Latent attention as DeepSeek-V2 and V3 decode it (arXiv 2405.04434, section 2.1, absorbed):
+ * 128 query heads share one KV head of 576 numbers, of which the first 512 are the value.
+ * Against the float64 oracle; and what is kept is 576 numbers for each token. Argument: how
+ * many tokens, default 700. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
 #include "tests/world.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lined.h - a prompt, prefilled in calls of random sizes, and rows decoded behind it; which tokens each row
- * has read, every token being a probe of its own; for the tests of selectors that choose columns, diagonals
- * and blocks once a call. */
+/* lined.h - a prompt, prefilled in calls of random sizes, and rows decoded behind it; which
+ * tokens each row has read, every token being a probe of its own; for the tests of selectors
+ * that choose columns, diagonals and blocks once a call. */
 #ifndef BANYAN_TESTS_LINED_H
 #define BANYAN_TESTS_LINED_H
 

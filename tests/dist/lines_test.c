@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Columns and diagonals chosen by the last rows of a call (selector vertical_slash), across ranks,
- * against MInference's definition in float64, written anew here: the full softmax of the observed rows,
- * its sums along columns and diagonals, the best of each, and then a mask over all tokens. A prompt is
- * prefilled in calls of random sizes, of which short ones read all; then rows are decoded.
+/* Columns and diagonals chosen by the last rows of a call (selector vertical_slash), across
+ * ranks, against MInference's definition in float64, written anew here: the full softmax of the
+ * observed rows, its sums along columns and diagonals, the best of each, and then a mask over
+ * all tokens. A prompt is prefilled in calls of random sizes, of which short ones read all;
+ * then rows are decoded.
  *
  *     what is read   every token is a probe of its own: its mass says whether a row reads it
  *     whole numbers  the tokens must be the definition's, where no two sums are too near
- *     real data      a column that is read has at least the k-th sum less what rounding may do, one that
- *                    is not at most as much more; likewise the diagonals of a block
+ *     real data      a column that is read has at least the k-th sum less what rounding may do,
+ *                    one that is not at most as much more; likewise the diagonals of a block
  *     results        within the oracle's bound
- *     ranks          the tokens of one rank alone; with `reproducible` its bits; and those of calls
- *                    that are made alone, when several sequences share one */
+ *     ranks          the tokens of one rank alone; with `reproducible` its bits; and those of
+ *                    calls that are made alone, when several sequences share one */
 #include "tests/dist/lined.h"
 
 typedef struct law {
@@ -38,8 +39,8 @@ typedef struct definition {
 
 /* ---- the definition ---------------------------------------------------------------------- */
 
-/* Of n sums the k best, of equal ones the lower; forced ones first. ties: equal sums are of equal
- * scores, and so equal to the last bit. */
+/* Of n sums the k best, of equal ones the lower; forced ones first. ties: equal sums are of
+ * equal scores, and so equal to the last bit. */
 static void take_best(const double *sum, int64_t n, int64_t k, int64_t forced, char *is_best,
                       double *limit, double error, int ties, int *decided)
 {
@@ -90,7 +91,8 @@ static void define(const trial *t, const law *l, int head, int64_t at, int64_t e
         }
     }
     if (d->all) return;
-    /* fp32: a score, its difference to the largest, an exponential, and sums of up to 150 of them */
+    /* fp32: a score, its difference to the largest, an exponential, and sums of up to 150 of
+     * them */
     const int ties = l->last == 1 && s->spec->cache_dtype == BANYAN_BF16;
     d->error = (2 * (DIM + 3) * size + 4 * range + 400) * 0x1p-24;
     take_best(d->column, end, l->columns, l->sink, d->is_column, &d->column_limit, d->error,
@@ -190,7 +192,7 @@ static void test_law(const law *l, banyan_comm *comm, banyan_comm *self, int mod
     end_trial(&one, alone);
 }
 
-/* ---- several sequences in a call ------------------------------------------------------------ */
+/* ---- several sequences in a call --------------------------------------------------------- */
 
 enum { PARTS = 4 };
 
@@ -247,7 +249,7 @@ static void test_parts(banyan_comm *comm)
     banyan_plan_destroy(plan);
 }
 
-/* ---- what is refused ------------------------------------------------------------------------ */
+/* ---- what is refused --------------------------------------------------------------------- */
 
 static void test_refused(void)
 {

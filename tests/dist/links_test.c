@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What messages cost, as the caller measured it: plans predict their merge by it, and choose by it. */
+/* What messages cost, as the caller measured it: plans predict their merge by it, and choose by
+ * it. */
 #include "tests/test.h"
 
 #include "banyan.h"
@@ -40,7 +41,8 @@ static int is_near(double a, double b)
     return fabs(a - b) <= 1e-9 * fabs(b);
 }
 
-/* One KV head on two ranks: a message of its four query heads' partials, per layer and panel. */
+/* One KV head on two ranks: a message of its four query heads' partials, per layer and
+ * panel. */
 static void test_two_ranks(void)
 {
     banyan_comm *comm = machine("rank:2");

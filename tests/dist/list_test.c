@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tables as people see them: every row of every .def, here or with the reason why not, and found by
- * the name that the .def gives it. */
+/* The tables as people see them: every row of every .def, here or with the reason why not, and
+ * found by the name that the .def gives it. */
 #include "dist/dist.h"
 #include "tests/test.h"
 
@@ -57,8 +57,8 @@ int main(void)
     CHECK(!banyan_list(BANYAN_MERGES, -1, NULL, NULL, NULL, NULL));
     CHECK(banyan_list(BANYAN_MERGES, 0, NULL, NULL, NULL, NULL));
 
-    /* A build leaves out transports that it cannot make, and kernels of other processors; they are
-     * listed all the same. */
+    /* A build leaves out transports that it cannot make, and kernels of other processors; they
+     * are listed all the same. */
     while (banyan_kernel_row(kernels)) kernels++;
     while (banyan_transport_row(transports)) transports++;
     CHECK(rows_of(BANYAN_KERNELS, "avx2", &found) >= kernels);

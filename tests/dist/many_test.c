@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Batches of up to 64 sequences, and forks of a long one.
  *
- * A batch gives each of its sequences the bits of the same calls made alone, with the same turn, and
- * sends as many messages as one of them. A fork takes its own blocks and one copied block of each
- * head, and answers as a sequence that was given all of it. */
+ * A batch gives each of its sequences the bits of the same calls made alone, with the same
+ * turn, and sends as many messages as one of them. A fork takes its own blocks and one copied
+ * block of each head, and answers as a sequence that was given all of it. */
 #include "dist/plan.h"
 #include "tests/dist/sequence.h"
 #include "tests/world.h"
@@ -93,7 +93,7 @@ static int is_same(const banyan_plan *plan, const float *a, const float *a_lse, 
     return 1;
 }
 
-/* ---- batches ------------------------------------------------------------------------------- */
+/* ---- batches ----------------------------------------------------------------------------- */
 
 /* The batch's sequences one by one, each alone in a cache of the same plan. */
 static void check_alone(const banyan_plan *plan, const banyan_rows *batch, int count,
@@ -170,7 +170,7 @@ static void test_batch(banyan_comm *comm, int32_t count, int64_t tokens, int32_t
     free_arrays(&a);
 }
 
-/* ---- forks --------------------------------------------------------------------------------- */
+/* ---- forks ------------------------------------------------------------------------------- */
 
 enum { QUESTIONS = 16, ASKED = 40 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Capacity is enough, whatever is called in whatever order, and not much more than enough; what is
- * kept is counted right; more than there is gets refused. */
+/* Capacity is enough, whatever is called in whatever order, and not much more than enough; what
+ * is kept is counted right; more than there is gets refused. */
 #include "tests/dist/plans.h"
 
 enum { MAX_BLOCKS = 4096, MAX_RANKS = 8 };
@@ -99,9 +99,9 @@ static int64_t dealt(const banyan_plan *plan, int32_t kv_head, int32_t index, ui
     return count;
 }
 
-/* A holder's room is enough for any turn, and of a head that keeps all not much more: a run of n
- * numbers is cut into 2 log2(n) aligned ones at most, each of which is less than one off. The whole
- * head's room, when one rank has it, is what it keeps and one call more. */
+/* A holder's room is enough for any turn, and of a head that keeps all not much more: a run of
+ * n numbers is cut into 2 log2(n) aligned ones at most, each of which is less than one off. The
+ * whole head's room, when one rank has it, is what it keeps and one call more. */
 static void check_tight(const banyan_plan *plan, int32_t kv_head)
 {
     const banyan_spec *spec = &plan->spec;
@@ -161,7 +161,8 @@ static void test_lives(void)
     }
 }
 
-/* Llama-3-8B's shape, one layer, 1048576 tokens on 4 ranks: 4 GiB dense, at most 0.27 with S2. */
+/* Llama-3-8B's shape, one layer, 1048576 tokens on 4 ranks: 4 GiB dense, at most 0.27 with
+ * S2. */
 static void test_million(void)
 {
     const double gib = 1024.0 * 1024 * 1024;
@@ -180,8 +181,8 @@ static void test_million(void)
             double bytes = 0;
             for (int32_t r = 0; r < 4; r++)
                 bytes += (double)banyan_plan_capacity_bytes(p.plan, r);
-            /* one head: 16384 / 16 blocks for good; a window of ceil((512 + 15 x 64 - 1) / 64) + 1
-             * blocks, one of which is among them */
+            /* one head: 16384 / 16 blocks for good; a window of ceil((512 + 15 x 64 - 1) / 64)
+             * + 1 blocks, one of which is among them */
             if (s2 && spec.max_rows == 512)
                 CHECK(banyan_plan_capacity(p.plan, p.plan->kind, 0, 0) == 1024 + 24 - 1);
             if (s2)

@@ -3,9 +3,9 @@
  * anew here token by token, as a mask on the full scores. A prompt is prefilled in chunks of
  * random sizes, then rows are decoded, with eviction.
  *
- *     the same tokens   q = 0 weighs all tokens that are read alike, so that lse is the logarithm of their
- *                       number, and a value of random bits gives how many of them have each bit: whole
- *                       numbers, which must be the mask's
+ *     the same tokens   q = 0 weighs all tokens that are read alike, so that lse is the
+ *                       logarithm of their number, and a value of random bits gives how many of
+ *                       them have each bit: whole numbers, which must be the mask's
  *     real data         random q, k and v, within the oracle's bound */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
@@ -22,8 +22,8 @@ static int duo(void *ctx, int head, int64_t row, int64_t token)
     return token < 64 || row - token < 256;
 }
 
-/* MoA, alpha -100, beta 0.375: size = int(alpha + beta N), min N, max 128, up to a multiple of 64; of it
- * 64 sinks, and the rest is a ring buffer. */
+/* MoA, alpha -100, beta 0.375: size = int(alpha + beta N), min N, max 128, up to a multiple of
+ * 64; of it 64 sinks, and the rest is a ring buffer. */
 static int moa(void *ctx, int head, int64_t row, int64_t token)
 {
     (void)ctx, (void)head;
@@ -48,8 +48,8 @@ static int tri_shape(void *ctx, int head, int64_t row, int64_t token)
     return row >= PROMPT - 100 || token < 64 || token > row - 90;
 }
 
-/* Three blocks, then one in 2 of the next 6, one in 4 of the next 12, one in 8 beyond: shifted by the KV
- * head. */
+/* Three blocks, then one in 2 of the next 6, one in 4 of the next 12, one in 8 beyond: shifted
+ * by the KV head. */
 static int strided(void *ctx, int head, int64_t row, int64_t token)
 {
     (void)ctx;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of a placement, on every row of the table, and what each row promises beyond it. */
+/* The contract of a placement, on every row of the table, and what each row promises beyond
+ * it. */
 #include "dist/plan.h"
 #include "tests/test.h"
 

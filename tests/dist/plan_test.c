@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a plan answers, against loops over blocks; that it is the same when made again; and that the
- * things which must not change it do not. */
+/* What a plan answers, against loops over blocks; that it is the same when made again; and that
+ * the things which must not change it do not. */
 #include "tests/dist/plans.h"
 
 #include <math.h>
@@ -46,8 +46,8 @@ static void test_rules(void)
     unplan(&p);
 }
 
-/* Groups wider than a tile: subgroups of 64 units, each with its own classes. A unit is two query heads
- * where neighbours read alike. */
+/* Groups wider than a tile: subgroups of 64 units, each with its own classes. A unit is two
+ * query heads where neighbours read alike. */
 static void test_wide_group(void)
 {
     banyan_rule rule = {0, -1, 101, -1, "sink_window sink=1 window=4"};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ranges of tokens: one row's keys in three parts with three queries, combined (dual chunk attention);
- * sinks, which join once; the mass of several probes, and the strongest token. Against float64, for
- * every merge, on any number of ranks. */
+/* Ranges of tokens: one row's keys in three parts with three queries, combined (dual chunk
+ * attention); sinks, which join once; the mass of several probes, and the strongest token.
+ * Against float64, for every merge, on any number of ranks. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -41,7 +41,8 @@ static const way ways[] = {
 };
 enum { WAYS = (int)(sizeof ways / sizeof *ways) };
 
-/* Three versions of each row's query: within its chunk, to the chunk before, to all earlier ones. */
+/* Three versions of each row's query: within its chunk, to the chunk before, to all earlier
+ * ones. */
 enum { VERSIONS = 3 };
 
 static float q[VERSIONS][TOKENS][HEADS][DIM];
@@ -94,7 +95,7 @@ static void close_scene(scene *s)
     banyan_plan_destroy(s->plan);
 }
 
-/* ---- the oracle of query versions ------------------------------------------------------------ */
+/* ---- the oracle of query versions -------------------------------------------------------- */
 
 /* Which version of row `row` reads a token. */
 static int version_of(int64_t row, int64_t token)
@@ -155,9 +156,10 @@ static void expect_row(const scene *s, int64_t row, int head, double *out, doubl
     b->spread = sqrt(squares) / sum;
 }
 
-/* ---- dual chunk attention -------------------------------------------------------------------- */
+/* ---- dual chunk attention ---------------------------------------------------------------- */
 
-/* Rows at .. at+rows-1 of one chunk: a part for each version that has tokens, and all of them joined. */
+/* Rows at .. at+rows-1 of one chunk: a part for each version that has tokens, and all of them
+ * joined. */
 static void attend_chunks(const scene *s, int64_t at, int32_t rows, float *out, float *lse)
 {
     static float q_in[VERSIONS * ROWS][HEADS][DIM], outs[VERSIONS * ROWS][HEADS][DIM],
@@ -209,7 +211,7 @@ static void test_chunks(const way *w, banyan_comm *comm, int has_sinks)
     close_scene(&s);
 }
 
-/* ---- probes ---------------------------------------------------------------------------------- */
+/* ---- probes ------------------------------------------------------------------------------ */
 
 static const banyan_range probes[PROBES] = {{0, 40}, {33, 161}, {150, 150}};
 
@@ -329,7 +331,7 @@ static void test_exact_strongest(const way *w, banyan_comm *comm)
     close_scene(&s);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void refused(const scene *s, const banyan_rows *part, const char *words)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan_sequence_record: the bytes of one cache, copied into another of the same plan, make it answer
- * as the first does. Also where the sequence ends within a block, and when a shorter prefix is asked. */
+/* banyan_sequence_record: the bytes of one cache, copied into another of the same plan, make it
+ * answer as the first does. Also where the sequence ends within a block, and when a shorter
+ * prefix is asked. */
 #include "tests/dist/sequence.h"
 
 enum { TOKENS = 150, BLOCK = 16, HEADS = 6, KV_HEADS = 3, DIM = 24 };

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reproducible results: whatever the number of ranks, the placement, the merge, where the output goes
- * and how many threads there are, out, lse and probed mass have the bits that one rank computes
- * alone with one thread. Every rank works that out for itself, and compares what it was given.
+/* Reproducible results: whatever the number of ranks, the placement, the merge, where the
+ * output goes and how many threads there are, out, lse and probed mass have the bits that one
+ * rank computes alone with one thread. Every rank works that out for itself, and compares what
+ * it was given.
  *
- * Cases: prefill in chunks, speculation that is taken back, decode with a probe, for shapes, formats,
- * patterns and blocks, on data that are random, of scores of +-200 and more, of values of all sizes,
- * and with NaN and inf in some keys and values. Arguments: names of cases; none: all. */
+ * Cases: prefill in chunks, speculation that is taken back, decode with a probe, for shapes,
+ * formats, patterns and blocks, on data that are random, of scores of +-200 and more, of values
+ * of all sizes, and with NaN and inf in some keys and values. Arguments: names of cases; none:
+ * all. */
 #include "tests/dist/sequence.h"
 #include "tests/world.h"
 
@@ -212,8 +214,8 @@ static void test_case(const repro_case *c, banyan_comm *comm)
     sequence_free(&alone);
 }
 
-/* A lost rank's blocks depend on where they are, so bits may be compared among merges and threads
- * only; a row that sees nothing is empty. */
+/* A lost rank's blocks depend on where they are, so bits may be compared among merges and
+ * threads only; a row that sees nothing is empty. */
 static void test_lost(banyan_comm *comm)
 {
     static const repro_case c = {"lost", USUAL, 8, 2,          32,         32, 16,

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sequence.h - a seeded sequence and everything that attending to it gave, for the tests of attend.
+/* sequence.h - a seeded sequence and everything that attending to it gave, for the tests of
+ * attend.
  *
- * Every rank makes the same numbers, but what a rank should not read (heads that it does not hold)
- * it hands over as NaN, and where it should not write it puts a mark and looks for it later. */
+ * Every rank makes the same numbers, but what a rank should not read (heads that it does not
+ * hold) it hands over as NaN, and where it should not write it puts a mark and looks for it
+ * later. */
 #ifndef BANYAN_TESTS_SEQUENCE_H
 #define BANYAN_TESTS_SEQUENCE_H
 
@@ -34,8 +36,8 @@ static inline void *sequence_take(int64_t count, size_t bytes)
     return p;
 }
 
-/* Random rows of `heads` heads, rounded to in_dtype; heads that this rank does not hold are NaN in
- * what is handed over. */
+/* Random rows of `heads` heads, rounded to in_dtype; heads that this rank does not hold are NaN
+ * in what is handed over. */
 static inline void sequence_fill(sequence *s, uint64_t seed, int32_t heads, int32_t dim,
                                  float **values, char **in)
 {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Layers of different shapes in one plan, layers that read what another one keeps, values that are a part
- * of their keys, and sinks: against the float64 oracle, for every merge, on any number of ranks.
+/* Layers of different shapes in one plan, layers that read what another one keeps, values that
+ * are a part of their keys, and sinks: against the float64 oracle, for every merge, on any
+ * number of ranks.
  *
- * Two uses that models make of it: YOCO (arXiv 2405.05254), whose upper layers all read one layer, and
- * cross-layer attention (arXiv 2405.12981), in which every second layer reads the one below. */
+ * Two uses that models make of it: YOCO (arXiv 2405.05254), whose upper layers all read one
+ * layer, and cross-layer attention (arXiv 2405.12981), in which every second layer reads the
+ * one below. */
 #include "dist/plan.h"
 #include "tests/oracle.h"
 #include "tests/world.h"
@@ -284,8 +286,8 @@ static void check_results(const scene *s, const char *name)
     }
 }
 
-/* What is kept, from what is read: a block of a KV head stays if the last row, or a later one, of any
- * query head of its group in any layer on its cache layer reads a token of it. */
+/* What is kept, from what is read: a block of a KV head stays if the last row, or a later one,
+ * of any query head of its group in any layer on its cache layer reads a token of it. */
 static int64_t blocks_to_keep(const scene *s, int32_t i, int32_t kv_head)
 {
     const int32_t group = HEADS / s->layers[i].shape.kv_heads;
@@ -424,7 +426,7 @@ static void test_capacity(banyan_comm *comm)
     CHECK(share[0].read_blocks == share[1].read_blocks);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void refused(banyan_comm *comm, const banyan_spec *spec, const char *words)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_bench [MIB [ROUNDS [FOLDER [REST]]]]: how fast a cache of so many MiB (4096) is saved, fsync
- * included, and opened when no page of it is in memory, beside dd of the same bytes to and from the same
- * disk, in turns. (Of zeros it would tell nothing: many disks do not write them.) ROUNDS (3) of each in
- * FOLDER (/tmp), REST (0) seconds before each, since disks of clouds save up for bursts: without a rest the
- * second of two writes may be several times as slow as the first. What dd writes lies in memory. Prints
- * every rate, the medians, and their ratios. Exit code 1: a ratio below 0.8. */
+/* snapshot_bench [MIB [ROUNDS [FOLDER [REST]]]]: how fast a cache of so many MiB (4096) is
+ * saved, fsync included, and opened when no page of it is in memory, beside dd of the same
+ * bytes to and from the same disk, in turns. (Of zeros it would tell nothing: many disks do not
+ * write them.) ROUNDS (3) of each in FOLDER (/tmp), REST (0) seconds before each, since disks
+ * of clouds save up for bursts: without a rest the second of two writes may be several times as
+ * slow as the first. What dd writes lies in memory. Prints every rate, the medians, and their
+ * ratios. Exit code 1: a ratio below 0.8. */
 #include "dist/cache.h"
 #include "tests/test.h"
 

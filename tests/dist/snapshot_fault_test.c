@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Snapshots that cannot be: damaged ones, of which every byte is changed and every length is tried; plans
- * that they do not fit; folders that not all ranks see; a rank that cannot write. Each is an error in words,
- * the same verdict on all ranks, and what was there before is whole. */
+/* Snapshots that cannot be: damaged ones, of which every byte is changed and every length is
+ * tried; plans that they do not fit; folders that not all ranks see; a rank that cannot write.
+ * Each is an error in words, the same verdict on all ranks, and what was there before is
+ * whole. */
 #include "tests/dist/snapshot_small.h"
 
 #include <dirent.h>
@@ -16,7 +17,7 @@
 static const banyan_rule window = {0, -1, 0, -1, "sink_window sink=0 window=10t"};
 static const banyan_rule joins = {0, -1, 0, -1, "razor sink=3t recent=1 part=0"};
 
-/* ---- damage -------------------------------------------------------------------------------- */
+/* ---- damage ------------------------------------------------------------------------------ */
 
 /* What comes of a changed file: an error that names it, or what came of the whole one. */
 static void try_changed(const banyan_plan *plan, const char *path, uint64_t expected,
@@ -94,7 +95,7 @@ static void test_damage(banyan_comm *comm, const banyan_rule *rule)
     clear(comm);
 }
 
-/* ---- versions ------------------------------------------------------------------------------ */
+/* ---- versions ---------------------------------------------------------------------------- */
 
 /* One that was written when there were no sums is read, and saved over. */
 static void test_version_1(banyan_comm *comm)
@@ -150,7 +151,7 @@ static void test_versions(banyan_comm *comm)
     clear(comm);
 }
 
-/* ---- what does not fit --------------------------------------------------------------------- */
+/* ---- what does not fit ------------------------------------------------------------------- */
 
 /* A plan that is otherwise as it was must be refused by these words. */
 static void refuse(banyan_comm *comm, const banyan_spec *spec, const char *words)
@@ -222,7 +223,7 @@ static void test_fields(banyan_comm *comm)
     banyan_plan_destroy(plan);
 }
 
-/* ---- ranks --------------------------------------------------------------------------------- */
+/* ---- ranks ------------------------------------------------------------------------------- */
 
 static int entries(const char *of)
 {

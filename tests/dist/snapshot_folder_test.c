@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A snapshot's folder that others write to as well: what saves left that died, what is somebody's own, files
- * that were taken away, pipes in their places, words for a terminal. */
+/* A snapshot's folder that others write to as well: what saves left that died, what is
+ * somebody's own, files that were taken away, pipes in their places, words for a terminal. */
 #include "dist/snapshot.h"
 #include "tests/dist/snapshot_small.h"
 
@@ -37,8 +37,8 @@ static banyan_status save_when_full(banyan_cache *cache)
     return status;
 }
 
-/* Files of a save that died are removed before the next one needs their room: also when that fails. What is
- * only like them is somebody's. */
+/* Files of a save that died are removed before the next one needs their room: also when that
+ * fails. What is only like them is somebody's. */
 static void test_left(banyan_comm *comm)
 {
     static const char *const left[] = {"manifest-00000000000000aa", "note-00000000000000aa",
@@ -77,7 +77,8 @@ static void test_left(banyan_comm *comm)
     clear(comm);
 }
 
-/* Blocks that an earlier save wrote are not there any more, or not all: they are written once more. */
+/* Blocks that an earlier save wrote are not there any more, or not all: they are written once
+ * more. */
 static void test_taken(banyan_comm *comm)
 {
     char command[600];

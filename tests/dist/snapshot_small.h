@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_small.h - a cache of one sequence whose snapshot is a few KiB, and files of snapshots as bytes. */
+/* snapshot_small.h - a cache of one sequence whose snapshot is a few KiB, and files of
+ * snapshots as bytes. */
 #ifndef BANYAN_TESTS_SNAPSHOT_SMALL_H
 #define BANYAN_TESTS_SNAPSHOT_SMALL_H
 

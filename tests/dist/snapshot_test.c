@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Caches that are saved on P ranks and opened on Q: batches with forks, evicted blocks, ends within a block,
- * sequences that went back; and they go on as the saved one does. With `reproducible`, and on the same
- * ranks without it, bit by bit; otherwise within the oracle's bound. The ranks of a job are all P and Q up to
- * their number. Saving again on the same ranks writes what is new; what was opened can be saved. */
+/* Caches that are saved on P ranks and opened on Q: batches with forks, evicted blocks, ends
+ * within a block, sequences that went back; and they go on as the saved one does. With
+ * `reproducible`, and on the same ranks without it, bit by bit; otherwise within the oracle's
+ * bound. The ranks of a job are all P and Q up to their number. Saving again on the same ranks
+ * writes what is new; what was opened can be saved. */
 #include "dist/snapshot.h"
 #include "tests/dist/snapshot_world.h"
 #include "tests/world.h"
@@ -209,8 +210,8 @@ static uint64_t look(const world *w, int life)
     return hash;
 }
 
-/* Rows of a step that come once more after a save: they are saved. With a fork of what came first, that keeps
- * it. */
+/* Rows of a step that come once more after a save: they are saved. With a fork of what came
+ * first, that keeps it. */
 static void test_rows_again(const snapshot_case *c, banyan_comm *comm, int forks)
 {
     world w = make(c, comm);

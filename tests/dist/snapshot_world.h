@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot_world.h - a cache with sequences that grow, fork, go back and end, and what the oracle says of
- * their rows; for the tests that save one and open it. */
+/* snapshot_world.h - a cache with sequences that grow, fork, go back and end, and what the
+ * oracle says of their rows; for the tests that save one and open it. */
 #ifndef BANYAN_TESTS_SNAPSHOT_WORLD_H
 #define BANYAN_TESTS_SNAPSHOT_WORLD_H
 
@@ -65,7 +65,7 @@ static inline void row_of(int source, int what, int32_t layer, int64_t token, in
     for (int32_t i = 0; i < count; i++) to[i] = (float)(test_below(&seed, 256) - 128) / 64;
 }
 
-/* ---- a call, and what the oracle says of it ----------------------------------------------- */
+/* ---- a call, and what the oracle says of it ---------------------------------------------- */
 
 typedef struct reader {
     const world *w;
@@ -81,7 +81,8 @@ static inline int reads(void *ctx, int head, int64_t row, int64_t token)
             token >= first && token < end);
 }
 
-/* n tokens that count by their means are n tokens with these for keys or values [tokens][KV]. */
+/* n tokens that count by their means are n tokens with these for keys or values
+ * [tokens][KV]. */
 static inline void take_means(const world *w, int32_t layer, int32_t head, int64_t row,
                               float *x)
 {
@@ -133,7 +134,8 @@ static inline void check_row(const world *w, const life *l, int32_t layer, int64
     }
 }
 
-/* Rows from `at` on of every sequence that has some, in one call; hash takes what comes of it. */
+/* Rows from `at` on of every sequence that has some, in one call; hash takes what comes of
+ * it. */
 static inline void call(world *w, const int64_t *at, const int32_t *rows, int source,
                         uint64_t *hash)
 {
@@ -203,7 +205,7 @@ static inline void drop(world *w, int i)
     w->is_there[i] = 0;
 }
 
-/* ---- what happens before the save, and after it --------------------------------------------- */
+/* ---- what happens before the save, and after it ------------------------------------------ */
 
 static inline void before(world *w)
 {
@@ -222,7 +224,7 @@ static inline void before(world *w)
     grow(w, (int32_t[LIVES]){0, 0, 1, 0, 1}, 40, &hash);
 }
 
-/* ---- saving and opening -------------------------------------------------------------------- */
+/* ---- saving and opening ------------------------------------------------------------------ */
 
 /* Every rank counts what each of them has; and nothing is left in the end. */
 static inline void check_counts(const world *w)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* soak_test [SECONDS]: sequences are born, appended to in batches, forked, rolled back and ended at
- * random, and the cache is now and then saved and opened again, for SECONDS (3) on all ranks. Results
- * equal the float64 oracle throughout, and after the first part memory does not grow: neither this
- * process's, nor the library's records, nor the files of the snapshot beyond what is kept. */
+/* soak_test [SECONDS]: sequences are born, appended to in batches, forked, rolled back and
+ * ended at random, and the cache is now and then saved and opened again, for SECONDS (3) on all
+ * ranks. Results equal the float64 oracle throughout, and after the first part memory does not
+ * grow: neither this process's, nor the library's records, nor the files of the snapshot beyond
+ * what is kept. */
 #include "tests/dist/sequence.h"
 #include "tests/oracle.h"
 
@@ -94,7 +95,7 @@ static void check_row(const world *w, const life *l, int64_t row, const float *o
     }
 }
 
-/* ---- what may happen ----------------------------------------------------------------------- */
+/* ---- what may happen --------------------------------------------------------------------- */
 
 static int64_t lowest_at(const world *w, const life *l)
 {
@@ -220,7 +221,7 @@ static void step(world *w)
     }
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 static int64_t resident(void)
 {

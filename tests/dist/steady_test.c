@@ -2,9 +2,10 @@
 /* Steady: a cache takes its memory when it is made and when tokens arrive, and never else.
  *
  *   - 1000 decode steps, with evictions, allocate nothing. The linker's --wrap counts every
- *     allocation of the library and of this program; Open MPI's and libgomp's own are not counted.
- *   - resident memory grows by what is kept: 256 MiB of records are appended, and the growth since
- *     before cache_create, less the workspace, is within 10 % of them. */
+ *     allocation of the library and of this program; Open MPI's and libgomp's own are not
+ *     counted.
+ *   - resident memory grows by what is kept: 256 MiB of records are appended, and the growth
+ *     since before cache_create, less the workspace, is within 10 % of them. */
 #include "tests/dist/sequence.h"
 #include "tests/world.h"
 
@@ -112,8 +113,8 @@ static int64_t resident(void)
     return pages * sysconf(_SC_PAGESIZE);
 }
 
-/* Llama-3-8B's KV heads, one layer: 4 KiB a token in bf16. With a window, four times as much goes
- * through as stays. */
+/* Llama-3-8B's KV heads, one layer: 4 KiB a token in bf16. With a window, four times as much
+ * goes through as stays. */
 static void test_resident(banyan_comm *comm, const char *use, int64_t tokens)
 {
     enum { ROWS = 512, KV_HEADS = 8, DIM = 128 };

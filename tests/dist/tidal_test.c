@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decoded rows that read single tokens which an earlier layer found best (selector tidal), across ranks,
- * against TidalDecode's definition in float64, written anew here: all scores of the layer that chooses, the
- * best tokens of each query head, and then a mask over all tokens in the layers that follow. A prompt is
- * prefilled in calls of random sizes, all layers of each; then rows are decoded, one of them twice.
+/* Decoded rows that read single tokens which an earlier layer found best (selector tidal),
+ * across ranks, against TidalDecode's definition in float64, written anew here: all scores of
+ * the layer that chooses, the best tokens of each query head, and then a mask over all tokens
+ * in the layers that follow. A prompt is prefilled in calls of random sizes, all layers of
+ * each; then rows are decoded, one of them twice.
  *
- *     what is read   every token is a probe of its own: its mass says whether a decoded row reads it
+ *     what is read   every token is a probe of its own: its mass says whether a decoded row
+ *                    reads it
  *     whole numbers  the tokens must be the definition's, of equal scores the lower
- *     real data      a token that is read scores at least the k-th best less what rounding may do, one that
- *                    is not at most as much more
+ *     real data      a token that is read scores at least the k-th best less what rounding may
+ *                    do, one that is not at most as much more
  *     results        within the oracle's bound
  *     ranks          the tokens of one rank alone; with `reproducible` its bits */
 #include "tests/dist/sequence.h"
@@ -289,7 +291,7 @@ static void test_law(const law *l, banyan_comm *comm, banyan_comm *self, const c
     end_trial(&one, alone);
 }
 
-/* ---- what is refused ------------------------------------------------------------------------ */
+/* ---- what is refused --------------------------------------------------------------------- */
 
 static void refused(const char *use, int32_t first_layer, const char *words)
 {
@@ -320,8 +322,8 @@ static void test_refused(void)
     refused("tidal first=1 again=4", 1, NULL);
 }
 
-/* A row for which nothing was chosen reads all: the last one of a prefill, asked alone; also where the same
- * token was decoded once, and was taken back. */
+/* A row for which nothing was chosen reads all: the last one of a prefill, asked alone; also
+ * where the same token was decoded once, and was taken back. */
 static void test_prefill(banyan_comm *comm)
 {
     static trial t;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a decoded row sends, beside Tree Attention's three all-reduces: 8 ranks, 2 dense and 6 S2 KV
- * heads with 4 query heads each, dim 128, cut for a context of 1M tokens. Tree Attention reduces
+/* What a decoded row sends, beside Tree Attention's three all-reduces: 8 ranks, 2 dense and 6
+ * S2 KV heads with 4 query heads each, dim 128, cut for a context of 1M tokens. Tree Attention
+ * reduces
  *
  *     n = (128 + 1 + 1) x 32 query heads x 4 bytes = 16,640 bytes
  *
- * on all ranks, and no all-reduce sends less than 2 (p-1)/p n a rank (Patarasuk and Yuan, 2009): 14 n
- * in all. Ours is what the plan says, and, on 8 ranks, what attending really sent. */
+ * on all ranks, and no all-reduce sends less than 2 (p-1)/p n a rank (Patarasuk and Yuan,
+ * 2009): 14 n in all. Ours is what the plan says, and, on 8 ranks, what attending really
+ * sent. */
 #include "dist/plan.h"
 #include "tests/test.h"
 
@@ -46,7 +48,8 @@ static banyan_plan *plan_for(banyan_comm *comm, const char *merge, banyan_out ou
     return plan;
 }
 
-/* Really sent for one row, on average over a few, by all ranks; every rank what its share says. */
+/* Really sent for one row, on average over a few, by all ranks; every rank what its share
+ * says. */
 static sent measure(banyan_comm *comm, const banyan_plan *plan)
 {
     static float q[tokens * heads * dim], kv[tokens * kv_heads * dim], out[rows * heads * dim];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A build with further rows (BANYAN_EXTRA_ROWS: this folder): they are listed, and do what rows do. A
- * selector with too many runs is the plan's error, one with many runs that keeps more than it reads is
- * right, one that is to be whole is not cut. */
+/* A build with further rows (BANYAN_EXTRA_ROWS: this folder): they are listed, and do what rows
+ * do. A selector with too many runs is the plan's error, one with many runs that keeps more
+ * than it reads is right, one that is to be whole is not cut. */
 #include "dist/dist.h"
 #include "tests/oracle.h"
 #include "tests/world.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From holder to holder, ascending, and from the last to the home; with `all`, from there to everybody.
- * Rounds of a holder each: the longest way there is. */
+/* From holder to holder, ascending, and from the last to the home; with `all`, from there to
+ * everybody. Rounds of a holder each: the longest way there is. */
 #include "comm/comm.h"
 
 extern const banyan_merge banyan_merge_chain;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A selector with many runs, which keeps more than is read: at a distance of stride^i blocks and more,
- * only blocks whose number is a multiple of stride^i are read, for i below `levels`. Everything is
- * kept. */
+/* A selector with many runs, which keeps more than is read: at a distance of stride^i blocks
+ * and more, only blocks whose number is a multiple of stride^i are read, for i below `levels`.
+ * Everything is kept. */
 #include "attention/attention.h"
 
 enum { LEVELS, STRIDE };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory that runs out on one rank (LD_PRELOAD): of the allocations that code of the program itself asks
- * for, BANYAN_FAIL_NTH and the BANYAN_FAIL_COUNT - 1 after it fail, on rank BANYAN_FAIL_RANK. What
- * MPI and other libraries ask for is not counted: they would end the process. With BANYAN_FAIL_NTH 0
- * the rank's allocations are counted, and the number is written to stderr at its end. */
+/* Memory that runs out on one rank (LD_PRELOAD): of the allocations that code of the program
+ * itself asks for, BANYAN_FAIL_NTH and the BANYAN_FAIL_COUNT - 1 after it fail, on rank
+ * BANYAN_FAIL_RANK. What MPI and other libraries ask for is not counted: they would end the
+ * process. With BANYAN_FAIL_NTH 0 the rank's allocations are counted, and the number is written
+ * to stderr at its end. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* save_steps save FOLDER N | check FOLDER: what save_kill.py kills, and judges by. The keys and values of
- * save N are numbers of N, token and head alone, so that a mixture shows. Every third save begins anew,
- * the others go on from what is there, so that blocks of the older one stay. */
+/* save_steps save FOLDER N | check FOLDER: what save_kill.py kills, and judges by. The keys and
+ * values of save N are numbers of N, token and head alone, so that a mixture shows. Every third
+ * save begins anew, the others go on from what is there, so that blocks of the older one
+ * stay. */
 #include "banyan.h"
 #include "tests/test.h"
 
@@ -122,7 +123,7 @@ static int save(const char *folder, int64_t n)
     return 0;
 }
 
-/* ---- what is there --------------------------------------------------------------------------- */
+/* ---- what is there ----------------------------------------------------------------------- */
 
 /* A record of the scalar kernel: keys, then values, row by row. */
 static void check_record(const state *is, int32_t layer, int32_t head, int64_t block,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* calls.h - what fuzz_calls.c makes of its bytes: numbers, good and bad; plans; and a plain model of what
- * each sequence was given, from which the float64 oracle says what a row's result is. */
+/* calls.h - what fuzz_calls.c makes of its bytes: numbers, good and bad; plans; and a plain
+ * model of what each sequence was given, from which the float64 oracle says what a row's result
+ * is. */
 #ifndef BANYAN_FUZZ_CALLS_H
 #define BANYAN_FUZZ_CALLS_H
 
@@ -45,11 +46,11 @@ void calls_row(int32_t source, int what, int32_t layer, int64_t token, int32_t c
 banyan_plan *calls_plan(draw *in, banyan_comm *comm);
 /* Is it one of those whose caches are filled? */
 int calls_fits(const banyan_plan *plan);
-/* Everything that can be seen of the cache, as one number; with the bytes of its records, or only which
- * there are. */
+/* Everything that can be seen of the cache, as one number; with the bytes of its records, or
+ * only which there are. */
 uint64_t calls_state(const banyan_cache *cache, int has_bytes);
-/* The result of the row at `token` of a life, whose q has `source`, is what the oracle says; of tokens
- * first .. end-1 and without sinks where end is not 0. */
+/* The result of the row at `token` of a life, whose q has `source`, is what the oracle says; of
+ * tokens first .. end-1 and without sinks where end is not 0. */
 void calls_check_row(const world *w, const life *l, int32_t layer, int64_t token,
                      int32_t source, banyan_range range, int has_sinks, const char *out,
                      const float *lse);
@@ -58,7 +59,8 @@ int calls_is_whole(const world *w);
 
 /* It failed for a reason that is said. */
 void calls_refused(banyan_status status);
-/* Questions: with numbers that may be none of the plan's; without what is needed; and a comm's calls. */
+/* Questions: with numbers that may be none of the plan's; without what is needed; and a comm's
+ * calls. */
 void calls_ask_plan(const banyan_plan *plan, draw *in);
 void calls_ask_sequence(world *w);
 void calls_ask_nothing(const world *w);

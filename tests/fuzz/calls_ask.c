@@ -10,7 +10,7 @@ void calls_refused(banyan_status status)
     FUZZ_CHECK(status && status != BANYAN_ERR_COMM && *banyan_error_message());
 }
 
-/* ---- questions ----------------------------------------------------------------------------- */
+/* ---- questions --------------------------------------------------------------------------- */
 
 void calls_ask_plan(const banyan_plan *plan, draw *in)
 {
@@ -93,7 +93,7 @@ void calls_ask_nothing(const world *w)
     banyan_comm_destroy(NULL);
 }
 
-/* ---- comm ---------------------------------------------------------------------------------- */
+/* ---- comm -------------------------------------------------------------------------------- */
 
 /* On a comm of its own: one whose transfer fails is broken. */
 void calls_use_comm(banyan_comm *comm, draw *in)

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-/* ---- numbers ------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 int draw_byte(draw *in)
 {
@@ -61,7 +61,7 @@ void calls_row(int32_t source, int what, int32_t layer, int64_t token, int32_t c
     for (int32_t i = 0; i < count; i++) to[i] = (float)(test_below(&seed, 256) - 128) / 64;
 }
 
-/* ---- plans --------------------------------------------------------------------------------- */
+/* ---- plans ------------------------------------------------------------------------------- */
 
 /* What a spec borrows. */
 typedef struct borrowed {
@@ -221,7 +221,7 @@ int calls_fits(const banyan_plan *plan)
            spec->max_rows <= ROWS && spec->lost_rank < 0;
 }
 
-/* ---- what can be seen ---------------------------------------------------------------------- */
+/* ---- what can be seen -------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
 {
@@ -257,7 +257,7 @@ uint64_t calls_state(const banyan_cache *cache, int has_bytes)
     return hash;
 }
 
-/* ---- the oracle ---------------------------------------------------------------------------- */
+/* ---- the oracle -------------------------------------------------------------------------- */
 
 typedef struct reader {
     const world *w;
@@ -276,8 +276,8 @@ static int reads(void *ctx, int head, int64_t row, int64_t token)
             token >= first && token < end);
 }
 
-/* Tokens that count by their means are as many tokens with these for keys or values, of which x [tokens] is
- * the head's, a row every `stride` numbers. */
+/* Tokens that count by their means are as many tokens with these for keys or values, of which x
+ * [tokens] is the head's, a row every `stride` numbers. */
 static void take_means(const reader *r, int32_t head, int64_t row, float *x, int64_t stride,
                        int32_t dim)
 {

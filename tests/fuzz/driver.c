@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The plain test: each file of the folders that are named, once; and for +N inputs of random bytes, always
- * the same. */
+/* The plain test: each file of the folders that are named, once; and for +N inputs of random
+ * bytes, always the same. */
 #include "tests/fuzz/fuzz.h"
 #include "tests/test.h"
 

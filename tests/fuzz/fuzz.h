@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz.h - what fuzz targets share. A target defines fuzz_one; it must neither crash, nor leak, nor
- * do what UBSan knows as undefined, whatever the bytes are. Built by clang with BANYAN_FUZZ, libFuzzer
- * calls it; otherwise driver.c, with each file of a corpus. */
+/* fuzz.h - what fuzz targets share. A target defines fuzz_one; it must neither crash, nor leak,
+ * nor do what UBSan knows as undefined, whatever the bytes are. Built by clang with
+ * BANYAN_FUZZ, libFuzzer calls it; otherwise driver.c, with each file of a corpus. */
 #ifndef BANYAN_FUZZ_H
 #define BANYAN_FUZZ_H
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calls of the public API in any order, with good and bad values: a plan, a cache of it, and then one call a
- * byte or some. What is refused says why, writes nothing, and leaves the cache as it was; what is done
- * agrees with the float64 oracle. A snapshot is refused exactly when a layer lacks something, and opens
- * as what was saved. */
+/* Calls of the public API in any order, with good and bad values: a plan, a cache of it, and
+ * then one call a byte or some. What is refused says why, writes nothing, and leaves the cache
+ * as it was; what is done agrees with the float64 oracle. A snapshot is refused exactly when a
+ * layer lacks something, and opens as what was saved. */
 #include "dist/plan.h"
 #include "tests/fuzz/calls.h"
 
@@ -35,7 +35,7 @@ static int is_untouched(const void *data, size_t bytes)
     return 1;
 }
 
-/* ---- attending and appending --------------------------------------------------------------- */
+/* ---- attending and appending ------------------------------------------------------------- */
 
 /* A part of some life, here and there of none or with numbers that cannot be. */
 static banyan_rows draw_part(world *w, int32_t layer, int is_old, int *of)
@@ -131,7 +131,8 @@ static void take(world *w, int32_t layer, const banyan_rows *part, const int *of
     w->sources += PARTS;
 }
 
-/* A range, a probe, the strongest token: of parts that are sound, and of memory that is there. */
+/* A range, a probe, the strongest token: of parts that are sound, and of memory that is
+ * there. */
 static void draw_looks(world *w, banyan_rows *part, const arrays *a, banyan_range *probe)
 {
     if (draw_one_in(&w->in, 4)) {
@@ -204,7 +205,7 @@ static void all_layers(world *w)
         call(w, layer, part, of, count, spec->cache_layer[layer] == layer, 1, 1);
 }
 
-/* ---- steps --------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------- */
 
 static void step(world *w)
 {
@@ -249,7 +250,7 @@ static void calls_of_step(world *w)
                  1);
 }
 
-/* ---- sequences ----------------------------------------------------------------------------- */
+/* ---- sequences --------------------------------------------------------------------------- */
 
 static void create(world *w)
 {
@@ -301,7 +302,7 @@ static void end(world *w)
     l->is_there = 0;
 }
 
-/* ---- results joined ------------------------------------------------------------------------ */
+/* ---- results joined ---------------------------------------------------------------------- */
 
 /* One row, attended to in two ranges of tokens. */
 static void combine(world *w)
@@ -352,7 +353,7 @@ static void combine(world *w)
     free(to), free(to_lse);
 }
 
-/* ---- snapshots ----------------------------------------------------------------------------- */
+/* ---- snapshots --------------------------------------------------------------------------- */
 
 /* From now on with what was opened, its sequences in the same order. */
 static void move_in(world *w, banyan_cache *opened)
@@ -398,7 +399,7 @@ static void save(world *w)
         banyan_cache_destroy(opened);
 }
 
-/* ---- all of it ----------------------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------------------------- */
 
 static void one_call(world *w, banyan_comm *comm)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Integers with suffixes, beside a reader written apart: the same are taken, with the same values. */
+/* Integers with suffixes, beside a reader written apart: the same are taken, with the same
+ * values. */
 #include "launch/command.h"
 #include "tests/fuzz/fuzz.h"
 

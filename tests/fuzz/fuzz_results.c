@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A results file to resume. Where it is taken, a cell is added, and a third run finds all of it. */
+/* A results file to resume. Where it is taken, a cell is added, and a third run finds all of
+ * it. */
 #include "launch/needle/needle.h"
 #include "tests/fuzz/fuzz.h"
 

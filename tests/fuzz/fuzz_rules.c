@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Head rules, "LAYERS|HEADS|USE", one a line, to the plan that they make on three imaginary ranks. */
+/* Head rules, "LAYERS|HEADS|USE", one a line, to the plan that they make on three imaginary
+ * ranks. */
 #include "launch/launch.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* model.safetensors; or, where the bytes begin with "{", an index that says which tensors lie in
- * part.safetensors, which is a good file. */
+/* model.safetensors; or, where the bytes begin with "{", an index that says which tensors lie
+ * in part.safetensors, which is a good file. */
 #include "launch/model/safetensors.h"
 #include "tests/fuzz/fuzz.h"
 

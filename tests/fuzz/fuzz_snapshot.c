@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A snapshot of one rank: u16 bytes of the manifest, of the index's head, u16 entries, u16 bytes of the
- * sums, then these four, and the blocks. Checksums and lengths are made right, so that what they guard is
- * reached: a snapshot that somebody wrote on purpose. It must open on four plans, or be refused in words. */
+/* A snapshot of one rank: u16 bytes of the manifest, of the index's head, u16 entries, u16
+ * bytes of the sums, then these four, and the blocks. Checksums and lengths are made right, so
+ * that what they guard is reached: a snapshot that somebody wrote on purpose. It must open on
+ * four plans, or be refused in words. */
 #include "dist/snapshot.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A machine in words. What was understood is printed, and means the same when it is read again. */
+/* A machine in words. What was understood is printed, and means the same when it is read
+ * again. */
 #include "comm/comm.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tables that leave columns out, and sentences that are wrapped: what is printed, to the letter. */
+/* Tables that leave columns out, and sentences that are wrapped: what is printed, to the
+ * letter. */
 #include "launch/columns.h"
 #include "tests/test.h"
 
@@ -85,7 +86,8 @@ static void test_sentences(void)
     snprintf(text, sizeof text, "%s\n", words);
     expect(f, text);
 
-    /* 120 characters stay on a line, of UTF-8 too, and 121 do not; a word that is longer is not cut */
+    /* 120 characters stay on a line, of UTF-8 too, and 121 do not; a word that is longer is not
+     * cut */
     f = begin();
     wrapped(f, false, 2, "\xc3\xa9%.111s 67890 2", words);
     wrapped(f, false, 2, "\xc3\xa9%.111s 67890 23", words);

@@ -24,8 +24,8 @@ static void check_moments(void)
             products += (double)row[d] * next[d];
         }
     }
-    /* n = 393,216 values: deviations of the means are 1/sqrt(n) = 0.0016, sqrt(1.7/n) = 0.0021 and
-     * 0.0016; 5 of them. */
+    /* n = 393,216 values: deviations of the means are 1/sqrt(n) = 0.0016, sqrt(1.7/n) = 0.0021
+     * and 0.0016; 5 of them. */
     double n = (double)dim * rows;
     CHECK_MSG(fabs(sum / n) < 0.008, "mean %g", sum / n);
     CHECK_MSG(fabs(squares / n - 1) < 0.0105, "variance %g", squares / n);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Files that are whole or absent, whatever happens while they are written, and files that several
- * processes add lines to. (file_named_test: the same where temporary files must have names.) */
+/* Files that are whole or absent, whatever happens while they are written, and files that
+ * several processes add lines to. (file_named_test: the same where temporary files must have
+ * names.) */
 #include "launch/file.h"
 #include "tests/test.h"
 
@@ -77,7 +78,8 @@ static void check_whole(void)
     CHECK(entries(".") == 0);
 }
 
-/* A link stays one, and nobody's link that waits under a name that could be foreseen is followed. */
+/* A link stays one, and nobody's link that waits under a name that could be foreseen is
+ * followed. */
 static void check_links(void)
 {
     struct stat about;

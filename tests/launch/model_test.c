@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The model runner on any number of ranks, on constructed checkpoints:
  *
- *   needle   prompts of 4096 tokens find what is in them, and say <none> for what is not; the probe
- *            sees the needle's whole mass, and what layer 0 copied
+ *   needle   prompts of 4096 tokens find what is in them, and say <none> for what is not; the
+ *            probe sees the needle's whole mass, and what layer 0 copied
  *   work     matrix work is cut evenly, also with mixed heads, more ranks than divide anything
- *   calls    the same tokens in other chunks, or decoded one by one, give the same ids; wrong calls
- *            are refused in words
+ *   calls    the same tokens in other chunks, or decoded one by one, give the same ids; wrong
+ *            calls are refused in words
  *            a snapshot that is another by now is not gone on with
  *   nan      a NaN in a weight is found by the rank that has it, and told by all
  *   range    keys that are too large for the cache's format make an error, not an answer */
@@ -74,7 +74,8 @@ static uint32_t word(uint64_t *seed)
            (uint32_t)test_below(seed, CONSTRUCTED_VOCAB - CONSTRUCTED_WORDS);
 }
 
-/* BOS x 4, words with the needle at `depth`, and the question (about another key when `absent`). */
+/* BOS x 4, words with the needle at `depth`, and the question (about another key when
+ * `absent`). */
 static void make_prompt(prompt *p, uint64_t seed, double depth, int absent)
 {
     const int32_t tail = 5;
@@ -100,7 +101,8 @@ static void check_status(const model *m, banyan_status status)
     if (status) exit(51);
 }
 
-/* Every head of layer 1 puts its mass on the first token of the value, and hands on its code. */
+/* Every head of layer 1 puts its mass on the first token of the value, and hands on its
+ * code. */
 static void check_probe(model *m, const prompt *p)
 {
     enum { HEADS = 12, DIM = 128 };
@@ -181,8 +183,8 @@ static void test_work(int32_t heads, int32_t kv_heads, const char *use)
     prompt p;
     make_checkpoint(&spec);
     make_prompt(&p, 1, 0.5, 0);
-    /* what one rank would do: all matrices of layer 0, k and v of layer 1 for all tokens; the rest
-     * of layer 1 and the head for one */
+    /* what one rank would do: all matrices of layer 0, k and v of layer 1 for all tokens; the
+     * rest of layer 1 and the head for one */
     const double hidden = 768, dim = 128, mlp = 3 * 16;
     double q = heads * dim * hidden, kv = 2 * kv_heads * dim * hidden;
     double one = 1000 * (2 * q + kv + mlp * hidden + kv) + 2 * q + mlp * hidden +

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parts of the needle evaluation that need no model: depths, haystacks, results, pictures. */
+/* The parts of the needle evaluation that need no model: depths, haystacks, results,
+ * pictures. */
 #include "launch/needle/needle.h"
 #include "tests/test.h"
 
@@ -8,7 +9,7 @@
 
 static char why[NEEDLE_WHY];
 
-/* ---- depths ------------------------------------------------------------------------------------ */
+/* ---- depths ------------------------------------------------------------------------------ */
 
 static needle_grid grid_for(depth_mode mode, int64_t length, int32_t depths, uint64_t seed)
 {
@@ -34,8 +35,8 @@ static void check_order(const needle_grid *g, const int64_t *first)
     CHECK(fabs(grid_percent(g, g->end - g->tokens) - 100) < 1e-12);
 }
 
-/* 64 depths over 8 residues: 8 each, and answers inside one block; the aliasing grid of 33 linear
- * depths at 256K puts half of them on one residue. */
+/* 64 depths over 8 residues: 8 each, and answers inside one block; the aliasing grid of 33
+ * linear depths at 256K puts half of them on one residue. */
 static void test_strata(void)
 {
     int64_t first[64];
@@ -115,7 +116,7 @@ static void test_period(void)
     CHECK(grid_period(rules + 1, 1, 1, 5) == 16);
 }
 
-/* ---- prompts ----------------------------------------------------------------------------------- */
+/* ---- prompts ----------------------------------------------------------------------------- */
 
 /* Occurrences of a trigram, the slow way. */
 static int count_of(const prompt *p, uint32_t a, uint32_t b, uint32_t c)
@@ -200,7 +201,7 @@ static void test_uniqueness(void)
     prompt_free(&p);
 }
 
-/* ---- results ----------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------- */
 
 static json_t *header(int seed)
 {
@@ -310,7 +311,7 @@ static void test_together(void)
     CHECK(access(path, F_OK) != 0);
 }
 
-/* ---- pictures ---------------------------------------------------------------------------------- */
+/* ---- pictures ---------------------------------------------------------------------------- */
 
 static void test_pictures(void)
 {

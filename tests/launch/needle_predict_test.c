@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Predictions from plans of imagined clusters, where the right answer can be said in words; and what
- * cells add up to. That predictions equal measurements is what the runs of `banyan needle` show. */
+/* Predictions from plans of imagined clusters, where the right answer can be said in words; and
+ * what cells add up to. That predictions equal measurements is what the runs of `banyan needle`
+ * show. */
 #include "launch/needle/evaluate.h"
 #include "tests/test.h"
 
@@ -205,8 +206,8 @@ static void test_most_classes(void)
     }
     for (int i = 0; i < CONSTRUCTED_CODE; i++) y[i] = (float)exact[i];
     CHECK(graded_solve(code, MOST, y, x));
-    /* 128 entries, at most 1, rounded by 2^-25, over the least singular value: of random codes about
-     * sqrt(128) - sqrt(64) = 3.3, and above 1 */
+    /* 128 entries, at most 1, rounded by 2^-25, over the least singular value: of random codes
+     * about sqrt(128) - sqrt(64) = 3.3, and above 1 */
     for (int c = 0; c < MOST; c++)
         CHECK_MSG(fabs(x[c] - mass[c]) < 11.4 * 0x1p-25, "%d: off by %g", c, x[c] - mass[c]);
     CHECK(!graded_solve(code, MOST + 1, y, x));

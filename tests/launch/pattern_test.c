@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pattern files in the shapes in which they are published, written here: the rules that they become, and
- * the words that wrong ones get. */
+/* Pattern files in the shapes in which they are published, written here: the rules that they
+ * become, and the words that wrong ones get. */
 #include "launch/pattern/pattern.h"
 #include "tests/test.h"
 

@@ -8,8 +8,8 @@
 enum { IDS = 6, DRAWS = 100000 };
 static const float logits[IDS] = {1.0f, 3.0f, -INFINITY, 2.0f, 3.0f, -1.0f};
 
-/* want [IDS]: probabilities. A share of n draws is within 5 sqrt(p (1 - p) / n) of p but once in two
- * millions. */
+/* want [IDS]: probabilities. A share of n draws is within 5 sqrt(p (1 - p) / n) of p but once
+ * in two millions. */
 static void check(const sampling *s, const double *want)
 {
     scored work[IDS];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* --set, the text format and the spec that comes out: values that must arrive, and the words that
- * bad ones get. */
+/* --set, the text format and the spec that comes out: values that must arrive, and the words
+ * that bad ones get. */
 #include "launch/command.h"
 #include "tests/test.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text and token ids: the vectors that `tokenizers` gave for small vocabularies of every kind
- * (tests/reference/vocabularies.py), files that ask for what is not done here, text that is none, and
- * the layouts of chats. Argument: the folder of the vocabularies. */
+ * (tests/reference/vocabularies.py), files that ask for what is not done here, text that is
+ * none, and the layouts of chats. Argument: the folder of the vocabularies. */
 #include "launch/text/text.h"
 #include "tests/test.h"
 
@@ -126,7 +126,7 @@ static void check_long_runs(const char *kind)
     tokenizer_close(t);
 }
 
-/* ---- what is refused --------------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------- */
 
 static const struct refused {
     const char *kind, *where, *key, *value, *words;
@@ -233,8 +233,8 @@ static void check_no_text(void)
     tokenizer_close(t);
 }
 
-/* Ids whose bytes are no text: a U+FFFD for the longest beginning of a character (Unicode 15.0, 3.9,
- * table 3-8), and bytes that are completed by a later id. */
+/* Ids whose bytes are no text: a U+FFFD for the longest beginning of a character (Unicode 15.0,
+ * 3.9, table 3-8), and bytes that are completed by a later id. */
 static void check_faults(void)
 {
     static const struct {
@@ -273,7 +273,7 @@ static void check_faults(void)
     json_decref(file);
 }
 
-/* ---- chats ------------------------------------------------------------------------------------- */
+/* ---- chats ------------------------------------------------------------------------------- */
 
 static const struct chat {
     const char *kind, *tokens, *name, *text, *end;

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The methods that merge partials. A rank's partial of a head of which it holds a part is o = 1,
- * m = 0, l = 1, so that the merged one must be o = l = the number of holders: a part that is lost or
- * counted twice shows. Folding takes no simulated time, for any method.
+/* The methods that merge partials. A rank's partial of a head of which it holds a part is o =
+ * 1, m = 0, l = 1, so that the merged one must be o = l = the number of holders: a part that is
+ * lost or counted twice shows. Folding takes no simulated time, for any method.
  *
- * Tree Attention (Shyam et al., arXiv 2408.04093) is here twice: as the library's merge `allreduce`,
- * and with three calls of MPI_Allreduce. */
+ * Tree Attention (Shyam et al., arXiv 2408.04093) is here twice: as the library's merge
+ * `allreduce`, and with three calls of MPI_Allreduce. */
 #include "tests/sim/sim.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-/* ---- partials ------------------------------------------------------------------------------ */
+/* ---- partials ---------------------------------------------------------------------------- */
 
 static int32_t holders_of(const scene *s, int32_t head, int *held)
 {
@@ -64,7 +64,7 @@ static void compute(scene *s)
     s->computed = MPI_Wtime();
 }
 
-/* ---- merges that are schedules ------------------------------------------------------------- */
+/* ---- merges that are schedules ----------------------------------------------------------- */
 
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
@@ -96,7 +96,7 @@ static banyan_status scheduled_layer(scene *s)
     return status;
 }
 
-/* ---- all-reduces --------------------------------------------------------------------------- */
+/* ---- all-reduces ------------------------------------------------------------------------- */
 
 /* m is 0 on every rank that holds anything, so no factors are needed: what is summed is what is
  * there. Values first + 0 .. count-1 of each partial. */

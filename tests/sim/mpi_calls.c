@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calls of MPI that mean something else in a simulation, or that SMPI has not, replaced through MPI's
- * profiling interface.
+/* Calls of MPI that mean something else in a simulation, or that SMPI has not, replaced through
+ * MPI's profiling interface.
  *
- * MPI_Test: a simulated rank that polls would keep the simulator busy with nothing but polls, or see
- * what arrives only at its next one. It waits instead until the message is through, which is a correct
- * answer of MPI_Test too; and a round ends with the last of its messages, in whatever order a rank
- * waits for them.
+ * MPI_Test: a simulated rank that polls would keep the simulator busy with nothing but polls,
+ * or see what arrives only at its next one. It waits instead until the message is through,
+ * which is a correct answer of MPI_Test too; and a round ends with the last of its messages, in
+ * whatever order a rank waits for them.
  *
- * MPI_Comm_split_type: each rank has a simulated host of its own, with its own links; eight of them
- * make a node.
+ * MPI_Comm_split_type: each rank has a simulated host of its own, with its own links; eight of
+ * them make a node.
  *
  * MPI_Get_elements_x: SMPI has it for counts that an int holds only, under its old name. */
 #include "tests/sim/sim.h"

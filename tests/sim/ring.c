@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ring attention (Liu, Zaharia, Abbeel, arXiv 2310.01889) as decode: the blocks of keys and values
- * go round, a rank computes on the one that it has while the next is on its way, and after ranks - 1
- * hops it has seen everything.
+/* Ring attention (Liu, Zaharia, Abbeel, arXiv 2310.01889) as decode: the blocks of keys and
+ * values go round, a rank computes on the one that it has while the next is on its way, and
+ * after ranks - 1 hops it has seen everything.
  *
  *     hop      0        1        2
  *     rank 0   own 0 -> 1 ..     send block (rank - hop) to rank + 1,
  *     rank 1   own 1 -> 2 ..     receive block (rank - hop - 1) from rank - 1
  *
- * The blocks are as long as the plan's, but all ranks' lie at one address: nobody reads them. */
+ * The blocks are as long as the plan's, but all ranks' lie at one address: nobody reads
+ * them. */
 #include "tests/sim/sim.h"
 
 #include <smpi/smpi.h>

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* banyan-sim: weak scaling of decode on a simulated cluster. Started by `simulate`, see README.md.
+/* banyan-sim: weak scaling of decode on a simulated cluster. Started by `simulate`, see
+ * README.md.
  *
- * Llama-3-8B's attention, two dense KV heads and six that read every sixteenth block. For each number
- * of ranks, each method: the plan is made once, by rank 0, for the machine as described; then all
- * ranks start a layer at the same simulated time, and the layer lasts until the last one is through.
- * All layers are alike, so one stands for all. */
+ * Llama-3-8B's attention, two dense KV heads and six that read every sixteenth block. For each
+ * number of ranks, each method: the plan is made once, by rank 0, for the machine as described;
+ * then all ranks start a layer at the same simulated time, and the layer lasts until the last
+ * one is through. All layers are alike, so one stands for all. */
 #include "tests/sim/sim.h"
 
 #include <smpi/smpi.h>
@@ -21,7 +22,7 @@ typedef struct options {
     int counts;
 } options;
 
-/* ---- one method on one number of ranks ----------------------------------------------------- */
+/* ---- one method on one number of ranks --------------------------------------------------- */
 
 void sim_compute(double seconds)
 {
@@ -154,7 +155,7 @@ static int run_method(scene *s, outcome *out)
     return is_well;
 }
 
-/* ---- the sweep ----------------------------------------------------------------------------- */
+/* ---- the sweep --------------------------------------------------------------------------- */
 
 static int is_listed(const char *list, const char *name)
 {
@@ -212,7 +213,7 @@ static int run_counts(const options *o)
     return is_well;
 }
 
-/* ---- options ------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------- */
 
 static int read_counts(const char *text, options *o)
 {

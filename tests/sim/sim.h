@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sim.h - decode on a simulated cluster: what the files of banyan-sim share.
  *
- * One layer of one decoded row is, on each rank, reading the keys and values that it keeps, which
- * is simulated as bytes / memory bandwidth, and then the merge, whose messages are really sent, by the
- * library's own code, through a simulated network. Every rank is a coroutine of one process, so they
- * can share a plan by its address. */
+ * One layer of one decoded row is, on each rank, reading the keys and values that it keeps,
+ * which is simulated as bytes / memory bandwidth, and then the merge, whose messages are really
+ * sent, by the library's own code, through a simulated network. Every rank is a coroutine of
+ * one process, so they can share a plan by its address. */
 #ifndef BANYAN_SIM_H
 #define BANYAN_SIM_H
 
