@@ -124,6 +124,16 @@ if(BANYAN_HAS_EMULATOR)
   banyan_emulated_test(cuda_latent_test dist/cuda_latent_test.c comm/local.c)
   banyan_emulated_test(cuda_parts_test dist/cuda_parts_test.c comm/local.c)
   banyan_emulated_test(cuda_step_test dist/cuda_step_test.c comm/local.c)
+  # What a merge by NCCL launches, over an NCCL that is none.
+  if(BANYAN_HAS_MPI)
+    banyan_emulated_program(cuda_launches_test dist/cuda_launches_test.c emu/nccl/nccl.c
+                            ${PROJECT_SOURCE_DIR}/comm/transport_nccl.c)
+    target_include_directories(cuda_launches_test PRIVATE emu/nccl)
+    target_link_libraries(cuda_launches_test PRIVATE MPI::MPI_C)
+    foreach(ranks 2 3 7)
+      banyan_mpi_test(cuda_launches_test ${ranks} ${ranks})
+    endforeach()
+  endif()
   # What the host does, the device left out.
   banyan_emulated_program(cuda_host_test dist/cuda_host_test.c)
   add_test(NAME cuda_host_test COMMAND cuda_host_test)

@@ -41,6 +41,11 @@ struct emulator_counts {
     int64_t to_device, to_host;      /* of the copies: from the host's memory, and to it */
 };
 struct emulator_counts emulator_count(void); /* since the process began */
+/* From now on see(kernel, ctx) of all that is launched, captured or not, when it is: a kernel's address, or
+ * NULL for a copy and all other work of the device. see NULL: no more. One thread launches then. */
+void emulator_watch(void (*see)(const void *kernel, void *ctx), void *ctx);
+/* As a debugger names it (binutils' addr2line, which is slow), or "?". */
+void emulator_kernel_name(const void *kernel, char *name, size_t bytes);
 
 /* run(argument) in stream order, as device work that may touch device memory, once for each replay where
  * the stream is being captured. Then release(argument), unless NULL, when it cannot run again. */

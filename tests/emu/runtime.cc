@@ -6,10 +6,12 @@
 #include "settings.h"
 #include "stream.h"
 
+#include <dlfcn.h>
 #include <map>
 #include <mutex>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 using namespace emu;
 
@@ -200,6 +202,20 @@ cudaError_t emu_launch(const cudaLaunchConfig_t &config, const void *kernel,
         run_grid(grid, threads, shared_bytes, overlaps,
                  (enum emulator_mode)get_settings().mode.load(), next_seed(), thread);
     };
-    return enqueue(config.stream, run,
-                   overlaps ? work_of::overlapping_kernel : work_of::kernel);
+    return enqueue(config.stream, run, overlaps ? work_of::overlapping_kernel : work_of::kernel,
+                   kernel);
+}
+
+void emulator_kernel_name(const void *kernel, char *name, size_t bytes)
+{
+    Dl_info info = {};
+    char command[256];
+    snprintf(name, bytes, "?");
+    if (!kernel || !dladdr(kernel, &info)) return;
+    snprintf(command, sizeof command, "addr2line -f -C -e /proc/%ld/exe %#tx", (long)getpid(),
+             (const char *)kernel - (const char *)info.dli_fbase);
+    FILE *const pipe = popen(command, "r");
+    if (!pipe) return;
+    if (fgets(name, (int)bytes, pipe)) name[strcspn(name, "\n")] = 0;
+    pclose(pipe);
 }

@@ -152,7 +152,11 @@ static void begin_some(line &l)
     }
 }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kind)
+static void (*watcher)(const void *kernel, void *ctx);
+static void *watcher_ctx;
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kind,
+                    const void *kernel)
 {
     line &l = line_of(stream);
     const bool overlaps = kind == work_of::overlapping_kernel;
@@ -161,6 +165,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kin
         s.kernels++;
     else if (kind == work_of::device)
         s.copies++;
+    if (watcher && kind != work_of::host) watcher(kernel, watcher_ctx);
     if (s.idle) return cudaSuccess;
     if (kind != work_of::host)
         what = [what] {
@@ -194,6 +199,12 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> what, work_of kin
 } // namespace emu
 
 using namespace emu;
+
+void emulator_watch(void (*see)(const void *kernel, void *ctx), void *ctx)
+{
+    watcher = see;
+    watcher_ctx = ctx;
+}
 
 cudaError_t cudaGetLastError(void)
 {

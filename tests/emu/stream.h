@@ -49,7 +49,7 @@ void run_all_lines();                    /* of this thread */
 /* Queued, or recorded; in the eager mode, run. */
 enum class work_of { host, device, kernel, overlapping_kernel }; /* host: no device memory */
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> what,
-                    work_of kind = work_of::device);
+                    work_of kind = work_of::device, const void *kernel = nullptr);
 /* An error if this thread is capturing, which this call spoils. */
 cudaError_t refuse_in_capture();
 cudaError_t failed(cudaError_t error); /* remembers it for cudaGetLastError */
