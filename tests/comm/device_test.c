@@ -324,12 +324,8 @@ static void test_faults(void)
          "20, "
          "layer 3, round 4)"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        banyan_comm *comm[2];
-        CHECK(local_create(2, NULL, &stream_device, comm) == BANYAN_OK);
-        local_run(comm, 2, run_fault, &cases[i]);
-        for (int r = 0; r < 2; r++) banyan_comm_destroy(comm[r]);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        local_with(2, &stream_device, run_fault, &cases[i]);
 }
 
 /* ---- refusals and sizes -------------------------------------------------------------------- */

@@ -418,3 +418,13 @@ void local_run(banyan_comm **comm, int32_t ranks, void (*body)(banyan_comm *comm
     for (int32_t r = 0; r < ranks; r++) pthread_join(t[r].id, NULL);
     free(t);
 }
+
+void local_with(int32_t ranks, const local_device *device,
+                void (*body)(banyan_comm *comm, void *arg), void *arg)
+{
+    banyan_comm **comm = calloc((size_t)ranks, sizeof *comm);
+    if (!comm || local_create(ranks, NULL, device, comm)) abort();
+    local_run(comm, ranks, body, arg);
+    for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
+    free(comm);
+}

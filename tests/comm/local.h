@@ -34,6 +34,9 @@ banyan_status local_create(int32_t ranks, const int32_t *node, const local_devic
 /* Calls body(comm[r], arg) on a thread of its own for each rank; returns when all have. */
 void local_run(banyan_comm **comm, int32_t ranks, void (*body)(banyan_comm *comm, void *arg),
                void *arg);
+/* The same with ranks of its own, all on one node; device as local_create. */
+void local_with(int32_t ranks, const local_device *device,
+                void (*body)(banyan_comm *comm, void *arg), void *arg);
 
 #ifdef __cplusplus
 }

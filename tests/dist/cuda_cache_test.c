@@ -42,7 +42,7 @@ static const device_case cases[] = {
      BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1},
 };
 /* clang-format on */
-enum { CASES = (int)(sizeof cases / sizeof *cases), RANKS = 3 };
+enum { CASES = (int)(sizeof cases / sizeof *cases) };
 
 static void test_one(banyan_comm *comm, void *arg)
 {
@@ -53,11 +53,8 @@ static void test_one(banyan_comm *comm, void *arg)
 
 static void with_ranks(int32_t ranks, const device_case *c)
 {
-    banyan_comm *comm[RANKS] = {NULL};
     device_case one = *c;
-    CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
-    local_run(comm, ranks, test_one, &one);
-    for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
+    local_with(ranks, NULL, test_one, &one);
 }
 
 /* A thread that has gone on to another device: calls go to the cache's, and it is left as it was. */
@@ -106,7 +103,7 @@ int main(void)
 {
     test_two_devices();
     for (int i = 0; i < CASES; i++) {
-        with_ranks(i == 0 ? 1 : i == 1 || i == 4 ? RANKS : 2, &cases[i]);
+        with_ranks(i == 0 ? 1 : i == 1 || i == 4 ? 3 : 2, &cases[i]);
     }
     return test_end();
 }

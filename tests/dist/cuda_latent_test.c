@@ -8,12 +8,8 @@
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
-#include "tests/test.h"
 
-#include <cuda_runtime_api.h>
-#include <math.h>
-
-enum { HEADS = 70, KEY = 576, VALUE = 512, TOKENS = 150, ROWS = 120, RANKS = 3 };
+enum { HEADS = 70, KEY = 576, VALUE = 512, TOKENS = 150, ROWS = 120 };
 enum { MOST = 9, CALLS = 6 }; /* rows that attend in a call; calls that do */
 
 static float sinks[HEADS];
@@ -26,19 +22,10 @@ typedef struct results {
     float out[CALLS][MOST * HEADS * VALUE], lse[CALLS][MOST * HEADS];
 } results;
 
-static void draw(uint16_t *to, int count, uint64_t *seed)
-{
-    for (int i = 0; i < count; i++) {
-        const float x = test_normal(seed);
-        banyan_from_float(to + i, BANYAN_F16, &x, 1);
-    }
-}
-
 static banyan_plan *plan_of(banyan_comm *comm, const char *device)
 {
     static const banyan_layer_shape shape = {0, -1, 1, KEY, VALUE, 0.0722f, 1};
     banyan_spec spec;
-    banyan_plan *plan = NULL;
     banyan_spec_init(&spec);
     spec.layers = 1;
     spec.heads = HEADS;
@@ -58,9 +45,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device)
     if (comm->size == 1) spec.block_tokens = 128;
     spec.threads = 1;
     spec.device = device;
-    CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
-              banyan_error_message());
-    return plan;
+    return sequence_plan(&spec, comm);
 }
 
 /* A rank's cache, and the arrays of its calls where that is. */
@@ -90,15 +75,12 @@ static void keep(const scene *s, int call)
 static void play_steps(const scene *s)
 {
     const banyan_rows captured[2] = {{.rows = 1}, {.rows = 2}};
-    cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
     if (s->stream) {
-        CHECK(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal) ==
-              cudaSuccess);
+        arrays_capture(s->stream);
         CHECK(banyan_cache_step(s->cache, captured, 2) == BANYAN_OK);
         attend(s, captured, 2, 1, 1);
-        CHECK(cudaStreamEndCapture(s->stream, &graph) == cudaSuccess);
-        CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+        exec = arrays_captured(s->stream);
     }
     for (int i = 0; i < 2; i++) { /* the second one ends a block of sequence 1 and begins one */
         const banyan_rows step[2] = {{.sequence = s->of[0], .at = 132 + i, .rows = 1},
@@ -112,7 +94,6 @@ static void play_steps(const scene *s)
         keep(s, 4 + i);
     }
     if (exec) cudaGraphExecDestroy(exec);
-    if (graph) cudaGraphDestroy(graph);
 }
 
 static void play_calls(const scene *s)
@@ -140,11 +121,7 @@ static void play(banyan_plan *plan, const numbers *n, results *r)
 {
     scene s = {.results = r};
     memset(r, 0, sizeof *r);
-    if (banyan_plan_spec(plan)->device[1] == 'u')
-        CHECK(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking) == cudaSuccess);
-    CHECK_MSG(banyan_cache_create(plan, s.stream, &s.cache) == BANYAN_OK, "%s",
-              banyan_error_message());
-    if (!s.cache) return;
+    s.cache = arrays_cache(plan, &s.stream);
     s.q = arrays_up(s.cache, n->q, sizeof n->q);
     s.k = arrays_up(s.cache, n->k, sizeof n->k);
     s.out = arrays_up(s.cache, r->out[0], sizeof r->out[0]);
@@ -165,13 +142,8 @@ static void play(banyan_plan *plan, const numbers *n, results *r)
 static void compare(const results *got, const results *expect, int rank)
 {
     for (int c = 0; c < CALLS; c++) {
-        double out = 0, lse = 0;
-        for (int i = 0; i < MOST * HEADS * VALUE; i++)
-            out = fmax(out, fabs((double)got->out[c][i] - expect->out[c][i]));
-        for (int i = 0; i < MOST * HEADS; i++) {
-            const double a = got->lse[c][i], b = expect->lse[c][i];
-            if (!(a == b)) lse = fmax(lse, isinf(a) || isinf(b) ? 1 : fabs(a - b));
-        }
+        const double out = arrays_differ(got->out[c], expect->out[c], MOST * HEADS * VALUE);
+        const double lse = arrays_differ(got->lse[c], expect->lse[c], MOST * HEADS);
         CHECK_MSG(out <= 2 * 6 * 0x1p-11 && lse <= 1e-5,
                   "rank %d call %d: out differs by %g, lse by %g", rank, c, out, lse);
     }
@@ -185,8 +157,8 @@ static void test_rank(banyan_comm *comm, void *arg)
     results *on_device = malloc(sizeof *on_device), *on_host = malloc(sizeof *on_host);
     banyan_plan *device = plan_of(comm, "cuda"), *host = plan_of(comm, "cpu");
     if (device && host) {
-        draw(n->q, MOST * HEADS * KEY, &seed);
-        draw(n->k, ROWS * KEY, &seed);
+        arrays_draw(n->q, MOST * HEADS * KEY, &seed);
+        arrays_draw(n->k, ROWS * KEY, &seed);
         play(host, n, on_host);
         play(device, n, on_device);
         compare(on_device, on_host, banyan_comm_rank(comm));
@@ -229,11 +201,6 @@ int main(void)
 {
     for (int h = 0; h < HEADS; h++) sinks[h] = h % 3 ? (float)(h % 7) - 3 : -INFINITY;
     test_refusal();
-    for (int32_t ranks = 1; ranks <= RANKS; ranks += 2) {
-        banyan_comm *comm[RANKS] = {NULL};
-        CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
-        local_run(comm, ranks, test_rank, NULL);
-        for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
-    }
+    for (int32_t ranks = 1; ranks <= 3; ranks += 2) local_with(ranks, NULL, test_rank, NULL);
     return test_end();
 }

@@ -6,12 +6,9 @@
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
-#include "tests/test.h"
-
-#include <math.h>
 
 enum { LAYERS = 3, HEADS = 4, MOST_DIM = 256, TOKENS = 150, ROWS = 140, PARTS = 3, CALLS = 5 };
-enum { FLOATS = ROWS * HEADS * MOST_DIM, RANKS = 3 };
+enum { FLOATS = ROWS * HEADS * MOST_DIM };
 
 static const float sinks[LAYERS * HEADS] = {-INFINITY, 0, 5,         -10,       3, 1,
                                             -INFINITY, 2, -INFINITY, -INFINITY, 4, -INFINITY};
@@ -24,16 +21,6 @@ typedef struct results {
     float out[CALLS][LAYERS][FLOATS], lse[CALLS][LAYERS][ROWS * HEADS];
 } results;
 
-static void draw(numbers *n, uint64_t seed)
-{
-    for (int i = 0; i < FLOATS; i++) {
-        const float x[3] = {test_normal(&seed), test_normal(&seed), test_normal(&seed)};
-        banyan_from_float(n->q + i, BANYAN_F16, x, 1);
-        banyan_from_float(n->k + i, BANYAN_F16, x + 1, 1);
-        banyan_from_float(n->v + i, BANYAN_F16, x + 2, 1);
-    }
-}
-
 static banyan_plan *plan_of(banyan_comm *comm, const char *device)
 {
     static const banyan_layer_shape wide = {
@@ -42,7 +29,6 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device)
     static const banyan_rule rules[2] = {{0, 1, 2, 3, "sink_window sink=3t window=70t"},
                                          {2, 2, 0, 1, "s2 stride=2 local=1 per=query"}};
     banyan_spec spec;
-    banyan_plan *plan = NULL;
     banyan_spec_init(&spec);
     spec.layers = LAYERS;
     spec.heads = HEADS;
@@ -64,9 +50,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device)
     spec.placement = "spread";
     spec.threads = 1;
     spec.device = device;
-    CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
-              banyan_error_message());
-    return plan;
+    return sequence_plan(&spec, comm);
 }
 
 /* The arrays of a rank's calls, where its cache is. */
@@ -112,12 +96,10 @@ static void combine(const arrays *a, banyan_sequence *of, results *r, int32_t la
 
 static void play(banyan_plan *plan, const numbers *n, results *r)
 {
-    arrays a = {0};
+    cudaStream_t stream;
+    arrays a = {.cache = arrays_cache(plan, &stream)};
     banyan_sequence *of[2] = {NULL};
     memset(r, 0, sizeof *r);
-    CHECK_MSG(banyan_cache_create(plan, NULL, &a.cache) == BANYAN_OK, "%s",
-              banyan_error_message());
-    if (!a.cache) return;
     a.q = arrays_up(a.cache, n->q, sizeof n->q);
     a.k = arrays_up(a.cache, n->k, sizeof n->k);
     a.v = arrays_up(a.cache, n->v, sizeof n->v);
@@ -151,6 +133,7 @@ static void play(banyan_plan *plan, const numbers *n, results *r)
     for (int i = 0; i <= PARTS; i++)
         arrays_release(a.cache, a.out[i]), arrays_release(a.cache, a.lse[i]);
     banyan_cache_destroy(a.cache);
+    if (stream) cudaStreamDestroy(stream);
 }
 
 /* Weights are rounded to fp16: 2^-11 of the largest value, below 6, twice with a combination; a share of
@@ -159,13 +142,8 @@ static void compare(const results *got, const results *expect, int rank)
 {
     for (int c = 0; c < CALLS; c++)
         for (int32_t l = 0; l < LAYERS; l++) {
-            double out = 0, lse = 0;
-            for (int i = 0; i < FLOATS; i++)
-                out = fmax(out, fabs((double)got->out[c][l][i] - expect->out[c][l][i]));
-            for (int i = 0; i < ROWS * HEADS; i++) {
-                const double a = got->lse[c][l][i], b = expect->lse[c][l][i];
-                if (!(a == b)) lse = fmax(lse, isinf(a) || isinf(b) ? 1 : fabs(a - b));
-            }
+            const double out = arrays_differ(got->out[c][l], expect->out[c][l], FLOATS);
+            const double lse = arrays_differ(got->lse[c][l], expect->lse[c][l], ROWS * HEADS);
             CHECK_MSG(out <= 2 * 6 * 0x1p-11 && lse <= 1e-5,
                       "rank %d call %d layer %d: out differs by %g, lse by %g", rank, c, (int)l,
                       out, lse);
@@ -174,12 +152,15 @@ static void compare(const results *got, const results *expect, int rank)
 
 static void test_rank(banyan_comm *comm, void *arg)
 {
+    uint64_t seed = 5;
     (void)arg;
     numbers *n = malloc(sizeof *n);
     results *on_device = malloc(sizeof *on_device), *on_host = malloc(sizeof *on_host);
     banyan_plan *device = plan_of(comm, "cuda"), *host = plan_of(comm, "cpu");
     if (device && host) {
-        draw(n, 5);
+        arrays_draw(n->q, FLOATS, &seed);
+        arrays_draw(n->k, FLOATS, &seed);
+        arrays_draw(n->v, FLOATS, &seed);
         play(host, n, on_host);
         play(device, n, on_device);
         compare(on_device, on_host, banyan_comm_rank(comm));
@@ -191,11 +172,6 @@ static void test_rank(banyan_comm *comm, void *arg)
 
 int main(void)
 {
-    for (int32_t ranks = 1; ranks <= RANKS; ranks += 2) {
-        banyan_comm *comm[RANKS] = {NULL};
-        CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
-        local_run(comm, ranks, test_rank, NULL);
-        for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
-    }
+    for (int32_t ranks = 1; ranks <= 3; ranks += 2) local_with(ranks, NULL, test_rank, NULL);
     return test_end();
 }

@@ -127,12 +127,8 @@ int main(void)
     const char *fast = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
     snprintf(folder, sizeof folder, "%s/cuda_snapshot_test.%ld", fast, (long)getpid());
     for (int i = 0; i < 3; i++) {
-        const int32_t ranks = i == 1 ? 1 : 2;
-        banyan_comm *comm[2] = {NULL};
         banyan_dtype dtype = dtypes[i];
-        CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
-        local_run(comm, ranks, test_dtype, &dtype);
-        for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
+        local_with(i == 1 ? 1 : 2, NULL, test_dtype, &dtype);
     }
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     CHECK(system(command) == 0);

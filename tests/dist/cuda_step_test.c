@@ -8,13 +8,10 @@
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
-#include "tests/test.h"
 
-#include <cuda_runtime_api.h>
-#include <math.h>
 #include <unistd.h>
 
-enum { LAYERS = 3, HEADS = 6, KV_HEADS = 3, DIM = 64, PLACES = 8, STEPS = 200, RANKS = 3 };
+enum { LAYERS = 3, HEADS = 6, KV_HEADS = 3, DIM = 64, PLACES = 8, STEPS = 200 };
 enum { PREFILL = 120, TOKENS = 340, BACK = 4, ROWS = PREFILL };
 enum { CALLS, STEPPED, GRAPH };
 enum { UNTOUCHED = 0x5a };
@@ -44,7 +41,6 @@ typedef struct scene {
     banyan_cache *cache;
     int how;
     cudaStream_t stream;
-    cudaGraph_t graph;
     cudaGraphExec_t exec;
     arrays *here, *there;
     place place[PLACES];
@@ -58,7 +54,6 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device, int64_t pool)
                                          {1, 1, 4, 5, "s2 stride=2 local=1 per=kv"},
                                          {1, 1, 0, 1, "sink_window sink=1 window=2"}};
     banyan_spec spec;
-    banyan_plan *plan = NULL;
     banyan_spec_init(&spec);
     spec.layers = LAYERS;
     spec.heads = HEADS;
@@ -78,9 +73,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device, int64_t pool)
         "heads"; /* nothing is merged: messages through the host are not captured */
     spec.threads = 1;
     spec.device = device;
-    CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
-              banyan_error_message());
-    return plan;
+    return sequence_plan(&spec, comm);
 }
 
 /* ---- data ------------------------------------------------------------------------------------ */
@@ -88,10 +81,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device, int64_t pool)
 static void draw(uint16_t *to, int count, uint64_t seed)
 {
     seed *= 0x9e3779b97f4a7c15u;
-    for (int i = 0; i < count; i++) {
-        const float x = test_normal(&seed);
-        banyan_from_float(to + i, BANYAN_F16, &x, 1);
-    }
+    arrays_draw(to, count, &seed);
 }
 
 /* Row `row` of all layers: a token of a sequence. */
@@ -273,7 +263,7 @@ static void capture(scene *s)
 {
     banyan_rows batch[PLACES];
     for (int p = 0; p < PLACES; p++) batch[p] = (banyan_rows){.rows = 1};
-    CHECK(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    arrays_capture(s->stream);
     refuse(s, batch);
     CHECK_MSG(banyan_cache_step(s->cache, batch, PLACES) == BANYAN_OK, "%s",
               banyan_error_message());
@@ -281,8 +271,7 @@ static void capture(scene *s)
     expect(
         banyan_attend(s->cache, 0, batch, PLACES, s->there->q, NULL, NULL, s->there->out, NULL),
         BANYAN_ERR_UNSUPPORTED, "more than 3 captured calls in a step");
-    CHECK(cudaStreamEndCapture(s->stream, &s->graph) == cudaSuccess);
-    CHECK(cudaGraphInstantiate(&s->exec, s->graph, 0) == cudaSuccess);
+    s->exec = arrays_captured(s->stream);
 }
 
 /* ---- playing --------------------------------------------------------------------------------- */
@@ -290,18 +279,13 @@ static void capture(scene *s)
 static void open_scene(scene *s, banyan_plan *plan, int how)
 {
     *s = (scene){.how = how, .here = calloc(1, sizeof *s->here)};
-    if (banyan_plan_spec(plan)->device[1] == 'u')
-        CHECK(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking) == cudaSuccess);
-    CHECK_MSG(banyan_cache_create(plan, s->stream, &s->cache) == BANYAN_OK, "%s",
-              banyan_error_message());
-    if (!s->cache) exit(1);
+    s->cache = arrays_cache(plan, &s->stream);
     s->there = arrays_up(s->cache, s->here, sizeof *s->here);
 }
 
 static void close_scene(scene *s)
 {
     if (s->exec) cudaGraphExecDestroy(s->exec);
-    if (s->graph) cudaGraphDestroy(s->graph);
     arrays_release(s->cache, s->there);
     banyan_cache_destroy(s->cache);
     if (s->stream) cudaStreamDestroy(s->stream);
@@ -326,13 +310,10 @@ static int64_t play(banyan_plan *plan, int how, results *r)
 /* Weights are rounded to fp16: 2^-11 of the largest value, below 6. lse comes from sums before that. */
 static void compare(const results *got, const results *expect, int rank)
 {
-    const float *a = &got->out[0][0][0][0][0], *b = &expect->out[0][0][0][0][0];
-    double out = 0, lse = 0;
-    for (size_t i = 0; i < sizeof got->out / sizeof *a; i++)
-        out = fmax(out, fabs((double)a[i] - b[i]));
-    a = &got->lse[0][0][0][0], b = &expect->lse[0][0][0][0];
-    for (size_t i = 0; i < sizeof got->lse / sizeof *a; i++)
-        if (memcmp(a + i, b + i, 4)) lse = fmax(lse, fabs((double)a[i] - b[i]));
+    const double out = arrays_differ(got->out[0][0][0][0], expect->out[0][0][0][0],
+                                     sizeof got->out / sizeof(float));
+    const double lse =
+        arrays_differ(got->lse[0][0][0], expect->lse[0][0][0], sizeof got->lse / sizeof(float));
     CHECK_MSG(out <= 6 * 0x1p-11 && lse <= 1e-5, "rank %d: out differs by %g, lse by %g", rank,
               out, lse);
 }
@@ -407,13 +388,8 @@ int main(void)
     snprintf(folder, sizeof folder, "%s/cuda_step_test.%ld", fast, (long)getpid());
     emulator_set_multiprocessors(4);
     /* Three ranks are the same work once more: in one of the modes. */
-    const int32_t most = emulator_get_mode() == EMULATOR_LAZY ? RANKS : 1;
-    for (int32_t ranks = 1; ranks <= most; ranks += 2) {
-        banyan_comm *comm[RANKS] = {NULL};
-        CHECK(local_create(ranks, NULL, NULL, comm) == BANYAN_OK);
-        local_run(comm, ranks, test_rank, NULL);
-        for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
-    }
+    const int32_t most = emulator_get_mode() == EMULATOR_LAZY ? 3 : 1;
+    for (int32_t ranks = 1; ranks <= most; ranks += 2) local_with(ranks, NULL, test_rank, NULL);
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     CHECK(system(command) == 0);
     return test_end();

@@ -42,7 +42,7 @@ static const device_case cases[] = {
      "heads", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
 };
 /* clang-format on */
-enum { CASES = (int)(sizeof cases / sizeof *cases), MAX_RANKS = 7 };
+enum { CASES = (int)(sizeof cases / sizeof *cases) };
 
 static void test_cases(banyan_comm *comm, void *arg)
 {
@@ -241,15 +241,6 @@ static void test_waits(banyan_comm *comm)
     free(kv);
 }
 
-static void with_ranks(int32_t ranks, const local_device *device,
-                       void (*body)(banyan_comm *, void *), void *arg)
-{
-    banyan_comm *comm[MAX_RANKS] = {NULL};
-    CHECK(local_create(ranks, NULL, device, comm) == BANYAN_OK);
-    local_run(comm, ranks, body, arg);
-    for (int32_t r = 0; r < ranks; r++) banyan_comm_destroy(comm[r]);
-}
-
 int main(void)
 {
     static const int32_t ranks[] = {1, 2, 3, 5, 7};
@@ -262,10 +253,10 @@ int main(void)
     test_cases(self, NULL);
     banyan_comm_destroy(self);
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
-        with_ranks(ranks[i], NULL, test_cases, NULL);           /* staged */
-        with_ranks(ranks[i], &stream_device, test_cases, NULL); /* a device's transport */
+        local_with(ranks[i], NULL, test_cases, NULL);           /* staged */
+        local_with(ranks[i], &stream_device, test_cases, NULL); /* a device's transport */
     }
-    with_ranks(1, NULL, test_captured, self);
-    with_ranks(3, NULL, test_captured, self);
+    local_with(1, NULL, test_captured, self);
+    local_with(3, NULL, test_captured, self);
     return test_end();
 }
