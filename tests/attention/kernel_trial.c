@@ -5,7 +5,7 @@
 #include <math.h>
 
 /* The definition, written anew: entries, clip, causality, edges. Tokens relative to base. */
-int trial_reads(void *ctx, int head, int64_t row, int64_t token)
+static int trial_reads(void *ctx, int head, int64_t row, int64_t token)
 {
     const trial *t = ctx;
     int64_t absolute = t->base + token;
@@ -239,6 +239,63 @@ int trial_draw(trial *t, uint64_t *random)
     draw_entries(t, random);
     draw_data(t, random);
     return 1;
+}
+
+void trial_attend(const trial *t, int64_t first, int64_t entries, void *sums, float *partial,
+                  uint64_t *random)
+{
+    const size_t bytes = t->kernel->workspace_bytes(&t->shape, t->heads, t->rows);
+    unsigned char *workspace = take(bytes + GUARD);
+    fill_garbage(workspace, bytes, random);
+    memset(workspace + bytes, 0x5a, GUARD);
+    const banyan_tile tile = {.shape = t->shape,
+                              .scale = t->scale,
+                              .heads = t->heads,
+                              .rows = t->rows,
+                              .unit = t->unit,
+                              .at = t->base + t->at,
+                              .q = t->q,
+                              .entry = t->entry + first,
+                              .entries = entries,
+                              .edge = t->edge,
+                              .first_token = t->first_token,
+                              .end_token = t->end_token,
+                              .partial = partial,
+                              .sums = sums,
+                              .workspace = workspace};
+    t->kernel->attend(&tile);
+    for (int i = 0; i < GUARD; i++) CHECK(workspace[bytes + (size_t)i] == 0x5a);
+    free(workspace);
+}
+
+trial_verdict trial_compare(trial *t, int32_t head, int32_t row, const float *partial)
+{
+    const int32_t value_dim = t->shape.value_dim;
+    const float *q = t->q + ((int64_t)head * t->rows + row) * t->shape.key_dim;
+    double expect[BANYAN_MAX_DIM];
+    float out[BANYAN_MAX_DIM];
+    trial_verdict v;
+    const oracle o = {.heads = t->heads,
+                      .kv_heads = 1,
+                      .key_dim = t->shape.key_dim,
+                      .value_dim = value_dim,
+                      .tokens = t->tokens,
+                      .scale = t->scale,
+                      .k = t->k,
+                      .v = t->v,
+                      .reads = trial_reads,
+                      .ctx = t};
+    bound b = {.block_tokens = t->shape.block_tokens,
+               .combines = 1,
+               .rounds = bound_rounds(t->kernel->name, t->shape.dtype)};
+    oracle_row(&o, q, head, t->at + row, expect, &v.expect_lse, &b);
+    if ((t->kind >= ALIKE && t->kind <= NEGATIVE) || t->shape.value_in_key) b.spread = 1;
+    banyan_partial_finish(partial, value_dim, 1, out, BANYAN_F32, value_dim, &v.lse, 1);
+    v.error = oracle_compare(expect, v.expect_lse, &b, value_dim, out, BANYAN_F32, &v.lse);
+    v.tokens = b.tokens;
+    v.out = out[0];
+    v.expect_out = expect[0];
+    return v;
 }
 
 void trial_free(trial *t)

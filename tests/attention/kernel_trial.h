@@ -38,8 +38,19 @@ void trial_free(trial *t);
 /* Packs all blocks, and rounds k and v to what the records then hold. 0 when the kernel wrote
  * past a record's end. */
 int trial_pack(trial *t, uint64_t *random);
-/* Does the row of a head read a token? Both relative to base. An oracle_reads_fn. */
-int trial_reads(void *t, int head, int64_t row, int64_t token);
+/* Attends to `entries` of the list from `first` on, into sums, or else (NULL) into a partial. The workspace
+ * is garbage, and what is behind it must stay as it is. */
+void trial_attend(const trial *t, int64_t first, int64_t entries, void *sums, float *partial,
+                  uint64_t *random);
+
+/* A row of a head beside the oracle's. */
+typedef struct trial_verdict {
+    double error;                  /* shares of the bound: at most 1 if all is right */
+    int64_t tokens;                /* that it reads */
+    float out, lse;                /* out: the first number .. */
+    double expect_out, expect_lse; /* .. and what it should be */
+} trial_verdict;
+trial_verdict trial_compare(trial *t, int32_t head, int32_t row, const float *partial);
 
 void *take(size_t bytes); /* 64-byte aligned */
 void fill_garbage(void *memory, size_t bytes, uint64_t *random);

@@ -4,7 +4,6 @@
  * and through which edges, the clip; packs the blocks piece by piece into garbage, with rollbacks;
  * and poisons with NaN and inf every token that nobody sees. */
 #include "tests/attention/kernel_trial.h"
-#include "tests/oracle.h"
 
 #include <math.h>
 
@@ -13,50 +12,22 @@ static int64_t partial_floats(const trial *t)
     return (int64_t)t->heads * t->rows * (int64_t)banyan_partial_floats(t->shape.value_dim);
 }
 
-static void attend(const trial *t, int64_t first_entry, int64_t entries, float *partial,
-                   uint64_t *random)
-{
-    size_t bytes = t->kernel->workspace_bytes(&t->shape, t->heads, t->rows);
-    unsigned char *workspace = take(bytes + GUARD);
-    fill_garbage(workspace, bytes, random);
-    memset(workspace + bytes, 0x5a, GUARD);
-    banyan_tile tile = {
-        .shape = t->shape,
-        .scale = t->scale,
-        .heads = t->heads,
-        .rows = t->rows,
-        .unit = t->unit,
-        .at = t->base + t->at,
-        .q = t->q,
-        .entry = t->entry + first_entry,
-        .entries = entries,
-        .edge = t->edge,
-        .first_token = t->first_token,
-        .end_token = t->end_token,
-        .partial = partial,
-        .workspace = workspace,
-    };
-    t->kernel->attend(&tile);
-    for (int i = 0; i < GUARD; i++) CHECK(workspace[bytes + (size_t)i] == 0x5a);
-    free(workspace);
-}
-
 /* Attend in one call, in two calls, or in two partials that are combined. */
 static void attend_somehow(const trial *t, float *partial, uint64_t *random)
 {
     int64_t rows = (int64_t)t->heads * t->rows;
     int64_t half = test_below(random, t->entries + 1);
     switch (test_below(random, 3)) {
-    case 0: attend(t, 0, t->entries, partial, random); break;
+    case 0: trial_attend(t, 0, t->entries, NULL, partial, random); break;
     case 1:
-        attend(t, 0, half, partial, random);
-        attend(t, half, t->entries - half, partial, random);
+        trial_attend(t, 0, half, NULL, partial, random);
+        trial_attend(t, half, t->entries - half, NULL, partial, random);
         break;
     case 2: {
         float *other = take((size_t)partial_floats(t) * sizeof(*other));
         banyan_partial_clear(other, t->shape.value_dim, rows);
-        attend(t, 0, half, partial, random);
-        attend(t, half, t->entries - half, other, random);
+        trial_attend(t, 0, half, NULL, partial, random);
+        trial_attend(t, half, t->entries - half, NULL, other, random);
         banyan_partial_combine(partial, partial, other, t->shape.value_dim, rows);
         free(other);
         break;
@@ -69,35 +40,16 @@ static void check_row(trial *t, int32_t head, int32_t row, const float *partial)
     int32_t value_dim = t->shape.value_dim;
     int64_t index = (int64_t)head * t->rows + row;
     const float *p = partial + index * (int64_t)banyan_partial_floats(value_dim);
-    double expect[BANYAN_MAX_DIM], expect_lse;
-    float out[BANYAN_MAX_DIM], lse;
-    oracle o = {.heads = t->heads,
-                .kv_heads = 1,
-                .key_dim = t->shape.key_dim,
-                .value_dim = value_dim,
-                .tokens = t->tokens,
-                .scale = t->scale,
-                .k = t->k,
-                .v = t->v,
-                .reads = trial_reads,
-                .ctx = t};
-    bound b = {.block_tokens = t->shape.block_tokens,
-               .combines = 1,
-               .rounds = bound_rounds(t->kernel->name, t->shape.dtype)};
-
-    oracle_row(&o, t->q + index * t->shape.key_dim, head, t->at + row, expect, &expect_lse, &b);
-    if ((t->kind >= ALIKE && t->kind <= NEGATIVE) || t->shape.value_in_key) b.spread = 1;
-    banyan_partial_finish(p, value_dim, 1, out, BANYAN_F32, value_dim, &lse, 1);
-    double worst = oracle_compare(expect, expect_lse, &b, value_dim, out, BANYAN_F32, &lse);
+    const trial_verdict v = trial_compare(t, head, row, p);
     CHECK_MSG(
-        worst <= 1,
+        v.error <= 1,
         "%s seed %llu: %s in %s, block %d, dims %d/%d, kind %d, heads %d rows %d: head %d "
         "row %d sees %lld: error/bound %g, out %g expected %g, lse %g expected %g",
         t->kernel->name, (unsigned long long)t->seed, banyan_dtype_name(t->shape.dtype),
         banyan_dtype_name(t->in_dtype), t->shape.block_tokens, t->shape.key_dim, value_dim,
-        t->kind, t->heads, t->rows, head, row, (long long)b.tokens, worst, out[0], expect[0],
-        lse, expect_lse);
-    if (b.tokens > 0) return;
+        t->kind, t->heads, t->rows, head, row, (long long)v.tokens, v.error, v.out,
+        v.expect_out, v.lse, v.expect_lse);
+    if (v.tokens > 0) return;
     int empty = p[value_dim] == -INFINITY && p[value_dim + 1] == 0;
     for (int32_t d = 0; d < value_dim; d++) empty = empty && p[d] == 0;
     CHECK_MSG(empty, "%s seed %llu: a row that sees nothing changed its partial",

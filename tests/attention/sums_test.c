@@ -7,7 +7,6 @@
  *     to exp(m), m rounded; with a scale that is a power of two nothing rounds
  *   - the rounded sum is right, by the float64 oracle */
 #include "tests/attention/kernel_trial.h"
-#include "tests/oracle.h"
 
 #include <math.h>
 
@@ -24,32 +23,6 @@ static char *sums_take(const trial *t)
     return sums;
 }
 
-/* Into sums, or else into an ordinary partial. */
-static void attend(const trial *t, int64_t first, int64_t entries, void *sums, float *partial,
-                   uint64_t *random)
-{
-    size_t bytes = t->kernel->workspace_bytes(&t->shape, t->heads, t->rows);
-    void *workspace = take(bytes);
-    fill_garbage(workspace, bytes, random);
-    banyan_tile tile = {.shape = t->shape,
-                        .scale = t->scale,
-                        .heads = t->heads,
-                        .unit = t->unit,
-                        .rows = t->rows,
-                        .at = t->base + t->at,
-                        .q = t->q,
-                        .entry = t->entry + first,
-                        .entries = entries,
-                        .edge = t->edge,
-                        .first_token = t->first_token,
-                        .end_token = t->end_token,
-                        .partial = partial,
-                        .sums = sums,
-                        .workspace = workspace};
-    t->kernel->attend(&tile);
-    free(workspace);
-}
-
 static void add_entry(const trial *t, int64_t i, char *sums, uint64_t *random)
 {
     const int32_t value_dim = t->shape.value_dim;
@@ -58,7 +31,7 @@ static void add_entry(const trial *t, int64_t i, char *sums, uint64_t *random)
     const size_t vectors = (size_t)t->heads * (size_t)t->rows;
     float *partial = take(vectors * floats * sizeof *partial);
     banyan_partial_clear(partial, value_dim, (int64_t)vectors);
-    attend(t, i, 1, NULL, partial, random);
+    trial_attend(t, i, 1, NULL, partial, random);
     for (size_t v = 0; v < vectors; v++) {
         const float *o = partial + v * floats;
         banyan_fixed_add(sums + v * bytes, (double)o[value_dim], o[value_dim + 1], o,
@@ -71,29 +44,11 @@ static void check_row(trial *t, int32_t head, int32_t row, const char *sums)
 {
     const int32_t value_dim = t->shape.value_dim;
     const int64_t index = (int64_t)head * t->rows + row;
-    double expect[BANYAN_MAX_DIM], expect_lse;
-    float p[BANYAN_MAX_DIM + 2], out[BANYAN_MAX_DIM], lse;
-    oracle o = {.heads = t->heads,
-                .kv_heads = 1,
-                .key_dim = t->shape.key_dim,
-                .value_dim = value_dim,
-                .tokens = t->tokens,
-                .scale = t->scale,
-                .k = t->k,
-                .v = t->v,
-                .reads = trial_reads,
-                .ctx = t};
-    bound b = {.block_tokens = t->shape.block_tokens,
-               .combines = 1,
-               .rounds = bound_rounds(t->kernel->name, t->shape.dtype)};
-    oracle_row(&o, t->q + index * t->shape.key_dim, head, t->at + row, expect, &expect_lse, &b);
-    if ((t->kind >= ALIKE && t->kind <= NEGATIVE) || t->shape.value_in_key) b.spread = 1;
+    float p[BANYAN_MAX_DIM + 2];
     banyan_fixed_round(sums + (size_t)index * banyan_fixed_bytes(value_dim), p, value_dim, 1);
-    banyan_partial_finish(p, value_dim, 1, out, BANYAN_F32, value_dim, &lse, 1);
-    const double worst =
-        oracle_compare(expect, expect_lse, &b, value_dim, out, BANYAN_F32, &lse);
-    CHECK_MSG(worst <= 1, "%s seed %llu: kind %d: head %d row %d: error/bound %g",
-              t->kernel->name, (unsigned long long)t->seed, t->kind, head, row, worst);
+    const double error = trial_compare(t, head, row, p).error;
+    CHECK_MSG(error <= 1, "%s seed %llu: kind %d: head %d row %d: error/bound %g",
+              t->kernel->name, (unsigned long long)t->seed, t->kind, head, row, error);
 }
 
 static void run_trial(trial *t, uint64_t *random)
@@ -103,11 +58,11 @@ static void run_trial(trial *t, uint64_t *random)
     char *sums[4];
     for (int i = 0; i < 4; i++) sums[i] = sums_take(t);
     const int64_t half = test_below(random, t->entries + 1), rest = t->entries - half;
-    attend(t, 0, t->entries, sums[0], NULL, random);
-    attend(t, 0, half, sums[1], NULL, random);
-    attend(t, half, rest, sums[1], NULL, random);
-    attend(t, half, rest, sums[2], NULL, random);
-    attend(t, 0, half, sums[2], NULL, random);
+    trial_attend(t, 0, t->entries, sums[0], NULL, random);
+    trial_attend(t, 0, half, sums[1], NULL, random);
+    trial_attend(t, half, rest, sums[1], NULL, random);
+    trial_attend(t, half, rest, sums[2], NULL, random);
+    trial_attend(t, 0, half, sums[2], NULL, random);
     for (int64_t i = 0; i < t->entries; i++) add_entry(t, i, sums[3], random);
     for (int i = 1; i < 4; i++)
         CHECK_MSG(!memcmp(sums[0], sums[i], sums_bytes(t) + GUARD),
