@@ -140,30 +140,27 @@ static void test_folders(void)
 
 /* ---- rotary kinds ------------------------------------------------------------------------ */
 
-/* Angles per token and the factor, by the formulas of each kind. */
-static void expect_rope(const char *what, const char *config, double tokens,
-                        double (*expected)(int pair, double *factor))
+/* Heads of 16 entries, theta 5e5. What a pair turns a token, when all of a head does, or `dims` of it. */
+static double turns_of(int pair, int dims)
 {
-    char why[1024];
-    description d;
-    double frequency[ROPE_PAIRS], factor = 1;
-    put("config.json", config);
-    CHECK_MSG(!description_read(dir, &d, why, sizeof why), "%s: %s", what, why);
-    double got = d.rope[0].row->make(&d.rope[0], tokens, frequency);
-    for (int i = 0; i < d.rope[0].dims / 2; i++) {
-        double w = expected(i, &factor);
-        CHECK_MSG(fabs(frequency[i] - w) <= 1e-13 * w, "%s, pair %d: %.17g, expected %.17g",
-                  what, i, frequency[i], w);
-    }
-    CHECK_MSG(fabs(got - factor) <= 1e-14, "%s: factor %.17g, expected %.17g", what, got,
-              factor);
-    description_free(&d);
-    drop("config.json");
+    return exp(-2 * pair * log(5e5) / dims);
 }
 
-static double plain(int i) /* theta 5e5, 16 entries, of which half */
+static double plain(int i)
 {
-    return exp(-i * log(5e5) / 8);
+    return turns_of(i, 16);
+}
+
+static double want_plain(int i, double *factor)
+{
+    (void)factor;
+    return plain(i);
+}
+
+static double want_half(int i, double *factor)
+{
+    (void)factor;
+    return turns_of(i, 8);
 }
 
 static double want_llama3(int i, double *factor)
@@ -198,6 +195,24 @@ static double want_yarn(int i, double *factor)
     return plain(i) * (1 - ramp[i] + ramp[i] / 8);
 }
 
+/* DeepSeek's: sharper by what mscale is, less what mscale_all_dim is. */
+static double want_yarn_mscale(int i, double *factor)
+{
+    const double w = want_yarn(i, factor);
+    *factor = (0.1 * 0.7 * log(8) + 1) / (0.1 * 1.2 * log(8) + 1);
+    return w;
+}
+
+/* A pair's number is linear in the logarithm of how often it turns: so is the ramp, from 16 times within
+ * 2048 tokens to twice. Pairs 2 and 3 turn 12.3 and 2.4 times. */
+static double want_yarn_fraction(int i, double *factor)
+{
+    const double w = plain(i), turns = 2048 * w / (2 * M_PI);
+    const double ramp = fmin(fmax(log(16 / turns) / log(16.0 / 2), 0), 1);
+    *factor = 1.25;
+    return w * (1 - ramp) + w / 4 * ramp;
+}
+
 static double want_short(int i, double *factor)
 {
     *factor = sqrt(1 + log(8) / log(64));
@@ -210,24 +225,91 @@ static double want_long(int i, double *factor)
     return plain(i) / (10 + i);
 }
 
+static double want_long_said(int i, double *factor)
+{
+    *factor = 1.5;
+    return plain(i) / (10 + i);
+}
+
+#define SAID(words)                                                                            \
+    "{" LLAMA SHAPE ",\"max_position_embeddings\":512,\"rope_theta\":5e5" words "}"
+#define ROPE(words) SAID(",\"rope_scaling\":{" words "}")
+#define ORIGINAL "\"original_max_position_embeddings\":64"
+#define LISTS                                                                                  \
+    ORIGINAL ",\"short_factor\":[1,2,3,4,5,6,7,8],\"long_factor\":[10,11,12,13,14,15,16,17]"
+
+/* Angles per token and the factor on cos and sin, by the formulas of each kind; for how many tokens in all;
+ * and how many it is made for. */
+static const struct {
+    const char *kind, *config;
+    double tokens;
+    double (*want)(int pair, double *factor);
+    int64_t reach;
+} ropes[] = {
+    {"default", SAID(""), 9, want_plain, 512},
+    {"default", ROPE("\"rope_type\":\"default\""), 9, want_plain, 512},
+    {"default", SAID(",\"partial_rotary_factor\":0.5"), 9, want_half, 512},
+    {"linear", ROPE("\"type\":\"linear\",\"factor\":4"), 9, want_linear, 512},
+    {"dynamic", ROPE("\"type\":\"dynamic\",\"factor\":4"), 700, want_dynamic, 2048},
+    {"dynamic", ROPE("\"type\":\"dynamic\",\"factor\":4"), 300, want_plain, 2048},
+    {"llama3",
+     ROPE("\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":"
+          "4," ORIGINAL),
+     9, want_llama3, 512},
+    {"yarn", ROPE("\"rope_type\":\"yarn\",\"factor\":8," ORIGINAL), 9, want_yarn, 512},
+    {"yarn", ROPE("\"rope_type\":\"yarn\",\"factor\":null," ORIGINAL), 9, want_yarn, 512},
+    {"yarn",
+     ROPE("\"type\":\"yarn\",\"factor\":8,\"mscale\":0.7,\"mscale_all_dim\":1.2," ORIGINAL), 9,
+     want_yarn_mscale, 512},
+    {"yarn",
+     ROPE("\"type\":\"yarn\",\"factor\":8,\"mscale\":0.7,\"mscale_all_dim\":0," ORIGINAL), 9,
+     want_yarn, 512},
+    {"yarn",
+     ROPE("\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":16,\"beta_slow\":2,\"truncate\":"
+          "false,"
+          "\"attention_factor\":1.25,\"original_max_position_embeddings\":2048"),
+     9, want_yarn_fraction, 8192},
+    {"longrope", ROPE("\"rope_type\":\"longrope\"," LISTS), 64, want_short, 512},
+    {"longrope", ROPE("\"rope_type\":\"longrope\"," LISTS), 65, want_long, 512},
+    {"longrope", ROPE("\"type\":\"su\",\"attention_factor\":1.5," LISTS), 65, want_long_said,
+     512},
+};
+enum { ROPE_CASES = (int)(sizeof ropes / sizeof *ropes) };
+
+static void test_rope(int number)
+{
+    char why[1024];
+    description d;
+    double frequency[ROPE_PAIRS], factor = 1;
+    const char *config = ropes[number].config;
+    put("config.json", config);
+    CHECK_MSG(!description_read(dir, &d, why, sizeof why), "%s: %s", config, why);
+    CHECK_MSG(!strcmp(d.rope[0].row->name, ropes[number].kind), "%s: is %s", config,
+              d.rope[0].row->name);
+    CHECK_MSG(d.shape.max_positions == ropes[number].reach, "%s: made for %lld tokens", config,
+              (long long)d.shape.max_positions);
+    const double got = d.rope[0].row->make(&d.rope[0], ropes[number].tokens, frequency);
+    for (int i = 0; i < d.rope[0].dims / 2; i++) {
+        const double w = ropes[number].want(i, &factor);
+        CHECK_MSG(fabs(frequency[i] - w) <= 1e-13 * w, "%s, pair %d: %.17g, expected %.17g",
+                  config, i, frequency[i], w);
+    }
+    CHECK_MSG(fabs(got - factor) <= 1e-14, "%s: factor %.17g, expected %.17g", config, got,
+              factor);
+    description_free(&d);
+    drop("config.json");
+}
+
+/* Every row of ropes.def has a case. */
 static void test_ropes(void)
 {
-#define ROPE(words)                                                                            \
-    "{" LLAMA SHAPE                                                                            \
-    ",\"max_position_embeddings\":512,\"rope_theta\":5e5,\"rope_scaling\":{" words "}}"
-#define ORIGINAL "\"original_max_position_embeddings\":64"
-    static const char longrope[] =
-        ROPE("\"rope_type\":\"longrope\"," ORIGINAL
-             ",\"short_factor\":[1,2,3,4,5,6,7,8],\"long_factor\":[10,11,12,13,14,15,16,17]");
-    expect_rope("llama3",
-                ROPE("\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-                     "\"high_freq_factor\":4," ORIGINAL),
-                9, want_llama3);
-    expect_rope("linear", ROPE("\"type\":\"linear\",\"factor\":4"), 9, want_linear);
-    expect_rope("dynamic", ROPE("\"type\":\"dynamic\",\"factor\":4"), 700, want_dynamic);
-    expect_rope("yarn", ROPE("\"rope_type\":\"yarn\",\"factor\":8," ORIGINAL), 9, want_yarn);
-    expect_rope("longrope", longrope, 64, want_short);
-    expect_rope("longrope", longrope, 65, want_long);
+    for (int i = 0; i < ROPE_CASES; i++) test_rope(i);
+    for (int kind = 0; rope_kind(kind); kind++) {
+        int cases = 0;
+        for (int i = 0; i < ROPE_CASES; i++)
+            cases += !strcmp(ropes[i].kind, rope_kind(kind)->name);
+        CHECK_MSG(cases > 0, "no case of rotary kind %s", rope_kind(kind)->name);
+    }
 }
 
 /* ---- digests ----------------------------------------------------------------------------- */
