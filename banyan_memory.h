@@ -51,6 +51,17 @@ typedef struct banyan_memory_row {
 
 extern const banyan_memory_row banyan_memory_host;
 
+/* A CUDA device's, in a build with CUDA; all calls work on the current device. What own points to begins
+ * with this. */
+typedef struct banyan_cuda_line {
+    struct CUstream_st *stream; /* what a cudaStream_t is */
+    /* What a kernel's start said that had nobody to tell: copy and wait say it, once. NULL: nothing */
+    const char *failed;
+    int is_mapped; /* the device reads and writes host memory of allocate(on_host) in place; 1 first */
+    void *scratch; /* of the device: without is_mapped compare needs a banyan_fault of it */
+} banyan_cuda_line;
+extern const banyan_memory_row banyan_cuda_memory;
+
 /* Memory of one kind, by one stream of work. */
 typedef struct banyan_memory {
     const banyan_memory_row *row;

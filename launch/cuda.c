@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CUDA as a device of the programs: one GPU, one stream.
- *
- * Page-locked memory is what a GPU copies fast; where none is to be had, plain memory serves. */
+/* CUDA as a device of the programs: one GPU, one stream. Its memory is the library's (banyan_memory.h). */
 #include "launch/cuda.h"
 
 #include "launch/device.h"
@@ -12,7 +10,7 @@
 #include <stdlib.h>
 
 typedef struct cuda {
-    cuda_line line; /* steps see it: first */
+    banyan_cuda_line line; /* memory and steps see it: first */
     int index;
     cudaEvent_t mark[2];
     void *blas; /* made with the first product */
@@ -22,14 +20,6 @@ typedef struct cuda {
 static const char *cuda_error_words(cudaError_t error)
 {
     return error == cudaSuccess ? NULL : cudaGetErrorString(error);
-}
-
-/* .. or that of a step before it, once. */
-static const char *line_words(cuda *c, cudaError_t error)
-{
-    const char *failed = c->line.failed;
-    c->line.failed = NULL;
-    return failed ? failed : cuda_error_words(error);
 }
 
 static const char *cuda_missing(void)
@@ -66,10 +56,9 @@ static const char *open_cuda(int index, void **own)
     cuda *c = calloc(1, sizeof *c);
     if (!c) return "out of memory";
     c->index = index;
-    cudaStream_t made = NULL;
+    c->line.is_mapped = 1;
     cudaError_t error = cudaSetDevice(index);
-    if (!error) error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
-    c->line.stream = made;
+    if (!error) error = cudaStreamCreateWithFlags(&c->line.stream, cudaStreamNonBlocking);
     for (int i = 0; i < 2 && !error; i++) error = cudaEventCreate(&c->mark[i]);
     if (error) {
         close_cuda(c);
@@ -97,86 +86,6 @@ static const char *memory_free(void *own, int64_t *bytes)
     *bytes = (int64_t)available;
     return cuda_error_words(error);
 }
-
-/* ---- memory -------------------------------------------------------------------------------- */
-
-/* What precedes the host's memory, so that release knows what it is. */
-typedef struct header {
-    _Alignas(64) bool is_locked;
-} header;
-
-static const char *allocate_host(size_t bytes, void **out)
-{
-    void *memory = NULL;
-    const bool is_locked = cudaMallocHost(&memory, bytes + sizeof(header)) == cudaSuccess;
-    if (!is_locked) {
-        cudaGetLastError(); /* it is not an error of what comes next */
-        memory = aligned_alloc(64, (bytes + sizeof(header) + 63) / 64 * 64);
-    }
-    if (!memory) return "out of memory";
-    header *h = memory;
-    h->is_locked = is_locked;
-    *out = h + 1;
-    return NULL;
-}
-
-static const char *allocate(void *own, int on_host, size_t bytes, void **out)
-{
-    (void)own;
-    return on_host ? allocate_host(bytes, out) : cuda_error_words(cudaMalloc(out, bytes));
-}
-
-static void release(void *own, int on_host, void *memory)
-{
-    (void)own;
-    if (!memory) return;
-    header *h = (header *)memory - 1; /* of the host's */
-    if (!on_host)
-        cudaFree(memory);
-    else if (h->is_locked)
-        cudaFreeHost(h);
-    else
-        free(h);
-}
-
-static const char *copy(void *own, void *to, const void *from, size_t bytes)
-{
-    cuda *c = own;
-    return line_words(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->line.stream));
-}
-
-static const char *cuda_fill(void *own, void *memory, int byte, size_t bytes)
-{
-    return cuda_error_words(cudaMemsetAsync(memory, byte, bytes, ((cuda *)own)->line.stream));
-}
-
-static const char *wait_all(void *own)
-{
-    cuda *c = own;
-    return line_words(c, cudaStreamSynchronize(c->line.stream));
-}
-
-static int is_captured(void *own)
-{
-    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(((cuda *)own)->line.stream, &status)) cudaGetLastError();
-    return status != cudaStreamCaptureStatusNone;
-}
-
-static void *stream(void *own)
-{
-    return ((cuda *)own)->line.stream;
-}
-
-static const banyan_memory_row cuda_memory = {.name = "cuda",
-                                              .is_apart = 1,
-                                              .allocate = allocate,
-                                              .release = release,
-                                              .copy = copy,
-                                              .fill = cuda_fill,
-                                              .wait = wait_all,
-                                              .is_captured = is_captured,
-                                              .stream = stream};
 
 /* ---- products ------------------------------------------------------------------------------ */
 
@@ -253,7 +162,7 @@ const device_row device_row_cuda = {.name = "cuda",
                                     .close = close_cuda,
                                     .describe = cuda_describe,
                                     .memory_free = memory_free,
-                                    .memory = &cuda_memory,
+                                    .memory = &banyan_cuda_memory,
                                     .steps = &step_row_cuda,
                                     .product = product,
                                     .product_bf16 = product_bf16,

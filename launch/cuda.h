@@ -5,16 +5,11 @@
 #define BANYAN_CUDA_H
 
 #include "banyan.h"
+#include "banyan_memory.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* What steps see of a device's `own`, which begins with it. */
-typedef struct cuda_line {
-    void *stream;       /* a cudaStream_t */
-    const char *failed; /* what a launch said, for the next copy or wait; or NULL */
-} cuda_line;
 
 /* A handle whose products run on `stream`, a cudaStream_t. */
 const char *cuda_blas_open(void *stream, void **out);

@@ -21,12 +21,12 @@ template <typename... Params, typename... Args>
 static void start_step(void *own, int64_t blocks, unsigned also, int threads, size_t shared,
                        void (*kernel)(Params...), Args... args)
 {
-    cuda_line *line = (cuda_line *)own;
+    banyan_cuda_line *line = (banyan_cuda_line *)own;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)blocks, also);
     config.blockDim = dim3((unsigned)threads);
     config.dynamicSmemBytes = shared;
-    config.stream = (cudaStream_t)line->stream;
+    config.stream = line->stream;
     if (blocks == 0 || also == 0) return;
     const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
     if (error != cudaSuccess && !line->failed) line->failed = cudaGetErrorString(error);
@@ -130,9 +130,8 @@ static void cuda_add(void *own, const step_move *list, int count)
 
 static void cuda_zero(void *own, float *x, int64_t count)
 {
-    cuda_line *line = (cuda_line *)own;
-    const cudaError_t error =
-        cudaMemsetAsync(x, 0, (size_t)count * sizeof *x, (cudaStream_t)line->stream);
+    banyan_cuda_line *line = (banyan_cuda_line *)own;
+    const cudaError_t error = cudaMemsetAsync(x, 0, (size_t)count * sizeof *x, line->stream);
     if (error != cudaSuccess && !line->failed) line->failed = cudaGetErrorString(error);
 }
 

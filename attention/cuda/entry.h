@@ -24,8 +24,7 @@ void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device,
 int banyan_cuda_enter(const banyan_queue *queue);
 void banyan_cuda_leave(int device);
 
-/* memory.cu, message.cu: of a device's memory, own being a queue. */
-extern const banyan_memory_row banyan_cuda_memory;
+/* memory.cu, message.cu: of a device's memory (banyan_memory.h), own being a queue. */
 const char *banyan_cuda_allocate(void *queue, int on_host, size_t bytes, void **out);
 void banyan_cuda_release(void *queue, int on_host, void *memory);
 const char *banyan_cuda_copy(void *queue, void *to, const void *from, size_t bytes);

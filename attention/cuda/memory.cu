@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory of the device and of the host, and what is done to it in stream order. */
-#include "attention/cuda/launch.h"
-#include "attention/cuda/ptx.h"
 #include "attention/cuda/queue.h"
 
 #include <stdlib.h>
@@ -27,7 +25,7 @@ typedef struct host_prefix {
     bool is_locked;
 } host_prefix;
 
-static const char *allocate_locked(banyan_queue *queue, size_t bytes, void **out)
+static const char *allocate_locked(banyan_cuda_line *line, size_t bytes, void **out)
 {
     void *memory = NULL;
     bool is_locked = true;
@@ -35,7 +33,7 @@ static const char *allocate_locked(banyan_queue *queue, size_t bytes, void **out
     if (cudaMallocHost(&memory, all) != cudaSuccess) {
         cudaGetLastError();
         is_locked = false;
-        queue->is_mapped = false;
+        line->is_mapped = false;
         memory = aligned_alloc(PREFIX_BYTES, all);
     }
     if (!memory) return cuda_words("out of host memory: %zu bytes are needed", bytes);
@@ -44,9 +42,9 @@ static const char *allocate_locked(banyan_queue *queue, size_t bytes, void **out
     return NULL;
 }
 
-const char *banyan_cuda_allocate(void *queue, int on_host, size_t bytes, void **out)
+const char *banyan_cuda_allocate(void *line, int on_host, size_t bytes, void **out)
 {
-    return on_host ? allocate_locked((banyan_queue *)queue, bytes, out)
+    return on_host ? allocate_locked((banyan_cuda_line *)line, bytes, out)
                    : allocate_there(bytes, out);
 }
 
@@ -64,37 +62,47 @@ void banyan_cuda_release(void *, int on_host, void *memory)
         free(memory);
 }
 
-const char *banyan_cuda_copy(void *queue, void *to, const void *from, size_t bytes)
+/* A call's result in words, or what a kernel's start before it said. */
+static const char *line_words(void *line, cudaError_t error, const char *doing)
+{
+    const char *const failed = ((banyan_cuda_line *)line)->failed;
+    ((banyan_cuda_line *)line)->failed = NULL;
+    return failed ? failed : cuda_failed(error, doing);
+}
+
+static cudaStream_t stream_of(void *line)
+{
+    return ((banyan_cuda_line *)line)->stream;
+}
+
+const char *banyan_cuda_copy(void *line, void *to, const void *from, size_t bytes)
 {
     if (!bytes) return NULL;
-    return cuda_failed(
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, ((banyan_queue *)queue)->stream),
-        "copying memory");
+    return line_words(line,
+                      cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(line)),
+                      "copying memory");
 }
 
-const char *banyan_cuda_fill(void *queue, void *memory, int byte, size_t bytes)
+const char *banyan_cuda_fill(void *line, void *memory, int byte, size_t bytes)
 {
     if (!bytes) return NULL;
-    return cuda_failed(cudaMemsetAsync(memory, byte, bytes, ((banyan_queue *)queue)->stream),
-                       "filling memory");
+    return cuda_failed(cudaMemsetAsync(memory, byte, bytes, stream_of(line)), "filling memory");
 }
 
-const char *banyan_cuda_wait(void *queue)
+const char *banyan_cuda_wait(void *line)
 {
-    return cuda_failed(cudaStreamSynchronize(((banyan_queue *)queue)->stream),
-                       "waiting for the device");
+    return line_words(line, cudaStreamSynchronize(stream_of(line)), "waiting for the device");
 }
 
-void *banyan_cuda_stream(void *queue)
+void *banyan_cuda_stream(void *line)
 {
-    return ((banyan_queue *)queue)->stream;
+    return stream_of(line);
 }
 
-int banyan_cuda_is_captured(void *queue)
+int banyan_cuda_is_captured(void *line)
 {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(((banyan_queue *)queue)->stream, &status) != cudaSuccess)
-        cudaGetLastError();
+    if (cudaStreamIsCapturing(stream_of(line), &status) != cudaSuccess) cudaGetLastError();
     return status != cudaStreamCaptureStatusNone;
 }
 

@@ -139,6 +139,32 @@ static void test_memory(void)
     cudaStreamDestroy(stream);
 }
 
+/* The memory of a program's device, which is a stream and no queue; and a kernel's start that failed. */
+static void test_line(void)
+{
+    static const char words[] = "a start that failed";
+    const banyan_memory_row *const row = &banyan_cuda_memory;
+    banyan_cuda_line line = {};
+    void *host = NULL, *device = NULL;
+    line.is_mapped = 1;
+    CHECK(cudaStreamCreateWithFlags(&line.stream, cudaStreamNonBlocking) == cudaSuccess);
+    CHECK(row->stream(&line) == line.stream && !row->is_captured(&line));
+    RUNS(row->allocate(&line, 1, 64, &host));
+    RUNS(row->allocate(&line, 0, 64, &device));
+    memset(host, 1, 64);
+    RUNS(row->fill(&line, device, 7, 64));
+    line.failed = words;
+    CHECK(row->copy(&line, host, device, 64) == words);
+    RUNS(row->copy(&line, host, device, 64)); /* once */
+    line.failed = words;
+    CHECK(row->wait(&line) == words);
+    RUNS(row->wait(&line));
+    for (int i = 0; i < 64; i++) CHECK(((char *)host)[i] == 7);
+    row->release(&line, 1, host);
+    row->release(&line, 0, device);
+    cudaStreamDestroy(line.stream);
+}
+
 /* What the emulated machine can be made to lack; a real one has what it has. */
 static void test_missing(void)
 {
@@ -188,6 +214,7 @@ int main(void)
     test_ring();
     test_capture();
     test_memory();
+    test_line();
     test_missing();
     return test_end();
 }

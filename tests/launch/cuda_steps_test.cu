@@ -13,7 +13,7 @@
 
 static const double u = 0x1p-24;
 static const int widths[] = {1, 33, 4097}, row_counts[] = {1, 3, 65};
-static cuda_line line;
+static banyan_cuda_line line;
 static uint64_t seed = 7;
 
 typedef std::vector<float> numbers;
@@ -43,7 +43,7 @@ template <typename T> struct there {
     std::vector<T> back() const
     {
         std::vector<T> x(count);
-        CHECK(!cudaStreamSynchronize((cudaStream_t)line.stream));
+        CHECK(!cudaStreamSynchronize(line.stream));
         CHECK(!cudaMemcpy(x.data(), at, count * sizeof(T), cudaMemcpyDeviceToHost));
         return x;
     }
