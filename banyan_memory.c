@@ -35,14 +35,9 @@ static const char *host_fill(void *own, void *memory, int byte, size_t bytes)
     return NULL;
 }
 
-static const char *host_compare(void *own, const void *got, const void *expected,
-                                banyan_fault *fault)
+static const char *host_gather(void *own, const banyan_gathered *move, int32_t count)
 {
-    (void)own;
-    if (fault->is_set || !memcmp(got, expected, BANYAN_COMPARED_BYTES)) return NULL;
-    memcpy(fault->got, got, BANYAN_COMPARED_BYTES);
-    memcpy(fault->expected, expected, BANYAN_COMPARED_BYTES);
-    fault->is_set = 1;
+    for (int32_t i = 0; i < count; i++) host_copy(own, move[i].to, move[i].from, move[i].bytes);
     return NULL;
 }
 
@@ -70,7 +65,7 @@ const banyan_memory_row banyan_memory_host = {.name = "host",
                                               .copy = host_copy,
                                               .fill = host_fill,
                                               .put = host_copy,
-                                              .compare = host_compare,
+                                              .gather = host_gather,
                                               .wait = host_wait,
                                               .is_captured = host_is_captured,
                                               .stream = host_stream};

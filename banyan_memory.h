@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* banyan_memory.h - the memory of a processor, described once: where records, items, messages and activations lie.
  *
- * Knows: bytes, and the order of work in which they are made, moved and compared. Refuses to know: what
+ * Knows: bytes, and the order of work in which they are made and moved. Refuses to know: what
  * they mean, and how they get to another rank. Included by attention/, comm/, dist/ and launch/.
  *
  * A kind of memory is a row of functions; the host's own is banyan_memory_host, in which all is done when
@@ -18,13 +18,28 @@
 extern "C" {
 #endif
 
-enum { BANYAN_COMPARED_BYTES = 64 }; /* of put, at most, and of compare */
+enum { BANYAN_COMPARED_BYTES = 64 }; /* of put, at most, and of a check */
 
-/* What was found in memory in place of what was expected. */
+/* BANYAN_COMPARED_BYTES of a memory against as many of any host memory. */
+typedef struct banyan_check {
+    const void *got, *expected;
+} banyan_check;
+
+/* What was found in memory in place of what was expected: of the first check that failed. Both are written
+ * down while is_set is 0, and then it becomes 1. */
 typedef struct banyan_fault {
     int32_t is_set, unused[15];
     unsigned char got[BANYAN_COMPARED_BYTES], expected[BANYAN_COMPARED_BYTES];
 } banyan_fault;
+
+/* Bytes that are copied within a memory, or (is_put) at most BANYAN_COMPARED_BYTES of any host memory that
+ * are put there. */
+typedef struct banyan_gathered {
+    void *to;
+    const void *from;
+    size_t bytes;
+    int is_put;
+} banyan_gathered;
 
 /* One kind of memory. own: the stream of work, as who made it knows it; unused by the host's. */
 typedef struct banyan_memory_row {
@@ -39,11 +54,8 @@ typedef struct banyan_memory_row {
     const char *(*fill)(void *own, void *memory, int byte, size_t bytes);
     /* `bytes` (at most BANYAN_COMPARED_BYTES) of any host memory, read before it returns, to this one. */
     const char *(*put)(void *own, void *to, const void *from, size_t bytes);
-    /* BANYAN_COMPARED_BYTES of this memory against as many of any host memory, which are read before it
-     * returns. When they differ and fault->is_set is 0, both are written down in the fault (of
-     * allocate(on_host)), and then is_set becomes 1. */
-    const char *(*compare)(void *own, const void *got, const void *expected,
-                           banyan_fault *fault);
+    /* All of them at once, none to where another is from; those that are put are read before it returns. */
+    const char *(*gather)(void *own, const banyan_gathered *move, int32_t count);
     const char *(*wait)(void *own); /* until all that was queued is done */
     int (*is_captured)(void *own);  /* does what is queued go to a graph just now? */
     void *(*stream)(void *own);     /* a cudaStream_t; NULL: none */
@@ -98,10 +110,10 @@ static inline const char *banyan_memory_put(const banyan_memory *m, void *to, co
     return m->row->put(m->own, to, from, bytes);
 }
 
-static inline const char *banyan_memory_compare(const banyan_memory *m, const void *got,
-                                                const void *expected, banyan_fault *fault)
+static inline const char *banyan_memory_gather(const banyan_memory *m,
+                                               const banyan_gathered *move, int32_t count)
 {
-    return m->row->compare(m->own, got, expected, fault);
+    return m->row->gather(m->own, move, count);
 }
 
 static inline const char *banyan_memory_wait(const banyan_memory *m)

@@ -133,6 +133,34 @@ typedef enum banyan_tape {
     BANYAN_TAPE_COPY /* .. are brought to the tape here, in one copy */
 } banyan_tape;
 
+/* Partials [rows][value_dim + 2] that become one: value[0] + value[1] + .., in this order, as
+ * banyan_partial_combine has it. */
+typedef struct banyan_folding {
+    const void *const *value;
+    float *partial; /* where the sum goes, which may be one of the values; or NULL */
+    int32_t values;
+    int32_t head; /* the query head whose result it is; -1: of none yet */
+} banyan_folding;
+
+/* What is folded at once, with the headers of the messages that brought it. */
+typedef struct banyan_fold_batch {
+    const banyan_folding *fold;
+    int32_t folds, value_dim;
+    int64_t rows;
+    /* Results go to rows of out and lse (or NULL), with the heads' sinks ([heads] in host
+     * memory, or NULL: none), as of banyan_partial_sink and banyan_partial_finish. A sink is in
+     * no sum. */
+    const float *sinks;
+    int32_t heads;
+    banyan_dtype out_dtype;
+    void *out;
+    float *lse;
+    /* check[i] is written down in fault[i] (of allocate(on_host)) */
+    const banyan_check *check;
+    banyan_fault *fault;
+    int32_t checks;
+} banyan_fold_batch;
+
 /* The most that calls on a queue will ask for. */
 typedef struct banyan_device_limits {
     banyan_block_shape shape; /* its dims are the largest; calls may be of smaller ones */
@@ -172,15 +200,7 @@ typedef struct banyan_device {
                         const void *k, const void *v, banyan_dtype in_dtype,
                         const banyan_packing *packing, int64_t count);
     const char *(*attend)(banyan_queue *queue, const banyan_batch *batch);
-    /* out = lo + hi, row by row; out may be either input: as banyan_partial_combine. */
-    const char *(*combine)(banyan_queue *queue, float *out, const float *lo, const float *hi,
-                           int32_t value_dim, int64_t rows);
-    /* Partials [rows][value_dim + 2] of each query head whose partial[h] is not NULL, with its sink (sinks
-     * [heads] in host memory, or NULL: none), to rows of out and lse (or NULL): as banyan_partial_sink
-     * and banyan_partial_finish; the partials stay as they are. */
-    const char *(*finish)(banyan_queue *queue, float *const *partial, const float *sinks,
-                          int32_t heads, int32_t value_dim, int64_t rows, void *out,
-                          banyan_dtype out_dtype, float *lse);
+    const char *(*fold)(banyan_queue *queue, const banyan_fold_batch *batch);
     /* Results of the same rows that attended to different tokens, joined, with the sinks, as
      * banyan_combine says: outs[i] [rows][heads][value_dim] of out_dtype and lses[i] [rows][heads], of
      * the heads whose is_mine[h] is not 0. outs, lses, sinks (or NULL) and is_mine are in host memory;

@@ -175,19 +175,41 @@ size_t banyan_exchange_measure(const banyan_schedule *s, int rank, size_t max_it
 void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
                                     int is_staged, size_t *host, size_t *device);
 
-/* combine(ctx, out, lo, hi, bytes): out = lo + hi; out is lo or hi or neither. With a
- * banyan_memory it queues that, for one or more items that lie one behind the other; if it
- * cannot, ctx remembers. */
+/* combine(ctx, out, lo, hi, bytes): out = lo + hi, in host memory; out is lo or hi or
+ * neither. */
 typedef void (*banyan_combine_fn)(void *ctx, void *out, const void *lo, const void *hi,
                                   size_t bytes);
+
+/* An item becomes value[0] + value[1] + .., in this order, each of item_bytes; one of them may
+ * be what it is now. */
+typedef struct banyan_fold {
+    int32_t item, values;
+    const void *const *value;
+} banyan_fold;
+
+/* What a round brought to a banyan_memory: items to be folded, and headers to be checked, that
+ * of message i with its words, if it is not as expected, to fault[i] (of allocate(on_host)).
+ * Messages that were staged have been checked. */
+typedef struct banyan_arrivals {
+    const banyan_fold *fold;
+    const banyan_check *check;
+    banyan_fault *fault;
+    int32_t folds, checks;
+    int is_last; /* no later round brings anything .. */
+    int is_over; /* .. and none sends what this one makes */
+} banyan_arrivals;
+
+/* Queues all of that; if it cannot, ctx remembers. The arrays are this call's. */
+typedef void (*banyan_fold_fn)(void *ctx, const banyan_arrivals *arrivals);
 
 /* What goes through an exchange: item i lies at data[i] (NULL for items that this rank neither
  * holds nor gets), item_bytes each (<= max_item_bytes). */
 typedef struct banyan_exchange_args {
     void *const *data;
     size_t item_bytes;
-    banyan_dtype dtype; /* of what an item is made of: for the header */
-    banyan_combine_fn combine;
+    banyan_dtype dtype;        /* of what an item is made of: for the header */
+    banyan_combine_fn combine; /* in host memory */
+    banyan_fold_fn fold;       /* in a banyan_memory */
     void *ctx;
     banyan_mark mark[BANYAN_MARKS];
 } banyan_exchange_args;

@@ -131,6 +131,18 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
+/* Of the rounds that this rank takes part in: after which does nothing come, and nothing go out? */
+static void mark_ends(banyan_exchange *x)
+{
+    int is_last = 1, is_over = 1;
+    for (int32_t r = x->rounds - 1; r >= 0; r--) {
+        x->round[r].is_last = is_last;
+        x->round[r].is_over = is_over;
+        is_last &= !x->round[r].recvs;
+        is_over = 0;
+    }
+}
+
 static void add_round(banyan_exchange *x, const follower *f, int32_t begin, int32_t end)
 {
     round_part part = {.first_message = x->messages,
@@ -227,6 +239,15 @@ static size_t fault_bytes(int32_t messages)
     return (size_t)(messages + 1) * sizeof(banyan_fault);
 }
 
+/* Of the lists of what a round does at once in a device's memory. */
+static size_t round_bytes(int32_t sends, int32_t send_items, int32_t recvs, int32_t recv_items)
+{
+    return (size_t)(larger(sends, recvs) + 1) * sizeof(message_header) +
+           (size_t)(sends + send_items + 1) * sizeof(banyan_gathered) +
+           (size_t)(recvs + 1) * sizeof(banyan_check) +
+           (size_t)(recv_items + 1) * (sizeof(banyan_fold) + 2 * sizeof(void *));
+}
+
 void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t max_item_bytes,
                                     int is_staged, size_t *host, size_t *device)
 {
@@ -234,6 +255,8 @@ void banyan_exchange_measure_device(const banyan_schedule *s, int rank, size_t m
     const size_t sends = buffer_bytes(size.sends.messages, size.sends.items, max_item_bytes);
     const size_t recvs = buffer_bytes(size.recvs.messages, size.recvs.items, max_item_bytes);
     *host = fixed_bytes(&size, s->rounds) +
+            round_bytes(size.sends.messages, size.sends.items, size.recvs.messages,
+                        size.recvs.items) +
             (is_staged ? sends + recvs : fault_bytes(size.sends.all + size.recvs.all));
     *device = recvs + (is_staged ? 0 : sends);
 }
@@ -270,6 +293,19 @@ static const char *allocate_buffer(banyan_exchange *x, int on_host, size_t bytes
     return NULL;
 }
 
+/* Of the largest round: a fold has at most one value more than arrive of its item. */
+static int take_round_lists(banyan_exchange *x)
+{
+    const int32_t sends = x->send_messages, recvs = x->recv_messages;
+    x->header = malloc((size_t)(larger(sends, recvs) + 1) * sizeof *x->header);
+    x->move = malloc((size_t)(sends + x->send_items + 1) * sizeof *x->move);
+    x->check = malloc((size_t)(recvs + 1) * sizeof *x->check);
+    x->folded = malloc((size_t)(x->recv_items + 1) * sizeof *x->folded);
+    x->value = malloc((size_t)(2 * x->recv_items + 2) * sizeof *x->value);
+    x->held_bytes += round_bytes(sends, x->send_items, recvs, x->recv_items);
+    return x->header && x->move && x->check && x->folded && x->value;
+}
+
 /* What comes to the host's memory stays where it came. */
 static banyan_status take_buffers(banyan_exchange *x)
 {
@@ -283,6 +319,7 @@ static banyan_status take_buffers(banyan_exchange *x)
         x->arrivals = x->recv_buffer;
         return failed ? BANYAN_ERR_MEMORY : BANYAN_OK;
     }
+    if (!failed && !take_round_lists(x)) failed = "out of memory";
     if (!failed)
         failed = is_staged ? allocate_buffer(x, 1, recvs, &x->arrivals)
                            : allocate_buffer(x, 1, faults, &x->fault);
@@ -319,6 +356,7 @@ banyan_status banyan_exchange_create(const banyan_schedule *s, int rank, size_t 
         for (end = begin; end < s->count && s->step[end].round == s->step[begin].round;) end++;
         add_round(x, &f, begin, end);
     }
+    if (is_made) mark_ends(x);
     free(f.lowest);
     free(f.sent);
     free(f.arrived);
@@ -347,6 +385,11 @@ void banyan_exchange_destroy(banyan_exchange *x)
     free(x->item);
     free(x->fold);
     free(x->source);
+    free(x->header);
+    free(x->move);
+    free(x->check);
+    free(x->folded);
+    free(x->value);
     if (x->memory) { /* else it was not made */
         banyan_memory_release(x->memory, x->memory->is_staged, x->send_buffer);
         if (x->arrivals != x->recv_buffer) banyan_memory_release(x->memory, 1, x->arrivals);

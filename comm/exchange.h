@@ -25,7 +25,8 @@ typedef struct fold {
 typedef struct round_part {
     int32_t first_message, sends, recvs; /* sends first, then receives */
     int32_t first_fold, folds;
-    int32_t number; /* of the round, in the schedule */
+    int32_t number;       /* of the round, in the schedule */
+    int is_last, is_over; /* as in banyan_arrivals */
 } round_part;
 
 struct banyan_exchange {
@@ -39,6 +40,12 @@ struct banyan_exchange {
     fold_source *source;
     int32_t send_items, recv_items; /* the largest round's */
     int32_t send_messages, recv_messages;
+    /* What a round of a device's does at once, as it is put together: of the largest. */
+    struct message_header *header; /* of the messages that are sent, or of those that came */
+    banyan_gathered *move;
+    banyan_check *check;
+    banyan_fold *folded;
+    const void **value;
     char *send_buffer,
         *recv_buffer; /* where the items lie; staged: send_buffer is the host's */
     const banyan_memory *memory;
@@ -114,9 +121,10 @@ banyan_status banyan_header_compare(int rank, int peer, const message_header *th
 banyan_status banyan_headers_check(const exchange_call *run, const round_part *part,
                                    char *buffer, banyan_status transfer);
 
-/* exchange_fold.c: an item's fold, or, in a device's memory, those of `count` items that lie one behind
- * the other everywhere. */
-banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f, int32_t count);
+/* exchange_fold.c: an item's fold, in host memory; and all of a round's in a device's, with the checks of
+ * the headers that came unless they were staged. */
+banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f);
+void banyan_exchange_fold_round(const exchange_call *run, const round_part *part);
 
 /* exchange_round.c: one round with a memory. */
 banyan_status banyan_round_post(const exchange_call *run, const round_part *part);

@@ -3,16 +3,16 @@
  * device's memory, with a transport that takes such memory, all of it is queued, one thing behind the
  * other on one stream, and the host goes on:
  *
- *     put header, copy items -> send buffer     for each message
+ *     put headers, copy items -> send buffer    for all messages at once
  *     send and receive                          the transport's, as one round
- *     compare header                            of each message that came
- *     combine                                   folds, in the order that is also the host's
+ *     compare headers, fold items               of all that came at once, items in the order that is also
+ *                                               the host's: the caller's
  *
  * Staged, messages are those of host memory: the items are copied to them (then the device is waited
  * for), and what comes is copied back, after its headers were compared on the host.
  *
- * To start work on a device costs more than to move a few items. What lies one behind the other is
- * therefore moved, and folded, at once: a joiner does well to place its items in ascending order. */
+ * To start work on a device costs more than to move a few items: a round is two pieces of it, whatever it
+ * moves. */
 #include "comm/exchange.h"
 
 #include <string.h>
@@ -56,15 +56,22 @@ static int32_t run_of_items(const exchange_call *run, const message *m, int32_t 
     return count;
 }
 
+/* The run of items of the message from `first` on, to their place in the send buffer. */
+static banyan_gathered move_of(const exchange_call *run, const message *m, int32_t first,
+                               int32_t count)
+{
+    return (banyan_gathered){.to = item_at(run, run->x->send_buffer, m, first),
+                             .from = run->p->data[run->x->item[m->first_item + first]],
+                             .bytes = (size_t)count * run->p->item_bytes};
+}
+
 static banyan_status copy_items(const exchange_call *run, const message *m)
 {
-    const banyan_memory *memory = run->x->memory;
     const char *failed = NULL;
     for (int32_t i = 0, count; i < m->items && !failed; i += count) {
         count = run_of_items(run, m, i);
-        failed = banyan_memory_copy(memory, item_at(run, run->x->send_buffer, m, i),
-                                    run->p->data[run->x->item[m->first_item + i]],
-                                    (size_t)count * run->p->item_bytes);
+        const banyan_gathered move = move_of(run, m, i, count);
+        failed = banyan_memory_copy(run->x->memory, move.to, move.from, move.bytes);
     }
     return banyan_device_status(failed);
 }
@@ -72,9 +79,21 @@ static banyan_status copy_items(const exchange_call *run, const message *m)
 /* Posts the round; nothing is queued on the stream for it but the send buffer. */
 static banyan_status post_queued(const exchange_call *run, const round_part *part)
 {
-    const banyan_memory *memory = run->x->memory;
-    const message *m = run->x->message + part->first_message;
-    banyan_status status = BANYAN_OK;
+    banyan_exchange *x = run->x;
+    const message *m = x->message + part->first_message;
+    int32_t moves = 0;
+    for (int32_t i = 0; i < part->sends; i++) {
+        x->header[i] = header_of(run, part, &m[i]);
+        x->move[moves++] = (banyan_gathered){message_at(run, x->send_buffer, &m[i]),
+                                             &x->header[i], sizeof *x->header, 1};
+        for (int32_t n = 0, count; n < m[i].items; n += count) {
+            count = run_of_items(run, &m[i], n);
+            x->move[moves++] = move_of(run, &m[i], n, count);
+        }
+    }
+    banyan_status status =
+        moves ? banyan_device_status(banyan_memory_gather(x->memory, x->move, moves))
+              : BANYAN_OK;
     for (int32_t i = 0; i < part->recvs && !status; i++) {
         const message *in = &m[part->sends + i];
         status = banyan_comm_device_start(run->comm, 1, in->peer,
@@ -82,13 +101,9 @@ static banyan_status post_queued(const exchange_call *run, const round_part *par
                                           message_bytes(run, in));
     }
     for (int32_t i = 0; i < part->sends && !status; i++) {
-        char *place = message_at(run, run->x->send_buffer, &m[i]);
-        const message_header h = header_of(run, part, &m[i]);
-        status = banyan_device_status(banyan_memory_put(memory, place, &h, sizeof h));
-        if (!status) status = copy_items(run, &m[i]);
-        if (!status)
-            status = banyan_comm_device_start(run->comm, 0, m[i].peer, place,
-                                              message_bytes(run, &m[i]));
+        char *place = message_at(run, x->send_buffer, &m[i]);
+        status =
+            banyan_comm_device_start(run->comm, 0, m[i].peer, place, message_bytes(run, &m[i]));
     }
     return status;
 }
@@ -133,20 +148,6 @@ banyan_status banyan_round_post(const exchange_call *run, const round_part *part
 
 /* ---- receiving ----------------------------------------------------------------------------- */
 
-static banyan_status receive_queued(const exchange_call *run, const round_part *part)
-{
-    const banyan_memory *memory = run->x->memory;
-    const int32_t first = part->first_message + part->sends;
-    banyan_status status = banyan_comm_device_flush(run->comm, banyan_memory_stream(memory));
-    for (int32_t i = first; i < first + part->recvs && !status; i++) {
-        const message *m = &run->x->message[i];
-        const message_header h = header_of(run, part, m);
-        status = banyan_device_status(banyan_memory_compare(
-            memory, message_at(run, run->x->recv_buffer, m), &h, &run->x->fault[i]));
-    }
-    return status;
-}
-
 static banyan_status receive_at_once(const exchange_call *run, const round_part *part)
 {
     const banyan_memory *memory = run->x->memory;
@@ -159,27 +160,15 @@ static banyan_status receive_at_once(const exchange_call *run, const round_part 
         memory, run->x->recv_buffer, run->x->arrivals, (size_t)(end - run->x->arrivals)));
 }
 
-/* Do the values of b's sources lie behind those of a's, and the results too? a and b follow each other,
- * and so do their places in a message that brings both, since all that it brings is folded. */
-static int is_behind(const exchange_call *run, const fold *a, const fold *b)
-{
-    const fold_source *s = run->x->source + a->first_source,
-                      *t = run->x->source + b->first_source;
-    if (a->sources != b->sources) return 0;
-    for (int32_t i = 0; i < a->sources; i++)
-        if (s[i].message != t[i].message) return 0;
-    return run->p->data[b->item] == (char *)run->p->data[a->item] + run->p->item_bytes;
-}
-
 banyan_status banyan_round_end(const exchange_call *run, const round_part *part)
 {
+    const banyan_memory *memory = run->x->memory;
     const fold *f = run->x->fold + part->first_fold;
     banyan_status status =
-        run->x->arrivals ? receive_at_once(run, part) : receive_queued(run, part);
-    for (int32_t i = 0, count; i < part->folds && !status; i += count) {
-        for (count = 1; run->x->memory->row->is_apart && i + count < part->folds; count++)
-            if (!is_behind(run, &f[i + count - 1], &f[i + count])) break;
-        status = banyan_exchange_fold(run, &f[i], count);
-    }
+        run->x->arrivals ? receive_at_once(run, part)
+                         : banyan_comm_device_flush(run->comm, banyan_memory_stream(memory));
+    if (!status && memory->row->is_apart) banyan_exchange_fold_round(run, part);
+    for (int32_t i = 0; i < part->folds && !memory->row->is_apart && !status; i++)
+        status = banyan_exchange_fold(run, &f[i]);
     return status;
 }

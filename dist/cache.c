@@ -76,12 +76,13 @@ static int is_early(const banyan_part *part, int32_t kv_head, int32_t group)
     return 0;
 }
 
-static void order_heads(banyan_part *part, int32_t group)
+/* Where a merge is queued behind all that is computed nothing is sent early: heads keep one batch. */
+static void order_heads(banyan_part *part, int32_t group, int is_queued)
 {
     int32_t count = 0;
     for (int32_t j = 0; j < part->mine_count; j++)
         if (is_early(part, part->mine[j].kv_head, group)) part->order[count++] = j;
-    part->early = count;
+    part->early = is_queued ? part->mine_count : count;
     for (int32_t j = 0; j < part->mine_count; j++)
         if (!is_early(part, part->mine[j].kv_head, group)) part->order[count++] = j;
 }
@@ -109,7 +110,8 @@ static banyan_status make_exchanges(banyan_cache *c, size_t *bytes)
             if (status != BANYAN_OK) return status;
             *bytes += banyan_exchange_bytes(c->part[k].follow_exchange);
         }
-        order_heads(&c->part[k], plan->kind[k].shape.group);
+        order_heads(&c->part[k], plan->kind[k].shape.group,
+                    c->device && !c->device->memory.is_staged);
     }
     return BANYAN_OK;
 }

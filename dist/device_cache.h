@@ -48,7 +48,7 @@ typedef struct banyan_device_cache {
     const banyan_device *device;
     banyan_queue *queue;
     banyan_memory memory; /* the same, as exchanges see it */
-    const char *failed;   /* why a combine could not be queued */
+    const char *failed;   /* why a fold could not be queued */
 
     char *records, *items, *probed; /* device */
     banyan_slot *tables;            /* device */
@@ -69,6 +69,8 @@ typedef struct banyan_device_cache {
     banyan_span *span;
     banyan_packing *packing;
     float **partial, **probe; /* [heads] */
+    banyan_folding *folding;  /* [heads] */
+    const void **whole;       /* [heads]: partials that are folded with none */
     uint8_t *is_mine;         /* [heads] */
     int64_t max_parts, max_strips, max_spans;
 

@@ -217,6 +217,8 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
         .packing = banyan_arena_take(arena, most.packings, sizeof *batch.packing),
         .partial = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.partial),
         .probe = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.probe),
+        .whole = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.whole),
+        .folding = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.folding),
         .is_mine = banyan_arena_take(arena, plan->spec.heads, sizeof *batch.is_mine),
         .graph = {.rows = banyan_arena_take(arena, plan->spec.sequences, sizeof(int32_t)),
                   .call =
@@ -230,6 +232,8 @@ void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
     d->packing = batch.packing;
     d->partial = batch.partial;
     d->probe = batch.probe;
+    d->whole = batch.whole;
+    d->folding = batch.folding;
     d->is_mine = batch.is_mine;
     d->graph = batch.graph;
     d->max_parts = most.parts;

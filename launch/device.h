@@ -29,7 +29,7 @@ typedef struct device_row {
     void (*describe)(void *own, char *text, size_t size); /* its name, for people */
     const char *(*memory_free)(void *own, int64_t *bytes);
 
-    /* What it works on, by the same own; put and compare are for messages, which have it elsewhere. */
+    /* What it works on, by the same own; put and gather are for messages, which have it elsewhere. */
     const banyan_memory_row *memory;
     const struct step_row
         *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */

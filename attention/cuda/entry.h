@@ -30,8 +30,7 @@ void banyan_cuda_release(void *queue, int on_host, void *memory);
 const char *banyan_cuda_copy(void *queue, void *to, const void *from, size_t bytes);
 const char *banyan_cuda_fill(void *queue, void *memory, int byte, size_t bytes);
 const char *banyan_cuda_put(void *queue, void *to, const void *from, size_t bytes);
-const char *banyan_cuda_compare(void *queue, const void *got, const void *expected,
-                                banyan_fault *fault);
+const char *banyan_cuda_gather(void *queue, const banyan_gathered *move, int32_t count);
 const char *banyan_cuda_wait(void *queue);
 int banyan_cuda_is_captured(void *queue);
 void *banyan_cuda_stream(void *queue);
@@ -49,12 +48,10 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
                              int32_t kv_heads, const void *k, const void *v,
                              banyan_dtype in_dtype, const banyan_packing *packing,
                              int64_t count);
+/* fold.cu */
+const char *banyan_cuda_fold(banyan_queue *queue, const banyan_fold_batch *batch);
+
 /* partials.cu */
-const char *banyan_cuda_combine(banyan_queue *queue, float *out, const float *lo,
-                                const float *hi, int32_t value_dim, int64_t rows);
-const char *banyan_cuda_finish(banyan_queue *queue, float *const *partial, const float *sinks,
-                               int32_t heads, int32_t value_dim, int64_t rows, void *out,
-                               banyan_dtype out_dtype, float *lse);
 const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
                              const float *const *lses, int32_t count, const float *sinks,
                              const uint8_t *is_mine, int32_t heads, int32_t value_dim,

@@ -113,7 +113,7 @@ extern const banyan_memory_row banyan_cuda_memory = {"cuda",
                                                      banyan_cuda_copy,
                                                      banyan_cuda_fill,
                                                      banyan_cuda_put,
-                                                     banyan_cuda_compare,
+                                                     banyan_cuda_gather,
                                                      banyan_cuda_wait,
                                                      banyan_cuda_is_captured,
                                                      banyan_cuda_stream};

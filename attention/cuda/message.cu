@@ -1,77 +1,99 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Headers of messages, written and compared where they lie. What the host has to say goes along with the
- * launch as an argument: it need not outlive the call, and a graph keeps it. */
+/* What ranks send is put together: headers and items go to their places in one launch. What the host
+ * has to say, headers and addresses, goes along as the kernel's parameter: it need not outlive the
+ * call, and a graph keeps it. */
 #include "attention/cuda/launch.h"
+#include "attention/cuda/ptx.h"
 #include "attention/cuda/queue.h"
 
 #include <string.h>
 
-enum { HEAD_WORDS = 16 };
-
-struct head {
-    uint32_t word[HEAD_WORDS];
+enum {
+    MOVE_THREADS = 256,
+    MOVE_BYTES = 1 << 14, /* of a move, for a thread block */
+    MOST_BLOCKS = 1 << 12 /* of a move: more bytes are theirs in turn */
 };
 
-static_assert(sizeof(head) == sizeof(banyan_fault::got), "a header is 64 bytes");
+struct cuda_move {
+    unsigned char *to;
+    const unsigned char *from; /* perhaps in what is carried */
+    int64_t bytes;
+};
 
-static __global__ void put_kernel(unsigned char *to, head from, int bytes)
+template <typename T>
+PTX_FN void move_numbers(unsigned char *to, const unsigned char *from, int64_t bytes)
 {
-    const int i = (int)threadIdx.x;
-    if (i < bytes) to[i] = (unsigned char)(from.word[i / 4] >> 8 * (i % 4));
+    const int64_t count = bytes / (int64_t)sizeof(T), step = (int64_t)gridDim.x * MOVE_THREADS;
+    for (int64_t i = (int64_t)blockIdx.x * MOVE_THREADS + threadIdx.x; i < count; i += step)
+        ((T *)to)[i] = ((const T *)from)[i];
 }
 
-/* One thread reads it all: the others would only wait for each other, and it is 64 bytes. The host
- * reads is_set first, so it is written last. */
-static __global__ void compare_kernel(const uint32_t *got, head expected, banyan_fault *fault)
+/* Items are 8 bytes apart, whatever their dims are. */
+static __global__ void __launch_bounds__(MOVE_THREADS)
+    gather_kernel(const __grid_constant__ cuda_carried carried)
 {
-    head mine;
-    bool is_same = true;
-    for (int i = 0; i < HEAD_WORDS; i++) {
-        mine.word[i] = got[i];
-        is_same = is_same && mine.word[i] == expected.word[i];
-    }
-    if (is_same || *(volatile int32_t *)&fault->is_set) return;
-    for (int i = 0; i < HEAD_WORDS; i++) {
-        ((volatile uint32_t *)fault->got)[i] = mine.word[i];
-        ((volatile uint32_t *)fault->expected)[i] = expected.word[i];
-    }
-    __threadfence_system();
-    *(volatile int32_t *)&fault->is_set = 1;
+    const cuda_move move = ((const cuda_move *)carried.bytes)[blockIdx.y];
+    const unsigned char *const from = carried_at(carried, move.from);
+    launch_wait();
+    if (((uintptr_t)move.to | (uintptr_t)from | (uintptr_t)move.bytes) % 8 == 0)
+        move_numbers<uint64_t>(move.to, from, move.bytes);
+    else
+        move_numbers<unsigned char>(move.to, from, move.bytes);
 }
 
 const char *cuda_message_open(banyan_queue *)
 {
-    cudaError_t error = cuda_prepare(put_kernel, 0);
-    if (error == cudaSuccess) error = cuda_prepare(compare_kernel, 0);
-    return cuda_failed(error, "loading the work on headers");
+    return cuda_failed(cuda_prepare(gather_kernel, 0), "loading what puts messages together");
+}
+
+/* The first of them that one launch carries, addresses from the front and bytes from the end. */
+static int32_t carry_moves(const banyan_gathered *move, int32_t count, cuda_carried *carried,
+                           int64_t *longest)
+{
+    size_t end = sizeof carried->bytes;
+    int32_t taken = 0;
+    *longest = 1;
+    for (; taken < count; taken++) {
+        const banyan_gathered *const from = &move[taken];
+        const size_t put = from->is_put ? (size_t)BANYAN_COMPARED_BYTES : 0;
+        if ((size_t)(taken + 1) * sizeof(cuda_move) + put > end) break;
+        cuda_move one = {(unsigned char *)from->to, (const unsigned char *)from->from,
+                         (int64_t)from->bytes};
+        if (from->is_put) {
+            end -= put;
+            memcpy(carried->bytes + end, from->from, from->bytes);
+            one.from = (const unsigned char *)end;
+        }
+        memcpy(carried->bytes + (size_t)taken * sizeof one, &one, sizeof one);
+        if (one.bytes > *longest) *longest = one.bytes;
+    }
+    return taken;
+}
+
+const char *banyan_cuda_gather(void *own, const banyan_gathered *move, int32_t count)
+{
+    const banyan_queue *const queue = (const banyan_queue *)own;
+    cuda_carried carried;
+    const char *failed = NULL;
+    for (int32_t i = 0; i < count; i++)
+        if (move[i].is_put && move[i].bytes > BANYAN_COMPARED_BYTES)
+            return cuda_words("putting %zu bytes; at most %d are", move[i].bytes,
+                              (int)BANYAN_COMPARED_BYTES);
+    for (int32_t first = 0, taken; first < count && !failed; first += taken) {
+        int64_t longest;
+        taken = carry_moves(move + first, count - first, &carried, &longest);
+        const int64_t blocks = (longest + MOVE_BYTES - 1) / MOVE_BYTES;
+        const cuda_shape shape = {
+            dim3((unsigned)(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS), (unsigned)taken),
+            dim3(MOVE_THREADS), 0, queue->stream, queue->waits};
+        failed = cuda_failed(cuda_launch(shape, gather_kernel, carried),
+                             "putting messages together");
+    }
+    return failed;
 }
 
 const char *banyan_cuda_put(void *own, void *to, const void *from, size_t bytes)
 {
-    head h = {};
-    if (bytes > sizeof h) return cuda_words("putting %zu bytes; at most 64 are", bytes);
-    memcpy(&h, from, bytes);
-    const cuda_shape shape = {dim3(1), dim3(64), 0, ((banyan_queue *)own)->stream, false};
-    return cuda_failed(cuda_launch(shape, put_kernel, (unsigned char *)to, h, (int)bytes),
-                       "putting a header");
-}
-
-/* Where the device cannot write to the host's memory, the fault goes there and comes back. */
-const char *banyan_cuda_compare(void *own, const void *got, const void *expected,
-                                banyan_fault *fault)
-{
-    banyan_queue *const queue = (banyan_queue *)own;
-    head h;
-    memcpy(&h, expected, sizeof h);
-    banyan_fault *const place = queue->is_mapped ? fault : (banyan_fault *)queue->scratch;
-    const cuda_shape shape = {dim3(1), dim3(1), 0, queue->stream, false};
-    const char *failed = NULL;
-    if (place != fault) failed = banyan_cuda_copy(queue, place, fault, sizeof *fault);
-    if (!failed)
-        failed =
-            cuda_failed(cuda_launch(shape, compare_kernel, (const uint32_t *)got, h, place),
-                        "comparing a header");
-    if (!failed && place != fault)
-        failed = banyan_cuda_copy(queue, fault, place, sizeof *fault);
-    return failed;
+    const banyan_gathered move = {to, from, bytes, 1};
+    return banyan_cuda_gather(own, &move, 1);
 }

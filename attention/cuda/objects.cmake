@@ -6,7 +6,7 @@
 #              9.0 must never be given it
 #   hopper     warpgroup instructions, which run on 9.0 only
 set(banyan_cuda_portable attention/cuda/attend_wide.cu attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
-                         attention/cuda/memory.cu attention/cuda/message.cu
+                         attention/cuda/fold.cu attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
                          attention/cuda/portable_work.cu
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu attention/cuda/tape.cu)

@@ -153,13 +153,14 @@ static size_t tiles_bytes(const banyan_device_limits *limits, int processors, si
 static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
     size_t device;
-    return larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
-                            parts_bytes(limits, processors) + wide_bytes(limits),
-                        tiles_bytes(limits, processors, &device));
+    const size_t attend = larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
+                                           parts_bytes(limits, processors) + wide_bytes(limits),
+                                       tiles_bytes(limits, processors, &device));
+    return larger_bytes(attend, CUDA_ROOM_BYTES);
 }
 
 /* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
- * or finish and share with their pointers. */
+ * or share with its pointers. */
 static size_t stage_bytes(const banyan_device_limits *limits, int processors)
 {
     const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
@@ -258,8 +259,9 @@ static const char *take_memory(banyan_queue *queue)
 static const char *load_kernels(banyan_queue *queue)
 {
     static const char *(*const portable[])(banyan_queue *) = {
-        cuda_combine_open,  cuda_decode_open, cuda_message_open, cuda_pack_open,
-        cuda_partials_open, cuda_passes_open, cuda_prefill_open, cuda_wide_open};
+        cuda_combine_open, cuda_decode_open,  cuda_fold_open,
+        cuda_message_open, cuda_pack_open,    cuda_partials_open,
+        cuda_passes_open,  cuda_prefill_open, cuda_wide_open};
     static const char *(*const hopper[])(banyan_queue *) = {cuda_decode_hopper_open,
                                                             cuda_prefill_hopper_open};
     const char *failed = NULL;

@@ -17,7 +17,8 @@ enum {
     CUDA_WORK_ROWS = 64,  /* a kernel's list of its work: for so many query vectors .. */
     CUDA_WORK_BYTES = 64, /* .. and for every strip and every part, it may be so large */
     CUDA_COUNTERS = 64,
-    CUDA_DECODE_PARTS = 64 /* of a batch, in one launch */
+    CUDA_ROOM_BYTES = 1 << 16, /* of a queue's room, at least: a fold of 8000 values */
+    CUDA_DECODE_PARTS = 64     /* of a batch, in one launch */
 };
 
 /* Arguments of one call. Page-locked, so that the copy to the device does not wait for the device. */
@@ -96,6 +97,7 @@ static inline bool cuda_rewrites(const banyan_queue *queue)
 const char *cuda_combine_open(banyan_queue *queue);
 const char *cuda_decode_open(banyan_queue *queue);
 const char *cuda_decode_hopper_open(banyan_queue *queue);
+const char *cuda_fold_open(banyan_queue *queue);
 const char *cuda_message_open(banyan_queue *queue);
 const char *cuda_pack_open(banyan_queue *queue);
 const char *cuda_partials_open(banyan_queue *queue);

@@ -46,9 +46,9 @@ static int cuda_is_decode(const banyan_batch *batch)
         .open = banyan_cuda_open, .close = banyan_cuda_close,                                  \
         .queue_bytes = banyan_cuda_queue_bytes, .enter = banyan_cuda_enter,                    \
         .leave = banyan_cuda_leave, .memory = &banyan_cuda_memory, .tape = banyan_cuda_tape,   \
-        .pack = banyan_cuda_pack, .attend = (attend_function), .combine = banyan_cuda_combine, \
-        .finish = banyan_cuda_finish, .join = banyan_cuda_join, .share = banyan_cuda_share,    \
-        .give = banyan_cuda_give, .take = banyan_cuda_take,                                    \
+        .pack = banyan_cuda_pack, .attend = (attend_function), .fold = banyan_cuda_fold,       \
+        .join = banyan_cuda_join, .share = banyan_cuda_share, .give = banyan_cuda_give,        \
+        .take = banyan_cuda_take,                                                              \
     }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* combine, finish and share on the device: the laws of partials, and what the host's functions say. The
+/* Folds and shares on the device: the laws of partials, and what the host's functions say. The
  * device's expf and logf are within 2 units in the last place (CUDA's guide), the host's within 1: so
  * a factor differs by 3 of them, a combined number by that, its product, its sum and the other side's: 8
  * units of the larger of the two terms' sizes. */
@@ -25,6 +25,19 @@ static void draw(uint64_t *random, float *p, int with_nan)
         if (with_nan && sort == 5)
             p[DIM + 1] = 0; /* something was seen, yet nothing is left of it */
     }
+}
+
+/* out = lo + hi, row by row. */
+static const char *add(banyan_queue *queue, float *out, const float *lo, const float *hi)
+{
+    const void *const value[] = {lo, hi};
+    const banyan_folding folding = {value, out, 2, -1};
+    banyan_fold_batch batch = {};
+    batch.fold = &folding;
+    batch.folds = 1;
+    batch.value_dim = DIM;
+    batch.rows = ROWS;
+    return banyan_cuda_fold(queue, &batch);
 }
 
 static int is_empty(const float *p)
@@ -63,17 +76,17 @@ static void test_combine(banyan_queue *queue)
         float *x = (float *)calls_up(queue, lo, sizeof lo);
         float *y = (float *)calls_up(queue, hi, sizeof hi);
         float *z = (float *)calls_device(queue, sizeof lo);
-        RUNS(banyan_cuda_combine(queue, z, x, y, DIM, ROWS));
+        RUNS(add(queue, z, x, y));
         calls_down(queue, got, z, sizeof got);
         check_combined(got, lo, hi);
-        RUNS(banyan_cuda_combine(queue, z, y, x, DIM, ROWS)); /* it commutes, bit for bit .. */
+        RUNS(add(queue, z, y, x)); /* it commutes, bit for bit .. */
         calls_down(queue, again, z, sizeof got);
         CHECK(trial % 2 || !memcmp(got, again, sizeof got));
-        RUNS(banyan_cuda_combine(queue, y, x, y, DIM, ROWS)); /* .. and may be in place */
+        RUNS(add(queue, y, x, y)); /* .. and may be in place */
         calls_down(queue, again, y, sizeof got);
         CHECK(!memcmp(got, again, sizeof got));
         calls_copy(queue, y, hi, sizeof hi, 1);
-        RUNS(banyan_cuda_combine(queue, x, x, y, DIM, ROWS));
+        RUNS(add(queue, x, x, y));
         calls_down(queue, again, x, sizeof got);
         CHECK(!memcmp(got, again, sizeof got));
         banyan_cuda_release(queue, 0, x), banyan_cuda_release(queue, 0, y);
@@ -91,11 +104,11 @@ static void test_associative(banyan_queue *queue)
         draw(&random, p[i], 0);
         d[i] = (float *)calls_up(queue, p[i], sizeof p[i]);
     }
-    RUNS(banyan_cuda_combine(queue, x, d[0], d[1], DIM, ROWS));
-    RUNS(banyan_cuda_combine(queue, x, x, d[2], DIM, ROWS));
+    RUNS(add(queue, x, d[0], d[1]));
+    RUNS(add(queue, x, x, d[2]));
     calls_down(queue, left, x, sizeof left);
-    RUNS(banyan_cuda_combine(queue, x, d[1], d[2], DIM, ROWS));
-    RUNS(banyan_cuda_combine(queue, x, d[0], x, DIM, ROWS));
+    RUNS(add(queue, x, d[1], d[2]));
+    RUNS(add(queue, x, d[0], x));
     calls_down(queue, right, x, sizeof right);
     for (int i = 0; i < COUNT; i++) {
         const float size =
@@ -110,6 +123,9 @@ static void test_associative(banyan_queue *queue)
 static void test_finish(banyan_queue *queue, banyan_dtype dtype)
 {
     enum { HEADS = 3, VALUES = ROWS * HEADS * DIM };
+    const void *whole[HEADS];
+    banyan_folding folding[2] = {};
+    banyan_fold_batch batch = {};
     uint64_t random = 5;
     float p[HEADS][COUNT], lse[ROWS * HEADS];
     float *partial[HEADS];
@@ -127,7 +143,19 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
                                   expect + (size_t)h * DIM * banyan_dtype_bytes(dtype), dtype,
                                   (int64_t)row, NULL, 0);
     }
-    RUNS(banyan_cuda_finish(queue, partial, NULL, HEADS, DIM, ROWS, out, dtype, out_lse));
+    for (int i = 0; i < 2; i++) {
+        whole[i] = partial[2 * i];
+        folding[i] = {whole + i, NULL, 1, 2 * i};
+    }
+    batch.fold = folding;
+    batch.folds = 2;
+    batch.value_dim = DIM;
+    batch.rows = ROWS;
+    batch.heads = HEADS;
+    batch.out_dtype = dtype;
+    batch.out = out;
+    batch.lse = out_lse;
+    RUNS(banyan_cuda_fold(queue, &batch));
     calls_down(queue, got, out, bytes);
     calls_down(queue, lse, out_lse, sizeof lse);
     for (int64_t i = 0; i < VALUES; i++) {
@@ -145,10 +173,117 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
         CHECK_MSG(is_close(lse[i], want, isfinite(want) ? fabsf(m) + logf(l) : 0),
                   "lse %d: %g, expected %g", i, lse[i], want);
     }
-    RUNS(banyan_cuda_finish(queue, partial, NULL, HEADS, DIM, ROWS, out, dtype, NULL));
+    batch.lse = NULL;
+    RUNS(banyan_cuda_fold(queue, &batch));
     RUNS(banyan_cuda_wait(queue));
+    for (int h = 0; h < HEADS; h += 2) { /* partials are what they were */
+        float now[COUNT];
+        calls_down(queue, now, partial[h], sizeof now);
+        CHECK(!memcmp(now, p[h], sizeof now));
+    }
     for (int h = 0; h < HEADS; h++) banyan_cuda_release(queue, 0, partial[h]);
     banyan_cuda_release(queue, 0, out), banyan_cuda_release(queue, 0, out_lse);
+}
+
+/* Values of many ranks, one head of which is to stay a partial and the others to be results: the same bits
+ * as one fold after another, and as a fold without values that is finished then. */
+static void test_many(banyan_queue *queue, int dim, int values, int rows, int is_in_place)
+{
+    enum { HEADS = 3 };
+    const int floats = dim + 2, count = rows * floats, all = HEADS * rows * dim;
+    const float sinks[HEADS] = {0.5f, 1, -INFINITY};
+    uint64_t random = (uint64_t)(dim + values);
+    float *host = (float *)malloc((size_t)(values * HEADS * count) * sizeof *host);
+    float *got = (float *)malloc((size_t)all * sizeof *got),
+          *expect = (float *)malloc((size_t)all * sizeof *expect);
+    float lse[2][64 * HEADS], *sum[HEADS], *out[2], *out_lse[2];
+    const void **value = (const void **)malloc((size_t)(values * HEADS) * sizeof *value);
+    const void *whole[HEADS];
+    banyan_folding folding[HEADS];
+    banyan_fold_batch batch = {};
+    for (int i = 0; i < values * HEADS * count; i++) {
+        const int at = i % floats;
+        host[i] = at == dim + 1 ? 1 + (float)test_uniform(&random) : test_normal(&random);
+    }
+    for (int i = 0; i < values * HEADS; i += 3) /* of rank 0 all, and some of the others' */
+        for (int row = i ? i % rows : 0; row < rows; row += i ? rows : 1)
+            banyan_partial_clear(host + i * count + row * floats, dim, 1);
+    float *there = (float *)calls_up(queue, host, (size_t)(values * HEADS * count) * 4);
+    for (int i = 0; i < 2; i++) {
+        out[i] = (float *)calls_device(queue, (size_t)all * 4);
+        out_lse[i] = (float *)calls_device(queue, sizeof lse[i]);
+        RUNS(banyan_cuda_fill(queue, out[i], 0x5a, (size_t)all * 4));
+        RUNS(banyan_cuda_fill(queue, out_lse[i], 0x5a, sizeof lse[i]));
+    }
+    batch.fold = folding;
+    batch.value_dim = dim;
+    batch.rows = rows;
+    batch.heads = HEADS;
+    batch.sinks = sinks;
+    batch.out_dtype = BANYAN_F32;
+    for (int h = 0; h < HEADS; h++) {
+        sum[h] = (float *)calls_device(queue, (size_t)count * 4);
+        for (int v = 0; v < values; v++)
+            value[h * values + v] = there + (v * HEADS + h) * count;
+    }
+    for (int v = 0; v < values; v++) { /* one after another */
+        batch.folds = 1;
+        for (int h = 0; h < HEADS; h++) {
+            whole[h] = sum[h];
+            const void *const both[] = {sum[h], value[h * values + v]};
+            folding[0] = {v ? both : both + 1, sum[h], v ? 2 : 1, -1};
+            RUNS(banyan_cuda_fold(queue, &batch));
+        }
+    }
+    for (int h = 0; h < HEADS; h++) folding[h] = {whole + h, NULL, 1, h};
+    batch.folds = HEADS;
+    batch.out = out[0];
+    batch.lse = out_lse[0];
+    RUNS(banyan_cuda_fold(queue, &batch));
+    for (int h = 0; h < HEADS; h++) /* at once */
+        folding[h] = {value + h * values,
+                      is_in_place ? (float *)(uintptr_t)value[h * values + values / 2] : NULL,
+                      values, h};
+    batch.out = out[1];
+    batch.lse = out_lse[1];
+    RUNS(banyan_cuda_fold(queue, &batch));
+    calls_down(queue, expect, out[0], (size_t)all * 4);
+    calls_down(queue, got, out[1], (size_t)all * 4);
+    for (int i = 0; i < 2; i++) calls_down(queue, lse[i], out_lse[i], sizeof lse[i]);
+    CHECK_MSG(!memcmp(got, expect, (size_t)all * 4), "dim %d, %d values: other bits", dim,
+              values);
+    CHECK(!memcmp(lse[0], lse[1], sizeof lse[0]));
+    for (int h = 0; is_in_place && h < HEADS; h++) {
+        calls_down(queue, host, value[h * values + values / 2], (size_t)count * 4);
+        calls_down(queue, host + count, sum[h], (size_t)count * 4);
+        CHECK(!memcmp(host, host + count, (size_t)count * 4));
+    }
+    for (int h = 0; h < HEADS; h++) banyan_cuda_release(queue, 0, sum[h]);
+    for (int i = 0; i < 2; i++)
+        banyan_cuda_release(queue, 0, out[i]), banyan_cuda_release(queue, 0, out_lse[i]);
+    banyan_cuda_release(queue, 0, there);
+    free(host), free(got), free(expect), free(value);
+}
+
+/* What cannot be: more values than there is room for, and rows that are too wide. */
+static void test_refused(banyan_queue *queue)
+{
+    enum { MANY = 1 << 20 };
+    static const void *value[MANY];
+    const banyan_folding folding = {value, NULL, MANY, -1};
+    banyan_fold_batch batch = {};
+    batch.fold = &folding;
+    batch.folds = 1;
+    batch.rows = 1;
+    batch.value_dim = 64;
+    const char *words = banyan_cuda_fold(queue, &batch);
+    CHECK(words && strstr(words, "a fold of 1048576 partials; at most "));
+    batch.value_dim = 513;
+    words = banyan_cuda_fold(queue, &batch);
+    CHECK(words && strstr(words, "513 numbers"));
+    batch.rows = 0;
+    batch.value_dim = 64;
+    RUNS(banyan_cuda_fold(queue, &batch)); /* nothing to do */
 }
 
 static void test_share(banyan_queue *queue)
@@ -189,6 +324,13 @@ int main(void)
     test_finish(queue, BANYAN_F32);
     test_finish(queue, BANYAN_BF16);
     test_finish(queue, BANYAN_F16);
+    test_many(queue, 64, 7, ROWS, 1);
+    test_many(queue, 96, 2, 3, 0);
+    test_many(queue, 256, 3, 5, 1);
+    test_many(queue, 512, 4, 2, 0);
+    test_many(queue, 64, 400, 1, 1);  /* a launch for each head */
+    test_many(queue, 64, 1100, 1, 0); /* more than a kernel's parameters have room for */
+    test_refused(queue);
     test_share(queue);
     banyan_cuda_close(queue);
     return test_end();

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What CUDA does for messages: headers that are put and compared, partials as arrays for all-reduces,
- * and whole exchanges between ranks that are threads, queued and staged, against those of the host. */
+/* What CUDA does for messages: headers and items that are put together, headers that are checked, partials
+ * as arrays for all-reduces, and whole exchanges between ranks that are threads, queued and staged, against
+ * those of the host. */
 #include "attention/attention.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/ptx.h"
 #include "attention/cuda/entry.h"
+#include "attention/cuda/queue.h"
 #include "comm/comm.h"
 #include "tests/comm/local_cuda.h"
 #include "tests/test.h"
@@ -49,38 +51,113 @@ static void *new_device(banyan_queue *queue, size_t bytes)
 
 /* ---- headers ------------------------------------------------------------------------------- */
 
-static void test_headers()
+enum { headers = 140 }; /* more than one launch checks */
+
+static void check_headers(banyan_queue *queue, const banyan_check *check, int count,
+                          banyan_fault *fault)
+{
+    banyan_fold_batch batch = {};
+    batch.check = check;
+    batch.checks = count;
+    batch.fault = fault;
+    CHECK_DONE(banyan_cuda_fold(queue, &batch));
+}
+
+/* All are as expected but some, whose words the host finds: in its memory itself, or (is_copied) after a
+ * copy of what the device found in its own. */
+static void test_headers(int is_copied)
 {
     banyan_queue *queue = open_queue();
-    unsigned char header[64], other[64];
-    char *device = (char *)new_device(queue, 128);
-    unsigned char *back = (unsigned char *)new_host(queue, 128);
-    banyan_fault *fault = (banyan_fault *)new_host(queue, sizeof *fault);
-    for (int i = 0; i < 64; i++) header[i] = (unsigned char)(3 * i + 1);
-    memcpy(other, header, sizeof other);
-    other[37] ^= 4;
-    CHECK_DONE(banyan_cuda_fill(queue, device, 0, 128));
-    CHECK_DONE(banyan_cuda_put(queue, device, header, 64));
-    CHECK_DONE(banyan_cuda_put(queue, device + 64, header, 11));
-    CHECK_DONE(banyan_cuda_compare(queue, device, header, fault));
-    CHECK_DONE(banyan_cuda_copy(queue, back, device, 128));
+    static unsigned char header[headers][64], other[headers][64];
+    char *device = (char *)new_device(queue, sizeof header);
+    banyan_fault *fault = (banyan_fault *)new_host(queue, headers * sizeof *fault);
+    banyan_check check[headers];
+    banyan_gathered move[headers];
+    if (is_copied) queue->is_mapped = false;
+    for (int i = 0; i < headers; i++) {
+        for (int n = 0; n < 64; n++) header[i][n] = (unsigned char)(3 * i + n + 1);
+        memcpy(other[i], header[i], 64);
+        if (i % 9 == 5) other[i][i % 64] ^= 4;
+        check[i] = {device + 64 * i, other[i]};
+        move[i] = {device + 64 * i, header[i], 64, 1};
+    }
+    CHECK_DONE(banyan_cuda_gather(queue, move, headers));
+    check_headers(queue, check, headers, fault);
     CHECK_DONE(banyan_cuda_wait(queue));
-    CHECK(!memcmp(back, header, 64) && !memcmp(back + 64, header, 11) && !back[64 + 11]);
-    CHECK(!fault->is_set);
-
-    CHECK_DONE(banyan_cuda_compare(queue, device, other, fault));
+    for (int i = 0; i < headers; i++) {
+        CHECK(fault[i].is_set == (i % 9 == 5));
+        if (i % 9 != 5) continue;
+        CHECK(!memcmp(fault[i].got, header[i], 64));
+        CHECK(!memcmp(fault[i].expected, other[i], 64));
+    }
+    for (int i = 0; i < headers; i++) other[i][0]++; /* the first one stays */
+    check_headers(queue, check, headers, fault);
     memset(other, 0, sizeof other); /* it was read */
     CHECK_DONE(banyan_cuda_wait(queue));
-    CHECK(fault->is_set == 1 && !memcmp(fault->got, header, 64));
-    CHECK(fault->expected[37] == (header[37] ^ 4) && fault->expected[36] == header[36]);
-    CHECK_DONE(banyan_cuda_compare(queue, device, other, fault)); /* the first one stays */
-    CHECK_DONE(banyan_cuda_wait(queue));
-    CHECK(fault->expected[36] == header[36]);
-    CHECK(banyan_cuda_put(queue, device, header, 65) != NULL);
+    for (int i = 0; i < headers; i++) {
+        CHECK(fault[i].is_set == 1 && !memcmp(fault[i].got, header[i], 64));
+        CHECK(fault[i].expected[0] == header[i][0] + (i % 9 != 5) + (i == 0 && i % 9 == 5));
+    }
     banyan_cuda_release(queue, 1, fault);
-    banyan_cuda_release(queue, 1, back);
     banyan_cuda_release(queue, 0, device);
     banyan_cuda_close(queue);
+}
+
+/* ---- moves --------------------------------------------------------------------------------- */
+
+/* Of all sizes and places, headers among them, more than one launch takes; nothing beside them is touched. */
+static void test_moves()
+{
+    enum { moves = 500, room = 1 << 19, slot = 1000 };
+    banyan_queue *queue = open_queue();
+    unsigned char *host = (unsigned char *)new_host(queue, room),
+                  *back = (unsigned char *)new_host(queue, room),
+                  *expect = (unsigned char *)malloc(room);
+    char *from = (char *)new_device(queue, room), *to = (char *)new_device(queue, room);
+    static banyan_gathered move[moves];
+    static unsigned char header[moves][64];
+    uint64_t seed = 9;
+    for (int i = 0; i < room; i++) host[i] = (unsigned char)test_random(&seed);
+    CHECK_DONE(banyan_cuda_copy(queue, from, host, room));
+    CHECK_DONE(banyan_cuda_fill(queue, to, 0x5a, room));
+    memset(expect, 0x5a, room);
+    for (int i = 0; i < moves; i++) {
+        const int is_put = test_below(&seed, 3) == 0, is_even = test_below(&seed, 2) == 0;
+        const size_t at =
+            (size_t)i * slot + (is_even ? 8 * test_below(&seed, 8) : test_below(&seed, 60));
+        const size_t source =
+            is_even ? 8 * test_below(&seed, 60000) : test_below(&seed, 500000);
+        const size_t most = is_put ? 64 : slot - 64;
+        const size_t bytes =
+            is_even ? 8 * test_below(&seed, most / 8 + 1) : test_below(&seed, most + 1);
+        for (int n = 0; n < 64; n++) header[i][n] = (unsigned char)test_random(&seed);
+        move[i] = {to + at, is_put ? (const void *)header[i] : from + source, bytes, is_put};
+        memcpy(expect + at, is_put ? header[i] : host + source, bytes);
+    }
+    CHECK_DONE(banyan_cuda_gather(queue, move, moves));
+    memset(header, 0, sizeof header); /* they were read */
+    CHECK_DONE(banyan_cuda_copy(queue, back, to, room));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(!memcmp(back, expect, room));
+    for (int odd = 0; odd < 2; odd++) { /* of several thread blocks */
+        move[0] = {to, from + 8, room - 16 - (size_t)odd, 0};
+        CHECK_DONE(banyan_cuda_fill(queue, to, 0x5a, room));
+        CHECK_DONE(banyan_cuda_gather(queue, move, 1));
+        CHECK_DONE(banyan_cuda_copy(queue, back, to, room));
+        CHECK_DONE(banyan_cuda_wait(queue));
+        CHECK(!memcmp(back, host + 8, move[0].bytes) && back[move[0].bytes] == 0x5a);
+    }
+    CHECK_DONE(banyan_cuda_put(queue, to + 3, host, 11));
+    CHECK_DONE(banyan_cuda_copy(queue, back, to, 64));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(!memcmp(back + 3, host, 11));
+    CHECK(banyan_cuda_put(queue, to, host, 65) != NULL);
+    banyan_cuda_release(queue, 1, host);
+    banyan_cuda_release(queue, 1, back);
+    banyan_cuda_release(queue, 0, from);
+    banyan_cuda_release(queue, 0, to);
+    banyan_cuda_close(queue);
+    free(expect);
 }
 
 /* ---- passes -------------------------------------------------------------------------------- */
@@ -184,19 +261,35 @@ static __global__ void mix_kernel(uint32_t *out, const uint32_t *lo, const uint3
     for (int i = (int)threadIdx.x; i < count; i += 32) out[i] = mix(lo[i], hi[i]);
 }
 
-/* ctx: the queue, or NULL: on the host. */
-static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void combine(void *, void *out, const void *lo, const void *hi, size_t bytes)
 {
     uint32_t *const o = (uint32_t *)out;
     const uint32_t *const a = (const uint32_t *)lo, *const b = (const uint32_t *)hi;
-    const int count = (int)(bytes / sizeof *o);
-    if (!ctx) {
-        for (int i = 0; i < count; i++) o[i] = mix(a[i], b[i]);
-        return;
+    for (size_t i = 0; i < bytes / sizeof *o; i++) o[i] = mix(a[i], b[i]);
+}
+
+struct folder {
+    banyan_queue *queue;
+    void **data;
+    uint32_t *room; /* device: an item */
+};
+
+/* Headers by the kernel that folds partials; items of another sort by one here, one after another. */
+static void fold(void *ctx, const banyan_arrivals *a)
+{
+    const folder *const f = (const folder *)ctx;
+    const size_t bytes = item_words * sizeof *f->room;
+    const cuda_shape shape = {dim3(1), dim3(32), 0, (cudaStream_t)banyan_cuda_stream(f->queue),
+                              false};
+    if (a->checks) check_headers(f->queue, a->check, a->checks, a->fault);
+    for (int i = 0; i < a->folds; i++) {
+        CHECK_DONE(banyan_cuda_copy(f->queue, f->room, a->fold[i].value[0], bytes));
+        for (int v = 1; v < a->fold[i].values; v++)
+            CHECK(cuda_launch(shape, mix_kernel, f->room, f->room,
+                              (const uint32_t *)a->fold[i].value[v],
+                              (int)item_words) == cudaSuccess);
+        CHECK_DONE(banyan_cuda_copy(f->queue, f->data[a->fold[i].item], f->room, bytes));
     }
-    const cuda_shape shape = {dim3(1), dim3(32), 0,
-                              (cudaStream_t)banyan_cuda_stream((banyan_queue *)ctx), false};
-    CHECK(cuda_launch(shape, mix_kernel, o, a, b, count) == cudaSuccess);
 }
 
 typedef struct trial {
@@ -218,6 +311,7 @@ static void run_rank(banyan_comm *comm, void *arg)
     banyan_exchange *x = NULL;
     void *data[items];
     int64_t messages = 0, sent = 0;
+    folder f = {queue, data, (uint32_t *)new_device(queue, bytes)};
     uint64_t seed = (uint64_t)rank + 1;
     for (int i = 0; i < items * item_words; i++) start[i] = (uint32_t)test_random(&seed);
     for (int i = 0; i < items; i++) data[i] = place + (size_t)i * item_words * sizeof *start;
@@ -225,7 +319,8 @@ static void run_rank(banyan_comm *comm, void *arg)
     p.data = data;
     p.item_bytes = item_words * sizeof *start;
     p.combine = combine;
-    p.ctx = t->way ? queue : NULL;
+    p.fold = fold;
+    p.ctx = &f;
     CHECK(!banyan_exchange_create(t->s, rank, p.item_bytes, 7, t->way ? &memory : NULL, &x));
     for (int i = 0; i < 3; i++) {
         p.mark[0].name = "merge";
@@ -239,6 +334,7 @@ static void run_rank(banyan_comm *comm, void *arg)
     memcpy(t->result[t->way][rank], start, bytes);
     banyan_exchange_destroy(x);
     if (t->way) banyan_cuda_release(queue, 0, place);
+    banyan_cuda_release(queue, 0, f.room);
     banyan_cuda_release(queue, 1, start);
     banyan_cuda_close(queue);
 }
@@ -273,7 +369,9 @@ static void test_exchanges(int32_t ranks, const banyan_merge *merge, int all)
 
 int main()
 {
-    test_headers();
+    test_headers(0);
+    test_headers(1);
+    test_moves();
     test_passes(dim);
     test_passes(0);
     for (int i = 0; banyan_merge_row(i); i++)

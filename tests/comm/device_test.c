@@ -24,12 +24,13 @@ typedef struct trial {
     int is_together; /* items one behind the other */
     unsigned char result[ways][most_ranks][most_items * 128];
     int64_t messages[ways][most_ranks], bytes[ways][most_ranks];
-    int32_t combines[ways][most_ranks];
+    int32_t combines[ways][most_ranks], folds[ways][most_ranks];
     int way;
 } trial;
 
-static void combine_words(void *out, const void *lo, const void *hi, size_t bytes)
+static void combine_words(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
+    (void)ctx;
     for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
         uint64_t a, b;
         memcpy(&a, (const char *)lo + i, sizeof a);
@@ -40,33 +41,25 @@ static void combine_words(void *out, const void *lo, const void *hi, size_t byte
     }
 }
 
-/* What combine's ctx is. */
+/* What the ctx of combine, on the host, and of fold is. */
 typedef struct combiner {
-    stream *stream; /* NULL: at once */
-    int32_t calls;
-} combiner;
-
-typedef struct combining {
-    void *out;
-    const void *lo, *hi;
+    stream *stream;
+    void *const *data;
     size_t bytes;
-} combining;
-
-static void do_combine(void *arg)
-{
-    const combining *c = arg;
-    combine_words(c->out, c->lo, c->hi, c->bytes);
-}
+    int32_t combines, folds;
+} combiner;
 
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
+    ((combiner *)ctx)->combines++;
+    combine_words(NULL, out, lo, hi, bytes);
+}
+
+static void fold(void *ctx, const banyan_arrivals *arrivals)
+{
     combiner *c = ctx;
-    const combining one = {out, lo, hi, bytes};
-    c->calls++;
-    if (c->stream)
-        stream_push(c->stream, do_combine, &one, sizeof one);
-    else
-        do_combine((void *)&one);
+    c->folds++;
+    c->combines += stream_fold(c->stream, arrivals, c->data, c->bytes, combine_words);
 }
 
 static size_t place_of(const trial *t, int item)
@@ -81,7 +74,7 @@ static void run_rank(banyan_comm *comm, void *arg)
     unsigned char memory[most_items * (128 + gap)];
     void *data[most_items];
     stream *s = t->way == on_host ? NULL : stream_open(t->seed + (uint64_t)rank);
-    combiner c = {s, 0};
+    combiner c = {s, data, t->item_bytes, 0, 0};
     banyan_memory there = stream_memory(s, t->way == staged);
     banyan_exchange *x = NULL;
     uint64_t state = t->seed + 1000 * (uint64_t)rank;
@@ -92,6 +85,7 @@ static void run_rank(banyan_comm *comm, void *arg)
         const banyan_exchange_args p = {.data = data,
                                         .item_bytes = t->item_bytes,
                                         .combine = combine,
+                                        .fold = fold,
                                         .ctx = &c,
                                         .mark = {{"merge", i}}};
         const banyan_status status = banyan_exchange_run(
@@ -102,7 +96,8 @@ static void run_rank(banyan_comm *comm, void *arg)
     CHECK(banyan_exchange_look(x, comm) == BANYAN_OK);
     for (int i = 0; i < most_items; i++)
         memcpy(t->result[t->way][rank] + (size_t)i * t->item_bytes, data[i], t->item_bytes);
-    t->combines[t->way][rank] = c.calls;
+    t->combines[t->way][rank] = c.combines;
+    t->folds[t->way][rank] = c.folds;
     banyan_exchange_destroy(x);
     if (s) stream_close(s);
 }
@@ -121,7 +116,7 @@ static void run_everywhere(banyan_comm **comm, int32_t ranks, const banyan_sched
                       way == queued ? "queued" : "staged", (int)r, (int)ranks, (int)seed);
             CHECK(t->messages[way][r] == t->messages[0][r]);
             CHECK(t->bytes[way][r] == t->bytes[0][r]);
-            CHECK(t->combines[way][r] <= t->combines[0][r]);
+            CHECK(t->combines[way][r] == t->combines[0][r]);
         }
     free(t);
 }
@@ -169,7 +164,7 @@ static void test_merges(banyan_comm **comm, int32_t ranks, uint64_t seed)
     }
 }
 
-/* All items go from rank 1 to rank 0 together: one copy, one combine. */
+/* All items go from rank 1 to rank 0 together: one fold, wherever they lie. */
 static void test_together(banyan_comm **comm)
 {
     banyan_schedule s = {0};
@@ -177,9 +172,11 @@ static void test_together(banyan_comm **comm)
     for (int item = 0; item < most_items; item++) banyan_schedule_add(&s, 0, 1, 0, item, 1);
     *t = (trial){.s = &s, .seed = 5, .item_bytes = 64, .is_together = 1, .way = queued};
     local_run(comm, 2, run_rank, t);
-    CHECK(t->combines[queued][0] == in_a_row);
+    CHECK(t->folds[queued][0] == in_a_row && t->folds[queued][1] == 0);
+    CHECK(t->combines[queued][0] == in_a_row * most_items);
     t->is_together = 0;
     local_run(comm, 2, run_rank, t);
+    CHECK(t->folds[queued][0] == in_a_row);
     CHECK(t->combines[queued][0] == in_a_row * most_items);
     free(t);
     banyan_schedule_free(&s);
@@ -281,17 +278,18 @@ static void run_fault(banyan_comm *comm, void *arg)
     const fault_case *f = arg;
     const int rank = banyan_comm_rank(comm);
     stream *s = stream_open(1);
-    combiner c = {s, 0};
+    combiner c = {.stream = s, .bytes = 2 * sizeof(uint64_t)};
     const banyan_memory there = stream_memory(s, 0);
     banyan_exchange *x = NULL;
     banyan_schedule steps = {0};
     int64_t messages = 0, bytes = 0;
     uint64_t value[2] = {0};
     void *data[] = {value};
+    c.data = data;
     const banyan_exchange_args p = {
         .data = data,
         .item_bytes = sizeof value,
-        .combine = combine,
+        .fold = fold,
         .ctx = &c,
         .mark = {{"merge", f->merge[rank]}, {NULL, 0}, {"layer", 3}}};
     banyan_schedule_add(&steps, 4, 1, 0, 0, 1);
@@ -338,7 +336,7 @@ static void test_refusals(void)
     int64_t messages = 0, bytes = 0;
     uint64_t value = 0;
     void *data[] = {&value};
-    const banyan_exchange_args p = {.data = data, .item_bytes = 8, .combine = combine};
+    const banyan_exchange_args p = {.data = data, .item_bytes = 8, .fold = fold};
     banyan_schedule_add(&s, 0, 0, 1, 0, 1);
     stream *later = stream_open(1);
     const banyan_memory there = stream_memory(later, 1);

@@ -104,9 +104,14 @@ static banyan_status send_plain(banyan_comm *comm, size_t expected, size_t sent)
     return status;
 }
 
-static void fold(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+static void no_sum(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
     (void)ctx, (void)out, (void)lo, (void)hi, (void)bytes;
+}
+
+static void no_fold(void *ctx, const banyan_arrivals *arrivals)
+{
+    (void)ctx, (void)arrivals;
 }
 
 /* As an item, which is larger on rank 1; memory NULL: the host's. */
@@ -120,7 +125,8 @@ static banyan_status send_item(banyan_comm *comm, const banyan_memory *memory, s
     const banyan_exchange_args p = {.data = data,
                                     .item_bytes = bytes,
                                     .dtype = BANYAN_F32,
-                                    .combine = fold,
+                                    .combine = no_sum,
+                                    .fold = no_fold,
                                     .mark = {{"merge", 7}, {"layer", 3}}};
     banyan_schedule_add(&s, 0, 1, 0, 0, 1);
     banyan_schedule_sort(&s);

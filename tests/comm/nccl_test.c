@@ -36,30 +36,27 @@ static banyan_status create(banyan_comm **out)
 
 /* ---- exchanges ----------------------------------------------------------------------------- */
 
-typedef struct combining {
-    uint64_t *out;
-    const uint64_t *lo, *hi;
-    size_t count;
-} combining;
-
-static void do_combine(void *arg)
+static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
-    const combining *c = arg;
-    for (size_t i = 0; i < c->count; i++) {
-        const uint64_t a = c->lo[i] * 0x9e3779b97f4a7c15u;
-        c->out[i] =
-            (a << 23 | a >> 41) ^ (c->hi[i] + 0x94d049bb133111ebu) * 0xbf58476d1ce4e5b9u;
+    (void)ctx;
+    uint64_t *sum = out;
+    const uint64_t *low = lo, *high = hi;
+    for (size_t i = 0; i < bytes / sizeof *sum; i++) {
+        const uint64_t a = low[i] * 0x9e3779b97f4a7c15u;
+        sum[i] = (a << 23 | a >> 41) ^ (high[i] + 0x94d049bb133111ebu) * 0xbf58476d1ce4e5b9u;
     }
 }
 
-/* ctx: the stream, or NULL: at once. */
-static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
+/* Where a fold's items lie, and on which stream. */
+typedef struct folder {
+    stream *stream;
+    void *data[items];
+} folder;
+
+static void fold(void *ctx, const banyan_arrivals *arrivals)
 {
-    combining c = {out, lo, hi, bytes / sizeof(uint64_t)};
-    if (ctx)
-        stream_push(ctx, do_combine, &c, sizeof c);
-    else
-        do_combine(&c);
+    const folder *f = ctx;
+    stream_fold(f->stream, arrivals, f->data, words * sizeof(uint64_t), combine);
 }
 
 static void build(const banyan_comm *comm, const banyan_merge *merge, uint64_t seed,
@@ -85,14 +82,14 @@ static void fill(uint64_t value[items][words], uint64_t seed)
         for (int w = 0; w < words; w++) value[i][w] = test_random(&seed);
 }
 
-static banyan_exchange_args passage(void **data, uint64_t value[items][words], stream *s,
-                                    int64_t n)
+static banyan_exchange_args passage(folder *f, uint64_t value[items][words], int64_t n)
 {
-    for (int i = 0; i < items; i++) data[i] = value[i];
-    return (banyan_exchange_args){.data = data,
+    for (int i = 0; i < items; i++) f->data[i] = value[i];
+    return (banyan_exchange_args){.data = f->data,
                                   .item_bytes = words * sizeof(uint64_t),
                                   .combine = combine,
-                                  .ctx = s,
+                                  .fold = fold,
+                                  .ctx = f,
                                   .mark = {{"merge", n}}};
 }
 
@@ -101,11 +98,11 @@ static void check_merge(banyan_comm *comm, const banyan_merge *merge, uint64_t s
                         int in_graph)
 {
     static uint64_t host[items][words], device[items][words];
-    void *data[items];
     int64_t messages[2] = {0}, bytes[2] = {0};
     banyan_schedule steps = {0};
     banyan_exchange *x[2] = {NULL};
     stream *s = stream_open(seed + (uint64_t)rank);
+    folder f = {.stream = s};
     const banyan_memory there = stream_memory(s, 0);
     build(comm, merge, seed, &steps);
     fill(host, seed);
@@ -113,12 +110,12 @@ static void check_merge(banyan_comm *comm, const banyan_merge *merge, uint64_t s
     CHECK(!banyan_exchange_create(&steps, comm->rank, sizeof host[0], 9, NULL, &x[0]));
     CHECK(!banyan_exchange_create(&steps, comm->rank, sizeof host[0], 9, &there, &x[1]));
     for (int i = 0; i < times; i++) {
-        const banyan_exchange_args p = passage(data, host, NULL, i);
+        const banyan_exchange_args p = passage(&f, host, i);
         CHECK(!banyan_exchange_run(x[0], comm, &p, &messages[0], &bytes[0]));
     }
     if (in_graph) stream_begin_capture(s);
     for (int i = 0; i < (in_graph ? 1 : times); i++) {
-        const banyan_exchange_args p = passage(data, device, s, i);
+        const banyan_exchange_args p = passage(&f, device, i);
         const banyan_status status =
             banyan_exchange_run(x[1], comm, &p, &messages[1], &bytes[1]);
         CHECK_MSG(!status, "%s", banyan_error_message());

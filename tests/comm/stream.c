@@ -229,6 +229,15 @@ static const char *put(void *ctx, void *to, const void *from, size_t bytes)
     return NULL;
 }
 
+static const char *gather(void *ctx, const banyan_gathered *move, int32_t count)
+{
+    const char *failed = NULL;
+    for (int32_t i = 0; i < count && !failed; i++)
+        failed = move[i].is_put ? put(ctx, move[i].to, move[i].from, move[i].bytes)
+                                : copy(ctx, move[i].to, move[i].from, move[i].bytes);
+    return failed;
+}
+
 typedef struct comparing {
     const void *got;
     unsigned char expected[BANYAN_HEADER_BYTES];
@@ -242,15 +251,6 @@ static void do_compare(void *arg)
     memcpy(c->fault->got, c->got, sizeof c->fault->got);
     memcpy(c->fault->expected, c->expected, sizeof c->fault->expected);
     __atomic_store_n(&c->fault->is_set, 1, __ATOMIC_RELEASE);
-}
-
-static const char *compare(void *ctx, const void *got, const void *expected,
-                           banyan_fault *fault)
-{
-    comparing c = {.got = got, .fault = fault};
-    memcpy(c.expected, expected, sizeof c.expected);
-    stream_push(ctx, do_compare, &c, sizeof c);
-    return NULL;
 }
 
 static const char *wait(void *ctx)
@@ -276,7 +276,7 @@ static const banyan_memory_row stream_row = {.name = "stream",
                                              .copy = copy,
                                              .fill = fill,
                                              .put = put,
-                                             .compare = compare,
+                                             .gather = gather,
                                              .wait = wait,
                                              .is_captured = is_captured,
                                              .stream = stream_of};
@@ -284,6 +284,49 @@ static const banyan_memory_row stream_row = {.name = "stream",
 banyan_memory stream_memory(stream *s, int is_staged)
 {
     return (banyan_memory){.row = &stream_row, .own = s, .is_staged = is_staged};
+}
+
+/* ---- folds --------------------------------------------------------------------------------- */
+
+enum { MOST_VALUES = 16 };
+
+typedef struct folding {
+    void *out;
+    const void *value[MOST_VALUES];
+    int32_t values;
+    size_t bytes;
+    banyan_combine_fn combine;
+} folding;
+
+static void do_fold(void *arg)
+{
+    const folding *f = arg;
+    void *sum = memcpy(malloc(f->bytes + 1), f->value[0], f->bytes);
+    for (int32_t i = 1; i < f->values; i++) f->combine(NULL, sum, sum, f->value[i], f->bytes);
+    memcpy(f->out, sum, f->bytes);
+    free(sum);
+}
+
+int32_t stream_fold(stream *s, const banyan_arrivals *a, void *const *data, size_t bytes,
+                    banyan_combine_fn combine)
+{
+    int32_t combines = 0;
+    for (int32_t i = 0; i < a->checks; i++) {
+        comparing c = {.got = a->check[i].got, .fault = &a->fault[i]};
+        memcpy(c.expected, a->check[i].expected, sizeof c.expected);
+        stream_push(s, do_compare, &c, sizeof c);
+    }
+    for (int32_t i = 0; i < a->folds; i++) {
+        folding f = {.out = data[a->fold[i].item],
+                     .values = a->fold[i].values,
+                     .bytes = bytes,
+                     .combine = combine};
+        if (f.values > MOST_VALUES) abort();
+        memcpy(f.value, a->fold[i].value, (size_t)f.values * sizeof *f.value);
+        stream_push(s, do_fold, &f, sizeof f);
+        combines += f.values - 1;
+    }
+    return combines;
 }
 
 /* ---- events -------------------------------------------------------------------------------- */

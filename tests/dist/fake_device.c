@@ -101,11 +101,10 @@ static const char *put(void *own, void *to, const void *from, size_t bytes)
     return banyan_memory_put(&m, to, from, bytes);
 }
 
-static const char *compare(void *own, const void *got, const void *expected,
-                           banyan_fault *fault)
+static const char *gather(void *own, const banyan_gathered *move, int32_t count)
 {
     const banyan_memory m = memory_of(own);
-    return banyan_memory_compare(&m, got, expected, fault);
+    return banyan_memory_gather(&m, move, count);
 }
 
 int64_t fake_waits;
@@ -135,7 +134,7 @@ static const banyan_memory_row fake_memory = {.name = "fake",
                                               .copy = copy,
                                               .fill = fill,
                                               .put = put,
-                                              .compare = compare,
+                                              .gather = gather,
                                               .wait = wait_queue,
                                               .is_captured = is_captured,
                                               .stream = stream_of};
@@ -292,94 +291,74 @@ static const char *attend(banyan_queue *q, const banyan_batch *given)
 
 /* ---- partials ------------------------------------------------------------------------------ */
 
-typedef struct combining {
-    float *out;
-    const float *lo, *hi;
-    int32_t value_dim;
-    int64_t rows;
-} combining;
-
-static void do_combine(void *arg)
+static void do_fold(void *arg)
 {
-    const combining *c = arg;
-    banyan_partial_combine(c->out, c->lo, c->hi, c->value_dim, c->rows);
+    const banyan_fold_batch *b = arg;
+    const size_t floats = banyan_partial_floats(b->value_dim);
+    const size_t bytes = (size_t)b->rows * floats * sizeof(float);
+    float *sum = malloc(bytes + 1);
+    for (int32_t i = 0; i < b->folds; i++) {
+        const banyan_folding *f = &b->fold[i];
+        const size_t at =
+            (size_t)f->head * (size_t)b->value_dim * banyan_dtype_bytes(b->out_dtype);
+        memcpy(sum, f->value[0], bytes);
+        for (int32_t v = 1; v < f->values; v++)
+            banyan_partial_combine(sum, sum, f->value[v], b->value_dim, b->rows);
+        if (f->partial) memcpy(f->partial, sum, bytes);
+        if (f->head < 0) continue;
+        if (b->sinks) banyan_partial_sink(sum, b->sinks[f->head], b->value_dim, b->rows);
+        banyan_partial_finish(sum, b->value_dim, b->rows, (char *)b->out + at, b->out_dtype,
+                              (int64_t)b->heads * b->value_dim,
+                              b->lse ? b->lse + f->head : NULL, b->heads);
+    }
+    free(sum);
 }
 
-static const char *combine(banyan_queue *q, float *out, const float *lo, const float *hi,
-                           int32_t value_dim, int64_t rows)
+static const char *fold(banyan_queue *q, const banyan_fold_batch *given)
 {
-    const combining c = {out, lo, hi, value_dim, rows};
-    stream_push(q->stream, do_combine, &c, sizeof c);
+    banyan_fold_batch b = *given;
+    const banyan_arrivals headers = {.check = b.check, .fault = b.fault, .checks = b.checks};
+    banyan_folding *folding = keep(q, b.fold, b.folds, sizeof *b.fold);
+    for (int32_t i = 0; i < b.folds; i++)
+        folding[i].value =
+            keep(q, folding[i].value, folding[i].values, sizeof *folding[i].value);
+    b.fold = folding;
+    if (b.sinks) b.sinks = keep(q, b.sinks, b.heads, sizeof *b.sinks);
+    stream_fold(q->stream, &headers, NULL, 0, NULL);
+    stream_push(q->stream, do_fold, &b, sizeof b);
     return NULL;
 }
 
-typedef struct finishing {
+typedef struct sharing {
     float **partial, **probed;
-    const float *sinks;
     int32_t heads, value_dim;
     int64_t rows;
-    char *out;
-    banyan_dtype dtype;
-    float *lse, *mass;
-} finishing;
+    float *mass;
+} sharing;
 
-static void do_finish(void *arg)
+static void do_share(void *arg)
 {
-    finishing *f = arg;
+    const sharing *f = arg;
     const size_t floats = banyan_partial_floats(f->value_dim);
-    for (int32_t h = 0; h < f->heads; h++) {
-        if (!f->partial[h]) continue;
-        const size_t at = (size_t)h * (size_t)f->value_dim * banyan_dtype_bytes(f->dtype);
-        if (!f->mass) {
-            const size_t bytes = (size_t)f->rows * floats * sizeof(float);
-            float *own = memcpy(malloc(bytes), f->partial[h], bytes);
-            if (f->sinks) banyan_partial_sink(own, f->sinks[h], f->value_dim, f->rows);
-            banyan_partial_finish(own, f->value_dim, f->rows, f->out + at, f->dtype,
-                                  (int64_t)f->heads * f->value_dim, f->lse ? f->lse + h : NULL,
-                                  f->heads);
-            free(own);
-        }
-        for (int64_t r = 0; f->mass && r < f->rows; r++) {
+    for (int32_t h = 0; h < f->heads; h++)
+        for (int64_t r = 0; f->partial[h] && r < f->rows; r++) {
             const float *all = f->partial[h] + (size_t)r * floats + f->value_dim;
             const float *part = f->probed[h] + (size_t)r * floats + f->value_dim;
             f->mass[r * f->heads + h] =
                 part[1] > 0 ? part[1] / all[1] * expf(part[0] - all[0]) : 0;
         }
-    }
-}
-
-static const char *finish(banyan_queue *q, float *const *partial, const float *sinks,
-                          int32_t heads, int32_t value_dim, int64_t rows, void *out,
-                          banyan_dtype out_dtype, float *lse)
-{
-    const finishing f = {keep(q, partial, heads, sizeof *partial),
-                         NULL,
-                         sinks ? keep(q, sinks, heads, sizeof *sinks) : NULL,
-                         heads,
-                         value_dim,
-                         rows,
-                         out,
-                         out_dtype,
-                         lse,
-                         NULL};
-    stream_push(q->stream, do_finish, &f, sizeof f);
-    return NULL;
 }
 
 static const char *share(banyan_queue *q, float *const *partial, float *const *probed,
                          int32_t heads, int32_t value_dim, int64_t rows, float *mass)
 {
-    const finishing f = {keep(q, partial, heads, sizeof *partial),
-                         keep(q, probed, heads, sizeof *probed),
-                         NULL,
-                         heads,
-                         value_dim,
-                         rows,
-                         NULL,
-                         BANYAN_F32,
-                         NULL,
-                         mass};
-    stream_push(q->stream, do_finish, &f, sizeof f);
+    const sharing f = {keep(q, partial, heads, sizeof *partial),
+                       keep(q, probed, heads, sizeof *probed),
+                       heads,
+                       value_dim,
+                       rows,
+                       mass};
+    stream_push(q->stream, do_share, &f, sizeof f);
     return NULL;
 }
 
@@ -412,8 +391,7 @@ static const banyan_device device = {.name = "cuda",
                                      .memory = &fake_memory,
                                      .pack = pack,
                                      .attend = attend,
-                                     .combine = combine,
-                                     .finish = finish,
+                                     .fold = fold,
                                      .share = share};
 
 /* ---- rows ---------------------------------------------------------------------------------- */
