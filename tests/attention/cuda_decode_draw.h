@@ -91,7 +91,7 @@ static void draw_sizes(trial &t)
     for (size_t row = 0; row < t.v.size() / dim; row++) {
         const int64_t token = (int64_t)row / t.kv_heads;
         int power = is_narrow ? below(t, 12) - 6 : below(t, 40) - 20;
-        if (!is_narrow && token > t.at + (t.rows - 1) / 2) power += 60;
+        if (!is_narrow && token > t.at + (t.rows - 1) / 2) power += 95;
         for (size_t d = 0; d < dim; d++) t.v[row * dim + d] *= ldexpf(1, power);
     }
 }

@@ -149,7 +149,7 @@ static double compare(const trial &t, const results &r, int head, int row)
                expect.data(), &expect_lse, &b);
     b.block_tokens = BLOCK;
     b.combines = 4 + emulator_get_multiprocessors();
-    b.rounds = 1;
+    b.rounds = bound_rounds("cuda", t.shape.dtype);
     if (t.data != NORMAL || t.shape.value_in_key) b.spread = 1;
 
     const size_t at = (size_t)row * t.heads + head;

@@ -4,7 +4,7 @@
 #include "attention/cuda/record.h"
 #include "tests/test.h"
 
-enum { MOST = 64 * 256 * 2 };
+enum { MOST = 64 * 576 * 2 };
 
 /* Places as a mask of bytes; each byte is taken once. */
 static void take(unsigned char *taken, uint32_t bytes, uint32_t at, uint32_t count)
@@ -82,8 +82,25 @@ static void test_banks(void)
     }
 }
 
+/* Head dims that there are kernels for, and how large a record of each is. */
+static void test_dims(void)
+{
+    for (int32_t dim = 0; dim <= 640; dim++) {
+        CHECK_MSG(record_has_dim(dim) == (dim == 64 || dim == 96 || dim == 128), "%d", dim);
+        CHECK_MSG(record_is_wide(dim) == (dim == 256 || dim == 576), "%d", dim);
+    }
+    /* rows of 128 bytes, of 64 where those do not fit: what loads and wgmma's descriptors count on */
+    CHECK(record16_at(64, 8, 0) == 8 * 128 && record16_at(576, 8, 0) == 8 * 128 &&
+          record16_at(96, 8, 0) == 8 * 64);
+    CHECK(record16_bytes(128, 64, 0) == 64 * (128 + 64) * 2);
+    CHECK(record16_bytes(576, 512, 1) == 64 * 576 * 2);
+    CHECK(record8_k_scales(96, 64) == 64 * (96 + 64));
+}
+
 int main(void)
 {
+    test_dims();
+    test_16(576);
     for (uint32_t dim = 64; dim <= 256; dim += dim < 128 ? 32 : 128) {
         test_16(dim);
         test_8(dim);
