@@ -19,7 +19,7 @@
  * difference is that of 2n. */
 #include "comm/comm.h"
 #include "dist/plan.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -227,10 +227,7 @@ static double test_merge(const char *merge, banyan_out out)
 int main(int argc, char **argv)
 {
     const int per_host = argc > 1 ? atoi(argv[1]) : 1, by_node = argc > 2;
-    if (banyan_comm_create("mpi", NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm("mpi");
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     test_nodes(per_host, by_node);

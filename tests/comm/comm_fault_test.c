@@ -3,7 +3,7 @@
  * right words on the ranks that notice; the comm is broken from then on, destroy does not hang,
  * and the job ends with the exit code that the ranks chose: 7 when all checks passed. */
 #include "comm/comm.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -112,10 +112,7 @@ static void test_split(void)
 int main(int argc, char **argv)
 {
     const char *fault = argc > 1 ? argv[1] : "";
-    if (banyan_comm_create("mpi", NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm("mpi");
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     if (!strcmp(fault, "longer")) test_mismatch(300, 200);

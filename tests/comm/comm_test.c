@@ -3,7 +3,7 @@
  * "self"; under mpirun on any number of ranks. Every rank computes what every other one sends,
  * so each received byte is checked. */
 #include "comm/comm.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 static banyan_comm *comm;
 static int rank, size;
@@ -293,10 +293,7 @@ static void test_agree(void)
 int main(int argc, char **argv)
 {
     const int expected = argc > 1 ? atoi(argv[1]) : 1;
-    if (banyan_comm_create(NULL, NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm(NULL);
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     CHECK_MSG(size == expected, "%d ranks, expected %d", size, expected);

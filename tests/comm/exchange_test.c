@@ -7,7 +7,7 @@
  * Schedules: those of every merge over random items, and steps drawn at random, which reach corners
  * that no merge has (an item sent and received at once, several that replace, long ways round). */
 #include "comm/comm.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 enum { most_items = 12, most_words = 40, most_ranks = 16 };
 
@@ -331,10 +331,7 @@ static void test_refusals(void)
 
 int main(int argc, char **argv)
 {
-    if (banyan_comm_create(NULL, NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm(NULL);
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     CHECK(size == (argc > 1 ? atoi(argv[1]) : 1) && size <= most_ranks);

@@ -4,7 +4,7 @@
  * and where. Every case has a comm of its own, which is broken afterwards. The job ends with
  * exit code 7 when all checks passed: after a failure, MPI is not finalised. */
 #include "comm/exchange.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <unistd.h>
 
@@ -121,10 +121,7 @@ static void check_items(int32_t at)
 
 int main(void)
 {
-    if (banyan_comm_create("mpi", NULL, &world)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    world = test_comm("mpi");
     rank = banyan_comm_rank(world);
     size = banyan_comm_size(world);
     CHECK(size == 2);

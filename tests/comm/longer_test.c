@@ -7,7 +7,7 @@
  * finalised. */
 #include "comm/comm.h"
 #include "tests/comm/stream.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <sys/mman.h>
 #include <time.h>
@@ -177,10 +177,7 @@ static void check(int way, size_t expected, size_t sent, stream *device_stream)
 
 int main(void)
 {
-    if (banyan_comm_create("mpi", NULL, &world)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    world = test_comm("mpi");
     rank = banyan_comm_rank(world);
     CHECK(banyan_comm_size(world) == 2);
     stream *s = stream_open((uint64_t)rank);

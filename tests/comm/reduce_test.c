@@ -4,7 +4,7 @@
  * are not), NaN kept; and what was sent is what the price says. Prices by hand: the
  * textbook's. */
 #include "comm/reduce.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <math.h>
 
@@ -108,10 +108,7 @@ static void test_prices(void)
 
 int main(int argc, char **argv)
 {
-    if (banyan_comm_create(NULL, NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm(NULL);
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     CHECK(size == (argc > 1 ? atoi(argv[1]) : 1));

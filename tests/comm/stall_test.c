@@ -5,7 +5,7 @@
  * for itself, and the merge that did not come to its end. Some MPIs say at once that nothing
  * can be sent to a process that died. The job ends with exit code 7 when all checks passed. */
 #include "comm/comm.h"
-#include "tests/test.h"
+#include "tests/world.h"
 
 #include <signal.h>
 #include <time.h>
@@ -107,10 +107,7 @@ static void test_merges(const banyan_merge *row, int sign)
 int main(int argc, char **argv)
 {
     const char *fault = argc > 1 ? argv[1] : "";
-    if (banyan_comm_create("mpi", NULL, &comm)) {
-        fprintf(stderr, "%s\n", banyan_error_message());
-        return 99;
-    }
+    comm = test_comm("mpi");
     rank = banyan_comm_rank(comm);
     size = banyan_comm_size(comm);
     CHECK(size > victim && size <= 64);
