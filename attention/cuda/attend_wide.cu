@@ -4,7 +4,7 @@
  *
  * The vectors of a strip go in 1 tile of 16, or in 4 (decode.cu cuts strips of more than 64). q is in shared
  * memory, and so are weights; the sums o are in registers, each warp having all vectors and some of the
- * dims. A list is read in steps, half a record or (e4m3) a whole one, for each of which
+ * dims. A list is read in steps, of 32 tokens or (e4m3) a whole record, for each of which
  *
  *     scores    a warp has one tile of vectors and some of the tokens, all dims; the largest of each row goes
  *               to shared memory, where all warps find their row's
@@ -39,7 +39,7 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item 
                            const banyan_strip *strip, wide_rows<B, TILES> &rows)
 {
     typedef wide_plan<B, TILES> P;
-    const int EACH = RECORD_TOKENS / B::STEP, steps = item.count * EACH; /* steps of a record */
+    const int EACH = B::TOKENS / B::STEP, steps = item.count * EACH; /* steps of a record */
     const int lane = (int)threadIdx.x % 32;
     const uint32_t ring = shared_address(dynamic_shared()) + P::STAGES_AT;
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
@@ -166,22 +166,29 @@ template <typename B, int TILES> struct wide_instance {
 };
 
 /* use(instance) of the one for a shape whose strips have `vectors` vectors at most. */
-template <int TILES, typename Use>
+template <int HEIGHT, int TILES, typename Use>
 static cudaError_t with_tiles(const banyan_block_shape &shape, Use use)
 {
     if (shape.value_in_key)
         return shape.dtype == BANYAN_BF16
-                   ? use(wide_instance<wide16<__nv_bfloat16, 576, 512, true>, TILES>())
-                   : use(wide_instance<wide16<__half, 576, 512, true>, TILES>());
-    if (shape.dtype == BANYAN_E4M3) return use(wide_instance<wide8<256>, TILES>());
+                   ? use(wide_instance<wide16<__nv_bfloat16, 576, 512, true, HEIGHT>, TILES>())
+                   : use(wide_instance<wide16<__half, 576, 512, true, HEIGHT>, TILES>());
+    if (shape.dtype == BANYAN_E4M3) return use(wide_instance<wide8<256, HEIGHT>, TILES>());
     return shape.dtype == BANYAN_BF16
-               ? use(wide_instance<wide16<__nv_bfloat16, 256, 256, false>, TILES>())
-               : use(wide_instance<wide16<__half, 256, 256, false>, TILES>());
+               ? use(wide_instance<wide16<__nv_bfloat16, 256, 256, false, HEIGHT>, TILES>())
+               : use(wide_instance<wide16<__half, 256, 256, false, HEIGHT>, TILES>());
+}
+template <int HEIGHT, typename Use>
+static cudaError_t with_height(const banyan_block_shape &shape, int vectors, Use use)
+{
+    return vectors <= 16 ? with_tiles<HEIGHT, 1>(shape, use)
+                         : with_tiles<HEIGHT, 4>(shape, use);
 }
 template <typename Use>
 static cudaError_t with_wide(const banyan_block_shape &shape, int vectors, Use use)
 {
-    return vectors <= 16 ? with_tiles<1>(shape, use) : with_tiles<4>(shape, use);
+    return record_tokens(shape.block_tokens) == 32 ? with_height<32>(shape, vectors, use)
+                                                   : with_height<64>(shape, vectors, use);
 }
 
 const char *banyan_cuda_attend_wide(banyan_queue *queue, const banyan_batch *batch)

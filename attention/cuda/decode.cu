@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "attention/cuda/decode.h"
 
+#include "attention/cuda/record.h"
+
 #include <stdint.h>
 
 /* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read: q is
  * loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and more; and of a
  * short list a part of 4 is worth its share of the combine. */
-static const cuda_split_costs costs = {2, 4, 4};
+static const cuda_split_costs costs_of_64 = {2, 4, 4};
+
+/* Of blocks of fewer tokens there are as many more. */
+static cuda_split_costs costs_of(const banyan_block_shape *shape)
+{
+    const int32_t times = RECORD_TOKENS / (int32_t)record_tokens(shape->block_tokens);
+    return {times * costs_of_64.start, times * costs_of_64.cut, times * costs_of_64.least};
+}
 
 /* Next room of the queue's host memory, 16-byte aligned. */
 static void *take_room(char **room, size_t bytes)
@@ -245,7 +254,8 @@ static const char *prepare_launch(banyan_queue *queue, const banyan_batch *batch
                           (int)batch->strips, (long long)queue->limits.strips);
 
     for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)launch->strip[i].blocks;
-    banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers, costs, &split);
+    banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers,
+                            costs_of(&batch->shape), &split);
     const size_t slot_bytes = (size_t)split.slots * (size_t)out->call.stride *
                               banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
     if (slot_bytes > queue->scratch_bytes)

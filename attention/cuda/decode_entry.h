@@ -11,22 +11,30 @@ template <int VALUE> struct decode_number {
     enum { value = VALUE };
 };
 
-template <int DIM, typename Use>
+template <int HEIGHT, int DIM, typename Use>
 static cudaError_t decode_with_dim(banyan_dtype dtype, int vectors, Use use)
 {
     const auto with = [&](auto block) {
         return vectors <= 16 ? use(block, decode_number<1>()) : use(block, decode_number<2>());
     };
-    if (dtype == BANYAN_BF16) return with(decode16<__nv_bfloat16, DIM>());
-    return dtype == BANYAN_F16 ? with(decode16<__half, DIM>()) : with(decode8<DIM>());
+    if (dtype == BANYAN_BF16) return with(decode16<__nv_bfloat16, DIM, HEIGHT>());
+    return dtype == BANYAN_F16 ? with(decode16<__half, DIM, HEIGHT>())
+                               : with(decode8<DIM, HEIGHT>());
 }
 /* use(block, tiles): what the instance for these shapes is made of. */
+template <int HEIGHT, typename Use>
+static cudaError_t decode_with_height(const banyan_block_shape &shape, int vectors, Use use)
+{
+    if (shape.key_dim == 64) return decode_with_dim<HEIGHT, 64>(shape.dtype, vectors, use);
+    return shape.key_dim == 96 ? decode_with_dim<HEIGHT, 96>(shape.dtype, vectors, use)
+                               : decode_with_dim<HEIGHT, 128>(shape.dtype, vectors, use);
+}
 template <typename Use>
 static cudaError_t decode_with(const banyan_block_shape &shape, int vectors, Use use)
 {
-    if (shape.key_dim == 64) return decode_with_dim<64>(shape.dtype, vectors, use);
-    return shape.key_dim == 96 ? decode_with_dim<96>(shape.dtype, vectors, use)
-                               : decode_with_dim<128>(shape.dtype, vectors, use);
+    return record_tokens(shape.block_tokens) == 32
+               ? decode_with_height<32>(shape, vectors, use)
+               : decode_with_height<64>(shape, vectors, use);
 }
 
 /* prepare(block, tiles) makes an instance ready: both that may be asked for. */

@@ -4,39 +4,43 @@
  * across the ends of lists, while four or eight warps compute.
  *
  * A record of e4m3 arrives in half the time, and takes four warps as long as one of 16 bits: about as long
- * as it takes to arrive. So eight warps compute, four with one record and four with the next. */
+ * as it takes to arrive. So eight warps compute, four with one record and four with the next. Of records of
+ * 32 tokens each four warps have two. */
 #include "attention/cuda/decode_entry.h"
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/launch.h"
 
-enum { RING_BYTES = 4 * 32768 };
+enum { RING_BYTES = 4 * 32768, MOST_RING_STAGES = 16 };
 
 template <typename B, int TILES> struct warps {
     enum {
-        GROUPS = B::IS_SCALED && TILES == 1 ? 2 : 1,
-        OF_RECORD = DECODE_WARPS * TILES,
-        COMPUTE = GROUPS * OF_RECORD,
+        GROUPS = B::IS_SCALED && TILES == 1 ? 2 : 1, /* of four warps for each tile */
+        SHARES = GROUPS * B::SHARES,                 /* records that are read at a time */
+        OF_RECORD = B::WARPS * TILES,
+        COMPUTE = SHARES * OF_RECORD,
         THREADS = 32 * (COMPUTE + 1)
     };
 };
 
-/* Shared memory: barriers and notes, the stages, the warps' sums. Where there are two groups of warps the
- * stages are an even number, so that all records of a stage are of one group: the parity of a
- * barrier's phase tells only those who have waited for the phase before it, and groups do not wait for
- * each other. */
+/* Shared memory: barriers and notes, the stages, the warps' sums. Where several records are read at a time
+ * the stages are a multiple of as many, so that all records of a stage are of the same warps: the parity of a
+ * barrier's phase tells only those who have waited for the phase before it, and warps of other records do not
+ * wait for each other. */
 template <typename B> struct decode_ring {
     enum {
         RECORD = B::RECORD,
-        ROUND = B::IS_SCALED ? 2 : 1,
-        STAGES = RING_BYTES / RECORD / ROUND * ROUND,
+        ROUND = (B::IS_SCALED ? 2 : 1) * B::SHARES,
+        FIT = RING_BYTES / RECORD < MOST_RING_STAGES ? RING_BYTES / RECORD : MOST_RING_STAGES,
+        STAGES = FIT / ROUND * ROUND,
         HEAD = 1024,
         SUMS = HEAD + STAGES * RECORD
     };
 };
 /* In the first kilobyte. full: a record has arrived; empty: the other warps are done with it. */
 struct ring_head {
-    uint64_t full[16], empty[16];
-    decode_entry entry[16]; /* of each stage: whether and how its block is masked */
+    uint64_t full[MOST_RING_STAGES], empty[MOST_RING_STAGES];
+    decode_entry
+        entry[MOST_RING_STAGES]; /* of each stage: whether and how its block is masked */
 };
 
 struct ring_place {
@@ -97,8 +101,11 @@ PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, in
     const int end = before + staged(call, call.item, index).count;
     decode_rows<B> rows;
     begin_rows<B, TILES>(call, strip, rows);
-    const int GROUPS = warps<B, TILES>::GROUPS;
-    for (int i = before + (before + group_of_warp<TILES>()) % GROUPS; i < end; i += GROUPS) {
+    /* Stages belong to warps, so which of the item's records these warps have depends on how many were
+     * before them: sums are put by it, so that bits do not depend on what else these threads read. */
+    const int SHARES = warps<B, TILES>::SHARES;
+    const int share = (share_of_warp<B, TILES>() + (SHARES - 1) * before) % SHARES;
+    for (int i = before + share; i < end; i += SHARES) {
         const int stage = i % decode_ring<B>::STAGES;
         barrier_wait(shared_address(&head->full[stage]), i / decode_ring<B>::STAGES % 2);
         const decode_entry entry = head->entry[stage];
@@ -111,9 +118,10 @@ PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, in
         if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&head->empty[stage]));
     }
     before = end;
-    put_sums<B, TILES>(rows, sums);
+    put_sums<B, TILES>(rows, share, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
-    merge_sums<B::DIM, TILES, GROUPS>(call, strip, staged(call, call.item, index).slot, sums);
+    merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(
+        call, strip, staged(call, call.item, index).slot, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
 }
 
@@ -146,7 +154,7 @@ __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
 
 template <typename B, int TILES> static size_t shared_bytes()
 {
-    static_assert(sizeof(ring_head) <= decode_ring<B>::HEAD && decode_ring<B>::STAGES <= 16,
+    static_assert(sizeof(ring_head) <= decode_ring<B>::HEAD && decode_ring<B>::STAGES > 0,
                   "room");
     return (size_t)decode_ring<B>::SUMS + sums_bytes<B::DIM, TILES, warps<B, TILES>::GROUPS>();
 }

@@ -9,7 +9,11 @@
 enum { RING_BYTES = 3 * 32768 };
 
 template <typename B> struct warp_ring {
-    enum { RECORD = B::RECORD, STAGES = RING_BYTES / RECORD };
+    enum {
+        RECORD = B::RECORD,
+        STAGES = RING_BYTES / RECORD / B::SHARES * B::SHARES,
+        OWN = STAGES / B::SHARES /* of a warp: it reads one of every SHARES records */
+    };
 };
 
 /* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with them. */
@@ -17,7 +21,7 @@ template <typename B, int TILES>
 PTX_FN void bring_tokens(uint32_t to, const unsigned char *record)
 {
     const int share = tile_of_warp<TILES>() * 32 + (int)threadIdx.x % 32;
-    B::share_of(first_token_of_warp(), share, 32 * TILES,
+    B::share_of(first_token_of_warp<B>(), share, 32 * TILES,
                 [=](int at) { async_copy16(to + at, record + at); });
 }
 /* Among the warps that bring the same rows. */
@@ -33,7 +37,8 @@ template <typename B, int TILES>
 PTX_FN void read_list(const decode_call &call, const cuda_item &item, const banyan_strip *strip,
                       decode_rows<B> &rows)
 {
-    const int STAGES = warp_ring<B>::STAGES, lane = (int)threadIdx.x % 32;
+    const int STAGES = warp_ring<B>::STAGES, SHARES = B::SHARES;
+    const int lane = (int)threadIdx.x % 32, share = share_of_warp<B, TILES>();
     const uint32_t ring_at = shared_address(dynamic_shared());
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     const unsigned char *const records = (const unsigned char *)table.records;
@@ -41,22 +46,22 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
     ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
     ahead.now = ahead_entry(item, ahead.cursor, lane);
     ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
-    for (int i = 0; i < STAGES - 1; i++) {
+    for (int i = share; i < STAGES - SHARES; i += SHARES) {
         const decode_entry entry = pick(ahead, 0, i);
         if (i < item.count)
             bring_tokens<B, TILES>(ring_at + i * warp_ring<B>::RECORD,
                                    records + (int64_t)entry.record * warp_ring<B>::RECORD);
         async_commit();
     }
-    for (int i = 0; i < item.count; i++) {
-        if (i && i % 32 == 0) {
+    for (int i = share; i < item.count; i += SHARES) {
+        if (i >= 32 && i % 32 < SHARES) {
             ahead.now = ahead.next;
-            ahead.next = ahead_entry(item, ahead.cursor, i + 32 + lane);
+            ahead.next = ahead_entry(item, ahead.cursor, i - share + 32 + lane);
         }
-        async_wait<warp_ring<B>::STAGES - 2>();
+        async_wait<warp_ring<B>::OWN - 2>();
         meet<
             TILES>(); /* .. of all of them; and all are done with the stage that is filled now */
-        const int more = i + STAGES - 1;
+        const int more = i + STAGES - SHARES;
         const decode_entry coming = pick(ahead, i, more), entry = pick(ahead, i, i);
         if (more < item.count)
             bring_tokens<B, TILES>(ring_at + more % STAGES * warp_ring<B>::RECORD,
@@ -86,7 +91,7 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
         begin_rows<B, TILES>(call, strip, rows);
         read_list<B, TILES>(call, item, strip, rows);
         __syncthreads();
-        put_sums<B, TILES>(rows, sums);
+        put_sums<B, TILES>(rows, share_of_warp<B, TILES>(), sums);
         __syncthreads();
         merge_sums<B::DIM, TILES>(call, strip, item.slot, sums);
         __syncthreads();

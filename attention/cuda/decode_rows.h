@@ -3,7 +3,8 @@
  * one result. For device code.
  *
  * The vectors (head, row) of a strip are the rows of m16n8k16, in 1 or 2 tiles of 16. For each tile a
- * block's 64 tokens go to four warps, 16 each, which know nothing of each other until the list ends:
+ * block's 64 tokens go to four warps, 16 each, which know nothing of each other until the list ends (of
+ * blocks of 32 tokens, two warps have every other one):
  *
  *     scores  [16][16] = q [16][dim] k^T     dim / 16 steps, two fragments of 8 tokens
  *     weights [16][16] = 2^(score - m)       in registers; a score fragment is an operand of the next
@@ -77,20 +78,22 @@ template <typename B> struct decode_rows {
     float m[2], l[2];
     int32_t row[2]; /* of the batch */
 };
-/* Of each four warps, warp w % 4 has its 16 tokens of a record. With two tiles warps 0 - 3 have the first 16
- * vectors, 4 - 7 the others. With two groups (decode_hopper.cu) the next warps have every other
- * record. */
+/* Of each four warps, warp w % 4 has its 16 tokens of a record, or of one of two. With two tiles warps 0 - 3
+ * have the first 16 vectors, 4 - 7 the others. With two groups (decode_hopper.cu) the next warps have every
+ * other record. */
 template <int TILES> PTX_FN int tile_of_warp()
 {
     return (int)(threadIdx.x / 32 / DECODE_WARPS % TILES);
 }
-template <int TILES> PTX_FN int group_of_warp()
+/* Warps with the same number read the same records, one of every SHARES times as many as there are groups. */
+template <typename B, int TILES> PTX_FN int share_of_warp()
 {
-    return (int)(threadIdx.x / 32 / DECODE_WARPS / TILES);
+    return (int)(threadIdx.x / 32 / DECODE_WARPS / TILES) * B::SHARES +
+           (int)(threadIdx.x / 32 % DECODE_WARPS) / B::WARPS;
 }
-PTX_FN int first_token_of_warp()
+template <typename B> PTX_FN int first_token_of_warp()
 {
-    return (int)(threadIdx.x / 32 % DECODE_WARPS) * 16;
+    return (int)(threadIdx.x / 32 % B::WARPS) * 16;
 }
 
 /* Numbers d, d + 1 of a vector, times `factor`. */
@@ -148,22 +151,23 @@ PTX_FN void begin_rows(const decode_call &call, const banyan_strip *strip, decod
 struct decode_sight {
     int first, last, sink, recent;
 };
+template <int TOKENS>
 PTX_FN decode_sight sight_of(const decode_call &call, const banyan_strip *strip,
                              const decode_entry &entry, int32_t row)
 {
     const banyan_batch_part part = staged(call, call.part, strip->part);
     const int64_t token = part.at + (row - part.first_row);
-    const int64_t base = (int64_t)entry.block * RECORD_TOKENS;
+    const int64_t base = (int64_t)entry.block * TOKENS;
     decode_sight sight;
     const int64_t end = token < part.end_token - 1 ? token : part.end_token - 1;
-    sight.first = clamp(part.first_token - base, 0, 64);
-    sight.last = clamp(end - base, -1, 63);
-    sight.sink = 64;
+    sight.first = clamp(part.first_token - base, 0, TOKENS);
+    sight.last = clamp(end - base, -1, TOKENS - 1);
+    sight.sink = TOKENS;
     sight.recent = -1;
     if (entry.masked == 2) {
         const banyan_edge *const edge = &staged(call, call.edge, strip->edge);
-        sight.sink = clamp(edge->sink_end - base, 0, 64);
-        sight.recent = clamp(token - edge->window - base, -1, 64);
+        sight.sink = clamp(edge->sink_end - base, 0, TOKENS);
+        sight.recent = clamp(token - edge->window - base, -1, TOKENS);
     }
     return sight;
 }
@@ -216,21 +220,22 @@ template <int DIM> PTX_FN void shrink_values(float (&o)[DIM / 8][4], const float
         for (int i = 0; i < 4; i++) o[n][i] *= shrink[i / 2];
 }
 
-template <int DIM>
-PTX_FN void scale_scores(decode8<DIM>, float (&s)[2][4], uint32_t record, int first, int lane)
+template <int DIM, int HEIGHT>
+PTX_FN void scale_scores(decode8<DIM, HEIGHT>, float (&s)[2][4], uint32_t record, int first,
+                         int lane)
 {
     float scale[4];
-    decode8<DIM>::scales(scale, record, false, first, lane);
+    decode8<DIM, HEIGHT>::scales(scale, record, false, first, lane);
     for (int i = 0; i < 8; i++) s[i / 4][i % 4] *= scale[i / 4 * 2 + i % 2];
 }
 /* Weights of row r take the scales of their values, and the row's unit grows with them; returns by what o
  * shrinks for that. A token that is not seen (or weighs nothing) has no say, whatever its scale is. */
-template <int DIM>
-PTX_FN float scale_weights(decode8<DIM>, float (&s)[2][4], int r, float &unit, uint32_t record,
-                           int first, int lane)
+template <int DIM, int HEIGHT>
+PTX_FN float scale_weights(decode8<DIM, HEIGHT>, float (&s)[2][4], int r, float &unit,
+                           uint32_t record, int first, int lane)
 {
     float scale[4], most = 0;
-    decode8<DIM>::scales(scale, record, true, first, lane);
+    decode8<DIM, HEIGHT>::scales(scale, record, true, first, lane);
     for (int i = 0; i < 4; i++)
         if (s[i / 2][2 * r + i % 2] != 0) most = fmaxf(most, scale[i]);
     const float larger = fmaxf(unit, power_below(quad_max(most))),
@@ -243,12 +248,13 @@ PTX_FN float scale_weights(decode8<DIM>, float (&s)[2][4], int r, float &unit, u
     unit = larger;
     return shrink;
 }
-template <typename T, int DIM>
-PTX_FN void scale_scores(decode16<T, DIM>, float (&)[2][4], uint32_t, int, int)
+template <typename T, int DIM, int HEIGHT>
+PTX_FN void scale_scores(decode16<T, DIM, HEIGHT>, float (&)[2][4], uint32_t, int, int)
 {
 }
-template <typename T, int DIM>
-PTX_FN float scale_weights(decode16<T, DIM>, float (&)[2][4], int, float &, uint32_t, int, int)
+template <typename T, int DIM, int HEIGHT>
+PTX_FN float scale_weights(decode16<T, DIM, HEIGHT>, float (&)[2][4], int, float &, uint32_t,
+                           int, int)
 {
     return 1;
 }
@@ -259,14 +265,14 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
                        const decode_entry &entry, uint32_t record)
 {
     typedef typename B::number T;
-    const int lane = (int)(threadIdx.x % 32), first = first_token_of_warp();
+    const int lane = (int)(threadIdx.x % 32), first = first_token_of_warp<B>();
     float s[2][4] = {}, shrink[2];
     B::scores(s, rows.q, record, first, lane);
     scale_scores(B(), s, record, first, lane);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         decode_sight sight = {};
-        if (MASKED) sight = sight_of(call, strip, entry, rows.row[r]);
+        if (MASKED) sight = sight_of<B::TOKENS>(call, strip, entry, rows.row[r]);
         shrink[r] = weigh_tile<MASKED>(s, r, divides_q(T()) ? rows.c[r] : call.scale, rows.m[r],
                                        rows.l[r], sight, first + lane % 4 * 2, B::shift());
         shrink[r] *= scale_weights(B(), s, r, rows.unit[r], record, first, lane);
@@ -286,12 +292,13 @@ template <int DIM, int TILES, int GROUPS = 1> PTX_FN constexpr int sums_bytes()
     return GROUPS * DECODE_WARPS * 16 * TILES * (DIM + 8) * (int)sizeof(float);
 }
 
-template <typename B, int TILES> PTX_FN void put_sums(const decode_rows<B> &rows, float *sums)
+/* share: which of the item's records the warp has read, counted from its first. */
+template <typename B, int TILES>
+PTX_FN void put_sums(const decode_rows<B> &rows, int share, float *sums)
 {
     const int DIM = B::DIM;
     const int lane = (int)(threadIdx.x % 32);
-    const int warp =
-        group_of_warp<TILES>() * DECODE_WARPS + (int)(threadIdx.x / 32 % DECODE_WARPS);
+    const int warp = share * B::WARPS + (int)(threadIdx.x / 32 % B::WARPS);
     const float shift = exp2_fast(-B::shift());
 #pragma unroll
     for (int r = 0; r < 2; r++) {

@@ -32,14 +32,18 @@ PTX_FN bool divides_q(__half)
     return true;
 }
 
-template <typename T, int DIMS> struct decode16 {
+/* HEIGHT: tokens of a record. */
+template <typename T, int DIMS, int HEIGHT> struct decode16 {
     typedef T number;
     enum {
         DIM = DIMS,
-        TILE = RECORD_TOKENS * DIM * 2,
+        TOKENS = HEIGHT,
+        TILE = TOKENS * DIM * 2,
         RECORD = 2 * TILE,
         ROW = RECORD16_ROW(DIM),
-        IS_SCALED = 0
+        IS_SCALED = 0,
+        WARPS = TOKENS / 16,            /* that a record needs for each tile of vectors */
+        SHARES = RECORD_TOKENS / TOKENS /* records that four warps read at a time */
     };
 
     static __device__ __forceinline__ float shift()
@@ -59,7 +63,7 @@ template <typename T, int DIMS> struct decode16 {
 #pragma unroll
         for (int step = 0; step < DIM / 16; step++) {
             uint32_t b[4];
-            ldmatrix4(b, record + record16_at(DIM, token, step * 16 + d));
+            ldmatrix4(b, record + record16_at(TOKENS, DIM, token, step * 16 + d));
             mma(s[0], q[step], b[0], b[1], T());
             mma(s[1], q[step], b[2], b[3], T());
         }
@@ -71,7 +75,8 @@ template <typename T, int DIMS> struct decode16 {
 #pragma unroll
         for (int step = 0; step < DIM / 16; step++) {
             uint32_t b[4];
-            ldmatrix4_transposed(b, record + TILE + record16_at(DIM, token, step * 16 + d));
+            ldmatrix4_transposed(b, record + TILE +
+                                        record16_at(TOKENS, DIM, token, step * 16 + d));
             mma(o[2 * step], p, b[0], b[1], T());
             mma(o[2 * step + 1], p, b[2], b[3], T());
         }
@@ -81,22 +86,25 @@ template <typename T, int DIMS> struct decode16 {
     static __device__ __forceinline__ void share_of(int first, int share, int shares, Copy copy)
     {
 #pragma unroll
-        for (int panel = 0; panel < RECORD / (RECORD_TOKENS * ROW); panel++) {
-            const int begin = (panel * RECORD_TOKENS + first) * ROW;
+        for (int panel = 0; panel < RECORD / (TOKENS * ROW); panel++) {
+            const int begin = (panel * TOKENS + first) * ROW;
 #pragma unroll
             for (int i = 0; i < ROW / shares; i++) copy(begin + (i * shares + share) * 16);
         }
     }
 };
 
-template <int DIMS> struct decode8 {
+template <int DIMS, int HEIGHT> struct decode8 {
     typedef __half number;
     enum {
         DIM = DIMS,
-        TILE = RECORD_TOKENS * DIM,
-        RECORD = 2 * TILE + 2 * RECORD_TOKENS * 4,
+        TOKENS = HEIGHT,
+        TILE = TOKENS * DIM,
+        RECORD = 2 * TILE + 2 * TOKENS * 4,
         ROW = RECORD8_ROW(DIM),
-        IS_SCALED = 1
+        IS_SCALED = 1,
+        WARPS = TOKENS / 16,
+        SHARES = RECORD_TOKENS / TOKENS
     };
 
     static __device__ __forceinline__ float shift()
@@ -123,7 +131,7 @@ template <int DIMS> struct decode8 {
 #pragma unroll
         for (int step = 0; step < DIM / 16; step += 2) {
             uint32_t b[4];
-            ldmatrix4(b, record + record8_k_at(DIM, token, step * 16 + d));
+            ldmatrix4(b, record + record8_k_at(TOKENS, DIM, token, step * 16 + d));
             product(s[0], q[step], b[0]);
             product(s[1], q[step], b[1]);
             product(odd[0], q[step + 1], b[2]);
@@ -138,7 +146,7 @@ template <int DIMS> struct decode8 {
 #pragma unroll
         for (int d = 0; d < DIM; d += 32) {
             uint32_t b[4];
-            ldmatrix4(b, record + TILE + record_swizzle64(d + lane, first));
+            ldmatrix4(b, record + TILE + record8_v_at(TOKENS, first, d + lane));
 #pragma unroll
             for (int i = 0; i < 4; i++) product(o[d / 8 + i], p, b[i]);
         }
@@ -148,7 +156,7 @@ template <int DIMS> struct decode8 {
                                                   bool of_values, int first, int lane)
     {
         const uint32_t at =
-            record + record8_k_scales(DIM, DIM) + (of_values ? RECORD_TOKENS * 4 : 0);
+            record + record8_k_scales(TOKENS, DIM, DIM) + (of_values ? TOKENS * 4 : 0);
         for (int i = 0; i < 4; i++)
             x[i] = __uint_as_float(
                 shared_load(at + (first + lane % 4 * 2 + i % 2 + i / 2 * 8) * 4));
@@ -161,11 +169,10 @@ template <int DIMS> struct decode8 {
             const int n = i * shares + share;
             if (n >= DIM) break;
             const int panel = ROW == DIM ? 0 : n / ROW;
-            copy((panel * RECORD_TOKENS + first) * ROW + (n - panel * ROW) * 16);
-            copy(TILE + (int)record_swizzle64(n, first));
+            copy((panel * TOKENS + first) * ROW + (n - panel * ROW) * 16);
+            copy(TILE + (int)record8_v_at(TOKENS, first, n));
         }
-        if (share < 8)
-            copy(2 * TILE + share / 4 * RECORD_TOKENS * 4 + first * 4 + share % 4 * 16);
+        if (share < 8) copy(2 * TILE + share / 4 * TOKENS * 4 + first * 4 + share % 4 * 16);
     }
 };
 

@@ -8,8 +8,8 @@
  *                       warpgroups 1, 2: the two subtiles of an item
  *
  *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64 dims), of
- *                       each block 64 rows of 128 bytes, as they lie in the records
- *     V [stage]         the V tiles of both records, one after the other: MN-major
+ *                       each block 64 rows of 128 bytes, as they lie in the records (or four of 32 rows)
+ *     V [stage]         the V tiles of all records, one after the other: MN-major
  *     q [2]             of this item and the next: for each subtile 64 rows, panel by panel
  *     work [2]          the items themselves
  *     step [stage]      which blocks are in a stage of K
@@ -45,7 +45,8 @@ struct hopper_entry {
 };
 
 struct hopper_step {
-    int32_t block[CUDA_STEP], how; /* how: of the first block, of the second << CUDA_HOW_BITS */
+    uint32_t record[CUDA_MOST_STEP];
+    int32_t block[CUDA_MOST_STEP], how; /* how: of block i, << i * CUDA_HOW_BITS */
 };
 
 struct hopper_params {
@@ -67,12 +68,12 @@ struct hopper_params {
 template <int DIM> struct hopper_layout {
     static const int STAGES = DIM == 64 ? 4 : 2;
     static const int TILE =
-        DIM / 64 * RECORD_PANEL_BYTES; /* K or V of a record; q of a subtile */
-    static const int STAGE = CUDA_STEP * TILE, PANEL = CUDA_STEP * RECORD_PANEL_BYTES;
+        DIM / 64 * RECORD_PANEL_BYTES; /* K or V of 64 keys; q of a subtile */
+    static const int STAGE = CUDA_STEP_KEYS / 64 * TILE, PANEL = CUDA_STEP_KEYS * RECORD_ROW;
     static const int K = 0, V = STAGES * STAGE, Q = 2 * STAGES * STAGE;
     static const int Q_BYTES = CUDA_SUBTILES * TILE;
     static const int WORK = Q + HOPPER_Q * Q_BYTES, WORK_BYTES = 128;
-    static const int STEP = WORK + HOPPER_Q * WORK_BYTES, STEP_BYTES = 16;
+    static const int STEP = WORK + HOPPER_Q * WORK_BYTES, STEP_BYTES = 48;
     static const int LIST = STEP + STAGES * STEP_BYTES;
     static const int LIST_BYTES = HOPPER_ENTRIES * (int)sizeof(hopper_entry);
     static const int K_FULL = LIST + HOPPER_LISTS * LIST_BYTES, K_EMPTY = K_FULL + 8 * STAGES;

@@ -31,7 +31,8 @@ PTX_FN int steps_of(const cuda_work &work)
 }
 
 /* The entries of all items, 32 at a time. */
-template <int DIM> PTX_FN void list_items(const hopper_params &params, unsigned char *shared)
+template <int DIM, int HEIGHT>
+PTX_FN void list_items(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
@@ -42,8 +43,8 @@ template <int DIM> PTX_FN void list_items(const hopper_params &params, unsigned 
             *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
         barrier_wait(address + at::WORK_FULL + 8 * turn.place, turn.parity);
         if (work.spans < 0) return;
-        const int begin = CUDA_STEP * work.first_step;
-        const int end = begin + CUDA_STEP * steps_of(work);
+        const int begin = CUDA_STEP(HEIGHT) * work.first_step;
+        const int end = begin + CUDA_STEP(HEIGHT) * steps_of(work);
         for (int from = begin; from < end; from += HOPPER_ENTRIES, ring_next(ring)) {
             const int mine = from + lane < end ? from + lane : end - 1;
             barrier_wait(address + at::LIST_EMPTY + 8 * ring.place, ring.parity ^ 1);
@@ -59,39 +60,45 @@ template <int DIM> PTX_FN void list_items(const hopper_params &params, unsigned 
 
 /* ---- K and V: one thread ----------------------------------------------------------------------- */
 
-/* A step's two records, of which V may not be asked for yet. */
-struct hopper_records {
-    const char *first, *second;
-};
+/* What a step is, in its stage of K: until V is asked for as well, only this thread knows its records. */
+template <int DIM> PTX_FN hopper_step *step_at(unsigned char *shared, int stage)
+{
+    typedef hopper_layout<DIM> at;
+    return (hopper_step *)(shared + at::STEP + stage * at::STEP_BYTES);
+}
 
-template <int DIM>
-PTX_FN void load_k(const hopper_records &records, uint32_t shared,
+template <int DIM, int HEIGHT>
+PTX_FN void load_k(const char *table, const hopper_step &step, uint32_t shared,
                    hopper_ring<hopper_layout<DIM>::STAGES> &ring)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t k = shared + at::K + ring.place * at::STAGE;
     const uint32_t full = shared + at::K_FULL + 8 * ring.place;
+    const int bytes = HEIGHT * RECORD_ROW;
     barrier_expect(full, at::STAGE);
 #pragma unroll
-    for (int panel = 0; panel < DIM / 64; panel++) {
-        const uint32_t to = k + panel * at::PANEL, from = panel * RECORD_PANEL_BYTES;
-        bulk_load(to, records.first + from, RECORD_PANEL_BYTES, full);
-        bulk_load(to + RECORD_PANEL_BYTES, records.second + from, RECORD_PANEL_BYTES, full);
+    for (int i = 0; i < CUDA_STEP(HEIGHT); i++) {
+        const char *const record = table + (size_t)step.record[i] * (4 * HEIGHT * DIM);
+#pragma unroll
+        for (int panel = 0; panel < DIM / 64; panel++)
+            bulk_load(k + panel * at::PANEL + i * bytes, record + panel * bytes, bytes, full);
     }
     ring_next(ring);
 }
 
-template <int DIM>
-PTX_FN void load_v(const hopper_records &records, uint32_t shared,
+template <int DIM, int HEIGHT>
+PTX_FN void load_v(const char *table, const hopper_step &step, uint32_t shared,
                    hopper_ring<hopper_layout<DIM>::STAGES> &ring)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t v = shared + at::V + ring.place * at::STAGE;
     const uint32_t full = shared + at::V_FULL + 8 * ring.place;
+    const int tile = 2 * HEIGHT * DIM;
     barrier_wait(shared + at::V_EMPTY + 8 * ring.place, ring.parity ^ 1);
     barrier_expect(full, at::STAGE);
-    bulk_load(v, records.first + at::TILE, at::TILE, full);
-    bulk_load(v + at::TILE, records.second + at::TILE, at::TILE, full);
+#pragma unroll
+    for (int i = 0; i < CUDA_STEP(HEIGHT); i++)
+        bulk_load(v + i * tile, table + (size_t)step.record[i] * (2 * tile) + tile, tile, full);
     ring_next(ring);
 }
 
@@ -104,38 +111,48 @@ template <int DIM> struct hopper_loader {
 };
 
 /* K of a step is asked for before V of the step ahead of it: its stage is free earlier, by one product. */
-template <int DIM>
+template <int DIM, int HEIGHT>
 PTX_FN void load_steps(const char *table, int steps, hopper_loader<DIM> &loader)
 {
     typedef hopper_layout<DIM> at;
-    const int each = HOPPER_ENTRIES / CUDA_STEP;
-    hopper_records before = {NULL, NULL};
+    const int entries = CUDA_STEP(HEIGHT), each = HOPPER_ENTRIES / entries;
+    int before = 0;
     for (int i = 0; i < steps; i++) {
         const uint32_t list = loader.address + 8 * loader.list.place;
         if (i % each == 0) barrier_wait(list + at::LIST_FULL, loader.list.parity);
         const hopper_entry *const entry =
             (const hopper_entry *)(loader.shared + at::LIST +
                                    loader.list.place * at::LIST_BYTES) +
-            CUDA_STEP * (i % each);
-        const hopper_entry first = entry[0], second = entry[1];
-        const hopper_records now = {table + (size_t)first.record * (2 * at::TILE),
-                                    table + (size_t)second.record * (2 * at::TILE)};
+            entries * (i % each);
+        hopper_step now = {};
+#pragma unroll
+        for (int j = 0; j < entries; j++) {
+            const hopper_entry one = entry[j];
+            now.record[j] = one.record;
+            now.block[j] = one.block;
+            now.how |= one.how << j * CUDA_HOW_BITS;
+        }
         if (i % each == each - 1 || i == steps - 1) {
             barrier_arrive(list + at::LIST_EMPTY);
             ring_next(loader.list);
         }
-        barrier_wait(loader.address + at::K_EMPTY + 8 * loader.k.place, loader.k.parity ^ 1);
-        *(hopper_step *)(loader.shared + at::STEP + loader.k.place * at::STEP_BYTES) = {
-            {first.block, second.block}, first.how | second.how << CUDA_HOW_BITS};
-        load_k<DIM>(now, loader.address, loader.k);
-        if (i) load_v<DIM>(before, loader.address, loader.v);
-        before = now;
+        const int stage = loader.k.place;
+        barrier_wait(loader.address + at::K_EMPTY + 8 * stage, loader.k.parity ^ 1);
+        *step_at<DIM>(loader.shared, stage) = now;
+        load_k<DIM, HEIGHT>(table, now, loader.address, loader.k);
+        if (i)
+            load_v<DIM, HEIGHT>(table, *step_at<DIM>(loader.shared, before), loader.address,
+                                loader.v);
+        before = stage;
     }
-    if (steps) load_v<DIM>(before, loader.address, loader.v);
+    if (steps)
+        load_v<DIM, HEIGHT>(table, *step_at<DIM>(loader.shared, before), loader.address,
+                            loader.v);
 }
 
 /* The steps of all items, one after the other. */
-template <int DIM> PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
+template <int DIM, int HEIGHT>
+PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     hopper_loader<DIM> loader = {shared, shared_address(shared), {0, 0}, {0, 0}, {0, 0}};
@@ -146,7 +163,8 @@ template <int DIM> PTX_FN void load_items(const hopper_params &params, unsigned 
         if (work.spans < 0) return;
         const int steps = steps_of(work);
         if (steps)
-            load_steps<DIM>((const char *)params.table[work.table].records, steps, loader);
+            load_steps<DIM, HEIGHT>((const char *)params.table[work.table].records, steps,
+                                    loader);
         barrier_arrive(loader.address + at::Q_EMPTY + 8 * turn.place);
     }
 }
@@ -252,7 +270,8 @@ PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, ui
             const int vector = i * (32 / chunks) + lane / chunks;
             const int64_t at = __shfl_sync(~0u, mine, vector);
             const uint32_t to =
-                tile + record16_at(DIM, (uint32_t)(begin + vector), 8 * (uint32_t)chunk);
+                tile + record16_at(RECORD_TOKENS, DIM, (uint32_t)(begin + vector),
+                                   8 * (uint32_t)chunk);
             uint32_t x[4] = {0, 0, 0, 0};
             if (at >= 0 && is_copied) {
                 async_copy16(to, (const T *)params.q + at + 8 * chunk);

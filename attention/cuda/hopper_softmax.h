@@ -27,11 +27,13 @@ PTX_FN uint64_t bits_below(int64_t n)
     return n <= 0 ? 0 : n >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1;
 }
 
-/* Bit i: the row at token `row` sees token i of a block. masked: as in banyan_span, 1 or 2. */
+/* Bit i: the row at token `row` sees token i of a block, of HEIGHT tokens. masked: as in banyan_span, 1 or
+ * 2. */
+template <int HEIGHT>
 PTX_FN uint64_t seen_tokens(const hopper_params &params, const cuda_subtile &subtile,
                             int64_t row, int32_t block, int masked)
 {
-    const int64_t first = (int64_t)block * RECORD_TOKENS;
+    const int64_t first = (int64_t)block * HEIGHT;
     const int64_t end = row + 1 < params.end_token ? row + 1 : params.end_token;
     const uint64_t range = bits_below(end - first) & ~bits_below(params.first_token - first);
     if (masked < 2) return range;
@@ -39,32 +41,35 @@ PTX_FN uint64_t seen_tokens(const hopper_params &params, const cuda_subtile &sub
                     ~bits_below(row + 1 - subtile.window - first));
 }
 
-/* Half of a step's scores, those of one block. seen[r]: of row l / 4 + 8 r. */
-template <int HALF> PTX_FN void mask_scores(float (&s)[64], const uint64_t (&seen)[2])
+/* A step's scores of its block number `place`. seen[r]: of row l / 4 + 8 r. */
+template <int HEIGHT>
+PTX_FN void mask_scores(float (&s)[64], int place, const uint64_t (&seen)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t mine = seen[r] >> 2 * (threadIdx.x % 4);
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < HEIGHT / 8; j++)
 #pragma unroll
             for (int e = 0; e < 2; e++)
-                if (!(mine >> (8 * j + e) & 1)) s[32 * HALF + 4 * j + 2 * r + e] = -INFINITY;
+                if (!(mine >> (8 * j + e) & 1))
+                    s[HEIGHT / 2 * place + 4 * j + 2 * r + e] = -INFINITY;
     }
 }
 
 /* how: of this block, for this subtile; row: tokens of the thread's rows. */
-template <int HALF>
-PTX_FN void mask_half(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
-                      const int64_t (&row)[2], int32_t block, int how)
+template <int HEIGHT>
+PTX_FN void mask_block(float (&s)[64], int place, const hopper_params &params,
+                       const cuda_subtile &subtile, const int64_t (&row)[2], int32_t block,
+                       int how)
 {
     uint64_t seen[2] = {0, 0};
     if (!(how & (CUDA_MASK | CUDA_NOTHING))) return;
     if (!(how & CUDA_NOTHING))
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            seen[r] = seen_tokens(params, subtile, row[r], block, how & CUDA_MASK);
-    mask_scores<HALF>(s, seen);
+            seen[r] = seen_tokens<HEIGHT>(params, subtile, row[r], block, how & CUDA_MASK);
+    mask_scores<HEIGHT>(s, place, seen);
 }
 
 /* What a span's `how` says of subtile `index`. */
@@ -72,12 +77,14 @@ PTX_FN int subtile_sight(int how, int index)
 {
     return (how >> index * CUDA_MASK_BITS & CUDA_MASK) | (how & CUDA_NOTHING);
 }
+template <int HEIGHT>
 PTX_FN void mask_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
                       int index, const int64_t (&row)[2], const hopper_step &step)
 {
-    mask_half<0>(s, params, subtile, row, step.block[0], subtile_sight(step.how, index));
-    mask_half<1>(s, params, subtile, row, step.block[1],
-                 subtile_sight(step.how >> CUDA_HOW_BITS, index));
+#pragma unroll
+    for (int i = 0; i < CUDA_STEP(HEIGHT); i++)
+        mask_block<HEIGHT>(s, i, params, subtile, row, step.block[i],
+                           subtile_sight(step.how >> i * CUDA_HOW_BITS, index));
 }
 
 /* ---- exponentials ---------------------------------------------------------------------------- */

@@ -28,6 +28,7 @@ struct rows_of {
     int64_t stride;   /* numbers from one row to the next */
     banyan_dtype dtype;
     int dim, first, end;
+    int tokens; /* of the record */
     bool is_fresh;
 };
 
@@ -68,11 +69,12 @@ template <typename T>
 static __device__ void pack_tile16(const rows_of &rows, unsigned char *tile, bool is_same)
 {
     const int chunks = rows.dim / 8;
-    for (int i = (int)threadIdx.x; i < RECORD_TOKENS * chunks; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < rows.tokens * chunks; i += THREADS) {
         const int token = i / chunks, d = i % chunks * 8;
         if (stays(rows, token)) continue;
         uint4 *const to =
-            (uint4 *)(tile + record16_at((uint32_t)rows.dim, (uint32_t)token, (uint32_t)d));
+            (uint4 *)(tile + record16_at((uint32_t)rows.tokens, (uint32_t)rows.dim,
+                                         (uint32_t)token, (uint32_t)d));
         *to = is_written(rows, token)
                   ? eight_numbers<T>(rows, number_at(rows, token, d), is_same)
                   : make_uint4(0, 0, 0, 0);
@@ -86,7 +88,7 @@ static __device__ void quantise(const rows_of &rows, unsigned char *bytes, float
 {
     enum { PAIRS = 4 }; /* of numbers, a lane: d, d + 1 for d = 2 lane, 2 lane + 64, .. */
     const int lane = (int)threadIdx.x % 32;
-    for (int token = (int)threadIdx.x / 32; token < RECORD_TOKENS; token += WARPS) {
+    for (int token = (int)threadIdx.x / 32; token < rows.tokens; token += WARPS) {
         if (stays(rows, token)) continue;
         float x[2 * PAIRS] = {}, largest = 0, poison = 0;
         if (is_written(rows, token))
@@ -123,10 +125,11 @@ static __device__ void store_k8(const rows_of &rows, const unsigned char *bytes,
                                 unsigned char *tile)
 {
     const int chunks = rows.dim / 16;
-    for (int i = (int)threadIdx.x; i < RECORD_TOKENS * chunks; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < rows.tokens * chunks; i += THREADS) {
         const int token = i / chunks, d = i % chunks * 16;
         if (stays(rows, token)) continue;
-        *(uint4 *)(tile + record8_k_at((uint32_t)rows.dim, (uint32_t)token, (uint32_t)d)) =
+        *(uint4 *)(tile + record8_k_at((uint32_t)rows.tokens, (uint32_t)rows.dim,
+                                       (uint32_t)token, (uint32_t)d)) =
             *(const uint4 *)(bytes + token * rows.dim + d);
     }
 }
@@ -134,21 +137,23 @@ static __device__ void store_k8(const rows_of &rows, const unsigned char *bytes,
 static __device__ void store_v8(const rows_of &rows, const unsigned char *bytes,
                                 unsigned char *tile)
 {
-    for (int i = (int)threadIdx.x; i < RECORD_TOKENS / 16 * rows.dim; i += THREADS) {
+    const uint32_t tokens = (uint32_t)rows.tokens;
+    for (int i = (int)threadIdx.x; i < rows.tokens / 16 * rows.dim; i += THREADS) {
         const int d = i % rows.dim, token = i / rows.dim * 16;
         if (!stays(rows, token)) { /* then no later one does */
             uint32_t words[4] = {0, 0, 0, 0};
             for (int t = 0; t < 16; t++) {
-                const uint32_t place = record8_v_at((uint32_t)t, 0);
+                const uint32_t place = record8_v_at(tokens, (uint32_t)t, 0);
                 words[place / 4] |= (uint32_t)bytes[(token + t) * rows.dim + d]
                                     << place % 4 * 8;
             }
-            *(uint4 *)(tile + record8_v_at((uint32_t)token, (uint32_t)d)) =
+            *(uint4 *)(tile + record8_v_at(tokens, (uint32_t)token, (uint32_t)d)) =
                 make_uint4(words[0], words[1], words[2], words[3]);
         } else {
             for (int t = token; t < token + 16; t++)
                 if (!stays(rows, t))
-                    tile[record8_v_at((uint32_t)t, (uint32_t)d)] = bytes[t * rows.dim + d];
+                    tile[record8_v_at(tokens, (uint32_t)t, (uint32_t)d)] =
+                        bytes[t * rows.dim + d];
         }
     }
 }
@@ -159,7 +164,7 @@ struct pack_arguments {
     const banyan_packing *packing;
     const void *k, *v;
     banyan_dtype in_dtype, dtype;
-    int kv_heads, key_dim, value_dim;
+    int kv_heads, key_dim, value_dim, tokens;
     cuda_carried carried;
 };
 
@@ -176,6 +181,8 @@ static __global__ void __launch_bounds__(THREADS)
     rows.first = packing.first;
     rows.end = packing.first + packing.rows;
     rows.is_fresh = packing.fresh != 0;
+    rows.tokens = a.tokens;
+    const uint32_t tokens = (uint32_t)a.tokens;
     const int64_t at = packing.row * rows.stride + (int64_t)packing.kv_head * rows.dim;
     rows.from = (const char *)(is_v ? a.v : a.k) + at * (a.in_dtype == BANYAN_F32 ? 4 : 2);
     unsigned char *const record = (unsigned char *)packing.record;
@@ -184,15 +191,16 @@ static __global__ void __launch_bounds__(THREADS)
         const uint32_t key_dim = (uint32_t)a.key_dim, value_dim = (uint32_t)a.value_dim;
         unsigned char *const bytes = dynamic_shared();
         quantise(rows, bytes,
-                 (float *)(record + (is_v ? record8_v_scales(key_dim, value_dim)
-                                          : record8_k_scales(key_dim, value_dim))));
+                 (float *)(record + (is_v ? record8_v_scales(tokens, key_dim, value_dim)
+                                          : record8_k_scales(tokens, key_dim, value_dim))));
         if (is_v)
-            store_v8(rows, bytes, record + record8_v_tile(key_dim));
+            store_v8(rows, bytes, record + record8_v_tile(tokens, key_dim));
         else
             store_k8(rows, bytes, record);
         return;
     }
-    unsigned char *const tile = record + (is_v ? record16_tile_bytes((uint32_t)a.key_dim) : 0);
+    unsigned char *const tile =
+        record + (is_v ? record16_tile_bytes(tokens, (uint32_t)a.key_dim) : 0);
     if (a.dtype == BANYAN_BF16)
         pack_tile16<__nv_bfloat16>(rows, tile, a.in_dtype == a.dtype);
     else
@@ -226,8 +234,9 @@ const char *banyan_cuda_pack(banyan_queue *queue, const banyan_block_shape *shap
     arguments.kv_heads = kv_heads;
     arguments.key_dim = shape->key_dim;
     arguments.value_dim = shape->value_dim;
+    arguments.tokens = (int)record_tokens(shape->block_tokens);
     const cuda_shape start = {dim3((unsigned)count, shape->value_in_key ? 1 : 2), dim3(THREADS),
-                              shape->dtype == BANYAN_E4M3 ? (size_t)(RECORD_TOKENS * larger)
+                              shape->dtype == BANYAN_E4M3 ? (size_t)(arguments.tokens * larger)
                                                           : 0,
                               queue->stream, false};
     return cuda_failed(cuda_launch(start, pack_kernel, arguments), "packing keys and values");

@@ -2,8 +2,17 @@
 /* Planning of the portable prefill: host code only. */
 #include "attention/cuda/portable_work.h"
 
+#include "attention/cuda/record.h"
+
 /* In blocks: loading q and storing a result takes about as long as one block, and a combine as four. */
-static const cuda_split_costs costs = {1, 4, 4};
+static const cuda_split_costs costs_of_64 = {1, 4, 4};
+
+/* Of blocks of fewer tokens there are as many more. */
+static cuda_split_costs portable_costs(const banyan_block_shape *shape)
+{
+    const int32_t times = RECORD_TOKENS / (int32_t)record_tokens(shape->block_tokens);
+    return {times * costs_of_64.start, times * costs_of_64.cut, times * costs_of_64.least};
+}
 
 static int32_t heads_in(uint64_t bits)
 {
@@ -86,7 +95,7 @@ const char *portable_plan(banyan_queue *queue, const banyan_batch *batch, portab
         return cuda_words("%d strips of %d rows are more than the queue was opened for",
                           (int)batch->strips, (int)batch->rows);
     fill_tiles(batch, &work, blocks);
-    banyan_cuda_split(blocks, work.tiles, workers, costs, &work.split);
+    banyan_cuda_split(blocks, work.tiles, workers, portable_costs(&batch->shape), &work.split);
     fill_combined(&work);
     *out = work;
     return NULL;

@@ -29,14 +29,15 @@ PTX_FN void product_scores(float (&s)[64], uint32_t q, uint32_t k)
 }
 
 /* o += p v: weights with a stage of V, 16 keys at a time. */
-template <typename T, int DIM>
+template <typename T, int DIM, int HEIGHT>
 PTX_FN void product_values(float (&o)[DIM / 2], const uint32_t (&p)[8][4], uint32_t v)
 {
 #pragma unroll
     for (int c = 0; c < 8; c++)
         wgmma_rs<DIM, T>(o, p[c],
-                         wgmma_descriptor(v + c / 4 * hopper_layout<DIM>::TILE + c % 4 * 2048,
-                                          RECORD_PANEL_BYTES, 1024),
+                         wgmma_descriptor(v + c / (HEIGHT / 16) * (HEIGHT * DIM * 2) +
+                                              c % (HEIGHT / 16) * 2048,
+                                          HEIGHT * RECORD_ROW, 1024),
                          1);
 }
 
@@ -62,13 +63,13 @@ PTX_FN void release_stage(uint32_t barrier)
 }
 
 /* Scores are there: the weights of a step from them, and its stage of K free. how: of its blocks. */
-template <typename T, int DIM>
+template <typename T, int HEIGHT, int DIM>
 PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
                        const hopper_turn<DIM> &turn, int stage, int how,
                        const int64_t (&row)[2], float (&m)[2], float (&l)[2], float (&decay)[2])
 {
     typedef hopper_layout<DIM> at;
-    if (how) mask_step(s, params, subtile, turn.subtile, row, *turn.step(stage));
+    if (how) mask_step<HEIGHT>(s, params, subtile, turn.subtile, row, *turn.step(stage));
     release_stage(turn.address + at::K_EMPTY + 8 * stage);
     soften<T>(s, m, l, decay, params.factor);
 }
@@ -91,7 +92,7 @@ PTX_FN void settle_step(float (&o)[DIM / 2], uint32_t (&p)[8][4], const float (&
  * The loop's end lies between the softmax of a step and the wait for the products with V that were
  * started ahead of it: ptxas moves a wait up as far as its block of instructions goes, and the softmax
  * is to run beside those products. */
-template <typename T, int DIM>
+template <typename T, int DIM, int HEIGHT>
 PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtile, int steps,
                          int both, uint32_t q, hopper_turn<DIM> &turn, const int64_t (&row)[2],
                          float (&o)[DIM / 2], float (&m)[2], float (&l)[2])
@@ -108,7 +109,7 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
     product_scores<T, DIM>(s, q, shared + at::K + k.place * at::STAGE);
     wgmma_commit();
     wgmma_wait<0>();
-    weigh_step<T>(s, params, subtile, turn, k.place, how, row, m, l, decay);
+    weigh_step<T, HEIGHT>(s, params, subtile, turn, k.place, how, row, m, l, decay);
 #pragma unroll 1
     for (int i = 1;; i++) {
         wgmma_wait<0>();
@@ -127,15 +128,15 @@ PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtil
         wgmma_commit();
         barrier_wait(shared + at::V_FULL + 8 * v.place, v.parity);
         wgmma_fence();
-        product_values<T, DIM>(o, p, shared + at::V + v.place * at::STAGE);
+        product_values<T, DIM, HEIGHT>(o, p, shared + at::V + v.place * at::STAGE);
         wgmma_commit();
         if (i < both) named_arrive<256>(HOPPER_TURN + 1 - turn.subtile);
         wgmma_wait<1>();
-        weigh_step<T>(s, params, subtile, turn, k.place, how, row, m, l, decay);
+        weigh_step<T, HEIGHT>(s, params, subtile, turn, k.place, how, row, m, l, decay);
     }
     barrier_wait(shared + at::V_FULL + 8 * v.place, v.parity);
     wgmma_fence();
-    product_values<T, DIM>(o, p, shared + at::V + v.place * at::STAGE);
+    product_values<T, DIM, HEIGHT>(o, p, shared + at::V + v.place * at::STAGE);
     wgmma_commit();
     wgmma_wait<0>();
     release_stage(shared + at::V_EMPTY + 8 * v.place);
@@ -155,7 +156,7 @@ template <int DIM> PTX_FN void skip_steps(int steps, hopper_turn<DIM> &turn)
     }
 }
 
-template <typename T, int DIM>
+template <typename T, int DIM, int HEIGHT>
 PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int index)
 {
     typedef hopper_layout<DIM> at;
@@ -183,8 +184,8 @@ PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int
         for (int part = 0; part < 2; part++) {
             const int mine = part == 0 ? both + (index == 0 ? work.steps[1] : 0)
                                        : (index == 1 ? work.steps[2] : 0);
-            attend_steps<T, DIM>(params, work.subtile[index], mine, part == 0 ? both : 0, q,
-                                 turn, row, o, m, l);
+            attend_steps<T, DIM, HEIGHT>(params, work.subtile[index], mine,
+                                         part == 0 ? both : 0, q, turn, row, o, m, l);
             skip_steps(part == index ? 0 : work.steps[1 + part], turn);
         }
         store_rows<T, DIM>(params, work, index, o, m, l);
@@ -213,7 +214,7 @@ template <int DIM> PTX_FN void make_barriers(uint32_t shared)
     barrier_init_done();
 }
 
-template <typename T, int DIM>
+template <typename T, int DIM, int HEIGHT>
 __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params params)
 {
     unsigned char *const shared = dynamic_shared();
@@ -223,44 +224,65 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params
     if (warpgroup == 0) {
         registers_fewer<40>();
         if (threadIdx.x == 0)
-            load_items<DIM>(params, shared);
+            load_items<DIM, HEIGHT>(params, shared);
         else if (threadIdx.x >= 96)
-            list_items<DIM>(params, shared);
+            list_items<DIM, HEIGHT>(params, shared);
         else if (threadIdx.x >= 32)
             load_qs<T, DIM>(params, shared);
     } else {
         registers_more<232>();
         if (warpgroup == 2) named_arrive<256>(HOPPER_TURN); /* the first subtile begins */
-        attend_items<T, DIM>(params, shared, warpgroup - 1);
+        attend_items<T, DIM, HEIGHT>(params, shared, warpgroup - 1);
     }
 }
 
 /* ---- host ------------------------------------------------------------------------------------ */
 
-template <typename T, int DIM>
+template <typename T, int DIM, int HEIGHT>
 static cudaError_t start_hopper(const banyan_queue *queue, const hopper_params &params)
 {
     const int blocks =
         params.runs < queue->multiprocessors ? params.runs : queue->multiprocessors;
     const cuda_shape shape = {dim3(blocks), dim3(HOPPER_THREADS), hopper_layout<DIM>::BYTES,
                               queue->stream, false};
-    return cuda_launch(shape, prefill<T, DIM>, params);
+    return cuda_launch(shape, prefill<T, DIM, HEIGHT>, params);
 }
 
-template <typename T, int DIM> static cudaError_t prepare_hopper()
+template <typename T, int DIM, int HEIGHT> static cudaError_t prepare_hopper()
 {
-    return cuda_prepare(prefill<T, DIM>, hopper_layout<DIM>::BYTES);
+    return cuda_prepare(prefill<T, DIM, HEIGHT>, hopper_layout<DIM>::BYTES);
+}
+
+/* An instance: how it is made ready, and started. */
+struct hopper_instance {
+    cudaError_t (*prepare)();
+    cudaError_t (*start)(const banyan_queue *, const hopper_params &);
+};
+template <typename T, int HEIGHT> static hopper_instance instance_of_dim(int dim)
+{
+    if (dim == 64) return {prepare_hopper<T, 64, HEIGHT>, start_hopper<T, 64, HEIGHT>};
+    return {prepare_hopper<T, 128, HEIGHT>, start_hopper<T, 128, HEIGHT>};
+}
+template <typename T> static hopper_instance instance_of_type(const banyan_block_shape &shape)
+{
+    return record_tokens(shape.block_tokens) == 32 ? instance_of_dim<T, 32>(shape.key_dim)
+                                                   : instance_of_dim<T, 64>(shape.key_dim);
+}
+static hopper_instance instance_of_shape(const banyan_block_shape &shape)
+{
+    return shape.dtype == BANYAN_F16 ? instance_of_type<__half>(shape)
+                                     : instance_of_type<__nv_bfloat16>(shape);
 }
 
 const char *cuda_prefill_hopper_open(banyan_queue *queue)
 {
-    const banyan_block_shape &shape = queue->limits.shape;
-    const bool is_half = shape.dtype == BANYAN_F16;
+    banyan_block_shape shape = queue->limits.shape;
+    const int32_t most = shape.key_dim;
     if (shape.dtype == BANYAN_E4M3) return NULL; /* the portable one's */
-    cudaError_t error =
-        is_half ? prepare_hopper<__half, 64>() : prepare_hopper<__nv_bfloat16, 64>();
-    if (error == cudaSuccess && shape.key_dim >= 128)
-        error = is_half ? prepare_hopper<__half, 128>() : prepare_hopper<__nv_bfloat16, 128>();
+    shape.key_dim = 64;
+    cudaError_t error = instance_of_shape(shape).prepare();
+    shape.key_dim = 128;
+    if (error == cudaSuccess && most >= 128) error = instance_of_shape(shape).prepare();
     return cuda_failed(error, "loading the Hopper prefill");
 }
 
@@ -359,11 +381,8 @@ extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
     params.span = (const cuda_span *)array[SPAN].device;
     params.table = (const banyan_table_of_blocks *)array[TABLE].device;
     params.results.partial = (float *const *)array[PARTIAL].device;
-    const bool is_half = batch->shape.dtype == BANYAN_F16, is_64 = batch->shape.key_dim == 64;
-    const auto way =
-        is_half ? (is_64 ? start_hopper<__half, 64> : start_hopper<__half, 128>)
-                : (is_64 ? start_hopper<__nv_bfloat16, 64> : start_hopper<__nv_bfloat16, 128>);
-    failed = cuda_failed(way(queue, params), "starting the Hopper prefill");
+    failed = cuda_failed(instance_of_shape(batch->shape).start(queue, params),
+                         "starting the Hopper prefill");
     if (failed) return failed;
     return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, combines,
                         CUDA_SUBTILE, most_parts, (const float *)queue->scratch,

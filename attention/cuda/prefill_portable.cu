@@ -89,31 +89,33 @@ static __device__ __forceinline__ void load_rows(const portable_params &p,
         for (int e = 0; e < 4; e++) rows.o[d][e] = 0;
 }
 
+template <int KEYS>
 static __device__ __forceinline__ int32_t within_block(int64_t token, int64_t first)
 {
     const int64_t x = token - first;
-    return x < -1 ? -1 : x > TILE_KEYS ? TILE_KEYS : (int32_t)x;
+    return x < -1 ? -1 : x > KEYS ? KEYS : (int32_t)x;
 }
 
 /* Scores of tokens that a row does not see become -inf, whatever they were. */
-template <int DIM>
+template <int KEYS, int DIM>
 static __device__ __forceinline__ void
-mask(float (&s)[TILE_PARTS][4], const portable_params &p, const portable_tile &tile,
+mask(float (&s)[KEYS / 8][4], const portable_params &p, const portable_tile &tile,
      const warp_rows<DIM> &rows, int32_t block, int32_t masked, int lane)
 {
-    const int64_t first = (int64_t)block * TILE_KEYS;
-    const int32_t from = within_block(p.first_token, first);
-    const int32_t end = within_block(p.end_token, first);
-    const int32_t sinks = masked > 1 ? within_block(tile.sink_end, first) : TILE_KEYS;
+    const int64_t first = (int64_t)block * KEYS;
+    const int32_t from = within_block<KEYS>(p.first_token, first);
+    const int32_t end = within_block<KEYS>(p.end_token, first);
+    const int32_t sinks = masked > 1 ? within_block<KEYS>(tile.sink_end, first) : KEYS;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int32_t last = within_block(rows.token[half], first);
+        const int32_t last = within_block<KEYS>(rows.token[half], first);
         /* The window's first token; an endless window must not overflow. */
         const int64_t back = rows.token[half] - tile.window;
-        const int32_t window =
-            masked > 1 && tile.window <= rows.token[half] ? within_block(back, first) : -1;
+        const int32_t window = masked > 1 && tile.window <= rows.token[half]
+                                   ? within_block<KEYS>(back, first)
+                                   : -1;
 #pragma unroll
-        for (int t = 0; t < TILE_PARTS; t++)
+        for (int t = 0; t < KEYS / 8; t++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 const int32_t key = 8 * t + 2 * (lane & 3) + e;
@@ -125,15 +127,15 @@ mask(float (&s)[TILE_PARTS][4], const portable_params &p, const portable_tile &t
 }
 
 /* Scores become p; l and o follow the maximum. */
-template <int DIM>
-static __device__ __forceinline__ void soften_tile(float (&s)[TILE_PARTS][4],
-                                                   warp_rows<DIM> &rows, float growth)
+template <int PARTS, int DIM>
+static __device__ __forceinline__ void soften_tile(float (&s)[PARTS][4], warp_rows<DIM> &rows,
+                                                   float growth)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float most = rows.m[half];
 #pragma unroll
-        for (int t = 0; t < TILE_PARTS; t++)
+        for (int t = 0; t < PARTS; t++)
             most = fmaxf(most, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
@@ -141,7 +143,7 @@ static __device__ __forceinline__ void soften_tile(float (&s)[TILE_PARTS][4],
         const float before = exp2_fast(rows.m[half] - base);
         float sum = 0;
 #pragma unroll
-        for (int t = 0; t < TILE_PARTS; t++)
+        for (int t = 0; t < PARTS; t++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 float &x = s[t][2 * half + e];
@@ -157,32 +159,33 @@ static __device__ __forceinline__ void soften_tile(float (&s)[TILE_PARTS][4],
     }
 }
 
-/* One block, in shared memory at `stage`. */
+/* One record, in shared memory at `stage`. */
 template <typename B, int DIM>
 static __device__ __forceinline__ void
 attend_stage(const portable_params &p, const portable_tile &tile, warp_rows<DIM> &rows,
              uint32_t stage, int32_t block, int32_t masked, int lane)
 {
-    float s[TILE_PARTS][4];
+    const int PARTS = B::PARTS;
+    float s[PARTS][4];
 #pragma unroll
-    for (int t = 0; t < TILE_PARTS; t++)
+    for (int t = 0; t < PARTS; t++)
 #pragma unroll
         for (int e = 0; e < 4; e++) s[t][e] = 0;
     B::scores(s, rows.q, stage, lane);
     B::scale_keys(s, stage, lane);
 #pragma unroll
-    for (int t = 0; t < TILE_PARTS; t++)
+    for (int t = 0; t < PARTS; t++)
 #pragma unroll
         for (int e = 0; e < 4; e++) s[t][e] *= p.factor;
-    if (masked) mask(s, p, tile, rows, block, masked, lane);
+    if (masked) mask<B::KEYS>(s, p, tile, rows, block, masked, lane);
 
     const float scale = fmaxf(rows.g, B::largest_scale(stage, lane));
     soften_tile(s, rows, scale > 0 ? rows.g / scale : 1);
     rows.g = scale;
     B::scale_values(s, scale > 0 ? 1 / scale : 0, stage, lane);
-    uint32_t a[TILE_KEYS / 16][4];
+    uint32_t a[PARTS / 2][4];
 #pragma unroll
-    for (int k = 0; k < TILE_KEYS / 16; k++)
+    for (int k = 0; k < PARTS / 2; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float *const two = &s[2 * k + i / 2][i % 2 * 2];
@@ -229,14 +232,41 @@ static __device__ __forceinline__ void store_tile(const portable_params &p,
     }
 }
 
-/* All threads bring a record to a stage, 16 bytes at a time. */
+/* All threads bring a record to its place in a stage, 16 bytes at a time. */
 template <typename B>
 static __device__ __forceinline__ void load_record(const banyan_table_of_blocks &table,
-                                                   const banyan_slot &slot, uint32_t stage)
+                                                   const banyan_slot &slot, uint32_t to)
 {
     const char *const from = (const char *)table.records + (int64_t)slot.record * B::BYTES;
     for (int at = 16 * (int)threadIdx.x; at < B::BYTES; at += 16 * THREADS)
-        async_copy16(stage + (uint32_t)at, from + at);
+        async_copy16(to + (uint32_t)at, from + at);
+}
+
+/* What is in a stage: one record of 64 keys, or two of 32, of which the second may be missing. */
+template <typename B> struct stage_blocks {
+    enum { EACH = RECORD_TOKENS / B::KEYS, BYTES = EACH * B::BYTES };
+    int32_t block[EACH], masked[EACH], count;
+};
+
+/* The list's next records, `left` of which it still has. */
+template <typename B>
+static __device__ __forceinline__ stage_blocks<B>
+load_stage(const banyan_table_of_blocks &table, const banyan_span *span, int32_t spans,
+           list_place &place, int32_t left, uint32_t stage)
+{
+    stage_blocks<B> blocks = {};
+    blocks.count = left < blocks.EACH ? left : blocks.EACH;
+#pragma unroll
+    for (int j = 0; j < blocks.EACH; j++) {
+        if (j >= left) break;
+        const banyan_span s = span[place.span];
+        const banyan_slot slot = table.slot[s.first + (int64_t)place.index * s.step];
+        blocks.block[j] = slot.block;
+        blocks.masked[j] = s.masked;
+        load_record<B>(table, slot, stage + (uint32_t)j * B::BYTES);
+        place_skip(place, span, spans, 1);
+    }
+    return blocks;
 }
 
 template <typename B, int DIM>
@@ -250,29 +280,29 @@ static __device__ __forceinline__ void attend_item(const portable_params &p,
     warp_rows<DIM> rows;
     load_rows<B, DIM>(p, tile, warp, lane, rows);
 
+    typedef stage_blocks<B> stage;
     list_place place = {0, 0};
-    banyan_slot slot = {0, 0}, next = {0, 0};
-    int32_t masked = 0, next_masked = 0;
+    stage now = {}, next = {};
     place_skip(place, span, tile.spans, item.first);
-    for (int32_t i = 0; i <= item.count; i++) {
-        if (i < item.count) {
-            const banyan_span s = span[place.span];
-            next = table.slot[s.first + (int64_t)place.index * s.step];
-            next_masked = s.masked;
-            load_record<B>(table, next, stages + (uint32_t)(i % STAGES) * B::BYTES);
-            place_skip(place, span, tile.spans, 1);
-        }
+    for (int32_t i = 0, done = 0; done < item.count || i == 0; i++) {
+        const int32_t asked = done + now.count;
+        if (asked < item.count)
+            next = load_stage<B>(table, span, tile.spans, place, item.count - asked,
+                                 stages + (uint32_t)(i % STAGES) * stage::BYTES);
         async_commit();
         if (i > 0) {
+            const uint32_t at = stages + (uint32_t)((i - 1) % STAGES) * stage::BYTES;
             async_wait<1>();
             __syncthreads();
-            attend_stage<B, DIM>(p, tile, rows,
-                                 stages + (uint32_t)((i - 1) % STAGES) * B::BYTES, slot.block,
-                                 masked, lane);
+#pragma unroll
+            for (int j = 0; j < stage::EACH; j++)
+                if (j < now.count)
+                    attend_stage<B, DIM>(p, tile, rows, at + (uint32_t)j * B::BYTES,
+                                         now.block[j], now.masked[j], lane);
             __syncthreads(); /* before the stage is written again */
+            done += now.count;
         }
-        slot = next;
-        masked = next_masked;
+        now = next;
     }
     store_tile<DIM>(p, tile, item.slot, rows, warp, lane);
 }
@@ -291,14 +321,14 @@ template <typename B, int DIM>
 static cudaError_t start_portable(banyan_queue *queue, const portable_params &p,
                                   int32_t workers)
 {
-    const cuda_shape shape = {dim3((unsigned)workers), dim3(THREADS), (size_t)STAGES * B::BYTES,
-                              queue->stream, false};
+    const cuda_shape shape = {dim3((unsigned)workers), dim3(THREADS),
+                              (size_t)STAGES * stage_blocks<B>::BYTES, queue->stream, false};
     return cuda_launch(shape, prefill_portable<B, DIM>, p);
 }
 
 template <typename B, int DIM> static cudaError_t prepare_portable()
 {
-    return cuda_prepare(prefill_portable<B, DIM>, (size_t)STAGES * B::BYTES);
+    return cuda_prepare(prefill_portable<B, DIM>, (size_t)STAGES * stage_blocks<B>::BYTES);
 }
 
 /* An instance: how it is made ready, and started. */
@@ -311,18 +341,24 @@ template <typename B, int DIM> static instance instance_of()
     return {prepare_portable<B, DIM>, start_portable<B, DIM>};
 }
 
-template <int DIM> static instance instance_with(banyan_dtype dtype)
+template <int HEIGHT, int DIM> static instance instance_with(banyan_dtype dtype)
 {
-    if (dtype == BANYAN_BF16) return instance_of<block16<__nv_bfloat16, DIM>, DIM>();
-    return dtype == BANYAN_F16 ? instance_of<block16<__half, DIM>, DIM>()
-                               : instance_of<block8<DIM>, DIM>();
+    if (dtype == BANYAN_BF16) return instance_of<block16<__nv_bfloat16, DIM, HEIGHT>, DIM>();
+    return dtype == BANYAN_F16 ? instance_of<block16<__half, DIM, HEIGHT>, DIM>()
+                               : instance_of<block8<DIM, HEIGHT>, DIM>();
+}
+
+template <int HEIGHT> static instance instance_with(const banyan_block_shape *shape)
+{
+    if (shape->key_dim == 64) return instance_with<HEIGHT, 64>(shape->dtype);
+    return shape->key_dim == 96 ? instance_with<HEIGHT, 96>(shape->dtype)
+                                : instance_with<HEIGHT, 128>(shape->dtype);
 }
 
 static instance instance_of(const banyan_block_shape *shape)
 {
-    if (shape->key_dim == 64) return instance_with<64>(shape->dtype);
-    return shape->key_dim == 96 ? instance_with<96>(shape->dtype)
-                                : instance_with<128>(shape->dtype);
+    return record_tokens(shape->block_tokens) == 32 ? instance_with<32>(shape)
+                                                    : instance_with<64>(shape);
 }
 
 const char *cuda_prefill_open(banyan_queue *queue)

@@ -2,7 +2,8 @@
 /* record.h - where the numbers of a block lie in its record; for host and device.
  *
  * A block of 64 tokens has one record; of more, one for each 64 of them, one behind the other (slots of
- * attention/device.h). K and V are tiles of panels. A panel is 64 rows of 128 bytes, in the order in which
+ * attention/device.h). One of 32 has a record of 32 tokens, whose panels have 32 rows. (So `tokens` below is
+ * 64 or 32.) K and V are tiles of panels. A panel is 64 rows of 128 bytes, in the order in which
  * the matrix instructions of an SM like shared memory: the eight 16-byte chunks of row r are permuted by
  * the low bits of r ("128-byte swizzle"), so that eight rows read down one column touch all banks.
  *
@@ -33,7 +34,19 @@
 #define RECORD_FN static inline
 #endif
 
-enum { RECORD_TOKENS = 64, RECORD_PANEL_BYTES = 64 * 128 };
+/* Tokens of a record, at most; bytes of a row of a panel, and of a panel with so many. */
+enum { RECORD_TOKENS = 64, RECORD_ROW = 128, RECORD_PANEL_BYTES = RECORD_TOKENS * RECORD_ROW };
+
+/* Blocks that have records, .. */
+RECORD_FN int record_has_block(int32_t block_tokens)
+{
+    return block_tokens == 32 || block_tokens % RECORD_TOKENS == 0;
+}
+/* .. and the tokens of one of theirs. */
+RECORD_FN uint32_t record_tokens(int32_t block_tokens)
+{
+    return (uint32_t)(block_tokens < RECORD_TOKENS ? block_tokens : RECORD_TOKENS);
+}
 
 /* Head dims that kernels are compiled for: those of which a warp has all, .. */
 RECORD_FN int record_has_dim(int32_t dim)
@@ -64,20 +77,23 @@ RECORD_FN uint32_t record_swizzle32(uint32_t row, uint32_t byte)
 
 /* ---- 16-bit numbers ------------------------------------------------------------------------ */
 
-RECORD_FN uint32_t record16_tile_bytes(uint32_t dim) /* of K, or of V; dim a multiple of 32 */
+/* Of K, or of V; dim a multiple of 32. */
+RECORD_FN uint32_t record16_tile_bytes(uint32_t tokens, uint32_t dim)
 {
-    return RECORD_TOKENS * dim * 2;
+    return tokens * dim * 2;
 }
-RECORD_FN uint32_t record16_bytes(uint32_t key_dim, uint32_t value_dim, int value_in_key)
+RECORD_FN uint32_t record16_bytes(uint32_t tokens, uint32_t key_dim, uint32_t value_dim,
+                                  int value_in_key)
 {
-    return record16_tile_bytes(key_dim) + (value_in_key ? 0 : record16_tile_bytes(value_dim));
+    return record16_tile_bytes(tokens, key_dim) +
+           (value_in_key ? 0 : record16_tile_bytes(tokens, value_dim));
 }
 #define RECORD16_ROW(dim) ((dim) % 64 ? 64 : 128) /* bytes, of a panel */
 /* Of number `d` of token `token`, from the beginning of its tile. */
-RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
+RECORD_FN uint32_t record16_at(uint32_t tokens, uint32_t dim, uint32_t token, uint32_t d)
 {
-    if (dim % 64) return d / 32 * (RECORD_TOKENS * 64) + record_swizzle64(token, d % 32 * 2);
-    return d / 64 * RECORD_PANEL_BYTES + record_swizzle(token, d % 64 * 2);
+    if (dim % 64) return d / 32 * (tokens * 64) + record_swizzle64(token, d % 32 * 2);
+    return d / 64 * (tokens * RECORD_ROW) + record_swizzle(token, d % 64 * 2);
 }
 
 /* ---- e4m3 ------------------------------------------------------------------------------------
@@ -96,8 +112,9 @@ RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
  * c ^ (r / 2 % 4); dim 96 three panels with rows of 32 bytes, chunk c at c ^ (r / 4 % 2). (So the
  * hardware's 128-, 64- and 32-byte swizzles have it, and eight rows of one chunk touch all banks.)
  *
- * V: a row is a dim, 64 bytes, swizzled as K of dim 64: transposed, as fp8 matrix instructions must
- * have it. The order of tokens in a chunk is that in which a score fragment leaves a thread with them:
+ * V: a row is a dim, 64 bytes, swizzled as K of dim 64 (of 32 tokens 32 bytes, as K of dim 96): transposed,
+ * as fp8 matrix instructions must have it. The order of tokens in a chunk is that in which a score fragment
+ * leaves a thread with them:
  *
  *     byte of the chunk   0  1  2  3 | 4  5  6  7 | 8  9 10 11 | 12 13 14 15
  *     token of the 16     0  1  8  9 | 2  3 10 11 | 4  5 12 13 |  6  7 14 15
@@ -106,41 +123,42 @@ RECORD_FN uint32_t record16_at(uint32_t dim, uint32_t token, uint32_t d)
  * next): as columns of a they meet the bytes of the same tokens. The a fragments of fp8
  * instructions (m16n8k32, wgmma), four bytes per thread, want the same. */
 
-RECORD_FN uint32_t record8_tile_bytes(uint32_t dim)
+RECORD_FN uint32_t record8_tile_bytes(uint32_t tokens, uint32_t dim)
 {
-    return RECORD_TOKENS * dim;
+    return tokens * dim;
 }
 #define RECORD8_ROW(dim)                                                                       \
     ((dim) == 96 ? 32 : (dim) == 256 ? 128 : (dim)) /* bytes, of a panel of K */
 /* Of number `d` of token `token` in K, from the beginning of its tile. */
-RECORD_FN uint32_t record8_k_at(uint32_t dim, uint32_t token, uint32_t d)
+RECORD_FN uint32_t record8_k_at(uint32_t tokens, uint32_t dim, uint32_t token, uint32_t d)
 {
-    if (dim == 96) return d / 32 * (RECORD_TOKENS * 32) + record_swizzle32(token, d % 32);
+    if (dim == 96) return d / 32 * (tokens * 32) + record_swizzle32(token, d % 32);
     if (dim == 64) return record_swizzle64(token, d);
-    return d / 128 * RECORD_PANEL_BYTES + record_swizzle(token, d % 128);
+    return d / 128 * (tokens * RECORD_ROW) + record_swizzle(token, d % 128);
 }
 /* Likewise in V, for any dim. */
-RECORD_FN uint32_t record8_v_at(uint32_t token, uint32_t d)
+RECORD_FN uint32_t record8_v_at(uint32_t tokens, uint32_t token, uint32_t d)
 {
     const uint32_t place = (token & 6) << 1 | (token & 8) >> 2 | (token & 1);
-    return record_swizzle64(d, (token & 48) | place);
+    return tokens == 32 ? record_swizzle32(d, (token & 16) | place)
+                        : record_swizzle64(d, (token & 48) | place);
 }
 /* The other parts, from the beginning of the record. */
-RECORD_FN uint32_t record8_v_tile(uint32_t key_dim)
+RECORD_FN uint32_t record8_v_tile(uint32_t tokens, uint32_t key_dim)
 {
-    return record8_tile_bytes(key_dim);
+    return record8_tile_bytes(tokens, key_dim);
 }
-RECORD_FN uint32_t record8_k_scales(uint32_t key_dim, uint32_t value_dim) /* [64] fp32 */
+RECORD_FN uint32_t record8_k_scales(uint32_t tokens, uint32_t key_dim, uint32_t value_dim)
 {
-    return record8_tile_bytes(key_dim) + record8_tile_bytes(value_dim);
+    return record8_tile_bytes(tokens, key_dim) + record8_tile_bytes(tokens, value_dim);
 }
-RECORD_FN uint32_t record8_v_scales(uint32_t key_dim, uint32_t value_dim)
+RECORD_FN uint32_t record8_v_scales(uint32_t tokens, uint32_t key_dim, uint32_t value_dim)
 {
-    return record8_k_scales(key_dim, value_dim) + RECORD_TOKENS * 4;
+    return record8_k_scales(tokens, key_dim, value_dim) + tokens * 4;
 }
-RECORD_FN uint32_t record8_bytes(uint32_t key_dim, uint32_t value_dim)
+RECORD_FN uint32_t record8_bytes(uint32_t tokens, uint32_t key_dim, uint32_t value_dim)
 {
-    return record8_v_scales(key_dim, value_dim) + RECORD_TOKENS * 4;
+    return record8_v_scales(tokens, key_dim, value_dim) + tokens * 4;
 }
 
 #endif

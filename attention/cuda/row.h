@@ -11,7 +11,7 @@
 static int cuda_supports(const banyan_block_shape *shape)
 {
     const int32_t key_dim = shape->key_dim;
-    if (shape->block_tokens % RECORD_TOKENS || shape->dtype == BANYAN_F32) return 0;
+    if (!record_has_block(shape->block_tokens) || shape->dtype == BANYAN_F32) return 0;
     if (shape->value_in_key) /* DeepSeek's latent attention */
         return key_dim == 576 && shape->value_dim == 512 && shape->dtype != BANYAN_E4M3;
     return key_dim == shape->value_dim && (record_has_dim(key_dim) || key_dim == 256);
@@ -24,7 +24,8 @@ static int32_t cuda_shared_vectors(const banyan_block_shape *shape)
 
 static size_t cuda_record_bytes(const banyan_block_shape *shape)
 {
-    return banyan_cuda_slot_bytes(shape) * (size_t)(shape->block_tokens / RECORD_TOKENS);
+    return banyan_cuda_slot_bytes(shape) *
+           ((size_t)shape->block_tokens / record_tokens(shape->block_tokens));
 }
 
 /* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by reading the

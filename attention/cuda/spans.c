@@ -55,16 +55,17 @@ static void append(struct writer *w, int32_t first, int32_t count, int32_t step,
     w->entries += count;
 }
 
-/* A step is two entries: the last one may need a companion, in the place of its neighbour. */
+/* A step has so many entries: the last one may need companions, in the place of their neighbour. */
 static void end_mode(struct writer *w, int32_t mode, int32_t begin)
 {
     cuda_list *const list = w->list;
-    if (w->entries % CUDA_STEP && list->spans <= w->room) {
+    const int32_t over = w->entries % list->step;
+    if (over && list->spans <= w->room) {
         const cuda_span *const last = &list->span[list->spans - 1];
-        append(w, last->first + (w->entries - 1 - last->first_entry) * last->step, 1, 1,
-               CUDA_NOTHING);
+        append(w, last->first + (w->entries - 1 - last->first_entry) * last->step,
+               list->step - over, 0, CUDA_NOTHING);
     }
-    list->steps[mode] = (w->entries - begin) / CUDA_STEP;
+    list->steps[mode] = (w->entries - begin) / list->step;
 }
 
 void banyan_cuda_list(const banyan_span *span, int32_t count, int both, cuda_list *out)

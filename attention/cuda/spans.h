@@ -14,6 +14,7 @@ enum { CUDA_UNION_SPANS = 12 };
 
 typedef struct cuda_list {
     cuda_span *span; /* spans of them */
+    int32_t step;    /* entries of one: given */
     int32_t spans;
     int32_t steps[3]; /* of both subtiles, of the first only, of the second only */
 } cuda_list;

@@ -192,9 +192,10 @@ static void set_tile_list(cuda_work *tile, const cuda_list *list, int32_t first_
     memcpy(tile->steps, list->steps, sizeof tile->steps);
 }
 
-static cuda_list new_list(const cuda_tiles *out)
+static cuda_list new_list(const banyan_batch *batch, const cuda_tiles *out)
 {
-    return (cuda_list){out->span + out->spans, 0, {0, 0, 0}};
+    const uint32_t tokens = record_tokens(batch->shape.block_tokens);
+    return (cuda_list){out->span + out->spans, CUDA_STEP(tokens), 0, {0, 0, 0}};
 }
 
 /* The last subtile of strip `a` and the first of `b`, if a list for both is worth it. */
@@ -202,7 +203,7 @@ static int pair(struct planner *p, const banyan_strip *a, const banyan_strip *b,
                 cuda_tiles *out)
 {
     const banyan_span *const span = p->batch->span;
-    cuda_list list = new_list(out);
+    cuda_list list = new_list(p->batch, out);
     if (a->table != b->table || !banyan_cuda_union(span + a->first_span, a->spans,
                                                    span + b->first_span, b->spans, &list))
         return 0;
@@ -215,7 +216,7 @@ static int pair(struct planner *p, const banyan_strip *a, const banyan_strip *b,
 
 static void add_single(struct planner *p, const banyan_strip *strip, cuda_tiles *out)
 {
-    cuda_list list = new_list(out);
+    cuda_list list = new_list(p->batch, out);
     banyan_cuda_list(p->batch->span + strip->first_span, strip->spans, 0, &list);
     set_tile_list(add_tile(p, strip, subtiles_of(strip) - 1), &list, out->spans);
     out->spans += list.spans;
@@ -227,7 +228,7 @@ static int add_pairs(struct planner *p, const banyan_strip *strip, int32_t first
 {
     const int32_t subtiles = subtiles_of(strip);
     if (first + 1 >= subtiles) return first < subtiles;
-    cuda_list list = new_list(out);
+    cuda_list list = new_list(p->batch, out);
     banyan_cuda_list(p->batch->span + strip->first_span, strip->spans, 1, &list);
     for (; first + 1 < subtiles; first += 2) {
         cuda_work *const tile = add_tile(p, strip, first);
@@ -263,8 +264,9 @@ static void make_sections(struct planner *p)
 {
     const banyan_block_shape *const shape = &p->batch->shape;
     const int64_t step_bytes =
-        CUDA_STEP * (int64_t)(record16_tile_bytes((uint32_t)shape->key_dim) +
-                              record16_tile_bytes((uint32_t)shape->value_dim));
+        CUDA_STEP(RECORD_TOKENS) *
+        (int64_t)(record16_tile_bytes(RECORD_TOKENS, (uint32_t)shape->key_dim) +
+                  record16_tile_bytes(RECORD_TOKENS, (uint32_t)shape->value_dim));
     int64_t filled = 0;
     int32_t section = 0;
     for (int32_t i = 0; i < p->batch->tables; i++) p->section[i] = 0;

@@ -3,7 +3,7 @@
  *
  * The vectors of a strip, (head, row) with the head slowest, are cut into subtiles of 64, one for each
  * consumer warpgroup. A tile is two subtiles of one table of blocks; it goes through the blocks that
- * either of them reads in steps of two blocks (128 keys):
+ * either of them reads in steps of 128 keys, which are two blocks (of 32 tokens: four):
  *
  *     subtile 0 reads   0 1 2 3 4 5 6 .           (the block of its rows is 6, the other's is 7)
  *     subtile 1 reads   0 1 2 3 4 5 6 7
@@ -32,7 +32,10 @@
 extern "C" {
 #endif
 
-enum { CUDA_SUBTILE = 64, CUDA_SUBTILES = 2, CUDA_STEP = 2 /* blocks */ };
+enum { CUDA_SUBTILE = 64, CUDA_SUBTILES = 2, CUDA_STEP_KEYS = 128, CUDA_MOST_STEP = 4 };
+
+/* Blocks of a step, whose records have so many tokens. */
+#define CUDA_STEP(record_tokens) (CUDA_STEP_KEYS / (int32_t)(record_tokens))
 
 /* Entries first_entry .. of a tile's list, up to those of its next span: places first, first + step, .. */
 typedef struct cuda_span {

@@ -185,7 +185,7 @@ PTX_FN void note_scores(const decode_call &call, const banyan_strip *strip,
         const float factor = notes.factor[vector];
         float most = -INFINITY, scale = 0;
         decode_sight sight = {};
-        if (entry.masked) sight = sight_of(call, strip, entry, rows.row[r]);
+        if (entry.masked) sight = sight_of<B::TOKENS>(call, strip, entry, rows.row[r]);
 #pragma unroll
         for (int n = 0; n < P::EACH / 8; n++)
 #pragma unroll

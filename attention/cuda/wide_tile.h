@@ -19,11 +19,12 @@ PTX_FN uint32_t wide_at(uint32_t rows, uint32_t row, uint32_t d)
     return d / 64 * (rows * 128) + record_swizzle(row, d % 64 * 2);
 }
 
-/* IN_KEY: a value is the first numbers of its key. */
-template <typename T, int KEYS, int VALUES, bool IN_KEY> struct wide16 {
+/* IN_KEY: a value is the first numbers of its key. HEIGHT: tokens of a record. */
+template <typename T, int KEYS, int VALUES, bool IN_KEY, int HEIGHT> struct wide16 {
     typedef T number;
     enum {
         KEY = KEYS,
+        TOKENS = HEIGHT,
         VALUE = VALUES,
         STEP = 32,
         IS_SCALED = 0,
@@ -31,7 +32,7 @@ template <typename T, int KEYS, int VALUES, bool IN_KEY> struct wide16 {
         K_TILE = KEY / 64 * PANEL,
         V_TILE = IN_KEY ? 0 : K_TILE,                       /* where it begins */
         BYTES = K_TILE + (IN_KEY ? 0 : VALUE / 64 * PANEL), /* of a step */
-        RECORD = BYTES / STEP * RECORD_TOKENS,
+        RECORD = BYTES / STEP * TOKENS,
         /* Weights take the place of keys, which have been used by then, and are no values. */
         WEIGHTS = IN_KEY ? VALUE / 64 * PANEL : 0
     };
@@ -51,7 +52,7 @@ template <typename T, int KEYS, int VALUES, bool IN_KEY> struct wide16 {
     /* Byte of the record that is byte `at` of its step number `step`. */
     static __device__ __forceinline__ int record_at(int step, int at)
     {
-        return at / PANEL * RECORD_PANEL_BYTES + step * PANEL + at % PANEL;
+        return at / PANEL * (TOKENS * RECORD_ROW) + step * PANEL + at % PANEL;
     }
     /* The column, of those of an operand, that q's number d is in. */
     static __device__ __forceinline__ int column_of(int d)
@@ -107,15 +108,16 @@ template <typename T, int KEYS, int VALUES, bool IN_KEY> struct wide16 {
     }
 };
 
-template <int DIM> struct wide8 {
+template <int DIM, int HEIGHT> struct wide8 {
     typedef __half number;
     enum {
         KEY = DIM,
+        TOKENS = HEIGHT,
         VALUE = DIM,
-        STEP = RECORD_TOKENS,
+        STEP = TOKENS,
         IS_SCALED = 1,
-        K_TILE = RECORD_TOKENS * DIM,
-        BYTES = 2 * K_TILE + 2 * RECORD_TOKENS * 4,
+        K_TILE = TOKENS * DIM,
+        BYTES = 2 * K_TILE + 2 * TOKENS * 4,
         RECORD = BYTES,
         WEIGHTS = 0
     };
@@ -143,12 +145,23 @@ template <int DIM> struct wide8 {
                                                 int token, int d, int lane)
     {
         uint32_t b[4];
-        ldmatrix4(b,
-                  stage + record8_k_at(DIM, token + lane % 16, (uint32_t)(d + lane / 16 * 16)));
+        ldmatrix4(b, stage + record8_k_at(TOKENS, DIM, token + lane % 16,
+                                          (uint32_t)(d + lane / 16 * 16)));
         product(s[0], q[0], b[0]);
         product(s[1], q[0], b[1]);
         product(odd[0], q[1], b[2]);
         product(odd[1], q[1], b[3]);
+    }
+    /* The same 8 rows twice: a product takes half of what ldmatrix brings. */
+    static __device__ __forceinline__ void keys_of_8(float (&s)[4], float (&odd)[4],
+                                                     const uint32_t (&q)[2][4], uint32_t stage,
+                                                     int token, int d, int lane)
+    {
+        uint32_t b[4];
+        ldmatrix4(b, stage + record8_k_at(TOKENS, DIM, token + lane % 8,
+                                          (uint32_t)(d + lane / 16 * 16)));
+        product(s, q[0], b[0]);
+        product(odd, q[1], b[2]);
     }
     template <int TILES, int DIMS>
     static __device__ __forceinline__ void values(float (&o)[TILES][DIMS / 8][4], int n,
@@ -156,7 +169,7 @@ template <int DIM> struct wide8 {
                                                   int token, int d, int lane)
     {
         uint32_t b[4];
-        ldmatrix4(b, stage + K_TILE + record_swizzle64(d + lane, token));
+        ldmatrix4(b, stage + K_TILE + record8_v_at(TOKENS, token, d + lane));
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -164,8 +177,8 @@ template <int DIM> struct wide8 {
     }
     static __device__ __forceinline__ float scale_at(uint32_t stage, bool of_values, int token)
     {
-        const uint32_t scales =
-            stage + (of_values ? record8_v_scales(DIM, DIM) : record8_k_scales(DIM, DIM));
+        const uint32_t scales = stage + (of_values ? record8_v_scales(TOKENS, DIM, DIM)
+                                                   : record8_k_scales(TOKENS, DIM, DIM));
         return __uint_as_float(shared_load(scales + 4 * token));
     }
 };

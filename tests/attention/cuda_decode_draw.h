@@ -11,7 +11,7 @@
 #include <math.h>
 #include <vector>
 
-enum { BLOCK = RECORD_TOKENS, UNTOUCHED = 0x7b };
+enum { UNTOUCHED = 0x7b };
 
 enum kind { NORMAL, LARGE, EQUAL, TINY, SPREAD, INFINITE, KINDS };
 
@@ -19,6 +19,7 @@ struct trial {
     uint64_t random;
     banyan_block_shape shape;
     kind data;
+    int block; /* tokens of one */
     int kv_heads, group, heads, rows, processors;
     int64_t at, tokens, first_token, end_token;
     banyan_dtype in_dtype, out_dtype;
@@ -48,7 +49,7 @@ static bool sees(const trial &t, int head, int64_t row, int64_t token)
 {
     const int s = t.strip_of[head];
     if (s < 0 || token == t.hidden) return false;
-    const int how = t.seen[s][token / BLOCK] - 1;
+    const int how = t.seen[s][token / t.block] - 1;
     if (how < 0) return false;
     if (how == 0) return true;
     if (token > row || token < t.first_token || token >= t.end_token) return false;
@@ -139,14 +140,14 @@ static void put16(const trial &t, int h, int64_t token, uint32_t place, unsigned
     const size_t row = token < 0 ? 0 : (size_t)token * t.kv_heads + h;
     const float zero = 0;
     for (int d = 0; d < s.key_dim; d++) {
-        unsigned char *const to = record + record16_at(s.key_dim, place, d);
+        unsigned char *const to = record + record16_at(t.block, s.key_dim, place, d);
         const bool is_value = s.value_in_key && d < s.value_dim;
         const float *const x = token < 0 ? &zero : &t.k[row * s.key_dim + d];
         if (token >= 0 || is_value) banyan_from_float(to, s.dtype, x, 1);
     }
-    record += record16_tile_bytes(s.key_dim);
+    record += record16_tile_bytes(t.block, s.key_dim);
     for (int d = 0; !s.value_in_key && d < s.value_dim; d++)
-        banyan_from_float(record + record16_at(s.value_dim, place, d), s.dtype,
+        banyan_from_float(record + record16_at(t.block, s.value_dim, place, d), s.dtype,
                           token < 0 ? &zero : &t.v[row * s.value_dim + d], 1);
 }
 static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned char *record)
@@ -155,12 +156,13 @@ static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned 
     const size_t row = token < 0 ? 0 : (size_t)token * t.kv_heads + h;
     const float scale[] = {token < 0 ? NAN : t.k_scale[row], token < 0 ? NAN : t.v_scale[row]};
     for (int d = 0; d < dim; d++) {
-        record[record8_k_at(dim, place, d)] = token < 0 ? 0x7f : t.k_byte[row * dim + d];
-        record[record8_v_tile(dim) + record8_v_at(place, d)] =
+        record[record8_k_at(t.block, dim, place, d)] =
+            token < 0 ? 0x7f : t.k_byte[row * dim + d];
+        record[record8_v_tile(t.block, dim) + record8_v_at(t.block, place, d)] =
             token < 0 ? 0 : t.v_byte[row * dim + d];
     }
-    memcpy(record + record8_k_scales(dim, dim) + 4 * place, &scale[0], 4);
-    memcpy(record + record8_v_scales(dim, dim) + 4 * place, &scale[1], 4);
+    memcpy(record + record8_k_scales(t.block, dim, dim) + 4 * place, &scale[0], 4);
+    memcpy(record + record8_v_scales(t.block, dim, dim) + 4 * place, &scale[1], 4);
 }
 
 /* Records in any order; numbers of tokens that were never written: keys NaN, values zero (e4m3: with a
@@ -168,10 +170,11 @@ static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned 
 static void draw_records(trial &t)
 {
     const banyan_block_shape &s = t.shape;
-    const int blocks = (int)((t.tokens + BLOCK - 1) / BLOCK);
+    const int blocks = (int)((t.tokens + t.block - 1) / t.block);
     const bool is_8 = s.dtype == BANYAN_E4M3;
-    const size_t record = is_8 ? record8_bytes(s.key_dim, s.value_dim)
-                               : record16_bytes(s.key_dim, s.value_dim, s.value_in_key);
+    const size_t record = is_8
+                              ? record8_bytes(t.block, s.key_dim, s.value_dim)
+                              : record16_bytes(t.block, s.key_dim, s.value_dim, s.value_in_key);
     for (int h = 0; h < t.kv_heads; h++) {
         std::vector<banyan_slot> slot;
         const int every = 1 + below(t, 3); /* one of `every` blocks is missing, or none */
@@ -184,8 +187,8 @@ static void draw_records(trial &t)
         std::vector<unsigned char> bytes(record * (size_t)(held + 1), 0xff); /* 0xffff: a NaN */
         for (const banyan_slot &held_slot : slot) {
             unsigned char *const to = &bytes[record * held_slot.record];
-            for (int i = 0; i < BLOCK; i++) {
-                const int64_t token = (int64_t)held_slot.block * BLOCK + i;
+            for (int i = 0; i < t.block; i++) {
+                const int64_t token = (int64_t)held_slot.block * t.block + i;
                 (is_8 ? put8 : put16)(t, h, token < t.tokens ? token : -1, (uint32_t)i, to);
             }
         }
@@ -197,13 +200,13 @@ static void draw_records(trial &t)
 /* Must a span be masked that has this block? */
 static bool is_cut(const trial &t, int64_t block)
 {
-    return block >= t.at / BLOCK || block * BLOCK < t.first_token ||
-           (block + 1) * BLOCK > t.end_token;
+    return block >= t.at / t.block || block * t.block < t.first_token ||
+           (block + 1) * t.block > t.end_token;
 }
 static bool is_out(const trial &t, int64_t block)
 {
-    return block > t.at / BLOCK || (block + 1) * BLOCK <= t.first_token ||
-           block * BLOCK >= t.end_token;
+    return block > t.at / t.block || (block + 1) * t.block <= t.first_token ||
+           block * t.block >= t.end_token;
 }
 
 static void draw_spans(trial &t, banyan_strip &strip, std::vector<int> &seen)
@@ -256,7 +259,7 @@ static void draw_strips(trial &t)
                 strip.edge = (int)t.edge.size();
                 t.edge.push_back(banyan_edge{below(t, 200), 1 + below(t, (int)t.tokens + 100)});
             }
-            std::vector<int> seen((size_t)((t.tokens + BLOCK - 1) / BLOCK), 0);
+            std::vector<int> seen((size_t)((t.tokens + t.block - 1) / t.block), 0);
             draw_spans(t, strip, seen);
             for (int i = 0; i < t.group; i++)
                 if (heads >> i & 1) t.strip_of[strip.first_head + i] = (int)t.strip.size();
@@ -267,9 +270,9 @@ static void draw_strips(trial &t)
     for (int h = 0; h < t.heads; h++) t.is_partial.push_back(below(t, 2));
 }
 
-/* Long lists of e4m3 on one multiprocessor: records arrive in any order, and warps that compute with some of
- * them only may be ahead of the others by as many as there is room for. Lists are looked up 32 entries at
- * a time, and most of these have more than 64. */
+/* Long lists, of e4m3 or of blocks of 32 tokens, on one multiprocessor: records arrive in any
+ * order, and warps that compute with some of them only may be ahead of the others by as many as there is
+ * room for. Lists are looked up 32 entries at a time, and most of these have more than 64. */
 static bool is_long(uint64_t seed)
 {
     return seed >= 5000 && seed < 9000;
@@ -288,9 +291,10 @@ static trial draw(uint64_t seed)
     trial t = {};
     t.random = seed;
     const int dim = is_wide(seed) ? 256 : is_long(seed) ? 128 : 64 + 32 * below(t, 3);
-    t.shape = banyan_block_shape{BLOCK, dim, dim, formats[below(t, 3)], 0};
+    t.block = seed % 3 == 1 ? 32 : 64;
+    t.shape = banyan_block_shape{t.block, dim, dim, formats[below(t, 3)], 0};
     if (is_wide(seed) && below(t, 2))
-        t.shape = banyan_block_shape{BLOCK, 576, 512, formats[below(t, 2)], 1};
+        t.shape = banyan_block_shape{t.block, 576, 512, formats[below(t, 2)], 1};
     t.data = (kind)(below(t, 2) ? NORMAL : below(t, KINDS));
     if (is_wide(seed) && !t.shape.value_in_key && below(t, 2)) t.shape.dtype = BANYAN_E4M3;
     t.kv_heads = 1 + below(t, 3);
@@ -305,13 +309,13 @@ static trial draw(uint64_t seed)
     t.is_long = is_long(seed);
     t.has_lse = seed % 8 != 3;
     if (t.is_long) {
-        t.shape.dtype = BANYAN_E4M3;
+        if (t.block == 64 || below(t, 2)) t.shape.dtype = BANYAN_E4M3;
         t.data = NORMAL;
         t.kv_heads = t.rows = t.processors = 1;
         t.heads = t.group;
         own = 66 + below(t, 10);
     }
-    t.at = own * BLOCK + below(t, BLOCK - t.rows + 1);
+    t.at = own * t.block + below(t, t.block - t.rows + 1);
     t.tokens = t.at + t.rows;
     t.end_token = INT64_MAX;
     if (below(t, 3) == 0) t.first_token = below(t, (int)t.tokens);

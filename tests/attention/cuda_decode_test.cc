@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The decode kernels, portable, with bulk copies and of wide heads, against the float64 oracle: random
  * shapes, lists of spans with steps, ranges of tokens and edges, partials and final results, few
- * multiprocessors and many. Keys that nobody sees are NaN, results that nobody asked for must stay as they
- * were, and a second run must give the same bits. */
+ * multiprocessors and many. Of long lists a second part of the batch is the same, and has the same
+ * bits. Keys that nobody sees are NaN, results that nobody asked for must stay as they were, and a second
+ * run must give the same bits. */
 #include "emulator.h"
 #include "tests/attention/cuda_decode_draw.h"
 
@@ -27,17 +28,45 @@ struct results {
     std::vector<std::vector<float>> partial; /* of each query head */
 };
 
+template <typename T> static bool has_same_halves(const std::vector<T> &x)
+{
+    const size_t half = x.size() / 2;
+    return !memcmp(x.data(), x.data() + half, half * sizeof(T));
+}
+
+static void check_halves(const results &r)
+{
+    CHECK_MSG(has_same_halves(r.out) && has_same_halves(r.lse),
+              "a part's bits depend on others");
+    for (const std::vector<float> &of_head : r.partial)
+        CHECK_MSG(has_same_halves(of_head), "a part's partials depend on others");
+}
+
+/* A second part has the rows behind the first one's. */
+static std::vector<banyan_strip> strips_of(const trial &t, int copies)
+{
+    std::vector<banyan_strip> strip = t.strip;
+    for (size_t i = 0; copies == 2 && i < t.strip.size(); i++) {
+        strip.push_back(t.strip[i]);
+        strip.back().part = 1;
+        strip.back().first_row += t.rows;
+    }
+    return strip;
+}
+
 static void run(const trial &t, decode_fn decode, results &r)
 {
-    const size_t dim = (size_t)t.shape.value_dim, vectors = (size_t)t.rows * t.heads;
+    const int copies = t.is_long ? 2 : 1, rows = copies * t.rows;
+    const size_t dim = (size_t)t.shape.value_dim, vectors = (size_t)rows * t.heads;
     std::vector<void *> all;
     banyan_device_limits limits = {};
     limits.shape = t.shape;
     limits.heads = t.heads;
     limits.kv_heads = t.kv_heads;
-    limits.rows = t.rows;
-    limits.parts = 1, limits.tables = t.kv_heads;
-    limits.strips = (int64_t)t.strip.size();
+    limits.rows = rows;
+    limits.parts = copies, limits.tables = t.kv_heads;
+    const std::vector<banyan_strip> strip = strips_of(t, copies);
+    limits.strips = (int64_t)strip.size();
     limits.spans = (int64_t)t.span.size();
     banyan_queue *queue;
     emulator_set_multiprocessors(t.processors);
@@ -47,6 +76,8 @@ static void run(const trial &t, decode_fn decode, results &r)
 
     std::vector<unsigned char> q(t.q.size() * banyan_dtype_bytes(t.in_dtype));
     banyan_from_float(q.data(), t.in_dtype, t.q.data(), (int64_t)t.q.size());
+    const std::vector<unsigned char> once = q;
+    if (copies == 2) q.insert(q.end(), once.begin(), once.end());
     std::vector<banyan_table_of_blocks> table;
     for (int h = 0; h < t.kv_heads; h++)
         table.push_back(banyan_table_of_blocks{
@@ -59,8 +90,8 @@ static void run(const trial &t, decode_fn decode, results &r)
     void *const out = to_device(r.out.data(), r.out.size(), all);
     void *const lse = to_device(r.lse.data(), vectors * sizeof(float), all);
     std::vector<float *> partial(t.heads, NULL);
-    r.partial.assign(t.heads, std::vector<float>((size_t)t.rows * (dim + 2), -77));
-    const size_t partial_bytes = (size_t)t.rows * (dim + 2) * sizeof(float);
+    r.partial.assign(t.heads, std::vector<float>((size_t)rows * (dim + 2), -77));
+    const size_t partial_bytes = (size_t)rows * (dim + 2) * sizeof(float);
     for (int h = 0; h < t.heads; h++)
         if (t.is_partial[h])
             partial[h] = (float *)to_device(r.partial[h].data(), partial_bytes, all);
@@ -69,19 +100,20 @@ static void run(const trial &t, decode_fn decode, results &r)
     batch.shape = t.shape;
     batch.scale = 1 / sqrtf((float)dim);
     batch.heads = t.heads;
-    const banyan_batch_part part = {t.at, t.first_token, t.end_token, 0};
-    batch.part = &part;
-    batch.parts = 1;
-    batch.rows = t.rows;
+    const banyan_batch_part part[2] = {{t.at, t.first_token, t.end_token, 0},
+                                       {t.at, t.first_token, t.end_token, t.rows}};
+    batch.part = part;
+    batch.parts = copies;
+    batch.rows = rows;
     batch.q = to_device(q.data(), q.size(), all);
     batch.in_dtype = t.in_dtype;
     batch.out_dtype = t.out_dtype;
     batch.table = table.data();
-    batch.strip = t.strip.data();
+    batch.strip = strip.data();
     batch.span = t.span.data();
     batch.edge = t.edge.data();
     batch.tables = t.kv_heads;
-    batch.strips = (int32_t)t.strip.size();
+    batch.strips = (int32_t)strip.size();
     batch.spans = (int32_t)t.span.size();
     batch.edges = (int32_t)t.edge.size();
     batch.partial = partial.data();
@@ -99,6 +131,7 @@ static void run(const trial &t, decode_fn decode, results &r)
             cudaMemcpy(r.partial[h].data(), partial[h], partial_bytes, cudaMemcpyDeviceToHost);
     for (void *memory : all) cudaFree(memory);
     banyan_cuda_close(queue);
+    if (copies == 2) check_halves(r);
 }
 
 /* ---- checking ----------------------------------------------------------------------------------- */
@@ -147,7 +180,7 @@ static double compare(const trial &t, const results &r, int head, int row)
     double expect_lse;
     oracle_row(&o, &t.q[((size_t)row * t.heads + head) * t.shape.key_dim], head, t.at + row,
                expect.data(), &expect_lse, &b);
-    b.block_tokens = BLOCK;
+    b.block_tokens = t.block;
     b.combines = 4 + emulator_get_multiprocessors();
     b.rounds = bound_rounds("cuda", t.shape.dtype);
     if (t.data != NORMAL || t.shape.value_in_key) b.spread = 1;
@@ -203,12 +236,14 @@ static void check(uint64_t seed, decode_fn decode, const char *name)
                 CHECK(is_untouched(t, r, head, row));
             if (t.strip_of[head] < 0) continue;
             const double worst = compare(t, r, head, row);
-            CHECK_MSG(worst <= 1,
-                      "%s, trial %llu (%s, dim %d, data %d, %d x %d heads, %d rows, at %lld): "
-                      "head %d, row %d: error/bound %g",
-                      name, (unsigned long long)seed, banyan_dtype_name(t.shape.dtype),
-                      t.shape.key_dim, (int)t.data, t.kv_heads, t.group, t.rows,
-                      (long long)t.at, head, row, worst);
+            CHECK_MSG(
+                worst <= 1,
+                "%s, trial %llu (%s, dim %d, blocks of %d, data %d, %d x %d heads, %d rows, at "
+                "%lld): "
+                "head %d, row %d: error/bound %g",
+                name, (unsigned long long)seed, banyan_dtype_name(t.shape.dtype),
+                t.shape.key_dim, t.block, (int)t.data, t.kv_heads, t.group, t.rows,
+                (long long)t.at, head, row, worst);
         }
     }
 }

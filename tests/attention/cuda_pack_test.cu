@@ -6,14 +6,7 @@
 
 #include <math.h>
 
-enum {
-    KV_HEADS = 3,
-    ROWS = 150,
-    BLOCKS = 3,
-    RECORDS = BLOCKS * KV_HEADS,
-    TOKENS = 64,
-    MOST_DIM = 576
-};
+enum { KV_HEADS = 3, ROWS = 150, BLOCKS = 3, RECORDS = BLOCKS * KV_HEADS, MOST_DIM = 576 };
 
 struct trial {
     banyan_block_shape shape;
@@ -27,8 +20,9 @@ struct trial {
 static size_t record_bytes(const banyan_block_shape *s)
 {
     const uint32_t k = (uint32_t)s->key_dim, v = (uint32_t)s->value_dim;
-    return s->dtype == BANYAN_E4M3 ? record8_bytes(k, v)
-                                   : record16_bytes(k, v, s->value_in_key);
+    const uint32_t n = (uint32_t)s->block_tokens;
+    return s->dtype == BANYAN_E4M3 ? record8_bytes(n, k, v)
+                                   : record16_bytes(n, k, v, s->value_in_key);
 }
 
 static float draw(uint64_t *random, int wild)
@@ -50,18 +44,21 @@ static float stored(const banyan_block_shape *s, const unsigned char *record, in
                     int token, int d, float *scale)
 {
     const uint32_t k = (uint32_t)s->key_dim, v = (uint32_t)s->value_dim;
-    const uint32_t t = (uint32_t)token, at = (uint32_t)d;
+    const uint32_t t = (uint32_t)token, at = (uint32_t)d, n = (uint32_t)s->block_tokens;
     *scale = 1;
     if (s->dtype == BANYAN_E4M3) {
-        memcpy(scale, record + (is_v ? record8_v_scales(k, v) : record8_k_scales(k, v)) + 4 * t,
+        memcpy(scale,
+               record + (is_v ? record8_v_scales(n, k, v) : record8_k_scales(n, k, v)) + 4 * t,
                4);
-        return banyan_e4m3_to_float(
-            record[is_v ? record8_v_tile(k) + record8_v_at(t, at) : record8_k_at(k, t, at)]);
+        return banyan_e4m3_to_float(record[is_v ? record8_v_tile(n, k) + record8_v_at(n, t, at)
+                                                : record8_k_at(n, k, t, at)]);
     }
     uint16_t bits;
     float x;
     memcpy(&bits,
-           record + (is_v ? record16_tile_bytes(k) : 0) + record16_at(is_v ? v : k, t, at), 2);
+           record + (is_v ? record16_tile_bytes(n, k) : 0) +
+               record16_at(n, is_v ? v : k, t, at),
+           2);
     banyan_to_float(&x, &bits, s->dtype, 1);
     return x;
 }
@@ -116,10 +113,11 @@ static void *make_rows(banyan_queue *queue, const trial *t, int dim, uint64_t *r
 /* Rows first_token .. of consecutive blocks, a record for each block and KV head. */
 static int list(const trial *t, unsigned char *records, size_t bytes, banyan_packing *packing)
 {
+    const int tokens = t->shape.block_tokens;
     int count = 0;
     for (int row = 0, block = 0; row < t->rows; block++) {
         const int first = block ? 0 : t->first_token;
-        const int rows = t->rows - row < TOKENS - first ? t->rows - row : TOKENS - first;
+        const int rows = t->rows - row < tokens - first ? t->rows - row : tokens - first;
         for (int h = 0; h < KV_HEADS; h++)
             packing[count++] = {records + (size_t)(block * KV_HEADS + h) * bytes,
                                 h,
@@ -140,12 +138,12 @@ static void check_records(const trial *t, const unsigned char *before,
     for (int i = 0; i < RECORDS; i++) {
         const int block = i / KV_HEADS, head = i % KV_HEADS;
         const unsigned char *record = after + (size_t)i * bytes;
-        const int begin = block * TOKENS - t->first_token; /* row of its token 0 */
-        if (begin >= t->rows) {                            /* not in the call */
+        const int begin = block * s->block_tokens - t->first_token; /* row of its token 0 */
+        if (begin >= t->rows) {                                     /* not in the call */
             CHECK(!memcmp(record, before + (size_t)i * bytes, bytes));
             continue;
         }
-        for (int token = 0; token < TOKENS; token++) {
+        for (int token = 0; token < s->block_tokens; token++) {
             const int row = begin + token, is_new = row >= 0 && row < t->rows;
             if (row < 0 && !t->fresh_first) {
                 for (int is_v = 0; is_v < (s->value_in_key ? 1 : 2); is_v++)
@@ -204,19 +202,20 @@ int main(void)
     uint64_t random = 11;
     for (int f = 0; f < 3; f++)
         for (int in = BANYAN_F32; in <= BANYAN_F16; in++)
-            for (int way = 0; way < 4; way++) {
+            for (int way = 0; way < 8; way++) {
+                const int tokens = way < 4 ? 64 : 32;
                 static const int dims[] = {64, 96, 128, 256};
-                const int dim = dims[(f + in + way) % 4];
-                trial t = {{TOKENS, dim, dim, formats[f]}, (banyan_dtype)in};
-                if (in == way && formats[f] != BANYAN_E4M3)
-                    t.shape = {TOKENS, 576, 512, formats[f], 1};
-                t.first_token = (int)test_below(&random, TOKENS);
-                t.rows = 1 + (int)test_below(&random, 2 * TOKENS);
-                if (way == 0) t.first_token = 0, t.rows = TOKENS; /* a whole block */
-                if (way == 1) t.rows = 1;                         /* a decoded token */
-                t.fresh_first = way == 0 || way == 2;
-                t.wild = way == 3;
-                run(&t, 100 + (uint64_t)(f * 16 + in * 4 + way));
+                const int dim = dims[(f + in + way + way / 4) % 4];
+                trial t = {{tokens, dim, dim, formats[f]}, (banyan_dtype)in};
+                if (in == way % 4 && formats[f] != BANYAN_E4M3)
+                    t.shape = {tokens, 576, 512, formats[f], 1};
+                t.first_token = (int)test_below(&random, tokens);
+                t.rows = 1 + (int)test_below(&random, 2 * tokens);
+                if (way % 4 == 0) t.first_token = 0, t.rows = tokens; /* a whole block */
+                if (way % 4 == 1) t.rows = 1;                         /* a decoded token */
+                t.fresh_first = way % 2 == 0;
+                t.wild = way % 4 == 3;
+                run(&t, 100 + (uint64_t)(f * 32 + in * 8 + way));
             }
     return test_end();
 }

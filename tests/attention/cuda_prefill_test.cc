@@ -95,7 +95,7 @@ static void check_trial(const trial *t, uint64_t *random)
         double expect_lse;
         bound b = {};
         oracle_row(&o, q, head, t->part.at - t->base + row, expect, &expect_lse, &b);
-        b.block_tokens = 64;
+        b.block_tokens = t->block;
         b.combines = t->multiprocessors;
         if (t->kind != RANDOM) b.spread = 1;
         double lse = result_of(t, row, head, got);

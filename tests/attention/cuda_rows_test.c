@@ -152,7 +152,8 @@ static void test_choice(void)
 {
     const banyan_block_shape shape = {BLOCK, 128, 128, BANYAN_BF16, 0};
     const banyan_block_shape large = {256, 128, 128, BANYAN_F16, 0};
-    const banyan_block_shape small = {32, 128, 128, BANYAN_BF16, 0},
+    const banyan_block_shape small = {16, 128, 128, BANYAN_BF16, 0},
+                             half = {32, 128, 128, BANYAN_BF16, 0},
                              odd = {BLOCK, 112, 112, BANYAN_BF16, 0},
                              narrow = {BLOCK, 96, 96, BANYAN_BF16, 0},
                              wide = {BLOCK, 256, 256, BANYAN_F16, 0},
@@ -162,6 +163,7 @@ static void test_choice(void)
     CHECK(found && found->device && found->record_bytes(&shape) == 32768);
     CHECK(!found->supports(&small) && !found->supports(&odd) && !found->supports(&exact));
     CHECK(found->supports(&large) && found->record_bytes(&large) == 4 * 32768);
+    CHECK(found->supports(&half) && found->record_bytes(&half) == 32768 / 2);
     CHECK(found->supports(&wide) && found->record_bytes(&wide) == 64 * 256 * 2 * 2);
     CHECK(found->supports(&narrow) && found->record_bytes(&narrow) == 64 * 96 * 2 * 2);
     emulator_set_capability(80);

@@ -12,8 +12,6 @@ extern "C" {
 
 #include <math.h>
 
-enum { BLOCK = 64 };
-
 static void *take(size_t bytes)
 {
     void *const memory = calloc(1, bytes);
@@ -45,7 +43,7 @@ static const banyan_strip *strip_of(const trial *t, int head, int64_t row)
 /* A score of -inf is a token with weight 0: the oracle is spared it, since its bound would be inf. */
 static int is_negative(const trial *t, int64_t token)
 {
-    return t->kind == NEGATIVE && token % 5 == 3 && token < t->part.at - t->base - BLOCK;
+    return t->kind == NEGATIVE && token % 5 == 3 && token < t->part.at - t->base - t->block;
 }
 
 int trial_reads(void *ctx, int head, int64_t row, int64_t token)
@@ -53,7 +51,7 @@ int trial_reads(void *ctx, int head, int64_t row, int64_t token)
     const trial *t = (const trial *)ctx;
     const banyan_strip *strip = strip_of(t, head, row);
     const banyan_edge *edge = &t->edge[strip->edge];
-    const int how = t->list[strip - t->strip][token / BLOCK];
+    const int how = t->list[strip - t->strip][token / t->block];
     const int64_t at = token + t->base;
     if (how == 0 || is_negative(t, token)) return 0;
     if (how == 1) return 1;
@@ -64,7 +62,7 @@ int trial_reads(void *ctx, int head, int64_t row, int64_t token)
 int trial_may_leak(const trial *t, int head, int64_t row)
 {
     const trial_list *list = &t->list[strip_of(t, head, row) - t->strip];
-    return t->kind == NAN_VALUE && (*list)[t->nan_token / BLOCK] > 1 &&
+    return t->kind == NAN_VALUE && (*list)[t->nan_token / t->block] > 1 &&
            !trial_reads((void *)t, head, row, t->nan_token);
 }
 
@@ -83,7 +81,8 @@ static void draw_shape(trial *t, uint64_t *random)
     if (t->way == PORTABLE && test_below(random, 2)) t->dim = 96;
     if (t->seed >= WIDE_SEEDS) t->way = WIDE, t->dim = 256;
     if (is_short(t)) t->way = HOPPER, t->dim = 128;
-    t->shape.block_tokens = BLOCK;
+    t->block = t->seed % 3 == 1 && !is_short(t) ? 32 : 64;
+    t->shape.block_tokens = t->block;
     t->shape.key_dim = t->shape.value_dim = t->dim;
     t->shape.dtype = test_below(random, 2) ? BANYAN_BF16 : BANYAN_F16;
     if (t->way != HOPPER && test_below(random, 3) == 0) t->shape.dtype = BANYAN_E4M3;
@@ -96,17 +95,17 @@ static void draw_shape(trial *t, uint64_t *random)
     t->heads = t->group * t->kv_heads;
     t->multiprocessors = processors[test_below(random, 3)];
     t->rows = 1 + (int32_t)test_below(random, test_below(random, 3) ? 80 : MOST_ROWS);
-    int64_t before = test_below(random, (MOST_BLOCKS - 5) * BLOCK);
+    int64_t before = test_below(random, (MOST_BLOCKS - 5) * t->block);
     if (is_short(t)) {
         t->kind = RANDOM;
         t->group = t->multiprocessors = 1;
         t->heads = t->kv_heads = 2;
         t->rows = MOST_ROWS;
-        before = (MOST_BLOCKS - 8) * BLOCK + before % (3 * BLOCK);
+        before = (MOST_BLOCKS - 8) * t->block + before % (3 * t->block);
     }
-    t->base = test_below(random, 2) ? 0 : ((int64_t)5 << 25) * BLOCK;
-    t->blocks = (int32_t)((before + t->rows + BLOCK - 1) / BLOCK);
-    t->tokens = (int64_t)t->blocks * BLOCK;
+    t->base = test_below(random, 2) ? 0 : ((int64_t)5 << 25) * t->block;
+    t->blocks = (int32_t)((before + t->rows + t->block - 1) / t->block);
+    t->tokens = (int64_t)t->blocks * t->block;
     t->batch.shape = t->shape;
     t->batch.scale = (test_below(random, 4) ? 1 : -1) / sqrtf((float)t->dim);
     t->batch.heads = t->heads;
@@ -133,14 +132,14 @@ static void draw_shape(trial *t, uint64_t *random)
 static int draw_seen(const trial *t, int style, int64_t block, int64_t own, int64_t window,
                      uint64_t *random)
 {
-    const int64_t begin = t->base + block * BLOCK, end = begin + BLOCK;
+    const int64_t begin = t->base + block * t->block, end = begin + t->block;
     int how = 1;
     if (block > own || begin >= t->part.end_token || end <= t->part.first_token) return 0;
     if (style == 1 && block % 4 != 1 && own - block > 5) return 0;
     if (style == 2 && block != own && test_below(random, 3) == 0) return 0;
     if (style == 3 && block / 4 != t->batch.strips % 8) return 0;
     if (begin < t->part.first_token || end > t->part.end_token || block == own) how = 2;
-    if (window && own - block >= window / BLOCK - 1 && test_below(random, 2)) how = 3;
+    if (window && own - block >= window / t->block - 1 && test_below(random, 2)) how = 3;
     return how;
 }
 
@@ -149,7 +148,7 @@ static void add_strip(trial *t, int kv_head, uint64_t heads, int first_row, int 
 {
     const int index = t->batch.strips++;
     banyan_strip *s = &t->strip[index];
-    const int64_t own = (t->part.at - t->base + first_row) / BLOCK;
+    const int64_t own = (t->part.at - t->base + first_row) / t->block;
     int32_t place = 0;
     t->edge[index].sink_end = t->base + test_below(random, 100);
     t->edge[index].window = 64 + test_below(random, 300);
@@ -194,7 +193,7 @@ static void draw_lists(trial *t, uint64_t *random)
         for (int b = 0; b < t->blocks; b++)
             t->held[kv][b] = !missing || test_below(random, missing) > 0;
         for (int row = 0, rows; row < t->rows; row += rows) {
-            rows = BLOCK - (int)((t->part.at + row) % BLOCK);
+            rows = t->block - (int)((t->part.at + row) % t->block);
             if (rows > t->rows - row) rows = t->rows - row;
             add_strip(t, kv, some, row, rows, style, random);
             if (some != all) add_strip(t, kv, all & ~some, row, rows, (style + 1) % 3, random);
@@ -310,34 +309,36 @@ static void to_host(void *host, const void *device, size_t bytes)
 /* Row `row` of k and of v to a record. */
 static void put16(const trial *t, char *record, uint32_t token, int64_t row)
 {
-    const uint32_t dim = (uint32_t)t->dim;
+    const uint32_t dim = (uint32_t)t->dim, tokens = (uint32_t)t->block;
     for (uint32_t d = 0; d < dim; d++) {
-        const uint32_t to = record16_at(dim, token, d);
+        const uint32_t to = record16_at(tokens, dim, token, d);
         const int64_t at = row * t->dim + d;
         banyan_from_float(record + to, t->shape.dtype, &t->k[at], 1);
-        banyan_from_float(record + record16_tile_bytes(dim) + to, t->shape.dtype, &t->v[at], 1);
+        banyan_from_float(record + record16_tile_bytes(tokens, dim) + to, t->shape.dtype,
+                          &t->v[at], 1);
     }
 }
 static void put8(const trial *t, char *record, uint32_t token, int64_t row)
 {
-    const uint32_t dim = (uint32_t)t->dim;
+    const uint32_t dim = (uint32_t)t->dim, tokens = (uint32_t)t->block;
     const float *const k_scale = &t->k_scale[row], *const v_scale = &t->v_scale[row];
     for (uint32_t d = 0; d < dim; d++) {
         const int64_t at = row * t->dim + d;
-        record[record8_k_at(dim, token, d)] = (char)byte_of(t->k[at], *k_scale);
-        record[record8_v_tile(dim) + record8_v_at(token, d)] =
+        record[record8_k_at(tokens, dim, token, d)] = (char)byte_of(t->k[at], *k_scale);
+        record[record8_v_tile(tokens, dim) + record8_v_at(tokens, token, d)] =
             (char)byte_of(t->v[at], *v_scale);
     }
-    memcpy(record + record8_k_scales(dim, dim) + 4 * token, k_scale, 4);
-    memcpy(record + record8_v_scales(dim, dim) + 4 * token, v_scale, 4);
+    memcpy(record + record8_k_scales(tokens, dim, dim) + 4 * token, k_scale, 4);
+    memcpy(record + record8_v_scales(tokens, dim, dim) + 4 * token, v_scale, 4);
 }
 
 /* Records of a KV head, the last held block first, with one of NaNs after each. */
 static void make_table(const trial *t, int kv, banyan_table_of_blocks *out)
 {
-    const uint32_t dim = (uint32_t)t->dim;
+    const uint32_t dim = (uint32_t)t->dim, tokens = (uint32_t)t->block;
     const int is_8 = t->shape.dtype == BANYAN_E4M3;
-    const size_t bytes = is_8 ? record8_bytes(dim, dim) : 2 * record16_tile_bytes(dim);
+    const size_t bytes =
+        is_8 ? record8_bytes(tokens, dim, dim) : 2 * record16_tile_bytes(tokens, dim);
     banyan_slot slot[MOST_BLOCKS];
     int places = 0, next = 0;
     for (int b = 0; b < t->blocks; b++) places += t->held[kv][b];
@@ -345,11 +346,11 @@ static void make_table(const trial *t, int kv, banyan_table_of_blocks *out)
     memset(records, 0xff, (size_t)(2 * places + 1) * bytes);
     for (int b = 0; b < t->blocks; b++) {
         if (!t->held[kv][b]) continue;
-        slot[next].block = (int32_t)(t->base / BLOCK + b);
+        slot[next].block = (int32_t)(t->base / t->block + b);
         slot[next].record = (uint32_t)(2 * (places - 1 - next));
         char *record = records + slot[next++].record * bytes;
-        for (int i = 0; i < BLOCK; i++) {
-            const int64_t row = ((int64_t)b * BLOCK + i) * t->kv_heads + kv;
+        for (int i = 0; i < t->block; i++) {
+            const int64_t row = ((int64_t)b * t->block + i) * t->kv_heads + kv;
             (is_8 ? put8 : put16)(t, record, (uint32_t)i, row);
         }
     }

@@ -24,7 +24,8 @@ typedef struct trial {
     int64_t seed;
     banyan_block_shape shape;
     int kind, multiprocessors;
-    int way; /* which prefill */
+    int way;   /* which prefill */
+    int block; /* tokens of one */
     int32_t dim, heads, kv_heads, group, rows, blocks;
     int64_t base, tokens; /* absolute token of the oracle's token 0; how many it knows */
     int wants_partial[MOST_HEADS];

@@ -86,14 +86,15 @@ static void draw_batch(uint64_t *random, const char *use, int32_t group, int per
     const int32_t kv_heads = HEADS / group < TABLES ? HEADS / group : TABLES;
     const int32_t heads = kv_heads * group;
     memset(&trial, 0, sizeof trial);
-    trial.batch = (banyan_batch){.shape = {BLOCK, 128, 128, BANYAN_BF16},
-                                 .scale = 1,
-                                 .heads = heads,
-                                 .rows = 1 + (int32_t)test_below(random, 400),
-                                 .strip = trial.strip,
-                                 .span = trial.span,
-                                 .edge = trial.edge,
-                                 .tables = kv_heads};
+    trial.batch =
+        (banyan_batch){.shape = {test_below(random, 3) ? BLOCK : 32, 128, 128, BANYAN_BF16},
+                       .scale = 1,
+                       .heads = heads,
+                       .rows = 1 + (int32_t)test_below(random, 400),
+                       .strip = trial.strip,
+                       .span = trial.span,
+                       .edge = trial.edge,
+                       .tables = kv_heads};
     const int64_t blocks = 1 + test_below(random, PLACES - 10);
     trial.at = blocks * BLOCK - 1 - test_below(random, BLOCK);
     const int64_t end = trial.at + trial.batch.rows;
@@ -157,11 +158,12 @@ static void read_entry(const cuda_tiles *tiles, const cuda_work *work, int32_t e
 
 static void read_work(const cuda_tiles *tiles, const cuda_work *work)
 {
+    const int32_t entries = CUDA_STEP(trial.batch.shape.block_tokens);
     int32_t step = work->first_step;
     for (int mode = 0; mode < 3; mode++)
         for (int32_t i = 0; i < work->steps[mode]; i++, step++)
-            for (int j = 0; j < CUDA_STEP; j++)
-                read_entry(tiles, work, CUDA_STEP * step + j, mode, j);
+            for (int j = 0; j < entries; j++)
+                read_entry(tiles, work, entries * step + j, mode, j);
 }
 
 /* Subtiles cover each strip's vectors; a tile that was cut has consecutive slots and steps. */
@@ -363,7 +365,7 @@ static void check_union(uint64_t *random, int *refused)
     banyan_span a[4], b[4];
     cuda_span span[8 + CUDA_UNION_SPANS];
     unsigned char in_a[MOST] = {0}, in_b[MOST] = {0};
-    cuda_list list = {span, 0, {0, 0, 0}};
+    cuda_list list = {span, CUDA_STEP(test_below(random, 2) ? 32 : 64), 0, {0, 0, 0}};
     const int a_count = draw_spans(random, a);
     const int b_count =
         test_below(random, 2) ? draw_spans(random, b) : draw_alike(random, a, a_count, b);
@@ -376,7 +378,7 @@ static void check_union(uint64_t *random, int *refused)
     CHECK(list.spans <= a_count + b_count + CUDA_UNION_SPANS);
     int32_t entry = 0, i = 0;
     for (int mode = 0; mode < 3; mode++)
-        for (int32_t end = entry + CUDA_STEP * list.steps[mode]; entry < end; entry++) {
+        for (int32_t end = entry + list.step * list.steps[mode]; entry < end; entry++) {
             while (i + 1 < list.spans && span[i + 1].first_entry <= entry) i++;
             const int32_t place = span[i].first + (entry - span[i].first_entry) * span[i].step;
             CHECK(place >= 0 && place < MOST);

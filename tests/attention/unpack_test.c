@@ -71,10 +71,11 @@ static void test_kernel(const banyan_kernel *kernel, uint64_t *seed)
 }
 
 /* By the table of record.h: each number where it says. */
-static void test_cuda(int32_t dim, banyan_dtype dtype, int32_t rows, uint64_t *seed)
+static void test_cuda(int32_t tokens, int32_t dim, banyan_dtype dtype, int32_t rows,
+                      uint64_t *seed)
 {
     const int in_key = dim == 576; /* value_in_key: the first 512 */
-    const banyan_block_shape shape = {.block_tokens = 64,
+    const banyan_block_shape shape = {.block_tokens = tokens,
                                       .key_dim = dim,
                                       .value_dim = in_key ? 512 : dim,
                                       .dtype = dtype,
@@ -82,7 +83,7 @@ static void test_cuda(int32_t dim, banyan_dtype dtype, int32_t rows, uint64_t *s
     static float k_factor[64], v_factor[64], k_back[64], v_back[64];
     const banyan_plain in = {k_in, v_in, k_factor, v_factor};
     const banyan_plain out = {k_out, v_out, k_back, v_back};
-    const uint32_t d32 = (uint32_t)dim;
+    const uint32_t d32 = (uint32_t)dim, n = (uint32_t)tokens;
     const size_t row = (size_t)dim * banyan_dtype_bytes(dtype);
     for (size_t i = 0; i < 64 * row; i++) k_in[i] = (char)test_random(seed);
     for (size_t i = 0; i < 64 * row; i++) v_in[i] = (char)test_random(seed);
@@ -92,17 +93,17 @@ static void test_cuda(int32_t dim, banyan_dtype dtype, int32_t rows, uint64_t *s
     banyan_cuda_unpack(&shape, record, rows, &out);
     CHECK(!memcmp(k_in, k_out, (size_t)rows * row));
     CHECK(in_key || !memcmp(v_in, v_out, (size_t)rows * row));
-    for (uint32_t t = 0; t < 64; t++)
+    for (uint32_t t = 0; t < n; t++)
         for (uint32_t d = 0; d < d32; d++) {
             const int is_there = t < (uint32_t)rows;
             if (dtype == BANYAN_E4M3) {
                 const size_t at = t * row + d;
-                CHECK(record[record8_k_at(d32, t, d)] == (is_there ? k_in[at] : 0));
-                CHECK(record[record8_v_tile(d32) + record8_v_at(t, d)] ==
+                CHECK(record[record8_k_at(n, d32, t, d)] == (is_there ? k_in[at] : 0));
+                CHECK(record[record8_v_tile(n, d32) + record8_v_at(n, t, d)] ==
                       (is_there ? v_in[at] : 0));
             } else {
-                const char *k = record + record16_at(d32, t, d);
-                const char *v = k + record16_tile_bytes(d32), zero[2] = {0, 0};
+                const char *k = record + record16_at(n, d32, t, d);
+                const char *v = k + record16_tile_bytes(n, d32), zero[2] = {0, 0};
                 CHECK(!memcmp(k, is_there ? k_in + t * row + 2 * d : zero, 2));
                 CHECK(in_key || !memcmp(v, is_there ? v_in + t * row + 2 * d : zero, 2));
             }
@@ -156,9 +157,12 @@ int main(void)
     }
     for (int dim = 64; dim <= 256; dim += dim < 128 ? 32 : 128)
         for (int rows = 1; rows <= 64; rows += 21) {
-            test_cuda(dim, BANYAN_BF16, rows, &seed);
-            test_cuda(dim, BANYAN_E4M3, rows, &seed);
-            test_cuda(576, BANYAN_BF16, rows, &seed);
+            for (int tokens = 32; tokens <= 64; tokens += 32) {
+                const int some = rows < tokens ? rows : tokens;
+                test_cuda(tokens, dim, BANYAN_BF16, some, &seed);
+                test_cuda(tokens, dim, BANYAN_E4M3, some, &seed);
+                test_cuda(tokens, 576, BANYAN_BF16, some, &seed);
+            }
             test_cuda_slots(BANYAN_F16, 2 * rows, &seed);
             test_cuda_slots(BANYAN_E4M3, 2 * rows, &seed);
         }

@@ -3,7 +3,8 @@
  * of which the first 512 are the value, read by more query heads than a strip has bits. With the CUDA
  * kernels, on the emulator or on a GPU, beside the same calls on the CPU, which latent_test holds against
  * the oracle: decoded rows of two sequences in one call, a few rows at once, rows of two blocks, ranges of
- * tokens, sinks, and a graph of a step; on one rank, in blocks of two slots, and on three. In fp16, as
+ * tokens, sinks, and a graph of a step; on one rank, in blocks of two slots, and on three, in blocks of
+ * half a record. And a graph of as many sequences, rows and heads as a step may have. In fp16, as
  * cuda_parts_test.c. */
 #include "emulator.h"
 #include "tests/comm/local.h"
@@ -42,7 +43,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device)
     spec.pool_tokens = 2 * TOKENS;
     spec.cache_dtype = spec.in_dtype = BANYAN_F16;
     spec.placement = "spread";
-    if (comm->size == 1) spec.block_tokens = 128;
+    spec.block_tokens = comm->size == 1 ? 128 : 32;
     spec.threads = 1;
     spec.device = device;
     return sequence_plan(&spec, comm);
@@ -190,7 +191,7 @@ static void test_refusal(void)
     CHECK_MSG(
         strstr(banyan_error_message(),
                "no kernel for block_tokens 64, key_dim 576, value_dim 256 in the key, "
-               "cache_dtype bf16: expected block_tokens 64, 128, 256, (key_dim, value_dim) "
+               "cache_dtype bf16: expected block_tokens 32, 64, 128, 256, (key_dim, value_dim) "
                "(64, 64), (96, 96), (128, 128), (256, 256), (576, 512 in the key), "
                "cache_dtype bf16, fp16, fp8"),
         "%s", banyan_error_message());

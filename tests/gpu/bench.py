@@ -445,13 +445,13 @@ def capacity(b):
 # ---- the stage "shapes" ------------------------------------------------------------------------
 
 
-@row(50, 6, "shapes")
+@row(60, 6, "shapes")
 def dims(b):
     """By the width of heads: a decoded row of 65536 tokens, and the last 2048 rows; 16 query heads, 8 KV
     heads. Dim 128 is what the others are to be compared with."""
     tokens, rows, heads = 65536, 2048, 16
     for dim, cache, block in ((128, "bf16", 64), (96, "bf16", 64), (256, "bf16", 64),
-                              (256, "fp8", 64), (128, "bf16", 128)):
+                              (256, "fp8", 64), (128, "bf16", 128), (128, "bf16", 32)):
         name = f"dim {dim} {cache}" + (f", blocks of {block}" if block != BLOCK else "")
         with Lane(tokens, heads=heads, dim=dim, rows=16384, cache=cache, block=block).fill() as lane:
             bound = lane.bytes_read() / b.copy_rate

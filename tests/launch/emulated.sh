@@ -17,6 +17,7 @@ run)
   all 0 "6 rows checked" run $shape $cuda --tokens 700 --at 640 --use "s2 stride=2 local=2" --placement spread
   all 0 "6 rows checked" run --heads 2 --kv-heads 1 --key-dim 256 --threads 1 --samples 6 --decode 2 $cuda --tokens 150
   all 0 "6 rows checked" run $shape $cuda --tokens 300 --max-rows 140 --set cache.block_tokens=128 --placement spread
+  all 0 "6 rows checked" run $shape $cuda --tokens 300 --at 200 --dtype fp8 --set cache.block_tokens=32 --placement spread
   all 0 "6 rows checked" run --heads 16 --kv-heads 1 --key-dim 576 --value-dim 512 --value-in-key --threads 1 \
     --samples 6 --decode 2 $cuda --tokens 90 --at 80 --placement spread
   all 0 "device           cuda: " run $shape $cuda --tokens 64 --dtype fp8
