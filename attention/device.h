@@ -109,6 +109,7 @@ typedef struct banyan_batch {
     /* 0, or for a tape: no strip, now or when the call is rewritten, has more (query head, row) vectors.
      * The counts above will be the same then: the last strips, of part -1, fill up what is not there. */
     int32_t vectors;
+    int32_t part_strips; /* likewise: no part has more strips */
     /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an empty
      * list gives the empty partial); NULL: its result is final, and goes to out and lse at once */
     float *const *partial; /* [heads] */

@@ -320,9 +320,12 @@ static banyan_status run_recorded(pass p)
     const banyan_device_graph *g = &p.c->device->graph;
     const banyan_panel nothing = {.rows = p.panel->rows};
     int32_t most = 0, piece = 0;
+    int64_t strips, spans;
     if (!g->is_rewritten) p.panel = &nothing;
     for (int32_t i = 0; i < g->parts; i++)
         if (g->rows[i] > most) most = g->rows[i];
+    room_of(&p, most, &strips, &spans);
+    p.batch.part_strips = (int32_t)strips;
     if (most > p.c->plan->spec.block_tokens) most = p.c->plan->spec.block_tokens;
     p.batch.vectors = most * banyan_device_heads(p.c, p.call->layer);
     banyan_status status = p.batch.vectors ? banyan_device_tape_begin(p.c, p.call) : BANYAN_OK;

@@ -4,6 +4,7 @@
 #include "attention/cuda/record.h"
 
 #include <stdint.h>
+#include <string.h>
 
 /* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read: q is
  * loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and more; and of a
@@ -11,17 +12,22 @@
 static const cuda_split_costs costs_of_64 = {2, 4, 4};
 
 /* Of blocks of fewer tokens there are as many more. */
-static cuda_split_costs costs_of(const banyan_block_shape *shape)
+static cuda_split_costs decode_costs(const banyan_block_shape *shape)
 {
     const int32_t times = RECORD_TOKENS / (int32_t)record_tokens(shape->block_tokens);
     return {times * costs_of_64.start, times * costs_of_64.cut, times * costs_of_64.least};
+}
+
+static size_t aligned_room(size_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
 }
 
 /* Next room of the queue's host memory, 16-byte aligned. */
 static void *take_room(char **room, size_t bytes)
 {
     void *const next = *room;
-    *room += (bytes + 15) / 16 * 16;
+    *room += aligned_room(bytes);
     return next;
 }
 
@@ -32,9 +38,24 @@ static int strip_vectors(const banyan_strip *strip)
 
 /* Strips of a batch that go in one launch, and how many of them are of each part. */
 struct decode_launch {
-    const banyan_strip *strip;
-    int32_t strips, parts;
+    int32_t first, strips, parts;
     int32_t *tiles; /* [parts] */
+};
+
+/* A launch's lists, in host memory; a tile is a strip of the batch. */
+struct decode_lists {
+    const int32_t *first_item; /* [workers + 1] */
+    const cuda_item *item;
+    const cuda_combined *combined; /* [cuts] */
+    int32_t workers, cuts, most_slots;
+};
+
+/* Launches whose arguments reach the device together. Their lists lie one behind the other. */
+struct decode_work {
+    decode_lists launch[CUDA_DECODE_PARTS];
+    int32_t launches;
+    const char *lists;
+    size_t bytes;
 };
 
 /* Strips whose vectors are too many for a kernel, `most` of them at a time, become several: some of the
@@ -102,6 +123,7 @@ static const char *cut_strips(const banyan_queue *queue, const banyan_batch *bat
     while (next < cut + strips) *next++ = none;
     out->strip = cut;
     out->strips = strips;
+    if (out->vectors) out->part_strips *= pieces_of_tape(batch, most);
     if (out->vectors > most) out->vectors = most;
     return NULL;
 }
@@ -132,27 +154,26 @@ static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, 
 static void take_launch(const banyan_batch *batch, int32_t first, int32_t first_part,
                         int32_t parts, decode_launch *out)
 {
-    out->strip = batch->strip + first;
+    out->first = first;
     out->strips = 0;
     out->parts = parts;
     for (int32_t p = 0; p < parts; p++) {
         const int32_t before = out->strips;
         while (first + out->strips < batch->strips &&
-               out->strip[out->strips].part == first_part + p)
+               batch->strip[first + out->strips].part == first_part + p)
             out->strips++;
         out->tiles[p] = out->strips - before;
     }
 }
 
 /* The split's cuts, as the combine wants them. */
-static void describe_cuts(const decode_launch *launch, const cuda_split *split,
-                          decode_plan *plan, cuda_combined *out)
+static int32_t describe_cuts(const banyan_strip *strips, const cuda_split *split, int stride,
+                             cuda_combined *out)
 {
-    const int stride = plan->call.stride;
-    plan->most_slots = 1;
+    int32_t most_slots = 1;
     for (int32_t i = 0; i < split->cuts; i++) {
         const cuda_cut *const cut = &split->cut[i];
-        const banyan_strip *const strip = &launch->strip[cut->tile];
+        const banyan_strip *const strip = &strips[cut->tile];
         out[i] = cuda_combined{strip->heads,
                                (int64_t)cut->slot * stride,
                                stride,
@@ -162,38 +183,9 @@ static void describe_cuts(const decode_launch *launch, const cuda_split *split,
                                strip->rows,
                                0,
                                strip_vectors(strip)};
-        if (cut->slots > plan->most_slots) plan->most_slots = cut->slots;
+        if (cut->slots > most_slots) most_slots = cut->slots;
     }
-}
-
-static const char *stage(banyan_queue *queue, const banyan_batch *batch,
-                         const decode_launch *launch, const cuda_split *split,
-                         const cuda_combined *combined, decode_plan *out)
-{
-    cuda_array array[] = {
-        {split->item, (size_t)split->items * sizeof(cuda_item), NULL},
-        {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t), NULL},
-        {batch->strip, (size_t)batch->strips * sizeof(banyan_strip), NULL},
-        {batch->span, (size_t)batch->spans * sizeof(banyan_span), NULL},
-        {batch->edge, (size_t)batch->edges * sizeof(banyan_edge), NULL},
-        {batch->table, (size_t)batch->tables * sizeof(banyan_table_of_blocks), NULL},
-        {batch->part, (size_t)batch->parts * sizeof(banyan_batch_part), NULL},
-        {batch->partial, (size_t)batch->heads * sizeof(float *), NULL},
-        {combined, (size_t)split->cuts * sizeof(cuda_combined), NULL}};
-    const char *const failed =
-        cuda_stage(queue, array, sizeof(array) / sizeof(array[0]), &out->call.carried);
-    if (failed) return failed;
-    decode_call *const call = &out->call;
-    call->item = (const cuda_item *)array[0].device;
-    call->first_item = (const int32_t *)array[1].device;
-    call->strip = (const banyan_strip *)array[2].device + (launch->strip - batch->strip);
-    call->span = (const banyan_span *)array[3].device;
-    call->edge = (const banyan_edge *)array[4].device;
-    call->table = (const banyan_table_of_blocks *)array[5].device;
-    call->part = (const banyan_batch_part *)array[6].device;
-    call->results.partial = (float *const *)array[7].device;
-    out->combined = (const cuda_combined *)array[8].device;
-    return NULL;
+    return most_slots;
 }
 
 static void fill_call(const banyan_queue *queue, const banyan_batch *batch, decode_call *call)
@@ -209,63 +201,130 @@ static void fill_call(const banyan_queue *queue, const banyan_batch *batch, deco
     call->in_dtype = batch->in_dtype;
 }
 
-/* Items and cuts of a launch, at most. */
+/* Strips of a launch, items and cuts, at most; for a tape wherever its parts are. */
+static int32_t most_strips(const banyan_batch *batch, const decode_launch *launch)
+{
+    if (!batch->vectors) return launch->strips;
+    const int64_t strips = (int64_t)launch->parts * batch->part_strips;
+    return strips < batch->strips ? (int32_t)strips : batch->strips;
+}
 static int32_t most_items(const banyan_batch *batch, const decode_launch *launch, int workers)
 {
-    return (batch->vectors ? batch->strips : launch->strips) + launch->parts * workers;
+    return most_strips(batch, launch) + launch->parts * workers;
 }
 static int32_t most_cuts(const banyan_batch *batch, const decode_launch *launch, int workers)
 {
     const int32_t cuts = launch->parts * workers;
-    return batch->vectors && batch->strips < cuts ? batch->strips : cuts;
+    return batch->vectors && most_strips(batch, launch) < cuts ? most_strips(batch, launch)
+                                                               : cuts;
 }
 
 /* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that have nothing
  * to do with no items; and as many cuts as there may be, those that are none without vectors. */
 static void pad_split(const banyan_batch *batch, const decode_launch *launch, int32_t workers,
-                      cuda_split *split, decode_plan *plan, cuda_combined *combined)
+                      cuda_split *split)
 {
-    const int32_t cuts = most_cuts(batch, launch, workers);
     for (int32_t w = split->workers + 1; w <= workers; w++) split->first_item[w] = split->items;
-    for (int32_t i = split->cuts; i < cuts; i++) combined[i] = cuda_combined{};
     split->items = most_items(batch, launch, workers);
     split->workers = workers;
-    split->cuts = cuts;
-    plan->most_slots = workers + 1;
 }
 
-/* Splits a launch and brings its arguments to the device. */
-static const char *prepare_launch(banyan_queue *queue, const banyan_batch *batch,
-                                  const decode_launch *launch, char *room, decode_plan *out)
+/* A launch's lists are added to those of the others, at *end. */
+static const char *list_launch(const banyan_queue *queue, const banyan_batch *batch,
+                               const decode_launch *launch, int stride, char *room, char **end,
+                               decode_lists *out)
 {
     const int32_t workers = queue->multiprocessors;
-    const size_t tiles = (size_t)launch->strips;
-    const size_t items = (size_t)most_items(batch, launch, workers);
-    const size_t cuts = (size_t)most_cuts(batch, launch, workers);
-    int32_t *const blocks = (int32_t *)take_room(&room, tiles * sizeof(int32_t));
+    const int32_t items = most_items(batch, launch, workers);
+    const int32_t cuts = most_cuts(batch, launch, workers);
+    const banyan_strip *const strip = batch->strip + launch->first;
+    const size_t rest = aligned_room((size_t)launch->strips * sizeof(int32_t)) +
+                        aligned_room((size_t)cuts * sizeof(cuda_cut)) +
+                        aligned_room((size_t)cuts * sizeof(cuda_combined));
     cuda_split split;
-    split.item = (cuda_item *)take_room(&room, items * sizeof(cuda_item));
-    split.first_item = (int32_t *)take_room(&room, ((size_t)workers + 1) * sizeof(int32_t));
-    split.cut = (cuda_cut *)take_room(&room, cuts * sizeof(cuda_cut));
-    cuda_combined *const combined =
-        (cuda_combined *)take_room(&room, cuts * sizeof(cuda_combined));
-    if ((size_t)(room - queue->room) > queue->room_bytes)
+    split.first_item = (int32_t *)take_room(end, ((size_t)workers + 1) * sizeof(int32_t));
+    split.item = (cuda_item *)*end;
+    char *after = *end + aligned_room((size_t)items * sizeof(cuda_item));
+    if ((size_t)(after - room) + rest > queue->room_bytes - (size_t)(room - queue->room))
         return cuda_words("a decode of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
-
-    for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)launch->strip[i].blocks;
+    /* what is forgotten when the lists are there lies behind the most that they may be */
+    cuda_combined *const combined =
+        (cuda_combined *)take_room(&after, (size_t)cuts * sizeof *combined);
+    int32_t *const blocks =
+        (int32_t *)take_room(&after, (size_t)launch->strips * sizeof(int32_t));
+    split.cut = (cuda_cut *)after;
+    for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)strip[i].blocks;
     banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers,
-                            costs_of(&batch->shape), &split);
-    const size_t slot_bytes = (size_t)split.slots * (size_t)out->call.stride *
+                            decode_costs(&batch->shape), &split);
+    const size_t slot_bytes = (size_t)split.slots * (size_t)stride *
                               banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
     if (slot_bytes > queue->scratch_bytes)
         return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);
-    describe_cuts(launch, &split, out, combined);
-    if (batch->vectors) pad_split(batch, launch, workers, &split, out, combined);
+    for (int32_t i = 0; i < split.items; i++) split.item[i].tile += launch->first;
+    const int32_t most_slots = describe_cuts(strip, &split, stride, combined);
+    if (batch->vectors) pad_split(batch, launch, workers, &split);
+    out->cuts = batch->vectors ? cuts : split.cuts;
+    for (int32_t i = split.cuts; i < out->cuts; i++) combined[i] = cuda_combined{};
+    out->first_item = split.first_item;
+    out->item = split.item;
     out->workers = split.workers;
-    out->cuts = split.cuts;
-    return stage(queue, batch, launch, &split, combined, out);
+    out->most_slots = batch->vectors ? workers + 1 : most_slots;
+    take_room(end, (size_t)split.items * sizeof(cuda_item));
+    out->combined = (const cuda_combined *)*end;
+    memmove(take_room(end, (size_t)out->cuts * sizeof *combined), combined,
+            (size_t)out->cuts * sizeof *combined);
+    return NULL;
+}
+
+/* The arguments of all launches; *lists: where their lists are then. */
+static const char *stage(banyan_queue *queue, const banyan_batch *batch,
+                         const decode_work *work, decode_call *call, const char **lists)
+{
+    cuda_array array[] = {
+        {work->lists, work->bytes, NULL},
+        {batch->strip, (size_t)batch->strips * sizeof(banyan_strip), NULL},
+        {batch->span, (size_t)batch->spans * sizeof(banyan_span), NULL},
+        {batch->edge, (size_t)batch->edges * sizeof(banyan_edge), NULL},
+        {batch->table, (size_t)batch->tables * sizeof(banyan_table_of_blocks), NULL},
+        {batch->part, (size_t)batch->parts * sizeof(banyan_batch_part), NULL},
+        {batch->partial, (size_t)batch->heads * sizeof(float *), NULL}};
+    const char *const failed =
+        cuda_stage(queue, array, sizeof(array) / sizeof(array[0]), &call->carried);
+    if (failed) return failed;
+    *lists = (const char *)array[0].device;
+    call->strip = (const banyan_strip *)array[1].device;
+    call->span = (const banyan_span *)array[2].device;
+    call->edge = (const banyan_edge *)array[3].device;
+    call->table = (const banyan_table_of_blocks *)array[4].device;
+    call->part = (const banyan_batch_part *)array[5].device;
+    call->results.partial = (float *const *)array[6].device;
+    return NULL;
+}
+
+/* The lists of parts first_part .. end_part - 1, in launches of `most` parts; *first: of their strips, and
+ * then of the next parts'. */
+static const char *list_launches(const banyan_queue *queue, const banyan_batch *batch,
+                                 int32_t first_part, int32_t end_part, int32_t most, int stride,
+                                 char *room, int32_t *first, decode_work *out)
+{
+    const char *failed = NULL;
+    decode_launch launch = {};
+    launch.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
+    char *end = room;
+    out->launches = 0;
+    for (int32_t part = first_part; part < end_part && !failed; part += launch.parts) {
+        const int32_t left = end_part - part;
+        take_launch(batch, *first, part, left < most ? left : most, &launch);
+        *first += launch.strips;
+        if (launch.strips || batch->vectors)
+            failed = list_launch(queue, batch, &launch, stride, room, &end,
+                                 &out->launch[out->launches++]);
+    }
+    out->lists = room;
+    out->bytes = (size_t)(end - room);
+    return failed;
 }
 
 const char *decode_launches(banyan_queue *queue, const banyan_batch *given, int most_vectors,
@@ -273,27 +332,34 @@ const char *decode_launches(banyan_queue *queue, const banyan_batch *given, int 
 {
     char *room = queue->room;
     decode_plan plan = {};
-    decode_launch launch = {};
+    decode_work work;
     banyan_batch batch;
-    const char *failed = cut_strips(queue, given, most_vectors, &room, &batch);
+    const char *failed = cut_strips(queue, given, most_vectors, &room, &batch), *lists = NULL;
     if (!failed) failed = find_most(&batch, &plan.call.stride);
     if (failed) return failed;
     if (batch.vectors) plan.call.stride = batch.vectors;
     fill_call(queue, &batch, &plan.call);
     const int32_t most = most_parts(queue, &batch, plan.call.stride);
-    launch.tiles = (int32_t *)take_room(&room, (size_t)most * sizeof(int32_t));
     int32_t first = 0;
-    for (int32_t part = 0; part < batch.parts && !failed; part += launch.parts) {
-        const int32_t left = batch.parts - part;
-        take_launch(&batch, first, part, left < most ? left : most, &launch);
-        first += launch.strips;
-        if (!launch.strips && !batch.vectors) continue;
-        failed = prepare_launch(queue, &batch, &launch, room, &plan);
-        if (!failed && !cuda_rewrites(queue)) failed = start(ctx, &plan);
-        if (!failed)
-            failed = cuda_combine(queue, plan.combined, plan.cuts, plan.call.stride,
-                                  plan.most_slots, plan.call.slots, batch.shape.value_dim,
-                                  plan.call.results, &plan.call.carried);
+    for (int32_t part = 0, end; part < batch.parts && !failed; part = end) {
+        end = batch.parts - part > CUDA_DECODE_PARTS ? part + CUDA_DECODE_PARTS : batch.parts;
+        failed = list_launches(queue, &batch, part, end, most, plan.call.stride, room, &first,
+                               &work);
+        if (!failed && work.launches) failed = stage(queue, &batch, &work, &plan.call, &lists);
+        for (int32_t i = 0; i < work.launches && !failed; i++) {
+            const decode_lists *const of = &work.launch[i];
+            plan.call.item = (const cuda_item *)(lists + ((const char *)of->item - work.lists));
+            plan.call.first_item =
+                (const int32_t *)(lists + ((const char *)of->first_item - work.lists));
+            plan.workers = of->workers;
+            if (!cuda_rewrites(queue)) failed = start(ctx, &plan);
+            if (!failed)
+                failed = cuda_combine(
+                    queue,
+                    (const cuda_combined *)(lists + ((const char *)of->combined - work.lists)),
+                    of->cuts, plan.call.stride, of->most_slots, plan.call.slots,
+                    batch.shape.value_dim, plan.call.results, &plan.call.carried);
+        }
     }
     return failed;
 }

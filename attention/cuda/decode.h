@@ -35,16 +35,16 @@ static __device__ __forceinline__ const T &staged(const decode_call &call, const
     return carried_at(call.carried, array)[i];
 }
 
-/* A launch that is ready, and what its combine needs. */
+/* A launch that is ready. */
 struct decode_plan {
     decode_call call;
-    const cuda_combined *combined; /* device */
-    int32_t workers, cuts, most_slots;
+    int32_t workers;
 };
 
 /* Cuts strips of more than most_vectors vectors, which is all that the kernel takes; splits the parts of a
- * batch over the device's multiprocessors, as many of them at a time as there is scratch for; brings each
- * launch's arguments to the device, starts it by start(ctx, plan), and combines the tiles that were cut. */
+ * batch over the device's multiprocessors, as many of them in a launch as there is scratch for; brings all
+ * launches' arguments to the device, starts each by start(ctx, plan), and combines the tiles that were
+ * cut. */
 typedef const char *(*decode_start)(void *ctx, const decode_plan *plan);
 const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, int most_vectors,
                             decode_start start, void *ctx);

@@ -198,10 +198,132 @@ static void test_refusal(void)
     banyan_comm_destroy(comm);
 }
 
+/* ---- steps of many sequences ------------------------------------------------------------------ */
+
+enum { MANY = 64, MANY_HEADS = 128, MANY_ROWS = 4 };
+
+static banyan_plan *plan_of_many(banyan_comm *comm, const char *device)
+{
+    static const banyan_layer_shape shape = {.last_layer = -1, .value_in_key = 1};
+    banyan_spec spec;
+    banyan_plan *plan = NULL;
+    banyan_spec_init(&spec);
+    spec.layers = 1;
+    spec.heads = MANY_HEADS;
+    spec.kv_heads = 1;
+    spec.key_dim = KEY;
+    spec.value_dim = VALUE;
+    spec.shapes = &shape;
+    spec.shape_count = 1;
+    spec.max_tokens = 2048;
+    spec.max_rows = MANY * MANY_ROWS;
+    spec.sequences = MANY;
+    spec.pool_tokens = MANY * 64;
+    spec.block_tokens = 32;
+    spec.cache_dtype = spec.in_dtype = BANYAN_F16;
+    spec.threads = 1;
+    spec.device = device;
+    CHECK_MSG(banyan_plan_create(&spec, comm, &plan) == BANYAN_OK, "%s",
+              banyan_error_message());
+    return plan;
+}
+
+static cudaGraphExec_t capture_many(const scene *s, int32_t parts)
+{
+    banyan_rows part[MANY] = {{0}};
+    for (int32_t i = 0; i < parts; i++) part[i].rows = MANY_ROWS;
+    arrays_capture(s->stream);
+    CHECK_MSG(banyan_cache_step(s->cache, part, parts) == BANYAN_OK, "%s",
+              banyan_error_message());
+    attend(s, part, parts, 1, 1);
+    return arrays_captured(s->stream);
+}
+
+/* A graph of nine sequences, replayed with three, of which two are in its second launch and its third; and
+ * one of all, captured. */
+static void play_many(banyan_plan *plan, const uint16_t *rows, float *out, size_t out_bytes)
+{
+    enum { PARTS = 9 };
+    static const int32_t there[] = {1, 5, 8};
+    scene s = {0};
+    banyan_rows step[PARTS] = {{0}};
+    cudaGraphExec_t exec = NULL;
+    const size_t all = (size_t)MANY * MANY_ROWS * MANY_HEADS * KEY * 2;
+    s.cache = arrays_cache(plan, &s.stream);
+    s.q = arrays_up(s.cache, rows, all);
+    s.k = arrays_up(s.cache, rows, all / MANY_HEADS);
+    s.out = arrays_up(s.cache, out, out_bytes);
+    s.lse = arrays_up(s.cache, out, (size_t)MANY * MANY_ROWS * MANY_HEADS * 4);
+    for (int i = 0; i < 3; i++) {
+        step[there[i]] = (banyan_rows){.at = 29, .rows = MANY_ROWS};
+        CHECK(banyan_sequence_create(s.cache, 0, &step[there[i]].sequence) == BANYAN_OK);
+        const banyan_rows begun = {.sequence = step[there[i]].sequence, .rows = 29};
+        attend(&s, &begun, 1, 0, 1);
+    }
+    if (s.stream) {
+        cudaGraphExecDestroy(capture_many(&s, MANY));
+        exec = capture_many(&s, PARTS);
+    }
+    CHECK_MSG(banyan_cache_step(s.cache, step, PARTS) == BANYAN_OK, "%s",
+              banyan_error_message());
+    if (exec) {
+        CHECK(cudaGraphLaunch(exec, s.stream) == cudaSuccess);
+        cudaGraphExecDestroy(exec);
+    } else {
+        /* rows stand where the graph has them */
+        for (int32_t i = 0; i < 3; i++) {
+            scene one = s;
+            const int32_t first = there[i] * MANY_ROWS;
+            one.q += (size_t)first * MANY_HEADS * KEY;
+            one.k += (size_t)first * KEY;
+            one.out += (size_t)first * MANY_HEADS * VALUE;
+            one.lse += (size_t)first * MANY_HEADS;
+            attend(&one, &step[there[i]], 1, 1, 1);
+        }
+    }
+    arrays_down(s.cache, out, s.out, out_bytes);
+    arrays_release(s.cache, s.q), arrays_release(s.cache, s.k);
+    arrays_release(s.cache, s.out), arrays_release(s.cache, s.lse);
+    banyan_cache_destroy(s.cache);
+    if (s.stream) cudaStreamDestroy(s.stream);
+}
+
+static void test_many(void)
+{
+    const size_t numbers = (size_t)MANY * MANY_ROWS * MANY_HEADS * VALUE;
+    const size_t bytes = numbers * sizeof(float);
+    uint16_t *rows = malloc((size_t)MANY * MANY_ROWS * MANY_HEADS * KEY * 2);
+    float *on_device = calloc(1, bytes), *on_host = calloc(1, bytes);
+    banyan_comm *comm = NULL;
+    uint64_t seed = 7;
+    double size = 0;
+    const int processors = emulator_get_multiprocessors();
+    emulator_set_multiprocessors(2);
+    CHECK(banyan_comm_create("self", NULL, &comm) == BANYAN_OK);
+    arrays_draw(rows, 36 * MANY_HEADS * KEY, &seed);
+    memset(rows + (size_t)36 * MANY_HEADS * KEY, 0,
+           (size_t)(MANY * MANY_ROWS - 36) * MANY_HEADS * KEY * 2);
+    banyan_plan *device = plan_of_many(comm, "cuda"), *host = plan_of_many(comm, "cpu");
+    if (device && host) {
+        play_many(host, rows, on_host, bytes);
+        play_many(device, rows, on_device, bytes);
+    }
+    for (size_t i = 0; i < numbers; i++) size = fmax(size, fabs(on_host[i]));
+    const double off = arrays_differ(on_device, on_host, numbers);
+    CHECK_MSG(size > 0 && off <= 2 * 6 * 0x1p-11, "a step of many: out differs by %g of %g",
+              off, size);
+    emulator_set_multiprocessors(processors);
+    banyan_plan_destroy(device);
+    banyan_plan_destroy(host);
+    banyan_comm_destroy(comm);
+    free(rows), free(on_device), free(on_host);
+}
+
 int main(void)
 {
     for (int h = 0; h < HEADS; h++) sinks[h] = h % 3 ? (float)(h % 7) - 3 : -INFINITY;
     test_refusal();
+    test_many();
     for (int32_t ranks = 1; ranks <= 3; ranks += 2) local_with(ranks, NULL, test_rank, NULL);
     return test_end();
 }
