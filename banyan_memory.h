@@ -70,7 +70,7 @@ typedef struct banyan_cuda_line {
     /* What a kernel's start said that had nobody to tell: copy and wait say it, once. NULL: nothing */
     const char *failed;
     int is_mapped; /* the device reads and writes host memory of allocate(on_host) in place; 1 first */
-    void *scratch; /* of the device: without is_mapped compare needs a banyan_fault of it */
+    int waits; /* kernels may begin before those ahead of them end; 0 where that is not known */
 } banyan_cuda_line;
 extern const banyan_memory_row banyan_cuda_memory;
 

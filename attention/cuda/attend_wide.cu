@@ -159,7 +159,7 @@ template <typename B, int TILES> struct wide_instance {
     static cudaError_t start(const banyan_queue *queue, const decode_plan *p)
     {
         const cuda_shape shape = {dim3((unsigned)p->workers), dim3(plan::THREADS),
-                                  shared_bytes(queue), queue->stream, queue->waits};
+                                  shared_bytes(queue), queue->stream, queue->waits != 0};
         return cuda_launch(shape, attend_wide<B, TILES>, p->call,
                            plan::stages_in(queue->block_room));
     }

@@ -97,7 +97,7 @@ static cudaError_t start_combine(banyan_queue *queue, const cuda_combined *tile,
     const cuda_shape shape = {dim3((unsigned)most_vectors, (unsigned)tiles), dim3(CHAINS * DIM),
                               (size_t)(CHAINS * DIM + CHAINS * DIM / 32 + 2 * most_parts) *
                                   sizeof(float),
-                              queue->stream, queue->waits};
+                              queue->stream, queue->waits != 0};
     return cuda_launch(shape, combine_parts<DIM>, tile, scratch, results, carried);
 }
 

@@ -165,7 +165,7 @@ const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *b
         typedef decltype(block) B;
         enum { TILES = decltype(tiles)::value };
         const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(warps<B, TILES>::THREADS),
-                                  shared_bytes<B, TILES>(), queue->stream, queue->waits};
+                                  shared_bytes<B, TILES>(), queue->stream, queue->waits != 0};
         return cuda_launch(shape, decode_bulk<B, TILES>, plan->call);
     });
 }

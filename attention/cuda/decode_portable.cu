@@ -107,7 +107,7 @@ const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch)
                       "room");
         const cuda_shape shape = {dim3((unsigned)plan->workers),
                                   dim3(32 * DECODE_WARPS * TILES), RING_BYTES, queue->stream,
-                                  queue->waits};
+                                  queue->waits != 0};
         return cuda_launch(shape, decode_async<B, TILES>, plan->call);
     });
 }

@@ -19,7 +19,7 @@ struct cuda_shape {
  * that runs here compiled for 9.0 or later, so that launch_wait waits? */
 template <typename... Params>
 static cudaError_t cuda_prepare(void (*kernel)(Params...), size_t shared_bytes,
-                                bool *waits = NULL)
+                                int *waits = NULL)
 {
     cudaFuncAttributes attributes = {};
     const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)kernel);

@@ -72,7 +72,7 @@ static int32_t carry_moves(const banyan_gathered *move, int32_t count, cuda_carr
 
 const char *banyan_cuda_gather(void *own, const banyan_gathered *move, int32_t count)
 {
-    const banyan_queue *const queue = (const banyan_queue *)own;
+    const banyan_cuda_line *const line = (const banyan_cuda_line *)own;
     cuda_carried carried;
     const char *failed = NULL;
     for (int32_t i = 0; i < count; i++)
@@ -82,10 +82,10 @@ const char *banyan_cuda_gather(void *own, const banyan_gathered *move, int32_t c
     for (int32_t first = 0, taken; first < count && !failed; first += taken) {
         int64_t longest;
         taken = carry_moves(move + first, count - first, &carried, &longest);
-        const int64_t blocks = (longest + MOVE_BYTES - 1) / MOVE_BYTES;
-        const cuda_shape shape = {
-            dim3((unsigned)(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS), (unsigned)taken),
-            dim3(MOVE_THREADS), 0, queue->stream, queue->waits};
+        int64_t blocks = (longest + MOVE_BYTES - 1) / MOVE_BYTES;
+        if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS;
+        const cuda_shape shape = {dim3((unsigned)blocks, (unsigned)taken), dim3(MOVE_THREADS),
+                                  0, line->stream, line->waits != 0};
         failed = cuda_failed(cuda_launch(shape, gather_kernel, carried),
                              "putting messages together");
     }

@@ -32,8 +32,9 @@ PTX_FN float factor(float m, float largest)
 
 static __global__ void give_kernel(int pass, float *const *partial, int64_t count, int numbers,
                                    int value_dim, int64_t rows, const float *maxima,
-                                   float *values)
+                                   float *values, const __grid_constant__ cuda_carried carried)
 {
+    partial = carried_at(carried, partial);
     const int64_t i = (int64_t)blockIdx.x * PASS_THREADS + threadIdx.x;
     if (i >= count) return;
     const pass_value p = pass_value_of(i, numbers, rows);
@@ -51,8 +52,10 @@ static __global__ void give_kernel(int pass, float *const *partial, int64_t coun
 
 static __global__ void take_kernel(int pass, float *const *partial, int64_t count, int numbers,
                                    int value_dim, int64_t rows, const float *maxima,
-                                   const float *values)
+                                   const float *values,
+                                   const __grid_constant__ cuda_carried carried)
 {
+    partial = carried_at(carried, partial);
     const int64_t i = (int64_t)blockIdx.x * PASS_THREADS + threadIdx.x;
     if (i >= count) return;
     const pass_value p = pass_value_of(i, numbers, rows);
@@ -72,6 +75,7 @@ struct pass_work {
     int64_t count;
     int numbers;
     cuda_shape shape;
+    cuda_carried carried;
 };
 
 static const char *plan_work(banyan_queue *queue, int pass, float *const *partial,
@@ -82,7 +86,7 @@ static const char *plan_work(banyan_queue *queue, int pass, float *const *partia
     out->partial = {partial, (size_t)heads * sizeof *partial, NULL};
     out->shape = {dim3((unsigned)((out->count + PASS_THREADS - 1) / PASS_THREADS)),
                   dim3(PASS_THREADS), 0, queue->stream, false};
-    return out->count ? cuda_stage(queue, &out->partial, 1) : NULL;
+    return out->count ? cuda_stage(queue, &out->partial, 1, &out->carried) : NULL;
 }
 
 const char *banyan_cuda_give(banyan_queue *queue, int pass, float *const *partial,
@@ -93,7 +97,8 @@ const char *banyan_cuda_give(banyan_queue *queue, int pass, float *const *partia
     const char *failed = plan_work(queue, pass, partial, heads, value_dim, rows, &w);
     if (failed || !w.count) return failed;
     return cuda_failed(cuda_launch(w.shape, give_kernel, pass, (float *const *)w.partial.device,
-                                   w.count, w.numbers, (int)value_dim, rows, maxima, values),
+                                   w.count, w.numbers, (int)value_dim, rows, maxima, values,
+                                   w.carried),
                        "giving partials to an all-reduce");
 }
 
@@ -105,7 +110,8 @@ const char *banyan_cuda_take(banyan_queue *queue, int pass, float *const *partia
     const char *failed = plan_work(queue, pass, partial, heads, value_dim, rows, &w);
     if (failed || !w.count) return failed;
     return cuda_failed(cuda_launch(w.shape, take_kernel, pass, (float *const *)w.partial.device,
-                                   w.count, w.numbers, (int)value_dim, rows, maxima, values),
+                                   w.count, w.numbers, (int)value_dim, rows, maxima, values,
+                                   w.carried),
                        "taking partials from an all-reduce");
 }
 

@@ -39,15 +39,14 @@ struct cuda_tape {
     int next;
 };
 
-/* Its scratch is what a call keeps between its kernels; of calls on this stream only. */
 struct banyan_queue : banyan_cuda_line {
     banyan_device_limits limits;
     bool owns_stream;
     int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
     int block_room; /* bytes of shared memory that a thread block may have, where heads are wide */
-    bool waits;     /* launch_wait waits in the code that runs here: kernels may overlap */
 
+    void *scratch; /* what a call keeps between its kernels; of calls on this stream only */
     size_t scratch_bytes;
     int *counter; /* device: CUDA_COUNTERS numbers that are 0 between kernels */
 
