@@ -415,8 +415,8 @@ BANYAN_API void banyan_cache_destroy(banyan_cache *cache);
 BANYAN_API void banyan_cache_stats(const banyan_cache *cache, banyan_stats *out);
 
 /* Until all calls on the cache are done; on the CPU they are when they return. On a device whose
- * messages wait there for other ranks (nccl), this wait ends with ERR_COMM after the comm's time limit;
- * one for the stream itself has no limit. */
+ * messages wait there for other ranks (nccl), this wait ends with ERR_COMM after the comm's time limit,
+ * or where another rank sent what this one did not expect; one for the stream itself has no limit. */
 BANYAN_API banyan_status banyan_cache_wait(banyan_cache *cache);
 
 /* An empty sequence. `turn` is where its blocks begin in the order in which blocks are dealt to

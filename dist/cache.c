@@ -235,7 +235,9 @@ banyan_status banyan_cache_wait(banyan_cache *cache)
     if (!cache) return banyan_fail(BANYAN_ERR_ARGUMENT, "wait: cache is NULL");
     if (!cache->device) return BANYAN_OK;
     const int device = banyan_device_enter(cache);
-    const banyan_status status = banyan_device_wait(cache);
+    banyan_status status = banyan_device_wait(cache);
+    for (int32_t k = 0; k < cache->plan->kinds && !status; k++)
+        status = banyan_exchange_look(cache->part[k].exchange, cache->plan->comm);
     banyan_device_leave(cache, device);
     return status;
 }

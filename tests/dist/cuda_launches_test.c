@@ -17,9 +17,10 @@
 enum { HEADS = 8, KV_HEADS = 4, DIM = 64, PREFILL = 189, STEPS = 4, TOKENS = 320 };
 enum { CALLS, GRAPH };
 enum { UNTOUCHED = 0x5a, MOST = 64 };
-/* Of a layer in a graph whose merge is one round: keys and values packed, decode, its parts combined,
- * messages put together, sent and received, folded into results. */
-enum { ONE_ROUND = 6 };
+/* Of a layer in a graph: keys and values packed, decode, its parts combined, and then, where the merge is one
+ * round, messages put together, sent and received, folded into results; where it is three all-reduces, each
+ * given and taken, and results finished. */
+enum { ONE_ROUND = 6, REDUCED = 13 };
 
 extern const banyan_transport banyan_transport_nccl;
 
@@ -211,11 +212,15 @@ static void test_merge(banyan_comm *comm, const char *merge, banyan_out out)
     compare(&calls, &host, merge);
     CHECK_MSG(!memcmp(&calls, &graph, sizeof calls), "%s, rank %d: a graph has other bits",
               merge, rank);
-    if (out == BANYAN_OUT_HOME && (!strcmp(merge, "direct") || !strcmp(merge, "gather")))
-        /* there are fewer blocks than 7 ranks: some have nothing to do */
-        CHECK_MSG(of_graph.count == ONE_ROUND || (ranks > 3 && of_graph.count < ONE_ROUND),
+    const int is_reduced = !strcmp(merge, "allreduce");
+    const int is_one_round = !strcmp(merge, "direct") || !strcmp(merge, "gather");
+    if (is_reduced || (is_one_round && out == BANYAN_OUT_HOME)) {
+        const int expected = is_reduced ? REDUCED : ONE_ROUND;
+        /* there are fewer blocks than 7 ranks: some have less to do */
+        CHECK_MSG(of_graph.count == expected || (ranks > 3 && of_graph.count < expected),
                   "%s, rank %d: %d launches, expected %d", merge, rank, of_graph.count,
-                  (int)ONE_ROUND);
+                  expected);
+    }
     snprintf(what, sizeof what, "%s%s, in a graph", merge,
              out == BANYAN_OUT_ALL ? ", all" : "");
     say(&of_graph, what);
@@ -223,6 +228,36 @@ static void test_merge(banyan_comm *comm, const char *merge, banyan_out out)
     say(&of_calls, what);
     banyan_plan_destroy(cpu);
     banyan_plan_destroy(device);
+}
+
+/* Rank 1 has lost count of its merges: the ranks that it sends to find it in the header, and say so when they
+ * wait. */
+static void test_header(banyan_comm *comm)
+{
+    char words[96];
+    banyan_plan *plan = plan_of(comm, "cuda", "direct", BANYAN_OUT_HOME);
+    scene s = {.here = calloc(1, sizeof *s.here)};
+    CHECK(banyan_cache_create(plan, NULL, &s.cache) == BANYAN_OK);
+    CHECK(banyan_sequence_create(s.cache, 0, &s.sequence) == BANYAN_OK);
+    s.there = arrays_up(s.cache, s.here, sizeof *s.here);
+    send_rows(&s, 0, PREFILL);
+    attend(&s, 0, PREFILL);
+    CHECK_MSG(banyan_cache_wait(s.cache) == BANYAN_OK, "%s", banyan_error_message());
+    const long long merges = s.cache->stats.merges;
+    if (rank == 1) s.cache->stats.merges++;
+    attend(&s, PREFILL, 1);
+    const banyan_status status = banyan_cache_wait(s.cache);
+    snprintf(words, sizeof words, "rank 1 sends merge %lld, but rank %d expects %lld",
+             merges + 1, rank, merges);
+    if (rank != 1)
+        CHECK_MSG(status == BANYAN_ERR_COMM && strstr(banyan_error_message(), words),
+                  "%d, \"%s\" lacks \"%s\"", (int)status, banyan_error_message(), words);
+    else
+        CHECK(status == BANYAN_ERR_COMM);
+    arrays_release(s.cache, s.there);
+    banyan_cache_destroy(s.cache);
+    free(s.here);
+    banyan_plan_destroy(plan);
 }
 
 int main(int argc, char **argv)
@@ -251,6 +286,7 @@ int main(int argc, char **argv)
             test_merge(comm, merge, all ? BANYAN_OUT_ALL : BANYAN_OUT_HOME);
         }
     }
+    if (ranks <= 3) test_header(comm);
     banyan_comm_destroy(comm);
     MPI_Finalize();
     return test_end();
