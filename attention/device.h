@@ -168,6 +168,11 @@ typedef struct banyan_device_limits {
     int32_t heads, kv_heads, rows;
     int64_t parts, tables, strips, spans, packings; /* of one call */
     int32_t captured; /* calls that may be captured in graphs and replayed */
+    /* 1: fixed-point sums (fixed_layout.h), of banyan_fixed_bytes(value_dim) a row, are where
+     * partials are said to be: attend writes them to partial[h], which is not NULL of any head
+     * that it computes, fold adds them up as integers, and rounds them where it writes results.
+     * No give and take. */
+    int32_t exact;
 } banyan_device_limits;
 
 typedef struct banyan_queue banyan_queue;
@@ -181,6 +186,8 @@ typedef struct banyan_device {
     /* Of a shape: parts none of whose strips has more (query head, row) vectors may share a batch; others
      * are alone in theirs. */
     int32_t (*shared_vectors)(const banyan_block_shape *shape);
+    /* Can sums of this shape be exact? NULL: none can. */
+    int (*is_exact)(const banyan_block_shape *shape);
     /* NULL, or why there is none, in words ("no CUDA driver", ..). */
     const char *(*missing)(void);
     const char *(*memory_free)(int64_t *bytes); /* of the thread's current device */

@@ -48,8 +48,7 @@ static const uint32_t infinite_bits = 0x7f800000; /* of inf; a NaN's are larger 
 
 size_t banyan_fixed_bytes(int32_t value_dim)
 {
-    const size_t flags = (size_t)value_dim / 64 + 1, columns = (size_t)fixed_columns(value_dim);
-    return (FIXED_HEAD + (2 * flags + 7) / 8 * 8 + FIXED_BINS * columns) * sizeof(int64_t);
+    return (size_t)fixed_words(value_dim) * sizeof(int64_t);
 }
 
 void banyan_fixed_clear(void *sums, int32_t value_dim, int64_t rows)

@@ -1,28 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fixed.h - where a block's numbers go in a fixed-point sum: what fixed.c and the kernels share. The
- * theory is in fixed.c.
- *
- * A row in 8-byte words, columns being value_dim rounded up to 16:
- *
- *     o: n, j | l: n, j | l bins [BINS] | plus [flags] minus [flags], padded to 8 | o bins
- *     [BINS][columns]
- *
- * n + j numbers the highest bin of a sum; n = -inf: there is none. Flags: one bit for each value, and
- * the bit after them for l. plus: NaN or +inf was added; minus: NaN or -inf. */
+ * theory is in fixed.c, the layout in fixed_layout.h. */
 #ifndef BANYAN_FIXED_H
 #define BANYAN_FIXED_H
 
 #include "attention/attention.h"
+#include "attention/fixed_layout.h"
 
 #include <math.h>
 #include <string.h>
-
-enum {
-    FIXED_BINS = 4,
-    FIXED_WIDTH = 16, /* W: bits between two bins */
-    FIXED_BITS = 41,  /* T: a term is below 2^T units of its bin */
-    FIXED_HEAD = 8    /* words before the flags */
-};
 
 typedef struct fixed_sum { /* the o, or the l, of a row */
     double *n;
@@ -37,19 +23,13 @@ typedef struct fixed_row {
     int32_t flags;
 } fixed_row;
 
-static inline int32_t fixed_columns(int32_t value_dim)
-{
-    return (value_dim + 15) / 16 * 16;
-}
-
 static inline fixed_row fixed_row_at(void *words, int32_t value_dim)
 {
     int64_t *at = words;
-    const int32_t flags = value_dim / 64 + 1;
+    const int32_t flags = fixed_flags(value_dim);
     uint64_t *mark = (uint64_t *)words + FIXED_HEAD;
     return (fixed_row){
-        .o = {(double *)words, at + 1, at + FIXED_HEAD + (2 * flags + 7) / 8 * 8,
-              fixed_columns(value_dim)},
+        .o = {(double *)words, at + 1, at + fixed_bins_at(value_dim), fixed_columns(value_dim)},
         .l = {(double *)words + 2, at + 3, at + 4, 1},
         .plus = mark,
         .minus = mark + flags,

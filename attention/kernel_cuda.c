@@ -9,6 +9,7 @@ static int cuda_usable(void)
 
 static const char *cuda_attend(banyan_queue *queue, const banyan_batch *batch)
 {
+    if (banyan_cuda_is_exact(queue)) return banyan_cuda_attend_exact(queue, batch);
     if (record_is_wide(batch->shape.key_dim)) return banyan_cuda_attend_wide(queue, batch);
     return cuda_is_decode(batch) ? banyan_cuda_decode(queue, batch)
                                  : banyan_cuda_prefill(queue, batch);

@@ -99,7 +99,7 @@ static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, in
     if (kind->shape.kv_heads > most->kv_heads) most->kv_heads = kind->shape.kv_heads;
     const int64_t row = (int64_t)banyan_sum_bytes(plan, kind->shape.value_dim);
     const int64_t probed = here * probe_rows(plan) * row;
-    const int64_t items = plan->spec.sinks ? here : moving;
+    const int64_t items = plan->spec.sinks || plan->spec.reproducible ? here : moving;
     most->tables = banyan_larger(most->tables, heads * most->parts);
     most->strips = banyan_larger(most->strips, banyan_smaller(strips * own, MOST));
     most->spans = banyan_larger(most->spans, banyan_smaller(spans * own, MOST));
@@ -134,7 +134,8 @@ banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank)
                    .kv_heads = plan->kind[0].shape.kv_heads,
                    .rows = (int32_t)banyan_smaller(plan->panel_rows, spec->max_rows),
                    .parts = most_batch_parts(plan),
-                   .captured = spec->layers}};
+                   .captured = spec->layers,
+                   .exact = spec->reproducible}};
     int64_t longest = 0;
     for (int32_t k = 0; k < plan->kinds; k++)
         device_fit_kind(plan, &plan->kind[k], rank, &need, &longest);

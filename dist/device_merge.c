@@ -38,8 +38,9 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
     const size_t bytes = item_bytes(c, call, rows);
     size_t at = 0;
     for (int32_t h = 0; h < c->plan->spec.heads; h++) {
-        const int wanted =
-            call->probes || has_sink(c, call, h) ? BANYAN_ITEM_HERE : BANYAN_ITEM_MOVES;
+        const int wanted = call->probes || c->plan->spec.reproducible || has_sink(c, call, h)
+                               ? BANYAN_ITEM_HERE
+                               : BANYAN_ITEM_MOVES;
         const int is_item = (role[h] & wanted) != 0;
         part->data[h] = is_item ? d->items + at : NULL;
         part->mass[h] = is_item && call->probes ? d->probed + at : NULL;
@@ -57,7 +58,7 @@ static int32_t take_results(banyan_cache *c, const banyan_call *call, int32_t ro
     const banyan_part *part = banyan_cache_part(c, call->layer);
     const banyan_kind *kind = banyan_plan_kind(plan, call->layer);
     const int everywhere = plan->spec.out == BANYAN_OUT_ALL;
-    const size_t first = (size_t)row * banyan_partial_floats(kind->shape.value_dim);
+    const size_t first = item_bytes(c, call, row) / sizeof(float);
     int32_t count = 0;
     for (int32_t h = 0; h < plan->spec.heads; h++) {
         const int wanted = part->data[h] && (everywhere || kind->home[h] == plan->rank);

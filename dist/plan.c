@@ -93,7 +93,9 @@ static int32_t panel_rows(const banyan_spec *s)
         for (int32_t i = 0; i < s->layers; i++)
             if (banyan_spec_shape(s, i).value_dim > value_dim)
                 value_dim = banyan_spec_shape(s, i).value_dim;
-        const int64_t row = s->heads * (int64_t)banyan_partial_floats(value_dim) * 4;
+        const size_t bytes = s->reproducible ? banyan_fixed_bytes(value_dim)
+                                             : banyan_partial_floats(value_dim) * sizeof(float);
+        const int64_t row = s->heads * (int64_t)bytes;
         most = (INT64_C(256) << 20) / row / s->block_tokens * s->block_tokens;
         if (most < s->block_tokens) most = s->block_tokens;
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which kernel works on this plan's blocks, on the device that was asked for. All ranks take the same
  * one. For an imaginary cluster it need not run here. */
+#include "dist/device_cache.h"
 #include "dist/plan.h"
 
 #include <stdio.h>
@@ -122,6 +123,35 @@ static const banyan_kernel *find_kernel(const banyan_plan *plan, int anywhere, c
     return common;
 }
 
+/* A device's sums are of its slots, which may be more than blocks are. */
+static banyan_status check_exact(const banyan_plan *plan)
+{
+    const banyan_spec *s = &plan->spec;
+    const banyan_device *device = plan->kernel->device;
+    const int64_t most =
+        (int64_t)BANYAN_FIXED_BLOCKS * s->block_tokens / banyan_device_slots(plan);
+    for (int32_t k = 0; k < plan->kinds; k++) {
+        const banyan_block_shape *shape = &plan->kind[k].shape.block;
+        if (device->is_exact && device->is_exact(shape)) continue;
+        return banyan_fail(
+            BANYAN_ERR_UNSUPPORTED,
+            "reproducible is set and device is \"%s\": it has no fixed-point sums "
+            "of block_tokens %d, key_dim %d and value_dim %d%s, expected device cpu%s",
+            s->device, (int)shape->block_tokens, (int)shape->key_dim, (int)shape->value_dim,
+            shape->value_in_key ? " in the key" : "",
+            device->is_exact ? ", or blocks of 64 tokens or more and values that are "
+                               "no part of their keys"
+                             : "");
+    }
+    if (s->max_tokens > most)
+        return banyan_fail(
+            BANYAN_ERR_CONFIG,
+            "max_tokens is %lld: expected at most %lld with reproducible on device "
+            "\"%s\"",
+            (long long)s->max_tokens, (long long)most, s->device);
+    return BANYAN_OK;
+}
+
 banyan_status banyan_plan_kernel(banyan_plan *plan)
 {
     const char *device = plan->spec.device;
@@ -136,7 +166,8 @@ banyan_status banyan_plan_kernel(banyan_plan *plan)
         if (!is_supported(device, &plan->kind[k].shape.block))
             return refuse_shape(device, &plan->kind[k].shape.block);
     plan->kernel = find_kernel(plan, anywhere, plan->spec.kernel, why, sizeof why);
-    return plan->kernel ? BANYAN_OK : banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
+    if (!plan->kernel) return banyan_fail(BANYAN_ERR_CONFIG, "%s", why);
+    return is_cpu || !plan->spec.reproducible ? BANYAN_OK : check_exact(plan);
 }
 
 /* Kernels are listed slowest first: all ranks take the slowest that any of them chose. */

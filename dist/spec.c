@@ -328,12 +328,6 @@ static banyan_status check_reproducible(const banyan_spec *s)
 {
     const int64_t most = (int64_t)BANYAN_FIXED_BLOCKS * s->block_tokens;
     if (!s->reproducible) return BANYAN_OK;
-    if (strcmp(s->device, "cpu") != 0)
-        return banyan_fail(
-            BANYAN_ERR_UNSUPPORTED,
-            "reproducible is set and device is \"%s\": fixed-point sums are added "
-            "up on the CPU only, expected device cpu",
-            s->device);
     if (s->max_tokens > most)
         return banyan_fail(BANYAN_ERR_CONFIG,
                            "max_tokens is %lld: expected at most %lld with reproducible and "

@@ -8,6 +8,7 @@
  * then the groups' sums are added in ascending order: an order that depends on the number of parts alone.
  * A part that saw nothing has m = -inf and weighs 0; if all are so, M is -inf, and so is the result. */
 #include "attention/cuda/combine.h"
+#include "attention/cuda/exact_sums.h"
 
 #include "attention/cuda/launch.h"
 
@@ -122,6 +123,9 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
 {
     static const cuda_carried none = {};
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
+    if (queue->limits.exact)
+        return cuda_exact_slots(queue, tile, tiles, most_vectors, scratch, value_dim,
+                                results.partial, carried ? carried : &none);
     const auto way = value_dim == 64    ? start_combine<64>
                      : value_dim == 96  ? start_combine<96>
                      : value_dim == 128 ? start_combine<128>

@@ -18,7 +18,8 @@ struct cuda_combined {
 
 /* Merges the parts of `tiles` tiles in ascending order: tile [tiles] on the device; most_vectors and
  * most_parts of any of them. scratch: partials [..][value_dim + 2], m and l in natural units. carried:
- * that of the cuda_stage that brought `tile` and results.partial, or NULL. */
+ * that of the cuda_stage that brought `tile` and results.partial, or NULL. Where the queue's limits say
+ * exact, rows are fixed-point sums. */
 const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t tiles,
                          int32_t most_vectors, int32_t most_parts, const float *scratch,
                          int32_t value_dim, const cuda_results &results,

@@ -143,8 +143,7 @@ static const char *find_most(const banyan_batch *batch, int *out)
 /* Parts of a launch: what each may add to the slots must find room in scratch. */
 static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, int vectors)
 {
-    const size_t slot =
-        (size_t)vectors * banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
+    const size_t slot = (size_t)vectors * cuda_row_bytes(queue, batch->shape.value_dim);
     const size_t part = 2 * (size_t)queue->multiprocessors * slot;
     const size_t parts = queue->scratch_bytes / part, most = CUDA_DECODE_PARTS;
     return parts < 1 ? 1 : (int32_t)(parts < most ? parts : most);
@@ -257,8 +256,8 @@ static const char *list_launch(const banyan_queue *queue, const banyan_batch *ba
     for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)strip[i].blocks;
     banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers,
                             decode_costs(&batch->shape), &split);
-    const size_t slot_bytes = (size_t)split.slots * (size_t)stride *
-                              banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
+    const size_t slot_bytes =
+        (size_t)split.slots * (size_t)stride * cuda_row_bytes(queue, batch->shape.value_dim);
     if (slot_bytes > queue->scratch_bytes)
         return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);

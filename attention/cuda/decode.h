@@ -20,7 +20,7 @@ struct decode_call {
     const banyan_table_of_blocks *table;
     const banyan_batch_part *part;
     const void *q;
-    float *slots; /* [slots][stride][dim + 2] */
+    float *slots; /* [slots][stride][dim + 2], or of fixed-point sums */
     cuda_results results;
     float scale;           /* times log2(e) */
     int32_t heads, stride; /* stride: the most vectors of a strip */

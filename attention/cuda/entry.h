@@ -7,8 +7,13 @@
 #include "attention/attention.h"
 
 /* (head, row) vectors of a strip that kernels take: the decodes; that of wide heads, at a time, and those of
- * a part that may share a batch with others. */
-enum { CUDA_DECODE_VECTORS = 32, CUDA_WIDE_VECTORS = 64, CUDA_WIDE_SHARED = 256 };
+ * a part that may share a batch with others; that of fixed-point sums. */
+enum {
+    CUDA_DECODE_VECTORS = 32,
+    CUDA_WIDE_VECTORS = 64,
+    CUDA_WIDE_SHARED = 256,
+    CUDA_EXACT_VECTORS = 16
+};
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,6 +28,7 @@ void banyan_cuda_close(banyan_queue *queue);
 void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device, size_t *host);
 int banyan_cuda_enter(const banyan_queue *queue);
 void banyan_cuda_leave(int device);
+int banyan_cuda_is_exact(const banyan_queue *queue); /* partials are fixed-point sums */
 
 /* memory.cu, message.cu: of a device's memory (banyan_memory.h), own being a queue. */
 const char *banyan_cuda_allocate(void *queue, int on_host, size_t bytes, void **out);
@@ -58,7 +64,6 @@ const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
                              int64_t rows, void *out, banyan_dtype out_dtype, float *lse);
 const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float *const *probed,
                               int32_t heads, int32_t value_dim, int64_t rows, float *mass);
-
 /* attend of any strips, by instructions that every GPU from compute capability 8.0 on has. */
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch);
 /* By warpgroup instructions, on sm_90: 16-bit caches, key_dim = value_dim = 64 or 128. */
@@ -68,6 +73,8 @@ const char *banyan_cuda_decode(banyan_queue *queue, const banyan_batch *batch);
 const char *banyan_cuda_decode_hopper(banyan_queue *queue, const banyan_batch *batch);
 /* attend of any strips, of heads that record_is_wide (record.h). */
 const char *banyan_cuda_attend_wide(banyan_queue *queue, const banyan_batch *batch);
+/* attend of any strips but of values in keys, with fixed-point sums. */
+const char *banyan_cuda_attend_exact(banyan_queue *queue, const banyan_batch *batch);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@
  * As in partial.c, whose comment derives the laws. A warp takes a row, which it has in registers from
  * its first value to its last. Products and sums are rounded one by one, not fused, so that a + b and
  * b + a are the same bits here as well. */
+#include "attention/cuda/exact_fold.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/partial.h"
 #include "attention/cuda/queue.h"
@@ -192,9 +193,54 @@ static __global__ void __launch_bounds__(PARTIAL_THREADS)
     if (fold.head >= 0) finish_folded(call, fold, row, sum);
 }
 
-const char *cuda_fold_open(banyan_queue *)
+/* The same of fixed-point sums: a thread block takes a row. */
+static __global__ void __launch_bounds__(PARTIAL_THREADS, 4)
+    fold_exact(const __grid_constant__ fold_call call)
+{
+    if ((int)blockIdx.y == call.folds) {
+        check_headers(call);
+        return;
+    }
+    const cuda_fold fold = carried_at(call.carried, call.fold)[blockIdx.y];
+    const int64_t row = blockIdx.x, at = row * fixed_words(call.dim);
+    const exact_pointers parts = {carried_at(call.carried, call.value) + fold.first, at,
+                                  fold.values};
+    if (row >= call.rows) return;
+    /* by one thread: it takes longer than the sums do */
+    exact_ends *const room = (exact_ends *)dynamic_shared();
+    if (threadIdx.x == 0) *room = round_ends(parts, call.dim);
+    __syncthreads();
+    const exact_ends rounded = *room;
+    const exact_row sum = sum_of(parts, call.dim);
+    float o[EXACT_COLUMNS];
+#pragma unroll
+    for (int i = 0; i < EXACT_COLUMNS; i++) {
+        const int d = (int)threadIdx.x + i * PARTIAL_THREADS;
+        o[i] = d >= call.dim || fold.head < 0
+                   ? 0
+                   : round_column(sum.sum[i], rounded, has_flag(parts, false, call.dim, d),
+                                  has_flag(parts, true, call.dim, d));
+    }
+    if (fold.partial) store_sum_row((int64_t *)fold.partial + at, sum, parts, call.dim);
+    if (fold.head < 0) return;
+    ends e = rounded.e;
+    const float shrink = add_sink(e, fold.sink);
+    const bool empty = is_empty(e);
+    const int64_t result = row * call.heads + fold.head;
+#pragma unroll
+    for (int i = 0; i < EXACT_COLUMNS; i++) {
+        const int d = (int)threadIdx.x + i * PARTIAL_THREADS;
+        if (d < call.dim)
+            store_number(call.out, result * call.dim + d,
+                         empty ? 0 : __fdiv_rn(__fmul_rn(o[i], shrink), e.l), call.out_dtype);
+    }
+    if (call.lse && threadIdx.x == 0) call.lse[result] = empty ? -INFINITY : e.m + logf(e.l);
+}
+
+const char *cuda_fold_open(banyan_queue *queue)
 {
     cudaError_t error = cuda_prepare(fold_kernel<4>, 0);
+    if (error == cudaSuccess && queue->limits.exact) error = cuda_prepare(fold_exact, 0);
     if (error == cudaSuccess) error = cuda_prepare(fold_kernel<16>, 0);
     return cuda_failed(error, "loading the folding of partials");
 }
@@ -279,9 +325,13 @@ static const char *start_fold(banyan_queue *queue, const banyan_fold_batch *batc
     call.heads = batch->heads;
     call.out_dtype = batch->out_dtype;
     const int64_t rows = lists->folds ? batch->rows : 1;
-    const cuda_shape shape = {
-        dim3(partial_blocks(rows), (unsigned)(lists->folds + (lists->checks > 0))),
-        dim3(PARTIAL_THREADS), 0, queue->stream, false};
+    const bool exact = queue->limits.exact != 0;
+    const cuda_shape shape = {dim3(exact ? (unsigned)rows : partial_blocks(rows),
+                                   (unsigned)(lists->folds + (lists->checks > 0))),
+                              dim3(PARTIAL_THREADS), exact ? sizeof(exact_ends) : 0,
+                              queue->stream, false};
+    if (exact)
+        return cuda_failed(cuda_launch(shape, fold_exact, call), "adding up fixed-point sums");
     return cuda_failed(batch->value_dim <= 4 * 32 ? cuda_launch(shape, fold_kernel<4>, call)
                                                   : cuda_launch(shape, fold_kernel<16>, call),
                        "folding partials");

@@ -5,8 +5,8 @@
 #              ones. What is compiled for 8.0 knows nothing of kernels that overlap (ptx.h, launch_wait): a
 #              9.0 must never be given it
 #   hopper     warpgroup instructions, which run on 9.0 only
-set(banyan_cuda_portable attention/cuda/attend_wide.cu attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
-                         attention/cuda/fold.cu attention/cuda/memory.cu attention/cuda/message.cu
+set(banyan_cuda_portable attention/cuda/attend_exact.cu attention/cuda/attend_wide.cu attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
+                         attention/cuda/exact_sums.cu attention/cuda/fold.cu attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
                          attention/cuda/portable_work.cu
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu attention/cuda/tape.cu)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is done with partials and results that are all here: results of several caches are joined, and
  * partials compared. A warp takes a row. */
+#include "attention/cuda/exact_fold.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/partial.h"
 #include "attention/cuda/queue.h"
@@ -88,14 +89,22 @@ static __device__ float share_of(ends probed, ends all)
                      all.l);
 }
 
-static __global__ void share_rows(float *const *partial, float *const *probed, int heads,
-                                  int dim, int64_t rows, float *mass)
+/* Of a row of partials, or of fixed-point sums. */
+static __device__ ends ends_of_row(const float *rows, int64_t row, int dim, bool exact)
+{
+    if (!exact) return ends_of(rows + row * (dim + 2), dim);
+    const exact_list one = {(const int64_t *)rows + row * fixed_words(dim), 0, 1};
+    return round_ends(one, dim).e;
+}
+
+static __global__ void share_rows(float *const *partial, float *const *probed, bool exact,
+                                  int heads, int dim, int64_t rows, float *mass)
 {
     const int64_t row = (int64_t)blockIdx.x * PARTIAL_THREADS + threadIdx.x;
     const int head = (int)blockIdx.y;
     if (row >= rows || !partial[head]) return;
-    mass[row * heads + head] = share_of(ends_of(probed[head] + row * (dim + 2), dim),
-                                        ends_of(partial[head] + row * (dim + 2), dim));
+    mass[row * heads + head] = share_of(ends_of_row(probed[head], row, dim, exact),
+                                        ends_of_row(partial[head], row, dim, exact));
 }
 
 const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float *const *probed,
@@ -110,8 +119,8 @@ const char *banyan_cuda_share(banyan_queue *queue, float *const *partial, float 
         dim3((unsigned)((rows + PARTIAL_THREADS - 1) / PARTIAL_THREADS), (unsigned)heads),
         dim3(PARTIAL_THREADS), 0, queue->stream, false};
     return cuda_failed(cuda_launch(shape, share_rows, (float *const *)array[0].device,
-                                   (float *const *)array[1].device, heads, value_dim, rows,
-                                   mass),
+                                   (float *const *)array[1].device, queue->limits.exact != 0,
+                                   heads, value_dim, rows, mass),
                        "comparing partials");
 }
 

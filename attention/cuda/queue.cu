@@ -127,13 +127,14 @@ static size_t parts_bytes(const banyan_device_limits *limits, int processors)
     return (parts < most ? parts : most) * (size_t)processors * 2 * CUDA_WORK_BYTES;
 }
 
-/* The strips of a call of wide heads, cut (all pieces but the last have more than half of the vectors that
- * they may have), with an item and its blocks for each. */
-static size_t wide_bytes(const banyan_device_limits *limits)
+/* The strips of a call of wide heads or of fixed-point sums, cut (all pieces but the last have more than half
+ * of the vectors that they may have), with an item and its blocks for each. */
+static size_t pieces_bytes(const banyan_device_limits *limits)
 {
     const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
-    if (!record_is_wide(limits->shape.key_dim)) return 0;
-    return (2 * vectors / CUDA_WIDE_VECTORS + (size_t)limits->strips) *
+    const size_t most = limits->exact ? CUDA_EXACT_VECTORS : CUDA_WIDE_VECTORS;
+    if (!limits->exact && !record_is_wide(limits->shape.key_dim)) return 0;
+    return (2 * vectors / most + (size_t)limits->strips) *
            (sizeof(banyan_strip) + sizeof(cuda_item) + sizeof(int32_t));
 }
 
@@ -153,9 +154,10 @@ static size_t tiles_bytes(const banyan_device_limits *limits, int processors, si
 static size_t room_bytes(const banyan_device_limits *limits, int processors)
 {
     size_t device;
-    const size_t attend = larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
-                                           parts_bytes(limits, processors) + wide_bytes(limits),
-                                       tiles_bytes(limits, processors, &device));
+    const size_t attend =
+        larger_bytes(3 * works_of(limits, processors) * CUDA_WORK_BYTES +
+                         parts_bytes(limits, processors) + pieces_bytes(limits),
+                     tiles_bytes(limits, processors, &device));
     return larger_bytes(attend, CUDA_ROOM_BYTES);
 }
 
@@ -167,7 +169,7 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     const size_t works = works_of(limits, processors);
     const size_t lists = strips * (sizeof(banyan_strip) + sizeof(banyan_edge)) +
                          (size_t)limits->spans * sizeof(banyan_span) + works * CUDA_WORK_BYTES +
-                         parts_bytes(limits, processors) + wide_bytes(limits);
+                         parts_bytes(limits, processors) + pieces_bytes(limits);
     size_t tiles;
     tiles_bytes(limits, processors, &tiles);
     const size_t attend = (size_t)limits->tables * sizeof(banyan_table_of_blocks) +
@@ -179,6 +181,8 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     return aligned16(larger_bytes(larger_bytes(attend, pack), pointers)) + rounding;
 }
 
+/* Fixed-point sums are eight times as large as partials, but those of one part alone find room here: two
+ * slots a multiprocessor, of CUDA_EXACT_VECTORS rows each. */
 static size_t scratch_bytes(const banyan_device_limits *limits, int processors)
 {
     return (size_t)processors * CUDA_PARTS * CUDA_PART_ROWS *
@@ -259,9 +263,9 @@ static const char *take_memory(banyan_queue *queue)
 static const char *load_kernels(banyan_queue *queue)
 {
     static const char *(*const portable[])(banyan_queue *) = {
-        cuda_combine_open, cuda_decode_open,  cuda_fold_open,
-        cuda_message_open, cuda_pack_open,    cuda_partials_open,
-        cuda_passes_open,  cuda_prefill_open, cuda_wide_open};
+        cuda_combine_open, cuda_decode_open,   cuda_fold_open,      cuda_message_open,
+        cuda_pack_open,    cuda_partials_open, cuda_passes_open,    cuda_prefill_open,
+        cuda_wide_open,    cuda_exact_open,    cuda_exact_sums_open};
     static const char *(*const hopper[])(banyan_queue *) = {cuda_decode_hopper_open,
                                                             cuda_prefill_hopper_open};
     const char *failed = NULL;
@@ -296,6 +300,11 @@ const char *banyan_cuda_open(const banyan_device_limits *limits, void *stream,
     else
         *out = queue;
     return failed;
+}
+
+int banyan_cuda_is_exact(const banyan_queue *queue)
+{
+    return queue->limits.exact;
 }
 
 int banyan_cuda_enter(const banyan_queue *queue)

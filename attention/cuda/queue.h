@@ -44,7 +44,7 @@ struct banyan_queue : banyan_cuda_line {
     bool owns_stream;
     int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
-    int block_room; /* bytes of shared memory that a thread block may have, where heads are wide */
+    int block_room; /* bytes of shared memory that a thread block may have, where it is asked for */
 
     void *scratch; /* what a call keeps between its kernels; of calls on this stream only */
     size_t scratch_bytes;
@@ -92,11 +92,20 @@ static inline bool cuda_rewrites(const banyan_queue *queue)
     return queue->tape.mode == BANYAN_TAPE_REWRITE;
 }
 
+/* Of a row of partials, or of fixed-point sums. */
+static inline size_t cuda_row_bytes(const banyan_queue *queue, int32_t value_dim)
+{
+    return queue->limits.exact ? banyan_fixed_bytes(value_dim)
+                               : banyan_partial_floats(value_dim) * sizeof(float);
+}
+
 /* Each file's kernels for the queue's shape, made ready (launch.h, cuda_prepare) when it is opened. */
 const char *cuda_combine_open(banyan_queue *queue);
 const char *cuda_decode_open(banyan_queue *queue);
 const char *cuda_decode_hopper_open(banyan_queue *queue);
 const char *cuda_fold_open(banyan_queue *queue);
+const char *cuda_exact_open(banyan_queue *queue);
+const char *cuda_exact_sums_open(banyan_queue *queue);
 const char *cuda_message_open(banyan_queue *queue);
 const char *cuda_pack_open(banyan_queue *queue);
 const char *cuda_partials_open(banyan_queue *queue);

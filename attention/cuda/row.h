@@ -17,6 +17,11 @@ static int cuda_supports(const banyan_block_shape *shape)
     return key_dim == shape->value_dim && (record_has_dim(key_dim) || key_dim == 256);
 }
 
+static int cuda_is_exact(const banyan_block_shape *shape)
+{
+    return !shape->value_in_key && shape->block_tokens % RECORD_TOKENS == 0;
+}
+
 static int32_t cuda_shared_vectors(const banyan_block_shape *shape)
 {
     return record_is_wide(shape->key_dim) ? CUDA_WIDE_SHARED : CUDA_DECODE_VECTORS;
@@ -43,13 +48,13 @@ static int cuda_is_decode(const banyan_batch *batch)
 #define BANYAN_CUDA_DEVICE(attend_function)                                                    \
     {                                                                                          \
         .name = "cuda", .slot_tokens = RECORD_TOKENS, .shared_vectors = cuda_shared_vectors,   \
-        .missing = banyan_cuda_missing, .memory_free = banyan_cuda_memory_free,                \
-        .open = banyan_cuda_open, .close = banyan_cuda_close,                                  \
-        .queue_bytes = banyan_cuda_queue_bytes, .enter = banyan_cuda_enter,                    \
-        .leave = banyan_cuda_leave, .memory = &banyan_cuda_memory, .tape = banyan_cuda_tape,   \
-        .pack = banyan_cuda_pack, .attend = (attend_function), .fold = banyan_cuda_fold,       \
-        .join = banyan_cuda_join, .share = banyan_cuda_share, .give = banyan_cuda_give,        \
-        .take = banyan_cuda_take,                                                              \
+        .is_exact = cuda_is_exact, .missing = banyan_cuda_missing,                             \
+        .memory_free = banyan_cuda_memory_free, .open = banyan_cuda_open,                      \
+        .close = banyan_cuda_close, .queue_bytes = banyan_cuda_queue_bytes,                    \
+        .enter = banyan_cuda_enter, .leave = banyan_cuda_leave, .memory = &banyan_cuda_memory, \
+        .tape = banyan_cuda_tape, .pack = banyan_cuda_pack, .attend = (attend_function),       \
+        .fold = banyan_cuda_fold, .join = banyan_cuda_join, .share = banyan_cuda_share,        \
+        .give = banyan_cuda_give, .take = banyan_cuda_take,                                    \
     }
 
 #endif

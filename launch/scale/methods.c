@@ -53,7 +53,6 @@ const scale_method scale_methods[] = {
      .doc = "the line in fixed-point sums: one hash of the output for any number of ranks",
      .placement = "line",
      .reproducible = true,
-     .cpu_only = true,
      .decode = &scale_attend,
      .prefill = &scale_attend},
     {.name = NULL}};

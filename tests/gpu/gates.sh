@@ -54,7 +54,7 @@ for file in $files; do
     *prefill_hopper*) needs "$file" wgmma.mma_async; needs "$file" cp.async.bulk ;;
     *decode_hopper*) needs "$file" cp.async.bulk; needs "$file" mma.sync; needs "$file" griddepcontrol.launch_dependents ;;
     *decode_portable* | *attend_wide*) needs "$file" mma.sync; needs "$file" cp.async.c; needs "$file" griddepcontrol.launch_dependents ;;
-    *prefill_portable*) needs "$file" mma.sync; needs "$file" cp.async.c ;;
+    *prefill_portable* | *attend_exact*) needs "$file" mma.sync; needs "$file" cp.async.c ;;
   esac
 done
 exit $faults

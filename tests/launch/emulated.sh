@@ -22,6 +22,12 @@ run)
     --samples 6 --decode 2 $cuda --tokens 90 --at 80 --placement spread
   all 0 "device           cuda: " run $shape $cuda --tokens 64 --dtype fp8
   expect 2 "" "$banyan" run $shape --device cuda --tokens 64 --dtype fp32
+  # one hash, whatever the number of ranks and of multiprocessors
+  hash_of() { sed -n 's/^output bits *\([0-9a-f]\{16\}\).*/\1/p' "$folder/output"; }
+  expect 0 "6 rows checked" "$banyan" run $shape --device cuda --reproducible --tokens 300 --at 290 --rows 7
+  one=$(hash_of)
+  BANYAN_EMU_SMS=5 all 0 "6 rows checked" run $shape $cuda --reproducible --tokens 300 --at 290 --rows 7 --placement spread
+  [ -n "$one" ] && [ "$(hash_of)" = "$one" ] || fault "$(hash_of) on $ranks ranks, $one on one"
   ;;
 model)
   # the same ids, and needles that are found as predicted
@@ -37,7 +43,7 @@ scale)
   shape="--heads 4 --kv-heads 2 --key-dim 64 --threads 1 --steps 3 --warmup 1"
   # figures of the CPU: measuring reads 192 MiB of keys, which the emulator would take minutes for
   all 0 "measured in" scale $shape --tokens 64 --method line --machine "$folder/machine.txtpb"
-  all 0 "spread" scale $shape $cuda --tokens 300 --method line,spread,heads \
+  all 0 "spread" scale $shape $cuda --tokens 300 --method line,spread,heads,reproducible \
     --machine "$folder/machine.txtpb" --json "$folder/scale.json"
   grep -q '"measured":false' "$folder/scale.json" && fault "a case was not measured"
   all 2 'method "ring": cpu only; device is cuda' scale $shape $cuda --tokens 300 --method ring

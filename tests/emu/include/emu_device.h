@@ -189,6 +189,14 @@ static inline float __uint_as_float(unsigned x)
 {
     return emu_bits<float>(x);
 }
+static inline long long __double_as_longlong(double x)
+{
+    return emu_bits<long long>(x);
+}
+static inline double __longlong_as_double(long long x)
+{
+    return emu_bits<double>(x);
+}
 static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
