@@ -177,12 +177,16 @@ int32_t banyan_device_heads(const banyan_cache *c, int32_t layer)
     return most;
 }
 
-/* Do the strips of the part have so few vectors that others may stand beside it? */
+/* Do the strips of the part have so few vectors that others may stand beside it? Not where its rows are a
+ * prefill's. */
 static int is_shared(const pass *p)
 {
-    int32_t rows = 0;
-    for (int32_t r = 0; r < p->pieces; r++)
+    int32_t rows = 0, all = 0;
+    for (int32_t r = 0; r < p->pieces; r++) {
         if (p->piece[r].rows > rows) rows = p->piece[r].rows;
+        all += p->piece[r].rows;
+    }
+    if (all > p->c->plan->spec.block_tokens) return 0;
     return (int64_t)rows * banyan_device_heads(p->c, p->call->layer) <=
            p->c->device->device->shared_vectors(&p->kind->shape.block);
 }

@@ -13,7 +13,7 @@ set(banyan_cuda_portable attention/cuda/attend_exact.cu attention/cuda/attend_wi
 set(banyan_cuda_hopper attention/cuda/decode_hopper.cu attention/cuda/prefill_hopper.cu)
 
 set(banyan_cuda_code_portable -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90
-                              -gencode=arch=compute_90,code=compute_90)
+                              -gencode=arch=compute_90,code=compute_90 --threads=3)
 set(banyan_cuda_code_hopper -gencode=arch=compute_90a,code=sm_90a)
 # A kernel that spills registers, or whose warpgroup instructions were put in series, is not built.
 set(banyan_cuda_flags -Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics

@@ -37,12 +37,17 @@ static size_t cuda_record_bytes(const banyan_block_shape *shape)
  * cache; one with many, by arithmetic. Each has its kernel. */
 static int cuda_is_decode(const banyan_batch *batch)
 {
+    int32_t first = INT32_MAX, end = 0;
     for (int32_t i = 0; i < batch->strips; i++) {
         const banyan_strip *strip = &batch->strip[i];
         if ((int64_t)__builtin_popcountll(strip->heads) * strip->rows > CUDA_DECODE_VECTORS)
             return 0;
+        if (strip->first_row < first) first = strip->first_row;
+        if (strip->first_row + strip->rows > end) end = strip->first_row + strip->rows;
     }
-    return 1;
+    /* strips of blocks of 32 tokens have few vectors where a KV head has one query head; a tape's strips are
+     * not known when it is captured */
+    return batch->vectors || batch->parts > 1 || end - first <= batch->shape.block_tokens;
 }
 
 #define BANYAN_CUDA_DEVICE(attend_function)                                                    \

@@ -41,6 +41,8 @@ static const device_case cases[] = {
     {"small blocks", 8, 2, 64, 32, 200, 130, 5, F16, F16, F32,
      {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"}, "spread", "tree",
      BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
+    {"small blocks, a head each", 2, 2, 128, 32, 150, 120, 0, BF16, BF16, F32,
+     {"0-0:sink_window sink=5t window=70t"}, "spread", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"small blocks, wide heads", 4, 1, 256, 32, 150, 120, 0, BF16, BF16, BF16,
      {"0-1:s2 stride=2 local=2"}, "line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"reduced to homes", 4, 2, 64, 64, 150, 120, 0, BF16, BF16, F32, {0}, "line", "allreduce",
