@@ -346,8 +346,9 @@ BANYAN_API int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int
 
 /* The layer whose choice a decoded row (a part of one row) of this query head reads, so many single tokens
  * and nothing else of what banyan_plan_reads says (selector "tidal"); where that layer has chosen nothing for
- * the row, since its call had more rows, all of it. -1: it reads all of it. */
-BANYAN_API int32_t banyan_plan_follows(const banyan_plan *plan, int32_t layer, int32_t head);
+ * the row, since its call had more rows, all of it. -1: it reads all of it. tokens: how many; or NULL. */
+BANYAN_API int32_t banyan_plan_follows(const banyan_plan *plan, int32_t layer, int32_t head,
+                                       int64_t *tokens);
 
 /* What the plan gives one rank when `sequences` sequences of `tokens` tokens each, with the turns 0,
  * 1, .., are cached, over all layers. A step decodes one row of each. */

@@ -344,13 +344,16 @@ int32_t banyan_plan_lines(const banyan_plan *plan, int32_t layer, int32_t head)
     return law.rows;
 }
 
-int32_t banyan_plan_follows(const banyan_plan *plan, int32_t layer, int32_t head)
+int32_t banyan_plan_follows(const banyan_plan *plan, int32_t layer, int32_t head,
+                            int64_t *tokens)
 {
     const banyan_pattern *pattern = head_pattern(plan, layer, head);
     banyan_following law;
     if (!pattern || !pattern->selector->follows) return -1;
     pattern->selector->follows(pattern, &law);
-    return banyan_follows(&law, layer);
+    const int32_t source = banyan_follows(&law, layer);
+    if (tokens && source >= 0) *tokens = law.tokens;
+    return source;
 }
 
 int banyan_plan_chooses(const banyan_plan *plan, int32_t layer, int32_t head,

@@ -33,11 +33,22 @@ double compare_recall(const comparison *c, const compared *p)
     return cells ? (double)found / (double)cells : 0;
 }
 
-/* Are a pattern's cells predicted at all? Heads that choose by data have none. */
+/* Are a pattern's cells predicted at all? Those of a checkpoint are not, nor is every choice. */
 static bool is_predicted(const compared *p)
 {
     const json_t *first = json_array_get(results_all(p->e.results), 0);
     return json_object_get(first, "predicted") != NULL;
+}
+
+/* Tokens of answers whose being read was measured, since rounding decides it. */
+static int64_t undecided_of(const compared *p)
+{
+    int64_t count = 0;
+    size_t i;
+    json_t *r;
+    json_array_foreach(results_all(p->e.results), i, r) count +=
+        json_integer_value(json_object_get(r, "undecided"));
+    return count;
 }
 
 static int64_t unequal_of(const compared *p)
@@ -206,9 +217,11 @@ void compare_json(const comparison *c, FILE *out)
                 line, tasks[t],
                 json_pack("[I, I]", (json_int_t)right(&one, t), (json_int_t)one.cells));
         }
-        if (line)
+        if (line) {
             json_object_set_new(line, "unequal",
                                 is_predicted(p) ? json_integer(unequal_of(p)) : json_null());
+            json_object_set_new(line, "undecided", json_integer(undecided_of(p)));
+        }
         output_line(out, line);
     }
 }

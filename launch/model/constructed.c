@@ -50,11 +50,11 @@ enum {
     DIM = 128,           /* of a head */
     PAIRS = DIM / 2,     /* of a head */
     POSITION_PAIRS = 15, /* pairs 0..14 carry positions, 15..62 codes, 63 the null */
-    WORD = 32,           /* entries of e */
-    KEY_TOKENS = 3,      /* tokens that have to match */
-    COL_A = 0,           /* columns of the residual stream */
-    COL_B = CODE,        /* three of them */
-    COL_C = 4 * CODE,    /* answer */
+    WORD = CONSTRUCTED_WORD,
+    KEY_TOKENS = 3,   /* tokens that have to match */
+    COL_A = 0,        /* columns of the residual stream */
+    COL_B = CODE,     /* three of them */
+    COL_C = 4 * CODE, /* answer */
     COL_CONST = 5 * CODE,
     COL_FLAG = COL_CONST + 1, /* of null tokens */
     COL_FILLER = COL_CONST + 2,
@@ -64,7 +64,8 @@ enum {
     LAYER_TENSORS = 9
 };
 
-static const double const_entry = 16, null_entry = 8; /* values in the embedding */
+static const double const_entry = 16, null_entry = 8;        /* values in the embedding */
+static const double null_share = 1 - 0.5 / (2 * KEY_TOKENS); /* of a full match */
 
 /* Weights of the position pairs, in units of the gap, for the two lengths that they were solved
  * for. A shorter context uses the same ladder: its distances are among those that were
@@ -136,6 +137,17 @@ double constructed_position(const constructed_spec *spec, int64_t delta)
         score += d.ladder->gap * d.ladder->weight[i] *
                  cos(pow(d.theta, -(double)i / PAIRS) * (double)delta);
     return score;
+}
+
+int constructed_numbers(const constructed_spec *spec, double *theta, double *beta, double *null)
+{
+    design d;
+    char why[256];
+    if (!make_design(spec, &d, why, sizeof why)) return false;
+    *theta = d.theta;
+    *beta = d.beta;
+    *null = null_share;
+    return true;
 }
 
 /* ---- rows of the tensors, each handed in as zeros ---------------------------------------- */
@@ -234,12 +246,11 @@ static void fill_content_q(const void *arg, int64_t row, float *out)
 {
     const design *d = arg;
     int64_t entry = content_entry(row);
-    double gamma = 1 - 0.5 / (2 * KEY_TOKENS);
     if (entry >= 0) /* A, B1, B2 follow each other */
         out[COL_A + entry / WORD * CODE + entry % WORD] = (float)(d->beta * sqrt(DIM) / WORD);
     if (is_null_row(row))
         out[COL_CONST] =
-            (float)(gamma * KEY_TOKENS * d->beta * sqrt(DIM) / (null_entry * const_entry));
+            (float)(null_share * KEY_TOKENS * d->beta * sqrt(DIM) / (null_entry * const_entry));
 }
 
 static void fill_content_k(const void *arg, int64_t row, float *out)

@@ -168,13 +168,18 @@ enum {
     CONSTRUCTED_VALUE = 9,  /* <V> */
     CONSTRUCTED_DOT = 10,   /* ends an answer */
     CONSTRUCTED_WORDS = 16, /* ids from here on are words */
-    CONSTRUCTED_CODE = 128  /* entries of a code, each -1 or +1 */
+    CONSTRUCTED_CODE = 128, /* entries of a code, each -1 or +1 .. */
+    CONSTRUCTED_WORD = 32   /* .. and those that queries and keys have */
 };
 void constructed_code(uint32_t id, int8_t code[CONSTRUCTED_CODE]);
 /* Layer 0: query head `head` copies the token that lies this many tokens back (1..3). */
 int32_t constructed_offset(int32_t head);
 /* Layer 0's score of a key that lies `delta` tokens further back than that. */
 double constructed_position(const constructed_spec *spec, int64_t delta);
+/* Of the layers behind it: the base of the rotary embedding, what a matching token adds to a
+ * logit, and which share of a full match a null token has. 0: there is no such model. */
+int constructed_numbers(const constructed_spec *spec, double *theta, double *beta,
+                        double *null_share);
 /* Is this checkpoint a constructed one (1, or 0), and for which length? (a field of its
  * config.json) -1, and why: what is there cannot be read. */
 int constructed_recognise(const char *dir, constructed_spec *out, char *why, size_t why_bytes);

@@ -3,7 +3,10 @@
  * fed together with the question and each row says what it would have continued with, as
  * speculative decoding verifies a draft. Up to and including the first token that differs
  * from the draft this is what greedy decoding gives, for the price of one pass; and the rows
- * behind a missed token still tell which heads would have seen theirs. */
+ * behind a missed token still tell which heads would have seen theirs.
+ *
+ * Not so where heads choose by data: rows of one pass choose together, and only a row alone
+ * follows an earlier layer's choice. There the rows behind the question go one by one. */
 #include "launch/needle/needle.h"
 
 #include <stdlib.h>
@@ -23,6 +26,22 @@ void reply_free(reply *r)
     memset(r, 0, sizeof *r);
 }
 
+/* Rows of the answer first .. first+rows-1, of which the first reads what comes before it. */
+static banyan_status ask_rows(model *m, const question *q, int32_t first, int32_t rows,
+                              const reply *out)
+{
+    const model_shape *shape = model_get_shape(m);
+    const int64_t done = first ? q->count + first - 1 : 0, head = (int64_t)first * shape->heads;
+    const model_probe probe = {.layer = q->layer,
+                               .first_token = q->answer_first,
+                               .token_count = q->mass_count,
+                               .mass = out->mass ? out->mass + head : NULL,
+                               .out = out->out ? out->out + head * shape->head_dim : NULL,
+                               .watch = q->watch};
+    return model_forward(m, q->at + done, q->ids + done, q->count + first + rows - 1 - done,
+                         rows, NULL, out->got + first, &probe, NULL, NULL);
+}
+
 banyan_status question_ask(model *m, const question *q, reply *out)
 {
     const model_shape *shape = model_get_shape(m);
@@ -38,14 +57,11 @@ banyan_status question_ask(model *m, const question *q, reply *out)
     double start = now_seconds();
     banyan_status status = model_fork(m, q->at, room ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (status == BANYAN_OK) {
-        model_probe probe = {.layer = q->layer,
-                             .first_token = q->answer_first,
-                             .token_count = q->mass_count,
-                             .mass = out->mass,
-                             .out = out->out,
-                             .watch = q->watch};
-        status = model_forward(m, q->at, q->ids, q->count + q->answers - 1, q->answers, NULL,
-                               out->got, &probe, NULL, NULL);
+        int32_t layer, head;
+        const bool alone = !q->watch && predictor_chooses(model_plan(m), &layer, &head);
+        status = ask_rows(m, q, 0, alone ? 1 : q->answers, out);
+        for (int32_t i = 1; alone && !status && i < q->answers; i++)
+            status = ask_rows(m, q, i, 1, out);
         model_back(m);
         out->seconds = now_seconds() - start;
     }

@@ -7,6 +7,7 @@
  * The LM head adds up one code per head that sees the token, and <none> weighs half a head: so
  * a token is found if and only if some head sees it, and a needle if every token of its answer
  * is. */
+#include "launch/needle/chosen.h"
 #include "launch/needle/evaluate.h"
 
 #include <math.h>
@@ -17,7 +18,7 @@ typedef struct cells {
     evaluation *e;
     const char *task; /* NULL: only absent keys are asked */
     bool absent;
-    bool predicted; /* what heads see, from positions alone */
+    bool predicted; /* what heads see, from the plan alone */
     int64_t length;
     int32_t trial, first, count; /* depths */
     needle_grid grid;
@@ -170,13 +171,16 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     }
     bool *saw = absent ? NULL : calloc((size_t)(q->answers * heads), sizeof *saw);
     if (!absent && !saw) record_no_room(record);
-    outcome predicted =
-        absent || !saw ? OUTCOME_NONE : predictor_answer(&c->view, item, c->length - 1, saw);
+    int32_t undecided = 0;
+    outcome predicted = OUTCOME_NONE;
+    if (saw)
+        predicted = predictor_answer(&c->view, item, c->length - 1, r->mass, saw, &undecided);
     bool equal = r->outcome == predicted;
     for (int32_t i = 0; saw && i < q->answers * heads; i++)
         equal = equal && saw[i] == (r->mass[i] >= .5f);
     json_object_set_new(record, "predicted", json_string(outcome_name(predicted)));
     json_object_set_new(record, "equal", json_boolean(equal));
+    if (undecided) json_object_set_new(record, "undecided", json_integer(undecided));
     if (r->mass) record_masses(record, r->mass, saw, q->answers, heads);
     free(saw);
     return record;
@@ -243,6 +247,7 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
                   .layer = c->e->layer,
                   .with_out = c->e->outputs && !absent};
     predictor_read(&c->view, &c->p, ids);
+    if (c->view.chosen) chosen_ask(c->view.chosen);
     if (c->e->observer && !absent) {
         q.watch = c->e->observer->watch;
         observe_question(c, item, &q, NULL);
@@ -265,14 +270,21 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
     int32_t layer, head;
     int code = evaluation_reset(e, c->length, e->spec.cache_dtype);
     if (code) return code;
-    c->predicted = !predictor_chooses(model_plan(e->m), &layer, &head);
+    c->predicted = !predictor_is_blind(model_plan(e->m), &layer, &head);
     predictor_init(&c->view, model_plan(e->m), &e->constructed);
     choose_pattern(c, 0);
+    const bool chooses =
+        e->j->rank == 0 && c->predicted && predictor_chooses(model_plan(e->m), &layer, &head);
+    if (chooses) c->view.chosen = chosen_open(&c->view);
+    code = evaluation_agree(e, chooses && !c->view.chosen ? BANYAN_ERR_MEMORY : BANYAN_OK,
+                            "predictions");
+    if (code) return code;
     bool built = build_prompt(c, why, sizeof why);
     if (agree_words(e->j->comm, built ? BANYAN_OK : BANYAN_ERR_CONFIG, why, sizeof why)) {
         progress_end(e->j);
         say_error(e->j, "a prompt of %lld tokens: %s", (long long)c->length, why);
         if (built) prompt_free(&c->p);
+        chosen_close(c->view.chosen);
         return EXIT_USAGE;
     }
     code = evaluation_prefill(e, &c->p, c->task ? c->task : "absent", &c->prefill);
@@ -286,6 +298,7 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
         }
     }
     choose_pattern(c, 0);
+    chosen_close(c->view.chosen);
     prompt_free(&c->p);
     return code;
 }

@@ -172,8 +172,9 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
                                 : open_model(e, &spec, why, sizeof why);
     free(rules);
     int32_t layer, head;
+    const bool measured = e->wish->tasks & (TASK_GRADED | TASK_UNIFORM);
     if (!status && !f && !e->wish->mixed &&
-        predictor_chooses(model_plan(e->m), &layer, &head)) {
+        (measured ? predictor_chooses : predictor_is_blind)(model_plan(e->m), &layer, &head)) {
         progress_end(e->j);
         say_error(e->j,
                   "layer %d, head %d chooses blocks by data: which needles the constructed "

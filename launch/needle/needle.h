@@ -164,12 +164,25 @@ typedef struct predictor {
     int32_t last; /* the cache layer that the last layer reads */
     int32_t heads, kv_heads, block_tokens;
     int32_t lost_rank, lost_layer;
-    const prompt *p;      /* what is read, and then .. */
-    const uint32_t *tail; /* .. the question and what follows it */
+    const prompt *p;       /* what is read, and then .. */
+    const uint32_t *tail;  /* .. the question and what follows it */
+    struct chosen *chosen; /* chosen.h; NULL: no head of the last layer chooses by data */
 } predictor;
-/* Does some head choose what it reads by data, so that no pattern says what it sees? Which
- * one. */
+
+/* What layer 0 makes of a token: the compared signs of its own code, and of those 1, 2, 3
+ * back. */
+typedef struct token_signs {
+    float word[4][CONSTRUCTED_WORD];
+    double square; /* mean square of the residual: RMSNorm divides by its root */
+} token_signs;
+void predictor_signs(const predictor *v, int64_t token, token_signs *out);
+bool predictor_is_null(const predictor *v, int64_t token);
+uint32_t predictor_id(const predictor *v, int64_t token);
+
+/* Does some head choose what it reads by data? Which one. */
 bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head);
+/* .. and in a way that is not foreseen: in layer 0, by layer 0, or after a rank is lost. */
+bool predictor_is_blind(const banyan_plan *plan, int32_t *layer, int32_t *head);
 void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed);
 /* What the rows and tokens of the calls below are; both are borrowed. */
 void predictor_read(predictor *v, const prompt *p, const uint32_t *tail);
@@ -179,9 +192,10 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
 /* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
 /* The answer to an item, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts
- * its mass on any token of the answer. */
+ * its mass on any token of the answer. mass, likewise: what was measured, which is taken where
+ * rounding may decide what is chosen, *undecided times; NULL: then nothing is. */
 outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
-                         bool *saw);
+                         const float *mass, bool *saw, int32_t *undecided);
 /* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to
  * rest on. The question begins at p->count with one. Returns how many were put into the
  * haystack. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What each head can see of a needle, from the plan alone.
+/* What each head can see of a needle, from the plan and the prompt.
  *
  * Layer 0 of the constructed model writes into every token the ids that stood 1, 2 and 3 tokens
  * before it; layer 1 looks for the trigram. So a head of the last layer puts its mass on answer
@@ -16,16 +16,18 @@
  * match may be wrong in the same way, and then they match: so the codes are really added up and
  * compared here.
  *
+ * Where the last layer chooses blocks or tokens by data, what it reads is chosen.c's to say.
+ *
  * A head that sees no match rests on a null token. Without one it would copy the most similar
  * token with all its weight. BOS and <Q> are nulls, but a head may see neither (a lost rank
  * kept both, or a pattern without sink and with a one-block window); predictor_plant then puts
  * one where that head does look. */
-#include "launch/needle/needle.h"
+#include "launch/needle/chosen.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { BACK = 3, WORD = 32 /* signs of a code that are compared */ };
+enum { BACK = 3, WORD = CONSTRUCTED_WORD };
 
 void predictor_init(predictor *v, const banyan_plan *plan, const constructed_spec *constructed)
 {
@@ -47,106 +49,22 @@ bool predictor_chooses(const banyan_plan *plan, int32_t *layer, int32_t *head)
     for (*layer = 0; *layer < spec->layers; ++*layer)
         for (*head = 0; *head < spec->heads; ++*head)
             if (banyan_plan_chooses(plan, *layer, *head, &choosing) ||
-                banyan_plan_follows(plan, *layer, *head) >= 0)
+                banyan_plan_follows(plan, *layer, *head, NULL) >= 0)
                 return true;
     return false;
 }
 
-void predictor_read(predictor *v, const prompt *p, const uint32_t *tail)
+bool predictor_is_blind(const banyan_plan *plan, int32_t *layer, int32_t *head)
 {
-    v->p = p;
-    v->tail = tail;
-}
-
-static uint32_t id_at(const predictor *v, int64_t token)
-{
-    return token < v->p->count ? v->p->ids[token] : v->tail[token - v->p->count];
-}
-
-bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t row,
-                     int64_t token)
-{
-    if (token < 0 || !banyan_plan_reads(v->plan, layer, head, row, token)) return false;
-    if (v->lost_rank < 0 || (v->lost_layer >= 0 && v->lost_layer != layer)) return true;
-    int32_t kv_head = head / (v->heads / v->kv_heads);
-    return banyan_plan_owner(v->plan, 0, layer, kv_head, token / v->block_tokens) !=
-           v->lost_rank;
-}
-
-/* Softmax over what a head reads, one score after another: value is the sum of weighted
- * codes. */
-typedef struct blend {
-    double most, sum;
-    float value[CONSTRUCTED_CODE];
-} blend;
-
-static void blend_add(blend *b, double score, uint32_t id)
-{
-    int8_t code[CONSTRUCTED_CODE];
-    if (score < b->most - 30) return; /* 1e-13 */
-    if (score > b->most) {
-        double shrink = exp(b->most - score); /* 0 at first: most is -inf */
-        b->sum *= shrink;
-        for (int i = 0; i < CONSTRUCTED_CODE; i++) b->value[i] *= (float)shrink;
-        b->most = score;
-    }
-    double weight = exp(score - b->most);
-    b->sum += weight;
-    constructed_code(id, code); /* zeros for nulls */
-    for (int i = 0; i < CONSTRUCTED_CODE; i++) b->value[i] += (float)weight * code[i];
-}
-
-/* Add to `sum` what a head of layer 0 copies at `token`: a code, or a blend of codes. */
-static void add_copy(const predictor *v, int32_t head, int64_t token, float *sum)
-{
-    int64_t offset = constructed_offset(head);
-    blend b = {.most = -INFINITY};
-    if (predictor_reads(v, 0, head, token, token - offset)) {
-        blend_add(&b, 0, id_at(v, token - offset)); /* every other score is lower by 20 */
-    } else {
-        for (int64_t first = token / v->block_tokens * v->block_tokens; first >= 0;
-             first -= v->block_tokens) {
-            int64_t last = first + v->block_tokens - 1;
-            if (last > token) last = token;
-            if (!predictor_reads(v, 0, head, token, first) &&
-                !predictor_reads(v, 0, head, token, last))
-                continue; /* a selected block is cut at one end at most */
-            for (int64_t s = last; s >= first; s--)
-                if (predictor_reads(v, 0, head, token, s))
-                    blend_add(&b, constructed_position(&v->constructed, token - s - offset),
-                              id_at(v, s));
-        }
-    }
-    for (int i = 0; b.sum > 0 && i < CONSTRUCTED_CODE; i++) sum[i] += b.value[i] / (float)b.sum;
-}
-
-/* What layer 0 makes of a token: signs of its own code, and of those 1, 2, 3 back. */
-typedef struct token_signs {
-    float word[1 + BACK][WORD];
-    double square; /* mean square of the residual: RMSNorm divides by its root */
-} token_signs;
-
-static void signs_of(const predictor *v, int64_t token, token_signs *m)
-{
-    int8_t code[CONSTRUCTED_CODE];
-    float back[BACK][CONSTRUCTED_CODE];
-    int32_t heads[BACK] = {0};
-    memset(back, 0, sizeof back);
-    uint32_t id = id_at(v, token);
-    constructed_code(id, code);
-    for (int i = 0; i < WORD; i++) m->word[0][i] = code[i];
-    for (int32_t h = 0; h < v->heads; h++) {
-        int32_t j = constructed_offset(h) - 1;
-        heads[j]++;
-        if (id >= CONSTRUCTED_NULLS) add_copy(v, h, token, back[j]); /* nulls: themselves, 0 */
-    }
-    m->square = .5; /* own code, const, flag and filler: 384 of 768 */
-    for (int j = 0; j < BACK; j++)
-        for (int i = 0; i < CONSTRUCTED_CODE; i++) {
-            float x = heads[j] ? back[j][i] / (float)heads[j] : 0;
-            if (i < WORD) m->word[1 + j][i] = x;
-            m->square += x * x / (6 * CONSTRUCTED_CODE);
-        }
+    const banyan_spec *spec = banyan_plan_spec(plan);
+    banyan_choosing choosing;
+    if (spec->lost_rank >= 0) return predictor_chooses(plan, layer, head);
+    for (*layer = 0; *layer < spec->layers; ++*layer)
+        for (*head = 0; *head < spec->heads; ++*head)
+            if (banyan_plan_follows(plan, *layer, *head, NULL) == 0 ||
+                (*layer == 0 && banyan_plan_chooses(plan, 0, *head, &choosing)))
+                return true;
+    return false;
 }
 
 /* Matching tokens of key s and query t, 3 for a full match, with the key's norm. */
@@ -161,12 +79,32 @@ static double match(const token_signs *query, const token_signs *key)
 
 static const double null_match = 2.75; /* 11/12 of 3 */
 
+/* Of the last layer, chosen blocks and tokens included. */
+static chosen_result last_reads(const predictor *v, int32_t head, int64_t row, int64_t token)
+{
+    banyan_choosing by;
+    const bool reads = predictor_reads(v, v->last, head, row, token);
+    if (!v->chosen) return reads ? CHOSEN_READ : CHOSEN_NOT_READ;
+    choice_law law = {.tokens = true};
+    if (banyan_plan_follows(v->plan, v->last, head, &law.count) >= 0)
+        return chosen_reads(v->chosen, &law, row, token);
+    if (reads || !banyan_plan_chooses(v->plan, v->last, head, &by))
+        return reads ? CHOSEN_READ : CHOSEN_NOT_READ;
+    law = (choice_law){.bounds = !strcmp(by.by, "bounds"),
+                       .first = by.first,
+                       .local = by.local,
+                       .count = by.blocks,
+                       .mass = by.mass,
+                       .sharpness = by.sharpness};
+    return chosen_reads(v->chosen, &law, row, token);
+}
+
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token)
 {
     token_signs query, key;
     if (!predictor_reads(v, v->last, head, row, token)) return false;
-    signs_of(v, row, &query);
-    signs_of(v, token, &key);
+    predictor_signs(v, row, &query);
+    predictor_signs(v, token, &key);
     return match(&query, &key) > null_match;
 }
 
@@ -179,30 +117,34 @@ static uint32_t winner(const predictor *v, const int64_t *choice)
     for (int32_t h = 0; h < v->heads; h++) {
         if (choice[h] < 0) continue;
         int32_t votes = 0;
-        uint32_t id = id_at(v, choice[h]);
+        uint32_t id = predictor_id(v, choice[h]);
         for (int32_t g = 0; g < v->heads; g++)
-            votes += choice[g] >= 0 && id_at(v, choice[g]) == id;
+            votes += choice[g] >= 0 && predictor_id(v, choice[g]) == id;
         if (votes > most || (votes == most && id < best)) most = votes, best = id;
     }
     return best;
 }
 
 outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
-                         bool *saw)
+                         const float *mass, bool *saw, int32_t *undecided)
 {
     token_signs key[NEEDLE_ANSWERS], query;
     int64_t choice[v->heads], first = item->first + NEEDLE_ANSWER;
     outcome result = OUTCOME_FOUND;
-    for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) signs_of(v, first + k, &key[k]);
+    *undecided = 0;
+    for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) predictor_signs(v, first + k, &key[k]);
     for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) {
-        signs_of(v, first_row + i, &query);
+        predictor_signs(v, first_row + i, &query);
         for (int32_t h = 0; h < v->heads; h++) {
             double most = null_match;
             choice[h] = -1;
             for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) {
                 double m = match(&query, &key[k]);
                 if (m <= most) continue;
-                if (!predictor_reads(v, v->last, h, first_row + i, first + k)) continue;
+                const chosen_result reads = last_reads(v, h, first_row + i, first + k);
+                if (reads == CHOSEN_NOT_READ) continue;
+                *undecided += reads == CHOSEN_NEAR;
+                if (reads == CHOSEN_NEAR && !(mass && mass[i * v->heads + h] >= .5f)) continue;
                 most = m;
                 choice[h] = first + k;
             }

@@ -127,7 +127,7 @@ void oracle_choose(const oracle_task *t, int32_t layer, int32_t head, int64_t to
     const int32_t lined = banyan_plan_lines(t->plan, layer, head);
     row->is_lined =
         (lined && call.end - call.first >= lined) ||
-        (call.end - call.first == 1 && banyan_plan_follows(t->plan, layer, head) >= 0);
+        (call.end - call.first == 1 && banyan_plan_follows(t->plan, layer, head, NULL) >= 0);
     row->is_near_tie = false;
     memset(row->chosen, 0, (size_t)(token / s->block_tokens + 1));
     if (!banyan_plan_chooses(t->plan, layer, head, &c)) return;

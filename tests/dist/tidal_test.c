@@ -305,8 +305,11 @@ static void refused(const char *use, int32_t first_layer, const char *words)
                     : status == BANYAN_OK,
               "%s: %d, %s", use, (int)status, banyan_error_message());
     if (plan) {
-        CHECK(banyan_plan_follows(plan, 1, 3) == -1 && banyan_plan_follows(plan, 2, 3) == 1);
-        CHECK(banyan_plan_follows(plan, 4, 3) == -1 && banyan_plan_follows(plan, 5, 3) == 4);
+        int64_t tokens = 0;
+        CHECK(banyan_plan_follows(plan, 1, 3, &tokens) == -1 && tokens == 0);
+        CHECK(banyan_plan_follows(plan, 2, 3, &tokens) == 1 && tokens == 256);
+        CHECK(banyan_plan_follows(plan, 4, 3, NULL) == -1);
+        CHECK(banyan_plan_follows(plan, 5, 3, NULL) == 4);
     }
     banyan_plan_destroy(plan);
     banyan_comm_destroy(comm);

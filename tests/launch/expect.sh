@@ -23,7 +23,7 @@ fault() {
 expect() {
   code=$1 words=$2
   shift 2
-  timeout 60 "$@" > "$folder/output" 2>&1
+  timeout 120 "$@" > "$folder/output" 2>&1
   got=$?
   [ "$got" = "$code" ] || fault "exit code $got instead of $code: $*"
   [ -z "$words" ] || grep -qF -e "$words" "$folder/output" || fault "no \"$words\" from: $*"

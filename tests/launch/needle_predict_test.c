@@ -2,6 +2,7 @@
 /* Predictions from plans of imagined clusters, where the right answer can be said in words; and
  * what cells add up to. That predictions equal measurements is what the runs of `banyan needle`
  * show. */
+#include "launch/needle/chosen.h"
 #include "launch/needle/evaluate.h"
 #include "tests/test.h"
 
@@ -55,8 +56,15 @@ static bool open_setting(setting *s, const char *context, const char *retrieval,
     return true;
 }
 
+static bool open_chosen(setting *s)
+{
+    s->v.chosen = chosen_open(&s->v);
+    return s->v.chosen != NULL;
+}
+
 static void close_setting(setting *s)
 {
+    chosen_close(s->v.chosen);
     prompt_free(&s->p);
     banyan_plan_destroy(s->plan);
     banyan_comm_destroy(s->comm);
@@ -64,7 +72,8 @@ static void close_setting(setting *s)
 
 static outcome ask(setting *s)
 {
-    return predictor_answer(&s->v, s->p.item, LENGTH - 1, s->saw);
+    int32_t undecided;
+    return predictor_answer(&s->v, s->p.item, LENGTH - 1, NULL, s->saw, &undecided);
 }
 
 static int heads_that_saw(const setting *s, int token)
@@ -134,6 +143,30 @@ static void test_context(void)
         CHECK(ask(&s) == OUTCOME_FOUND);
         close_setting(&s);
     }
+}
+
+/* Blocks that the last layer chooses. All of them, and the needle is found. A mean tells little of
+ * one key in 64: with 8 of 62 it is rather not. Of bounds, which say nearly the same of every
+ * block of so many signs, the first ones win: not the needle's. */
+static void test_chosen(void)
+{
+    setting s;
+    int found = 0, none = 0;
+    CHECK(open_setting(&s, local, "top by=mean blocks=64", -1, 1000) && open_chosen(&s));
+    CHECK(ask(&s) == OUTCOME_FOUND);
+    for (int t = 0; t < NEEDLE_ANSWERS; t++) CHECK(heads_that_saw(&s, t) == 8);
+    close_setting(&s);
+    for (int64_t answer = 100; answer < 3900; answer += 200) {
+        CHECK(open_setting(&s, local, "top by=mean blocks=8", -1, answer) && open_chosen(&s));
+        const outcome o = ask(&s);
+        found += o == OUTCOME_FOUND;
+        none += o == OUTCOME_NONE;
+        close_setting(&s);
+    }
+    CHECK_MSG(found + none == 19 && none > 9, "%d found, %d not", found, none);
+    CHECK(open_setting(&s, local, "top by=minmax blocks=2", -1, 3000) && open_chosen(&s));
+    CHECK(ask(&s) == OUTCOME_NONE);
+    close_setting(&s);
 }
 
 static void test_lost_rank(void)
@@ -264,6 +297,7 @@ int main(void)
     test_patterns();
     test_straddling();
     test_context();
+    test_chosen();
     test_lost_rank();
     test_least_squares();
     test_most_classes();
