@@ -119,6 +119,39 @@ static void test_associative(banyan_queue *queue)
     banyan_cuda_release(queue, 0, x);
 }
 
+/* The same with sinks, of heads 0 and 2. What the sum is shrunk by, and the sink's share, are each off by 3
+ * units, their sum by as many and the products' and its own rounding: 8, a quotient of both 16; and lse by
+ * what its logarithm's argument is off by, beside its own. */
+static void check_sinks(banyan_queue *queue, banyan_fold_batch *batch, const float *first,
+                        const float *last)
+{
+    enum { HEADS = 3 };
+    static float out[ROWS * HEADS * DIM], want[ROWS * DIM];
+    const float sinks[HEADS] = {0.5f, NAN, -3};
+    float lse[ROWS * HEADS], sum[COUNT], want_lse[ROWS];
+    batch->sinks = sinks;
+    RUNS(banyan_cuda_fold(queue, batch));
+    calls_down(queue, out, batch->out, sizeof out);
+    calls_down(queue, lse, batch->lse, sizeof lse);
+    batch->sinks = NULL;
+    for (int h = 0; h < HEADS; h += 2) {
+        memcpy(sum, h ? last : first, sizeof sum);
+        banyan_partial_sink(sum, sinks[h], DIM, ROWS);
+        banyan_partial_finish(sum, DIM, ROWS, want, BANYAN_F32, DIM, want_lse, 1);
+        for (int row = 0; row < ROWS; row++) {
+            const float m = sum[row * FLOATS + DIM], l = sum[row * FLOATS + DIM + 1];
+            for (int d = 0; d < DIM; d++) {
+                const float x = out[(row * HEADS + h) * DIM + d], y = want[row * DIM + d];
+                CHECK_MSG(is_close(x, y, 2 * fabsf(y) + 1e-30f), "row %d: %g, expected %g", row,
+                          x, y);
+            }
+            CHECK_MSG(
+                is_close(lse[row * HEADS + h], want_lse[row], fabsf(m) + fabsf(logf(l)) + 1),
+                "row %d: lse %g, expected %g", row, lse[row * HEADS + h], want_lse[row]);
+        }
+    }
+}
+
 /* Three heads, the middle one of which is somebody else's; out in each format, to the bit. */
 static void test_finish(banyan_queue *queue, banyan_dtype dtype)
 {
@@ -173,6 +206,7 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
         CHECK_MSG(is_close(lse[i], want, isfinite(want) ? fabsf(m) + logf(l) : 0),
                   "lse %d: %g, expected %g", i, lse[i], want);
     }
+    if (dtype == BANYAN_F32) check_sinks(queue, &batch, p[0], p[2]);
     batch.lse = NULL;
     RUNS(banyan_cuda_fold(queue, &batch));
     RUNS(banyan_cuda_wait(queue));

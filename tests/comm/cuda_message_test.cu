@@ -147,6 +147,14 @@ static void test_moves()
         CHECK_DONE(banyan_cuda_wait(queue));
         CHECK(!memcmp(back, host + 8, move[0].bytes) && back[move[0].bytes] == 0x5a);
     }
+    /* What a kernel just ahead of it moves there, it moves on: it waits for it. */
+    const banyan_gathered there = {to, from, 4096, 0}, onward = {to + 8192, to, 4096, 0};
+    CHECK_DONE(banyan_cuda_fill(queue, to, 0x5a, room));
+    CHECK_DONE(banyan_cuda_gather(queue, &there, 1));
+    CHECK_DONE(banyan_cuda_gather(queue, &onward, 1));
+    CHECK_DONE(banyan_cuda_copy(queue, back, to, room));
+    CHECK_DONE(banyan_cuda_wait(queue));
+    CHECK(!memcmp(back + 8192, host, 4096));
     CHECK_DONE(banyan_cuda_put(queue, to + 3, host, 11));
     CHECK_DONE(banyan_cuda_copy(queue, back, to, 64));
     CHECK_DONE(banyan_cuda_wait(queue));

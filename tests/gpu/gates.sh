@@ -50,7 +50,7 @@ for file in $files; do
   fi
   grep -q '__global__' "$root/$file" || continue
   case $file in
-    *cuda/combine.cu) needs "$file" griddepcontrol.wait ;;
+    *cuda/combine.cu | *cuda/message.cu) needs "$file" griddepcontrol.wait ;;
     *prefill_hopper*) needs "$file" wgmma.mma_async; needs "$file" cp.async.bulk ;;
     *decode_hopper*) needs "$file" cp.async.bulk; needs "$file" mma.sync; needs "$file" griddepcontrol.launch_dependents ;;
     *decode_portable* | *attend_wide*) needs "$file" mma.sync; needs "$file" cp.async.c; needs "$file" griddepcontrol.launch_dependents ;;
