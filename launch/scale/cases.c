@@ -152,9 +152,9 @@ static int choose_methods(const scale_task *t, const scale_method **out, int32_t
                       m->name, 0, t->asked.spec.rules[0].use);
             return EXIT_USAGE;
         }
-        if (m->cpu_only && t->j->device->row->memory->is_apart) {
+        if (t->prefill && m->prefills_on_cpu && t->j->device->row->memory->is_apart) {
             if (is_usual) continue;
-            say_error(t->j, "method \"%s\": cpu only; device is %s", m->name,
+            say_error(t->j, "method \"%s\" prefills on the cpu only; device is %s", m->name,
                       t->j->device->row->name);
             return EXIT_USAGE;
         }

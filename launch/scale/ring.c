@@ -11,6 +11,9 @@
  * two others, one to compute and send, one to receive. Only rank 0 computes; in the published
  * code the others compute on padding.
  *
+ * On a device records pass through the host's memory from rank to rank, and a shard's result is
+ * added to the others' there.
+ *
  * ring-q is kinder: each rank computes its own shard at once, and the partial result goes round,
  * from rank P-1 down to 0. */
 #include "launch/scale/ring.h"
@@ -24,8 +27,8 @@ typedef struct ring {
     ring_shard own, pass[2];
     ring_list send, recv;
     scale_aside *aside;
-    float *out, *lse; /* of one shard */
-    float *packet;    /* ring-q: out and lse as they travel */
+    device_array out, lse; /* of one shard */
+    float *packet;         /* ring-q: out and lse as they travel */
     scale_count count;
     /* what the other thread computes */
     const ring_shard *held;
@@ -65,9 +68,10 @@ static void ring_close(scale_case *c)
     banyan_cache_destroy(r->pass[1].cache);
     banyan_plan_destroy(c->plan);
     banyan_comm_destroy(r->self);
-    free(r->send.message);
-    free(r->recv.message);
-    free(r->out);
+    ring_list_free(c, &r->send);
+    ring_list_free(c, &r->recv);
+    device_array_free(c->t->j->device, &r->out);
+    device_array_free(c->t->j->device, &r->lse);
     free(r->packet);
     free(r);
 }
@@ -75,16 +79,17 @@ static void ring_close(scale_case *c)
 static banyan_status make_ring_room(scale_case *c, ring *r)
 {
     const banyan_spec *s = c->spec;
-    const size_t floats = (size_t)s->heads * (size_t)(s->value_dim + 1);
-    r->out = malloc(floats * sizeof *r->out);
-    r->packet = malloc(2 * floats * sizeof *r->packet);
+    const size_t outs = (size_t)s->heads * (size_t)s->value_dim, lses = (size_t)s->heads;
+    device *d = c->t->j->device;
+    r->packet = malloc(2 * (outs + lses) * sizeof *r->packet);
     r->aside = c->line->ranks > 1 ? scale_aside_create() : NULL;
     banyan_status status = ring_list_make(c, longest_shard(c), 1, &r->send);
     if (!status) status = ring_list_make(c, longest_shard(c), 1, &r->recv);
-    if (status || !r->out || !r->packet || (c->line->ranks > 1 && !r->aside))
-        return BANYAN_ERR_MEMORY;
-    r->lse = r->out + (int64_t)s->heads * s->value_dim;
-    return BANYAN_OK;
+    if (!status) status = device_array_make(d, outs * sizeof(float), DEVICE_NAN, &r->out);
+    if (!status) status = device_array_make(d, lses * sizeof(float), DEVICE_NAN, &r->lse);
+    if (!status && (!r->packet || (c->line->ranks > 1 && !r->aside)))
+        status = BANYAN_ERR_MEMORY;
+    return status;
 }
 
 /* Every rank's own plan is of the longest shard, so that all caches are alike. */
@@ -134,10 +139,13 @@ static banyan_status ring_compute(void *arg)
 {
     scale_case *c = arg;
     ring *r = c->own;
-    banyan_status status = single_attend(r->held->cache, r->held->sequence, r->layer,
-                                         r->tokens - 1, 1, c->q, NULL, NULL, r->out, r->lse);
+    banyan_status status =
+        single_attend(r->held->cache, r->held->sequence, r->layer, r->tokens - 1, 1,
+                      c->on[SCALE_Q].there, NULL, NULL, r->out.there, r->lse.there);
+    if (!status) status = device_fetch(c->t->j->device, &r->out, r->out.bytes);
+    if (!status) status = device_fetch(c->t->j->device, &r->lse, r->lse.bytes);
     if (status) return status;
-    ring_add(c->out, c->lse, r->out, r->lse, c->spec->heads, c->spec->value_dim);
+    ring_add(c->out, c->lse, r->out.host, r->lse.host, c->spec->heads, c->spec->value_dim);
     r->count.pairs +=
         (double)((r->tokens + c->spec->block_tokens - 1) / c->spec->block_tokens) *
         c->spec->heads;
@@ -163,6 +171,9 @@ static banyan_status rotate_shard(scale_case *c, ring *r, int32_t hop, const rin
     ring_messages(c, r->held, r->layer, mine, next, &r->send, &r->count.bytes);
     ring_messages(c, into, r->layer, theirs, before, &r->recv, &received);
     r->count.messages += r->send.count;
+    banyan_status status = ring_lift(c, &r->send, true);
+    if (!status) status = ring_lift(c, &r->recv, false);
+    if (status) return status;
     return banyan_comm_exchange_start(c->comm, r->send.message, r->send.count, r->recv.message,
                                       r->recv.count);
 }
@@ -181,6 +192,7 @@ static banyan_status ring_layer(scale_case *c, ring *r, double *seconds)
         const bool computes = c->rank == 0 && r->tokens > 0;
         status = ring_overlap(c->comm, into != NULL, r->aside, computes ? ring_compute : NULL,
                               c, seconds);
+        if (into && !status) status = ring_land(c, &r->recv);
         r->held = into;
     }
     return status;

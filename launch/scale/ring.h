@@ -25,10 +25,14 @@ typedef struct ring_shard {
     banyan_sequence *sequence;
 } ring_shard;
 
-/* Messages of a hop: one for each stretch of records that lie one behind the other. */
+/* Messages of a hop: one for each stretch of records that lie one behind the other. Those of a
+ * device travel in `stage`, memory of the host, since messages do. */
 typedef struct ring_list {
     banyan_message *message;
     int count;
+    void **there; /* where records lie on the device */
+    char *stage;
+    size_t stage_bytes;
 } ring_list;
 
 /* Room for the messages of `shards` shards of `tokens` tokens. */
@@ -37,6 +41,13 @@ banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ri
  * to *bytes. Shards that were filled by the same calls have the same stretches. */
 void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, int64_t tokens,
                    int peer, ring_list *list, double *bytes);
+
+void ring_list_free(const scale_case *c, ring_list *list);
+/* Of records on a device: messages get places on the host, and with `copies` what is to be sent is
+ * there when it returns. On the CPU nothing is to be done. */
+banyan_status ring_lift(const scale_case *c, ring_list *list, bool copies);
+/* What was received goes to the device, before all that is asked of the device from now on. */
+banyan_status ring_land(const scale_case *c, const ring_list *list);
 
 /* A cache of the ring's plan with `span` of the context in it, padded to `room` tokens, so that all
  * caches of a ring have their records at the same places. */

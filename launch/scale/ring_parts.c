@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What rings are made of. What travels are the block records themselves, from one cache's memory into
  * another's, so that a shard is packed once and computed on wherever it comes by: no copy in
- * between, and the same kernel as everybody else's. */
+ * between but that of a device's records, which pass through the host's memory, and the same
+ * kernel as everybody else's. */
 #include "launch/scale/ring.h"
 
 #include <math.h>
@@ -43,7 +44,62 @@ banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ri
     const int64_t most = shards * blocks * s->kv_heads;
     list->count = 0;
     list->message = calloc((size_t)most + 1, sizeof *list->message);
-    return list->message ? BANYAN_OK : BANYAN_ERR_MEMORY;
+    list->there = calloc((size_t)most + 1, sizeof *list->there);
+    return list->message && list->there ? BANYAN_OK : BANYAN_ERR_MEMORY;
+}
+
+void ring_list_free(const scale_case *c, ring_list *list)
+{
+    const device *d = c->t->j->device;
+    d->row->memory->release(d->own, 1, list->stage);
+    free(list->message);
+    free(list->there);
+    *list = (ring_list){0};
+}
+
+static bool records_are_apart(const scale_case *c)
+{
+    return c->t->j->device->row->memory->is_apart;
+}
+
+static banyan_status make_stage(const scale_case *c, ring_list *list)
+{
+    device *d = c->t->j->device;
+    size_t bytes = 0;
+    for (int i = 0; i < list->count; i++) bytes += list->message[i].bytes;
+    if (bytes <= list->stage_bytes) return BANYAN_OK;
+    d->row->memory->release(d->own, 1, list->stage);
+    list->stage = NULL;
+    list->stage_bytes = bytes;
+    return device_said(d, d->row->memory->allocate(d->own, 1, bytes, (void **)&list->stage));
+}
+
+banyan_status ring_lift(const scale_case *c, ring_list *list, bool copies)
+{
+    device *d = c->t->j->device;
+    if (!records_are_apart(c)) return BANYAN_OK;
+    banyan_status status = make_stage(c, list);
+    char *place = list->stage;
+    for (int i = 0; i < list->count && !status; place += list->message[i++].bytes) {
+        banyan_message *m = &list->message[i];
+        list->there[i] = m->data;
+        m->data = place;
+        if (copies)
+            status =
+                device_said(d, d->row->memory->copy(d->own, place, list->there[i], m->bytes));
+    }
+    return status || !copies ? status : device_wait(d);
+}
+
+banyan_status ring_land(const scale_case *c, const ring_list *list)
+{
+    device *d = c->t->j->device;
+    banyan_status status = BANYAN_OK;
+    for (int i = 0; i < list->count && records_are_apart(c) && !status; i++)
+        status =
+            device_said(d, d->row->memory->copy(d->own, list->there[i], list->message[i].data,
+                                                list->message[i].bytes));
+    return status;
 }
 
 void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, int64_t tokens,
@@ -71,6 +127,7 @@ void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, 
 banyan_status ring_fill(const scale_case *c, const ring_shard *shard, const banyan_spec *s,
                         ring_span span, int64_t room)
 {
+    const float *k = c->on[SCALE_K].there, *v = c->on[SCALE_V].there;
     banyan_status status = BANYAN_OK;
     for (int64_t at = 0; !status && at < room; at += s->max_rows) {
         int32_t rows = room - at < s->max_rows ? (int32_t)(room - at) : s->max_rows;
@@ -78,8 +135,8 @@ banyan_status ring_fill(const scale_case *c, const ring_shard *shard, const bany
         int64_t token = span.first + at, row = token < c->tokens ? scale_row(token) : 0;
         for (int32_t layer = 0; !status && layer < s->layers; layer++)
             status = single_attend(shard->cache, shard->sequence, layer, at, rows, NULL,
-                                   c->k + row * s->kv_heads * s->key_dim,
-                                   c->v + row * s->kv_heads * s->value_dim, NULL, NULL);
+                                   k + row * s->kv_heads * s->key_dim,
+                                   v + row * s->kv_heads * s->value_dim, NULL, NULL);
     }
     return status;
 }
@@ -88,7 +145,8 @@ banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span
                          int64_t room, ring_shard *out)
 {
     ring_shard shard = {0};
-    banyan_status status = single_create(plan, NULL, &shard.cache, &shard.sequence);
+    banyan_status status =
+        single_create(plan, device_stream(c->t->j->device), &shard.cache, &shard.sequence);
     if (!status) status = ring_fill(c, &shard, banyan_plan_spec(plan), span, room);
     if (status) {
         banyan_cache_destroy(shard.cache);

@@ -87,8 +87,8 @@ static void ring_prefill_close(scale_case *c)
     banyan_plan_destroy(r->wide);
     banyan_plan_destroy(c->plan);
     banyan_comm_destroy(r->self);
-    free(r->send.message);
-    free(r->recv.message);
+    ring_list_free(c, &r->send);
+    ring_list_free(c, &r->recv);
     free(r->wide_q);
     free(r->wide_out);
     free(r->wide_lse);

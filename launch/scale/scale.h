@@ -42,7 +42,7 @@ typedef struct scale_method {
     const scale_runner *decode, *prefill; /* prefill NULL: it has none */
     bool reproducible;                    /* spec.reproducible is set */
     bool dense_only;                      /* knows no patterns */
-    bool cpu_only;                        /* works on arrays in the host's memory */
+    bool prefills_on_cpu;                 /* prefill works on arrays in the host's memory */
 } scale_method;
 extern const scale_method scale_methods[]; /* ends with a NULL name */
 /* NULL: said why. `why` may be NULL: then nothing is said. */

@@ -46,7 +46,15 @@ scale)
   all 0 "spread" scale $shape $cuda --tokens 300 --method line,spread,heads,reproducible \
     --machine "$folder/machine.txtpb" --json "$folder/scale.json"
   grep -q '"measured":false' "$folder/scale.json" && fault "a case was not measured"
-  all 2 'method "ring": cpu only; device is cuda' scale $shape $cuda --tokens 300 --method ring
+  # rings, compared with the oracle; with more ranks than shards of a block as well
+  for tokens in 500 130; do
+    all 0 "ring-q" scale $shape $cuda --tokens $tokens --method ring,ring-q --machine "$folder/machine.txtpb" \
+      --json "$folder/ring.json"
+    grep -q '"measured":false' "$folder/ring.json" && fault "a ring was not measured"
+    [ "$(grep -c '"method":"ring' "$folder/ring.json")" -ge 2 ] || fault "a ring is missing"
+  done
+  all 2 'method "ring" prefills on the cpu only; device is cuda' scale $shape $cuda --tokens 300 \
+    --phase prefill --method ring
   # what may be asked of a device when nothing is said
   all 0 "spread" scale $shape $cuda --tokens 200 --phase prefill --max-rows 100 --machine "$folder/machine.txtpb"
   ;;
