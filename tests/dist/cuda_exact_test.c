@@ -48,15 +48,18 @@ static const exact_case cases[] = {
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), MOST_RANKS = 7 };
 
-/* Rewrites what sequence_make drew, `in` of fp32. */
+/* Rewrites numbers of fp32, of both layers. Odd ones are in keys of layer 0 and in values of layer 1, so
+ * that there rows are numbers but for some dims. */
 static void spoil(float *in, int64_t count, int data, int is_value, uint64_t seed)
 {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f};
     for (int64_t i = 0; i < count; i++) {
         const uint64_t draw = test_random(&seed);
+        const int is_second = i >= count / LAYERS;
         if (data == ANY_SIZE)
             in[i] = is_value ? ldexpf(in[i], (int)(draw % 24) - 12) : 6 * in[i];
-        if (data == ODD && draw % 3000 == 0) in[i] = odd[draw / 3000 % 4];
+        if (data == ODD && is_value == is_second && draw % 4000 == 0)
+            in[i] = odd[draw / 4000 % 4];
     }
 }
 
@@ -84,6 +87,7 @@ static void make(sequence *s, banyan_plan *plan, const exact_case *c)
     if (spec->in_dtype == F32) {
         spoil((float *)(void *)s->k_in, keys, c->data, 0, 2);
         spoil((float *)(void *)s->v_in, keys, c->data, 1, 3);
+        spoil(s->v, keys, c->data, 1, 3);
     }
     round_rows(s->k, keys, c->is.dim, spec->cache_dtype);
     round_rows(s->v, keys, c->is.dim, spec->cache_dtype);
@@ -108,6 +112,41 @@ static void run_calls(sequence *on, banyan_cache *cache, const exact_case *c)
         call(on, cache, at, 1, APPEND | ATTEND | PROBE);
 }
 
+/* Dim d of the values of a KV head in layer 1, of which all tokens are read: what they add up to, if that is
+ * no number; else 0. */
+static float odd_sum(const sequence *s, int32_t kv_head, int32_t d)
+{
+    const banyan_spec *spec = s->spec;
+    float sum = 0;
+    for (int64_t token = 0; token < s->tokens; token++) {
+        const float x =
+            s->v[((s->tokens + token) * spec->kv_heads + kv_head) * spec->value_dim + d];
+        if (!isfinite(x)) sum += x;
+    }
+    return sum;
+}
+
+/* The last row of dense heads (the last ones). */
+static void check_odd(const sequence *s)
+{
+    const banyan_spec *spec = s->spec;
+    int found[3] = {0};
+    for (int32_t h = spec->heads / 2; h < spec->heads; h++) {
+        if (!sequence_is_written(s, h, 1)) continue;
+        const float *out = (const float *)(void *)sequence_out(s, 1, s->tokens - 1, h);
+        for (int32_t d = 0; d < spec->value_dim; d++) {
+            const float expect = odd_sum(s, h / (spec->heads / spec->kv_heads), d);
+            found[isnan(expect) ? 0 : isinf(expect) ? 1 : 2]++;
+            CHECK_MSG(isnan(expect)   ? isnan(out[d])
+                      : isinf(expect) ? out[d] == expect
+                                      : isfinite(out[d]),
+                      "head %d dim %d: %g, expected %g (0: any number)", (int)h, (int)d, out[d],
+                      expect);
+        }
+    }
+    CHECK(s->plan->ranks > 1 || (found[0] && found[1] && found[2]));
+}
+
 /* Results of the case, against the oracle where numbers are usual. */
 static void run(sequence *s, banyan_plan *plan, const exact_case *c)
 {
@@ -121,6 +160,7 @@ static void run(sequence *s, banyan_plan *plan, const exact_case *c)
         for (int64_t row = s->tokens - 1; row >= s->tokens - DEVICE_DECODES - c->is.rows;
              row -= 7)
             check_row(s, layer, row, c->is.name);
+    if (c->data == ODD) check_odd(s);
     if (c->data == USUAL) check_mass(s, &on, cache, s->tokens - 90, 47, c->is.name);
     sequence_leave(&on, cache);
     banyan_cache_destroy(cache);
