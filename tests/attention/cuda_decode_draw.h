@@ -35,7 +35,7 @@ struct trial {
     std::vector<int> strip_of;          /* of each query head, or -1 */
     std::vector<int> is_partial;        /* of each query head */
     bool is_exact;                      /* does the kernel round q? */
-    bool is_long;                       /* see is_long */
+    bool is_long, is_split;             /* see is_long, is_split */
     bool has_lse;                       /* was it asked for? */
     int64_t hidden;                     /* a token whose score is -inf, or -1 */
 };
@@ -220,7 +220,8 @@ static void draw_spans(trial &t, banyan_strip &strip, std::vector<int> &seen)
         banyan_span span = {place, 1, 1 + below(t, 3), 0};
         const int most = (end - 1 - place) / span.step + 1;
         span.count = 1 + below(t, most);
-        if (t.is_long && below(t, 2) && place + 1 < end) /* all up to the own block */
+        /* all up to the own block */
+        if ((t.is_split || (t.is_long && below(t, 2))) && place + 1 < end)
             span.step = 1, span.count = end - 1 - place;
         int at = place;
         bool cut = false;
@@ -278,6 +279,13 @@ static bool is_long(uint64_t seed)
     return seed >= 5000 && seed < 9000;
 }
 
+/* One list of so many blocks that its parts are more than the combine of parts reads ahead, on each of the
+ * chains in which it adds them up. */
+static bool is_split(uint64_t seed)
+{
+    return (seed >= 4000 && seed < 5000) || seed >= 9900;
+}
+
 /* Heads that are too wide for a warp. */
 static bool is_wide(uint64_t seed)
 {
@@ -315,11 +323,19 @@ static trial draw(uint64_t seed)
         t.heads = t.group;
         own = 66 + below(t, 10);
     }
+    t.is_split = is_split(seed);
+    if (t.is_split) {
+        t.data = NORMAL;
+        t.kv_heads = t.group = t.heads = t.rows = 1;
+        t.processors = 132;
+        own = 160;
+    }
     t.at = own * t.block + below(t, t.block - t.rows + 1);
     t.tokens = t.at + t.rows;
     t.end_token = INT64_MAX;
-    if (below(t, 3) == 0) t.first_token = below(t, (int)t.tokens);
-    if (below(t, 3) == 0) t.end_token = t.first_token + 1 + below(t, (int)t.tokens);
+    if (below(t, 3) == 0 && !t.is_split) t.first_token = below(t, (int)t.tokens);
+    if (below(t, 3) == 0 && !t.is_split)
+        t.end_token = t.first_token + 1 + below(t, (int)t.tokens);
     t.in_dtype = dtypes[below(t, 3)];
     t.out_dtype = dtypes[below(t, 3)];
     if (t.data == SPREAD) t.out_dtype = dtypes[below(t, 2)]; /* beyond fp16 */

@@ -263,5 +263,10 @@ int main(int argc, char **argv)
         if (seed % 4 == 0 && is_asked("wide"))
             check(9000 + (uint64_t)seed, banyan_cuda_attend_wide, "wide");
     }
+    if (first == 0) {
+        if (portable) check(4004, banyan_cuda_decode, "portable");
+        if (hopper) check(4002, banyan_cuda_decode_hopper, "hopper");
+        if (is_asked("wide")) check(9900, banyan_cuda_attend_wide, "wide");
+    }
     return test_end();
 }
