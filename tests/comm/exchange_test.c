@@ -104,7 +104,7 @@ static size_t place_of(int layout, int item, size_t bytes)
     return (size_t)item * (bytes + 24) + 8;
 }
 
-static banyan_exchange_args passage(void *const *data, size_t item_bytes, int64_t step)
+static banyan_exchange_args exchange_args(void *const *data, size_t item_bytes, int64_t step)
 {
     return (banyan_exchange_args){.data = data,
                                   .item_bytes = item_bytes,
@@ -145,7 +145,7 @@ static void check_run(banyan_exchange *x, const banyan_schedule *s, uint64_t see
     simulate(s);
     banyan_traffic cost;
     int64_t messages = 1000, sent = 2000;
-    const banyan_exchange_args p = passage(data, bytes, (int64_t)seed);
+    const banyan_exchange_args p = exchange_args(data, bytes, (int64_t)seed);
     const banyan_status status = seed % 2 ? run_in_parts(x, &p, &messages, &sent)
                                           : banyan_exchange_run(x, comm, &p, &messages, &sent);
     CHECK_MSG(status == BANYAN_OK, "%s", banyan_error_message());
@@ -182,7 +182,7 @@ static void check_schedule(banyan_schedule *s, uint64_t seed, uint32_t present, 
                   wanted);
     if (rank == 0) {
         int64_t messages = 0, bytes = 0;
-        const banyan_exchange_args p = passage(NULL, most + 1, 0);
+        const banyan_exchange_args p = exchange_args(NULL, most + 1, 0);
         CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_ERR_ARGUMENT);
     }
     banyan_exchange_destroy(x);
@@ -299,7 +299,7 @@ static void test_same_bits(const banyan_merge *merge)
         void *data[] = {mine};
         mine[0] = (uint64_t)rank;
         mine[1] = ~(uint64_t)rank;
-        const banyan_exchange_args p = passage(data, sizeof mine, i);
+        const banyan_exchange_args p = exchange_args(data, sizeof mine, i);
         CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
         CHECK(banyan_comm_allgather(comm, mine, sizeof mine, all) == BANYAN_OK);
         for (int r = 0; r < size; r++) CHECK(!memcmp(all[r], mine, sizeof mine));
@@ -314,7 +314,7 @@ static void test_refusals(void)
     banyan_exchange *x = NULL;
     CHECK(banyan_exchange_create(&s, 0, 8, 99, NULL, &x) == BANYAN_OK);
     int64_t messages = 3, bytes = 4;
-    const banyan_exchange_args p = passage(NULL, 8, 0);
+    const banyan_exchange_args p = exchange_args(NULL, 8, 0);
     CHECK(banyan_exchange_run(x, comm, &p, &messages, &bytes) == BANYAN_OK);
     CHECK(messages == 3 && bytes == 4);
     banyan_exchange_destroy(x);

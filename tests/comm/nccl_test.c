@@ -82,7 +82,7 @@ static void fill(uint64_t value[items][words], uint64_t seed)
         for (int w = 0; w < words; w++) value[i][w] = test_random(&seed);
 }
 
-static banyan_exchange_args passage(folder *f, uint64_t value[items][words], int64_t n)
+static banyan_exchange_args exchange_args(folder *f, uint64_t value[items][words], int64_t n)
 {
     for (int i = 0; i < items; i++) f->data[i] = value[i];
     return (banyan_exchange_args){.data = f->data,
@@ -110,12 +110,12 @@ static void check_merge(banyan_comm *comm, const banyan_merge *merge, uint64_t s
     CHECK(!banyan_exchange_create(&steps, comm->rank, sizeof host[0], 9, NULL, &x[0]));
     CHECK(!banyan_exchange_create(&steps, comm->rank, sizeof host[0], 9, &there, &x[1]));
     for (int i = 0; i < times; i++) {
-        const banyan_exchange_args p = passage(&f, host, i);
+        const banyan_exchange_args p = exchange_args(&f, host, i);
         CHECK(!banyan_exchange_run(x[0], comm, &p, &messages[0], &bytes[0]));
     }
     if (in_graph) stream_begin_capture(s);
     for (int i = 0; i < (in_graph ? 1 : times); i++) {
-        const banyan_exchange_args p = passage(&f, device, i);
+        const banyan_exchange_args p = exchange_args(&f, device, i);
         const banyan_status status =
             banyan_exchange_run(x[1], comm, &p, &messages[1], &bytes[1]);
         CHECK_MSG(!status, "%s", banyan_error_message());
