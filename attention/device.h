@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* device.h - kernels whose records, rows and results lie in a device's memory.
  *
- * A CPU kernel attends to one tile at a time. A device is given everything that a call computes in one
- * batch, since it takes thousands of tiles to fill it, and lists as spans, since a million tokens of
- * entries one by one would cost more to write down than to compute:
+ * A CPU kernel attends to one tile at a time. A device is given everything that a call computes
+ * in one batch, since it takes thousands of tiles to fill it, and lists as spans, since a
+ * million tokens of entries one by one would cost more to write down than to compute:
  *
  *     slot    a held block, or slot_tokens consecutive tokens of one (banyan_device)
  *     table   of one KV head: the slots of the blocks that are held, ascending
@@ -12,12 +12,12 @@
  *     part    rows of one sequence
  *     batch   all strips of a call; of several parts, where there are few vectors in each strip
  *
- * A queue is one stream of work on a device, with the memory that its calls need. Calls return as
- * soon as their work is queued; what they read from the host is copied before they return. Functions
- * return NULL, or what went wrong in words (valid until this thread's next call).
+ * A queue is one stream of work on a device, with the memory that its calls need. Calls return
+ * as soon as their work is queued; what they read from the host is copied before they return.
+ * Functions return NULL, or what went wrong in words (valid until this thread's next call).
  *
- * Masking is exact but for this: a value (not a key) that is NaN or inf reaches all rows that read
- * its block through a masked span. Included by attention.h only. */
+ * Masking is exact but for this: a value (not a key) that is NaN or inf reaches all rows that
+ * read its block through a masked span. Included by attention.h only. */
 #ifndef BANYAN_ATTENTION_DEVICE_H
 #define BANYAN_ATTENTION_DEVICE_H
 
@@ -32,14 +32,15 @@ typedef struct banyan_table_of_blocks {
     const banyan_slot *slot; /* device, ascending by block */
 } banyan_table_of_blocks;
 
-/* Places first, first + step, .. (count of them) of a table. What the row at token t sees of them:
+/* Places first, first + step, .. (count of them) of a table. What the row at token t sees of
+ * them:
  *
  *     masked 0   all of their tokens
  *            1   token s iff s <= t and first_token <= s < end_token
  *            2   likewise, and only where s < sink_end or s > t - window, by the strip's edge
  *
- * (A block may be cut by the range of tokens, or be a row's own, in a strip that has an edge, and
- * yet not be cut by that edge: an own block which is also an S2 head's remote one.) */
+ * (A block may be cut by the range of tokens, or be a row's own, in a strip that has an edge,
+ * and yet not be cut by that edge: an own block which is also an S2 head's remote one.) */
 typedef struct banyan_span {
     int32_t first, count, step;
     int32_t masked;
@@ -68,31 +69,35 @@ typedef struct banyan_span_list {
 /* The blocks of a KV head that are held here, and what is known of those that are not. */
 typedef struct banyan_held_set {
     banyan_held_list held;
-    /* Of blocks below `settled` none is held that this does not keep for good. NULL: nothing is known. */
+    /* Of blocks below `settled` none is held that this does not keep for good. NULL: nothing is
+     * known. */
     const banyan_retention *retention;
     int64_t settled;
 } banyan_held_set;
 
-/* What rows first_row..last_row (one own block) of a pattern's heads read of the blocks held, as places in
- * `held`; of tokens first_token .. end_token-1 only, and no block without any. Takes O(log held) for each
- * run of a selection where all blocks are held or all that the retention keeps; else one step for each
- * held block of a strided run. 0 when out->capacity is too small; banyan_spans_bound is enough. */
+/* What rows first_row..last_row (one own block) of a pattern's heads read of the blocks held,
+ * as places in `held`; of tokens first_token .. end_token-1 only, and no block without any.
+ * Takes O(log held) for each run of a selection where all blocks are held or all that the
+ * retention keeps; else one step for each held block of a strided run. 0 when out->capacity is
+ * too small; banyan_spans_bound is enough. */
 int banyan_spans_build(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                        const banyan_held_set *held, int64_t first_token, int64_t end_token,
                        banyan_span_list *out);
-/* The most spans of a strip, when at most `held_count` of the first `blocks` blocks are held. */
+/* The most spans of a strip, when at most `held_count` of the first `blocks` blocks are
+ * held. */
 int64_t banyan_spans_bound(const banyan_pattern *pattern, int64_t blocks, int64_t held_count);
 
-/* Rows of a batch that are one sequence's: row first_row + i is at token at + i. Blocks without a token of
- * first_token .. end_token-1 are in none of their spans (0, INT64_MAX: all count). */
+/* Rows of a batch that are one sequence's: row first_row + i is at token at + i. Blocks without
+ * a token of first_token .. end_token-1 are in none of their spans (0, INT64_MAX: all
+ * count). */
 typedef struct banyan_batch_part {
     int64_t at, first_token, end_token;
     int32_t first_row;
 } banyan_batch_part;
 
-/* Everything that one call computes on one rank. Arrays of strips, spans, edges, tables and pointers
- * are in host memory; what they point to is the device's. The strips of a part are neighbours, and its
- * results do not depend on what other parts there are. */
+/* Everything that one call computes on one rank. Arrays of strips, spans, edges, tables and
+ * pointers are in host memory; what they point to is the device's. The strips of a part are
+ * neighbours, and its results do not depend on what other parts there are. */
 typedef struct banyan_batch {
     banyan_block_shape shape;
     float scale;
@@ -106,31 +111,36 @@ typedef struct banyan_batch {
     const banyan_span *span;
     const banyan_edge *edge;
     int32_t parts, tables, strips, spans, edges;
-    /* 0, or for a tape: no strip, now or when the call is rewritten, has more (query head, row) vectors.
-     * The counts above will be the same then: the last strips, of part -1, fill up what is not there. */
+    /* 0, or for a tape: no strip, now or when the call is rewritten, has more (query head, row)
+     * vectors. The counts above will be the same then: the last strips, of part -1, fill up
+     * what is not there. */
     int32_t vectors;
     int32_t part_strips; /* likewise: no part has more strips */
-    /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an empty
-     * list gives the empty partial); NULL: its result is final, and goes to out and lse at once */
+    /* partial[h]: [rows][value_dim + 2], written for all rows of the strips of query head h (an
+     * empty list gives the empty partial); NULL: its result is final, and goes to out and lse
+     * at once */
     float *const *partial; /* [heads] */
     void *out;             /* [rows][heads][value_dim] of out_dtype */
     float *lse;            /* [rows][heads], or NULL */
 } banyan_batch;
 
-/* Rows of one KV head that go to one slot's record: its tokens first .. first + rows - 1 are rows row ..
- * of the call. What it holds behind them is forgotten: it becomes zeros. */
+/* Rows of one KV head that go to one slot's record: its tokens first .. first + rows - 1 are
+ * rows row .. of the call. What it holds behind them is forgotten: it becomes zeros. */
 typedef struct banyan_packing {
     void *record;                      /* device */
     int32_t kv_head, row, first, rows; /* rows 0: nothing, the record is not touched */
     int32_t fresh;
 } banyan_packing;
 
-/* Arguments of captured calls that will change from replay to replay lie on a tape, in device memory. */
+/* Arguments of captured calls that will change from replay to replay lie on a tape, in device
+ * memory. */
 typedef enum banyan_tape {
     BANYAN_TAPE_NEW, /* nothing is on it; what was captured before is not replayed any more */
-    BANYAN_TAPE_RECORD, /* calls are captured, and the places of their arguments are the tape's next .. */
+    /* calls are captured, and the places of their arguments are the tape's next .. */
+    BANYAN_TAPE_RECORD,
     BANYAN_TAPE_OFF, /* .. until here */
-    BANYAN_TAPE_REWRITE, /* the same calls in the same order: they start nothing, and their arguments .. */
+    /* the same calls in the same order: they start nothing, and their arguments .. */
+    BANYAN_TAPE_REWRITE,
     BANYAN_TAPE_COPY /* .. are brought to the tape here, in one copy */
 } banyan_tape;
 
@@ -180,24 +190,26 @@ typedef struct banyan_queue banyan_queue;
 /* The device half of a row of attention/kernels.def. */
 typedef struct banyan_device {
     const char *name; /* as in spec.device: "cuda" */
-    /* A block is one slot of a table or several of so many tokens, whose records lie one behind the other in
-     * the block's: kernels know slots only. 0: one, whatever a block is. */
+    /* A block is one slot of a table or several of so many tokens, whose records lie one behind
+     * the other in the block's: kernels know slots only. 0: one, whatever a block is. */
     int32_t slot_tokens;
-    /* Of a shape: parts none of whose strips has more (query head, row) vectors may share a batch; others
-     * are alone in theirs. */
+    /* Of a shape: parts none of whose strips has more (query head, row) vectors may share a
+     * batch; others are alone in theirs. */
     int32_t (*shared_vectors)(const banyan_block_shape *shape);
     /* Can sums of this shape be exact? NULL: none can. */
     int (*is_exact)(const banyan_block_shape *shape);
     /* NULL, or why there is none, in words ("no CUDA driver", ..). */
     const char *(*missing)(void);
     const char *(*memory_free)(int64_t *bytes); /* of the thread's current device */
-    /* stream: a cudaStream_t, or NULL: one of its own. Bytes that it takes are what queue_bytes says. */
+    /* stream: a cudaStream_t, or NULL: one of its own. Bytes that it takes are what queue_bytes
+     * says. */
     const char *(*open)(const banyan_device_limits *limits, void *stream, banyan_queue **out);
     void (*close)(banyan_queue *queue);
     void (*queue_bytes)(const banyan_device_limits *limits, size_t *device, size_t *host);
     const banyan_memory_row *memory; /* of the device; own is the queue */
-    /* A queue is used, and closed, while the device that it was opened on is the thread's current one:
-     * enter makes it so and returns the one that was, leave makes that one so again. */
+    /* A queue is used, and closed, while the device that it was opened on is the thread's
+     * current one: enter makes it so and returns the one that was, leave makes that one so
+     * again. */
     int (*enter)(const banyan_queue *queue);
     void (*leave)(int device);
 
@@ -210,9 +222,9 @@ typedef struct banyan_device {
     const char *(*attend)(banyan_queue *queue, const banyan_batch *batch);
     const char *(*fold)(banyan_queue *queue, const banyan_fold_batch *batch);
     /* Results of the same rows that attended to different tokens, joined, with the sinks, as
-     * banyan_combine says: outs[i] [rows][heads][value_dim] of out_dtype and lses[i] [rows][heads], of
-     * the heads whose is_mine[h] is not 0. outs, lses, sinks (or NULL) and is_mine are in host memory;
-     * out and lse (or NULL) may be among what they point to. */
+     * banyan_combine says: outs[i] [rows][heads][value_dim] of out_dtype and lses[i]
+     * [rows][heads], of the heads whose is_mine[h] is not 0. outs, lses, sinks (or NULL) and
+     * is_mine are in host memory; out and lse (or NULL) may be among what they point to. */
     const char *(*join)(banyan_queue *queue, const void *const *outs, const float *const *lses,
                         int32_t count, const float *sinks, const uint8_t *is_mine,
                         int32_t heads, int32_t value_dim, int64_t rows, void *out,
@@ -221,11 +233,13 @@ typedef struct banyan_device {
      * ([rows][value_dim + 2]) that probed[h] has. Layout of probed[h] as of partial[h]. */
     const char *(*share)(banyan_queue *queue, float *const *partial, float *const *probed,
                          int32_t heads, int32_t value_dim, int64_t rows, float *mass);
-    /* The passes of an all-reduce of partials (Tree Attention's), of [rows][value_dim + 2] each:
+    /* The passes of an all-reduce of partials (Tree Attention's), of [rows][value_dim + 2]
+     * each:
      *   0  values [heads][rows] become m; what they come to are the maxima
      *   1  values [heads][rows][value_dim] become o exp(m - maxima), and back: o
      *   2  values [heads][rows] become l exp(m - maxima), and back: l, and m = maxima
-     * give: partial[h] NULL counts as the empty partial; take (not of pass 0): NULL takes nothing. */
+     * give: partial[h] NULL counts as the empty partial; take (not of pass 0): NULL takes
+     * nothing. */
     const char *(*give)(banyan_queue *queue, int pass, float *const *partial, int32_t heads,
                         int32_t value_dim, int64_t rows, const float *maxima, float *values);
     const char *(*take)(banyan_queue *queue, int pass, float *const *partial, int32_t heads,

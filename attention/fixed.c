@@ -1,40 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sums of block partials that come out the same in any order, to the last bit.
  *
- * Combining partials rounds, and so depends on who is combined with whom first: on how many ranks
- * and threads share a head, and how they merge. Here the unit is the partial of one block alone,
- * whose bits depend on nothing but the block and the row, and what is added are integers.
+ * Combining partials rounds, and so depends on who is combined with whom first: on how many
+ * ranks and threads share a head, and how they merge. Here the unit is the partial of one block
+ * alone, whose bits depend on nothing but the block and the row, and what is added are
+ * integers.
  *
  * Bins. Write a block's base point as exp(m) = 2^(W n) 2^r with n whole and 0 <= r < W, and let
- * 2^(e-1) <= max |o| < 2^e. All of the block's o go to bin n + j, j = floor((e + r) / W) + 1, in
- * units of 2^(W (n + j) - T): as integers
+ * 2^(e-1) <= max |o| < 2^e. All of the block's o go to bin n + j, j = floor((e + r) / W) + 1,
+ * in units of 2^(W (n + j) - T): as integers
  *
  *     t = round(o 2^(r - W j + T)),     2^(T-W-1) <= max |t| <= 2^T
  *
  * (l is such a sum of one column.) Of a row only the BINS highest bins are kept:
  *
- *      bin:     .. | top-3 | top-2 | top-1 |  top  |        a block above top: bins move down whole,
- *      weight:     2^(-3W)                     1            and the lowest are forgotten
+ *      bin:     .. | top-3 | top-2 | top-1 |  top  |   a block above top: bins move down whole,
+ *      weight:     2^(-3W)                     1       and the lowest are forgotten
  *
- * A bin that is forgotten when top rises would be forgotten in the end in any order, since top ends
- * at the maximum over all blocks; one that is kept in the end was never forgotten. Hence a kept bin
- * holds the integer sum of exactly its blocks: nothing rounds, nothing is rescaled, and no round of
- * messages is needed to agree on a maximum. Two sums are added bin by bin in the same way.
+ * A bin that is forgotten when top rises would be forgotten in the end in any order, since top
+ * ends at the maximum over all blocks; one that is kept in the end was never forgotten. Hence a
+ * kept bin holds the integer sum of exactly its blocks: nothing rounds, nothing is rescaled,
+ * and no round of messages is needed to agree on a maximum. Two sums are added bin by bin in
+ * the same way.
  *
  * Range: N blocks sum to at most N 2^T <= 2^63 for N <= 2^22 and T = 41.
- * Error, relative to the block's largest |o| (its l): of a term 1/2 unit, 2^(W-T) = 2^-25; of 2^r
- * 2^-38; of the product and of m log2(e) in double 2^-51, and |m| 2^-52 (m itself is a float: it has
- * an error of |m| 2^-24 already). What is forgotten is below 2^(W+1 - W BINS) = 2^-47 of the largest
- * block, times N: below 2^-25 in all. So fixed-point costs 2^-24 of l, and of sum_b pi_b max |o_b /
- * l_b| <= V in out, once, whatever the number of blocks: less than the terms for sums in
- * launch/bounds.h, which are at least 6 x 2^-24 of either, and in place of the combines there.
+ * Error, relative to the block's largest |o| (its l): of a term 1/2 unit, 2^(W-T) = 2^-25; of
+ * 2^r 2^-38; of the product and of m log2(e) in double 2^-51, and |m| 2^-52 (m itself is a
+ * float: it has an error of |m| 2^-24 already). What is forgotten is below 2^(W+1 - W BINS) =
+ * 2^-47 of the largest block, times N: below 2^-25 in all. So fixed-point costs 2^-24 of l, and
+ * of sum_b pi_b max |o_b / l_b| <= V in out, once, whatever the number of blocks: less than the
+ * terms for sums in launch/bounds.h, which are at least 6 x 2^-24 of either, and in place of
+ * the combines there.
  *
- * NaN and inf are no integers. They set flags, which stay set whatever is added, in or out of range;
- * a row with a NaN in l is NaN.
+ * NaN and inf are no integers. They set flags, which stay set whatever is added, in or out of
+ * range; a row with a NaN in l is NaN.
  *
  * The idea of bins that are kept or forgotten as a whole is that of Demmel and Nguyen, "Fast
- * Reproducible Floating-Point Summation", ARITH 2013; with one common exponent for all columns of a
- * row, since out is compared with the largest |v| anyway. */
+ * Reproducible Floating-Point Summation", ARITH 2013; with one common exponent for all columns
+ * of a row, since out is compared with the largest |v| anyway. */
 #include "attention/fixed.h"
 
 static uint32_t size_bits(float x)
@@ -61,9 +64,10 @@ void banyan_fixed_clear(void *sums, int32_t value_dim, int64_t rows)
     }
 }
 
-/* ---- one block more ------------------------------------------------------------------------ */
+/* ---- one block more ---------------------------------------------------------------------- */
 
-/* to[b] = a[b] + b[b - gap], from the lowest bin up, so that `to` may be either. b NULL: nothing. */
+/* to[b] = a[b] + b[b - gap], from the lowest bin up, so that `to` may be either. b NULL:
+ * nothing. */
 static void add_bins(int64_t *to, const int64_t *a, const int64_t *b, double gap,
                      int32_t columns)
 {
@@ -138,7 +142,7 @@ void banyan_fixed_add(void *sum, double base, float l, const float *o, int32_t v
     add_values(&row, &at, o, value_dim);
 }
 
-/* ---- two sums ------------------------------------------------------------------------------ */
+/* ---- two sums ---------------------------------------------------------------------------- */
 
 static void combine_sums(fixed_sum *out, const fixed_sum *x, const fixed_sum *y)
 {
@@ -169,7 +173,7 @@ void banyan_fixed_combine(void *out, const void *lo, const void *hi, int32_t val
     }
 }
 
-/* ---- back to a partial --------------------------------------------------------------------- */
+/* ---- back to a partial ------------------------------------------------------------------- */
 
 static double total(const fixed_sum *sum, int32_t column)
 {
@@ -185,9 +189,9 @@ static int is_flagged(const uint64_t *flags, int32_t at)
     return (int)(flags[at / 64] >> at % 64 & 1);
 }
 
-/* l = exp(lse - m) with m the float above lse: 1, but for the rounding of m. An m of 2^24 and more has no
- * fraction bits, and may lie so far from lse that nothing would be left of l and o: there lse is the
- * nearest m, and l is 1. */
+/* l = exp(lse - m) with m the float above lse: 1, but for the rounding of m. An m of 2^24 and
+ * more has no fraction bits, and may lie so far from lse that nothing would be left of l and o:
+ * there lse is the nearest m, and l is 1. */
 static void round_row(const fixed_row *row, float *partial, int32_t value_dim)
 {
     const double l = total(&row->l, 0);

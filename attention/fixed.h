@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fixed.h - where a block's numbers go in a fixed-point sum: what fixed.c and the kernels share. The
- * theory is in fixed.c, the layout in fixed_layout.h. */
+/* fixed.h - where a block's numbers go in a fixed-point sum: what fixed.c and the kernels
+ * share. The theory is in fixed.c, the layout in fixed_layout.h. */
 #ifndef BANYAN_FIXED_H
 #define BANYAN_FIXED_H
 
@@ -43,9 +43,10 @@ typedef struct fixed_base {
     int whole;       /* of rest */
 } fixed_base;
 
-/* 2^x, 0 <= x <= W, within 2^-38 of itself, and the same bits wherever it is compiled; a call of
- * exp2 would cost a decoded row more than its sums do. 2^x = 2^k 2^f with k the nearest integer;
- * 2^f = 1 + f g(f), and g, of degree 7, meets (2^f - 1) / f at the Chebyshev nodes of [-1/2, 1/2]. */
+/* 2^x, 0 <= x <= W, within 2^-38 of itself, and the same bits wherever it is compiled; a call
+ * of exp2 would cost a decoded row more than its sums do. 2^x = 2^k 2^f with k the nearest
+ * integer; 2^f = 1 + f g(f), and g, of degree 7, meets (2^f - 1) / f at the Chebyshev nodes of
+ * [-1/2, 1/2]. */
 static inline double fixed_power(double x)
 {
     const double shifted = x + 0x1.8p52; /* has its last bit at 1 */
@@ -69,8 +70,8 @@ static inline fixed_base fixed_base_of(double base)
     return (fixed_base){n, fixed_power(rest), (int)rest};
 }
 
-/* How many bins `sum`'s top lies above n + j. The difference of the n comes first: they are exact,
- * and may be large. */
+/* How many bins `sum`'s top lies above n + j. The difference of the n comes first: they are
+ * exact, and may be large. */
 static inline double fixed_above(const fixed_sum *sum, double n, int64_t j)
 {
     return (*sum->n - n) + (double)(*sum->j - j);
@@ -79,8 +80,9 @@ static inline double fixed_above(const fixed_sum *sum, double n, int64_t j)
 /* The bin n + j of a sum, which gets it if it can; NULL: it is too low to count. */
 int64_t *banyan_fixed_bin(fixed_sum *sum, double n, int64_t j);
 
-/* The bin for terms of which the largest has these bits (of its size, an fp32 that is finite and not
- * 0), and in *factor what turns a term into units of that bin. Most often the sum has that bin. */
+/* The bin for terms of which the largest has these bits (of its size, an fp32 that is finite
+ * and not 0), and in *factor what turns a term into units of that bin. Most often the sum has
+ * that bin. */
 static inline int64_t *fixed_place(fixed_sum sum, const fixed_base *base, uint32_t largest_bits,
                                    double *factor)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fixed_layout.h - how a row's fixed-point sum lies in memory, the host's or a device's. The theory is in
- * fixed.c.
+/* fixed_layout.h - how a row's fixed-point sum lies in memory, the host's or a device's. The
+ * theory is in fixed.c.
  *
  * A row in 8-byte words, columns being value_dim rounded up to 16:
  *
  *     o: n, j | l: n, j | l bins [BINS] | plus [flags] minus [flags], padded to 8 | o bins
  *     [BINS][columns]
  *
- * n + j numbers the highest bin of a sum; n = -inf: there is none. Flags: one bit for each value, and
- * the bit after them for l. plus: NaN or +inf was added; minus: NaN or -inf. */
+ * n + j numbers the highest bin of a sum; n = -inf: there is none. Flags: one bit for each
+ * value, and the bit after them for l. plus: NaN or +inf was added; minus: NaN or -inf. */
 #ifndef BANYAN_FIXED_LAYOUT_H
 #define BANYAN_FIXED_LAYOUT_H
 

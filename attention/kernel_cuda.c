@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The row `cuda`: every GPU from compute capability 8.0 on, with instructions that all of them have. */
+/* The row `cuda`: every GPU from compute capability 8.0 on, with instructions that all of them
+ * have. */
 #include "attention/cuda/row.h"
 
 static int cuda_usable(void)

@@ -5,29 +5,30 @@
  *
  *     l = sum_S exp(s_i - m)        o = sum_S exp(s_i - m) v_i
  *
- * Attention over S is o / l, and its normaliser is lse = m + ln l; neither depends on m, which only
- * keeps exp in range. With m = max s_i every exponent is <= 0 and l >= 1. Moving to another base
- * point M multiplies both sums by one factor:
+ * Attention over S is o / l, and its normaliser is lse = m + ln l; neither depends on m, which
+ * only keeps exp in range. With m = max s_i every exponent is <= 0 and l >= 1. Moving to
+ * another base point M multiplies both sums by one factor:
  *
  *     sum_S exp(s_i - M) = exp(m - M) sum_S exp(s_i - m)
  *
- * so for disjoint S and S', with M = max(m, m'), a = exp(m - M), b = exp(m' - M) (one of them is 1):
+ * so for disjoint S and S', with M = max(m, m'), a = exp(m - M), b = exp(m' - M) (one of them
+ * is 1):
  *
  *     (m, l, o) + (m', l', o') = (M, a l + b l', a o + b o')
  *
  * This is addition of the two sums, hence commutative and associative but for rounding. Its
- * identity is the empty set, (-inf, 0, 0): a sum of nothing, whose maximum is below every score.
- * (-inf) - (-inf) would be NaN, so an empty side is recognised and the other one copied, bit for
- * bit; and a side that holds the maximum gets the factor 1 without asking exp.
+ * identity is the empty set, (-inf, 0, 0): a sum of nothing, whose maximum is below every
+ * score. (-inf) - (-inf) would be NaN, so an empty side is recognised and the other one copied,
+ * bit for bit; and a side that holds the maximum gets the factor 1 without asking exp.
  *
- * Values near the largest fp32: o may be up to l times as large, and overflow where the mean o / l
- * does not. The base point need not be the maximum, so such a sum is taken again relative to one
- * that is so high that l is about 1/2.
+ * Values near the largest fp32: o may be up to l times as large, and overflow where the mean o
+ * / l does not. The base point need not be the maximum, so such a sum is taken again relative
+ * to one that is so high that l is about 1/2.
  *
- * NaN is data: a row that read a NaN is NaN, and stays so whatever is added. l carries it: a score
- * that is NaN or +inf makes l NaN, and a factor is never applied to part of (l, o). Emptiness is
- * asked of m and l together, so that a NaN in l is not taken for "nothing seen". A NaN that is in
- * one value only stays in its component of o. */
+ * NaN is data: a row that read a NaN is NaN, and stays so whatever is added. l carries it: a
+ * score that is NaN or +inf makes l NaN, and a factor is never applied to part of (l, o).
+ * Emptiness is asked of m and l together, so that a NaN in l is not taken for "nothing seen". A
+ * NaN that is in one value only stays in its component of o. */
 #include "attention/attention.h"
 
 #include <math.h>
@@ -45,7 +46,8 @@ void banyan_partial_clear(float *p, int32_t value_dim, int64_t rows)
     for (int64_t row = 0; row < rows; row++) p[row * stride + value_dim] = -INFINITY;
 }
 
-/* x = x a + y b. Addition commutes exactly, so it does not matter which of the two sides x is. */
+/* x = x a + y b. Addition commutes exactly, so it does not matter which of the two sides x
+ * is. */
 static void fold_rows(float *restrict x, float a, const float *restrict y, float b,
                       int32_t count)
 {

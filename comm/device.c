@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Device memory: the device half of a comm's transport, as everyone calls it. As for host memory, a
- * transfer that fails breaks the comm. */
+/* Device memory: the device half of a comm's transport, as everyone calls it. As for host
+ * memory, a transfer that fails breaks the comm. */
 #include "comm/comm.h"
 
 static banyan_status refuse_host_transport(const banyan_comm *comm)

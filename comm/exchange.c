@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One rank's part of a schedule. create reads the whole schedule once and keeps what concerns this
- * rank, per round:
+/* One rank's part of a schedule. create reads the whole schedule once and keeps what concerns
+ * this rank, per round:
  *
  *     messages   one per peer and direction, with all its items in item order
  *     folds      one per item that arrives: the sources in the order in which they are folded
  *
  * Order decides bits, so it may depend on nothing but the schedule: what is folded is sorted by
  * the lowest rank that each value contains (then by the rank that sends it), which create works
- * out for every rank by following the schedule: a value begins as its own rank's, and folding keeps
- * the lowest. The receiver's own value takes its place among the others, or none when it is
- * replaced. */
+ * out for every rank by following the schedule: a value begins as its own rank's, and folding
+ * keeps the lowest. The receiver's own value takes its place among the others, or none when it
+ * is replaced. */
 #include "comm/exchange.h"
 
 #include <stdlib.h>
@@ -90,8 +90,8 @@ static int is_replaced(const follower *f, int32_t begin, int32_t end, int32_t it
     return 0;
 }
 
-/* Orders what arrived in the round, from source `first` on, and puts this rank's own values to it:
- * one fold per item. */
+/* Orders what arrived in the round, from source `first` on, and puts this rank's own values to
+ * it: one fold per item. */
 static void add_folds(banyan_exchange *x, const follower *f, int32_t first, int32_t begin,
                       int32_t end)
 {
@@ -131,7 +131,8 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* Of the rounds that this rank takes part in: after which does nothing come, and nothing go out? */
+/* Of the rounds that this rank takes part in: after which does nothing come, and nothing go
+ * out? */
 static void mark_ends(banyan_exchange *x)
 {
     int is_last = 1, is_over = 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* exchange.h - a schedule as one rank runs it: what exchange.c makes, and exchange_run.c (in host
- * memory) and exchange_round.c (in a device's) run. Private to the exchange*.c. */
+/* exchange.h - a schedule as one rank runs it: what exchange.c makes, and exchange_run.c (in
+ * host memory) and exchange_round.c (in a device's) run. Private to the exchange*.c. */
 #ifndef BANYAN_COMM_EXCHANGE_H
 #define BANYAN_COMM_EXCHANGE_H
 
@@ -12,7 +12,8 @@ typedef struct message {
     int32_t before, offset;    /* messages and items before it in the round's buffer */
 } message;
 
-/* A value that is folded: item `index` of a received message, or (message < 0) this rank's own. */
+/* A value that is folded: item `index` of a received message, or (message < 0) this rank's
+ * own. */
 typedef struct fold_source {
     int32_t message, index, item;
     int32_t lowest, rank; /* in the value; whose value */
@@ -116,13 +117,13 @@ void banyan_header_write(const exchange_call *run, const round_part *part, const
 /* Is what `peer` sent what this rank expects? Else ERR_COMM, with both values. */
 banyan_status banyan_header_compare(int rank, int peer, const message_header *theirs,
                                     const message_header *mine, const char *const *mark_name);
-/* The same for what the host received in a round. After a failed transfer, those headers that are
- * there at all tell more than a wrong size does. */
+/* The same for what the host received in a round. After a failed transfer, those headers that
+ * are there at all tell more than a wrong size does. */
 banyan_status banyan_headers_check(const exchange_call *run, const round_part *part,
                                    char *buffer, banyan_status transfer);
 
-/* exchange_fold.c: an item's fold, in host memory; and all of a round's in a device's, with the checks of
- * the headers that came unless they were staged. */
+/* exchange_fold.c: an item's fold, in host memory; and all of a round's in a device's, with the
+ * checks of the headers that came unless they were staged. */
 banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f);
 void banyan_exchange_fold_round(const exchange_call *run, const round_part *part);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Folds of what a round brought, in the order that the schedule gives: the same in host memory, one value
- * after another, and in a device's, all items at once. */
+/* Folds of what a round brought, in the order that the schedule gives: the same in host memory,
+ * one value after another, and in a device's, all items at once. */
 #include "comm/exchange.h"
 
 static void *source_value(const exchange_call *run, const fold_source *s)

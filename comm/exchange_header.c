@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A header says what its sender believes; the receiver compares it with what it believes itself.
- * Ranks whose calls are out of step would else fold the partials of one layer into another's, and
- * nobody would notice. */
+/* A header says what its sender believes; the receiver compares it with what it believes
+ * itself. Ranks whose calls are out of step would else fold the partials of one layer into
+ * another's, and nobody would notice. */
 #include "comm/exchange.h"
 
 #include <string.h>
@@ -45,8 +45,8 @@ banyan_status banyan_header_compare(int rank, int peer, const message_header *th
     return BANYAN_OK;
 }
 
-/* Each step is a bijection of h, so that a change within one word is always seen in 64 bits, and missed in
- * the 32 that are kept once in 2^32. */
+/* Each step is a bijection of h, so that a change within one word is always seen in 64 bits,
+ * and missed in the 32 that are kept once in 2^32. */
 uint32_t banyan_items_checksum(const void *items, size_t bytes)
 {
     const char *at = items;

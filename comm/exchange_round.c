@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A round of messages. The host's memory holds them where they are put together and where they come. In a
- * device's memory, with a transport that takes such memory, all of it is queued, one thing behind the
- * other on one stream, and the host goes on:
+/* A round of messages. The host's memory holds them where they are put together and where they
+ * come. In a device's memory, with a transport that takes such memory, all of it is queued, one
+ * thing behind the other on one stream, and the host goes on:
  *
  *     put headers, copy items -> send buffer    for all messages at once
  *     send and receive                          the transport's, as one round
- *     compare headers, fold items               of all that came at once, items in the order that is also
- *                                               the host's: the caller's
+ *     compare headers, fold items               of all that came at once, items in the order
+ *                                               that is also the host's: the caller's
  *
- * Staged, messages are those of host memory: the items are copied to them (then the device is waited
- * for), and what comes is copied back, after its headers were compared on the host.
+ * Staged, messages are those of host memory: the items are copied to them (then the device is
+ * waited for), and what comes is copied back, after its headers were compared on the host.
  *
- * To start work on a device costs more than to move a few items: a round is two pieces of it, whatever it
- * moves. */
+ * To start work on a device costs more than to move a few items: a round is two pieces of it,
+ * whatever it moves. */
 #include "comm/exchange.h"
 
 #include <string.h>
 
-/* ---- faults -------------------------------------------------------------------------------- */
+/* ---- faults ------------------------------------------------------------------------------ */
 
 static banyan_status report_fault(banyan_comm *comm, int peer, const banyan_fault *fault,
                                   const char *const *name)
@@ -42,7 +42,7 @@ banyan_status banyan_exchange_look(const banyan_exchange *x, banyan_comm *comm)
     return status;
 }
 
-/* ---- sending ------------------------------------------------------------------------------- */
+/* ---- sending ----------------------------------------------------------------------------- */
 
 /* How many items of the message, from `first` on, lie one behind the other. */
 static int32_t run_of_items(const exchange_call *run, const message *m, int32_t first)
@@ -146,7 +146,7 @@ banyan_status banyan_round_post(const exchange_call *run, const round_part *part
     return run->x->arrivals ? post_at_once(run, part) : post_queued(run, part);
 }
 
-/* ---- receiving ----------------------------------------------------------------------------- */
+/* ---- receiving --------------------------------------------------------------------------- */
 
 static banyan_status receive_at_once(const exchange_call *run, const round_part *part)
 {

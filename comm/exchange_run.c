@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs one rank's part of any schedule over any transport; allocates nothing. Messages are packed
- * one after another into the round's buffer, so that each is one transfer, header and all:
+/* Runs one rank's part of any schedule over any transport; allocates nothing. Messages are
+ * packed one after another into the round's buffer, so that each is one transfer, header and
+ * all:
  *
  *     | header | item | item | header | item |        a round's buffer: to one peer, to another
  *
- * What arrives stays in the receive buffer until all of the round is there, since the folds of a
- * round must not change what is being sent; it is folded from there.
+ * What arrives stays in the receive buffer until all of the round is there, since the folds of
+ * a round must not change what is being sent; it is folded from there.
  *
- * Headers are exchange_header.c's; how a round moves in one memory or another is exchange_round.c's. */
+ * Headers are exchange_header.c's; how a round moves in one memory or another is
+ * exchange_round.c's. */
 #include "comm/exchange.h"
 
 #include <string.h>

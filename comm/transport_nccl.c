@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NCCL for device memory, beside another transport for host memory: what plans and programs send goes
- * over MPI (a process that MPI has not launched is alone, and needs none).
+/* NCCL for device memory, beside another transport for host memory: what plans and programs
+ * send goes over MPI (a process that MPI has not launched is alone, and needs none).
  *
- *     comm "nccl" ── host: a comm "mpi" or "self"     start, wait_all, and all that is built on them
- *                 └─ ncclComm_t                        a round is one group of sends and receives
+ *     comm "nccl" -- host: a comm "mpi" or "self"   start, wait_all, and what is built on them
+ *                 -- ncclComm_t                     a round is one group of sends and receives
  *
- * NCCL's calls queue their work and return, but for the first time that two ranks meet: then it connects
- * them, and waits for the other one as long as it takes. Ranks that are new to each other therefore
- * send each other an empty message over MPI first, which knows a time limit, and who is missing. The
- * communicator is a blocking one, since a non-blocking one starts a thread for every group.
+ * NCCL's calls queue their work and return, but for the first time that two ranks meet: then it
+ * connects them, and waits for the other one as long as it takes. Ranks that are new to each
+ * other therefore send each other an empty message over MPI first, which knows a time limit,
+ * and who is missing. The communicator is a blocking one, since a non-blocking one starts a
+ * thread for every group.
  *
- * What was queued and does not come to its end is seen by whoever waits: device_wait polls the stream,
- * NCCL's own errors and the clock, and aborts the communicator, after which the stream goes on. */
+ * What was queued and does not come to its end is seen by whoever waits: device_wait polls the
+ * stream, NCCL's own errors and the clock, and aborts the communicator, after which the stream
+ * goes on. */
 #include "comm/comm.h"
 
 #include <cuda_runtime_api.h>
@@ -51,7 +53,7 @@ static banyan_comm *host_of(const banyan_comm *comm)
     return host;
 }
 
-/* ---- errors -------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 static void abort_nccl(nccl_state *state)
 {
@@ -84,7 +86,7 @@ static banyan_status fail_aborted(void)
     return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: NCCL was aborted");
 }
 
-/* ---- open and close ------------------------------------------------------------------------ */
+/* ---- open and close ---------------------------------------------------------------------- */
 
 /* Who a rank is, for the others. */
 typedef struct identity {
@@ -278,7 +280,7 @@ static banyan_status nccl_split(banyan_comm *comm, int color, int key, banyan_co
     return status;
 }
 
-/* ---- host memory --------------------------------------------------------------------------- */
+/* ---- host memory ------------------------------------------------------------------------- */
 
 static banyan_status nccl_start(banyan_comm *comm, int recv, int peer, void *data, size_t bytes)
 {
@@ -300,7 +302,7 @@ static banyan_status nccl_test(banyan_comm *comm, int *done)
     return host->transport->wait_all(host);
 }
 
-/* ---- device memory ------------------------------------------------------------------------- */
+/* ---- device memory ----------------------------------------------------------------------- */
 
 static banyan_status device_start(banyan_comm *comm, int recv, int peer, void *data,
                                   size_t bytes)
@@ -323,8 +325,8 @@ static banyan_status device_start(banyan_comm *comm, int recv, int peer, void *d
     return BANYAN_OK;
 }
 
-/* Once for each peer: is it here, where NCCL will wait for it? Both ranks of a pair meet in the same
- * round. */
+/* Once for each peer: is it here, where NCCL will wait for it? Both ranks of a pair meet in the
+ * same round. */
 static banyan_status meet_peer(banyan_comm *comm, int peer)
 {
     nccl_state *state = comm->state;

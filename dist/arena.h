@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* arena.h - a bump allocator: what a cache or a plan needs lies in one piece of memory, whose layout
- * is measured by the code that lays it out.
+/* arena.h - a bump allocator: what a cache or a plan needs lies in one piece of memory, whose
+ * layout is measured by the code that lays it out.
  *
  * Knows: alignment. Refuses to know: where the memory is from, and what lies in it. */
 #ifndef BANYAN_ARENA_H

@@ -76,7 +76,8 @@ static int is_early(const banyan_part *part, int32_t kv_head, int32_t group)
     return 0;
 }
 
-/* Where a merge is queued behind all that is computed nothing is sent early: heads keep one batch. */
+/* Where a merge is queued behind all that is computed nothing is sent early: heads keep one
+ * batch. */
 static void order_heads(banyan_part *part, int32_t group, int is_queued)
 {
     int32_t count = 0;

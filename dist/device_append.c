@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Appending on a device: the tables follow the held blocks, and the call's rows are packed, all KV heads
- * and blocks in one go.
+/* Appending on a device: the tables follow the held blocks, and the call's rows are packed, all
+ * KV heads and blocks in one go.
  */
 #include "dist/device_cache.h"
 
-/* ---- capturing ----------------------------------------------------------------------------- */
+/* ---- capturing --------------------------------------------------------------------------- */
 
 banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_call *call)
 {
@@ -39,10 +39,10 @@ banyan_status banyan_device_check(banyan_cache *c, const banyan_call *call)
     return BANYAN_OK;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
-/* A part's rows of one KV head: a packing for each block of theirs that is held. They are the last
- * ones. `first`: the part's first row in the call. */
+/* A part's rows of one KV head: a packing for each block of theirs that is held. They are the
+ * last ones. `first`: the part's first row in the call. */
 static int64_t add_packings(const banyan_cache *c, const banyan_rows *part,
                             const banyan_kept *kept, int32_t kv_head, int32_t first,
                             size_t slot_bytes, banyan_packing *out)

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A panel's partials on a device: one batch of everything, or a few when there are very many strips.
+/* A panel's partials on a device: one batch of everything, or a few when there are very many
+ * strips.
  *
- * A strip is (KV head held here, class of its query heads with one pattern, rows of one own block). A
- * head whose blocks are all here and whose result is wanted here is done with its strip: its rows of
- * out and lse are written at once. The others' partials go to items, which are merged. With a
- * probe all partials go to items, and a second pass over the probed tokens to others; with sinks as well,
- * which join when all partials of a row are together.
+ * A strip is (KV head held here, class of its query heads with one pattern, rows of one own
+ * block). A head whose blocks are all here and whose result is wanted here is done with its
+ * strip: its rows of out and lse are written at once. The others' partials go to items, which
+ * are merged. With a probe all partials go to items, and a second pass over the probed tokens
+ * to others; with sinks as well, which join when all partials of a row are together.
  *
- * Decoded rows of many sequences are one batch; parts with many vectors, as of a prefill, are one each. */
+ * Decoded rows of many sequences are one batch; parts with many vectors, as of a prefill, are
+ * one each. */
 #include "dist/device_cache.h"
 
 /* One pass over a panel. */
@@ -177,8 +179,8 @@ int32_t banyan_device_heads(const banyan_cache *c, int32_t layer)
     return most;
 }
 
-/* Do the strips of the part have so few vectors that others may stand beside it? Not where its rows are a
- * prefill's. */
+/* Do the strips of the part have so few vectors that others may stand beside it? Not where its
+ * rows are a prefill's. */
 static int is_shared(const pass *p)
 {
     int32_t rows = 0, all = 0;
@@ -255,7 +257,7 @@ static banyan_status attend_parts(pass p)
     return status ? status : attend_batch(&p);
 }
 
-/* ---- of a step's graph ---------------------------------------------------------------------- */
+/* ---- of a step's graph ------------------------------------------------------------------- */
 
 /* Strips and spans of a part of so many rows, at most. */
 static void room_of(const pass *p, int32_t rows, int64_t *strips, int64_t *spans)

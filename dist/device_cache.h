@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* device_cache.h - what a cache has on a device, and beside it on the host.
  *
- *     device   records [blocks]   tables [blocks]   items [heads][rows]   the queue's, the exchanges'
+ *     device   records [blocks]  tables [blocks]  items [heads][rows]  the queue's, exchanges'
  *     host     held blocks (cache.h), a copy of the tables, a ring for what changed in them,
  *              and one batch under construction
  *
- * The host decides everything and the device follows in the order of its queue, later: what the host
- * writes for it stays as it is until the queue got there. Arrays of a call are copied by the queue
- * before its functions return; changed places of tables go through the ring. */
+ * The host decides everything and the device follows in the order of its queue, later: what the
+ * host writes for it stays as it is until the queue got there. Arrays of a call are copied by
+ * the queue before its functions return; changed places of tables go through the ring. */
 #ifndef BANYAN_DIST_DEVICE_CACHE_H
 #define BANYAN_DIST_DEVICE_CACHE_H
 
@@ -35,7 +35,8 @@ typedef struct banyan_recorded {
     float *lse;
 } banyan_recorded;
 
-/* The last graph of a step: its parts' rows, and its calls, whose arguments lie on the device's tape. */
+/* The last graph of a step: its parts' rows, and its calls, whose arguments lie on the device's
+ * tape. */
 typedef struct banyan_device_graph {
     int is_open;      /* calls that are captured now are the graph's */
     int is_rewritten; /* its calls are made again, to write the tape */
@@ -78,7 +79,8 @@ typedef struct banyan_device_cache {
     int64_t *owed; /* device: not 0 from a step of the graph's parts on until a replay */
 } banyan_device_cache;
 
-/* device_layout.c: how much of everything a rank needs. Bytes are those besides records and arena. */
+/* device_layout.c: how much of everything a rank needs. Bytes are those besides records and
+ * arena. */
 typedef struct banyan_device_need {
     banyan_device_limits limits;
     int64_t slots, ring_slots;
@@ -90,16 +92,16 @@ typedef struct banyan_device_need {
 banyan_device_need banyan_device_needs(const banyan_plan *plan, int rank);
 void banyan_device_lay(const banyan_plan *plan, int rank, banyan_arena *arena,
                        banyan_device_cache *d);
-/* Takes the memory and places records and tables; c is laid out. Adds what it took, but for records
- * and exchanges. close waits for the device; exchanges are gone then. */
+/* Takes the memory and places records and tables; c is laid out. Adds what it took, but for
+ * records and exchanges. close waits for the device; exchanges are gone then. */
 banyan_status banyan_device_open(banyan_cache *c, void *stream, size_t *bytes);
 void banyan_device_close(banyan_cache *c);
 
 banyan_status banyan_device_wait(banyan_cache *c);
 
-/* Work on the cache's queue goes between these two, since a thread may use several devices: enter makes
- * the cache's device the current one, and leave, given what enter returned, the one that was. Nothing
- * on the CPU. */
+/* Work on the cache's queue goes between these two, since a thread may use several devices:
+ * enter makes the cache's device the current one, and leave, given what enter returned, the one
+ * that was. Nothing on the CPU. */
 int banyan_device_enter(const banyan_cache *c);
 void banyan_device_leave(const banyan_cache *c, int device);
 
@@ -112,10 +114,11 @@ banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batc
 /* A call of such a step; check_recorded says what cannot be, and fills in call->rows. */
 int banyan_device_records(banyan_cache *c);
 banyan_status banyan_device_check_recorded(banyan_cache *c, banyan_call *call);
-/* Partials that other ranks get pass through host memory, in a call that is captured: UNSUPPORTED. */
+/* Partials that other ranks get pass through host memory, in a call that is captured:
+ * UNSUPPORTED. */
 banyan_status banyan_device_check_staged(const banyan_cache *c, const banyan_call *call);
-/* Blocks of the batch's parts have begun and gone: the device's tables follow, and the graph's tape is
- * written, where the parts are its parts. */
+/* Blocks of the batch's parts have begun and gone: the device's tables follow, and the graph's
+ * tape is written, where the parts are its parts. */
 banyan_status banyan_device_step(banyan_cache *c, const banyan_rows *batch, int32_t count);
 /* The last step was of the graph's parts, and no replay came after it. Waits for the device. */
 banyan_status banyan_device_is_owed(banyan_cache *c, int *is_owed);
@@ -129,11 +132,13 @@ static inline int64_t banyan_most_pieces(const banyan_plan *plan, int64_t rows)
 {
     return rows < 2 ? rows : (rows - 2 + plan->spec.block_tokens) / plan->spec.block_tokens + 1;
 }
-/* device_slots.c: slots of a block; those that rows are appended to, at most, wherever they are. */
+/* device_slots.c: slots of a block; those that rows are appended to, at most, wherever they
+ * are. */
 int32_t banyan_device_slots(const banyan_plan *plan);
 int64_t banyan_device_pieces(const banyan_plan *plan, int64_t rows);
-/* Spans of blocks, as places of `kept`, become spans of slots, without those behind the last row's of its own
- * block; list->blocks counts slots then. 0 when list->capacity is too small. */
+/* Spans of blocks, as places of `kept`, become spans of slots, without those behind the last
+ * row's of its own block; list->blocks counts slots then. 0 when list->capacity is too
+ * small. */
 int banyan_device_spread(const banyan_plan *plan, const banyan_kept *kept, int64_t last_row,
                          banyan_span_list *list);
 /* device_tables.c: held places from `place` on of a KV head of a layer have changed. */

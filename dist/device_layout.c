@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a cache on a device takes: laid out in the plan's arithmetic, so that it can be said beforehand and
- * for ranks that are not here, then taken at once.
+/* What a cache on a device takes: laid out in the plan's arithmetic, so that it can be said
+ * beforehand and for ranks that are not here, then taken at once.
  *
- * A batch is all strips of a panel, but no more than MOST strips and spans: a panel of very many
- * goes as several. Spans of one strip are bounded by its pattern (attention/spans.c).
+ * A batch is all strips of a panel, but no more than MOST strips and spans: a panel of very
+ * many goes as several. Spans of one strip are bounded by its pattern (attention/spans.c).
  *
- * The ring has room for the changed places of RING_CALLS calls of the largest size: in each table the new
- * blocks, and those behind an evicted one, which move up. So the host is that far ahead of the
- * device before it waits. */
+ * The ring has room for the changed places of RING_CALLS calls of the largest size: in each
+ * table the new blocks, and those behind an evicted one, which move up. So the host is that far
+ * ahead of the device before it waits. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -35,8 +35,8 @@ static int64_t pieces(const banyan_plan *plan, int64_t rows)
     return banyan_blocks(rows - 1, plan->spec.block_tokens) + 1;
 }
 
-/* Places of a table that a call of max_rows changes, as a rule: the first block that goes was within reach
- * at the call before. */
+/* Places of a table that a call of max_rows changes, as a rule: the first block that goes was
+ * within reach at the call before. */
 static int64_t moved_places(const banyan_plan *plan, const banyan_retention *retention)
 {
     const int64_t fresh = pieces(plan, plan->spec.max_rows);

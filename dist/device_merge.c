@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The end of a panel on a device: what lies in items becomes results where they are wanted. Exchanges
- * move items of device memory, staged on the host where the transport knows no other (comm/), and what
- * a round brings is folded there at once; the last round's fold writes the results too. A probe's partials
- * go along the same schedule, as large as the others: probing is for looking, and a partial without values
- * would need kernels of its own. */
+/* The end of a panel on a device: what lies in items becomes results where they are wanted.
+ * Exchanges move items of device memory, staged on the host where the transport knows no other
+ * (comm/), and what a round brings is folded there at once; the last round's fold writes the
+ * results too. A probe's partials go along the same schedule, as large as the others: probing
+ * is for looking, and a partial without values would need kernels of its own. */
 #include "dist/device_cache.h"
 
 #include <math.h>
@@ -48,7 +48,7 @@ void banyan_device_place(banyan_cache *c, const banyan_call *call, int32_t rows)
     }
 }
 
-/* ---- results ------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------- */
 
 /* Of the items those that end here, from a row of theirs on; returns how many. */
 static int32_t take_results(banyan_cache *c, const banyan_call *call, int32_t row)
@@ -159,7 +159,7 @@ static banyan_status share_masses(banyan_cache *c, const banyan_call *call,
     return BANYAN_OK;
 }
 
-/* ---- merging ------------------------------------------------------------------------------- */
+/* ---- merging ----------------------------------------------------------------------------- */
 
 /* One merge of a panel. */
 typedef struct device_merging {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* ---- taking and giving back ------------------------------------------------------------------ */
+/* ---- taking and giving back -------------------------------------------------------------- */
 
 static banyan_status check_free(const banyan_plan *plan, const banyan_device *device)
 {

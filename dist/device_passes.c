@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Partials on a device, merged by all-reduces of whole arrays: what merge_passes.c does in host memory. The
- * arrays are made and taken by the device; the transport adds them up there, or on the host, where it
- * knows no other memory (comm/). */
+/* Partials on a device, merged by all-reduces of whole arrays: what merge_passes.c does in host
+ * memory. The arrays are made and taken by the device; the transport adds them up there, or on
+ * the host, where it knows no other memory (comm/). */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks of more tokens than a device's kernels know (slot_tokens): each is several slots, whose records lie
- * one behind the other in its own. Lists that were made of blocks become lists of slots. */
+/* Blocks of more tokens than a device's kernels know (slot_tokens): each is several slots,
+ * whose records lie one behind the other in its own. Lists that were made of blocks become
+ * lists of slots. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -21,8 +22,8 @@ static int is_run(const banyan_span *span)
     return span->step == 1 || span->count == 1;
 }
 
-/* A span of places a step apart becomes one for each slot of a block. From the last one backwards, since
- * they go where the blocks' spans are. */
+/* A span of places a step apart becomes one for each slot of a block. From the last one
+ * backwards, since they go where the blocks' spans are. */
 int banyan_device_spread(const banyan_plan *plan, const banyan_kept *kept, int64_t last_row,
                          banyan_span_list *list)
 {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A graph of a step, on a device. What is captured is launches with addresses; what they find there, tables,
- * tokens, lists and the records that are written, lies on a tape. A call is recorded with sizes alone: each
- * part has as many strips, spans and packings as it can have anywhere, and those that it has not are
- * empty. Before a replay the same calls are made again, which start nothing and write the tape.
+/* A graph of a step, on a device. What is captured is launches with addresses; what they find
+ * there, tables, tokens, lists and the records that are written, lies on a tape. A call is
+ * recorded with sizes alone: each part has as many strips, spans and packings as it can have
+ * anywhere, and those that it has not are empty. Before a replay the same calls are made again,
+ * which start nothing and write the tape.
  *
- * Messages between ranks, and what finishes results, do not change from step to step: they are captured as
- * they are. */
+ * Messages between ranks, and what finishes results, do not change from step to step: they are
+ * captured as they are. */
 #include "dist/device_cache.h"
 
 static banyan_status put_owed(const banyan_device_cache *d, int64_t step)
@@ -13,7 +14,7 @@ static banyan_status put_owed(const banyan_device_cache *d, int64_t step)
     return banyan_device_said(banyan_memory_put(&d->memory, d->owed, &step, sizeof step));
 }
 
-/* ---- recording ------------------------------------------------------------------------------ */
+/* ---- recording --------------------------------------------------------------------------- */
 
 banyan_status banyan_device_record_step(banyan_cache *c, const banyan_rows *batch,
                                         int32_t count)
@@ -109,7 +110,7 @@ banyan_status banyan_device_check_recorded(banyan_cache *c, banyan_call *call)
     return BANYAN_OK;
 }
 
-/* ---- rewriting ------------------------------------------------------------------------------ */
+/* ---- rewriting --------------------------------------------------------------------------- */
 
 /* All rows of a step, as one panel; parts that have none leave their rows out. */
 static banyan_panel panel_of(const banyan_cache *c, const banyan_call *call)
@@ -160,10 +161,10 @@ static int is_of_graph(const banyan_device_graph *g, const banyan_rows *batch, i
     return 1;
 }
 
-/* ---- is it replayed? ------------------------------------------------------------------------- */
+/* ---- is it replayed? --------------------------------------------------------------------- */
 
-/* Until a replay says otherwise the graph's calls owe the step's rows. Its replay before is taken for
- * granted: the device remembers the last step alone. */
+/* Until a replay says otherwise the graph's calls owe the step's rows. Its replay before is
+ * taken for granted: the device remembers the last step alone. */
 static banyan_status owe(banyan_cache *c, const banyan_rows *batch)
 {
     banyan_device_cache *d = c->device;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A device's tables follow the blocks that are held.
  *
- * Few places of a table change in a call, and only those are copied: from the ring, where they stay until
- * the device has them. When the ring is full, the device has: it is waited for, once in thousands
- * of calls. A graph copies again when it is replayed, and by then the ring has other things in it: calls
- * that change a table are not captured. */
+ * Few places of a table change in a call, and only those are copied: from the ring, where they
+ * stay until the device has them. When the ring is full, the device has: it is waited for, once
+ * in thousands of calls. A graph copies again when it is replayed, and by then the ring has
+ * other things in it: calls that change a table are not captured. */
 #include "dist/device_cache.h"
 
 banyan_mirror *banyan_device_mirror(const banyan_cache *c, const banyan_sequence *s,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tape of a graph, as calls see it: is anything captured, and do arguments go to the tape? */
+/* The tape of a graph, as calls see it: is anything captured, and do arguments go to the
+ * tape? */
 #include "dist/device_cache.h"
 
 int banyan_device_is_captured(const banyan_cache *c)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which kernel works on this plan's blocks, on the device that was asked for. All ranks take the same
- * one. For an imaginary cluster it need not run here. */
+/* Which kernel works on this plan's blocks, on the device that was asked for. All ranks take
+ * the same one. For an imaginary cluster it need not run here. */
 #include "dist/device_cache.h"
 #include "dist/plan.h"
 
@@ -31,8 +31,8 @@ static int is_supported(const char *device, const banyan_block_shape *shape)
     return banyan_kernel_find(device, 1, NULL, shape, why, sizeof why) != NULL;
 }
 
-/* Is a shape of these dims supported? Adds the blocks (their tokens are powers of two) and the formats with
- * which it is, as bits. */
+/* Is a shape of these dims supported? Adds the blocks (their tokens are powers of two) and the
+ * formats with which it is, as bits. */
 static int find_formats(const char *device, banyan_block_shape shape, unsigned *blocks,
                         unsigned *dtypes)
 {
@@ -103,8 +103,8 @@ static banyan_status check_device(const char *device)
     return BANYAN_OK;
 }
 
-/* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind would
- * take; and every kind must have it. */
+/* The kernel for all shapes: rows are listed slowest first, so the lowest of what each kind
+ * would take; and every kind must have it. */
 static const banyan_kernel *find_kernel(const banyan_plan *plan, int anywhere, const char *name,
                                         char *why, size_t why_bytes)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The spec: its defaults, and whether what it asks for is possible. A message names the field, the
- * value and what was expected. */
+/* The spec: its defaults, and whether what it asks for is possible. A message names the field,
+ * the value and what was expected. */
 #include "dist/plan.h"
 
 #include <math.h>
@@ -30,7 +30,8 @@ void banyan_spec_defaults(banyan_spec *spec, size_t size)
     memcpy(spec, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
-/* A caller's struct may be of an older version, and shorter: what it does not know has its default. */
+/* A caller's struct may be of an older version, and shorter: what it does not know has its
+ * default. */
 banyan_status banyan_spec_widen(const banyan_spec *given, banyan_spec *out)
 {
     if (given->size < offsetof(banyan_spec, rules) || given->size > sizeof *out)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A step: tokens are appended to all layers at once, but for their keys and values. All layers' blocks are
- * counted together, so that a step is in all layers or in none, and all let go before any takes. */
+/* A step: tokens are appended to all layers at once, but for their keys and values. All layers'
+ * blocks are counted together, so that a step is in all layers or in none, and all let go
+ * before any takes. */
 #include "dist/device_cache.h"
 
 /* The part's sequence has the same tokens in all layers, and may go on at `at`. */

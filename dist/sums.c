@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the rows of a panel add up to, on this rank and across ranks: partials, or, with
- * spec.reproducible, fixed-point sums. Partials round whenever two of them are combined, so their
- * bits depend on how blocks are dealt to ranks and threads; fixed-point sums are exact (see
- * attention/fixed.c), and are rounded once, on the rank that writes the result. They take the same
- * way through tiles, runs and merges, and no round of messages more, but are about eight times as
- * large. value_dim 0: of the probed tokens, whose values nobody asks for. */
+ * spec.reproducible, fixed-point sums. Partials round whenever two of them are combined, so
+ * their bits depend on how blocks are dealt to ranks and threads; fixed-point sums are exact
+ * (see attention/fixed.c), and are rounded once, on the rank that writes the result. They take
+ * the same way through tiles, runs and merges, and no round of messages more, but are about
+ * eight times as large. value_dim 0: of the probed tokens, whose values nobody asks for. */
 #include "dist/cache.h"
 
 #include <string.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A config file, read once: by rank 0, which gives the bytes (or the error) to all ranks, so that a
- * file that only one machine has, or that changes while ranks start, means the same everywhere. */
+/* A config file, read once: by rank 0, which gives the bytes (or the error) to all ranks, so
+ * that a file that only one machine has, or that changes while ranks start, means the same
+ * everywhere. */
 #include "launch/command.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CUDA as a device of the programs: one GPU, one stream. Its memory is the library's (banyan_memory.h). */
+/* CUDA as a device of the programs: one GPU, one stream. Its memory is the library's
+ * (banyan_memory.h). */
 #include "launch/cuda.h"
 
 #include "launch/device.h"
@@ -87,7 +88,7 @@ static const char *memory_free(void *own, int64_t *bytes)
     return cuda_error_words(error);
 }
 
-/* ---- products ------------------------------------------------------------------------------ */
+/* ---- products ---------------------------------------------------------------------------- */
 
 static const char *make_blas(cuda *c)
 {
@@ -109,7 +110,7 @@ static const char *product_bf16(void *own, int32_t n, const void *a, const void 
     return why ? why : cuda_blas_product_bf16(c->blas, n, a, b, to);
 }
 
-/* ---- clocks and graphs --------------------------------------------------------------------- */
+/* ---- clocks and graphs ------------------------------------------------------------------- */
 
 static const char *cuda_mark(void *own, int which)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda.h - between cuda.c (memory, streams, clocks), cuda_blas.c (matrices) and cuda_steps.cu (what is
- * between them). Functions return NULL or words, as in device.h. */
+/* cuda.h - between cuda.c (memory, streams, clocks), cuda_blas.c (matrices) and cuda_steps.cu
+ * (what is between them). Functions return NULL or words, as in device.h. */
 #ifndef BANYAN_CUDA_H
 #define BANYAN_CUDA_H
 

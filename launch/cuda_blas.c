@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Matrices by cuBLAS. It stores matrices by columns: what is [rows][columns] to us is its transpose to
- * cuBLAS, so that out = in weight^T becomes out^T = weight in^T, with weight [count][width] seen as
- * a [width x count] matrix to be transposed.
+/* Matrices by cuBLAS. It stores matrices by columns: what is [rows][columns] to us is its
+ * transpose to cuBLAS, so that out = in weight^T becomes out^T = weight in^T, with weight
+ * [count][width] seen as a [width x count] matrix to be transposed.
  *
- * fp32 is fp32: CUBLAS_COMPUTE_32F, in the default math mode, which does not use TF32 (10-bit products,
- * 2^13 times as far off). bf16 is multiplied exactly, and added up in fp32. */
+ * fp32 is fp32: CUBLAS_COMPUTE_32F, in the default math mode, which does not use TF32 (10-bit
+ * products, 2^13 times as far off). bf16 is multiplied exactly, and added up in fp32. */
 #include "launch/cuda.h"
 
 #include <cublas_v2.h>
@@ -16,8 +16,8 @@ static const char *cublas_words(cublasStatus_t status)
     return status == CUBLAS_STATUS_SUCCESS ? NULL : cublasGetStatusString(status);
 }
 
-/* Scratch memory is given to cuBLAS, which else would take some in the middle of a capture; as much as it
- * takes for itself on a Hopper. */
+/* Scratch memory is given to cuBLAS, which else would take some in the middle of a capture; as
+ * much as it takes for itself on a Hopper. */
 enum { ROOM = 32 << 20 };
 
 typedef struct blas {

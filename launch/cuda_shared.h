@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_shared.h - a block's shared memory in kernels of the programs; tests/emu has the same function in
- * plain C++. */
+/* cuda_shared.h - a block's shared memory in kernels of the programs; tests/emu has the same
+ * function in plain C++. */
 #ifndef BANYAN_CUDA_SHARED_H
 #define BANYAN_CUDA_SHARED_H
 

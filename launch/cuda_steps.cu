@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The steps of steps.h as CUDA kernels. All of them read and write each number once or twice, so that
- * memory's rate is what there is; of one decoded row that is nothing, and what counts is how long the
- * longest chain of loads is: a row is spread over as many threads as it has numbers, or 1024.
+/* The steps of steps.h as CUDA kernels. All of them read and write each number once or twice,
+ * so that memory's rate is what there is; of one decoded row that is nothing, and what counts
+ * is how long the longest chain of loads is: a row is spread over as many threads as it has
+ * numbers, or 1024.
  *
- * Most kernels go by cells: a thread block has CELL columns of one row, so that nothing is divided but
- * the block's own number.
+ * Most kernels go by cells: a thread block has CELL columns of one row, so that nothing is
+ * divided but the block's own number.
  *
- * Sums are fp32, in an order that depends on the width alone; products and sums may be fused. A launch
- * that fails is said by the next copy or wait of launch/cuda.c. */
+ * Sums are fp32, in an order that depends on the width alone; products and sums may be fused. A
+ * launch that fails is said by the next copy or wait of launch/cuda.c. */
 #include "launch/cuda.h"
 #include "launch/cuda_shared.h"
 #include "launch/model/steps.h"
@@ -53,7 +54,7 @@ struct step_cell {
     }
 };
 
-/* ---- embedding, moves, numbers one by one ------------------------------------------------------- */
+/* ---- embedding, moves, numbers one by one ------------------------------------------------ */
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
@@ -178,7 +179,7 @@ static void cuda_narrow(void *own, const float *x, int64_t count, uint16_t *to)
                (__nv_bfloat16 *)to);
 }
 
-/* ---- activation --------------------------------------------------------------------------------- */
+/* ---- activation -------------------------------------------------------------------------- */
 
 /* As rows.c has them; an exponential that is infinite divides to 0. */
 template <activation ACT> static __device__ float activated(float gate, float up, float cap)
@@ -218,7 +219,7 @@ static void cuda_activate(void *own, activation act, float cap, const float *gat
     start_step(own, cells_of(rows, width), 1, THREADS, 0, kernel, gate_up, width, cap, out);
 }
 
-/* ---- norms -------------------------------------------------------------------------------------- */
+/* ---- norms ------------------------------------------------------------------------------- */
 
 static __device__ float sum_of_warp(float x)
 {
@@ -227,7 +228,8 @@ static __device__ float sum_of_warp(float x)
     return x;
 }
 
-/* To all threads, in the same order for each. room: a float for each warp, free again on return. */
+/* To all threads, in the same order for each. room: a float for each warp, free again on
+ * return. */
 static __device__ float sum_of_block(float x, float *room)
 {
     const int warps = (int)blockDim.x / 32;
@@ -282,10 +284,10 @@ static void cuda_norm(void *own, const step_norm *n, const float *x, int64_t row
                n->bias, n->eps, h, (__nv_bfloat16 *)narrow);
 }
 
-/* ---- rotary embedding --------------------------------------------------------------------------- */
+/* ---- rotary embedding -------------------------------------------------------------------- */
 
-/* turns: of a whole circle per token, in fp64 like the product with the token, of which sincospi takes the
- * whole turns away: at 2^24 tokens it is right to 2^-28 of a turn. */
+/* turns: of a whole circle per token, in fp64 like the product with the token, of which
+ * sincospi takes the whole turns away: at 2^24 tokens it is right to 2^-28 of a turn. */
 static __global__ void __launch_bounds__(THREADS)
     turn_tables(const double *turns, int32_t pairs, double factor, const int64_t *at,
                 float *turn)
@@ -352,7 +354,7 @@ static void cuda_heads(void *own, const step_heads *h)
     start_step(own, (warps + each - 1) / each, 1, THREADS, 0, turn_heads, *h);
 }
 
-/* ---- the head ----------------------------------------------------------------------------------- */
+/* ---- the head ---------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(THREADS)
     silence_columns(float *logits, int64_t count, int64_t first, const int32_t *ids,

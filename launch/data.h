@@ -11,8 +11,8 @@
 
 enum { DATA_Q, DATA_K, DATA_V };
 
-/* The `dim` values of one head of one token: roughly normal, variance 1, none beyond 3.46. Fewer are the
- * first of more. */
+/* The `dim` values of one head of one token: roughly normal, variance 1, none beyond 3.46.
+ * Fewer are the first of more. */
 void data_row(float *out, uint64_t seed, int what, int32_t layer, int64_t token, int32_t head,
               int32_t dim);
 

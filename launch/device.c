@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the CPU ------------------------------------------------------------------------------- */
+/* ---- the CPU ----------------------------------------------------------------------------- */
 
 static const char *none_missing(void)
 {
@@ -43,7 +43,7 @@ const device_row device_row_cpu = {.name = "cpu",
 
 device device_cpu = {.row = &device_row_cpu};
 
-/* ---- rows ---------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 static const device_row *const rows[] = {&device_row_cpu, &device_row_cuda};
 enum { row_count = sizeof rows / sizeof rows[0] };
@@ -108,7 +108,7 @@ banyan_status device_wait(device *d)
     return device_said(d, d->row->memory->wait(d->own));
 }
 
-/* ---- arrays -------------------------------------------------------------------------------- */
+/* ---- arrays ------------------------------------------------------------------------------ */
 
 banyan_status device_array_make(device *d, size_t bytes, int byte, device_array *out)
 {
@@ -143,7 +143,7 @@ banyan_status device_fetch(device *d, const device_array *a, size_t bytes)
     return status ? status : device_wait(d);
 }
 
-/* ---- memory of the device alone ---------------------------------------------------------------- */
+/* ---- memory of the device alone ---------------------------------------------------------- */
 
 banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* device.h - the processor whose memory banyan_attend works on, as the programs see it.
  *
- * Two rows: the CPU, whose memory is the host's, so that nothing is ever copied, and CUDA, in a build
- * without CUDA a row that says so. Programs fill and read arrays on the host, and hand `there` to the
- * library:
+ * Two rows: the CPU, whose memory is the host's, so that nothing is ever copied, and CUDA, in a
+ * build without CUDA a row that says so. Programs fill and read arrays on the host, and hand
+ * `there` to the library:
  *
- *     fill a->host,  device_send,  banyan_attend(.., a->there, ..),  device_fetch,  read a->host
+ *     fill a->host,  device_send,  banyan_attend(.., a->there, ..), device_fetch,  read a->host
  *
- * On the CPU `there` is `host`, and sending, fetching and waiting return at once. cuda_runtime_api.h
- * and cublas_v2.h appear in launch/cuda* only. */
+ * On the CPU `there` is `host`, and sending, fetching and waiting return at once.
+ * cuda_runtime_api.h and cublas_v2.h appear in launch/cuda* only. */
 #ifndef BANYAN_DEVICE_H
 #define BANYAN_DEVICE_H
 
@@ -17,9 +17,10 @@
 
 #include <stdbool.h>
 
-/* One kind of device. Functions return NULL, or what went wrong in words (valid until the next call).
- * own: what `open` made. Work is done in the order in which it was asked for; only wait and elapsed
- * wait for it. A copy from memory of the host that is not allocate_host's has read it when it returns. */
+/* One kind of device. Functions return NULL, or what went wrong in words (valid until the next
+ * call). own: what `open` made. Work is done in the order in which it was asked for; only wait
+ * and elapsed wait for it. A copy from memory of the host that is not allocate_host's has read
+ * it when it returns. */
 typedef struct device_row {
     const char *name;             /* as in execution.device */
     const char *(*missing)(void); /* NULL, or why there is none here, in words */
@@ -29,13 +30,15 @@ typedef struct device_row {
     void (*describe)(void *own, char *text, size_t size); /* its name, for people */
     const char *(*memory_free)(void *own, int64_t *bytes);
 
-    /* What it works on, by the same own; put and gather are for messages, which have it elsewhere. */
+    /* What it works on, by the same own; put and gather are for messages, which have it
+     * elsewhere. */
     const banyan_memory_row *memory;
     const struct step_row
         *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */
 
-    /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device. weight and
-     * in are of `dtype`, fp32 or (not on the CPU) bf16; products are exact, sums and out fp32. */
+    /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device.
+     * weight and in are of `dtype`, fp32 or (not on the CPU) bf16; products are exact, sums and
+     * out fp32. */
     const char *(*product)(void *own, banyan_dtype dtype, const void *weight, int64_t count,
                            int64_t width, const void *in, int32_t rows, float *out);
     /* c [n][n] = a b, bf16 with sums in fp32; all on the device. For measuring. */
@@ -45,7 +48,8 @@ typedef struct device_row {
     const char *(*mark)(void *own, int which);
     const char *(*elapsed)(void *own,
                            double *seconds); /* from mark 0 to mark 1; waits for it */
-    /* What is asked for between the two goes to *graph instead of being done; replay does it. */
+    /* What is asked for between the two goes to *graph instead of being done; replay does
+     * it. */
     const char *(*capture)(void *own);
     const char *(*captured)(void *own, void **graph);
     const char *(*replay)(void *own, void *graph);
@@ -91,8 +95,8 @@ typedef struct device_array {
     size_t bytes;
 } device_array;
 
-/* Every byte is `byte` on both sides: DEVICE_NAN shows what is read without having been made. MEMORY or
- * ERR_DEVICE; what was made is for device_array_free in any case. */
+/* Every byte is `byte` on both sides: DEVICE_NAN shows what is read without having been made.
+ * MEMORY or ERR_DEVICE; what was made is for device_array_free in any case. */
 enum { DEVICE_NAN = 0xff };
 banyan_status device_array_make(device *d, size_t bytes, int byte, device_array *out);
 void device_array_free(device *d, device_array *a);
@@ -101,12 +105,12 @@ banyan_status device_send(device *d, const device_array *a, size_t bytes);
 /* Device to host, when all work before is done; returns when it is there. */
 banyan_status device_fetch(device *d, const device_array *a, size_t bytes);
 
-/* Memory where the device works alone, every byte of it `byte`: the host's, where that is the device's.
- * MEMORY or ERR_DEVICE, and *out is NULL. */
+/* Memory where the device works alone, every byte of it `byte`: the host's, where that is the
+ * device's. MEMORY or ERR_DEVICE, and *out is NULL. */
 banyan_status device_memory_make(device *d, size_t bytes, int byte, void **out);
 void device_memory_free(device *d, void *memory); /* NULL is accepted */
-/* Moves what malloc gave to the device's own memory, where that is apart: *memory is its address there, and
- * is for device_memory_free in any case. NULL stays NULL. */
+/* Moves what malloc gave to the device's own memory, where that is apart: *memory is its
+ * address there, and is for device_memory_free in any case. NULL stays NULL. */
 banyan_status device_keep(device *d, void **memory, size_t bytes);
 /* From the device's memory to the host's; returns when it is there. */
 banyan_status device_read(device *d, void *host, const void *there, size_t bytes);

@@ -102,7 +102,8 @@ typedef struct config_spec {
 banyan_status spec_from_config(const Banyan__Config *config, config_spec *out, char *why,
                                size_t why_bytes);
 void spec_free(config_spec *s);
-/* Are values the first numbers of their keys, in all layers? Of a spec that was made so, or its plan's. */
+/* Are values the first numbers of their keys, in all layers? Of a spec that was made so, or its
+ * plan's. */
 bool spec_value_in_key(const banyan_spec *spec);
 /* Of the key and the value of a token of one KV head in the cache. */
 double spec_token_bytes(const banyan_spec *spec);

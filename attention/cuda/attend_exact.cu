@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention with fixed-point sums (spec.reproducible), of any number of query vectors, by instructions that
- * every GPU from 8.0 on has. The theory is in attention/fixed.c.
+/* Attention with fixed-point sums (spec.reproducible), of any number of query vectors, by
+ * instructions that every GPU from 8.0 on has. The theory is in attention/fixed.c.
  *
- * The unit is a block: its weights are relative to its own largest score, and its o and l become integers
- * before anything of another block meets them. So what a list adds up to does not depend on where it is cut,
- * by multiprocessors or by ranks, and a row's sum is the same in any company.
+ * The unit is a block: its weights are relative to its own largest score, and its o and l
+ * become integers before anything of another block meets them. So what a list adds up to does
+ * not depend on where it is cut, by multiprocessors or by ranks, and a row's sum is the same in
+ * any company.
  *
- * A thread block has 16 vectors (decode.cu cuts strips of more) and a warp for each 32 dims of their values:
+ * A thread block has 16 vectors (decode.cu cuts strips of more) and a warp for each 32 dims of
+ * their values:
  *
  *     scores    each warp all of them, 16 x 64, in registers
  *     weights   likewise; l is the same in all warps
- *     o         16 x 32 of one block, in fp32; the largest number of a row is found by all warps
+ *     o         16 x 32 of one block, in fp32; the largest number of a row is found by all
+ *               warps
  *     bins      o in units of 2^(16 (n + j) - 41), added to the row's bin n + j
  *
- * Scores are computed by every warp again, which costs a decode little (it waits for memory) and a prefill
- * twice the products that it needs: what is asked for here are the bits. A list is read 1 to 4 records ahead,
- * as many as the GPU has room for. */
+ * Scores are computed by every warp again, which costs a decode little (it waits for memory)
+ * and a prefill twice the products that it needs: what is asked for here are the bits. A list
+ * is read 1 to 4 records ahead, as many as the GPU has room for. */
 #include "attention/cuda/exact_rows.h"
 #include "attention/cuda/launch.h"
 
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(exact_plan<B>::THREADS, 1)
     }
 }
 
-/* ---- host ------------------------------------------------------------------------------------ */
+/* ---- host -------------------------------------------------------------------------------- */
 
 template <typename B> struct exact_instance {
     typedef exact_plan<B> plan;

@@ -1,27 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention of heads too wide for a warp's registers, of any number of query vectors, by instructions that
- * every GPU from 8.0 on has.
+/* Attention of heads too wide for a warp's registers, of any number of query vectors, by
+ * instructions that every GPU from 8.0 on has.
  *
- * The vectors of a strip go in 1 tile of 16, or in 4 (decode.cu cuts strips of more than 64). q is in shared
- * memory, and so are weights; the sums o are in registers, each warp having all vectors and some of the
- * dims. A list is read in steps, of 32 tokens or (e4m3) a whole record, for each of which
+ * The vectors of a strip go in 1 tile of 16, or in 4 (decode.cu cuts strips of more than 64). q
+ * is in shared memory, and so are weights; the sums o are in registers, each warp having all
+ * vectors and some of the dims. A list is read in steps, of 32 tokens or (e4m3) a whole record,
+ * for each of which
  *
- *     scores    a warp has one tile of vectors and some of the tokens, all dims; the largest of each row goes
- *               to shared memory, where all warps find their row's
+ *     scores    a warp has one tile of vectors and some of the tokens, all dims; the largest of
+ *               each row goes to shared memory, where all warps find their row's
  *     weights   take the place of keys in the step's own memory
  *     values    a warp has all vectors and its dims, all tokens
  *
  *     q [16 TILES][key]     step: keys [tokens][key]     values [tokens][value]
  *                                 -> weights [16 TILES][tokens]
  *
- * so that each number of a record is brought once, and each value read from shared memory once. With 1
- * tile or with 4 a vector's bits are the same: its weights are summed up by quarters of a step. Scores are
- * in base 2 and narrow formats are kept in their range as in decode_rows.h and decode_tile.h. */
+ * so that each number of a record is brought once, and each value read from shared memory once.
+ * With 1 tile or with 4 a vector's bits are the same: its weights are summed up by quarters of
+ * a step. Scores are in base 2 and narrow formats are kept in their range as in decode_rows.h
+ * and decode_tile.h. */
 #include "attention/cuda/decode.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/wide_rows.h"
 
-/* ---- a list ---------------------------------------------------------------------------------- */
+/* ---- a list ------------------------------------------------------------------------------ */
 
 /* Until all but the last stages - 2 groups of copies are there. */
 PTX_FN void wait_step(int stages)
@@ -64,7 +66,7 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item 
             ahead.next = ahead_entry(item, ahead.cursor, block + 32 + lane);
         }
         wait_step(stages);
-        __syncthreads(); /* of all of them; and all are done with the stage that is filled now */
+        __syncthreads(); /* of all of them; and all are done with the stage to be filled */
         bring(more, filled, pick(ahead, block, more / EACH));
         read_step<B, TILES>(call, strip, pick(ahead, block, block), rows,
                             ring + stage * B::BYTES, i % EACH * B::STEP);
@@ -143,7 +145,7 @@ __global__ void __launch_bounds__(wide_plan<B, TILES>::THREADS, 1)
     }
 }
 
-/* ---- host ------------------------------------------------------------------------------------ */
+/* ---- host -------------------------------------------------------------------------------- */
 
 template <typename B, int TILES> struct wide_instance {
     typedef wide_plan<B, TILES> plan;

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Combine: one thread block for each vector, since a decoded row has only a few dozen of them, and what
- * counts is how long the longest chain of loads is. With parts p = 0, 1, .. as in partial.c,
+/* Combine: one thread block for each vector, since a decoded row has only a few dozen of them,
+ * and what counts is how long the longest chain of loads is. With parts p = 0, 1, .. as in
+ * partial.c,
  *
  *     M = max m_p     w_p = exp(m_p - M)     l = sum w_p l_p     o = sum w_p o_p
  *
- * The threads are CHAINS groups of one thread per dim; group g adds up the parts g n .. g n + n - 1, and
- * then the groups' sums are added in ascending order: an order that depends on the number of parts alone.
- * A part that saw nothing has m = -inf and weighs 0; if all are so, M is -inf, and so is the result. */
+ * The threads are CHAINS groups of one thread per dim; group g adds up the parts g n .. g n + n
+ * - 1, and then the groups' sums are added in ascending order: an order that depends on the
+ *   number of parts alone.
+ * A part that saw nothing has m = -inf and weighs 0; if all are so, M is -inf, and so is the
+ * result. */
 #include "attention/cuda/combine.h"
 #include "attention/cuda/exact_sums.h"
 

@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read: q is
- * loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and more; and of a
- * short list a part of 4 is worth its share of the combine. */
+/* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read:
+ * q is loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and
+ * more; and of a short list a part of 4 is worth its share of the combine. */
 static const cuda_split_costs costs_of_64 = {2, 4, 4};
 
 /* Of blocks of fewer tokens there are as many more. */
@@ -58,8 +58,8 @@ struct decode_work {
     size_t bytes;
 };
 
-/* Strips whose vectors are too many for a kernel, `most` of them at a time, become several: some of the
- * heads, or some of the rows, with the same list. */
+/* Strips whose vectors are too many for a kernel, `most` of them at a time, become several:
+ * some of the heads, or some of the rows, with the same list. */
 struct strip_cut {
     int32_t rows, heads, pieces; /* of one of them; and how many there are */
 };
@@ -97,7 +97,8 @@ static banyan_strip *cut_strip(const banyan_strip *strip, int most, banyan_strip
     return out;
 }
 
-/* Pieces of any strip of a tape, at most: all but the last have more than half of `most` vectors. */
+/* Pieces of any strip of a tape, at most: all but the last have more than half of `most`
+ * vectors. */
 static int32_t pieces_of_tape(const banyan_batch *batch, int most)
 {
     return batch->vectors <= most ? 1 : batch->vectors / (most / 2 + 1) + 1;
@@ -218,8 +219,9 @@ static int32_t most_cuts(const banyan_batch *batch, const decode_launch *launch,
                                                                : cuts;
 }
 
-/* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that have nothing
- * to do with no items; and as many cuts as there may be, those that are none without vectors. */
+/* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that
+ * have nothing to do with no items; and as many cuts as there may be, those that are none
+ * without vectors. */
 static void pad_split(const banyan_batch *batch, const decode_launch *launch, int32_t workers,
                       cuda_split *split)
 {
@@ -302,8 +304,8 @@ static const char *stage(banyan_queue *queue, const banyan_batch *batch,
     return NULL;
 }
 
-/* The lists of parts first_part .. end_part - 1, in launches of `most` parts; *first: of their strips, and
- * then of the next parts'. */
+/* The lists of parts first_part .. end_part - 1, in launches of `most` parts; *first: of their
+ * strips, and then of the next parts'. */
 static const char *list_launches(const banyan_queue *queue, const banyan_batch *batch,
                                  int32_t first_part, int32_t end_part, int32_t most, int stride,
                                  char *room, int32_t *first, decode_work *out)

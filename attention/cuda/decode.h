@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* decode.h - what decode_portable.cu and decode_hopper.cu share on both sides of a launch.
  *
- * Decode reads every visible block once for the few query vectors of its KV head, and does little with
- * it: it is bound by memory. So all blocks of the batch are cut into equal runs (split.h), one for each
- * multiprocessor, and a run is streamed through shared memory, 64 KiB or more on their way at any time. */
+ * Decode reads every visible block once for the few query vectors of its KV head, and does
+ * little with it: it is bound by memory. So all blocks of the batch are cut into equal runs
+ * (split.h), one for each multiprocessor, and a run is streamed through shared memory, 64 KiB
+ * or more on their way at any time. */
 #ifndef BANYAN_ATTENTION_CUDA_DECODE_H
 #define BANYAN_ATTENTION_CUDA_DECODE_H
 
 #include "attention/cuda/combine.h"
 #include "attention/cuda/split.h"
 
-/* The kernels' argument; pointers are the device's. The arrays of cuda_stage are found by carried_at. */
+/* The kernels' argument; pointers are the device's. The arrays of cuda_stage are found by
+ * carried_at. */
 struct decode_call {
     const cuda_item *item;
     const int32_t *first_item; /* worker w: items first_item[w] .. first_item[w + 1] - 1 */
@@ -41,10 +43,10 @@ struct decode_plan {
     int32_t workers;
 };
 
-/* Cuts strips of more than most_vectors vectors, which is all that the kernel takes; splits the parts of a
- * batch over the device's multiprocessors, as many of them in a launch as there is scratch for; brings all
- * launches' arguments to the device, starts each by start(ctx, plan), and combines the tiles that were
- * cut. */
+/* Cuts strips of more than most_vectors vectors, which is all that the kernel takes; splits the
+ * parts of a batch over the device's multiprocessors, as many of them in a launch as there is
+ * scratch for; brings all launches' arguments to the device, starts each by start(ctx, plan),
+ * and combines the tiles that were cut. */
 typedef const char *(*decode_start)(void *ctx, const decode_plan *plan);
 const char *decode_launches(banyan_queue *queue, const banyan_batch *batch, int most_vectors,
                             decode_start start, void *ctx);

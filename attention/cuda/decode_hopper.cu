@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decode with bulk copies: the last warp brings whole records to a ring of stages, as far ahead as the
- * ring goes (128 KiB and more; 4.3 TB/s at a latency of 1 us need 33 KiB for each of 132 multiprocessors),
- * across the ends of lists, while four or eight warps compute.
+/* Decode with bulk copies: the last warp brings whole records to a ring of stages, as far ahead
+ * as the ring goes (128 KiB and more; 4.3 TB/s at a latency of 1 us need 33 KiB for each of 132
+ * multiprocessors), across the ends of lists, while four or eight warps compute.
  *
- * A record of e4m3 arrives in half the time, and takes four warps as long as one of 16 bits: about as long
- * as it takes to arrive. So eight warps compute, four with one record and four with the next. Of records of
- * 32 tokens each four warps have two. */
+ * A record of e4m3 arrives in half the time, and takes four warps as long as one of 16 bits:
+ * about as long as it takes to arrive. So eight warps compute, four with one record and four
+ * with the next. Of records of 32 tokens each four warps have two. */
 #include "attention/cuda/decode_entry.h"
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/launch.h"
@@ -22,10 +22,10 @@ template <typename B, int TILES> struct warps {
     };
 };
 
-/* Shared memory: barriers and notes, the stages, the warps' sums. Where several records are read at a time
- * the stages are a multiple of as many, so that all records of a stage are of the same warps: the parity of a
- * barrier's phase tells only those who have waited for the phase before it, and warps of other records do not
- * wait for each other. */
+/* Shared memory: barriers and notes, the stages, the warps' sums. Where several records are
+ * read at a time the stages are a multiple of as many, so that all records of a stage are of
+ * the same warps: the parity of a barrier's phase tells only those who have waited for the
+ * phase before it, and warps of other records do not wait for each other. */
 template <typename B> struct decode_ring {
     enum {
         RECORD = B::RECORD,
@@ -36,7 +36,8 @@ template <typename B> struct decode_ring {
         SUMS = HEAD + STAGES * RECORD
     };
 };
-/* In the first kilobyte. full: a record has arrived; empty: the other warps are done with it. */
+/* In the first kilobyte. full: a record has arrived; empty: the other warps are done with
+ * it. */
 struct ring_head {
     uint64_t full[MOST_RING_STAGES], empty[MOST_RING_STAGES];
     decode_entry
@@ -53,7 +54,8 @@ template <typename B> PTX_FN void next_stage(ring_place &place)
     place.parity ^= 1;
 }
 
-/* All lanes read the table ahead, 32 entries and another 32; the first one starts the copies. */
+/* All lanes read the table ahead, 32 entries and another 32; the first one starts the
+ * copies. */
 template <typename B>
 PTX_FN void bring_records(const decode_call &call, const cuda_item &item, ring_head *head,
                           ring_place &place)
@@ -85,7 +87,7 @@ PTX_FN void bring_records(const decode_call &call, const cuda_item &item, ring_h
                       records + (int64_t)now.record * decode_ring<B>::RECORD,
                       decode_ring<B>::RECORD, full);
         }
-        __syncwarp(); /* while the others are ahead of lane 0, a shuffle costs hundreds of cycles */
+        __syncwarp(); /* while others are ahead of lane 0, a shuffle costs hundreds of cycles */
         next_stage<B>(place);
     }
 }
@@ -101,8 +103,9 @@ PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, in
     const int end = before + staged(call, call.item, index).count;
     decode_rows<B> rows;
     begin_rows<B, TILES>(call, strip, rows);
-    /* Stages belong to warps, so which of the item's records these warps have depends on how many were
-     * before them: sums are put by it, so that bits do not depend on what else these threads read. */
+    /* Stages belong to warps, so which of the item's records these warps have depends on how
+     * many were before them: sums are put by it, so that bits do not depend on what else these
+     * threads read. */
     const int SHARES = warps<B, TILES>::SHARES;
     const int share = (share_of_warp<B, TILES>() + (SHARES - 1) * before) % SHARES;
     for (int i = before + share; i < end; i += SHARES) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decode with 16-byte copies. Each warp brings the 16 tokens of a block that it computes with, and waits
- * for nobody until a list ends (a pair of warps with two tiles of vectors brings them together).
- * 96 KiB of shared memory are what every GPU from 8.0 on has. */
+/* Decode with 16-byte copies. Each warp brings the 16 tokens of a block that it computes with,
+ * and waits for nobody until a list ends (a pair of warps with two tiles of vectors brings them
+ * together). 96 KiB of shared memory are what every GPU from 8.0 on has. */
 #include "attention/cuda/decode_entry.h"
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/launch.h"
@@ -16,7 +16,8 @@ template <typename B> struct warp_ring {
     };
 };
 
-/* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with them. */
+/* This warp's share of 16 tokens of a record: all of it, or half where two warps compute with
+ * them. */
 template <typename B, int TILES>
 PTX_FN void bring_tokens(uint32_t to, const unsigned char *record)
 {
@@ -59,8 +60,7 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
             ahead.next = ahead_entry(item, ahead.cursor, i - share + 32 + lane);
         }
         async_wait<warp_ring<B>::OWN - 2>();
-        meet<
-            TILES>(); /* .. of all of them; and all are done with the stage that is filled now */
+        meet<TILES>(); /* .. of all of them; and all are done with the stage to be filled */
         const int more = i + STAGES - SHARES;
         const decode_entry coming = pick(ahead, i, more), entry = pick(ahead, i, i);
         if (more < item.count)

@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* decode_rows.h - what one warp does with its 16 tokens of each block, and how four warps' sums become
- * one result. For device code.
+/* decode_rows.h - what one warp does with its 16 tokens of each block, and how four warps' sums
+ * become one result. For device code.
  *
- * The vectors (head, row) of a strip are the rows of m16n8k16, in 1 or 2 tiles of 16. For each tile a
- * block's 64 tokens go to four warps, 16 each, which know nothing of each other until the list ends (of
- * blocks of 32 tokens, two warps have every other one):
+ * The vectors (head, row) of a strip are the rows of m16n8k16, in 1 or 2 tiles of 16. For each
+ * tile a block's 64 tokens go to four warps, 16 each, which know nothing of each other until
+ * the list ends (of blocks of 32 tokens, two warps have every other one):
  *
  *     scores  [16][16] = q [16][dim] k^T     dim / 16 steps, two fragments of 8 tokens
- *     weights [16][16] = 2^(score - m)       in registers; a score fragment is an operand of the next
+ *     weights [16][16] = 2^(score - m)       in registers; a score fragment is an operand of
+ *                                            the next
  *     o       [16][dim] += weights v         one step for each 8 dims
  *
- * The score is in base 2: c = scale log2(e), m = max c q.k, weight 2^(c q.k - m), one multiply-add.
+ * The score is in base 2: c = scale log2(e), m = max c q.k, weight 2^(c q.k - m), one
+ * multiply-add.
  *
  * fp16 has a narrow range. q is divided by the power of two below its row's maximum, which goes
- * into c instead. Weights are 2^15 times as large, and so are l and o until the end: below 2^-29 (instead
- * of 2^-14) of the largest they lose bits, below 2^-40 (2^-25) they vanish. So a million of them may be
- * small, and what they lose together is below 2^-20 of the largest value. */
+ * into c instead. Weights are 2^15 times as large, and so are l and o until the end: below
+ * 2^-29 (instead of 2^-14) of the largest they lose bits, below 2^-40 (2^-25) they vanish. So a
+ * million of them may be small, and what they lose together is below 2^-20 of the largest
+ * value. */
 #ifndef BANYAN_ATTENTION_CUDA_DECODE_ROWS_H
 #define BANYAN_ATTENTION_CUDA_DECODE_ROWS_H
 
@@ -78,14 +81,15 @@ template <typename B> struct decode_rows {
     float m[2], l[2];
     int32_t row[2]; /* of the batch */
 };
-/* Of each four warps, warp w % 4 has its 16 tokens of a record, or of one of two. With two tiles warps 0 - 3
- * have the first 16 vectors, 4 - 7 the others. With two groups (decode_hopper.cu) the next warps have every
- * other record. */
+/* Of each four warps, warp w % 4 has its 16 tokens of a record, or of one of two. With two
+ * tiles warps 0 - 3 have the first 16 vectors, 4 - 7 the others. With two groups
+ * (decode_hopper.cu) the next warps have every other record. */
 template <int TILES> PTX_FN int tile_of_warp()
 {
     return (int)(threadIdx.x / 32 / DECODE_WARPS % TILES);
 }
-/* Warps with the same number read the same records, one of every SHARES times as many as there are groups. */
+/* Warps with the same number read the same records, one of every SHARES times as many as there
+ * are groups. */
 template <typename B, int TILES> PTX_FN int share_of_warp()
 {
     return (int)(threadIdx.x / 32 / DECODE_WARPS / TILES) * B::SHARES +
@@ -146,8 +150,8 @@ PTX_FN void begin_rows(const decode_call &call, const banyan_strip *strip, decod
         for (int i = 0; i < 4; i++) rows.o[n][i] = 0;
 }
 
-/* What a row sees of the block that begins at token `base`: tokens first .. last, and where an edge
- * cuts, only those below sink or above recent. */
+/* What a row sees of the block that begins at token `base`: tokens first .. last, and where an
+ * edge cuts, only those below sink or above recent. */
 struct decode_sight {
     int first, last, sink, recent;
 };
@@ -177,8 +181,8 @@ PTX_FN bool sees(const decode_sight &sight, int token)
            (token < sight.sink || token > sight.recent);
 }
 
-/* Scores s [2 fragments][4] of one tile become weights, for row r of a thread's two; returns by what
- * l and o shrink. */
+/* Scores s [2 fragments][4] of one tile become weights, for row r of a thread's two; returns by
+ * what l and o shrink. */
 template <bool MASKED>
 PTX_FN float weigh_tile(float (&s)[2][4], int r, float c, float &m, float &l,
                         const decode_sight &sight, int first_token, float weight_shift)
@@ -228,8 +232,9 @@ PTX_FN void scale_scores(decode8<DIM, HEIGHT>, float (&s)[2][4], uint32_t record
     decode8<DIM, HEIGHT>::scales(scale, record, false, first, lane);
     for (int i = 0; i < 8; i++) s[i / 4][i % 4] *= scale[i / 4 * 2 + i % 2];
 }
-/* Weights of row r take the scales of their values, and the row's unit grows with them; returns by what o
- * shrinks for that. A token that is not seen (or weighs nothing) has no say, whatever its scale is. */
+/* Weights of row r take the scales of their values, and the row's unit grows with them; returns
+ * by what o shrinks for that. A token that is not seen (or weighs nothing) has no say, whatever
+ * its scale is. */
 template <int DIM, int HEIGHT>
 PTX_FN float scale_weights(decode8<DIM, HEIGHT>, float (&s)[2][4], int r, float &unit,
                            uint32_t record, int first, int lane)
@@ -283,9 +288,10 @@ PTX_FN void read_block(decode_rows<B> &rows, const decode_call &call, const bany
     B::values(rows.o, p, record, first, lane);
 }
 
-/* ---- the end of a list --------------------------------------------------------------------------
- * Sums of warp w (of all groups), vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows
- * are 8 banks apart, so that the fragments' pairs meet no other's. */
+/* ---- the end of a list ----------------------------------------------------------------------
+ * Sums of warp w (of
+ * all groups), vector i lie in shared memory at sums + (w 16 TILES + i) (DIM + 8): rows are 8
+ * banks apart, so that the fragments' pairs meet no other's. */
 
 template <int DIM, int TILES, int GROUPS = 1> PTX_FN constexpr int sums_bytes()
 {
@@ -316,8 +322,8 @@ PTX_FN void put_sums(const decode_rows<B> &rows, int share, float *sums)
     }
 }
 
-/* All warps merge vectors, each the sums of its four (or eight) warps in their order, and write them: to the
- * slot, or as the result. */
+/* All warps merge vectors, each the sums of its four (or eight) warps in their order, and write
+ * them: to the slot, or as the result. */
 template <int DIM, int TILES, int GROUPS = 1>
 PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int slot,
                        const float *sums)

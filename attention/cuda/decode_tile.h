@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* decode_tile.h - the 16 tokens of a block that one warp multiplies with: from a record in shared memory to
- * operands, for 16-bit numbers and for e4m3. For device code.
+/* decode_tile.h - the 16 tokens of a block that one warp multiplies with: from a record in
+ * shared memory to operands, for 16-bit numbers and for e4m3. For device code.
  *
- * e4m3 becomes fp16 on the way (record.h has the order of its bytes). The scale of a key goes into its
- * score. The scale of a value goes into its weight, which must not leave fp16's range, however large or
- * small values are: it is divided by `unit`, the largest power of two not above any scale that the row has
- * seen, and o is in that unit, as m is the unit of weights. scale / unit < 2, so weights are 2^14
- * times as large (not 2^15) and stay below 2^15. What is lost is relative to the largest weight times the
- * largest value: 2^-11 of each product above 2^-28, 2^-39 at most of those below. A bound that is relative
- * to the largest |value|, as every bound here is, does not notice. */
+ * e4m3 becomes fp16 on the way (record.h has the order of its bytes). The scale of a key goes
+ * into its score. The scale of a value goes into its weight, which must not leave fp16's range,
+ * however large or small values are: it is divided by `unit`, the largest power of two not
+ * above any scale that the row has seen, and o is in that unit, as m is the unit of weights.
+ * scale / unit < 2, so weights are 2^14 times as large (not 2^15) and stay below 2^15. What is
+ * lost is relative to the largest weight times the largest value: 2^-11 of each product above
+ * 2^-28, 2^-39 at most of those below. A bound that is relative to the largest |value|, as
+ * every bound here is, does not notice. */
 #ifndef BANYAN_ATTENTION_CUDA_DECODE_TILE_H
 #define BANYAN_ATTENTION_CUDA_DECODE_TILE_H
 
@@ -50,7 +51,8 @@ template <typename T, int DIMS, int HEIGHT> struct decode16 {
     {
         return weight_shift(T());
     }
-    /* The dim of q's column 2 (lane % 4), or of that + 8 (half), in step k; the next column has the next. */
+    /* The dim of q's column 2 (lane % 4), or of that + 8 (half), in step k; the next column has
+     * the next. */
     static __device__ __forceinline__ int dim_of(int k, int half, int lane)
     {
         return k * 16 + half * 8 + lane % 4 * 2;
@@ -81,7 +83,8 @@ template <typename T, int DIMS, int HEIGHT> struct decode16 {
             mma(o[2 * step + 1], p, b[2], b[3], T());
         }
     }
-    /* Calls copy(place, place) for each 16 bytes that `share` of `shares` threads bring of the 16 tokens. */
+    /* Calls copy(place, place) for each 16 bytes that `share` of `shares` threads bring of the
+     * 16 tokens. */
     template <typename Copy>
     static __device__ __forceinline__ void share_of(int first, int share, int shares, Copy copy)
     {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* entry.h - the CUDA kernels as C sees them: the functions of a banyan_device (attention/device.h says
- * what each does), of which rows of kernels.def are put together. */
+/* entry.h - the CUDA kernels as C sees them: the functions of a banyan_device
+ * (attention/device.h says what each does), of which rows of kernels.def are put together. */
 #ifndef BANYAN_ATTENTION_CUDA_ENTRY_H
 #define BANYAN_ATTENTION_CUDA_ENTRY_H
 
 #include "attention/attention.h"
 
-/* (head, row) vectors of a strip that kernels take: the decodes; that of wide heads, at a time, and those of
- * a part that may share a batch with others; that of fixed-point sums. */
+/* (head, row) vectors of a strip that kernels take: the decodes; that of wide heads, at a time,
+ * and those of a part that may share a batch with others; that of fixed-point sums. */
 enum {
     CUDA_DECODE_VECTORS = 32,
     CUDA_WIDE_VECTORS = 64,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* exact_fold.h - rows of fixed-point sums (attention/fixed.c) added up, bin by bin, which are integers, so in
- * any order; and rounded, once. By all threads of a block. For device code. */
+/* exact_fold.h - rows of fixed-point sums (attention/fixed.c) added up, bin by bin, which are
+ * integers, so in any order; and rounded, once. By all threads of a block. For device code. */
 #ifndef BANYAN_ATTENTION_CUDA_EXACT_FOLD_H
 #define BANYAN_ATTENTION_CUDA_EXACT_FOLD_H
 
@@ -72,7 +72,7 @@ PTX_FN bool has_flag(const Parts &parts, bool is_minus, int dim, int d)
     return (flags_of(parts, word) >> d % 64 & 1) != 0;
 }
 
-/* ---- a row in threads --------------------------------------------------------------------------- */
+/* ---- a row in threads -------------------------------------------------------------------- */
 
 /* What a thread has of the parts' sum: column threadIdx.x + i PARTIAL_THREADS is number i. */
 struct exact_row {
@@ -96,7 +96,8 @@ template <typename Parts> PTX_FN exact_row sum_of(const Parts &parts, int dim)
     return row;
 }
 
-/* out may be one of the parts: all threads come here, and read nothing of them but flags after it. */
+/* out may be one of the parts: all threads come here, and read nothing of them but flags after
+ * it. */
 template <typename Parts>
 PTX_FN void store_sum_row(int64_t *out, const exact_row &row, const Parts &parts, int dim)
 {
@@ -119,7 +120,7 @@ PTX_FN void store_sum_row(int64_t *out, const exact_row &row, const Parts &parts
     for (int b = 0; b < FIXED_BINS; b++) out[4 + b] = row.length[b];
 }
 
-/* ---- rounded ------------------------------------------------------------------------------------ */
+/* ---- rounded ----------------------------------------------------------------------------- */
 
 PTX_FN double total_of(const int64_t (&bin)[FIXED_BINS])
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* exact_rows.h - what the warps of attend_exact.cu do with a block. For device code.
  *
- * A thread has, of rows lane / 4 + 8 r of the 16 vectors and of the dims of its warp, the bins of o: 64
- * integers, in registers, so that adding to them costs no memory. Which of the four bins a row's terms go to
- * is found while running, so all four are written, three of them with 0 more. */
+ * A thread has, of rows lane / 4 + 8 r of the 16 vectors and of the dims of its warp, the bins
+ * of o: 64 integers, in registers, so that adding to them costs no memory. Which of the four
+ * bins a row's terms go to is found while running, so all four are written, three of them with
+ * 0 more. */
 #ifndef BANYAN_ATTENTION_CUDA_EXACT_ROWS_H
 #define BANYAN_ATTENTION_CUDA_EXACT_ROWS_H
 
@@ -123,10 +124,10 @@ template <typename B> PTX_FN void begin_exact(const banyan_strip *strip, exact_r
     rows.plus = rows.minus = 0;
 }
 
-/* ---- a block ---------------------------------------------------------------------------------- */
+/* ---- a block ----------------------------------------------------------------------------- */
 
-/* Scores of all vectors with all tokens, in base 2; -inf where a row does not see the token. Each warp has
- * them all: nothing is exchanged but what o's largest number is. */
+/* Scores of all vectors with all tokens, in base 2; -inf where a row does not see the token.
+ * Each warp has them all: nothing is exchanged but what o's largest number is. */
 template <typename B>
 PTX_FN void score_exact(const decode_call &call, const banyan_strip *strip,
                         const decode_entry &entry, const exact_rows &rows,
@@ -155,9 +156,10 @@ PTX_FN void score_exact(const decode_call &call, const banyan_strip *strip,
         }
 }
 
-/* Scores of row r become weights 2^(score - base), base the whole number above the largest: of this block
- * alone, so that they are the same whatever else is read. Weights of values with scales are relative to a
- * power of two, unit, which no scale of a token that weighs is below by more than a factor of 2. */
+/* Scores of row r become weights 2^(score - base), base the whole number above the largest: of
+ * this block alone, so that they are the same whatever else is read. Weights of values with
+ * scales are relative to a power of two, unit, which no scale of a token that weighs is below
+ * by more than a factor of 2. */
 template <typename B>
 PTX_FN void soften_exact(float (&s)[EXACT_PARTS][4], int r, exact_block &block, uint32_t record,
                          int lane)
@@ -196,7 +198,8 @@ PTX_FN void soften_exact(float (&s)[EXACT_PARTS][4], int r, exact_block &block, 
         }
 }
 
-/* NaN and inf are no integers: they become flags and 0. Returns the bits of the largest size in row r. */
+/* NaN and inf are no integers: they become flags and 0. Returns the bits of the largest size in
+ * row r. */
 PTX_FN uint32_t flag_odd(float (&o)[4][4], int r, bool counts, exact_rows &rows)
 {
     uint32_t largest = 0;
@@ -262,7 +265,8 @@ template <typename B> PTX_FN void add_exact_length(const exact_block &block, int
     }
 }
 
-/* The block whose record is at `record`. All threads: one barrier, behind which the record has been read. */
+/* The block whose record is at `record`. All threads: one barrier, behind which the record has
+ * been read. */
 template <typename B>
 PTX_FN void read_exact(const decode_call &call, const banyan_strip *strip,
                        const decode_entry &entry, exact_rows &rows, uint32_t record)
@@ -305,7 +309,7 @@ PTX_FN void read_exact(const decode_call &call, const banyan_strip *strip,
     }
 }
 
-/* ---- the end of a list -------------------------------------------------------------------------- */
+/* ---- the end of a list ------------------------------------------------------------------- */
 
 /* The flags of row r that this warp's dims have, a bit for each, in all lanes of a quad. */
 PTX_FN uint32_t quad_flags(uint32_t flags, int r, int lane)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* exact_sum.h - a block's numbers into fixed-point sums, as attention/fixed.c has it. For device code.
+/* exact_sum.h - a block's numbers into fixed-point sums, as attention/fixed.c has it. For
+ * device code.
  *
- * The base of a block's weights is a whole power of two here: 2^(16 n + whole), whole from 0 to 15 but for
- * what weights and values were multiplied by. So a term is turned into units by a shift of its exponent, and
- * is rounded once. */
+ * The base of a block's weights is a whole power of two here: 2^(16 n + whole), whole from 0 to
+ * 15 but for what weights and values were multiplied by. So a term is turned into units by a
+ * shift of its exponent, and is rounded once. */
 #ifndef BANYAN_ATTENTION_CUDA_EXACT_SUM_H
 #define BANYAN_ATTENTION_CUDA_EXACT_SUM_H
 
@@ -15,13 +16,14 @@ struct exact_bin {
     double n;
     int64_t j;
 };
-/* How many bins `a` lies above b. The difference of the n comes first: they are exact, and may be large. */
+/* How many bins `a` lies above b. The difference of the n comes first: they are exact, and may
+ * be large. */
 PTX_FN double bins_above(const exact_bin &a, const exact_bin &b)
 {
     return (a.n - b.n) + (double)(a.j - b.j);
 }
-/* `top` becomes the highest of both; of two names of one bin that with the highest n. Returns by how many
- * bins it rises, FIXED_BINS at most. */
+/* `top` becomes the highest of both; of two names of one bin that with the highest n. Returns
+ * by how many bins it rises, FIXED_BINS at most. */
 PTX_FN int raise_top(exact_bin &top, const exact_bin &by)
 {
     if (by.n == -INFINITY) return 0;
@@ -37,8 +39,8 @@ PTX_FN int bins_below(const exact_bin &top, const exact_bin &at)
     return below < FIXED_BINS ? (int)below : FIXED_BINS;
 }
 
-/* Where terms go of which the largest has these bits (of its size, an fp32 that is finite and not 0), and
- * what turns a term into units of that bin. */
+/* Where terms go of which the largest has these bits (of its size, an fp32 that is finite and
+ * not 0), and what turns a term into units of that bin. */
 struct exact_place {
     exact_bin at;
     double factor;
@@ -50,7 +52,8 @@ PTX_FN exact_place place_of(double n, int whole, uint32_t largest_bits)
     const int64_t power = whole - FIXED_WIDTH * j + FIXED_BITS;
     return {{n, j}, __longlong_as_double((long long)((power + 1023) << 52))};
 }
-/* x in units, to the nearest integer: 2^52 x 1.5 has its last bit at 1. The product is exact. */
+/* x in units, to the nearest integer: 2^52 x 1.5 has its last bit at 1. The product is
+ * exact. */
 PTX_FN int64_t units_of(float x, double factor)
 {
     const double zero = 6755399441055744.0, shifted = (double)x * factor + zero;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fixed-point sums of the parts of a list, which was cut for the multiprocessors, become one. */
+/* Fixed-point sums of the parts of a list, which was cut for the multiprocessors, become
+ * one. */
 #include "attention/cuda/exact_fold.h"
 #include "attention/cuda/exact_sums.h"
 #include "attention/cuda/launch.h"

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* exact_tile.h - a record in shared memory as operands of attend_exact.cu: all 64 tokens as keys, and 32 dims
- * of their values. For device code. q lies in shared memory too, in 16 rows (wide_at).
+/* exact_tile.h - a record in shared memory as operands of attend_exact.cu: all 64 tokens as
+ * keys, and 32 dims of their values. For device code. q lies in shared memory too, in 16 rows
+ * (wide_at).
  *
- * e4m3 becomes fp16 on the way, its scales are treated as in decode_tile.h, and q is in the order that its
- * keys' bytes have (record.h). */
+ * e4m3 becomes fp16 on the way, its scales are treated as in decode_tile.h, and q is in the
+ * order that its keys' bytes have (record.h). */
 #ifndef BANYAN_ATTENTION_CUDA_EXACT_TILE_H
 #define BANYAN_ATTENTION_CUDA_EXACT_TILE_H
 

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The end of a round of messages, in one launch: what came is folded, item by item and row by row, in the
- * order of the schedule; what is whole then becomes a result; and headers are compared with what they
- * should be, by a thread block of its own.
+/* The end of a round of messages, in one launch: what came is folded, item by item and row by
+ * row, in the order of the schedule; what is whole then becomes a result; and headers are
+ * compared with what they should be, by a thread block of its own.
  *
  *     headers that came --> as expected?                   --> faults, for the host
  *     own partial, those that came --> fold --> partial
  *                                       \--> with a sink --> row of out, lse
  *
- * As in partial.c, whose comment derives the laws. A warp takes a row, which it has in registers from
- * its first value to its last. Products and sums are rounded one by one, not fused, so that a + b and
- * b + a are the same bits here as well. */
+ * As in partial.c, whose comment derives the laws. A warp takes a row, which it has in
+ * registers from its first value to its last. Products and sums are rounded one by one, not
+ * fused, so that a + b and b + a are the same bits here as well. */
 #include "attention/cuda/exact_fold.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/partial.h"
@@ -44,10 +44,10 @@ struct fold_call {
     cuda_carried carried;
 };
 
-/* ---- headers ----------------------------------------------------------------------------------- */
+/* ---- headers ----------------------------------------------------------------------------- */
 
-/* One thread reads all of a header: others would only wait for each other, and it is 64 bytes. The host
- * reads is_set first, so it is written last. */
+/* One thread reads all of a header: others would only wait for each other, and it is 64 bytes.
+ * The host reads is_set first, so it is written last. */
 static __device__ void check_header(const cuda_check *check, banyan_fault *fault)
 {
     uint32_t mine[HEAD_WORDS];
@@ -72,7 +72,7 @@ static __device__ void check_headers(const fold_call &call)
         if (blockIdx.x == 0) check_header(check + i, call.fault + i);
 }
 
-/* ---- rows -------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 /* A warp's row: a lane has numbers lane, lane + 32, .. */
 template <int EACH> struct partial_row {
@@ -163,7 +163,7 @@ PTX_FN void finish_folded(const fold_call &call, const cuda_fold &fold, int64_t 
     if (call.lse && lane == 0) call.lse[at] = empty ? -INFINITY : e.m + logf(e.l);
 }
 
-/* ---- all of it --------------------------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------------------------- */
 
 template <int EACH>
 static __global__ void __launch_bounds__(PARTIAL_THREADS)
@@ -245,7 +245,7 @@ const char *cuda_fold_open(banyan_queue *queue)
     return cuda_failed(error, "loading the folding of partials");
 }
 
-/* ---- host -------------------------------------------------------------------------------------- */
+/* ---- host -------------------------------------------------------------------------------- */
 
 /* The lists of one launch, in the queue's room. */
 struct fold_lists {
@@ -261,7 +261,8 @@ static size_t list_bytes(int32_t folds, int32_t values, int32_t checks)
            (size_t)checks * sizeof(cuda_check);
 }
 
-/* How many of each go in the next launch: those that its parameters have room for, and one at least. */
+/* How many of each go in the next launch: those that its parameters have room for, and one at
+ * least. */
 static void take_some(const banyan_fold_batch *batch, int32_t first, int32_t checked,
                       fold_lists *out)
 {

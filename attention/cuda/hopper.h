@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hopper.h - the parts of the Hopper prefill that its files share: what lies where in shared memory, and
- * which barrier says what.
+/* hopper.h - the parts of the Hopper prefill that its files share: what lies where in shared
+ * memory, and which barrier says what.
  *
- *     thread block      warpgroup 0: a thread of warp 0 loads K and V, warp 3 reads the lists for it;
- *                       warp 1 takes items, and warps 1 and 2 load their q, of the next item
- *                       while this one is computed
+ *     thread block      warpgroup 0: a thread of warp 0 loads K and V, warp 3 reads the lists
+ *                       for it; warp 1 takes items, and warps 1 and 2 load their q, of the next
+ *                       item while this one is computed
  *                       warpgroups 1, 2: the two subtiles of an item
  *
- *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64 dims), of
- *                       each block 64 rows of 128 bytes, as they lie in the records (or four of 32 rows)
+ *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64
+ *                       dims), of each block 64 rows of 128 bytes, as they lie in the records
+ *                       (or four of 32 rows)
  *     V [stage]         the V tiles of all records, one after the other: MN-major
  *     q [2]             of this item and the next: for each subtile 64 rows, panel by panel
  *     work [2]          the items themselves
@@ -20,7 +21,8 @@
  *     work_full         warp 1: an item is known
  *     list_full, _empty warp 3, the loading thread: entries are there, and may be written
  *     q_full            warps 1 and 2: its q is there
- *     q_empty           every warp of both subtiles, and those that load and list: done with item and q */
+ *     q_empty           every warp of both subtiles, and those that load and list: done with
+ *                       item and q */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_H
 

@@ -5,8 +5,9 @@
 
 #include "attention/cuda/hopper.h"
 
-/* ---- lists: one warp ---------------------------------------------------------------------------
- * To find an entry is a chain of loads: looked up here, it is there before it is needed. */
+/* ---- lists: one warp ------------------------------------------------------------------------
+ * To find an entry
+ * is a chain of loads: looked up here, it is there before it is needed. */
 
 PTX_FN hopper_entry find_entry(const hopper_params &params, const cuda_work &work,
                                const banyan_slot *slot, int entry)
@@ -58,9 +59,10 @@ PTX_FN void list_items(const hopper_params &params, unsigned char *shared)
     }
 }
 
-/* ---- K and V: one thread ----------------------------------------------------------------------- */
+/* ---- K and V: one thread ----------------------------------------------------------------- */
 
-/* What a step is, in its stage of K: until V is asked for as well, only this thread knows its records. */
+/* What a step is, in its stage of K: until V is asked for as well, only this thread knows its
+ * records. */
 template <int DIM> PTX_FN hopper_step *step_at(unsigned char *shared, int stage)
 {
     typedef hopper_layout<DIM> at;
@@ -110,7 +112,8 @@ template <int DIM> struct hopper_loader {
     hopper_ring<HOPPER_LISTS> list;
 };
 
-/* K of a step is asked for before V of the step ahead of it: its stage is free earlier, by one product. */
+/* K of a step is asked for before V of the step ahead of it: its stage is free earlier, by one
+ * product. */
 template <int DIM, int HEIGHT>
 PTX_FN void load_steps(const char *table, int steps, hopper_loader<DIM> &loader)
 {
@@ -169,17 +172,18 @@ PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
     }
 }
 
-/* ---- items: the first warp of those for q ------------------------------------------------------- */
+/* ---- items: the first warp of those for q ------------------------------------------------ */
 
 /* Which item is next, and where its run ends. */
 struct hopper_next {
     int item, end;
 };
 
-/* Takes runs until there are none, and puts their items where everybody finds them; the last one has
- * spans < 0. The number that says which run is next becomes 0 again with the last thread block
- * that is told that there is none: every block is told so once. An item is taken as soon as there is
- * room for its q, which is when the item before it begins: q is then there long before it is needed. */
+/* Takes runs until there are none, and puts their items where everybody finds them; the last
+ * one has spans < 0. The number that says which run is next becomes 0 again with the last
+ * thread block that is told that there is none: every block is told so once. An item is taken
+ * as soon as there is room for its q, which is when the item before it begins: q is then there
+ * long before it is needed. */
 template <int DIM>
 PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
                       hopper_ring<HOPPER_Q> turn, hopper_next &next)
@@ -210,7 +214,7 @@ PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
     if (lane == 0) barrier_arrive(address + at::WORK_FULL + 8 * turn.place);
 }
 
-/* ---- q: two warps ---------------------------------------------------------------------------- */
+/* ---- q: two warps ------------------------------------------------------------------------ */
 
 /* Eight numbers of q at element `at`, times sign, rounded to T. */
 template <typename T>
@@ -246,9 +250,9 @@ PTX_FN banyan_dtype dtype_of(__half)
     return BANYAN_F16;
 }
 
-/* A lane knows where one vector is, and all lanes together bring 32 of them, sixteen bytes at a time,
- * neighbouring lanes neighbouring bytes. What is of type T already is copied: all of it is under way at
- * once. What a subtile lacks is zeros. */
+/* A lane knows where one vector is, and all lanes together bring 32 of them, sixteen bytes at a
+ * time, neighbouring lanes neighbouring bytes. What is of type T already is copied: all of it
+ * is under way at once. What a subtile lacks is zeros. */
 template <typename T, int DIM>
 PTX_FN void load_subtiles(const hopper_params &params, const cuda_work &work, uint32_t q)
 {

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hopper_softmax.h - what the Hopper prefill does between its two products: mask, exponentials, weights.
+/* hopper_softmax.h - what the Hopper prefill does between its two products: mask, exponentials,
+ * weights.
  *
- * A thread has two rows, l / 4 and l / 4 + 8 of its warp, and of each 32 of a step's 128 scores (wgmma.h).
- * With c = scale log2(e), exp(scale (s - m)) is 2^(s c - m c): one multiplication and addition.
+ * A thread has two rows, l / 4 and l / 4 + 8 of its warp, and of each 32 of a step's 128 scores
+ * (wgmma.h). With c = scale log2(e), exp(scale (s - m)) is 2^(s c - m c): one multiplication
+ * and addition.
  *
- * Weights lie in 0 .. 1. As fp16, those below 2^-24 would be lost, and in a row of a million tokens
- * they may be half of it; so all are 2^LIFT times as large, m c being less by LIFT, and sums and
- * outputs are divided by it in the end. bf16 has the exponents of fp32. */
+ * Weights lie in 0 .. 1. As fp16, those below 2^-24 would be lost, and in a row of a million
+ * tokens they may be half of it; so all are 2^LIFT times as large, m c being less by LIFT, and
+ * sums and outputs are divided by it in the end. bf16 has the exponents of fp32. */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_SOFTMAX_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_SOFTMAX_H
 
@@ -20,14 +22,15 @@ template <> struct hopper_lift<__half> {
     static const int LIFT = 15;
 };
 
-/* ---- masks ----------------------------------------------------------------------------------- */
+/* ---- masks ------------------------------------------------------------------------------- */
 
 PTX_FN uint64_t bits_below(int64_t n)
 {
     return n <= 0 ? 0 : n >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1;
 }
 
-/* Bit i: the row at token `row` sees token i of a block, of HEIGHT tokens. masked: as in banyan_span, 1 or
+/* Bit i: the row at token `row` sees token i of a block, of HEIGHT tokens. masked: as in
+ * banyan_span, 1 or
  * 2. */
 template <int HEIGHT>
 PTX_FN uint64_t seen_tokens(const hopper_params &params, const cuda_subtile &subtile,
@@ -87,7 +90,7 @@ PTX_FN void mask_step(float (&s)[64], const hopper_params &params, const cuda_su
                            subtile_sight(step.how >> i * CUDA_HOW_BITS, index));
 }
 
-/* ---- exponentials ---------------------------------------------------------------------------- */
+/* ---- exponentials ------------------------------------------------------------------------ */
 
 /* The four threads of a row, each with a quarter of it. */
 PTX_FN float row_max(float x)
@@ -101,14 +104,16 @@ PTX_FN float row_sum(float x)
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-/* m c of a row, less the lift; of a row that has seen nothing, a number that keeps 2^(-inf - it) at 0. */
+/* m c of a row, less the lift; of a row that has seen nothing, a number that keeps 2^(-inf -
+ * it) at 0. */
 template <typename T> PTX_FN float row_base(float m, float factor)
 {
     return m == -INFINITY ? 0 : fmaf(m, factor, (float)-hopper_lift<T>::LIFT);
 }
 
-/* Scores become weights; m, l go along (l: of this thread's columns), and what was summed up before is
- * to be multiplied by decay. A score that is NaN makes its weight and l NaN, and no other. */
+/* Scores become weights; m, l go along (l: of this thread's columns), and what was summed up
+ * before is to be multiplied by decay. A score that is NaN makes its weight and l NaN, and no
+ * other. */
 template <typename T>
 PTX_FN void soften(float (&s)[64], float (&m)[2], float (&l)[2], float (&decay)[2],
                    float factor)

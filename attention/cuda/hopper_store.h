@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hopper_store.h - the end of an item of the Hopper prefill: rows of out and lse, or of partials. */
+/* hopper_store.h - the end of an item of the Hopper prefill: rows of out and lse, or of
+ * partials. */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_STORE_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_STORE_H
 
@@ -27,7 +28,8 @@ PTX_FN void store_row(const float (&o)[DIM / 2], int r, float times, void *to, i
                    o[4 * j + 2 * r + 1] * times, dtype);
 }
 
-/* o, m and l as the products and `soften` left them; l of the thread's columns. index: the subtile. */
+/* o, m and l as the products and `soften` left them; l of the thread's columns. index: the
+ * subtile. */
 template <typename T, int DIM>
 PTX_FN void store_rows(const hopper_params &params, const cuda_work &work, int index,
                        const float (&o)[DIM / 2], const float (&m)[2], const float (&l)[2])

@@ -9,14 +9,14 @@ struct cuda_shape {
     dim3 grid, block;
     size_t shared_bytes;
     cudaStream_t stream;
-    /* May begin before the kernel ahead of it ends: it calls launch_wait first of all, and its code is
-     * one in which that waits (cuda_prepare). */
+    /* May begin before the kernel ahead of it ends: it calls launch_wait first of all, and its
+     * code is one in which that waits (cuda_prepare). */
     bool overlaps;
 };
 
-/* Before the first launch on a device, and not while a stream is captured: brings the kernel's code
- * there, and asks for its shared memory where that is over 48 KiB. *waits (or NULL): was the code
- * that runs here compiled for 9.0 or later, so that launch_wait waits? */
+/* Before the first launch on a device, and not while a stream is captured: brings the kernel's
+ * code there, and asks for its shared memory where that is over 48 KiB. *waits (or NULL): was
+ * the code that runs here compiled for 9.0 or later, so that launch_wait waits? */
 template <typename... Params>
 static cudaError_t cuda_prepare(void (*kernel)(Params...), size_t shared_bytes,
                                 int *waits = NULL)

@@ -18,8 +18,8 @@ static const char *allocate_there(size_t bytes, void **out)
                       cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
-/* In front of host memory: how it was had. Some machines let a process lock no more pages, and slow
- * copies are better than none. */
+/* In front of host memory: how it was had. Some machines let a process lock no more pages, and
+ * slow copies are better than none. */
 enum { PREFIX_BYTES = 64 };
 typedef struct host_prefix {
     bool is_locked;

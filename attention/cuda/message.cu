@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What ranks send is put together: headers and items go to their places in one launch. What the host
- * has to say, headers and addresses, goes along as the kernel's parameter: it need not outlive the
- * call, and a graph keeps it. */
+/* What ranks send is put together: headers and items go to their places in one launch. What the
+ * host has to say, headers and addresses, goes along as the kernel's parameter: it need not
+ * outlive the call, and a graph keeps it. */
 #include "attention/cuda/launch.h"
 #include "attention/cuda/ptx.h"
 #include "attention/cuda/queue.h"
@@ -46,7 +46,8 @@ const char *cuda_message_open(banyan_queue *)
     return cuda_failed(cuda_prepare(gather_kernel, 0), "loading what puts messages together");
 }
 
-/* The first of them that one launch carries, addresses from the front and bytes from the end. */
+/* The first of them that one launch carries, addresses from the front and bytes from the
+ * end. */
 static int32_t carry_moves(const banyan_gathered *move, int32_t count, cuda_carried *carried,
                            int64_t *longest)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows of k and v become records. One thread block writes the K tile, or the V tile, of one packing:
- * of a prefill there are thousands, of a decoded token two for each KV head.
+/* Rows of k and v become records. One thread block writes the K tile, or the V tile, of one
+ * packing: of a prefill there are thousands, of a decoded token two for each KV head.
  *
  * A token of the block is one of three:
  *
@@ -8,13 +8,13 @@
  *     behind them                   is forgotten: zeros
  *     before them                   stays as it is; in a fresh record, zeros
  *
- * so that no byte of a record is ever garbage: a value that nobody sees is multiplied by a weight of
- * 0, and must not be NaN.
+ * so that no byte of a record is ever garbage: a value that nobody sees is multiplied by a
+ * weight of 0, and must not be NaN.
  *
- * 16-bit numbers go 8 at a time, from 16 (or 32) bytes to 16 bytes. e4m3 goes through shared memory,
- * since V lies transposed: first a warp for each token finds its largest number and divides by the
- * scale, then chunks of 16 bytes are written, byte by byte only where a chunk of V has tokens that
- * stay. */
+ * 16-bit numbers go 8 at a time, from 16 (or 32) bytes to 16 bytes. e4m3 goes through shared
+ * memory, since V lies transposed: first a warp for each token finds its largest number and
+ * divides by the scale, then chunks of 16 bytes are written, byte by byte only where a chunk of
+ * V has tokens that stay. */
 #include "attention/cuda/launch.h"
 #include "attention/cuda/queue.h"
 #include "attention/cuda/record.h"
@@ -45,7 +45,7 @@ PTX_FN int64_t number_at(const rows_of &rows, int token, int d)
     return (token - rows.first) * rows.stride + d;
 }
 
-/* ---- 16-bit numbers -------------------------------------------------------------------------- */
+/* ---- 16-bit numbers ---------------------------------------------------------------------- */
 
 /* Eight numbers as they come, in the format T. */
 template <typename T> PTX_FN uint4 eight_numbers(const rows_of &rows, int64_t at, bool is_same)
@@ -81,7 +81,7 @@ static __device__ void pack_tile16(const rows_of &rows, unsigned char *tile, boo
     }
 }
 
-/* ---- e4m3 ------------------------------------------------------------------------------------ */
+/* ---- e4m3 -------------------------------------------------------------------------------- */
 
 /* All bytes of a tile [token][dim] to shared memory, and the scales to the record. */
 static __device__ void quantise(const rows_of &rows, unsigned char *bytes, float *scales)
@@ -158,7 +158,7 @@ static __device__ void store_v8(const rows_of &rows, const unsigned char *bytes,
     }
 }
 
-/* ---- all packings of a call ------------------------------------------------------------------ */
+/* ---- all packings of a call -------------------------------------------------------------- */
 
 struct pack_arguments {
     const banyan_packing *packing;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* partial.h - rows of partials on the device, a warp each; as in partial.c, whose comment derives the
- * laws. For device code. */
+/* partial.h - rows of partials on the device, a warp each; as in partial.c, whose comment
+ * derives the laws. For device code. */
 #ifndef BANYAN_ATTENTION_CUDA_PARTIAL_H
 #define BANYAN_ATTENTION_CUDA_PARTIAL_H
 

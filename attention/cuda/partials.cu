@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is done with partials and results that are all here: results of several caches are joined, and
- * partials compared. A warp takes a row. */
+/* What is done with partials and results that are all here: results of several caches are
+ * joined, and partials compared. A warp takes a row. */
 #include "attention/cuda/exact_fold.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/partial.h"
 #include "attention/cuda/queue.h"
 #include "attention/cuda/result.h"
 
-/* ---- join ------------------------------------------------------------------------------------- */
+/* ---- join -------------------------------------------------------------------------------- */
 
 struct join_arguments {
     const void *const *outs;
@@ -21,7 +21,8 @@ struct join_arguments {
     banyan_dtype dtype;
 };
 
-/* Sums in double, in the order of the results, as in dist/combine.c, whose comment has the law. */
+/* Sums in double, in the order of the results, as in dist/combine.c, whose comment has the
+ * law. */
 static __global__ void join_rows(const join_arguments a)
 {
     const int64_t row = row_of_warp();
@@ -79,7 +80,7 @@ const char *banyan_cuda_join(banyan_queue *queue, const void *const *outs,
     return cuda_failed(cuda_launch(shape, join_rows, arguments), "joining results");
 }
 
-/* ---- share ----------------------------------------------------------------------------------- */
+/* ---- share ------------------------------------------------------------------------------- */
 
 /* Both are sums of exponentials, each relative to its own m. */
 static __device__ float share_of(ends probed, ends all)

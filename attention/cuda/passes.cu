@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Partials as arrays that an all-reduce takes, and back: what dist/merge_passes.c does on the host, a
- * number a thread. */
+/* Partials as arrays that an all-reduce takes, and back: what dist/merge_passes.c does on the
+ * host, a number a thread. */
 #include "attention/cuda/launch.h"
 #include "attention/cuda/ptx.h"
 #include "attention/cuda/queue.h"

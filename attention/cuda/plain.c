@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records of the CUDA kernels (record.h) to rows and back, on the host: of snapshots, which are written and
- * read by it. */
+/* Records of the CUDA kernels (record.h) to rows and back, on the host: of snapshots, which are
+ * written and read by it. */
 #include "attention/cuda/plain.h"
 
 #include "attention/cuda/record.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plain.h - records of the CUDA kernels to rows and back: unpack and restore of banyan_kernel. */
+/* plain.h - records of the CUDA kernels to rows and back: unpack and restore of
+ * banyan_kernel. */
 #ifndef BANYAN_ATTENTION_CUDA_PLAIN_H
 #define BANYAN_ATTENTION_CUDA_PLAIN_H
 

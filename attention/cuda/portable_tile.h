@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* portable_tile.h - one warp, 16 query vectors and one record of KEYS = 64 keys, or 32, by mma.sync: for
- * prefill_portable.cu. The fragments' layouts are those of ptx.h.
+/* portable_tile.h - one warp, 16 query vectors and one record of KEYS = 64 keys, or 32, by
+ * mma.sync: for prefill_portable.cu. The fragments' layouts are those of ptx.h.
  *
- *     scores  [16 vectors][KEYS]        fragments of 16 x 8: s[t][e], key 8 t + 2 (lane % 4) + e % 2,
- *     out     [16 vectors][DIM]         likewise;  vector lane / 4 + 8 (e / 2)
+ *     scores  [16 vectors][KEYS]  fragments of 16 x 8: s[t][e], key 8 t + 2 (lane % 4) + e % 2,
+ *     out     [16 vectors][DIM]   likewise;  vector lane / 4 + 8 (e / 2)
  *
- * The scores of two neighbouring fragments are, rounded, one `a` fragment of the second product. */
+ * The scores of two neighbouring fragments are, rounded, one `a` fragment of the second
+ * product. */
 #ifndef BANYAN_ATTENTION_CUDA_PORTABLE_TILE_H
 #define BANYAN_ATTENTION_CUDA_PORTABLE_TILE_H
 
@@ -17,7 +18,8 @@ template <typename T, int DIM, int HEIGHT> struct block16 {
     typedef T number;
     enum { KEYS = HEIGHT, PARTS = KEYS / 8, BYTES = 2 * KEYS * DIM * 2 };
 
-    /* Of q's 16 columns in fragment k, the dim of column 2 (lane % 4) (+ 8 for `upper`), and the next. */
+    /* Of q's 16 columns in fragment k, the dim of column 2 (lane % 4) (+ 8 for `upper`), and
+     * the next. */
     static __device__ __forceinline__ int column(int k, int lane, int upper)
     {
         return 16 * k + 8 * upper + 2 * (lane & 3);
@@ -68,7 +70,8 @@ template <typename T, int DIM, int HEIGHT> struct block16 {
     }
 };
 
-/* A block of e4m3: its bytes become fp16 on the way to a fragment; see record.h for their order. */
+/* A block of e4m3: its bytes become fp16 on the way to a fragment; see record.h for their
+ * order. */
 template <int DIM, int HEIGHT> struct block8 {
     typedef __half number;
     enum { KEYS = HEIGHT, PARTS = KEYS / 8, BYTES = 2 * KEYS * DIM + 2 * KEYS * 4 };

@@ -4,7 +4,8 @@
 
 #include "attention/cuda/record.h"
 
-/* In blocks: loading q and storing a result takes about as long as one block, and a combine as four. */
+/* In blocks: loading q and storing a result takes about as long as one block, and a combine as
+ * four. */
 static const cuda_split_costs costs_of_64 = {1, 4, 4};
 
 /* Of blocks of fewer tokens there are as many more. */

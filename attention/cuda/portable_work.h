@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* portable_work.h - what thread blocks of the portable prefill work on, planned on the host.
  *
- * The vectors of a strip, (head, row) with the head slowest, are cut into tiles of 128. All tiles' lists
- * are cut into equal runs, one for each thread block (split.h), which therefore all end at the same
- * time; a tile whose list was cut is put together again by the combine. */
+ * The vectors of a strip, (head, row) with the head slowest, are cut into tiles of 128. All
+ * tiles' lists are cut into equal runs, one for each thread block (split.h), which therefore
+ * all end at the same time; a tile whose list was cut is put together again by the combine. */
 #ifndef BANYAN_ATTENTION_CUDA_PORTABLE_WORK_H
 #define BANYAN_ATTENTION_CUDA_PORTABLE_WORK_H
 

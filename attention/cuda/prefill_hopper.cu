@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prefill on Hopper. A thread block stays on its multiprocessor and takes one item after the other
- * (tiles.h); one of its warpgroups loads (hopper_load.h), two compute, 64 vectors each:
+/* Prefill on Hopper. A thread block stays on its multiprocessor and takes one item after the
+ * other (tiles.h); one of its warpgroups loads (hopper_load.h), two compute, 64 vectors each:
  *
  *     S = q K^T     wgmma, both from shared memory: 64 x 128 scores in registers
  *     P = 2^(S c - m c), masked where the list says so                      (hopper_softmax.h)
@@ -62,7 +62,8 @@ PTX_FN void release_stage(uint32_t barrier)
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-/* Scores are there: the weights of a step from them, and its stage of K free. how: of its blocks. */
+/* Scores are there: the weights of a step from them, and its stage of K free. how: of its
+ * blocks. */
 template <typename T, int HEIGHT, int DIM>
 PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_subtile &subtile,
                        const hopper_turn<DIM> &turn, int stage, int how,
@@ -74,9 +75,9 @@ PTX_FN void weigh_step(float (&s)[64], const hopper_params &params, const cuda_s
     soften<T>(s, m, l, decay, params.factor);
 }
 
-/* o and the weights of a step, once the products of the step before are there: weights before and what
- * was summed up before them are of one maximum, and weights are rounded to T. A warp whose rows kept
- * their maxima has nothing to multiply. */
+/* o and the weights of a step, once the products of the step before are there: weights before
+ * and what was summed up before them are of one maximum, and weights are rounded to T. A warp
+ * whose rows kept their maxima has nothing to multiply. */
 template <typename T, int DIM>
 PTX_FN void settle_step(float (&o)[DIM / 2], uint32_t (&p)[8][4], const float (&s)[64],
                         const float (&decay)[2])
@@ -89,9 +90,9 @@ PTX_FN void settle_step(float (&o)[DIM / 2], uint32_t (&p)[8][4], const float (&
 
 /* The next `steps` steps, of which the other subtile goes through the first `both` as well.
  *
- * The loop's end lies between the softmax of a step and the wait for the products with V that were
- * started ahead of it: ptxas moves a wait up as far as its block of instructions goes, and the softmax
- * is to run beside those products. */
+ * The loop's end lies between the softmax of a step and the wait for the products with V that
+ * were started ahead of it: ptxas moves a wait up as far as its block of instructions goes, and
+ * the softmax is to run beside those products. */
 template <typename T, int DIM, int HEIGHT>
 PTX_FN void attend_steps(const hopper_params &params, const cuda_subtile &subtile, int steps,
                          int both, uint32_t q, hopper_turn<DIM> &turn, const int64_t (&row)[2],
@@ -236,7 +237,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params
     }
 }
 
-/* ---- host ------------------------------------------------------------------------------------ */
+/* ---- host -------------------------------------------------------------------------------- */
 
 template <typename T, int DIM, int HEIGHT>
 static cudaError_t start_hopper(const banyan_queue *queue, const hopper_params &params)
@@ -355,7 +356,8 @@ static hopper_params params_of(const banyan_queue *queue, const banyan_batch *ba
     return params;
 }
 
-/* attention/device.h: attend, for 16-bit caches with key_dim = value_dim = 64 or 128, on sm_90. */
+/* attention/device.h: attend, for 16-bit caches with key_dim = value_dim = 64 or 128, on
+ * sm_90. */
 extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
                                                   const banyan_batch *batch)
 {

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The portable prefill (compute capability 8.0 and later): FlashAttention-2's way (arXiv 2307.08691)
- * over lists of blocks. Eight warps of 16 query vectors each go through a tile's blocks together; each
- * warp has all of its vectors' scores, so that the maximum and the sum of a row never leave a quad of
- * lanes. Records come with cp.async, one block ahead; they are in the order in which ldmatrix reads
- * them without bank conflicts.
+/* The portable prefill (compute capability 8.0 and later): FlashAttention-2's way (arXiv
+ * 2307.08691) over lists of blocks. Eight warps of 16 query vectors each go through a tile's
+ * blocks together; each warp has all of its vectors' scores, so that the maximum and the sum of
+ * a row never leave a quad of lanes. Records come with cp.async, one block ahead; they are in
+ * the order in which ldmatrix reads them without bank conflicts.
  *
- * Scores are kept times log2(e): s2 = scale log2(e) q.k, p = 2^(s2 - m2), and m = m2 ln 2 in the end. A
- * row's maximum and sum are in fp32; p is rounded to the number format of the values for the second
- * product.
+ * Scores are kept times log2(e): s2 = scale log2(e) q.k, p = 2^(s2 - m2), and m = m2 ln 2 in
+ * the end. A row's maximum and sum are in fp32; p is rounded to the number format of the values
+ * for the second product.
  *
- * e4m3: a key's scale multiplies its scores. A value's scale multiplies p, which must then be rounded to
- * fp16 and neither overflow nor lose its bits: it is divided by the largest scale g seen so far, to
- * which `o` is relative as well, out = g o / l. p scale / g <= 1, and what underflows (below 2^-25) is
- * less than 2^-25 of the largest value read. */
+ * e4m3: a key's scale multiplies its scores. A value's scale multiplies p, which must then be
+ * rounded to fp16 and neither overflow nor lose its bits: it is divided by the largest scale g
+ * seen so far, to which `o` is relative as well, out = g o / l. p scale / g <= 1, and what
+ * underflows (below 2^-25) is less than 2^-25 of the largest value read. */
 #include "attention/cuda/launch.h"
 #include "attention/cuda/portable_tile.h"
 #include "attention/cuda/portable_work.h"
@@ -242,7 +242,8 @@ static __device__ __forceinline__ void load_record(const banyan_table_of_blocks 
         async_copy16(to + (uint32_t)at, from + at);
 }
 
-/* What is in a stage: one record of 64 keys, or two of 32, of which the second may be missing. */
+/* What is in a stage: one record of 64 keys, or two of 32, of which the second may be
+ * missing. */
 template <typename B> struct stage_blocks {
     enum { EACH = RECORD_TOKENS / B::KEYS, BYTES = EACH * B::BYTES };
     int32_t block[EACH], masked[EACH], count;

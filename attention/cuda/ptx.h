@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ptx.h - the vocabulary of the CUDA kernels: every instruction that CUDA C has no word for, by name.
+/* ptx.h - the vocabulary of the CUDA kernels: every instruction that CUDA C has no word for, by
+ * name.
  *
- * Kernels use nothing else of PTX, so that this file (and wgmma.h) can be replaced: tests/emu has the
- * same functions in plain C++, with which the kernels run, thread by thread, on a machine without a
- * GPU. What is needed to run there as well: shared memory is asked of dynamic_shared() alone, kernels
- * are started with cuda_launch (launch.h), and nothing is assumed about what an asynchronous
- * operation has done before it is waited for.
+ * Kernels use nothing else of PTX, so that this file (and wgmma.h) can be replaced: tests/emu
+ * has the same functions in plain C++, with which the kernels run, thread by thread, on a
+ * machine without a GPU. What is needed to run there as well: shared memory is asked of
+ * dynamic_shared() alone, kernels are started with cuda_launch (launch.h), and nothing is
+ * assumed about what an asynchronous operation has done before it is waited for.
  *
- * Addresses of shared memory are 32-bit numbers (shared_address). Section numbers are those of the PTX
- * ISA 9.0. */
+ * Addresses of shared memory are 32-bit numbers (shared_address). Section numbers are those of
+ * the PTX ISA 9.0. */
 #ifndef BANYAN_ATTENTION_CUDA_PTX_H
 #define BANYAN_ATTENTION_CUDA_PTX_H
 
@@ -20,7 +21,7 @@
 
 #define PTX_FN static __device__ __forceinline__
 
-/* ---- shared memory ------------------------------------------------------------------------- */
+/* ---- shared memory ----------------------------------------------------------------------- */
 
 /* The block's shared memory, as many bytes as the launch asked for; 1024-byte aligned. */
 PTX_FN unsigned char *dynamic_shared()
@@ -56,7 +57,8 @@ PTX_FN void shared_load4(uint32_t (&x)[4], uint32_t from)
                  : "memory");
 }
 
-/* ---- mbarriers (9.7.13.15): a phase ends when `count` threads and all announced bytes arrived ---- */
+/* ---- mbarriers (9.7.13.15): a phase ends when `count` threads and all announced bytes arrived
+ * ---- */
 
 PTX_FN void barrier_init(uint32_t barrier, int count)
 {
@@ -79,8 +81,8 @@ PTX_FN void barrier_expect(uint32_t barrier, int bytes)
                  "r"(bytes)
                  : "memory");
 }
-/* Until the phase of this parity has ended: the first phase has parity 0, and the one before it counts
- * as ended, so that who waits for parity 1 at first passes. */
+/* Until the phase of this parity has ended: the first phase has parity 0, and the one before it
+ * counts as ended, so that who waits for parity 1 at first passes. */
 PTX_FN void barrier_wait(uint32_t barrier, int parity)
 {
     asm volatile("{\n"
@@ -93,9 +95,10 @@ PTX_FN void barrier_wait(uint32_t barrier, int parity)
                  : "memory");
 }
 
-/* ---- copies --------------------------------------------------------------------------------- */
+/* ---- copies ------------------------------------------------------------------------------ */
 
-/* Bulk (9.7.9.25): 16-byte aligned, bytes a multiple of 16; arrives at `barrier` with its bytes. sm_90. */
+/* Bulk (9.7.9.25): 16-byte aligned, bytes a multiple of 16; arrives at `barrier` with its
+ * bytes. sm_90. */
 PTX_FN void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -103,7 +106,8 @@ PTX_FN void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 }
-/* From shared memory that this thread may read, after shared_written; one thread commits and waits. */
+/* From shared memory that this thread may read, after shared_written; one thread commits and
+ * waits. */
 PTX_FN void bulk_store(void *to, uint32_t from, int bytes)
 {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
@@ -114,7 +118,8 @@ PTX_FN void bulk_store_done() /* commits and waits until all of them have been r
 {
     asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;" ::: "memory");
 }
-/* What this thread stored to shared memory, bulk copies and warpgroup instructions see after it. */
+/* What this thread stored to shared memory, bulk copies and warpgroup instructions see after
+ * it. */
 PTX_FN void shared_written()
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -134,9 +139,10 @@ template <int PENDING> PTX_FN void async_wait() /* all but the last PENDING grou
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/* ---- matrix fragments (9.7.14.5) -------------------------------------------------------------
- * Of an 8 x 8 matrix of 16-bit numbers, lane l has row l / 4, columns 2 (l % 4) and the next. ldmatrix
- * reads four: lanes 0-7 give the addresses of the rows of the first, 8-15 of the second, .. */
+/* ---- matrix fragments (9.7.14.5) ------------------------------------------------------------
+ * Of an 8 x 8 matrix of 16-bit
+ * numbers, lane l has row l / 4, columns 2 (l % 4) and the next. ldmatrix reads four: lanes 0-7
+ * give the addresses of the rows of the first, 8-15 of the second, .. */
 
 PTX_FN void ldmatrix4(uint32_t (&r)[4], uint32_t row)
 {
@@ -152,9 +158,9 @@ PTX_FN void ldmatrix4_transposed(uint32_t (&r)[4], uint32_t row)
                  : "r"(row)
                  : "memory");
 }
-/* c [16][8] += a [16][16] b [16][8]: m16n8k16. c: rows l / 4 (c0, c1) and l / 4 + 8 (c2, c3), columns
- * 2 (l % 4) and the next. a: a0, a1 are rows l / 4 and + 8 of columns 2 (l % 4) .., a2, a3 those of
- * columns + 8. b: b0 rows 2 (l % 4) .., b1 rows + 8, of column l / 4. */
+/* c [16][8] += a [16][16] b [16][8]: m16n8k16. c: rows l / 4 (c0, c1) and l / 4 + 8 (c2, c3),
+ * columns 2 (l % 4) and the next. a: a0, a1 are rows l / 4 and + 8 of columns 2 (l % 4) .., a2,
+ * a3 those of columns + 8. b: b0 rows 2 (l % 4) .., b1 rows + 8, of column l / 4. */
 PTX_FN void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __nv_bfloat16)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -170,7 +176,7 @@ PTX_FN void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* ---- numbers --------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 /* 2^x, relative error 2^-22.5; exp2_fast(-inf) = 0. */
 PTX_FN float exp2_fast(float x)
@@ -179,7 +185,8 @@ PTX_FN float exp2_fast(float x)
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-/* Two numbers, lo in the low half, rounded to nearest even. The last argument only names the type. */
+/* Two numbers, lo in the low half, rounded to nearest even. The last argument only names the
+ * type. */
 PTX_FN uint32_t pack2(float lo, float hi, __nv_bfloat16)
 {
     uint32_t r;
@@ -192,8 +199,8 @@ PTX_FN uint32_t pack2(float lo, float hi, __half)
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
 }
-/* e4m3: two bytes to two fp16 (exact), and two fp32 to two bytes (to nearest even, saturating at 448;
- * the low byte from lo). sm_89 and later convert in one instruction. */
+/* e4m3: two bytes to two fp16 (exact), and two fp32 to two bytes (to nearest even, saturating
+ * at 448; the low byte from lo). sm_89 and later convert in one instruction. */
 PTX_FN uint32_t half2_from_e4m3(uint16_t x)
 {
 #if __CUDA_ARCH__ >= 890
@@ -210,7 +217,7 @@ PTX_FN uint16_t e4m3_from_floats(float lo, float hi)
     return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, __NV_E4M3);
 }
 
-/* ---- warps and blocks ------------------------------------------------------------------------ */
+/* ---- warps and blocks -------------------------------------------------------------------- */
 
 /* Registers of each thread of this warpgroup, from now on (9.7.19.5); sm_90a. */
 template <int COUNT> PTX_FN void registers_more()

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A stream of work, and how the arguments of its calls reach the device.
  *
- *     call:   host arrays -> [stage 0] [stage 1] .. [stage 7] -> one copy -> arguments -> kernels
+ *     call:   host arrays -> [stage 0] [stage 1] .. [stage 7] -> one copy -> arguments ->
+ *             kernels
  *                             page-locked, one after the other                (device)
  *
  * (Those of a small call go with its kernels instead: carried.h.)
  *
- * The host writes a stage and goes on; a stage may be written again when its copy is done, which is
- * long ago unless eight calls are on their way. On the device one place is enough, since the stream
- * puts a copy behind the kernels that read the one before it.
+ * The host writes a stage and goes on; a stage may be written again when its copy is done,
+ * which is long ago unless eight calls are on their way. On the device one place is enough,
+ * since the stream puts a copy behind the kernels that read the one before it.
  *
- * In a graph both sides are read again with every replay. A captured call therefore takes bytes of its
- * own from memory that was set aside at open (no memory can be had while a graph is being captured)
- * and that the queue keeps until it is closed: it cannot know when the graph is gone. */
+ * In a graph both sides are read again with every replay. A captured call therefore takes bytes
+ * of its own from memory that was set aside at open (no memory can be had while a graph is
+ * being captured) and that the queue keeps until it is closed: it cannot know when the graph is
+ * gone. */
 #include "attention/cuda/queue.h"
 #include "attention/cuda/record.h"
 #include "attention/cuda/split.h"
@@ -41,7 +43,7 @@ const char *cuda_failed(cudaError_t error, const char *doing)
     return cuda_words("%s: %s (%s)", doing, cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
-/* ---- is there a device ----------------------------------------------------------------------- */
+/* ---- is there a device ------------------------------------------------------------------- */
 
 static cudaError_t ask_capability(int *capability)
 {
@@ -89,7 +91,8 @@ const char *banyan_cuda_memory_free(int64_t *bytes)
     return cuda_failed(error, "asking for free device memory");
 }
 
-/* Of the current device; where there is none (a plan may be made anywhere), those of an H100 SXM. */
+/* Of the current device; where there is none (a plan may be made anywhere), those of an H100
+ * SXM. */
 static int multiprocessors(void)
 {
     int count = 0, device = 0;
@@ -101,7 +104,7 @@ static int multiprocessors(void)
     return 132;
 }
 
-/* ---- sizes ----------------------------------------------------------------------------------- */
+/* ---- sizes ------------------------------------------------------------------------------- */
 
 static size_t aligned16(size_t bytes)
 {
@@ -127,8 +130,8 @@ static size_t parts_bytes(const banyan_device_limits *limits, int processors)
     return (parts < most ? parts : most) * (size_t)processors * 2 * CUDA_WORK_BYTES;
 }
 
-/* The strips of a call of wide heads or of fixed-point sums, cut (all pieces but the last have more than half
- * of the vectors that they may have), with an item and its blocks for each. */
+/* The strips of a call of wide heads or of fixed-point sums, cut (all pieces but the last have
+ * more than half of the vectors that they may have), with an item and its blocks for each. */
 static size_t pieces_bytes(const banyan_device_limits *limits)
 {
     const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
@@ -138,7 +141,8 @@ static size_t pieces_bytes(const banyan_device_limits *limits)
            (sizeof(banyan_strip) + sizeof(cuda_item) + sizeof(int32_t));
 }
 
-/* The plan of a Hopper prefill with the list for its combine; *device: what of it goes there. */
+/* The plan of a Hopper prefill with the list for its combine; *device: what of it goes
+ * there. */
 static size_t tiles_bytes(const banyan_device_limits *limits, int processors, size_t *device)
 {
     const int64_t vectors = (int64_t)limits->heads * limits->rows;
@@ -161,8 +165,8 @@ static size_t room_bytes(const banyan_device_limits *limits, int processors)
     return larger_bytes(attend, CUDA_ROOM_BYTES);
 }
 
-/* Arguments of the largest call: attend with all its arrays and the kernel's list of its work, pack,
- * or share with its pointers. */
+/* Arguments of the largest call: attend with all its arrays and the kernel's list of its work,
+ * pack, or share with its pointers. */
 static size_t stage_bytes(const banyan_device_limits *limits, int processors)
 {
     const size_t heads = (size_t)limits->heads, strips = (size_t)limits->strips;
@@ -181,8 +185,8 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
     return aligned16(larger_bytes(larger_bytes(attend, pack), pointers)) + rounding;
 }
 
-/* Fixed-point sums are eight times as large as partials, but those of one part alone find room here: two
- * slots a multiprocessor, of CUDA_EXACT_VECTORS rows each. */
+/* Fixed-point sums are eight times as large as partials, but those of one part alone find room
+ * here: two slots a multiprocessor, of CUDA_EXACT_VECTORS rows each. */
 static size_t scratch_bytes(const banyan_device_limits *limits, int processors)
 {
     return (size_t)processors * CUDA_PARTS * CUDA_PART_ROWS *
@@ -199,7 +203,7 @@ void banyan_cuda_queue_bytes(const banyan_device_limits *limits, size_t *device,
     *host = CUDA_STAGES * stage + 2 * captured + room_bytes(limits, processors);
 }
 
-/* ---- open and close -------------------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------------------------- */
 
 void banyan_cuda_close(banyan_queue *queue)
 {
@@ -258,8 +262,8 @@ static const char *take_memory(banyan_queue *queue)
     return failed;
 }
 
-/* Code is brought to the device when it is first asked for, which takes milliseconds and which a stream
- * that is being captured does not allow. */
+/* Code is brought to the device when it is first asked for, which takes milliseconds and which
+ * a stream that is being captured does not allow. */
 static const char *load_kernels(banyan_queue *queue)
 {
     static const char *(*const portable[])(banyan_queue *) = {
@@ -321,7 +325,7 @@ void banyan_cuda_leave(int device)
     if (cudaGetDevice(&current) == cudaSuccess && current != device) cudaSetDevice(device);
 }
 
-/* ---- arguments ------------------------------------------------------------------------------- */
+/* ---- arguments --------------------------------------------------------------------------- */
 
 /* Where the bytes of a call go: *host to be filled, and copied to *device. */
 static const char *take_stage(banyan_queue *queue, size_t bytes, char **host, char **device,

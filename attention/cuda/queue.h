@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* queue.h - what the CUDA kernels share on the host: a stream with the memory that calls on it need,
- * the arguments of a call brought to the device, and errors as words. */
+/* queue.h - what the CUDA kernels share on the host: a stream with the memory that calls on it
+ * need, the arguments of a call brought to the device, and errors as words. */
 #ifndef BANYAN_ATTENTION_CUDA_QUEUE_H
 #define BANYAN_ATTENTION_CUDA_QUEUE_H
 
@@ -21,15 +21,16 @@ enum {
     CUDA_DECODE_PARTS = 64     /* of a batch, in one launch */
 };
 
-/* Arguments of one call. Page-locked, so that the copy to the device does not wait for the device. */
+/* Arguments of one call. Page-locked, so that the copy to the device does not wait for the
+ * device. */
 struct cuda_stage_host {
     char *bytes;
     cudaEvent_t copied; /* then the bytes may be written again */
     bool in_flight;
 };
 
-/* A tape is written to one of two places on the host while the other is copied. It has the end of what is
- * set aside for captured calls. */
+/* A tape is written to one of two places on the host while the other is copied. It has the end
+ * of what is set aside for captured calls. */
 struct cuda_tape {
     banyan_tape mode; /* OFF, RECORD or REWRITE */
     size_t used, at;  /* bytes of all calls; of those that went by */
@@ -44,7 +45,7 @@ struct banyan_queue : banyan_cuda_line {
     bool owns_stream;
     int device; /* where it was opened: current whenever something is queued */
     int multiprocessors;
-    int block_room; /* bytes of shared memory that a thread block may have, where it is asked for */
+    int block_room; /* bytes of shared memory that a thread block may ask for */
 
     void *scratch; /* what a call keeps between its kernels; of calls on this stream only */
     size_t scratch_bytes;
@@ -55,10 +56,10 @@ struct banyan_queue : banyan_cuda_line {
     size_t stage_bytes; /* of one call's arguments, at most */
     cuda_stage_host stage[CUDA_STAGES];
     int next_stage;
-    char *
-        arguments; /* device: one call's. The stream puts the next call's copy behind its kernels */
+    char *arguments; /* device: one call's; the next call's copy comes behind its kernels */
 
-    /* Calls in graphs: a replay reads host and device bytes again, so that they are never reused. */
+    /* Calls in graphs: a replay reads host and device bytes again, so that they are never
+     * reused. */
     char *captured_host, *captured_arguments;
     size_t captured_bytes, captured_used;
     cuda_tape tape;
@@ -71,10 +72,10 @@ const char *cuda_failed(cudaError_t error, const char *doing);
 /* This thread's text; printf's arguments. */
 const char *cuda_words(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* A host array of a call. cuda_stage sets `device` to where the kernels queued next will find it, until
- * the queue's next cuda_stage; 16-byte aligned. An array of 0 bytes gets an address that nobody reads.
- * carried (or NULL): where all of them are small they are written there, to be a parameter of the kernels,
- * which find them by carried_at. */
+/* A host array of a call. cuda_stage sets `device` to where the kernels queued next will find
+ * it, until the queue's next cuda_stage; 16-byte aligned. An array of 0 bytes gets an address
+ * that nobody reads. carried (or NULL): where all of them are small they are written there, to
+ * be a parameter of the kernels, which find them by carried_at. */
 struct cuda_array {
     const void *host;
     size_t bytes;
@@ -99,7 +100,8 @@ static inline size_t cuda_row_bytes(const banyan_queue *queue, int32_t value_dim
                                : banyan_partial_floats(value_dim) * sizeof(float);
 }
 
-/* Each file's kernels for the queue's shape, made ready (launch.h, cuda_prepare) when it is opened. */
+/* Each file's kernels for the queue's shape, made ready (launch.h, cuda_prepare) when it is
+ * opened. */
 const char *cuda_combine_open(banyan_queue *queue);
 const char *cuda_decode_open(banyan_queue *queue);
 const char *cuda_decode_hopper_open(banyan_queue *queue);

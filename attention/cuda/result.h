@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* result.h - where the result of a (query head, row) vector goes: to its head's partials, or, where the
- * head is all here, to out and lse. For device code. */
+/* result.h - where the result of a (query head, row) vector goes: to its head's partials, or,
+ * where the head is all here, to out and lse. For device code. */
 #ifndef BANYAN_ATTENTION_CUDA_RESULT_H
 #define BANYAN_ATTENTION_CUDA_RESULT_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* row.h - what the CUDA rows of kernels.def have in common: everything but attend. Their records are the
- * same bytes, so that a cache may be packed by one and read by the other. */
+/* row.h - what the CUDA rows of kernels.def have in common: everything but attend. Their
+ * records are the same bytes, so that a cache may be packed by one and read by the other. */
 #ifndef BANYAN_ATTENTION_CUDA_ROW_H
 #define BANYAN_ATTENTION_CUDA_ROW_H
 
@@ -33,8 +33,8 @@ static size_t cuda_record_bytes(const banyan_block_shape *shape)
            ((size_t)shape->block_tokens / record_tokens(shape->block_tokens));
 }
 
-/* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by reading the
- * cache; one with many, by arithmetic. Each has its kernel. */
+/* A call with few (head, row) vectors in each of its lists, as of a decoded token, is bound by
+ * reading the cache; one with many, by arithmetic. Each has its kernel. */
 static int cuda_is_decode(const banyan_batch *batch)
 {
     int32_t first = INT32_MAX, end = 0;
@@ -45,8 +45,8 @@ static int cuda_is_decode(const banyan_batch *batch)
         if (strip->first_row < first) first = strip->first_row;
         if (strip->first_row + strip->rows > end) end = strip->first_row + strip->rows;
     }
-    /* strips of blocks of 32 tokens have few vectors where a KV head has one query head; a tape's strips are
-     * not known when it is captured */
+    /* strips of blocks of 32 tokens have few vectors where a KV head has one query head; a
+     * tape's strips are not known when it is captured */
     return batch->vectors || batch->parts > 1 || end - first <= batch->shape.block_tokens;
 }
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The union is a merge of two ascending lists, but of whole runs at a time: while both cursors stand
- * on the same place, as far as their steps agree; and while one is behind, up to where the other
- * stands. Lists of neighbouring own blocks are made of the same progressions, cut at other places,
- * so that a few runs do; lists that are not would come out place by place, and are refused.
+/* The union is a merge of two ascending lists, but of whole runs at a time: while both cursors
+ * stand on the same place, as far as their steps agree; and while one is behind, up to where
+ * the other stands. Lists of neighbouring own blocks are made of the same progressions, cut at
+ * other places, so that a few runs do; lists that are not would come out place by place, and
+ * are refused.
  *
- * The result has its three modes one after the other, and nothing is known of their lengths before
- * the end of the merge: so it is done once for each mode. */
+ * The result has its three modes one after the other, and nothing is known of their lengths
+ * before the end of the merge: so it is done once for each mode. */
 #include "attention/cuda/spans.h"
 
 /* What is left of a list. */
@@ -55,7 +56,8 @@ static void append(struct writer *w, int32_t first, int32_t count, int32_t step,
     w->entries += count;
 }
 
-/* A step has so many entries: the last one may need companions, in the place of their neighbour. */
+/* A step has so many entries: the last one may need companions, in the place of their
+ * neighbour. */
 static void end_mode(struct writer *w, int32_t mode, int32_t begin)
 {
     cuda_list *const list = w->list;
@@ -96,7 +98,8 @@ static int32_t step_of(const struct span_cursor *c, int32_t count)
     return count == 1 ? 1 : c->span->step;
 }
 
-/* Writes the places that are in both lists (mode 0), in the first only (1), in the second only (2). */
+/* Writes the places that are in both lists (mode 0), in the first only (1), in the second only
+ * (2). */
 static void merge(struct span_cursor a, struct span_cursor b, int32_t mode, struct writer *w)
 {
     const int32_t begin = w->entries;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A worker that takes as much as its run has room for gets at least as far along the line as with any
- * other choice, and what is left after a place costs no more than what is left after a place before
- * it. So filling one worker after the other needs the fewest workers for a given length of runs,
- * and the shortest length for which they suffice is found by bisection.
+/* A worker that takes as much as its run has room for gets at least as far along the line as
+ * with any other choice, and what is left after a place costs no more than what is left after a
+ * place before it. So filling one worker after the other needs the fewest workers for a given
+ * length of runs, and the shortest length for which they suffice is found by bisection.
  *
  * It lies between total / workers and that plus (2 start + 1): a cut adds one start, and a
- * worker leaves at most `start` of its room unused, since start + 1 are enough for one block more. */
+ * worker leaves at most `start` of its room unused, since start + 1 are enough for one block
+ * more. */
 #include "attention/cuda/split.h"
 
-/* Deal the tiles to workers with `length` of room each; returns how many it takes, or `limit` + 1. With
- * `whole` no tile is cut, and a length that a tile does not fit in is no solution. */
+/* Deal the tiles to workers with `length` of room each; returns how many it takes, or `limit` +
+ * 1. With `whole` no tile is cut, and a length that a tile does not fit in is no solution. */
 static int32_t deal(const int32_t *blocks, int32_t tiles, int64_t length, int32_t start,
                     int whole, int32_t limit)
 {

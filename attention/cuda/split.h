@@ -1,24 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* split.h - the blocks of all tiles of a batch, cut into equal runs.
  *
- * A tile is something with a list of blocks. Lists lie end to end, and each worker (a thread block
- * that stays on its multiprocessor) reads one run of them, which may begin and end inside a tile:
+ * A tile is something with a list of blocks. Lists lie end to end, and each worker (a thread
+ * block that stays on its multiprocessor) reads one run of them, which may begin and end inside
+ * a tile:
  *
  *     tile     |-------- 0 --------|-- 1 --|------------- 2 -------------|3|---- 4 --|
  *     worker   |     0     |     1     |     2     |     3     |     4     |     5     |
  *     item           0         1     2   3     4         5           6       7 8    9
  *     slot           0         1     2   3     4         5           6       7 -1  -1
  *
- * An item is what one worker reads of one tile. One that is a whole tile writes the tile's result
- * itself (slot -1); of a tile that was cut, each item writes a partial to a slot, and since slots
- * ascend with the list, a combine of slots first .. first + count - 1 in this order gives the same
- * bits every time. A tile without blocks is an item without blocks: somebody must write that it is
- * empty.
+ * An item is what one worker reads of one tile. One that is a whole tile writes the tile's
+ * result itself (slot -1); of a tile that was cut, each item writes a partial to a slot, and
+ * since slots ascend with the list, a combine of slots first .. first + count - 1 in this order
+ * gives the same bits every time. A tile without blocks is an item without blocks: somebody
+ * must write that it is empty.
  *
- * Costs are counted in blocks read: starting an item (loading q, storing the result) costs `start`
- * of them, and the combine that any cut entails costs `cut`. The runs are such that the longest is as
- * short as it can be; tiles are left whole where that makes it at most `cut` longer. No run is shorter
- * than start + least for want of more to do, so that short lists are not cut into dust.
+ * Costs are counted in blocks read: starting an item (loading q, storing the result) costs
+ * `start` of them, and the combine that any cut entails costs `cut`. The runs are such that the
+ * longest is as short as it can be; tiles are left whole where that makes it at most `cut`
+ * longer. No run is shorter than start + least for want of more to do, so that short lists are
+ * not cut into dust.
  *
  * Plain C: the arithmetic is done by the host, for every batch. */
 #ifndef BANYAN_ATTENTION_CUDA_SPLIT_H
@@ -54,8 +56,8 @@ typedef struct cuda_split_costs {
     int32_t start, cut, least; /* least: 1 or more */
 } cuda_split_costs;
 
-/* The most that a split of `tiles` tiles over `workers` workers has. Every worker but the first adds at
- * most one item, by the cut before it; and that cut makes at most two slots. */
+/* The most that a split of `tiles` tiles over `workers` workers has. Every worker but the first
+ * adds at most one item, by the cut before it; and that cut makes at most two slots. */
 static inline int64_t cuda_split_items(int64_t tiles, int32_t workers)
 {
     return tiles ? tiles + workers - 1 : 0;
@@ -72,10 +74,10 @@ static inline int32_t cuda_split_cuts(int64_t tiles, int32_t workers)
 /* blocks [tiles]: of each list, 0 or more. workers: 1 or more. */
 void banyan_cuda_split(const int32_t *blocks, int32_t tiles, int32_t workers,
                        cuda_split_costs costs, cuda_split *out);
-/* Lists of several parts, tiles[p] of part p: each part's are cut as if it were alone, so that its bits do
- * not depend on the others, and all items are dealt to the workers, in order. Arrays of as many items,
- * slots and cuts as all parts have alone. A run is at most an item longer than an equal share. costs.start: 1
- * or more. */
+/* Lists of several parts, tiles[p] of part p: each part's are cut as if it were alone, so that
+ * its bits do not depend on the others, and all items are dealt to the workers, in order.
+ * Arrays of as many items, slots and cuts as all parts have alone. A run is at most an item
+ * longer than an equal share. costs.start: 1 or more. */
 void banyan_cuda_split_parts(const int32_t *blocks, const int32_t *tiles, int32_t parts,
                              int32_t workers, cuda_split_costs costs, cuda_split *out);
 

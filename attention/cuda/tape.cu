@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tape (attention/device.h): host code only.
  *
- * While calls are recorded, each takes its next place on the device's side, and nothing is copied: a graph
- * has addresses only. When the calls are made again, in the same order and with arguments of the same
- * sizes, they fill the same places on the host's side, and one copy brings them all. */
+ * While calls are recorded, each takes its next place on the device's side, and nothing is
+ * copied: a graph has addresses only. When the calls are made again, in the same order and with
+ * arguments of the same sizes, they fill the same places on the host's side, and one copy
+ * brings them all. */
 #include "attention/cuda/queue.h"
 
 const char *cuda_tape_open(banyan_queue *queue)

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Planning a call of the Hopper prefill: strips -> subtiles -> tiles -> items, in an order.
  *
- * To cut or not to cut: thread blocks that take tiles one after the other are done when the last one is,
- * which is found by letting them do so (a heap of the times at which they are free). If cutting all
- * lists into equal runs is done a tenth earlier, though its partials have to be combined, lists are cut.
- * For less they are not: equal runs are of all KV heads at once, whose records do not find room in the
- * L2 together, where tiles in order are of a few heads at a time. */
+ * To cut or not to cut: thread blocks that take tiles one after the other are done when the
+ * last one is, which is found by letting them do so (a heap of the times at which they are
+ * free). If cutting all lists into equal runs is done a tenth earlier, though its partials have
+ * to be combined, lists are cut. For less they are not: equal runs are of all KV heads at once,
+ * whose records do not find room in the L2 together, where tiles in order are of a few heads at
+ * a time. */
 #include "attention/cuda/tiles.h"
 #include "attention/cuda/record.h"
 #include "attention/cuda/spans.h"
 
 #include <string.h>
 
-/* Half of an H100's L2: what a few KV heads may fill, so that all tiles that read them find them there. */
+/* Half of an H100's L2: what a few KV heads may fill, so that all tiles that read them find
+ * them there. */
 enum { SECTION_BYTES = 25 << 20 };
 /* In steps: the start of an item, and a combine with its launch. */
 static const cuda_split_costs costs = {1, 3, 2};
@@ -29,7 +31,7 @@ struct planner {
     int32_t tiles;
 };
 
-/* ---- room ------------------------------------------------------------------------------------ */
+/* ---- room -------------------------------------------------------------------------------- */
 
 static void *take_planned(char *room, size_t *used, size_t bytes)
 {
@@ -75,7 +77,7 @@ size_t banyan_cuda_tiles_bytes(const cuda_tiles_limits *limits, size_t *device_b
     return lay_out(limits, NULL, device_bytes, &planner, &tiles);
 }
 
-/* ---- sorting ----------------------------------------------------------------------------------- */
+/* ---- sorting ----------------------------------------------------------------------------- */
 
 typedef int (*before_fn)(const struct planner *p, int32_t a, int32_t b);
 
@@ -122,7 +124,8 @@ static void sort_tiles(struct planner *p, int32_t *order, int32_t count, before_
     }
 }
 
-/* Strips whose lists are alike become neighbours: of one table and pattern, in the order of rows. */
+/* Strips whose lists are alike become neighbours: of one table and pattern, in the order of
+ * rows. */
 static int strip_before(const struct planner *p, int32_t a, int32_t b)
 {
     const banyan_strip *const x = &p->batch->strip[a], *const y = &p->batch->strip[b];
@@ -141,7 +144,7 @@ static int tile_before(const struct planner *p, int32_t a, int32_t b)
     return a < b;
 }
 
-/* ---- tiles ----------------------------------------------------------------------------------- */
+/* ---- tiles ------------------------------------------------------------------------------- */
 
 static int32_t heads_of(const banyan_strip *strip)
 {
@@ -256,10 +259,10 @@ static void make_tiles(struct planner *p, cuda_tiles *out)
     }
 }
 
-/* ---- order ----------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------- */
 
-/* Tables in ascending order, as many to a section as the L2 has room for. The longest list stands for all
- * that is read of a table. */
+/* Tables in ascending order, as many to a section as the L2 has room for. The longest list
+ * stands for all that is read of a table. */
 static void make_sections(struct planner *p)
 {
     const banyan_block_shape *const shape = &p->batch->shape;
@@ -285,7 +288,8 @@ static void make_sections(struct planner *p)
     }
 }
 
-/* When the last of the workers is done, each of which takes the next tile as soon as it is free. */
+/* When the last of the workers is done, each of which takes the next tile as soon as it is
+ * free. */
 static int64_t uncut_length(struct planner *p, int32_t workers)
 {
     int64_t last = 0, *const until = p->until;
@@ -304,8 +308,8 @@ static int64_t uncut_length(struct planner *p, int32_t workers)
     return last;
 }
 
-/* Nothing is done before total / workers, and tiles in order before that and the longest of them: where
- * these are no tenth apart, nobody needs to look closer. */
+/* Nothing is done before total / workers, and tiles in order before that and the longest of
+ * them: where these are no tenth apart, nobody needs to look closer. */
 static int is_worth_cutting(struct planner *p, int32_t workers)
 {
     int64_t total = 0, longest = 0;

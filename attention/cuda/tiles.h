@@ -1,25 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tiles.h - what thread blocks of the Hopper prefill work on, planned on the host for every call.
+/* tiles.h - what thread blocks of the Hopper prefill work on, planned on the host for every
+ * call.
  *
- * The vectors of a strip, (head, row) with the head slowest, are cut into subtiles of 64, one for each
- * consumer warpgroup. A tile is two subtiles of one table of blocks; it goes through the blocks that
- * either of them reads in steps of 128 keys, which are two blocks (of 32 tokens: four):
+ * The vectors of a strip, (head, row) with the head slowest, are cut into subtiles of 64, one
+ * for each consumer warpgroup. A tile is two subtiles of one table of blocks; it goes through
+ * the blocks that either of them reads in steps of 128 keys, which are two blocks (of 32
+ * tokens: four):
  *
- *     subtile 0 reads   0 1 2 3 4 5 6 .           (the block of its rows is 6, the other's is 7)
+ *     subtile 0 reads   0 1 2 3 4 5 6 .          (the block of its rows is 6, the other's is 7)
  *     subtile 1 reads   0 1 2 3 4 5 6 7
  *
- *     entries   0 1 | 2 3 | 4 5 | 6 - | 7 -       a step is two entries; "-" is nothing, to make it two
+ *     entries   0 1 | 2 3 | 4 5 | 6 - | 7 -    a step is two entries; "-" fills it up
  *     mode      both ..           both  only 1
  *
- * Steps that both read come first, then those that only subtile 0 reads, then those of subtile 1: so a
- * step is of one mode, and nobody multiplies with values of blocks that he does not read. Two subtiles of
- * one strip have one list; those of neighbouring own blocks differ at the ends of theirs, and lists
- * that have little in common stay with tiles of one subtile.
+ * Steps that both read come first, then those that only subtile 0 reads, then those of subtile
+ * 1: so a step is of one mode, and nobody multiplies with values of blocks that he does not
+ * read. Two subtiles of one strip have one list; those of neighbouring own blocks differ at the
+ * ends of theirs, and lists that have little in common stay with tiles of one subtile.
  *
- * An item is a tile, or a piece of one's steps, whose results go to a slot of scratch as partials. A run is
- * the items that one thread block takes at a time; runs are taken in order. Lists that are too long for a
- * balance are cut (split.h), and a run is then one block's whole work. Otherwise a run is one tile: a few
- * KV heads after the other, as many as the L2 has room for, and among them long tiles first.
+ * An item is a tile, or a piece of one's steps, whose results go to a slot of scratch as
+ * partials. A run is the items that one thread block takes at a time; runs are taken in order.
+ * Lists that are too long for a balance are cut (split.h), and a run is then one block's whole
+ * work. Otherwise a run is one tile: a few KV heads after the other, as many as the L2 has room
+ * for, and among them long tiles first.
  *
  * Plain C, read by the kernel as well. */
 #ifndef BANYAN_ATTENTION_CUDA_TILES_H
@@ -37,7 +40,8 @@ enum { CUDA_SUBTILE = 64, CUDA_SUBTILES = 2, CUDA_STEP_KEYS = 128, CUDA_MOST_STE
 /* Blocks of a step, whose records have so many tokens. */
 #define CUDA_STEP(record_tokens) (CUDA_STEP_KEYS / (int32_t)(record_tokens))
 
-/* Entries first_entry .. of a tile's list, up to those of its next span: places first, first + step, .. */
+/* Entries first_entry .. of a tile's list, up to those of its next span: places first, first +
+ * step, .. */
 typedef struct cuda_span {
     int32_t first_entry, first, step;
     int32_t how; /* banyan_span.masked << CUDA_MASK_BITS * subtile; CUDA_NOTHING */
@@ -76,7 +80,8 @@ typedef struct cuda_tiles_limits {
     int32_t workers; /* thread blocks at a time: multiprocessors */
 } cuda_tiles_limits;
 
-/* Bytes of host memory that planning takes, results and all, and how many of them the device gets. */
+/* Bytes of host memory that planning takes, results and all, and how many of them the device
+ * gets. */
 size_t banyan_cuda_tiles_bytes(const cuda_tiles_limits *limits, size_t *device_bytes);
 
 /* room: that many bytes, 16-byte aligned, for a call within `limits`; the results lie in it. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wgmma.h - matrix products of a warpgroup (four warps, 128 threads), which the SM computes by itself
- * while the threads go on; PTX ISA 9.0, section 9.7.15. sm_90a. With ptx.h, the vocabulary of the Hopper
- * kernels; tests/emu has the same functions in plain C++.
+/* wgmma.h - matrix products of a warpgroup (four warps, 128 threads), which the SM computes by
+ * itself while the threads go on; PTX ISA 9.0, section 9.7.15. sm_90a. With ptx.h, the
+ * vocabulary of the Hopper kernels; tests/emu has the same functions in plain C++.
  *
  * d [64][N] = a [64][16] b [16][N] (+ d): fp32 sums of 16-bit numbers. Of d, thread t of the
  * warpgroup (warp w = t / 32, lane l = t % 32) has, for column group j = 0 .. N / 8 - 1,
@@ -9,25 +9,29 @@
  *     d[4 j], d[4 j + 1]        row 16 w + l / 4,       columns 8 j + 2 (l % 4) and the next
  *     d[4 j + 2], d[4 j + 3]    row 16 w + l / 4 + 8,   the same columns
  *
- * and of an a in registers: a[0], a[1] rows 16 w + l / 4 and + 8 of columns 2 (l % 4) and the next, a[2],
- * a[3] those of columns + 8, which is what four numbers of two neighbouring column groups of a d are,
- * rounded: the weights go from one product to the next without leaving their threads.
+ * and of an a in registers: a[0], a[1] rows 16 w + l / 4 and + 8 of columns 2 (l % 4) and the
+ * next, a[2], a[3] those of columns + 8, which is what four numbers of two neighbouring column
+ * groups of a d are, rounded: the weights go from one product to the next without leaving their
+ * threads.
  *
- * Order: a product is asynchronous from wgmma_ss or _rs to a wgmma_wait that covers its group. Until then
- * its d, its a in registers, and what its descriptors name may not be touched, though another product
- * may add to the same d. wgmma_fence comes before the first product, and again whenever the threads have
- * touched the registers of a product since. What threads stored to shared memory needs shared_written. */
+ * Order: a product is asynchronous from wgmma_ss or _rs to a wgmma_wait that covers its group.
+ * Until then its d, its a in registers, and what its descriptors name may not be touched,
+ * though another product may add to the same d. wgmma_fence comes before the first product, and
+ * again whenever the threads have touched the registers of a product since. What threads stored
+ * to shared memory needs shared_written. */
 #ifndef BANYAN_ATTENTION_CUDA_WGMMA_H
 #define BANYAN_ATTENTION_CUDA_WGMMA_H
 
 #include "attention/cuda/ptx.h"
 
-/* A matrix in shared memory, made of pieces of 8 rows of 128 bytes with the 128-byte swizzle (record.h: a
- * panel is 8 of them, one after the other), each 1024-byte aligned.
- *   K-major (a, and b of wgmma_ss): a row of a piece is one row of a, one column of b, with 64 numbers
- *     along k. stride_bytes: from 8 rows to the next 8. leading_bytes is not used. 16 numbers further
- *     along k is `shared` + 32.
- *   MN-major (b of wgmma_rs): a row of a piece is one k, with 64 columns. stride_bytes: from 8 ks to the
+/* A matrix in shared memory, made of pieces of 8 rows of 128 bytes with the 128-byte swizzle
+ * (record.h: a panel is 8 of them, one after the other), each 1024-byte aligned.
+ *   K-major (a, and b of wgmma_ss): a row of a piece is one row of a, one column of b, with 64
+ *   numbers
+ *     along k. stride_bytes: from 8 rows to the next 8. leading_bytes is not used. 16 numbers
+ *     further along k is `shared` + 32.
+ *   MN-major (b of wgmma_rs): a row of a piece is one k, with 64 columns. stride_bytes: from 8
+ *   ks to the
  *     next 8; leading_bytes: from 64 columns to the next 64. */
 PTX_FN uint64_t wgmma_descriptor(uint32_t shared, uint32_t leading_bytes, uint32_t stride_bytes)
 {
@@ -62,8 +66,8 @@ template <int PENDING> PTX_FN void wgmma_wait() /* all but the last PENDING grou
 #define WGMMA_D_32 WGMMA_D16(0), WGMMA_D16(16)
 #define WGMMA_D_64 WGMMA_D_32, WGMMA_D16(32), WGMMA_D16(48)
 
-/* For N columns and D = N / 2 sums a thread: the operands after d are %D and on. The zeros and ones at
- * the end say: a and b not negated; b (and a, of ss) K-major, or b MN-major (of rs). */
+/* For N columns and D = N / 2 sums a thread: the operands after d are %D and on. The zeros and
+ * ones at the end say: a and b not negated; b (and a, of ss) K-major, or b MN-major (of rs). */
 #define WGMMA_DEFINE(N, D, P0, P1, P2, P3, P4, P5, TYPE, NAME)                                 \
     PTX_FN void wgmma_ss_of(float(&d)[D], uint64_t a, uint64_t b, int accumulate, TYPE)        \
     {                                                                                          \

@@ -9,8 +9,8 @@
 
 enum { MOST_STAGES = 4 };
 
-/* Who does what, and where it lies: q, notes for each vector, and as many steps on their way as the GPU has
- * room for. */
+/* Who does what, and where it lies: q, notes for each vector, and as many steps on their way as
+ * the GPU has room for. */
 template <typename B, int TILES> struct wide_plan {
     enum {
         WARPS = TILES == 1 ? 4 : 8,
@@ -38,8 +38,8 @@ template <typename B, int TILES> struct wide_plan {
     static_assert(ROWS * B::STEP * 2 <= B::K_TILE - B::WEIGHTS, "weights where keys were");
 };
 
-/* [GROUPS][ROWS] each; the last one [ROWS]. In the end sums of weights, [4][ROWS], are where the first
- * are. */
+/* [GROUPS][ROWS] each; the last one [ROWS]. In the end sums of weights, [4][ROWS], are where
+ * the first are. */
 template <typename B, int TILES> struct wide_notes {
     float *most;   /* the largest score that a group found */
     float *scale;  /* .. and the largest scale of a value that the vector sees */
@@ -52,8 +52,8 @@ template <typename B, int TILES> PTX_FN wide_notes<B, TILES> notes_of_block()
     return {notes, notes + P::GROUPS * P::ROWS, notes + 2 * P::GROUPS * P::ROWS};
 }
 
-/* What a thread knows: of rows lane / 4 + 8 r of each tile, and of those of the tile whose scores its warp
- * has. */
+/* What a thread knows: of rows lane / 4 + 8 r of each tile, and of those of the tile whose
+ * scores its warp has. */
 template <typename B, int TILES> struct wide_rows {
     float o[TILES][wide_plan<B, TILES>::DIMS / 8][4];
     float m[TILES][2], unit[TILES][2]; /* unit: of o, where values have scales */
@@ -140,7 +140,7 @@ PTX_FN void bring_step(uint32_t stage, const unsigned char *record, int step)
         async_copy16(stage + (uint32_t)at, record + B::record_at(step, at));
 }
 
-/* ---- a step ---------------------------------------------------------------------------------- */
+/* ---- a step ------------------------------------------------------------------------------ */
 
 /* Scores of the warp's tile with its tokens, `first` .. of the step: fragments of 16 x 8. */
 template <typename B, int TILES>
@@ -168,8 +168,8 @@ PTX_FN void score_step(float (&s)[wide_plan<B, TILES>::EACH / 8][4], uint32_t st
         for (int i = 0; i < 4; i++) s[n][i] += odd[n][i];
 }
 
-/* Scores in base 2, -inf where a row does not see the token; and what the warp found, to the notes. token:
- * of the block, of the thread's first score. */
+/* Scores in base 2, -inf where a row does not see the token; and what the warp found, to the
+ * notes. token: of the block, of the thread's first score. */
 template <typename B, int TILES>
 PTX_FN void note_scores(const decode_call &call, const banyan_strip *strip,
                         const decode_entry &entry, const wide_rows<B, TILES> &rows,

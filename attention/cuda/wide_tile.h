@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wide_tile.h - a step of attend_wide.cu in shared memory, some tokens of a record, and its numbers as
- * operands. For device code.
+/* wide_tile.h - a step of attend_wide.cu in shared memory, some tokens of a record, and its
+ * numbers as operands. For device code.
  *
- * A step has its panels one behind the other, as its record has, with as many rows as it has tokens: since
- * rows are swizzled by their number's low bits, a run of 8 rows or more of a panel is copied as it is.
+ * A step has its panels one behind the other, as its record has, with as many rows as it has
+ * tokens: since rows are swizzled by their number's low bits, a run of 8 rows or more of a
+ * panel is copied as it is.
  *
- * e4m3 becomes fp16 on the way, its scales are treated as in decode_tile.h, and q is in the order that its
- * keys' bytes have (record.h). */
+ * e4m3 becomes fp16 on the way, its scales are treated as in decode_tile.h, and q is in the
+ * order that its keys' bytes have (record.h). */
 #ifndef BANYAN_ATTENTION_CUDA_WIDE_TILE_H
 #define BANYAN_ATTENTION_CUDA_WIDE_TILE_H
 
 #include "attention/cuda/ptx.h"
 #include "attention/cuda/record.h"
 
-/* Place of a 16-bit number in panels of `rows` rows of 64 numbers: of q and, by TOKENS, of a step. */
+/* Place of a 16-bit number in panels of `rows` rows of 64 numbers: of q and, by TOKENS, of a
+ * step. */
 PTX_FN uint32_t wide_at(uint32_t rows, uint32_t row, uint32_t d)
 {
     return d / 64 * (rows * 128) + record_swizzle(row, d % 64 * 2);
@@ -59,7 +61,8 @@ template <typename T, int KEYS, int VALUES, bool IN_KEY, int HEIGHT> struct wide
     {
         return d;
     }
-    /* s, odd: two fragments of 8 tokens each, from `token` on; += q of dims d .. d + 31, in two steps. */
+    /* s, odd: two fragments of 8 tokens each, from `token` on; += q of dims d .. d + 31, in two
+     * steps. */
     static __device__ __forceinline__ void keys(float (*s)[4], float (*odd)[4],
                                                 const uint32_t (&q)[2][4], uint32_t stage,
                                                 int token, int d, int lane)

@@ -4,12 +4,13 @@
  *     bytes   blocks that the last row reads x block_tokens x 2 dim x format
  *     flops   (query row, token) pairs that are visible x 4 dim
  *
- * Time is the device's own clock, from before the first of some calls to after the last, by their
- * number. A decode step is recorded as a graph where the library lets it be, and replayed: then the
- * host's part is not in it. Each repetition of a prefill is a pass over the sequence from an empty
- * cache, its appends included.
+ * Time is the device's own clock, from before the first of some calls to after the last, by
+ * their number. A decode step is recorded as a graph where the library lets it be, and
+ * replayed: then the host's part is not in it. Each repetition of a prefill is a pass over the
+ * sequence from an empty cache, its appends included.
  *
- * Every call brings the same random chunk of tokens: they cost what any cost. q, k, v and out are bf16. */
+ * Every call brings the same random chunk of tokens: they cost what any cost. q, k, v and out
+ * are bf16. */
 #include "launch/bench/device.h"
 
 #include "launch/data.h"
@@ -185,7 +186,8 @@ static banyan_status time_prefill(device_work *w)
     return status;
 }
 
-/* From the plan and the pairs that the cache counted in the last pass, or of one decoded row. */
+/* From the plan and the pairs that the cache counted in the last pass, or of one decoded
+ * row. */
 static banyan_status count_work(device_work *w, device_result *out)
 {
     const banyan_spec *s = banyan_plan_spec(w->plan);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rows for GPUs: decode by the bandwidth of memory, prefill by the rate of matrix products.
  *
- * Bars of decode rows are fractions of what a copy reaches; of prefill rows, of what cuBLAS reaches,
- * which attention with its softmax cannot. The engine attends causally: "full" rows are the last of a
- * sequence, which see nearly all of it. "cuts" has a block for each of the 132 processors of an H100:
- * what remains is starting kernels and combining 132 partials. */
+ * Bars of decode rows are fractions of what a copy reaches; of prefill rows, of what cuBLAS
+ * reaches, which attention with its softmax cannot. The engine attends causally: "full" rows
+ * are the last of a sequence, which see nearly all of it. "cuts" has a block for each of the
+ * 132 processors of an H100: what remains is starting kernels and combining 132 partials. */
 #include "launch/bench/device.h"
 
 #define LLAMA .layers = 1, .heads = 32, .kv_heads = 8, .dim = 128

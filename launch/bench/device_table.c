@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of `banyan bench --device cuda`: the bound of a row stands before what was measured. A row
- * for which the device has too little memory says so, and the next one follows. */
+/* The table of `banyan bench --device cuda`: the bound of a row stands before what was
+ * measured. A row for which the device has too little memory says so, and the next one
+ * follows. */
 #include "launch/bench/device.h"
 #include "launch/columns.h"
 

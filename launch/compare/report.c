@@ -33,7 +33,8 @@ double compare_recall(const comparison *c, const compared *p)
     return cells ? (double)found / (double)cells : 0;
 }
 
-/* Are a pattern's cells predicted at all? Those of a checkpoint are not, nor is every choice. */
+/* Are a pattern's cells predicted at all? Those of a checkpoint are not, nor is every
+ * choice. */
 static bool is_predicted(const compared *p)
 {
     const json_t *first = json_array_get(results_all(p->e.results), 0);

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A decoded token on one rank's device as one graph: what the host asks for is the same each time, some
- * twenty kernels and products a layer, and only where the token is and what its id is differ, which
- * kernels read from the device's memory, as the library does (banyan_cache_step):
+/* A decoded token on one rank's device as one graph: what the host asks for is the same each
+ * time, some twenty kernels and products a layer, and only where the token is and what its id
+ * is differ, which kernels read from the device's memory, as the library does
+ * (banyan_cache_step):
  *
  *     once        begin capture;  banyan_cache_step;  layers and head;  end capture
- *     each token  banyan_cache_step, whose lists are one copy in;  the token's place and id, one copy in;
- *                 replay;  its choice, or that and the logits, one copy out
+ *     each token  banyan_cache_step, whose lists are one copy in;  its place and id in
+ *                 another; replay;  its choice, or that and the logits, one copy out
  *
- * The first token goes without: what is opened at its first use (cuBLAS) may not be opened in a capture.
- * What cannot be captured is done call by call, as before: more ranks, whose messages pass through the
- * host, experts, which the host chooses, layers with further readings, probes, more rows. */
+ * The first token goes without: what is opened at its first use (cuBLAS) may not be opened in a
+ * capture. What cannot be captured is done call by call, as before: more ranks, whose messages
+ * pass through the host, experts, which the host chooses, layers with further readings, probes,
+ * more rows. */
 #include "launch/model/runner.h"
 
 static bool is_possible(const model *m)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The angle per token of a pair of dims, before a kind of scaling changes it (RoFormer, section 3.2.2). */
+/* The angle per token of a pair of dims, before a kind of scaling changes it (RoFormer, section
+ * 3.2.2). */
 #include "launch/model/rope.h"
 
 #include <math.h>

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* steps.h - what is done to activations between matrices and attention, by the processor in whose
- * memory they lie.
+/* steps.h - what is done to activations between matrices and attention, by the processor in
+ * whose memory they lie.
  *
- * Knows: rows of fp32 numbers and the formulas of family.h. Refuses to know: ranks, layers, which
- * step follows which (that is the layer program's, layers.c), and matrices (device.h, product).
+ * Knows: rows of fp32 numbers and the formulas of family.h. Refuses to know: ranks, layers,
+ * which step follows which (that is the layer program's, layers.c), and matrices (device.h,
+ * product).
  *
- * A processor is a row of functions: the CPU's is in rows.c, CUDA's in launch/cuda_steps.cu, which
- * queues kernels on the device's stream; there pointers are the device's, where nothing else is said.
- * Steps return nothing: what a device could not do is said by its next copy or wait (device.h). */
+ * A processor is a row of functions: the CPU's is in rows.c, CUDA's in launch/cuda_steps.cu,
+ * which queues kernels on the device's stream; there pointers are the device's, where nothing
+ * else is said. Steps return nothing: what a device could not do is said by its next copy or
+ * wait (device.h). */
 #ifndef BANYAN_STEPS_H
 #define BANYAN_STEPS_H
 
@@ -58,8 +60,8 @@ typedef struct step_norm {
     const float *weight, *bias;
 } step_norm;
 
-/* A rectangle, `width` numbers of each of `rows` rows, from one place to another. Those of one call
- * do not overlap. */
+/* A rectangle, `width` numbers of each of `rows` rows, from one place to another. Those of one
+ * call do not overlap. */
 typedef struct step_move {
     const float *from;
     float *to;
@@ -69,8 +71,8 @@ typedef struct step_move {
 } step_move;
 enum { STEP_MOVES = 64 }; /* of one call, at most */
 
-/* In each of `rows` rows, `stride` numbers apart, the same `heads` heads of `dim` numbers: their norm,
- * then rotation by the row's `turn` [rows][cos, sin][pairs]; NULL: none. */
+/* In each of `rows` rows, `stride` numbers apart, the same `heads` heads of `dim` numbers:
+ * their norm, then rotation by the row's `turn` [rows][cos, sin][pairs]; NULL: none. */
 typedef struct step_heads {
     float *x;
     int64_t rows, stride;
@@ -84,8 +86,8 @@ typedef struct step_row {
     /* x [rows][width] = scale * the rows `ids` of the table */
     void (*embed)(void *own, const step_table *table, const uint32_t *ids, int32_t rows,
                   int64_t width, float scale, float *x);
-    /* h [rows][width] = norm(x), row by row; may be in place. narrow: the same in bf16, as `narrow` rounds,
-     * or NULL (the CPU leaves it out) */
+    /* h [rows][width] = norm(x), row by row; may be in place. narrow: the same in bf16, as
+     * `narrow` rounds, or NULL (the CPU leaves it out) */
     void (*norm)(void *own, const step_norm *n, const float *x, int64_t rows, int64_t width,
                  float *h, uint16_t *narrow);
     void (*move)(void *own, const step_move *list, int count); /* to = from */
@@ -100,13 +102,15 @@ typedef struct step_row {
     /* turn [rows][cos, sin][pairs] for tokens *at, *at + 1, .. */
     void (*turns)(void *own, const step_rope *r, const int64_t *at, int32_t rows, float *turn);
     void (*heads)(void *own, const step_heads *h);
-    /* -infinity to some columns of logits [rows][count]; those that are not in it are left out */
+    /* -infinity to some columns of logits [rows][count]; those that are not in it are left
+     * out */
     void (*silence)(void *own, float *logits, int32_t rows, int64_t count, int64_t first,
                     const int32_t *ids, int32_t dummies);
     /* choice [rows]: of logits [rows][count], whose column 0 is id `first` */
     void (*choose)(void *own, const float *logits, int32_t rows, int64_t count, int64_t first,
                    uint64_t *choice);
-    /* to = x in bf16, rounded to nearest, ties to even. Asked only of devices that are apart. */
+    /* to = x in bf16, rounded to nearest, ties to even. Asked only of devices that are
+     * apart. */
     void (*narrow)(void *own, const float *x, int64_t count, uint16_t *to);
 } step_row;
 

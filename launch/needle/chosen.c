@@ -7,9 +7,9 @@
  *     query of t    e(x_t) e(x_t-1) e(x_t-2) on pairs 15 .. 62, the null's on pair 63
  *     key of s      e(x_s-1) e(x_s-2) e(x_s-3), or a null token's; both turned by their place
  *
- * What the checkpoint and the cache round is rounded here as well: the bounds of all blocks differ
- * by little more. Where fp32 may round a number to the other side, or adds up to something else,
- * two scores are too near to tell: CHOSEN_NEAR. */
+ * What the checkpoint and the cache round is rounded here as well: the bounds of all blocks
+ * differ by little more. Where fp32 may round a number to the other side, or adds up to
+ * something else, two scores are too near to tell: CHOSEN_NEAR. */
 #include "launch/needle/chosen.h"
 
 #include <math.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* chosen.h - which blocks and tokens heads of the constructed model choose by what is in them.
  *
- * Knows: its queries and keys, the definitions of the patterns that choose. Refuses to know: how
- * the engine does it. */
+ * Knows: its queries and keys, the definitions of the patterns that choose. Refuses to know:
+ * how the engine does it. */
 #ifndef BANYAN_NEEDLE_CHOSEN_H
 #define BANYAN_NEEDLE_CHOSEN_H
 
@@ -29,8 +29,8 @@ void chosen_close(chosen *c); /* NULL: nothing */
 
 void chosen_ask(chosen *c); /* the predictor has another question now */
 
-/* Does the row choose `token`, or its block? Rows of the question are read at once, those behind
- * them one by one. */
+/* Does the row choose `token`, or its block? Rows of the question are read at once, those
+ * behind them one by one. */
 chosen_result chosen_reads(chosen *c, const choice_law *law, int64_t row, int64_t token);
 
 #endif

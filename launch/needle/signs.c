@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What layer 0 of the constructed model knows of a token: its own id and those 1, 2 and 3 tokens
- * before it, or what heads copy in their place that do not read them (predict.c). */
+/* What layer 0 of the constructed model knows of a token: its own id and those 1, 2 and 3
+ * tokens before it, or what heads copy in their place that do not read them (predict.c). */
 #include "launch/needle/needle.h"
 
 #include <math.h>

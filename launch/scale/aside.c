@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A second thread to compute in, while this one exchanges: MPI is called by the main thread only, and
- * moves large messages only while it is called. The thread stays, and so do the threads that it
- * computes with. */
+/* A second thread to compute in, while this one exchanges: MPI is called by the main thread
+ * only, and moves large messages only while it is called. The thread stays, and so do the
+ * threads that it computes with. */
 #include "launch/scale/scale.h"
 
 #include <pthread.h>

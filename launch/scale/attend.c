@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The methods that are plans of this library. Decoding: the cache is filled once, without attending,
- * and a step is the last token's row through all layers. Prefill: a step is all chunks of a fresh
- * cache, one after another as they come, without a barrier. */
+/* The methods that are plans of this library. Decoding: the cache is filled once, without
+ * attending, and a step is the last token's row through all layers. Prefill: a step is all
+ * chunks of a fresh cache, one after another as they come, without a barrier. */
 #include "launch/scale/scale.h"
 
 #include <stdlib.h>
@@ -117,8 +117,8 @@ static banyan_status attend_prepare(scale_case *c)
     return single_create(c->plan, device_stream(c->t->j->device), &c->cache, &c->sequence);
 }
 
-/* On a device a call returns before it is done, so that computing and merging are not told apart there:
- * what is called computing is then all of this rank's step. */
+/* On a device a call returns before it is done, so that computing and merging are not told
+ * apart there: what is called computing is then all of this rank's step. */
 static banyan_status attend_step(scale_case *c, double *compute)
 {
     const double start = now_seconds();

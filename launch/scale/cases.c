@@ -2,12 +2,12 @@
 /* Which cases there are: for each context length, each number of ranks, each method.
  *
  *     strong, nodes   S = tokens                  the whole is fixed
- *     weak            S = tokens x P              tokens of a rank are fixed: its memory, and, when
- *                                                 decoding, its work
- *     weak-work       S = tokens x sqrt(P)        S^2 / P is fixed: a rank's work in a dense prefill
+ *     weak            S = tokens x P              tokens of a rank are fixed: its memory, and,
+ *                                                 when decoding, its work
+ *     weak-work       S = tokens x sqrt(P)        S^2 / P is fixed: its work in a dense prefill
  *
- * A case of n ranks takes the first n of the job; in a node sweep, the first ranks of each of the
- * first nodes. Rank 0 is in every case. */
+ * A case of n ranks takes the first n of the job; in a node sweep, the first ranks of each of
+ * the first nodes. Rank 0 is in every case. */
 #include "launch/scale/scale.h"
 
 #include <math.h>

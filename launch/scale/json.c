@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A case as a line of JSON: every figure of the table, in seconds and bytes, and what it was. */
+/* A case as a line of JSON: every figure of the table, in seconds and bytes, and what it
+ * was. */
 #include "launch/scale/scale.h"
 
 #include <inttypes.h>

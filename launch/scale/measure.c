@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Measuring a case. Ranks begin each step together; a step has taken as long as its slowest rank.
+/* Measuring a case. Ranks begin each step together; a step has taken as long as its slowest
+ * rank.
  *
  *     time           seconds of a step, the most over ranks
  *     compute        seconds in which a rank computed in it: most and mean over ranks
  *     communication  time - most compute: what computing does not explain, waiting included
  *
- * each the median over the steps. Warm-up steps are left out; the first of them, and in decoding one
- * more after the last, are watched: their outputs are hashed, and must have the same bits. */
+ * each the median over the steps. Warm-up steps are left out; the first of them, and in
+ * decoding one more after the last, are watched: their outputs are hashed, and must have the
+ * same bits. */
 #include "launch/scale/scale.h"
 
 #include <math.h>
@@ -90,7 +92,8 @@ static void summarise_samples(samples *s, scale_line *line)
 
 /* ---- memory ---- */
 
-/* The most that was resident since the last reset. Where the kernel cannot reset it, since ever. */
+/* The most that was resident since the last reset. Where the kernel cannot reset it, since
+ * ever. */
 static void reset_peak(void)
 {
     FILE *f = fopen("/proc/self/clear_refs", "w");

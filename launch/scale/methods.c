@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The methods that are compared, ours first. Tree Attention as published: every head over all ranks,
- * three all-reduces, the result on all of them. Decode context parallelism as it is deployed (Helix,
- * arXiv 2507.07120; vLLM's dcp): every head over all ranks, and each rank sends each home the partials
- * of all of its heads in one message, so that rank r ends up with an equal share of the heads. */
+/* The methods that are compared, ours first. Tree Attention as published: every head over all
+ * ranks, three all-reduces, the result on all of them. Decode context parallelism as it is
+ * deployed (Helix, arXiv 2507.07120; vLLM's dcp): every head over all ranks, and each rank
+ * sends each home the partials of all of its heads in one message, so that rank r ends up with
+ * an equal share of the heads. */
 #include "launch/scale/scale.h"
 
 #include <string.h>

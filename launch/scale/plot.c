@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Time and efficiency against ranks, a curve per method and the ideal one, a row of two plots per
- * context length. What was measured with more threads than cores has hollow points. */
+/* Time and efficiency against ranks, a curve per method and the ideal one, a row of two plots
+ * per context length. What was measured with more threads than cores has hollow points. */
 #include "launch/scale/scale.h"
 
 #include <inttypes.h>
@@ -28,7 +28,8 @@ static void data(const scale_task *t, int64_t base, const scale_method *m, bool 
     fputs("e\n", out);
 }
 
-/* The time that a perfect machine would take: as on one rank, divided (strong) or kept (weak). */
+/* The time that a perfect machine would take: as on one rank, divided (strong) or kept
+ * (weak). */
 static void ideal(const scale_task *t, int64_t base, FILE *out)
 {
     const scale_line *first = NULL;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a step should take: the slowest rank's computing by what the kernel was measured to do, and the
- * merge by the plan's own cost model with the measured links,
+/* What a step should take: the slowest rank's computing by what the kernel was measured to do,
+ * and the merge by the plan's own cost model with the measured links,
  *
- *     decode    layers x t(bytes of a layer)      t(): measured at some sizes, linear in between
+ *     decode    layers x t(bytes of a layer)      t(): measured at some sizes, else linear
  *     prefill   pairs x seconds of a pair + bytes appended x seconds of a byte, chunk by chunk
  *
- * Ranks of a machine share its memory: figures of one rank alone and of all at once are measured, and
- * what lies between is taken on the line through both. */
+ * Ranks of a machine share its memory: figures of one rank alone and of all at once are
+ * measured, and what lies between is taken on the line through both. */
 #include "launch/scale/scale.h"
 
 #include <math.h>
@@ -194,8 +194,8 @@ static banyan_status is_worth(const advice *a, int32_t i, int64_t tokens, bool *
     return status;
 }
 
-/* From which context on, to about 10 %, count[i] is worth having at every length up to the longest that
- * is looked at. 0: not at the longest. */
+/* From which context on, to about 10 %, count[i] is worth having at every length up to the
+ * longest that is looked at. 0: not at the longest. */
 static banyan_status worth_from(const advice *a, int32_t i, int64_t *tokens)
 {
     const int64_t longest = a->prefill ? 1 << 20 : 1 << 26;

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ring attention (Liu, Zaharia, Abbeel, "Ring Attention with Blockwise Transformers", 2023) for one
- * decoded row, as Tree Attention's authors compare with it: rank 0 has the query, every rank holds
- * an equal shard of keys and values, and all shards rotate past the query,
+/* Ring attention (Liu, Zaharia, Abbeel, "Ring Attention with Blockwise Transformers", 2023) for
+ * one decoded row, as Tree Attention's authors compare with it: rank 0 has the query, every
+ * rank holds an equal shard of keys and values, and all shards rotate past the query,
  *
  *     hop 0   rank r holds shard r                 rank 0 computes shard 0
  *     hop h   rank r holds shard r - h (mod P)     rank 0 computes shard P - h
  *
- * P - 1 hops in which every rank sends a shard to the next and takes one from the one before. The
- * next shard is on its way while this one is computed: a rank has its own shard, which stays, and
- * two others, one to compute and send, one to receive. Only rank 0 computes; in the published
- * code the others compute on padding.
+ * P - 1 hops in which every rank sends a shard to the next and takes one from the one before.
+ * The next shard is on its way while this one is computed: a rank has its own shard, which
+ * stays, and two others, one to compute and send, one to receive. Only rank 0 computes; in the
+ * published code the others compute on padding.
  *
  * On a device records pass through the host's memory from rank to rank, and a shard's result is
  * added to the others' there.
  *
- * ring-q is kinder: each rank computes its own shard at once, and the partial result goes round,
- * from rank P-1 down to 0. */
+ * ring-q is kinder: each rank computes its own shard at once, and the partial result goes
+ * round, from rank P-1 down to 0. */
 #include "launch/scale/ring.h"
 
 #include <math.h>

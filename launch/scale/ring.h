@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ring.h - what ring attention's files share: shards that travel, and partial results that add up. */
+/* ring.h - what ring attention's files share: shards that travel, and partial results that add
+ * up. */
 #ifndef BANYAN_SCALE_RING_H
 #define BANYAN_SCALE_RING_H
 
@@ -15,7 +16,8 @@ ring_span ring_part(const scale_case *c, int64_t tokens, int32_t i, int32_t part
 
 /* out and lse of `vectors` heads so far, and another part of the same softmax:
  *
- *     M = max(a, b)   out = (out_a e^(a-M) + out_b e^(b-M)) / (e^(a-M) + e^(b-M))   lse = M + ln(..) */
+ *     M = max(a, b)   out = (out_a e^(a-M) + out_b e^(b-M)) / (e^(a-M) + e^(b-M))
+ *                     lse = M + ln(..) */
 void ring_add(float *out, float *lse, const float *more, const float *more_lse, int64_t vectors,
               int32_t dim);
 
@@ -37,20 +39,20 @@ typedef struct ring_list {
 
 /* Room for the messages of `shards` shards of `tokens` tokens. */
 banyan_status ring_list_make(const scale_case *c, int64_t tokens, int shards, ring_list *list);
-/* Adds those that carry the first `tokens` tokens of a shard, all heads of one layer, and their bytes
- * to *bytes. Shards that were filled by the same calls have the same stretches. */
+/* Adds those that carry the first `tokens` tokens of a shard, all heads of one layer, and their
+ * bytes to *bytes. Shards that were filled by the same calls have the same stretches. */
 void ring_messages(const scale_case *c, const ring_shard *shard, int32_t layer, int64_t tokens,
                    int peer, ring_list *list, double *bytes);
 
 void ring_list_free(const scale_case *c, ring_list *list);
-/* Of records on a device: messages get places on the host, and with `copies` what is to be sent is
- * there when it returns. On the CPU nothing is to be done. */
+/* Of records on a device: messages get places on the host, and with `copies` what is to be sent
+ * is there when it returns. On the CPU nothing is to be done. */
 banyan_status ring_lift(const scale_case *c, ring_list *list, bool copies);
 /* What was received goes to the device, before all that is asked of the device from now on. */
 banyan_status ring_land(const scale_case *c, const ring_list *list);
 
-/* A cache of the ring's plan with `span` of the context in it, padded to `room` tokens, so that all
- * caches of a ring have their records at the same places. */
+/* A cache of the ring's plan with `span` of the context in it, padded to `room` tokens, so that
+ * all caches of a ring have their records at the same places. */
 banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span span,
                          int64_t room, ring_shard *out);
 
@@ -58,9 +60,9 @@ banyan_status ring_cache(const scale_case *c, const banyan_plan *plan, ring_span
 banyan_status ring_fill(const scale_case *c, const ring_shard *shard, const banyan_spec *s,
                         ring_span span, int64_t room);
 
-/* Wait for the exchange that was started on comm, and for `work`, which runs meanwhile: in the other
- * thread when there is one and somebody to exchange with. work NULL: nothing to compute. Adds
- * to *compute the seconds that it took. */
+/* Wait for the exchange that was started on comm, and for `work`, which runs meanwhile: in the
+ * other thread when there is one and somebody to exchange with. work NULL: nothing to compute.
+ * Adds to *compute the seconds that it took. */
 typedef struct ring_work {
     banyan_status (*run)(void *);
     void *arg;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What rings are made of. What travels are the block records themselves, from one cache's memory into
- * another's, so that a shard is packed once and computed on wherever it comes by: no copy in
- * between but that of a device's records, which pass through the host's memory, and the same
- * kernel as everybody else's. */
+/* What rings are made of. What travels are the block records themselves, from one cache's
+ * memory into another's, so that a shard is packed once and computed on wherever it comes by:
+ * no copy in between but that of a device's records, which pass through the host's memory, and
+ * the same kernel as everybody else's. */
 #include "launch/scale/ring.h"
 
 #include <math.h>

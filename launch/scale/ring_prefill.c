@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ring attention for a causal prefill, balanced in the way that its users found (zigzag: Brandon and
- * others, "Striped Attention", 2023, discuss the imbalance; ring-flash-attention made this deal):
- * the context is cut into 2 P chunks, and rank r has chunks r and 2P-1-r, rows and keys alike. At
- * hop h it sees the chunks of rank s = r - h:
+/* Ring attention for a causal prefill, balanced in the way that its users found (zigzag:
+ * Brandon and others, "Striped Attention", 2023, discuss the imbalance; ring-flash-attention
+ * made this deal): the context is cut into 2 P chunks, and rank r has chunks r and 2P-1-r, rows
+ * and keys alike. At hop h it sees the chunks of rank s = r - h:
  *
- *     keys of a chunk before the rows' own    all of them       the same work for every rank, two
- *     the rows' own chunk (hop 0 only)        causally          chunk pairs a hop
+ *     keys of a chunk before the rows' own    all of them     the same work for every rank, two
+ *     the rows' own chunk (hop 0 only)        causally        chunk pairs a hop
  *     a chunk behind it                       none
  *
- * while the keys go on to the next rank. The causal pairs are prefills of a cache of their own, whose
- * packing is not timed (the travelling copy's is). In the full pairs every row sees the whole chunk: they
- * are decoded rows of a plan with as many query heads as there are rows times heads, so that the
- * kernel reads each block once for many of them. */
+ * while the keys go on to the next rank. The causal pairs are prefills of a cache of their own,
+ * whose packing is not timed (the travelling copy's is). In the full pairs every row sees the
+ * whole chunk: they are decoded rows of a plan with as many query heads as there are rows times
+ * heads, so that the kernel reads each block once for many of them. */
 #include "launch/scale/ring.h"
 
 #include <math.h>
@@ -205,8 +205,8 @@ static banyan_status causal(scale_case *c, ring_prefill *r, ring_side *s)
     return status;
 }
 
-/* Rows of a chunk against all keys of another that lies before it: `rows` rows at a time, the last
- * ones with some of the ones before them again, whose results are left out. */
+/* Rows of a chunk against all keys of another that lies before it: `rows` rows at a time, the
+ * last ones with some of the ones before them again, whose results are left out. */
 static banyan_status full(scale_case *c, ring_prefill *r, ring_side *s, const ring_shard *keys,
                           int64_t tokens)
 {

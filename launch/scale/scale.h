@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scale.h - the parts of `banyan scale`: one job of P ranks measures many cases, each on some of its
- * ranks, and compares methods, measurement with prediction, and all results with a float64 oracle.
+/* scale.h - the parts of `banyan scale`: one job of P ranks measures many cases, each on some
+ * of its ranks, and compares methods, measurement with prediction, and all results with a
+ * float64 oracle.
  *
  *     cases     which (ranks, tokens, method) there are
  *     predict   what a case should take, and how many ranks are worth having
@@ -25,7 +26,8 @@ struct scale_count;
 typedef struct scale_runner {
     banyan_status (*open)(struct scale_case *c); /* plan, data, and what a step starts from */
     banyan_status (*prepare)(struct scale_case *c); /* before every step; not timed; or NULL */
-    /* One token through all layers, or one prefill. Adds the seconds in which this rank computed. */
+    /* One token through all layers, or one prefill. Adds the seconds in which this rank
+     * computed. */
     banyan_status (*step)(struct scale_case *c, double *compute);
     void (*count)(const struct scale_case *c,
                   struct scale_count *sum); /* since open, this rank */
@@ -111,8 +113,8 @@ static inline int32_t scale_together(const scale_task *t, const scale_line *line
 
 /* ---- one case ---- */
 
-/* Tokens repeat after as many, a prime: k, v and q are made once, and yet any two blocks that are
- * not a multiple of it apart differ. */
+/* Tokens repeat after as many, a prime: k, v and q are made once, and yet any two blocks that
+ * are not a multiple of it apart differ. */
 enum { SCALE_PERIOD = 4099 };
 
 typedef struct scale_count {
@@ -157,14 +159,15 @@ typedef struct scale_case {
 
 /* The spec of a case: the config's, with the method's placement, merge, out and home. */
 banyan_spec scale_spec(const scale_task *t, const scale_line *line);
-/* Arrays and their data, on the device too; a rank makes what of k, v, q it reads. Needs c->plan. */
+/* Arrays and their data, on the device too; a rank makes what of k, v, q it reads. Needs
+ * c->plan. */
 banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_t kv_head));
 static inline int64_t scale_row(int64_t token)
 {
     return token % SCALE_PERIOD;
 }
-/* Outputs of rows at .. at+rows-1 lie in `out`: hash them, keep samples. home(c, layer, head): is it
- * this rank's to show? */
+/* Outputs of rows at .. at+rows-1 lie in `out`: hash them, keep samples. home(c, layer, head):
+ * is it this rank's to show? */
 void scale_watch(scale_case *c, int32_t layer, int64_t at, int32_t rows, const float *out,
                  const float *lse, bool (*is_here)(const scale_case *, int32_t, int32_t));
 
@@ -183,8 +186,8 @@ banyan_status scale_aside_wait(scale_aside *a); /* the work's status */
 
 /* ---- prediction ---- */
 
-/* Seconds of one step by a plan: the slowest rank's computing and the merge. together: ranks on the
- * fullest machine. INFINITY: not known. */
+/* Seconds of one step by a plan: the slowest rank's computing and the merge. together: ranks on
+ * the fullest machine. INFINITY: not known. */
 double predict_step(const banyan_plan *plan, const Banyan__Machine *m, int32_t ranks,
                     int32_t together, int64_t tokens, bool prefill);
 /* Seconds in which one rank computes a decoded row over `bytes` bytes of keys and values. */
@@ -194,9 +197,9 @@ double predict_read(const Banyan__Machine *m, const banyan_spec *s, double bytes
 double predict_pairs(const Banyan__Machine *m, const banyan_spec *s, double pairs,
                      int32_t together);
 double predict_append(const Banyan__Machine *m, const banyan_spec *s, double bytes);
-/* Which of the first 1, 2, 4, .. ranks of a machine are fastest at `tokens`, and from which context on
- * more are worth having; for people. comm may be imaginary; one_machine: its nodes are all on one.
- * Not collective. */
+/* Which of the first 1, 2, 4, .. ranks of a machine are fastest at `tokens`, and from which
+ * context on more are worth having; for people. comm may be imaginary; one_machine: its nodes
+ * are all on one. Not collective. */
 banyan_status predict_advise(const banyan_spec *spec, const Banyan__Machine *m,
                              const banyan_comm *comm, bool one_machine, int64_t tokens,
                              bool prefill, FILE *out);

@@ -51,7 +51,8 @@ static void shape_text(const scale_task *t, char *text, size_t bytes)
              s->threads == 1 ? "thread" : "threads");
 }
 
-/* Beside what a method takes: what it was made of, what was predicted, and whether it is right. */
+/* Beside what a method takes: what it was made of, what was predicted, and whether it is
+ * right. */
 static const column shown[] = {{NULL, "method", -14, false},
                                {NULL, "ranks", 5, false},
                                {NULL, "nodes", 5, true},

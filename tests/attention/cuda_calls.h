@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_calls.h - for tests of CUDA functions on the emulator: a queue, device memory from host memory and
- * back, every failure a failed check. */
+/* cuda_calls.h - for tests of CUDA functions on the emulator: a queue, device memory from host
+ * memory and back, every failure a failed check. */
 #ifndef BANYAN_TESTS_CUDA_CALLS_H
 #define BANYAN_TESTS_CUDA_CALLS_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_decode_draw.h - cuda_decode_test's trials: drawn from a seed. Keys that nobody sees are NaN. */
+/* cuda_decode_draw.h - cuda_decode_test's trials: drawn from a seed. Keys that nobody sees are
+ * NaN. */
 #ifndef BANYAN_TESTS_ATTENTION_CUDA_DECODE_DRAW_H
 #define BANYAN_TESTS_ATTENTION_CUDA_DECODE_DRAW_H
 
@@ -62,7 +63,7 @@ static int reads(void *t, int head, int64_t row, int64_t token)
     return sees(*(const trial *)t, head, row, token);
 }
 
-/* ---- drawing ------------------------------------------------------------------------------------ */
+/* ---- drawing ----------------------------------------------------------------------------- */
 
 /* As the cache has it; e4m3 with the bytes and the scale of each row. */
 static void round_rows(const trial &t, size_t dim, std::vector<float> &x,
@@ -117,7 +118,8 @@ static void draw_data(trial &t)
     }
     if (t.data == SPREAD) draw_sizes(t);
     if (t.data == INFINITE) {
-        /* q.k of the hidden token is -inf: its first number that is no value's, times one over 0 */
+        /* q.k of the hidden token is -inf: its first number that is no value's, times one over
+         * 0 */
         const size_t d = t.shape.value_in_key ? t.shape.value_dim : 0;
         for (size_t i = d; i < t.q.size(); i += dim) t.q[i] = fabsf(t.q[i]) + 0.5f;
         for (int h = 0; h < t.kv_heads; h++)
@@ -132,8 +134,8 @@ static void draw_data(trial &t)
         t.v[i] = t.k[i / t.shape.value_dim * dim + i % t.shape.value_dim];
 }
 
-/* One token of one KV head; `token` < 0: one that was never written, with a key that is NaN where it is no
- * value. */
+/* One token of one KV head; `token` < 0: one that was never written, with a key that is NaN
+ * where it is no value. */
 static void put16(const trial &t, int h, int64_t token, uint32_t place, unsigned char *record)
 {
     const banyan_block_shape &s = t.shape;
@@ -165,8 +167,8 @@ static void put8(const trial &t, int h, int64_t token, uint32_t place, unsigned 
     memcpy(record + record8_v_scales(t.block, dim, dim) + 4 * place, &scale[1], 4);
 }
 
-/* Records in any order; numbers of tokens that were never written: keys NaN, values zero (e4m3: with a
- * scale that is NaN). */
+/* Records in any order; numbers of tokens that were never written: keys NaN, values zero (e4m3:
+ * with a scale that is NaN). */
 static void draw_records(trial &t)
 {
     const banyan_block_shape &s = t.shape;
@@ -272,15 +274,16 @@ static void draw_strips(trial &t)
 }
 
 /* Long lists, of e4m3 or of blocks of 32 tokens, on one multiprocessor: records arrive in any
- * order, and warps that compute with some of them only may be ahead of the others by as many as there is
- * room for. Lists are looked up 32 entries at a time, and most of these have more than 64. */
+ * order, and warps that compute with some of them only may be ahead of the others by as many as
+ * there is room for. Lists are looked up 32 entries at a time, and most of these have more than
+ * 64. */
 static bool is_long(uint64_t seed)
 {
     return seed >= 5000 && seed < 9000;
 }
 
-/* One list of so many blocks that its parts are more than the combine of parts reads ahead, on each of the
- * chains in which it adds them up. */
+/* One list of so many blocks that its parts are more than the combine of parts reads ahead, on
+ * each of the chains in which it adds them up. */
 static bool is_split(uint64_t seed)
 {
     return (seed >= 4000 && seed < 5000) || seed >= 9900;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The decode kernels, portable, with bulk copies and of wide heads, against the float64 oracle: random
- * shapes, lists of spans with steps, ranges of tokens and edges, partials and final results, few
- * multiprocessors and many. Of long lists a second part of the batch is the same, and has the same
- * bits. Keys that nobody sees are NaN, results that nobody asked for must stay as they were, and a second
- * run must give the same bits. */
+/* The decode kernels, portable, with bulk copies and of wide heads, against the float64 oracle:
+ * random shapes, lists of spans with steps, ranges of tokens and edges, partials and final
+ * results, few multiprocessors and many. Of long lists a second part of the batch is the same,
+ * and has the same bits. Keys that nobody sees are NaN, results that nobody asked for must stay
+ * as they were, and a second run must give the same bits. */
 #include "emulator.h"
 #include "tests/attention/cuda_decode_draw.h"
 
@@ -11,7 +11,7 @@
 
 typedef const char *(*decode_fn)(banyan_queue *, const banyan_batch *);
 
-/* ---- running ------------------------------------------------------------------------------------ */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static void *to_device(const void *from, size_t bytes, std::vector<void *> &all)
 {
@@ -134,11 +134,12 @@ static void run(const trial &t, decode_fn decode, results &r)
     if (copies == 2) check_halves(r);
 }
 
-/* ---- checking ----------------------------------------------------------------------------------- */
+/* ---- checking ---------------------------------------------------------------------------- */
 
-/* Where q has few enough bits that no kernel rounds it, the weights' rounding for the product with v is
- * all that is not fp32 (bounds.h, e_p = 2^-8 and e_q = 0): fp32's bound and e_p (R + |out|) for out. l is
- * summed before that rounding: fp32's bound for lse, which one token more or less breaks. */
+/* Where q has few enough bits that no kernel rounds it, the weights' rounding for the product
+ * with v is all that is not fp32 (bounds.h, e_p = 2^-8 and e_q = 0): fp32's bound and e_p (R +
+ * |out|) for out. l is summed before that rounding: fp32's bound for lse, which one token more
+ *   or less breaks. */
 static double compare_exact(const trial &t, bound b, const std::vector<double> &expect,
                             double expect_lse, const float *out, banyan_dtype dtype, float lse)
 {
@@ -158,9 +159,10 @@ static double compare_exact(const trial &t, bound b, const std::vector<double> &
     return ratio > worst ? ratio : worst;
 }
 
-/* One vector: |error| / bound. Kernels round q and weights to bf16 at worst (rounds: 2^-8 each; fp16 is
- * finer, and the weights below 2^-40 that it drops are far below 2^-8). Each rescale by a new maximum, by
- * the merge of the warps and by the combine of the slots is one of `combines`. */
+/* One vector: |error| / bound. Kernels round q and weights to bf16 at worst (rounds: 2^-8 each;
+ * fp16 is finer, and the weights below 2^-40 that it drops are far below 2^-8). Each rescale by
+ * a new maximum, by the merge of the warps and by the combine of the slots is one of
+ * `combines`. */
 static double compare(const trial &t, const results &r, int head, int row)
 {
     const int dim = t.shape.value_dim;
@@ -206,7 +208,8 @@ static double compare(const trial &t, const results &r, int head, int row)
     return exact > worst ? exact : worst;
 }
 
-/* Results that belong to no strip are as they were; so are out and lse of heads with partials. */
+/* Results that belong to no strip are as they were; so are out and lse of heads with
+ * partials. */
 static bool is_untouched(const trial &t, const results &r, int head, int row)
 {
     const size_t at = (size_t)row * t.heads + head;

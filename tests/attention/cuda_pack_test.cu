@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pack: every format of the cache and of the call, whole blocks and parts of them, fresh and not,
- * number by number: where record.h says it is, and rounded as dtype.c rounds. */
+/* pack: every format of the cache and of the call, whole blocks and parts of them, fresh and
+ * not, number by number: where record.h says it is, and rounded as dtype.c rounds. */
 #include "attention/cuda/record.h"
 #include "tests/attention/cuda_calls.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Folds and shares on the device: the laws of partials, and what the host's functions say. The
- * device's expf and logf are within 2 units in the last place (CUDA's guide), the host's within 1: so
- * a factor differs by 3 of them, a combined number by that, its product, its sum and the other side's: 8
- * units of the larger of the two terms' sizes. */
+ * device's expf and logf are within 2 units in the last place (CUDA's guide), the host's within
+ * 1: so a factor differs by 3 of them, a combined number by that, its product, its sum and the
+ * other side's: 8 units of the larger of the two terms' sizes. */
 #include "tests/attention/cuda_calls.h"
 
 #include <math.h>
@@ -119,9 +119,9 @@ static void test_associative(banyan_queue *queue)
     banyan_cuda_release(queue, 0, x);
 }
 
-/* The same with sinks, of heads 0 and 2. What the sum is shrunk by, and the sink's share, are each off by 3
- * units, their sum by as many and the products' and its own rounding: 8, a quotient of both 16; and lse by
- * what its logarithm's argument is off by, beside its own. */
+/* The same with sinks, of heads 0 and 2. What the sum is shrunk by, and the sink's share, are
+ * each off by 3 units, their sum by as many and the products' and its own rounding: 8, a
+ * quotient of both 16; and lse by what its logarithm's argument is off by, beside its own. */
 static void check_sinks(banyan_queue *queue, banyan_fold_batch *batch, const float *first,
                         const float *last)
 {
@@ -219,8 +219,9 @@ static void test_finish(banyan_queue *queue, banyan_dtype dtype)
     banyan_cuda_release(queue, 0, out), banyan_cuda_release(queue, 0, out_lse);
 }
 
-/* Values of many ranks, one head of which is to stay a partial and the others to be results: the same bits
- * as one fold after another, and as a fold without values that is finished then. */
+/* Values of many ranks, one head of which is to stay a partial and the others to be results:
+ * the same bits as one fold after another, and as a fold without values that is finished
+ * then. */
 static void test_many(banyan_queue *queue, int dim, int values, int rows, int is_in_place)
 {
     enum { HEADS = 3 };

@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* All prefills, Hopper's, the portable one and that of wide heads, on the emulator, in whichever mode it is
- * set to, against attention in float64.
+/* All prefills, Hopper's, the portable one and that of wide heads, on the emulator, in
+ * whichever mode it is set to, against attention in float64.
  *
  *     cuda_prefill_test [FIRST [COUNT]]     trials by their seeds
  *
- * A trial draws a batch as it comes from a cache: rows of a few own blocks, tables with blocks missing and
- * records in any order, a list for each strip (whole blocks, blocks seen through a mask, a range of
- * tokens), heads that want partials and heads that want results, and few or many multiprocessors, so that
- * lists are cut or not. What is not to be seen is NaN wherever it may be: records of other blocks,
- * keys behind the last row, all memory that nobody wrote.
+ * A trial draws a batch as it comes from a cache: rows of a few own blocks, tables with blocks
+ * missing and records in any order, a list for each strip (whole blocks, blocks seen through a
+ * mask, a range of tokens), heads that want partials and heads that want results, and few or
+ * many multiprocessors, so that lists are cut or not. What is not to be seen is NaN wherever it
+ * may be: records of other blocks, keys behind the last row, all memory that nobody wrote.
  *
- * q is drawn in the cache's format, so that it is not rounded. Then scores, sums and lse are those of fp32
- * (launch/bounds.h with rounds = 0); l is summed up before weights are rounded to the cache's format for the
- * second product, which moves out by sum p_i d_i v_i / l with |d_i| <= e_p, hence by
+ * q is drawn in the cache's format, so that it is not rounded. Then scores, sums and lse are
+ * those of fp32 (launch/bounds.h with rounds = 0); l is summed up before weights are rounded to
+ * the cache's format for the second product, which moves out by sum p_i d_i v_i / l with |d_i|
+ * <= e_p, hence by
  *
  *     e_p min(V, 6 V S + |out|) + e_p |out|        e_p = 2^-8 (bf16), 2^-11 (fp16)
  *
- * as in bounds.h, 3 and 4; and for fp16 by n V 2^-40 more: weights are 2^15 times as large, and below 2^-14
- * fp16 has steps of 2^-24. (Of wide heads over e4m3 2^14 times.) The portable one's are as they are:
- * n V 2^-25; so are they over e4m3, whose weights times scales are fp16. */
+ * as in bounds.h, 3 and 4; and for fp16 by n V 2^-40 more: weights are 2^15 times as large, and
+ * below 2^-14 fp16 has steps of 2^-24. (Of wide heads over e4m3 2^14 times.) The portable one's
+ * are as they are: n V 2^-25; so are they over e4m3, whose weights times scales are fp16. */
 #include "attention/cuda/record.h"
 #include "attention/cuda/tiles.h"
 #include "tests/attention/cuda_trial.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A queue: arguments of many calls on their way at once, graphs that read theirs again, and errors. The
- * device copies each call's arguments away, as a kernel would read them. */
+/* A queue: arguments of many calls on their way at once, graphs that read theirs again, and
+ * errors. The device copies each call's arguments away, as a kernel would read them. */
 #include "emulator.h"
 #include "tests/attention/cuda_calls.h"
 
@@ -65,8 +65,8 @@ static void test_ring(void)
     banyan_cuda_close(queue);
 }
 
-/* A graph's calls keep their arguments, whatever the queue does between replays; and when the memory
- * for them is used up, that is an error in words. */
+/* A graph's calls keep their arguments, whatever the queue does between replays; and when the
+ * memory for them is used up, that is an error in words. */
 static void test_capture(void)
 {
     const banyan_device_limits limits = limits_of(2);
@@ -139,7 +139,8 @@ static void test_memory(void)
     cudaStreamDestroy(stream);
 }
 
-/* The memory of a program's device, which is a stream and no queue; and a kernel's start that failed. */
+/* The memory of a program's device, which is a stream and no queue; and a kernel's start that
+ * failed. */
 static void test_line(void)
 {
     static const char words[] = "a start that failed";

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rows `cuda` and `hopper`: which of them a device can run, and that a row's functions belong
- * together: what it packs, it attends to, with few query vectors and with many. With q = 0 all weights
- * are equal, so that a row is the mean of the values that it sees, and its lse is ln n. Values are such
- * that every format holds them and every sum of them exactly: what remains is a division (or two
- * roundings for one) and the log, within 4 units in the last place. */
+/* The rows `cuda` and `hopper`: which of them a device can run, and that a row's functions
+ * belong together: what it packs, it attends to, with few query vectors and with many. With q =
+ * 0 all weights are equal, so that a row is the mean of the values that it sees, and its lse is
+ * ln n. Values are such that every format holds them and every sum of them exactly: what
+ * remains is a division (or two roundings for one) and the log, within 4 units in the last
+ * place. */
 #include "attention/attention.h"
 #include "emulator.h"
 #include "tests/test.h"

@@ -26,7 +26,7 @@ static void must(const char *failed)
     abort();
 }
 
-/* ---- what is seen ------------------------------------------------------------------------------ */
+/* ---- what is seen ------------------------------------------------------------------------ */
 
 static const banyan_strip *strip_of(const trial *t, int head, int64_t row)
 {
@@ -40,7 +40,8 @@ static const banyan_strip *strip_of(const trial *t, int head, int64_t row)
     return NULL;
 }
 
-/* A score of -inf is a token with weight 0: the oracle is spared it, since its bound would be inf. */
+/* A score of -inf is a token with weight 0: the oracle is spared it, since its bound would be
+ * inf. */
 static int is_negative(const trial *t, int64_t token)
 {
     return t->kind == NEGATIVE && token % 5 == 3 && token < t->part.at - t->base - t->block;
@@ -66,7 +67,7 @@ int trial_may_leak(const trial *t, int head, int64_t row)
            !trial_reads((void *)t, head, row, t->nan_token);
 }
 
-/* ---- drawing ----------------------------------------------------------------------------------- */
+/* ---- drawing ----------------------------------------------------------------------------- */
 
 static int is_short(const trial *t)
 {
@@ -127,8 +128,8 @@ static void draw_shape(trial *t, uint64_t *random)
     t->batch.edges = MOST_STRIPS;
 }
 
-/* One block in one list. style 0: all blocks; 1: a stride and a window; 2: any; 3: four, other ones for each
- * strip. */
+/* One block in one list. style 0: all blocks; 1: a stride and a window; 2: any; 3: four, other
+ * ones for each strip. */
 static int draw_seen(const trial *t, int style, int64_t block, int64_t own, int64_t window,
                      uint64_t *random)
 {
@@ -290,7 +291,7 @@ void trial_free(trial *t)
     free(t->got_partial);
 }
 
-/* ---- running ----------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static void *on_device(const void *host, size_t bytes)
 {
@@ -413,7 +414,8 @@ int trial_run(trial *t)
     for (int kv = 0; kv < t->kv_heads; kv++) make_table(t, kv, &table[kv]);
     t->batch.table = table;
     t->batch.partial = partial;
-    /* copies from pageable memory may still be under way, and the queue's stream is not ordered with them */
+    /* copies from pageable memory may still be under way, and the queue's stream is not ordered
+     * with them */
     if (cudaDeviceSynchronize() != cudaSuccess) abort();
 
     const auto prefill = t->way == WIDE       ? banyan_cuda_attend_wide

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_trial.h - one random batch for the prefill kernels, and its run on the (emulated) device. */
+/* cuda_trial.h - one random batch for the prefill kernels, and its run on the (emulated)
+ * device. */
 #ifndef BANYAN_CUDA_TRIAL_H
 #define BANYAN_CUDA_TRIAL_H
 
@@ -8,13 +9,13 @@
 
 enum { MOST_BLOCKS = 40, MOST_HEADS = 16, MOST_STRIPS = 64, MOST_ROWS = 200, FILL = 0x5a };
 
-/* What the data look like: normal; scores of +-200; all scores equal; some scores -inf; numbers that fp32
- * cannot normalise; one key that is NaN; one value that is. */
+/* What the data look like: normal; scores of +-200; all scores equal; some scores -inf; numbers
+ * that fp32 cannot normalise; one key that is NaN; one value that is. */
 enum { RANDOM, LARGE, EQUAL, NEGATIVE, TINY, NAN_KEY, NAN_VALUE, KINDS };
 
-/* Of seeds from WIDE_SEEDS on: heads too wide for a warp. From SHORT_SEEDS on: lists that Hopper's goes
- * through in as many steps as its ring has stages, each of one subtile: the other one skips all, and may be
- * ahead. */
+/* Of seeds from WIDE_SEEDS on: heads too wide for a warp. From SHORT_SEEDS on: lists that
+ * Hopper's goes through in as many steps as its ring has stages, each of one subtile: the other
+ * one skips all, and may be ahead. */
 enum { HOPPER, PORTABLE, WIDE, WIDE_SEEDS = 1000, SHORT_SEEDS = 2000 };
 
 /* How a strip sees a block: one more than banyan_span.masked; 0: not at all. */
@@ -50,7 +51,8 @@ int trial_run(trial *t);
 void trial_free(trial *t);
 /* Does the row of a head read a token? Both relative to base. An oracle_reads_fn. */
 int trial_reads(void *t, int head, int64_t row, int64_t token);
-/* Through a mask it may not look through: what attention/device.h says of values that are NaN. */
+/* Through a mask it may not look through: what attention/device.h says of values that are
+ * NaN. */
 int trial_may_leak(const trial *t, int head, int64_t row);
 
 #endif

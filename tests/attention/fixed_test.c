@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fixed-point sums: the bits of a sum do not depend on the order of its blocks, nor on how they were
- * put into sums of their own first; and the sum is right, within the error that fixed.c derives. */
+/* Fixed-point sums: the bits of a sum do not depend on the order of its blocks, nor on how they
+ * were put into sums of their own first; and the sum is right, within the error that fixed.c
+ * derives. */
 #include "attention/fixed.h"
 #include "tests/test.h"
 
@@ -104,8 +105,9 @@ static void check_order(const blocks *b, int kind, uint64_t seed, uint64_t *rand
     free(sum);
 }
 
-/* Error of column d, by fixed.c: of each block 2^-25 of its largest |o|, and, of o and of l, |m| 2^-52
- * and m log2(e)'s rounding, of what is forgotten 2^-25 of the largest, the same of l, and 3 roundings to
+/* Error of column d, by fixed.c: of each block 2^-25 of its largest |o|, and, of o and of l,
+ * |m| 2^-52 and m log2(e)'s rounding, of what is forgotten 2^-25 of the largest, the same of l,
+ *   and 3 roundings to
  * fp32. */
 static void check_value(const blocks *b, const float *p, int32_t d, double top)
 {
@@ -208,8 +210,8 @@ static void test_odd(void)
     free(stripped);
 }
 
-/* As many blocks as are allowed, all of the largest terms that there are, do not overflow: their
- * largest |o| is 2^8, and exp(base) 2^exponent, less a little. With 8 they fill a bin. */
+/* As many blocks as are allowed, all of the largest terms that there are, do not overflow:
+ * their largest |o| is 2^8, and exp(base) 2^exponent, less a little. With 8 they fill a bin. */
 static void test_most(int exponent)
 {
     const float large = nextafterf(256, 0);
@@ -228,8 +230,8 @@ static void test_most(int exponent)
     free(sum);
 }
 
-/* Powers of two with a fraction: within the 2^-38 that fixed.c counts on (and the 2^-52 of exp2), whole
- * ones exactly. */
+/* Powers of two with a fraction: within the 2^-38 that fixed.c counts on (and the 2^-52 of
+ * exp2), whole ones exactly. */
 static void test_power(void)
 {
     for (int32_t i = 0; i <= 16 * 4096; i++) {

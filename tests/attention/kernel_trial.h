@@ -38,8 +38,8 @@ void trial_free(trial *t);
 /* Packs all blocks, and rounds k and v to what the records then hold. 0 when the kernel wrote
  * past a record's end. */
 int trial_pack(trial *t, uint64_t *random);
-/* Attends to `entries` of the list from `first` on, into sums, or else (NULL) into a partial. The workspace
- * is garbage, and what is behind it must stay as it is. */
+/* Attends to `entries` of the list from `first` on, into sums, or else (NULL) into a partial.
+ * The workspace is garbage, and what is behind it must stay as it is. */
 void trial_attend(const trial *t, int64_t first, int64_t entries, void *sums, float *partial,
                   uint64_t *random);
 

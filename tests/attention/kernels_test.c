@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The contract of kernels, for every row of the table that this machine can run, against the
- * float64 oracle. One trial draws everything at once: shape, format, which blocks which heads see
- * and through which edges, the clip; packs the blocks piece by piece into garbage, with rollbacks;
- * and poisons with NaN and inf every token that nobody sees. */
+ * float64 oracle. One trial draws everything at once: shape, format, which blocks which heads
+ * see and through which edges, the clip; packs the blocks piece by piece into garbage, with
+ * rollbacks; and poisons with NaN and inf every token that nobody sees. */
 #include "tests/attention/kernel_trial.h"
 
 #include <math.h>
@@ -96,8 +96,8 @@ static void trial_with_seed(const banyan_kernel *kernel, uint64_t seed)
     trial_free(&t);
 }
 
-/* A row whose only token so far has a NaN key is NaN, and stays so when it sees others; the row of
- * another head that reads the others only is not touched. */
+/* A row whose only token so far has a NaN key is NaN, and stays so when it sees others; the row
+ * of another head that reads the others only is not touched. */
 static void nan_alone(const banyan_kernel *kernel, banyan_dtype dtype)
 {
     enum { BLOCK = 16, DIM = 4, PARTIAL = DIM + 2 };

@@ -100,8 +100,8 @@ static void test_identity(void)
     CHECK(lse == -INFINITY);
 }
 
-/* a + b and b + a are the same bits, wherever the result goes, and the factor of the side with the
- * maximum is exactly 1. */
+/* a + b and b + a are the same bits, wherever the result goes, and the factor of the side with
+ * the maximum is exactly 1. */
 static void test_commutes_and_aliases(void)
 {
     uint64_t random = 3;

@@ -93,7 +93,8 @@ static void test_dims(void)
     }
     for (int32_t block = 16; block <= 256; block *= 2)
         CHECK_MSG(record_has_block(block) == (block > 16), "%d", block);
-    /* rows of 128 bytes, of 64 where those do not fit: what loads and wgmma's descriptors count on */
+    /* rows of 128 bytes, of 64 where those do not fit: what loads and wgmma's descriptors count
+     * on */
     CHECK(record16_at(64, 64, 8, 0) == 8 * 128 && record16_at(32, 576, 8, 0) == 8 * 128 &&
           record16_at(32, 96, 8, 0) == 8 * 64);
     CHECK(record16_bytes(64, 128, 64, 0) == 64 * (128 + 64) * 2);

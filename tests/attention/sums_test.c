@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kernels with fixed-point sums: the bits that a block adds depend on the block and the row alone. For
- * every kernel that this machine can run, on the trials of kernels_test:
+/* Kernels with fixed-point sums: the bits that a block adds depend on the block and the row
+ * alone. For every kernel that this machine can run, on the trials of kernels_test:
  *
  *   - a list in one call, in two, and in two of which the second comes first: the same bits
- *   - they are those of banyan_fixed_add with the ordinary partial of each entry. That one is relative
- *     to exp(m), m rounded; with a scale that is a power of two nothing rounds
+ *   - they are those of banyan_fixed_add with the ordinary partial of each entry. That one is
+ *     relative to exp(m), m rounded; with a scale that is a power of two nothing rounds
  *   - the rounded sum is right, by the float64 oracle */
 #include "tests/attention/kernel_trial.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What CUDA does for messages: headers and items that are put together, headers that are checked, partials
- * as arrays for all-reduces, and whole exchanges between ranks that are threads, queued and staged, against
- * those of the host. */
+/* What CUDA does for messages: headers and items that are put together, headers that are
+ * checked, partials as arrays for all-reduces, and whole exchanges between ranks that are
+ * threads, queued and staged, against those of the host. */
 #include "attention/attention.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/ptx.h"
@@ -49,7 +49,7 @@ static void *new_device(banyan_queue *queue, size_t bytes)
     return memory;
 }
 
-/* ---- headers ------------------------------------------------------------------------------- */
+/* ---- headers ----------------------------------------------------------------------------- */
 
 enum { headers = 140 }; /* more than one launch checks */
 
@@ -63,8 +63,8 @@ static void check_headers(banyan_queue *queue, const banyan_check *check, int co
     CHECK_DONE(banyan_cuda_fold(queue, &batch));
 }
 
-/* All are as expected but some, whose words the host finds: in its memory itself, or (is_copied) after a
- * copy of what the device found in its own. */
+/* All are as expected but some, whose words the host finds: in its memory itself, or
+ * (is_copied) after a copy of what the device found in its own. */
 static void test_headers(int is_copied)
 {
     banyan_queue *queue = open_queue();
@@ -103,9 +103,10 @@ static void test_headers(int is_copied)
     banyan_cuda_close(queue);
 }
 
-/* ---- moves --------------------------------------------------------------------------------- */
+/* ---- moves ------------------------------------------------------------------------------- */
 
-/* Of all sizes and places, headers among them, more than one launch takes; nothing beside them is touched. */
+/* Of all sizes and places, headers among them, more than one launch takes; nothing beside them
+ * is touched. */
 static void test_moves()
 {
     enum { moves = 500, room = 1 << 19, slot = 1000 };
@@ -168,11 +169,11 @@ static void test_moves()
     free(expect);
 }
 
-/* ---- passes -------------------------------------------------------------------------------- */
+/* ---- passes ------------------------------------------------------------------------------ */
 
-/* exp(m - M) times a number, in fp32: the rounded difference is off by |m - M| 2^-24, which is relative in
- * what comes of it; expf by 2 ulp (CUDA C++ Programming Guide, mathematical functions), each at most 2^-23;
- * the product by half of one. */
+/* exp(m - M) times a number, in fp32: the rounded difference is off by |m - M| 2^-24, which is
+ * relative in what comes of it; expf by 2 ulp (CUDA C++ Programming Guide, mathematical
+ * functions), each at most 2^-23; the product by half of one. */
 static int is_near(float got, double expected, double difference)
 {
     if (isnan(expected)) return isnan(got);
@@ -255,7 +256,7 @@ static void test_passes(int value_dim)
     banyan_cuda_close(queue);
 }
 
-/* ---- exchanges ----------------------------------------------------------------------------- */
+/* ---- exchanges --------------------------------------------------------------------------- */
 
 static inline __host__ __device__ uint32_t mix(uint32_t lo, uint32_t hi)
 {
@@ -282,7 +283,8 @@ struct folder {
     uint32_t *room; /* device: an item */
 };
 
-/* Headers by the kernel that folds partials; items of another sort by one here, one after another. */
+/* Headers by the kernel that folds partials; items of another sort by one here, one after
+ * another. */
 static void fold(void *ctx, const banyan_arrivals *a)
 {
     const folder *const f = (const folder *)ctx;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exchanges in a device's memory against the same in host memory, which exchange_test proves: ranks
- * are threads, and each has a stream that does later what is queued (stream.h). Several exchanges go
- * one after another before anyone waits, so that a buffer which is used again too early shows. The
- * combine is neither commutative nor associative:
+/* Exchanges in a device's memory against the same in host memory, which exchange_test proves:
+ * ranks are threads, and each has a stream that does later what is queued (stream.h). Several
+ * exchanges go one after another before anyone waits, so that a buffer which is used again too
+ * early shows. The combine is neither commutative nor associative:
  *
  *     combine(lo, hi) = rotl(lo * A, 23) ^ (hi + B) * C       on 64-bit words */
 #include "tests/comm/local.h"
@@ -121,7 +121,7 @@ static void run_everywhere(banyan_comm **comm, int32_t ranks, const banyan_sched
     free(t);
 }
 
-/* ---- schedules ----------------------------------------------------------------------------- */
+/* ---- schedules --------------------------------------------------------------------------- */
 
 static void test_random_steps(banyan_comm **comm, int32_t ranks, uint64_t seed)
 {
@@ -182,7 +182,7 @@ static void test_together(banyan_comm **comm)
     banyan_schedule_free(&s);
 }
 
-/* ---- passes -------------------------------------------------------------------------------- */
+/* ---- passes ------------------------------------------------------------------------------ */
 
 enum { most_floats = 600 };
 
@@ -263,7 +263,7 @@ static void test_passes(banyan_comm **comm, int32_t ranks, int64_t floats)
     free(t);
 }
 
-/* ---- faults -------------------------------------------------------------------------------- */
+/* ---- faults ------------------------------------------------------------------------------ */
 
 typedef struct fault_case {
     uint64_t plan[2];
@@ -271,8 +271,8 @@ typedef struct fault_case {
     const char *words;
 } fault_case;
 
-/* Rank 1 sends to rank 0 and believes something else. Rank 0's call only queues, and its next one says
- * what came. */
+/* Rank 1 sends to rank 0 and believes something else. Rank 0's call only queues, and its next
+ * one says what came. */
 static void run_fault(banyan_comm *comm, void *arg)
 {
     const fault_case *f = arg;
@@ -326,7 +326,7 @@ static void test_faults(void)
         local_with(2, &stream_device, run_fault, &cases[i]);
 }
 
-/* ---- refusals and sizes -------------------------------------------------------------------- */
+/* ---- refusals and sizes ------------------------------------------------------------------ */
 
 static void test_refusals(void)
 {
@@ -399,8 +399,8 @@ static void check_split(banyan_comm *comm, void *arg)
     banyan_comm_destroy(part);
 }
 
-/* Ranks that stand still with the whole process, as in a debugger, are not late: here for 2 s, with a limit
- * of 1 s; but one that does not come is. */
+/* Ranks that stand still with the whole process, as in a debugger, are not late: here for 2 s,
+ * with a limit of 1 s; but one that does not come is. */
 static void check_patience(banyan_comm *comm, void *arg)
 {
     int word = 7, got = 0;

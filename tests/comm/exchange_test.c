@@ -4,8 +4,9 @@
  *
  *     combine(lo, hi) = rotl(lo * A, 23) ^ (hi + B) * C       on 64-bit words
  *
- * Schedules: those of every merge over random items, and steps drawn at random, which reach corners
- * that no merge has (an item sent and received at once, several that replace, long ways round). */
+ * Schedules: those of every merge over random items, and steps drawn at random, which reach
+ * corners that no merge has (an item sent and received at once, several that replace, long ways
+ * round). */
 #include "comm/comm.h"
 #include "tests/world.h"
 
@@ -42,7 +43,7 @@ static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t
     }
 }
 
-/* ---- the simulation --------------------------------------------------------------------------- */
+/* ---- the simulation ---------------------------------------------------------------------- */
 
 static void start_values(uint64_t seed)
 {
@@ -54,8 +55,8 @@ static void start_values(uint64_t seed)
         }
 }
 
-/* What rank dst makes of an item in a round: all that comes, and its own unless one replaces, from
- * the lowest on. */
+/* What rank dst makes of an item in a round: all that comes, and its own unless one replaces,
+ * from the lowest on. */
 static void simulate_item(const banyan_step *step, int32_t steps, int32_t dst, int32_t item)
 {
     int from[most_ranks + 1], count = 0, is_replaced = 0;
@@ -94,7 +95,7 @@ static void simulate(const banyan_schedule *s)
     }
 }
 
-/* ---- the real thing --------------------------------------------------------------------------- */
+/* ---- the real thing ---------------------------------------------------------------------- */
 
 /* Where item i lies: one after another, in reverse, or apart with guards between. */
 static size_t place_of(int layout, int item, size_t bytes)
@@ -127,8 +128,8 @@ static banyan_status run_in_parts(banyan_exchange *x, const banyan_exchange_args
     return status ? status : banyan_exchange_finish(x, comm, p, messages, bytes);
 }
 
-/* Runs the schedule with items of `bytes`; what this rank has in the end must be what the simulation
- * says, for the items in `wanted`, and nothing around the items may change. */
+/* Runs the schedule with items of `bytes`; what this rank has in the end must be what the
+ * simulation says, for the items in `wanted`, and nothing around the items may change. */
 static void check_run(banyan_exchange *x, const banyan_schedule *s, uint64_t seed, size_t bytes,
                       int layout, uint32_t present, uint32_t wanted)
 {

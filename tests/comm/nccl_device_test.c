@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The real NCCL, on whatever there is. All ranks take device 0: without a device all of them say so, two
- * on one are refused in words, and one alone works. Nothing hangs, and MPI goes on. */
+/* The real NCCL, on whatever there is. All ranks take device 0: without a device all of them
+ * say so, two on one are refused in words, and one alone works. Nothing hangs, and MPI goes
+ * on. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CUDA runtime of runtime/cuda_runtime_api.h, and what the NCCL of tests/emu/nccl asks of an
- * emulator. */
+/* The CUDA runtime of runtime/cuda_runtime_api.h, and what the NCCL of tests/emu/nccl asks of
+ * an emulator. */
 #include "tests/comm/stream.h"
 #include "tests/test.h"
 

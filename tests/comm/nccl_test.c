@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The nccl transport over an NCCL that is not one (tests/emu/nccl) and streams that are threads
- * (stream.h). What goes through device memory equals what goes through host memory, which other tests
- * prove; in graphs, and on comms that were split off. And what is said when something goes wrong:
+ * (stream.h). What goes through device memory equals what goes through host memory, which other
+ * tests prove; in graphs, and on comms that were split off. And what is said when something
+ * goes wrong:
  *
  *     nccl_test [RANKS]       all is well, and refusals that leave MPI whole
  *     nccl_test missing       rank 1 takes no part in the first round
  *     nccl_test late          rank 1 takes no part in the second
  *     nccl_test error         NCCL reports an error later on
  *
- * The last three end with exit code 7 when they are right: MPI is not finalised after a failure. */
+ * The last three end with exit code 7 when they are right: MPI is not finalised after a
+ * failure. */
 #include "tests/comm/stream.h"
 #include "tests/test.h"
 
@@ -34,7 +36,7 @@ static banyan_status create(banyan_comm **out)
     return status;
 }
 
-/* ---- exchanges ----------------------------------------------------------------------------- */
+/* ---- exchanges --------------------------------------------------------------------------- */
 
 static void combine(void *ctx, void *out, const void *lo, const void *hi, size_t bytes)
 {
@@ -93,7 +95,8 @@ static banyan_exchange_args exchange_args(folder *f, uint64_t value[items][words
                                   .mark = {{"merge", n}}};
 }
 
-/* `times` exchanges one after another, on the host and on the device; in a graph: captured once. */
+/* `times` exchanges one after another, on the host and on the device; in a graph: captured
+ * once. */
 static void check_merge(banyan_comm *comm, const banyan_merge *merge, uint64_t seed, int times,
                         int in_graph)
 {
@@ -145,7 +148,7 @@ static void check_merges(banyan_comm *comm, uint64_t seeds)
         }
 }
 
-/* ---- reductions ---------------------------------------------------------------------------- */
+/* ---- reductions -------------------------------------------------------------------------- */
 
 static void test_allreduce(banyan_comm *comm)
 {
@@ -167,7 +170,7 @@ static void test_allreduce(banyan_comm *comm)
     stream_close(s);
 }
 
-/* ---- host memory and parts ----------------------------------------------------------------- */
+/* ---- host memory and parts --------------------------------------------------------------- */
 
 static void test_parts(banyan_comm *comm)
 {
@@ -188,7 +191,7 @@ static void test_parts(banyan_comm *comm)
     CHECK(fake_nccl_live() == live);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void check_refused(banyan_status status, const char *expected)
 {
@@ -231,7 +234,7 @@ end:
     runtime_devices = cudaSuccess;
 }
 
-/* ---- faults -------------------------------------------------------------------------------- */
+/* ---- faults ------------------------------------------------------------------------------ */
 
 /* Rank 1 stays away from round `when` of a ring; nobody knows its words. */
 static void check_fault(const char *fault)

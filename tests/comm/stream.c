@@ -151,7 +151,7 @@ void stream_forget(stream_graph *graph)
     free(graph);
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 static const char *allocate(void *ctx, int on_host, size_t bytes, void **out)
 {
@@ -286,7 +286,7 @@ banyan_memory stream_memory(stream *s, int is_staged)
     return (banyan_memory){.row = &stream_row, .own = s, .is_staged = is_staged};
 }
 
-/* ---- folds --------------------------------------------------------------------------------- */
+/* ---- folds ------------------------------------------------------------------------------- */
 
 enum { MOST_VALUES = 16 };
 
@@ -329,7 +329,7 @@ int32_t stream_fold(stream *s, const banyan_arrivals *a, void *const *data, size
     return combines;
 }
 
-/* ---- events -------------------------------------------------------------------------------- */
+/* ---- events ------------------------------------------------------------------------------ */
 
 /* Both streams and the rank that made it hold it: whoever comes last frees it. */
 typedef struct event {

@@ -26,7 +26,8 @@ void stream_forget(stream_graph *graph);
 
 /* Its memory, for exchanges: own is the stream. */
 banyan_memory stream_memory(stream *s, int is_staged);
-/* banyan_fold_fn of such an exchange: combine, which is done later, of each two values; returns how often. */
+/* banyan_fold_fn of such an exchange: combine, which is done later, of each two values; returns
+ * how often. */
 int32_t stream_fold(stream *s, const banyan_arrivals *arrivals, void *const *data, size_t bytes,
                     banyan_combine_fn combine);
 /* For ranks that are threads, each with a stream of its own. */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Caches on a device with the CUDA kernels, on the emulator or on a GPU, against the float64 oracle. What
- * device_cache_test.c does for many ranks and patterns, here for the shapes that the kernels have, and
- * few ranks: threads that share the device, with messages staged on the host. */
+/* Caches on a device with the CUDA kernels, on the emulator or on a GPU, against the float64
+ * oracle. What device_cache_test.c does for many ranks and patterns, here for the shapes that
+ * the kernels have, and few ranks: threads that share the device, with messages staged on the
+ * host. */
 
-/* The kernels cut long lists for the multiprocessors of the device; parts are combined once more. */
+/* The kernels cut long lists for the multiprocessors of the device; parts are combined once
+ * more. */
 #define DEVICE_DECODES 4
 #define DEVICE_PARTS 256
 #define DEVICE_ROUNDS(dtype) bound_rounds("cuda", dtype)
@@ -21,28 +23,32 @@ static const device_case cases[] = {
     {"dense", 2, 2, 64, 64, 140, 130, 5, BF16, BF16, BF16, {0}, "line", "direct",
      BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"mixed", 8, 2, 64, 64, 200, 130, 0, F16, F16, F32,
-     {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"}, "spread", "tree",
-     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
+     {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"},
+     "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"of the prompt", 4, 2, 64, 64, 150, 120, 0, BF16, BF16, F32,
-     {"0-1:a_shape prompt=90 sink=5t window=40t", "2-3:tri_shape prompt=110 last=30 sink=1 window=1"},
+     {"0-1:a_shape prompt=90 sink=5t window=40t",
+      "2-3:tri_shape prompt=110 last=30 sink=1 window=1"},
      "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"spans and strides", 4, 2, 64, 64, 330, 130, 0, BF16, BF16, F32,
-     {"0-1:span alpha=-40 beta=0.3 sink=20t", "2-3:strided local=1 stride1=2 range1=2 stride2=3"},
+     {"0-1:span alpha=-40 beta=0.3 sink=20t",
+      "2-3:strided local=1 stride1=2 range1=2 stride2=3"},
      "line", "direct", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"everywhere", 4, 1, 128, 64, 134, 100, 0, BF16, F32, F32, {"0-1:s2 stride=2 local=80t"},
      "spread", "butterfly", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
     {"tree attention", 4, 2, 64, 64, 150, 120, 4, BF16, F32, F32, {"0-1:s2 stride=2 local=1"},
      "spread", "allreduce", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
-    {"wide heads", 4, 2, 256, 128, 150, 120, 0, F16, F16, F32, {"0-1:sink_window sink=5t window=70t"},
-     "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1},
+    {"wide heads", 4, 2, 256, 128, 150, 120, 0, F16, F16, F32,
+     {"0-1:sink_window sink=5t window=70t"}, "spread", "tree",
+     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 1},
     {"two slots a block", 4, 2, 64, 128, 420, 130, 5, BF16, BF16, F32,
-     {"0-1:s2 stride=2 local=1 per=query", "2-3:sink_window sink=5t window=70t"}, "spread", "tree",
-     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
+     {"0-1:s2 stride=2 local=1 per=query", "2-3:sink_window sink=5t window=70t"},
+     "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"small blocks", 8, 2, 64, 32, 200, 130, 5, F16, F16, F32,
-     {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"}, "spread", "tree",
-     BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
+     {"0-3:s2 stride=2 local=1 per=query", "4-7:sink_window sink=5t window=70t"},
+     "spread", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"small blocks, a head each", 2, 2, 128, 32, 150, 120, 0, BF16, BF16, F32,
-     {"0-0:sink_window sink=5t window=70t"}, "spread", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
+     {"0-0:sink_window sink=5t window=70t"}, "spread", "direct",
+     BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"small blocks, wide heads", 4, 1, 256, 32, 150, 120, 0, BF16, BF16, BF16,
      {"0-1:s2 stride=2 local=2"}, "line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"reduced to homes", 4, 2, 64, 64, 150, 120, 0, BF16, BF16, F32, {0}, "line", "allreduce",
@@ -64,7 +70,8 @@ static void with_ranks(int32_t ranks, const device_case *c)
     local_with(ranks, NULL, test_one, &one);
 }
 
-/* A thread that has gone on to another device: calls go to the cache's, and it is left as it was. */
+/* A thread that has gone on to another device: calls go to the cache's, and it is left as it
+ * was. */
 static void test_two_devices(void)
 {
     banyan_comm *comm = NULL;

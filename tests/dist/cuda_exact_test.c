@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reproducible results on a device, with the CUDA kernels, on the emulator or on a GPU: out, lse and probed
- * mass have the bits that one rank has alone, whatever the number of ranks, placement and merge, and however
- * many multiprocessors lists are cut for; and they are within the oracle's bounds. Ranks are threads that
- * share the device. Data: usual, scores of +-200 and values of all sizes, and NaN and inf in some keys and
- * values. */
+/* Reproducible results on a device, with the CUDA kernels, on the emulator or on a GPU: out,
+ * lse and probed mass have the bits that one rank has alone, whatever the number of ranks,
+ * placement and merge, and however many multiprocessors lists are cut for; and they are within
+ * the oracle's bounds. Ranks are threads that share the device. Data: usual, scores of +-200
+ * and values of all sizes, and NaN and inf in some keys and values. */
 #define DEVICE_DECODES 3
 #define DEVICE_PARTS 0 /* integers are added, not rounded */
 #define DEVICE_ROUNDS(dtype) bound_rounds("cuda", dtype)
@@ -36,7 +36,8 @@ static const exact_case cases[] = {
     {USUAL, 7, 132, "spread", "butterfly", BANYAN_OUT_ALL,
      {"many ranks", 4, 2, 96, 64, 520, 12, 0, F16, F16, F32, {0}, ALONE}},
     {ODD, 4, 7, "spread", "gather", BANYAN_OUT_HOME,
-     {"odd numbers", 4, 2, 128, 64, 300, 30, 0, BF16, F32, F32, {"0-1:s2 stride=2 local=80t"}, ALONE}},
+     {"odd numbers", 4, 2, 128, 64, 300, 30, 0, BF16, F32, F32,
+      {"0-1:s2 stride=2 local=80t"}, ALONE}},
     {USUAL, 2, 1, "spread", "direct", BANYAN_OUT_ALL,
      {"e4m3", 4, 2, 128, 64, 300, 20, 2, BANYAN_E4M3, BF16, F32, {0}, ALONE}},
     {ANY_SIZE, 3, 7, "spread", "tree", BANYAN_OUT_HOME,
@@ -48,8 +49,8 @@ static const exact_case cases[] = {
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), MOST_RANKS = 7 };
 
-/* Rewrites numbers of fp32, of both layers. Odd ones are in keys of layer 0 and in values of layer 1, so
- * that there rows are numbers but for some dims. */
+/* Rewrites numbers of fp32, of both layers. Odd ones are in keys of layer 0 and in values of
+ * layer 1, so that there rows are numbers but for some dims. */
 static void spoil(float *in, int64_t count, int data, int is_value, uint64_t seed)
 {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f};
@@ -94,8 +95,8 @@ static void make(sequence *s, banyan_plan *plan, const exact_case *c)
     sequence_mark_results(s);
 }
 
-/* Most tokens are appended alone; then come a few rows in one call, with others taken back where that is
- * possible, and the last one by one. */
+/* Most tokens are appended alone; then come a few rows in one call, with others taken back
+ * where that is possible, and the last one by one. */
 static void run_calls(sequence *on, banyan_cache *cache, const exact_case *c)
 {
     const int64_t decode = c->is.tokens - DEVICE_DECODES, prefill = decode - c->is.rows;
@@ -112,8 +113,8 @@ static void run_calls(sequence *on, banyan_cache *cache, const exact_case *c)
         call(on, cache, at, 1, APPEND | ATTEND | PROBE);
 }
 
-/* Dim d of the values of a KV head in layer 1, of which all tokens are read: what they add up to, if that is
- * no number; else 0. */
+/* Dim d of the values of a KV head in layer 1, of which all tokens are read: what they add up
+ * to, if that is no number; else 0. */
 static float odd_sum(const sequence *s, int32_t kv_head, int32_t d)
 {
     const banyan_spec *spec = s->spec;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the host does for a GPU, with the GPU left out: the emulator counts what is queued, and does none of
- * it. Llama-3-8B's heads at a million tokens, all of them S2. A call whose host takes longer than its
- * kernels is bound by the host, whatever these do.
+/* What the host does for a GPU, with the GPU left out: the emulator counts what is queued, and
+ * does none of it. Llama-3-8B's heads at a million tokens, all of them S2. A call whose host
+ * takes longer than its kernels is bound by the host, whatever these do.
  *
- * Alone it checks counts, and times against ten times their bars, since tests share a machine. With
- * --bars: the bars themselves, and what was measured. */
+ * Alone it checks counts, and times against ten times their bars, since tests share a machine.
+ * With --bars: the bars themselves, and what was measured. */
 #include "dist/device_cache.h"
 #include "emulator.h"
 #include "tests/test.h"
@@ -13,11 +13,11 @@
 
 enum { MILLION = 1 << 20, ROWS = 1 << 16, HEADS = 32, KV_HEADS = 8, DIM = 128, BLOCK = 64 };
 
-/* Seconds: of the lists of a call of 65,536 rows, whose kernels take 115 ms on an H200 if they reach 600
- * TFLOP/s; and of a decoded token in one layer (72 us). */
+/* Seconds: of the lists of a call of 65,536 rows, whose kernels take 115 ms on an H200 if they
+ * reach 600 TFLOP/s; and of a decoded token in one layer (72 us). */
 static const double bar_lists = 5e-3, bar_decode = 15e-6;
-/* What CUDA's own functions take of a host: a launch, a copy from page-locked memory, an event, in seconds.
- * Not measured here: usual figures of the driver. */
+/* What CUDA's own functions take of a host: a launch, a copy from page-locked memory, an event,
+ * in seconds. Not measured here: usual figures of the driver. */
 static const double launch = 2.3e-6, copy = 1.8e-6, event = 0.6e-6;
 
 typedef struct scene {
@@ -72,7 +72,7 @@ static void close_scene(scene *s)
     cudaFree(s->rows);
 }
 
-/* ---- lists --------------------------------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------------------------- */
 
 static void build_lists(const scene *s)
 {
@@ -110,7 +110,7 @@ static void whole_call(const scene *s)
     attend(&one, MILLION - ROWS, ROWS, 0, 1);
 }
 
-/* ---- decode -------------------------------------------------------------------------------------- */
+/* ---- decode ------------------------------------------------------------------------------ */
 
 /* The median token of a block: own seconds, and what is asked of CUDA. */
 static double decode(scene *s, struct emulator_counts *counts)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* DeepSeek's latent attention (arXiv 2405.04434, section 2.1, absorbed) on a device: keys of 576 numbers,
- * of which the first 512 are the value, read by more query heads than a strip has bits. With the CUDA
- * kernels, on the emulator or on a GPU, beside the same calls on the CPU, which latent_test holds against
- * the oracle: decoded rows of two sequences in one call, a few rows at once, rows of two blocks, ranges of
- * tokens, sinks, and a graph of a step; on one rank, in blocks of two slots, and on three, in blocks of
- * half a record. And a graph of as many sequences, rows and heads as a step may have. In fp16, as
- * cuda_parts_test.c. */
+/* DeepSeek's latent attention (arXiv 2405.04434, section 2.1, absorbed) on a device: keys of
+ * 576 numbers, of which the first 512 are the value, read by more query heads than a strip has
+ * bits. With the CUDA kernels, on the emulator or on a GPU, beside the same calls on the CPU,
+ * which latent_test holds against the oracle: decoded rows of two sequences in one call, a few
+ * rows at once, rows of two blocks, ranges of tokens, sinks, and a graph of a step; on one
+ * rank, in blocks of two slots, and on three, in blocks of half a record. And a graph of as
+ * many sequences, rows and heads as a step may have. In fp16, as cuda_parts_test.c. */
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
@@ -138,8 +138,8 @@ static void play(banyan_plan *plan, const numbers *n, results *r)
     if (s.stream) cudaStreamDestroy(s.stream);
 }
 
-/* Weights are rounded to fp16: 2^-11 of the largest value, below 6; q as well here, which the CPU's kernels
- * do not: its numbers are fp16. lse comes from sums before the first. */
+/* Weights are rounded to fp16: 2^-11 of the largest value, below 6; q as well here, which the
+ * CPU's kernels do not: its numbers are fp16. lse comes from sums before the first. */
 static void compare(const results *got, const results *expect, int rank)
 {
     for (int c = 0; c < CALLS; c++) {
@@ -198,7 +198,7 @@ static void test_refusal(void)
     banyan_comm_destroy(comm);
 }
 
-/* ---- steps of many sequences ------------------------------------------------------------------ */
+/* ---- steps of many sequences ------------------------------------------------------------- */
 
 enum { MANY = 64, MANY_HEADS = 128, MANY_ROWS = 4 };
 
@@ -239,8 +239,8 @@ static cudaGraphExec_t capture_many(const scene *s, int32_t parts)
     return arrays_captured(s->stream);
 }
 
-/* A graph of nine sequences, replayed with three, of which two are in its second launch and its third; and
- * one of all, captured. */
+/* A graph of nine sequences, replayed with three, of which two are in its second launch and its
+ * third; and one of all, captured. */
 static void play_many(banyan_plan *plan, const uint16_t *rows, float *out, size_t out_bytes)
 {
     enum { PARTS = 9 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a decoded token's layer launches where its heads are cut over ranks and merged by NCCL: counted, with
- * the CUDA kernels on the emulator and an NCCL over MPI (emu/nccl), in a graph and call by call, by every
- * merge. The numbers are those of the CPU, and a graph's bits those of the calls.
+/* What a decoded token's layer launches where its heads are cut over ranks and merged by NCCL:
+ * counted, with the CUDA kernels on the emulator and an NCCL over MPI (emu/nccl), in a graph
+ * and call by call, by every merge. The numbers are those of the CPU, and a graph's bits those
+ * of the calls.
  *
  *     cuda_launches_test RANKS [MERGE]
  *
@@ -17,9 +18,9 @@
 enum { HEADS = 8, KV_HEADS = 4, DIM = 64, PREFILL = 189, STEPS = 4, TOKENS = 320 };
 enum { CALLS, GRAPH };
 enum { UNTOUCHED = 0x5a, MOST = 64 };
-/* Of a layer in a graph: keys and values packed, decode, its parts combined, and then, where the merge is one
- * round, messages put together, sent and received, folded into results; where it is three all-reduces, each
- * given and taken, and results finished. */
+/* Of a layer in a graph: keys and values packed, decode, its parts combined, and then, where
+ * the merge is one round, messages put together, sent and received, folded into results; where
+ * it is three all-reduces, each given and taken, and results finished. */
 enum { ONE_ROUND = 6, REDUCED = 13 };
 
 extern const banyan_transport banyan_transport_nccl;
@@ -35,7 +36,7 @@ typedef struct results {
     float out[STEPS][HEADS][DIM], lse[STEPS][HEADS];
 } results;
 
-/* ---- launches -------------------------------------------------------------------------------- */
+/* ---- launches ---------------------------------------------------------------------------- */
 
 typedef struct launches {
     int count;
@@ -66,7 +67,7 @@ static void say(const launches *l, const char *what)
     fprintf(stderr, "%s, rank %d of %d: %d launches: %s\n", what, rank, ranks, l->count, text);
 }
 
-/* ---- calls ----------------------------------------------------------------------------------- */
+/* ---- calls ------------------------------------------------------------------------------- */
 
 typedef struct scene {
     banyan_cache *cache;
@@ -183,9 +184,10 @@ static void play(banyan_plan *plan, int how, results *r, launches *l)
     free(s.here);
 }
 
-/* ---- merges ---------------------------------------------------------------------------------- */
+/* ---- merges ------------------------------------------------------------------------------ */
 
-/* Weights are rounded to fp16: 2^-11 of the largest value, below 6. What is not written here is untouched. */
+/* Weights are rounded to fp16: 2^-11 of the largest value, below 6. What is not written here is
+ * untouched. */
 static void compare(const results *got, const results *expect, const char *merge)
 {
     const float *a = &got->out[0][0][0], *b = &expect->out[0][0][0];
@@ -230,8 +232,8 @@ static void test_merge(banyan_comm *comm, const char *merge, banyan_out out)
     banyan_plan_destroy(device);
 }
 
-/* Rank 1 has lost count of its merges: the ranks that it sends to find it in the header, and say so when they
- * wait. */
+/* Rank 1 has lost count of its merges: the ranks that it sends to find it in the header, and
+ * say so when they wait. */
 static void test_header(banyan_comm *comm)
 {
     char words[96];

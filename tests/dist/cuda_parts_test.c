@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What may be asked of parts, with the CUDA kernels, on the emulator or on a GPU, beside the same calls on
- * the CPU, which other tests hold against the oracle: sinks, ranges of tokens and their combination, and
- * layers of two shapes, one of which reads what another keeps; on one rank and on three. In fp16, where
- * the kernels round but the weights (2^-11 of each), and all else is fp32. */
+/* What may be asked of parts, with the CUDA kernels, on the emulator or on a GPU, beside the
+ * same calls on the CPU, which other tests hold against the oracle: sinks, ranges of tokens and
+ * their combination, and layers of two shapes, one of which reads what another keeps; on one
+ * rank and on three. In fp16, where the kernels round but the weights (2^-11 of each), and all
+ * else is fp32. */
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
@@ -75,7 +76,8 @@ static void attend(const arrays *a, int32_t layer, const banyan_rows *part, int3
               "%s", banyan_error_message());
 }
 
-/* Parts of one query each that attend to a third of the tokens each, combined; in place, too. */
+/* Parts of one query each that attend to a third of the tokens each, combined; in place,
+ * too. */
 static void combine(const arrays *a, banyan_sequence *of, results *r, int32_t layer,
                     int in_place)
 {
@@ -136,8 +138,8 @@ static void play(banyan_plan *plan, const numbers *n, results *r)
     if (stream) cudaStreamDestroy(stream);
 }
 
-/* Weights are rounded to fp16: 2^-11 of the largest value, below 6, twice with a combination; a share of
- * the sink's makes it less. lse comes from sums before that rounding. */
+/* Weights are rounded to fp16: 2^-11 of the largest value, below 6, twice with a combination; a
+ * share of the sink's makes it less. lse comes from sums before that rounding. */
 static void compare(const results *got, const results *expect, int rank)
 {
     for (int c = 0; c < CALLS; c++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Snapshots of caches on a device, on the emulator or on a GPU: saved and opened there, in bf16, fp16
- * and e4m3 (codes and factors), they go on with the same bits; and one in 16-bit numbers is opened on
- * the CPU, where it answers as a cache that was filled there. Two ranks are threads that share the
- * device. */
+/* Snapshots of caches on a device, on the emulator or on a GPU: saved and opened there, in
+ * bf16, fp16 and e4m3 (codes and factors), they go on with the same bits; and one in 16-bit
+ * numbers is opened on the CPU, where it answers as a cache that was filled there. Two ranks
+ * are threads that share the device. */
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/sequence.h"

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Steps of a batch of 8 (banyan_cache_step): a graph, captured once and replayed over 200 steps, beside the
- * same tokens in calls of their own, on the emulator or a GPU, and on the CPU, where steps are made as
- * well. Blocks begin and are evicted between replays; sequences end, leave their places free, begin anew with
- * a prefill, are forked and go back. The bits are those of the calls; and what other tests hold against
- * the oracle, the CPU's numbers, is near. What cannot be captured is refused by its words, and so is a
- * snapshot between a step and its last call, or its replay. */
+/* Steps of a batch of 8 (banyan_cache_step): a graph, captured once and replayed over 200
+ * steps, beside the same tokens in calls of their own, on the emulator or a GPU, and on the
+ * CPU, where steps are made as well. Blocks begin and are evicted between replays; sequences
+ * end, leave their places free, begin anew with a prefill, are forked and go back. The bits are
+ * those of the calls; and what other tests hold against the oracle, the CPU's numbers, is near.
+ * What cannot be captured is refused by its words, and so is a snapshot between a step and its
+ * last call, or its replay. */
 #include "emulator.h"
 #include "tests/comm/local.h"
 #include "tests/dist/device_arrays.h"
@@ -76,7 +77,7 @@ static banyan_plan *plan_of(banyan_comm *comm, const char *device, int64_t pool)
     return sequence_plan(&spec, comm);
 }
 
-/* ---- data ------------------------------------------------------------------------------------ */
+/* ---- data -------------------------------------------------------------------------------- */
 
 static void draw(uint16_t *to, int count, uint64_t seed)
 {
@@ -102,7 +103,7 @@ static void send(scene *s)
     arrays_copy(s->cache, s->there, s->here, sizeof *s->here, 1);
 }
 
-/* ---- calls ----------------------------------------------------------------------------------- */
+/* ---- calls ------------------------------------------------------------------------------- */
 
 static void attend_to(const scene *s, const banyan_rows *batch, int32_t count, int32_t first,
                       int32_t end)
@@ -224,7 +225,7 @@ static void step(scene *s, int number, results *r)
     }
 }
 
-/* ---- capturing ------------------------------------------------------------------------------- */
+/* ---- capturing --------------------------------------------------------------------------- */
 
 static void expect(banyan_status got, banyan_status status, const char *words)
 {
@@ -274,7 +275,7 @@ static void capture(scene *s)
     s->exec = arrays_captured(s->stream);
 }
 
-/* ---- playing --------------------------------------------------------------------------------- */
+/* ---- playing ----------------------------------------------------------------------------- */
 
 static void open_scene(scene *s, banyan_plan *plan, int how)
 {
@@ -307,7 +308,8 @@ static int64_t play(banyan_plan *plan, int how, results *r)
     return stats.blocks;
 }
 
-/* Weights are rounded to fp16: 2^-11 of the largest value, below 6. lse comes from sums before that. */
+/* Weights are rounded to fp16: 2^-11 of the largest value, below 6. lse comes from sums before
+ * that. */
 static void compare(const results *got, const results *expect, int rank)
 {
     const double out = arrays_differ(got->out[0][0][0][0], expect->out[0][0][0][0],

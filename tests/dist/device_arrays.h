@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* device_arrays.h - arrays of calls where a cache is: on its device, or on the host, so that a test may
- * make the same calls on both, and look how far apart the results are. */
+/* device_arrays.h - arrays of calls where a cache is: on its device, or on the host, so that a
+ * test may make the same calls on both, and look how far apart the results are. */
 #ifndef BANYAN_TESTS_DEVICE_ARRAYS_H
 #define BANYAN_TESTS_DEVICE_ARRAYS_H
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Caches on a device, against the float64 oracle: ranks are threads, the device is fake_device.c, whose
- * work is done later. Chunked prefill, decode, speculation that is taken back, appending and attending
- * apart; patterns, placements and merges, with messages staged on the host and without. A device holds
- * the blocks that the CPU would, counts its pairs, and sends its messages; eviction never
- * shows; a probe's mass is the oracle's; what cannot be is refused by its words. */
+/* Caches on a device, against the float64 oracle: ranks are threads, the device is
+ * fake_device.c, whose work is done later. Chunked prefill, decode, speculation that is taken
+ * back, appending and attending apart; patterns, placements and merges, with messages staged on
+ * the host and without. A device holds the blocks that the CPU would, counts its pairs, and
+ * sends its messages; eviction never shows; a probe's mass is the oracle's; what cannot be is
+ * refused by its words. */
 #include "tests/dist/fake_device.h"
 
 #define DEVICE_DECODES 40
@@ -27,16 +28,19 @@ static const device_case cases[] = {
     {"s2", 8, 2, 32, 16, 700, 150, 20, FORMATS, {"0-7:s2 stride=4 local=2 per=query"},
      "line", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"s2 in tokens", 8, 2, 16, 16, 400, 60, 5, FORMATS,
-     {"0-7:s2 stride=3 local=10t per=query"}, "spread", "gather", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
+     {"0-7:s2 stride=3 local=10t per=query"}, "spread", "gather",
+     BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 0},
     {"wide group", 80, 1, 16, 16, 200, 50, 0, FORMATS, {"60-79:s2 stride=4 local=2 per=query"},
      "line", "tree", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"a rank lost", 8, 2, 32, 16, 350, 100, 0, FORMATS, {"0-3:s2 stride=4 local=2"},
      "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_ALL, 1},
     {"of the prompt", 8, 4, 32, 16, 420, 150, 0, FORMATS,
-     {"0-3:a_shape prompt=333 sink=5t window=50t", "4-7:tri_shape prompt=333 last=70 sink=1 window=2"},
+     {"0-3:a_shape prompt=333 sink=5t window=50t",
+      "4-7:tri_shape prompt=333 last=70 sink=1 window=2"},
      "spread", "tree", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
     {"spans and strides", 8, 4, 32, 16, 500, 150, 7, FORMATS,
-     {"0-3:span alpha=-40 beta=0.375 sink=20t", "4-7:strided local=2 stride1=2 range1=5 stride2=3 range2=9"},
+     {"0-3:span alpha=-40 beta=0.375 sink=20t",
+      "4-7:strided local=2 stride1=2 range1=5 stride2=3 range2=9"},
      "line", "direct", BANYAN_HOME_DEALT, BANYAN_OUT_HOME, 0},
     {"whole heads", 8, 8, 32, 16, 400, 128, 0, FORMATS, {"2-7:sink_window sink=2 window=3"},
      "heads", "direct", BANYAN_HOME_FIRST, BANYAN_OUT_HOME, 0},
@@ -52,7 +56,7 @@ static void test_cases(banyan_comm *comm, void *arg)
         if (cases[i].rows >= 93) test_device_batches(&cases[i], comm);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void expect_plan(const banyan_spec *spec, banyan_comm *comm, banyan_status status,
                         const char *words)
@@ -199,7 +203,8 @@ static void test_captured(banyan_comm *comm, void *arg)
     stream_close(on);
 }
 
-/* A long prefill waits for the device once in several calls of the largest size, evicting or not. */
+/* A long prefill waits for the device once in several calls of the largest size, evicting or
+ * not. */
 static void test_waits(banyan_comm *comm)
 {
     enum { HEADS = 64, ROWS = 2048, CALLS = 16, DIM = 8 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* device_sequence.h - attending on a device, for tests: the arrays of a sequence brought there and back,
- * a script of calls, and the oracle's word on what came of them. */
+/* device_sequence.h - attending on a device, for tests: the arrays of a sequence brought there
+ * and back, a script of calls, and the oracle's word on what came of them. */
 #ifndef BANYAN_TESTS_DEVICE_SEQUENCE_H
 #define BANYAN_TESTS_DEVICE_SEQUENCE_H
 
@@ -11,8 +11,8 @@
 
 enum { LAYERS = 2 };
 
-/* Before it is included: DEVICE_PARTS and DEVICE_ROUNDS, see bound_of; DEVICE_DECODES: so many of the
- * last rows come one by one. */
+/* Before it is included: DEVICE_PARTS and DEVICE_ROUNDS, see bound_of; DEVICE_DECODES: so many
+ * of the last rows come one by one. */
 
 typedef struct device_case {
     const char *name;
@@ -55,7 +55,7 @@ static inline void set_spec(const device_case *c, int ranks, banyan_spec *spec,
     }
 }
 
-/* ---- there and back ------------------------------------------------------------------------- */
+/* ---- there and back ---------------------------------------------------------------------- */
 
 static inline void settle(const banyan_cache *cache)
 {
@@ -134,7 +134,7 @@ static inline void sequence_leave(const sequence *on, const banyan_cache *cache)
     for (int i = 0; i < 6; i++) banyan_memory_release(&d->memory, 0, array[i]);
 }
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 static inline void call(sequence *s, banyan_cache *cache, int64_t at, int32_t rows, int what)
 {
@@ -169,7 +169,7 @@ static inline void run_script(sequence *s, banyan_cache *cache, uint64_t seed)
     settle(cache);
 }
 
-/* ---- checking ------------------------------------------------------------------------------ */
+/* ---- checking ---------------------------------------------------------------------------- */
 
 typedef struct reader {
     const sequence *s;
@@ -206,8 +206,8 @@ static inline oracle oracle_of(const sequence *s, reader *r)
                     .ctx = r};
 }
 
-/* Partials of masked and other blocks are combined, those of DEVICE_PARTS parts of a list, and those of
- * ranks. */
+/* Partials of masked and other blocks are combined, those of DEVICE_PARTS parts of a list, and
+ * those of ranks. */
 static inline bound bound_of(const sequence *s)
 {
     return (bound){.block_tokens = s->spec->block_tokens,
@@ -285,8 +285,9 @@ static inline void check_stats(const sequence *s, const banyan_cache *cache, ban
     banyan_plan_destroy(plan);
 }
 
-/* The share of the mass of tokens `first` .., of the last `rows` rows. With both lse right to their
- * bounds a and b, exp(lse' - lse) is right to a factor of exp(a + b), and a few roundings. */
+/* The share of the mass of tokens `first` .., of the last `rows` rows. With both lse right to
+ * their bounds a and b, exp(lse' - lse) is right to a factor of exp(a + b), and a few
+ * roundings. */
 static inline void check_mass(sequence *s, sequence *on, banyan_cache *cache, int64_t first,
                               int64_t count, const char *name)
 {
@@ -372,7 +373,7 @@ static inline void test_case(const device_case *c, banyan_comm *comm)
     CHECK_MSG(hash[0] == hash[2], "%s: eviction shows", c->name);
 }
 
-/* ---- batches ------------------------------------------------------------------------------- */
+/* ---- batches ----------------------------------------------------------------------------- */
 
 /* A part, and the rows of the arrays that it is given: first .. first+rows-1. */
 typedef struct device_part {
@@ -401,8 +402,8 @@ static inline void call_parts(const sequence *on, banyan_cache *cache, banyan_se
               "%s", banyan_error_message());
 }
 
-/* Two sequences and a fork of one, in batches; or the same calls one by one, and the fork a sequence
- * that was given all of it: the same bits. */
+/* Two sequences and a fork of one, in batches; or the same calls one by one, and the fork a
+ * sequence that was given all of it: the same bits. */
 static inline uint64_t run_batches(const banyan_plan *plan, const sequence *s, int as_batch)
 {
     static const device_part first[] = {{0, 0, 40, 0}, {1, 0, 30, 40}}, alone = {2, 0, 35, 0};

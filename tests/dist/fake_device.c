@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fake_device.c - the rows "cuda" and "hopper" of the kernels, without CUDA: a queue is a thread that does
- * what was queued some time later (tests/comm/stream.h), and blocks are those of the scalar kernel. What
- * dist/ forgets to keep until the queue got there, meets wrong numbers.
+/* fake_device.c - the rows "cuda" and "hopper" of the kernels, without CUDA: a queue is a
+ * thread that does what was queued some time later (tests/comm/stream.h), and blocks are those
+ * of the scalar kernel. What dist/ forgets to keep until the queue got there, meets wrong
+ * numbers.
  *
  * Spans are taken at their word: what is not masked is seen by rows whatever their token. */
 #include "tests/dist/fake_device.h"
@@ -64,7 +65,7 @@ static void queue_bytes(const banyan_device_limits *limits, size_t *device, size
     *device = *host = sizeof(banyan_queue) + (size_t)limits->strips;
 }
 
-/* ---- memory: the stream's ------------------------------------------------------------------- */
+/* ---- memory: the stream's ---------------------------------------------------------------- */
 
 static banyan_memory memory_of(void *own)
 {
@@ -150,7 +151,7 @@ static void *keep(banyan_queue *q, const void *array, int64_t count, size_t byte
     return k->bytes;
 }
 
-/* ---- pack ---------------------------------------------------------------------------------- */
+/* ---- pack -------------------------------------------------------------------------------- */
 
 typedef struct packing {
     banyan_block_shape shape;
@@ -188,7 +189,7 @@ static const char *pack(banyan_queue *q, const banyan_block_shape *shape, int32_
     return NULL;
 }
 
-/* ---- attend -------------------------------------------------------------------------------- */
+/* ---- attend ------------------------------------------------------------------------------ */
 
 /* Entries of a strip's spans that are masked, or those that are not. */
 static int64_t list_of(const banyan_batch *b, const banyan_strip *s, int masked,
@@ -289,7 +290,7 @@ static const char *attend(banyan_queue *q, const banyan_batch *given)
     return NULL;
 }
 
-/* ---- partials ------------------------------------------------------------------------------ */
+/* ---- partials ---------------------------------------------------------------------------- */
 
 static void do_fold(void *arg)
 {
@@ -394,7 +395,7 @@ static const banyan_device device = {.name = "cuda",
                                      .fold = fold,
                                      .share = share};
 
-/* ---- rows ---------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 static int usable(void)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sums of compensation tokens in snapshots, opened where more or less is left out than where they were
- * saved: under a plan with fewer rows to go back, other windows, or other rules. What is opened goes on as a
- * cache of that plan does which read all tokens itself, bit by bit; or it is refused, where sums cannot be
- * made. */
+/* Sums of compensation tokens in snapshots, opened where more or less is left out than where
+ * they were saved: under a plan with fewer rows to go back, other windows, or other rules. What
+ * is opened goes on as a cache of that plan does which read all tokens itself, bit by bit; or
+ * it is refused, where sums cannot be made. */
 #include "tests/dist/snapshot_world.h"
 #include "tests/world.h"
 
@@ -23,7 +23,8 @@ static uint64_t go_on(world *w)
     return hash;
 }
 
-/* Read by a plan of `from`, opened by one of `to`. ended: a sequence that is not there any more, or -1. */
+/* Read by a plan of `from`, opened by one of `to`. ended: a sequence that is not there any
+ * more, or -1. */
 static void test_pair(const char *what, const snapshot_case *from, const snapshot_case *to,
                       int ended, banyan_comm *comm)
 {

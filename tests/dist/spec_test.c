@@ -158,7 +158,8 @@ static void test_arguments(void)
     banyan_plan_destroy(NULL);
 }
 
-/* A struct of another version: a longer one is refused, a shorter one filled up with defaults. */
+/* A struct of another version: a longer one is refused, a shorter one filled up with
+ * defaults. */
 static void test_size(void)
 {
     banyan_spec spec = small_spec();

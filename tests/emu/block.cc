@@ -61,7 +61,8 @@ static block *thread_block()
     return kept[depth].get();
 }
 
-/* What a kernel reads before it calls launch_wait, it reads before the kernel ahead of it has run. */
+/* What a kernel reads before it calls launch_wait, it reads before the kernel ahead of it has
+ * run. */
 void run_before(block &b)
 {
     if (!b.before) return;
@@ -82,7 +83,7 @@ uint32_t random_below(uint32_t n)
     return (uint32_t)((x * 0x2545f4914f6cdd1d >> 32) * n >> 32);
 }
 
-/* ---- who runs next --------------------------------------------------------------------------- */
+/* ---- who runs next ----------------------------------------------------------------------- */
 
 static void become(fiber &f)
 {
@@ -133,7 +134,8 @@ static void choose(block &b)
         std::swap(first, b.ready[(b.ready_first + random_below(b.ready_count)) % MOST_THREADS]);
 }
 
-/* The next fiber to run. When all wait, operations under way are made to happen, until one can. */
+/* The next fiber to run. When all wait, operations under way are made to happen, until one
+ * can. */
 static fiber &next_ready()
 {
     block &b = *self_block;
@@ -166,7 +168,7 @@ void wait_for(waiting waits, uint32_t what, uint32_t mask, site at)
     hand_over();
 }
 
-/* ---- threads and blocks ------------------------------------------------------------------------ */
+/* ---- threads and blocks ------------------------------------------------------------------ */
 
 static uint64_t *mark_of(const block &b, uint32_t index)
 {
@@ -190,8 +192,8 @@ static void thread_runs()
     __builtin_unreachable();
 }
 
-/* Stacks begin a different number of bytes below multiples of their size: else all would use the same
- * few lines of the cache. */
+/* Stacks begin a different number of bytes below multiples of their size: else all would use
+ * the same few lines of the cache. */
 static void prepare_threads(block &b)
 {
     b.ready_first = b.ready_count = 0;

@@ -2,10 +2,10 @@
 /* block.h - one block of threads that runs on one thread of the host: what its parts (block.cc,
  * collective.cc, named.cc, mbarrier.cc, copies.cc, proxy.cc, wgmma.cc) know of each other.
  *
- * Each CUDA thread is a fiber. It runs until it must wait, and then hands over to the next that can run.
- * When none can, what is under way is made to happen (progress), and if there is nothing, the block hangs
- * for ever: a fault, as is every broken rule. A fault ends the process with words, since a device would
- * give wrong numbers at best. */
+ * Each CUDA thread is a fiber. It runs until it must wait, and then hands over to the next that
+ * can run. When none can, what is under way is made to happen (progress), and if there is
+ * nothing, the block hangs for ever: a fault, as is every broken rule. A fault ends the process
+ * with words, since a device would give wrong numbers at best. */
 #ifndef BANYAN_TESTS_EMU_BLOCK_H
 #define BANYAN_TESTS_EMU_BLOCK_H
 
@@ -87,8 +87,8 @@ struct block {
     const std::function<void()> *body;
     emulator_mode mode;
     uint64_t random; /* state of the generator */
-    /* In the random mode, drawn for each block: in how many hand-overs, and in how many issues, a copy
-     * or product happens once; who goes next; and a warp that goes last. */
+    /* In the random mode, drawn for each block: in how many hand-overs, and in how many issues,
+     * a copy or product happens once; who goes next; and a warp that goes last. */
     uint32_t progress_odds, issue_odds;
     enum { any, oldest, newest, kinds_of_turn } turn;
     uint32_t starved;
@@ -147,7 +147,8 @@ enum meeting : uint32_t {
     MEET_REGISTERS
 };
 const char *meeting_name(uint32_t kind);
-/* Lanes of `mask` meet; the last one calls all(lanes, mask) with each one's argument; NULL elsewhere. */
+/* Lanes of `mask` meet; the last one calls all(lanes, mask) with each one's argument; NULL
+ * elsewhere. */
 void meet_warp(meeting kind, uint32_t mask, void *argument,
                void (*all)(void *const *lane, uint32_t mask), site at);
 void meet_warpgroup(meeting kind, void *argument, void (*all)(fiber *first), site at);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Meetings: instructions that the lanes of a warp, or the threads of a warpgroup, execute together. Who
- * arrives last does it for all. Between two meetings the lanes of a warp run one after another, each as
- * far as it can: what one lane tells another without a meeting is found out. */
+/* Meetings: instructions that the lanes of a warp, or the threads of a warpgroup, execute
+ * together. Who arrives last does it for all. Between two meetings the lanes of a warp run one
+ * after another, each as far as it can: what one lane tells another without a meeting is found
+ * out. */
 #include "block.h"
 #include "emu_device.h"
 
@@ -89,7 +90,7 @@ void meet_warpgroup(meeting kind, void *argument, void (*all)(fiber *first), sit
         if (&first[i] != self) wake(first[i]);
 }
 
-/* ---- shuffles and votes --------------------------------------------------------------------------- */
+/* ---- shuffles and votes ------------------------------------------------------------------ */
 
 namespace
 {

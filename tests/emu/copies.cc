@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Asynchronous copies. From its issue on, where a copy goes is unknown: it is filled with NaNs. It happens
+/* Asynchronous copies. From its issue on, where a copy goes is unknown: it is filled with NaNs.
+ * It happens
  *
  *     eager    at once
- *     lazy     a bulk copy when all threads wait, and one for its mbarrier; a cp.async when its thread
- *              waits for its group; a bulk store when its thread waits
+ *     lazy     a bulk copy when all threads wait, and one for its mbarrier; a cp.async when its
+ *              thread waits for its group; a bulk store when its thread waits
  *     random   as lazy, or at any hand-over before
  *
- * Sources are read when it happens, so that a buffer that is written again too early is found out. */
+ * Sources are read when it happens, so that a buffer that is written again too early is found
+ * out. */
 #include "block.h"
 #include "attention/cuda/ptx.h"
 #include "memory.h"

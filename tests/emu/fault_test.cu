@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each broken rule ends the process with its words: kernels that break one each, in processes of their
- * own. What depends on the order of events is asked only where the mode makes it happen. */
+/* Each broken rule ends the process with its words: kernels that break one each, in processes
+ * of their own. What depends on the order of events is asked only where the mode makes it
+ * happen. */
 #include "attention/cuda/wgmma.h"
 #include "emulator.h"
 #include "tests/emu/trial.h"

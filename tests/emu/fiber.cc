@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Switching stacks: the registers that a function must keep are pushed, the stack pointer is exchanged,
- * and those of the other are popped. swapcontext would do the same with two system calls. */
+/* Switching stacks: the registers that a function must keep are pushed, the stack pointer is
+ * exchanged, and those of the other are popped. swapcontext would do the same with two system
+ * calls. */
 #include "fiber.h"
 
 #include <stdint.h>

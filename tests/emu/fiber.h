@@ -8,8 +8,8 @@
 namespace emu
 {
 
-/* What emu_switch needs to begin entry() on a stack that ends at `top` (16-byte aligned). entry never
- * returns. */
+/* What emu_switch needs to begin entry() on a stack that ends at `top` (16-byte aligned). entry
+ * never returns. */
 void *fiber_prepare(void *top, void (*entry)());
 
 } // namespace emu

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* mbarriers (9.7.13.15). The state is kept beside the block's memory; in the 8 bytes of shared memory is
- * a mark, so that writing over a barrier is found out. */
+/* mbarriers (9.7.13.15). The state is kept beside the block's memory; in the 8 bytes of shared
+ * memory is a mark, so that writing over a barrier is found out. */
 #include "block.h"
 #include "attention/cuda/ptx.h"
 
@@ -130,8 +130,9 @@ void emu_barrier_expect(uint32_t address, int bytes, const char *file, int line)
     arrive(barrier, at);
 }
 
-/* A phase has parity phase % 2; that of parity p has ended when the one under way has the other. A thread
- * that was woken and finds the next phase ended as well would have missed it on a device. */
+/* A phase has parity phase % 2; that of parity p has ended when the one under way has the
+ * other. A thread that was woken and finds the next phase ended as well would have missed it on
+ * a device. */
 void emu_barrier_wait(uint32_t address, int parity, const char *file, int line)
 {
     const site at = {file, line};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Device memory: pages of their own for each piece, which end where the piece does (to 256 bytes), with a
- * page before and behind that nobody may touch. The pages are closed while no device work runs, so that
- * host code which follows a device pointer dies where it does it. */
+/* Device memory: pages of their own for each piece, which end where the piece does (to 256
+ * bytes), with a page before and behind that nobody may touch. The pages are closed while no
+ * device work runs, so that host code which follows a device pointer dies where it does it. */
 #include "memory.h"
 #include "block.h"
 #include "settings.h"
@@ -51,7 +51,7 @@ static size_t page_size()
     return bytes;
 }
 
-/* ---- what is where ------------------------------------------------------------------------------- */
+/* ---- what is where ----------------------------------------------------------------------- */
 
 /* The piece that p is in, or NULL; the caller holds the mutex. */
 static const std::pair<const uintptr_t, piece> *find(const void *p)
@@ -93,7 +93,7 @@ bool memory_reaches(const void *p, size_t bytes)
     return at + bytes <= end;
 }
 
-/* ---- closed pages ---------------------------------------------------------------------------------- */
+/* ---- closed pages ------------------------------------------------------------------------ */
 
 static void put(const char *text)
 {
@@ -164,7 +164,7 @@ void memory_close()
         for (const auto &p : all().at) protect(p.second, false);
 }
 
-/* ---- taking and giving back --------------------------------------------------------------------------- */
+/* ---- taking and giving back -------------------------------------------------------------- */
 
 static size_t slack(size_t bytes) /* from its end to that of its pages */
 {

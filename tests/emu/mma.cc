@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ldmatrix and mma.sync: a warp's matrices, whose numbers are spread over its lanes. Layouts from PTX ISA
- * 9.0: ldmatrix 9.7.14.5.15, the fragments of mma.m16n8k16 9.7.14.5.8. */
+/* ldmatrix and mma.sync: a warp's matrices, whose numbers are spread over its lanes. Layouts
+ * from PTX ISA 9.0: ldmatrix 9.7.14.5.15, the fragments of mma.m16n8k16 9.7.14.5.8. */
 #include "block.h"
 #include "attention/cuda/ptx.h"
 
@@ -25,8 +25,8 @@ struct multiply {
 };
 } // namespace
 
-/* Matrix i: rows at the addresses of lanes 8 i .. 8 i + 7. Lane l gets elements (l / 4, 2 (l % 4)) and
- * the next of it, or of its transpose, lower column in the low half. */
+/* Matrix i: rows at the addresses of lanes 8 i .. 8 i + 7. Lane l gets elements (l / 4, 2 (l %
+ * 4)) and the next of it, or of its transpose, lower column in the low half. */
 static void load_all(void *const *lane, uint32_t)
 {
     for (int i = 0; i < 4; i++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Named barriers (9.7.13.1): a phase ends when `threads` threads have come, of which those that only
- * arrive go on at once. Barrier 0 is __syncthreads: all threads that have not exited. And setmaxnreg. */
+/* Named barriers (9.7.13.1): a phase ends when `threads` threads have come, of which those that
+ * only arrive go on at once. Barrier 0 is __syncthreads: all threads that have not exited. And
+ * setmaxnreg. */
 #include "block.h"
 #include "settings.h"
 #include "attention/cuda/ptx.h"
@@ -73,7 +74,7 @@ void emu_named(int id, int threads, bool waits, const char *file, int line)
     arrive((uint32_t)id, threads, waits, at);
 }
 
-/* ---- setmaxnreg (9.7.19.5) -------------------------------------------------------------------- */
+/* ---- setmaxnreg (9.7.19.5) --------------------------------------------------------------- */
 
 static void registers_all(fiber *first)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Conversions, over all codes: what a code stands for comes from the format's definition in double, and
- * rounding is tried at every code, at every midpoint between two, and on both sides of it. */
+/* Conversions, over all codes: what a code stands for comes from the format's definition in
+ * double, and rounding is tried at every code, at every midpoint between two, and on both sides
+ * of it. */
 #include "tests/emu/trial.h"
 
 /* Sign, exponent and mantissa bits, as IEEE 754 reads them: subnormals at exponent field 0. */
@@ -12,7 +13,8 @@ static double value_of(unsigned magnitude, int mantissa_bits, int bias)
     return ldexp((1u << mantissa_bits) + mantissa, exponent - bias - mantissa_bits);
 }
 
-/* Codes 0 .. last are finite numbers, ascending. `convert` to the code, with sign bit `sign`. */
+/* Codes 0 .. last are finite numbers, ascending. `convert` to the code, with sign bit
+ * `sign`. */
 template <typename F, typename G>
 static void test_format(const char *name, unsigned last, int mantissa_bits, int bias,
                         unsigned sign, F convert, G back)

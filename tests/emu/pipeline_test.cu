@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A ring of shared memory that one warp fills with bulk copies and two warpgroups empty, as attention
- * kernels do; named barriers; and a bulk store of the result. */
+/* A ring of shared memory that one warp fills with bulk copies and two warpgroups empty, as
+ * attention kernels do; named barriers; and a bulk store of the result. */
 #include "tests/emu/trial.h"
 
 enum { STAGES = 3, TILE = 256, CONSUMERS = 256 }; /* TILE: floats */
@@ -65,7 +65,7 @@ static void test_ring(int tiles)
     }
 }
 
-/* ---- two warpgroups take turns, as in pingpong ----------------------------------------------- */
+/* ---- two warpgroups take turns, as in pingpong ------------------------------------------- */
 
 static __global__ void turns_kernel(int *out)
 {

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared memory, and the two ways to it. Ordinary loads and stores go by the generic proxy, bulk copies
- * and wgmma by the async proxy; what one wrote the other sees after fence.proxy.async, shared_written.
+/* Shared memory, and the two ways to it. Ordinary loads and stores go by the generic proxy,
+ * bulk copies and wgmma by the async proxy; what one wrote the other sees after
+ * fence.proxy.async, shared_written.
  *
- * The generic side is the memory itself, which kernels address directly. Beside it lies what the async side
- * sees: bulk copies write to both, and shared_written copies the first to the second. An asynchronous
- * read of bytes that differ is a fault. Copying everything at each fence would cost too much where most
- * of the memory is a ring that bulk copies fill: grains of 1024 bytes that one filled whole are not
- * copied; if they differ when they are read, some fence since then must have been there. */
+ * The generic side is the memory itself, which kernels address directly. Beside it lies what
+ * the async side sees: bulk copies write to both, and shared_written copies the first to the
+ * second. An asynchronous read of bytes that differ is a fault. Copying everything at each
+ * fence would cost too much where most of the memory is a ring that bulk copies fill: grains of
+ * 1024 bytes that one filled whole are not copied; if they differ when they are read, some
+ * fence since then must have been there. */
 #include "block.h"
 #include "attention/cuda/ptx.h"
 

@@ -15,7 +15,7 @@
 
 using namespace emu;
 
-/* ---- errors ---------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 static const struct {
     cudaError_t error;
@@ -59,7 +59,7 @@ const char *cudaGetErrorString(cudaError_t error)
     return "unrecognized error code";
 }
 
-/* ---- devices --------------------------------------------------------------------------------- */
+/* ---- devices ----------------------------------------------------------------------------- */
 
 static thread_local int current_device;
 
@@ -141,7 +141,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
-/* ---- launches -------------------------------------------------------------------------------- */
+/* ---- launches ---------------------------------------------------------------------------- */
 
 static std::mutex asked_mutex;
 static std::map<const void *, int> asked; /* shared memory, by kernel */

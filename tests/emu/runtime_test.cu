@@ -55,7 +55,8 @@ static void test_events()
     cudaFreeHost(host), cudaFreeHost(result);
 }
 
-/* What a copy reads is written again before anybody waited: the eager mode hides it, the lazy one not. */
+/* What a copy reads is written again before anybody waited: the eager mode hides it, the lazy
+ * one not. */
 static void test_late_copy()
 {
     cudaStream_t stream;

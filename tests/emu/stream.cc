@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Streams. In the eager mode work is done at the call; in the lazy mode when somebody waits for it, so that
- * host memory that is written again too early, or read too early, gives wrong numbers; in the random
- * mode some of it is done at some calls.
+/* Streams. In the eager mode work is done at the call; in the lazy mode when somebody waits for
+ * it, so that host memory that is written again too early, or read too early, gives wrong
+ * numbers; in the random mode some of it is done at some calls.
  *
- * The legacy default stream (NULL) waits for the blocking streams, and they for it; streams made with
- * cudaStreamNonBlocking do neither. Each thread of the host has streams of its own as far as these
- * rules go: threads stand for ranks, and ranks share no device's default stream. */
+ * The legacy default stream (NULL) waits for the blocking streams, and they for it; streams
+ * made with cudaStreamNonBlocking do neither. Each thread of the host has streams of its own as
+ * far as these rules go: threads stand for ranks, and ranks share no device's default
+ * stream. */
 #include "stream.h"
 #include "block.h"
 #include "memory.h"
@@ -49,8 +50,8 @@ line &line_of(cudaStream_t stream)
     return *share_line(stream);
 }
 
-/* Works first .. last of which each but the first overlaps the one ahead of it: that one runs when it is
- * waited for (launch_wait), and no earlier. */
+/* Works first .. last of which each but the first overlaps the one ahead of it: that one runs
+ * when it is waited for (launch_wait), and no earlier. */
 static void run_overlapping(const std::vector<work> &works, size_t first, size_t last)
 {
     if (first < last)
@@ -70,9 +71,9 @@ static void run_in_order(const std::vector<work> &works)
     }
 }
 
-/* The next piece of the line's work, and kernels behind it that overlap, for this thread to run; none
- * when another one is at it. *is_over: there is nothing to do, or this thread is at it: what is before
- * its own work is done. */
+/* The next piece of the line's work, and kernels behind it that overlap, for this thread to
+ * run; none when another one is at it. *is_over: there is nothing to do, or this thread is at
+ * it: what is before its own work is done. */
 static std::vector<work> take_work(line &l, uint64_t count, bool *is_over)
 {
     std::lock_guard<std::mutex> lock(l.mutex);
@@ -93,8 +94,9 @@ static std::vector<work> take_work(line &l, uint64_t count, bool *is_over)
     return works;
 }
 
-/* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's. The device's
- * memory stays open from one piece of its work to the next: opening takes long where much of it is in use. */
+/* Nothing is locked while work runs: it may wait for other streams, and theirs for this one's.
+ * The device's memory stays open from one piece of its work to the next: opening takes long
+ * where much of it is in use. */
 void run_until(line &l, uint64_t count)
 {
     bool was_open = false;
@@ -218,7 +220,7 @@ cudaError_t cudaPeekAtLastError(void)
     return last_error;
 }
 
-/* ---- streams ----------------------------------------------------------------------------------------- */
+/* ---- streams ----------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
@@ -306,7 +308,7 @@ cudaError_t emulator_enqueue(cudaStream_t stream, void (*run)(void *argument), v
     return enqueue(stream, [run, owner] { run(owner.get()); });
 }
 
-/* ---- capture and graphs -------------------------------------------------------------------------------- */
+/* ---- capture and graphs ------------------------------------------------------------------ */
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
 {

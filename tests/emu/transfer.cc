@@ -9,7 +9,7 @@
 
 using namespace emu;
 
-/* ---- taking and giving back ------------------------------------------------------------------- */
+/* ---- taking and giving back -------------------------------------------------------------- */
 
 static cudaError_t take(memory kind, void **out, size_t bytes)
 {
@@ -102,7 +102,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const vo
     return cudaSuccess;
 }
 
-/* ---- copies ----------------------------------------------------------------------------------- */
+/* ---- copies ------------------------------------------------------------------------------ */
 
 /* Is p what this side of a copy should be, and are all its bytes in one piece? */
 static bool fits(const void *p, size_t bytes, bool may_be_host, bool may_be_device)
@@ -151,7 +151,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
     const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    /* From pageable memory it returns when that has been read (API synchronisation behaviour). */
+    /* From pageable memory it returns when that has been read (API synchronisation
+     * behaviour). */
     if (error != cudaSuccess ||
         (memory_kind(from) == memory::pageable && memory_kind(to) == memory::device))
         return error;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The lanes of a warp: fragments against plain matrix products (exact, since all sums are), shuffles,
- * votes, and what lanes tell one another by shared memory. */
+/* The lanes of a warp: fragments against plain matrix products (exact, since all sums are),
+ * shuffles, votes, and what lanes tell one another by shared memory. */
 #include "tests/emu/trial.h"
 
-/* ---- mma: a and b are put into fragments by ldmatrix, in the order that the ISA's figures say ---- */
+/* ---- mma: a and b are put into fragments by ldmatrix, in the order that the ISA's figures say
+ * ---- */
 
 /* a [16][16], b [8][16] (its columns are rows of memory), c [16][8]. */
 template <typename T>
@@ -44,7 +45,7 @@ template <typename T> static void test_product(uint64_t seed)
         }
 }
 
-/* ---- ldmatrix with .trans ------------------------------------------------------------------------- */
+/* ---- ldmatrix with .trans ---------------------------------------------------------------- */
 
 static __global__ void transpose_kernel(uint32_t *out)
 {
@@ -69,7 +70,7 @@ static void test_transpose()
         }
 }
 
-/* ---- shuffles and votes --------------------------------------------------------------------------- */
+/* ---- shuffles and votes ------------------------------------------------------------------ */
 
 static __global__ void shuffle_kernel(float *out)
 {
@@ -106,7 +107,7 @@ static void test_shuffles()
     }
 }
 
-/* ---- blocks, and threads of more than one dimension ------------------------------------------------- */
+/* ---- blocks, and threads of more than one dimension -------------------------------------- */
 
 static __global__ void place_kernel(int *out, int *count)
 {
@@ -130,7 +131,7 @@ static void test_places()
     CHECK(count.read()[0] == 5 + 6 * 64);
 }
 
-/* ---- cp.async: a ring of three tiles ------------------------------------------------------------------ */
+/* ---- cp.async: a ring of three tiles ----------------------------------------------------- */
 
 static __global__ void ring_kernel(const float *in, float *out, int tiles)
 {

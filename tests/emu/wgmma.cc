@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Products of a warpgroup: wgmma.mma_async of m64nNk16, 16-bit numbers, fp32 sums. Written from PTX ISA
- * 9.0, section 9.7.15: register fragments 9.7.15.5.1.1, shared memory layouts 9.7.15.5.1.2 (matrix
- * descriptor, strides, canonical layouts), order 9.7.15.2 and 9.7.15.6.
+/* Products of a warpgroup: wgmma.mma_async of m64nNk16, 16-bit numbers, fp32 sums. Written from
+ * PTX ISA 9.0, section 9.7.15: register fragments 9.7.15.5.1.1, shared memory layouts
+ * 9.7.15.5.1.2 (matrix descriptor, strides, canonical layouts), order 9.7.15.2 and 9.7.15.6.
  *
- * From issue to the wait that covers its group, a product's d is full of NaNs: it may not be read, and who
- * writes to it is found out. In the lazy mode shared memory is read at the wait, in the eager mode
- * at issue. The a in registers is read at issue: ptxas sees to it that registers of a product under way are
- * not given to other values (or says so, and the build stops). */
+ * From issue to the wait that covers its group, a product's d is full of NaNs: it may not be
+ * read, and who writes to it is found out. In the lazy mode shared memory is read at the wait,
+ * in the eager mode at issue. The a in registers is read at issue: ptxas sees to it that
+ * registers of a product under way are not given to other values (or says so, and the build
+ * stops). */
 #include "block.h"
 #include "attention/cuda/wgmma.h"
 #include "settings.h"
@@ -18,7 +19,7 @@ namespace emu
 
 enum { ROWS = 64, DEPTH = 16, ROW_BYTES = 128, PIECE_BYTES = 1024 };
 
-/* ---- matrices in shared memory ------------------------------------------------------------------- */
+/* ---- matrices in shared memory ----------------------------------------------------------- */
 
 namespace
 {
@@ -27,8 +28,9 @@ struct descriptor {
 };
 } // namespace
 
-/* Matrix descriptor: bits 0-13, 16-29 and 32-45 are the start address, leading and stride byte offsets,
- * without their last 4 bits; 49-51 the base offset; 62-63 the swizzle, 1 for 128 bytes. */
+/* Matrix descriptor: bits 0-13, 16-29 and 32-45 are the start address, leading and stride byte
+ * offsets, without their last 4 bits; 49-51 the base offset; 62-63 the swizzle, 1 for 128
+ * bytes. */
 static descriptor decode(uint64_t bits, bool is_k_major, const char *which, site at)
 {
     const descriptor d = {(uint32_t)(bits & 0x3fff) << 4, (uint32_t)(bits >> 16 & 0x3fff) << 4,
@@ -40,8 +42,8 @@ static descriptor decode(uint64_t bits, bool is_k_major, const char *which, site
     if (bits & ~used)
         fault(at, "wgmma: %s has unused bits or a base offset: 0x%llx", which,
               (unsigned long long)bits);
-    /* With base offset 0 pieces begin at multiples of 1024. In the first row of one the start may be
-     * moved along k, by the 32 bytes of 16 numbers. */
+    /* With base offset 0 pieces begin at multiples of 1024. In the first row of one the start
+     * may be moved along k, by the 32 bytes of 16 numbers. */
     if (d.start % PIECE_BYTES >= (is_k_major ? ROW_BYTES : 1) || d.start % 32)
         fault(at,
               "wgmma: %s begins at shared address 0x%x, which is not in the first row of a "
@@ -53,8 +55,8 @@ static descriptor decode(uint64_t bits, bool is_k_major, const char *which, site
     return d;
 }
 
-/* 16 bytes (eight numbers) that the layout without a swizzle has at `address`: bits 4-6 of the address
- * that is read are its own xor bits 7-9. */
+/* 16 bytes (eight numbers) that the layout without a swizzle has at `address`: bits 4-6 of the
+ * address that is read are its own xor bits 7-9. */
 static void read_chunk(float *to, int step, uint32_t address, int type, site at)
 {
     const uint32_t swizzled = address ^ (address >> 7 & 7) << 4;
@@ -65,8 +67,9 @@ static void read_chunk(float *to, int step, uint32_t address, int type, site at)
                                         : emu_float_from_half(bits[i]);
 }
 
-/* K-major, T = 8 numbers: ((8, m), (T, 2)) : ((8 T, SBO), (1, T)), in numbers. Row (i, j) = i + 8 j of the
- * m or n dimension is at 128 i + SBO j bytes, k (t, c) = t + 8 c at 2 t + 16 c more; LBO is not used. */
+/* K-major, T = 8 numbers: ((8, m), (T, 2)) : ((8 T, SBO), (1, T)), in numbers. Row (i, j) = i +
+ * 8 j of the m or n dimension is at 128 i + SBO j bytes, k (t, c) = t + 8 c at 2 t + 16 c more;
+ * LBO is not used. */
 static void read_k_major(float *to, int row_step, int k_step, int rows, const descriptor &d,
                          int type, site at)
 {
@@ -78,8 +81,9 @@ static void read_k_major(float *to, int row_step, int k_step, int rows, const de
                        type, at);
 }
 
-/* MN-major, T = 8 numbers: ((T, 8, m), (8, k)) : ((1, T, LBO), (8 T, SBO)). Column (t, c, j) = t + 8 c + 64 j
- * is at 2 t + 16 c + LBO j bytes, k (i, j) = i + 8 j at 128 i + SBO j more. to [16][columns]. */
+/* MN-major, T = 8 numbers: ((T, 8, m), (8, k)) : ((1, T, LBO), (8 T, SBO)). Column (t, c, j) =
+ * t + 8 c + 64 j is at 2 t + 16 c + LBO j bytes, k (i, j) = i + 8 j at 128 i + SBO j more. to
+ * [16][columns]. */
 static void read_mn_major(float *to, int columns, const descriptor &d, int type, site at)
 {
     for (int k = 0; k < DEPTH; k++)
@@ -90,7 +94,7 @@ static void read_mn_major(float *to, int columns, const descriptor &d, int type,
                        type, at);
 }
 
-/* ---- matrices in registers ------------------------------------------------------------------------- */
+/* ---- matrices in registers --------------------------------------------------------------- */
 
 /* Register i of thread t holds rows 16 (t / 32) + t % 32 / 4 + 8 (i % 2), columns
  * t % 4 * 2 + 8 (i / 2) and the next. */
@@ -106,14 +110,15 @@ static void read_registers(float (&a)[ROWS][DEPTH], const product &p)
             }
 }
 
-/* d[i] of thread t: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + t % 4 * 2 + i % 2. */
+/* d[i] of thread t: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + t % 4 * 2
+ * + i % 2. */
 static float *sum_at(product &p, int t, int i)
 {
     const int row = t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8;
     return &p.sums[(size_t)(row * p.columns + i / 4 * 8 + t % 4 * 2 + i % 2)];
 }
 
-/* ---- products --------------------------------------------------------------------------------------- */
+/* ---- products ---------------------------------------------------------------------------- */
 
 static void compute(product &p)
 {

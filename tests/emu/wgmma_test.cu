@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Products of a warpgroup against plain ones: exact, since all sums are. Tiles are laid out here by
- * hand: 64 numbers a row, 16-byte chunk c of row r at c ^ (r % 8). */
+/* Products of a warpgroup against plain ones: exact, since all sums are. Tiles are laid out
+ * here by hand: 64 numbers a row, 16-byte chunk c of row r at c ^ (r % 8). */
 #include "tests/emu/trial.h"
 #include "attention/cuda/wgmma.h"
 
@@ -11,8 +11,9 @@ static __device__ uint32_t swizzled(uint32_t row, uint32_t column)
     return row * 128 + (column * 2 ^ (row & 7) << 4);
 }
 
-/* d [64][N] = a [64][DEPTH] b, DEPTH of one or two panels. K-major: b [N][DEPTH]; panels of 64 ks follow one
- * another, each N rows. MN-major: b [DEPTH][N]; panels of 64 columns, each DEPTH rows. */
+/* d [64][N] = a [64][DEPTH] b, DEPTH of one or two panels. K-major: b [N][DEPTH]; panels of 64
+ * ks follow one another, each N rows. MN-major: b [DEPTH][N]; panels of 64 columns, each DEPTH
+ * rows. */
 template <int N, int DEPTH, bool RS, typename T>
 static __global__ void product_kernel(const uint16_t *a, const uint16_t *b, float *out)
 {
@@ -77,7 +78,7 @@ template <int N, int DEPTH, bool RS, typename T> static void test_product(uint64
               wrong, 64 * N);
 }
 
-/* ---- two groups under way, and two products that add to one d of different groups ------------------- */
+/* ---- two groups under way, and two products that add to one d of different groups -------- */
 
 static __global__ void groups_kernel(float *out)
 {

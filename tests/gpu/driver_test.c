@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A library with CUDA in it starts on a machine without a driver, lists its kernels with the reason why
- * they cannot run, and refuses a cache on a device in the same words; a plan can be made all the same. */
+/* A library with CUDA in it starts on a machine without a driver, lists its kernels with the
+ * reason why they cannot run, and refuses a cache on a device in the same words; a plan can be
+ * made all the same. */
 #include "banyan.h"
 #include "tests/test.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lane - banyan_attend on one GPU as a handful of flat functions, for bench.py's ctypes: one cache and
- * its plan, and sequences that are all as long, of which a call has the same rows of each. Arrays are device
- * pointers, work is ordered on the given stream. Functions that can fail return 0 or a banyan_status;
- * lane_error then has the words. */
+/* lane - banyan_attend on one GPU as a handful of flat functions, for bench.py's ctypes: one
+ * cache and its plan, and sequences that are all as long, of which a call has the same rows of
+ * each. Arrays are device pointers, work is ordered on the given stream. Functions that can
+ * fail return 0 or a banyan_status; lane_error then has the words. */
 #include "banyan.h"
 
 #include <stdlib.h>
@@ -48,9 +48,9 @@ static banyan_dtype dtype_of(const char *name)
     return t;
 }
 
-/* The first dense_layers layers are dense, the others as `use` says; q, k, v and out of in_dtype. A
- * sequence may go back by `rollback` tokens. value_dim: where it is not dim, values are in the keys. tokens,
- * rows: of each sequence. NULL: failed. */
+/* The first dense_layers layers are dense, the others as `use` says; q, k, v and out of
+ * in_dtype. A sequence may go back by `rollback` tokens. value_dim: where it is not dim, values
+ * are in the keys. tokens, rows: of each sequence. NULL: failed. */
 lane *lane_open(int heads, int kv_heads, int dim, int value_dim, int block, int sequences,
                 int layers, int dense_layers, const char *use, long long tokens, int rows,
                 int rollback, const char *in_dtype, const char *cache_dtype, const char *kernel,
@@ -110,8 +110,8 @@ long long lane_pairs(const lane *l)
     return stats.pairs;
 }
 
-/* Bytes that a decoded row of each sequence reads at the present length: records of the blocks that are
- * read. */
+/* Bytes that a decoded row of each sequence reads at the present length: records of the blocks
+ * that are read. */
 long long lane_bytes(const lane *l)
 {
     banyan_stats stats;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NCCL itself, with the one rank that one GPU can have: a communicator, an all-reduce and a message to
- * oneself on the device, and both again from a graph. More ranks are tests/comm/nccl_test.c, over an
- * NCCL of our own. */
+/* NCCL itself, with the one rank that one GPU can have: a communicator, an all-reduce and a
+ * message to oneself on the device, and both again from a graph. More ranks are
+ * tests/comm/nccl_test.c, over an NCCL of our own. */
 #include "comm/comm.h"
 #include "tests/test.h"
 

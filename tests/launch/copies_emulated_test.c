@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How often a decoded token is copied between the host and the (emulated) GPU: the test fails when
- * activations go to and fro.
+/* How often a decoded token is copied between the host and the (emulated) GPU: the test fails
+ * when activations go to and fro.
  *
- *     one rank            in: where the token is, and its id. out: the next id, or it and the logits. From
- *                         the second token on they are a graph, and the cache step's lists come in as well
- *     P ranks over MPI    and for each exchange, of which a layer has five at most (q, k and v; outputs;
- *                         o; gate and up; down), one copy out and one in; where banyan_attend merges
- *                         heads that lie on several ranks, a copy more for each other rank and layer */
+ *     one rank            in: where the token is, and its id. out: the next id, or it and the
+ *                         logits. From the second token on they are a graph, and the cache
+ *                         step's lists come in as well
+ *     P ranks over MPI    and for each exchange, of which a layer has five at most (q, k and v;
+ *                         outputs; o; gate and up; down), one copy out and one in; where
+ *                         banyan_attend merges heads that lie on several ranks, a copy more for
+ *                         each other rank and layer */
 #include "launch/device.h"
 #include "launch/model/model.h"
 #include "launch/model/safetensors.h"
@@ -24,8 +26,8 @@ static int rank, ranks;
 static char dir[64] = "/tmp/banyan-copies-XXXXXX";
 static int heads = 4, kv_heads = 2;
 
-/* A Llama that is small, since the emulator opens and closes all of the device's memory around every
- * kernel; its weights are drawn. */
+/* A Llama that is small, since the emulator opens and closes all of the device's memory around
+ * every kernel; its weights are drawn. */
 static void fill_row(const void *arg, int64_t row, float *out)
 {
     const tensor_source *t = arg;
@@ -106,7 +108,8 @@ typedef struct told {
     struct emulator_counts before, after; /* of the last */
 } told;
 
-/* A prompt, tokens one by one, two at once, and tokens again, across the end of a block of 64. */
+/* A prompt, tokens one by one, two at once, and tokens again, across the end of a block of
+ * 64. */
 static told go_on(model *m, float *logits)
 {
     uint32_t ids[PROMPT + STEPS + 2] = {0};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each step of launch/cuda_steps.cu against its formula in float64, over widths and rows that divide
- * nothing. Bounds: a sum of n numbers, of which a thread adds n / threads, is off by a relative
- * (n / threads + 5 + warps) u of the sum of their sizes, u = 2^-24; what is rounded once is exact. */
+/* Each step of launch/cuda_steps.cu against its formula in float64, over widths and rows that
+ * divide nothing. Bounds: a sum of n numbers, of which a thread adds n / threads, is off by a
+ * relative (n / threads + 5 + warps) u of the sum of their sizes, u = 2^-24; what is rounded
+ * once is exact. */
 #include "launch/cuda.h"
 #include "launch/model/steps.h"
 #include "tests/test.h"
@@ -67,7 +68,7 @@ struct closeness {
     }
 };
 
-/* ---- embedding, moves, numbers one by one ----------------------------------------------------- */
+/* ---- embedding, moves, numbers one by one ------------------------------------------------ */
 
 static void embed(int width, int rows)
 {
@@ -160,7 +161,7 @@ static void one_by_one(int width, int rows)
     CHECK_MSG(wrong == 0, "numbers one by one, %d rows of %d: %d wrong", rows, width, wrong);
 }
 
-/* ---- activation, norms ------------------------------------------------------------------------ */
+/* ---- activation, norms ------------------------------------------------------------------- */
 
 static double activated(activation act, double gate, double up, double cap)
 {
@@ -174,8 +175,8 @@ static double activated(activation act, double gate, double up, double cap)
     return gate / (1 + exp(-1.702 * gate)) * (fmin(fmax(up, -cap), cap) + 1);
 }
 
-/* An exponential of x is off by a relative (|x| + 2) u, of which its quotient has |x| / (1 + e^x) < 0.3;
- * what is added to 1 by 8 u of that; five operations around them. */
+/* An exponential of x is off by a relative (|x| + 2) u, of which its quotient has |x| / (1 +
+ * e^x) < 0.3; what is added to 1 by 8 u of that; five operations around them. */
 static void activate(int width, int rows)
 {
     const activation acts[] = {ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_GEGELU};
@@ -252,7 +253,7 @@ static void norm(int width, int rows)
     }
 }
 
-/* ---- rotary embedding ------------------------------------------------------------------------- */
+/* ---- rotary embedding -------------------------------------------------------------------- */
 
 static void turns(int pairs, int rows)
 {
@@ -320,7 +321,7 @@ static void heads(int dim, int rows, int kind)
         }
 }
 
-/* ---- the head --------------------------------------------------------------------------------- */
+/* ---- the head ---------------------------------------------------------------------------- */
 
 static void choices(int width, int rows)
 {

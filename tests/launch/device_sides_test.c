@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The programs' device: arrays on two sides, products, clocks and words. On the CPU, where nothing is
- * copied, and, linked to the emulated GPU, with launch/cuda.c. */
+/* The programs' device: arrays on two sides, products, clocks and words. On the CPU, where
+ * nothing is copied, and, linked to the emulated GPU, with launch/cuda.c. */
 #include "launch/device.h"
 
 #include "launch/data.h"
@@ -20,7 +20,8 @@ static device *open_one(const char *name)
     return d;
 }
 
-/* What the host sent is what the host gets back; on the CPU there is one memory, on a GPU two. */
+/* What the host sent is what the host gets back; on the CPU there is one memory, on a GPU
+ * two. */
 static void arrays(device *d)
 {
     device_array a = {0}, b = {0};
@@ -89,8 +90,8 @@ static void *put(device *d, void *host, size_t bytes)
     return there;
 }
 
-/* Against sums in double: each of `width` products and sums rounds once, each of them at most to
- * u = 2^-24 of the sum of magnitudes. */
+/* Against sums in double: each of `width` products and sums rounds once, each of them at most
+ * to u = 2^-24 of the sum of magnitudes. */
 static void product(device *d, banyan_dtype dtype, int64_t count, int64_t width, int32_t rows)
 {
     const size_t bytes = banyan_dtype_bytes(dtype);

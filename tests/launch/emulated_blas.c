@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* launch/cuda_blas.c for the emulated GPU, which knows no cuBLAS: products are computed in double, as work
- * of the stream, which may touch the device's memory. */
+/* launch/cuda_blas.c for the emulated GPU, which knows no cuBLAS: products are computed in
+ * double, as work of the stream, which may touch the device's memory. */
 #include "launch/cuda.h"
 
 #include "emulator.h"

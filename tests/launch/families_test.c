@@ -140,7 +140,8 @@ static void test_folders(void)
 
 /* ---- rotary kinds ------------------------------------------------------------------------ */
 
-/* Heads of 16 entries, theta 5e5. What a pair turns a token, when all of a head does, or `dims` of it. */
+/* Heads of 16 entries, theta 5e5. What a pair turns a token, when all of a head does, or `dims`
+ * of it. */
 static double turns_of(int pair, int dims)
 {
     return exp(-2 * pair * log(5e5) / dims);
@@ -203,8 +204,8 @@ static double want_yarn_mscale(int i, double *factor)
     return w;
 }
 
-/* A pair's number is linear in the logarithm of how often it turns: so is the ramp, from 16 times within
- * 2048 tokens to twice. Pairs 2 and 3 turn 12.3 and 2.4 times. */
+/* A pair's number is linear in the logarithm of how often it turns: so is the ramp, from 16
+ * times within 2048 tokens to twice. Pairs 2 and 3 turn 12.3 and 2.4 times. */
 static double want_yarn_fraction(int i, double *factor)
 {
     const double w = plain(i), turns = 2048 * w / (2 * M_PI);
@@ -238,8 +239,8 @@ static double want_long_said(int i, double *factor)
 #define LISTS                                                                                  \
     ORIGINAL ",\"short_factor\":[1,2,3,4,5,6,7,8],\"long_factor\":[10,11,12,13,14,15,16,17]"
 
-/* Angles per token and the factor on cos and sin, by the formulas of each kind; for how many tokens in all;
- * and how many it is made for. */
+/* Angles per token and the factor on cos and sin, by the formulas of each kind; for how many
+ * tokens in all; and how many it is made for. */
 static const struct {
     const char *kind, *config;
     double tokens;

@@ -145,9 +145,9 @@ static void test_context(void)
     }
 }
 
-/* Blocks that the last layer chooses. All of them, and the needle is found. A mean tells little of
- * one key in 64: with 8 of 62 it is rather not. Of bounds, which say nearly the same of every
- * block of so many signs, the first ones win: not the needle's. */
+/* Blocks that the last layer chooses. All of them, and the needle is found. A mean tells little
+ * of one key in 64: with 8 of 62 it is rather not. Of bounds, which say nearly the same of
+ * every block of so many signs, the first ones win: not the needle's. */
 static void test_chosen(void)
 {
     setting s;

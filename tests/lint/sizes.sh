@@ -9,7 +9,7 @@ faults=$(find attention comm dist launch tests banyan.h -name '*.[ch]' -o -name 
       NR == 1 && !/SPDX-License-Identifier: Apache-2.0/ { print f ": the first line is not the licence line" }
       /^{/ { start = NR }
       /^}/ { if (start && NR - start - 1 > 80) print f ":" start ": a function of " NR - start - 1 " lines (80 at most)"; start = 0 }
-      length($0) > 110 { print f ":" NR ": a line of " length($0) " characters" }
+      length($0) > 96 { print f ":" NR ": a line of " length($0) " characters" }
       END { most = f == "banyan.h" ? 700 : 500; if (NR > most) print f ": " NR " lines (" most " at most)" }' "$f"
   done)
 [ -z "$faults" ] || { echo "$faults"; exit 1; }

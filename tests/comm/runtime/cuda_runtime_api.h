@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* As much of the CUDA runtime as the nccl transport calls, over the streams of tests/comm/stream.c
- * (nccl_runtime.c): its test needs neither a toolkit nor the emulator. */
+/* As much of the CUDA runtime as the nccl transport calls, over the streams of
+ * tests/comm/stream.c (nccl_runtime.c): its test needs neither a toolkit nor the emulator. */
 #ifndef BANYAN_TESTS_CUDA_RUNTIME_API_H
 #define BANYAN_TESTS_CUDA_RUNTIME_API_H
 

@@ -5,7 +5,8 @@
 
 #include "cuda_runtime.h"
 
-/* To nearest even, also where the result is subnormal; NaN becomes 0x7fff, as the device's cvt does. */
+/* To nearest even, also where the result is subnormal; NaN becomes 0x7fff, as the device's cvt
+ * does. */
 static inline unsigned short emu_half_from_float(float x)
 {
     const uint32_t bits = __float_as_uint(x), magnitude = bits & 0x7fffffff;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_fp8.h - e4m3: 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity, NaN is 0x7f and 0xff,
- * the largest number 448. */
+/* cuda_fp8.h - e4m3: 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity, NaN is 0x7f and
+ * 0xff, the largest number 448. */
 #ifndef BANYAN_EMU_CUDA_FP8_H
 #define BANYAN_EMU_CUDA_FP8_H
 
@@ -27,7 +27,8 @@ static inline __half2_raw __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t x,
     const __half_raw hi = __nv_cvt_fp8_to_halfraw((__nv_fp8_storage_t)(x >> 8), as);
     return {lo.x, hi.x};
 }
-/* To nearest even. With saturation what is out of range (infinity too) becomes 448, else NaN. */
+/* To nearest even. With saturation what is out of range (infinity too) becomes 448, else
+ * NaN. */
 static inline __nv_fp8_storage_t __nv_cvt_float_to_fp8(float x, __nv_saturation_t saturation,
                                                        __nv_fp8_interpretation_t)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_runtime_api.h - the host side of the CUDA runtime, as far as banyan uses it, on a machine without
- * a GPU: see tests/emu/README.md. Names, values and meanings are those of the CUDA runtime API 13.0. C
- * and C++. */
+/* cuda_runtime_api.h - the host side of the CUDA runtime, as far as banyan uses it, on a
+ * machine without a GPU: see tests/emu/README.md. Names, values and meanings are those of the
+ * CUDA runtime API 13.0. C and C++. */
 #ifndef BANYAN_EMU_CUDA_RUNTIME_API_H
 #define BANYAN_EMU_CUDA_RUNTIME_API_H
 

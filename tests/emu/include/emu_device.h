@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CUDA C's built-in variables and functions of device code. Those that wait for other threads are
- * in collective.cc and block.cc. */
+/* CUDA C's built-in variables and functions of device code. Those that wait for other threads
+ * are in collective.cc and block.cc. */
 #ifndef BANYAN_EMU_DEVICE_H
 #define BANYAN_EMU_DEVICE_H
 
@@ -14,10 +14,11 @@
 extern __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 enum { warpSize = 32 };
 
-/* Where in the kernel a thread is, for messages: the last two parameters of what may wait or fail. */
+/* Where in the kernel a thread is, for messages: the last two parameters of what may wait or
+ * fail. */
 #define EMU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-/* ---- threads that meet -------------------------------------------------------------------------- */
+/* ---- threads that meet ------------------------------------------------------------------- */
 
 void emu_sync_threads(const char *file, int line);
 void emu_sync_warp(uint32_t mask, const char *file, int line);
@@ -91,7 +92,8 @@ static inline void __nanosleep(unsigned)
 {
 }
 
-/* ---- atomics: threads of a kernel run one at a time; kernels of several host threads at once ---- */
+/* ---- atomics: threads of a kernel run one at a time; kernels of several host threads at once
+ * ---- */
 
 template <typename T> static inline T atomicAdd(T *to, T x)
 {
@@ -144,7 +146,7 @@ static inline int atomicOr(int *to, int x)
     return old;
 }
 
-/* ---- memory, bits, numbers ------------------------------------------------------------------------ */
+/* ---- memory, bits, numbers --------------------------------------------------------------- */
 
 template <typename T> static inline T __ldg(const T *from)
 {

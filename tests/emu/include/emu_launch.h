@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Launches: the arguments are copied at the call, and the kernel runs when its stream gets there. */
+/* Launches: the arguments are copied at the call, and the kernel runs when its stream gets
+ * there. */
 #ifndef BANYAN_EMU_LAUNCH_H
 #define BANYAN_EMU_LAUNCH_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Qualifiers and vector types of CUDA C. __shared__ is missing on purpose: kernels ask dynamic_shared. */
+/* Qualifiers and vector types of CUDA C. __shared__ is missing on purpose: kernels ask
+ * dynamic_shared. */
 #ifndef BANYAN_EMU_VECTORS_H
 #define BANYAN_EMU_VECTORS_H
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* NCCL over MPI, with those of its ways that can go wrong with a caller:
  *
- *   - a group is queued on the stream as one piece of work, and done when the stream gets there;
+ *   - a group is queued on the stream as one piece of work, and done when the stream gets
+ *     there;
  *   - the first time that two ranks meet, the call waits for the other one, without limit;
  *   - errors come later, and are asked for; an abort lets the stream go on;
  *   - two ranks on one device are refused, before 2.30.
  *
- * Work on a stream may run on another thread: then MPI must be initialised with MPI_THREAD_MULTIPLE. */
+ * Work on a stream may run on another thread: then MPI must be initialised with
+ * MPI_THREAD_MULTIPLE. */
 #include "nccl.h"
 
 #include <cuda_runtime_api.h>
@@ -100,7 +102,7 @@ static ncclResult_t fail(ncclResult_t result, const char *words)
     return result;
 }
 
-/* ---- communicators ------------------------------------------------------------------------- */
+/* ---- communicators ----------------------------------------------------------------------- */
 
 /* Who joins: told to the rank that made the id, and by it to all. */
 typedef struct member {
@@ -225,7 +227,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
     return ncclSuccess;
 }
 
-/* ---- work on a stream ---------------------------------------------------------------------- */
+/* ---- work on a stream -------------------------------------------------------------------- */
 
 /* Until all are through, or the communicator is aborted. */
 static void finish(ncclComm_t comm, MPI_Request *request, int count)
@@ -299,7 +301,7 @@ static void meet(ncclComm_t comm, int peer)
     comm->met[peer] = 1;
 }
 
-/* ---- calls --------------------------------------------------------------------------------- */
+/* ---- calls ------------------------------------------------------------------------------- */
 
 ncclResult_t ncclGroupStart(void)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* nccl.h - as much of NCCL 2.28's interface as banyan calls, for machines without GPUs: nccl.c here
- * does it over MPI. Names, values and meanings are NCCL's. fake_nccl_.. is for tests. */
+/* nccl.h - as much of NCCL 2.28's interface as banyan calls, for machines without GPUs: nccl.c
+ * here does it over MPI. Names, values and meanings are NCCL's. fake_nccl_.. is for tests. */
 #ifndef BANYAN_TESTS_NCCL_H
 #define BANYAN_TESTS_NCCL_H
 
@@ -58,7 +58,7 @@ ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t type, int peer, n
 ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
 
-/* ---- for tests ----------------------------------------------------------------------------- */
+/* ---- for tests --------------------------------------------------------------------------- */
 
 extern int fake_nccl_version; /* 22809 */
 /* From now on all communicators of this process report it. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* emulator.h - for tests that were written for the emulator and run on a GPU: what they ask of the
- * emulator is not to be had here, and they are right without it. */
+/* emulator.h - for tests that were written for the emulator and run on a GPU: what they ask of
+ * the emulator is not to be had here, and they are right without it. */
 #ifndef BANYAN_TESTS_GPU_EMULATOR_H
 #define BANYAN_TESTS_GPU_EMULATOR_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ptx.h - the vocabulary of the product's attention/cuda/ptx.h, in plain C++: what each function
- * means is said there, and where it is done here in tests/emu. Section numbers: PTX ISA 9.0. */
+/* ptx.h - the vocabulary of the product's attention/cuda/ptx.h, in plain C++: what each
+ * function means is said there, and where it is done here in tests/emu. Section numbers: PTX
+ * ISA 9.0. */
 #ifndef BANYAN_ATTENTION_CUDA_PTX_H
 #define BANYAN_ATTENTION_CUDA_PTX_H
 
@@ -37,7 +38,7 @@ void emu_registers(int count, bool more, const char *file, int line);
 void emu_named(int id, int threads, bool waits, const char *file, int line);
 void emu_launch_wait();
 
-/* ---- shared memory ------------------------------------------------------------------------- */
+/* ---- shared memory ----------------------------------------------------------------------- */
 
 PTX_FN unsigned char *dynamic_shared()
 {
@@ -66,7 +67,7 @@ PTX_FN void shared_load4(uint32_t (&x)[4], uint32_t from, EMU_SITE)
     emu_shared_load(x, from, 16, file, line);
 }
 
-/* ---- mbarriers: mbarrier.cc ------------------------------------------------------------------ */
+/* ---- mbarriers: mbarrier.cc -------------------------------------------------------------- */
 
 PTX_FN void barrier_init(uint32_t barrier, int count, EMU_SITE)
 {
@@ -89,7 +90,7 @@ PTX_FN void barrier_wait(uint32_t barrier, int parity, EMU_SITE)
     emu_barrier_wait(barrier, parity, file, line);
 }
 
-/* ---- copies: copies.cc ----------------------------------------------------------------------- */
+/* ---- copies: copies.cc ------------------------------------------------------------------- */
 
 PTX_FN void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier, EMU_SITE)
 {
@@ -120,7 +121,7 @@ template <int PENDING> PTX_FN void async_wait()
     emu_async_wait(PENDING);
 }
 
-/* ---- matrix fragments: mma.cc ------------------------------------------------------------------ */
+/* ---- matrix fragments: mma.cc ------------------------------------------------------------ */
 
 PTX_FN void ldmatrix4(uint32_t (&r)[4], uint32_t row, EMU_SITE)
 {
@@ -141,7 +142,7 @@ PTX_FN void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
     emu_mma(c, a, b0, b1, EMU_FP16, file, line);
 }
 
-/* ---- numbers --------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------- */
 
 /* .ftz: subnormal x is 0, and a subnormal result is 0. */
 PTX_FN float exp2_fast(float x)
@@ -167,7 +168,7 @@ PTX_FN uint16_t e4m3_from_floats(float lo, float hi)
     return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, __NV_E4M3);
 }
 
-/* ---- warps and blocks: named.cc ---------------------------------------------------------------- */
+/* ---- warps and blocks: named.cc ---------------------------------------------------------- */
 
 template <int COUNT> PTX_FN void registers_more(EMU_SITE)
 {

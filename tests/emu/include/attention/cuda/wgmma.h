@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wgmma.h - the vocabulary of the product's attention/cuda/wgmma.h, in plain C++: see wgmma.cc. The
- * descriptor is put together here once more, from PTX ISA 9.0, 9.7.15.5.1.2. */
+/* wgmma.h - the vocabulary of the product's attention/cuda/wgmma.h, in plain C++: see wgmma.cc.
+ * The descriptor is put together here once more, from PTX ISA 9.0, 9.7.15.5.1.2. */
 #ifndef BANYAN_ATTENTION_CUDA_WGMMA_H
 #define BANYAN_ATTENTION_CUDA_WGMMA_H
 
@@ -18,8 +18,8 @@ void emu_wgmma_fence();
 void emu_wgmma_commit();
 void emu_wgmma_wait(int pending, const char *file, int line);
 
-/* Bits 0-13 start address / 16, 16-29 leading byte offset / 16, 32-45 stride byte offset / 16, 49-51 base
- * offset, 62-63 swizzle: 1 is 128 bytes. */
+/* Bits 0-13 start address / 16, 16-29 leading byte offset / 16, 32-45 stride byte offset / 16,
+ * 49-51 base offset, 62-63 swizzle: 1 is 128 bytes. */
 PTX_FN uint64_t wgmma_descriptor(uint32_t shared, uint32_t leading_bytes, uint32_t stride_bytes)
 {
     const uint64_t start = shared >> 4 & 0x3fff, leading = leading_bytes >> 4 & 0x3fff;
