@@ -8,7 +8,10 @@
 
 /* In blocks of 32 KiB, of which a multiprocessor reads one in about 1 us when all of them read:
  * q is loaded and the warps' sums are merged in about 2 us; a combine is a launch of 3 us and
- * more; and of a short list a part of 4 is worth its share of the combine. */
+ * more; and of a short list a part of 4 is worth its share of the combine.
+ *
+ * Of a prefill both are longer: a block is 4 MFLOP and about 3 us, and 128 vectors are brought
+ * and results stored, 64 KiB and more, while nothing else is done. */
 static const cuda_split_costs costs_of_64 = {2, 4, 4};
 
 /* Of blocks of fewer tokens there are as many more. */
@@ -247,7 +250,7 @@ static const char *list_launch(const banyan_queue *queue, const banyan_batch *ba
     split.item = (cuda_item *)*end;
     char *after = *end + aligned_room((size_t)items * sizeof(cuda_item));
     if ((size_t)(after - room) + rest > queue->room_bytes - (size_t)(room - queue->room))
-        return cuda_words("a decode of %d strips; its queue was opened for %lld",
+        return cuda_words("attention of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
     /* what is forgotten when the lists are there lies behind the most that they may be */
     cuda_combined *const combined =
@@ -261,7 +264,7 @@ static const char *list_launch(const banyan_queue *queue, const banyan_batch *ba
     const size_t slot_bytes =
         (size_t)split.slots * (size_t)stride * cuda_row_bytes(queue, batch->shape.value_dim);
     if (slot_bytes > queue->scratch_bytes)
-        return cuda_words("a decode needs %zu bytes of scratch memory; the queue has %zu",
+        return cuda_words("attention needs %zu bytes of scratch memory; the queue has %zu",
                           slot_bytes, queue->scratch_bytes);
     for (int32_t i = 0; i < split.items; i++) split.item[i].tile += launch->first;
     const int32_t most_slots = describe_cuts(strip, &split, stride, combined);

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* decode.h - what decode_portable.cu and decode_hopper.cu share on both sides of a launch.
+/* decode.h - what all kernels of attention but the Hopper prefill share on both sides of a
+ * launch: decode_portable.cu, decode_hopper.cu, prefill_portable.cu, attend_wide.cu and
+ * attend_exact.cu.
  *
  * Decode reads every visible block once for the few query vectors of its KV head, and does
  * little with it: it is bound by memory. So all blocks of the batch are cut into equal runs
  * (split.h), one for each multiprocessor, and a run is streamed through shared memory, 64 KiB
- * or more on their way at any time. */
+ * or more on their way at any time. A prefill is the same with more vectors: what is too much
+ * for a thread block is several strips with one list.
+ *
+ * The Hopper prefill cuts lists by split.h as well, but its thread block is two warpgroups,
+ * which read two lists at a time, so that a tile has a list of its own: tiles.h. */
 #ifndef BANYAN_ATTENTION_CUDA_DECODE_H
 #define BANYAN_ATTENTION_CUDA_DECODE_H
 
@@ -43,7 +49,9 @@ struct decode_plan {
     int32_t workers;
 };
 
-/* Cuts strips of more than most_vectors vectors, which is all that the kernel takes; splits the
+/* Cuts strips of more than most_vectors vectors, which is all that the kernel takes, into some
+ * of their heads or of the rows of one head, with the same list (5 heads x 48 rows, of 128 at
+ * most, are 2, 2 and 1 heads: a kernel is full where rows are a power of two); splits the
  * parts of a batch over the device's multiprocessors, as many of them in a launch as there is
  * scratch for; brings all launches' arguments to the device, starts each by start(ctx, plan),
  * and combines the tiles that were cut. */

@@ -6,10 +6,12 @@
 
 #include "attention/attention.h"
 
-/* (head, row) vectors of a strip that kernels take: the decodes; that of wide heads, at a time,
- * and those of a part that may share a batch with others; that of fixed-point sums. */
+/* (head, row) vectors of a strip that kernels take: the decodes; the portable prefill; that of
+ * wide heads, at a time, and those of a part that may share a batch with others; that of
+ * fixed-point sums. */
 enum {
     CUDA_DECODE_VECTORS = 32,
+    CUDA_PREFILL_VECTORS = 128,
     CUDA_WIDE_VECTORS = 64,
     CUDA_WIDE_SHARED = 256,
     CUDA_EXACT_VECTORS = 16

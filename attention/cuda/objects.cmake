@@ -8,7 +8,6 @@
 set(banyan_cuda_portable attention/cuda/attend_exact.cu attention/cuda/attend_wide.cu attention/cuda/combine.cu attention/cuda/decode.cu attention/cuda/decode_portable.cu
                          attention/cuda/exact_sums.cu attention/cuda/fold.cu attention/cuda/memory.cu attention/cuda/message.cu
                          attention/cuda/pack.cu attention/cuda/partials.cu attention/cuda/passes.cu
-                         attention/cuda/portable_work.cu
                          attention/cuda/prefill_portable.cu attention/cuda/queue.cu attention/cuda/tape.cu)
 set(banyan_cuda_hopper attention/cuda/decode_hopper.cu attention/cuda/prefill_hopper.cu)
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The portable prefill (compute capability 8.0 and later): FlashAttention-2's way (arXiv
- * 2307.08691) over lists of blocks. Eight warps of 16 query vectors each go through a tile's
- * blocks together; each warp has all of its vectors' scores, so that the maximum and the sum of
- * a row never leave a quad of lanes. Records come with cp.async, one block ahead; they are in
- * the order in which ldmatrix reads them without bank conflicts.
+ * 2307.08691) over lists of blocks. Eight warps of 16 query vectors each go through a strip's
+ * blocks together (decode.cu cuts strips of more than 128 vectors); each warp has all of its
+ * vectors' scores, so that the maximum and the sum of a row never leave a quad of lanes.
+ * Records come with cp.async, one block ahead; they are in the order in which ldmatrix reads
+ * them without bank conflicts.
  *
  * Scores are kept times log2(e): s2 = scale log2(e) q.k, p = 2^(s2 - m2), and m = m2 ln 2 in
  * the end. A row's maximum and sum are in fp32; p is rounded to the number format of the values
@@ -13,70 +14,40 @@
  * rounded to fp16 and neither overflow nor lose its bits: it is divided by the largest scale g
  * seen so far, to which `o` is relative as well, out = g o / l. p scale / g <= 1, and what
  * underflows (below 2^-25) is less than 2^-25 of the largest value read. */
+#include "attention/cuda/decode_rows.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/portable_tile.h"
-#include "attention/cuda/portable_work.h"
 
-enum { WARPS = PORTABLE_VECTORS / 16, THREADS = 32 * WARPS, STAGES = 2 };
-
-struct portable_params {
-    const void *q;
-    const banyan_table_of_blocks *table;
-    const banyan_span *span;
-    const portable_tile *tile;
-    const cuda_item *item;
-    const int32_t *first_item;
-    float *scratch; /* [slots][PORTABLE_VECTORS][DIM + 2] */
-    cuda_results results;
-    int64_t at, first_token, end_token;
-    banyan_dtype in_dtype;
-    float factor; /* scale log2(e) */
-};
-
-/* A place in a tile's list: the same in all threads. */
-struct list_place {
-    int32_t span, index; /* of the list; within the span */
-};
-
-static __device__ __forceinline__ void place_skip(list_place &place, const banyan_span *span,
-                                                  int32_t spans, int32_t count)
-{
-    place.index += count;
-    while (place.span < spans && place.index >= span[place.span].count) {
-        place.index -= span[place.span].count;
-        place.span++;
-    }
-}
+enum { WARPS = CUDA_PREFILL_VECTORS / 16, THREADS = 32 * WARPS, STAGES = 2 };
 
 /* What one warp knows of its vectors. */
 template <int DIM> struct warp_rows {
     uint32_t q[DIM / 16][4];
     float o[DIM / 8][4];
     float m[2], l[2], g;
-    int64_t token[2]; /* of the rows of this lane's two vectors; -1: there is no such vector */
+    int32_t row[2]; /* of the batch, of this lane's two vectors; 0: there is no such vector */
 };
 
 template <typename B, int DIM>
-static __device__ __forceinline__ void load_rows(const portable_params &p,
-                                                 const portable_tile &tile, int warp, int lane,
+static __device__ __forceinline__ void load_rows(const decode_call &call,
+                                                 const banyan_strip *strip, int warp, int lane,
                                                  warp_rows<DIM> &rows)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int v = 16 * warp + lane / 4 + 8 * half;
-        const bool is_there = v < tile.vectors;
-        const int index = tile.first_vector + (is_there ? v : 0);
-        const int row = tile.first_row + index % tile.rows;
-        const int head = tile.first_head + nth_head(tile.heads, index / tile.rows);
-        const int64_t from = ((int64_t)row * p.results.heads + head) * DIM;
-        rows.token[half] = is_there ? p.at + row : -1;
+        const bool is_there = v < vectors_of(strip);
+        const int row = is_there ? row_of(strip, v) : 0;
+        const int head = is_there ? head_of(strip, v) : 0;
+        const int64_t from = ((int64_t)row * call.heads + head) * DIM;
+        rows.row[half] = row;
 #pragma unroll
         for (int k = 0; k < DIM / 16; k++)
 #pragma unroll
             for (int upper = 0; upper < 2; upper++) {
                 const int64_t d = from + B::column(k, lane, upper);
-                const float x = is_there ? load_number(p.q, d, p.in_dtype) : 0;
-                const float y = is_there ? load_number(p.q, d + 1, p.in_dtype) : 0;
+                const float x = is_there ? load_number(call.q, d, call.in_dtype) : 0;
+                const float y = is_there ? load_number(call.q, d + 1, call.in_dtype) : 0;
                 rows.q[k][2 * upper + half] = pack2(x, y, typename B::number());
             }
         rows.m[half] = -INFINITY;
@@ -89,40 +60,20 @@ static __device__ __forceinline__ void load_rows(const portable_params &p,
         for (int e = 0; e < 4; e++) rows.o[d][e] = 0;
 }
 
-template <int KEYS>
-static __device__ __forceinline__ int32_t within_block(int64_t token, int64_t first)
-{
-    const int64_t x = token - first;
-    return x < -1 ? -1 : x > KEYS ? KEYS : (int32_t)x;
-}
-
 /* Scores of tokens that a row does not see become -inf, whatever they were. */
 template <int KEYS, int DIM>
 static __device__ __forceinline__ void
-mask(float (&s)[KEYS / 8][4], const portable_params &p, const portable_tile &tile,
-     const warp_rows<DIM> &rows, int32_t block, int32_t masked, int lane)
+mask(float (&s)[KEYS / 8][4], const decode_call &call, const banyan_strip *strip,
+     const warp_rows<DIM> &rows, const decode_entry &entry, int lane)
 {
-    const int64_t first = (int64_t)block * KEYS;
-    const int32_t from = within_block<KEYS>(p.first_token, first);
-    const int32_t end = within_block<KEYS>(p.end_token, first);
-    const int32_t sinks = masked > 1 ? within_block<KEYS>(tile.sink_end, first) : KEYS;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int32_t last = within_block<KEYS>(rows.token[half], first);
-        /* The window's first token; an endless window must not overflow. */
-        const int64_t back = rows.token[half] - tile.window;
-        const int32_t window = masked > 1 && tile.window <= rows.token[half]
-                                   ? within_block<KEYS>(back, first)
-                                   : -1;
+        const decode_sight sight = sight_of<KEYS>(call, strip, entry, rows.row[half]);
 #pragma unroll
         for (int t = 0; t < KEYS / 8; t++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int32_t key = 8 * t + 2 * (lane & 3) + e;
-                const bool seen =
-                    key <= last && key >= from && key < end && (key < sinks || key > window);
-                if (!seen) s[t][2 * half + e] = -INFINITY;
-            }
+            for (int e = 0; e < 2; e++)
+                if (!sees(sight, 8 * t + 2 * (lane & 3) + e)) s[t][2 * half + e] = -INFINITY;
     }
 }
 
@@ -162,8 +113,8 @@ static __device__ __forceinline__ void soften_tile(float (&s)[PARTS][4], warp_ro
 /* One record, in shared memory at `stage`. */
 template <typename B, int DIM>
 static __device__ __forceinline__ void
-attend_stage(const portable_params &p, const portable_tile &tile, warp_rows<DIM> &rows,
-             uint32_t stage, int32_t block, int32_t masked, int lane)
+attend_stage(const decode_call &call, const banyan_strip *strip, warp_rows<DIM> &rows,
+             uint32_t stage, const decode_entry &entry, int lane)
 {
     const int PARTS = B::PARTS;
     float s[PARTS][4];
@@ -176,8 +127,8 @@ attend_stage(const portable_params &p, const portable_tile &tile, warp_rows<DIM>
 #pragma unroll
     for (int t = 0; t < PARTS; t++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) s[t][e] *= p.factor;
-    if (masked) mask<B::KEYS>(s, p, tile, rows, block, masked, lane);
+        for (int e = 0; e < 4; e++) s[t][e] *= call.scale;
+    if (entry.masked) mask<B::KEYS>(s, call, strip, rows, entry, lane);
 
     const float scale = fmaxf(rows.g, B::largest_scale(stage, lane));
     soften_tile(s, rows, scale > 0 ? rows.g / scale : 1);
@@ -195,22 +146,21 @@ attend_stage(const portable_params &p, const portable_tile &tile, warp_rows<DIM>
 }
 
 template <int DIM>
-static __device__ __forceinline__ void store_tile(const portable_params &p,
-                                                  const portable_tile &tile, int32_t slot,
+static __device__ __forceinline__ void store_tile(const decode_call &call,
+                                                  const banyan_strip *strip, int32_t slot,
                                                   warp_rows<DIM> &rows, int warp, int lane)
 {
+    cuda_results results = call.results;
+    results.partial = carried_at(call.carried, results.partial);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float l = rows.l[half];
-        l += __shfl_xor_sync(0xffffffffu, l, 1);
-        l += __shfl_xor_sync(0xffffffffu, l, 2);
+        const float l = quad_sum(rows.l[half]);
         const int v = 16 * warp + lane / 4 + 8 * half;
-        if (v >= tile.vectors) continue;
+        if (v >= vectors_of(strip)) continue;
         const float m = rows.m[half] * 0.69314718f, scale = l == 0 ? 0 : 1 / l;
-        const int index = tile.first_vector + v, row = tile.first_row + index % tile.rows;
-        const int head = tile.first_head + nth_head(tile.heads, index / tile.rows);
+        const int head = head_of(strip, v), row = row_of(strip, v);
         float *const part =
-            slot < 0 ? NULL : p.scratch + ((int64_t)slot * PORTABLE_VECTORS + v) * (DIM + 2);
+            slot < 0 ? NULL : call.slots + ((int64_t)slot * call.stride + v) * (DIM + 2);
 #pragma unroll
         for (int d = 0; d < DIM / 8; d++)
 #pragma unroll
@@ -220,24 +170,24 @@ static __device__ __forceinline__ void store_tile(const portable_params &p,
                 if (part)
                     part[at] = o;
                 else
-                    result_number<DIM>(p.results, head, row, at, o, scale);
+                    result_number<DIM>(results, head, row, at, o, scale);
             }
         if (lane % 4) continue;
         if (part) {
             part[DIM] = m;
             part[DIM + 1] = l;
         } else {
-            result_sums<DIM>(p.results, head, row, m, l);
+            result_sums<DIM>(results, head, row, m, l);
         }
     }
 }
 
 /* All threads bring a record to its place in a stage, 16 bytes at a time. */
 template <typename B>
-static __device__ __forceinline__ void load_record(const banyan_table_of_blocks &table,
-                                                   const banyan_slot &slot, uint32_t to)
+static __device__ __forceinline__ void load_record(const void *records, uint32_t record,
+                                                   uint32_t to)
 {
-    const char *const from = (const char *)table.records + (int64_t)slot.record * B::BYTES;
+    const char *const from = (const char *)records + (int64_t)record * B::BYTES;
     for (int at = 16 * (int)threadIdx.x; at < B::BYTES; at += 16 * THREADS)
         async_copy16(to + (uint32_t)at, from + at);
 }
@@ -246,49 +196,45 @@ static __device__ __forceinline__ void load_record(const banyan_table_of_blocks 
  * missing. */
 template <typename B> struct stage_blocks {
     enum { EACH = RECORD_TOKENS / B::KEYS, BYTES = EACH * B::BYTES };
-    int32_t block[EACH], masked[EACH], count;
+    decode_entry entry[EACH];
+    int32_t count;
 };
 
-/* The list's next records, `left` of which it still has. */
+/* The list's records from `place` on, up to `end`. */
 template <typename B>
 static __device__ __forceinline__ stage_blocks<B>
-load_stage(const banyan_table_of_blocks &table, const banyan_span *span, int32_t spans,
-           list_place &place, int32_t left, uint32_t stage)
+load_stage(const void *records, decode_cursor &cursor, int32_t place, int32_t end,
+           uint32_t stage)
 {
     stage_blocks<B> blocks = {};
-    blocks.count = left < blocks.EACH ? left : blocks.EACH;
+    blocks.count = end - place < blocks.EACH ? end - place : blocks.EACH;
 #pragma unroll
     for (int j = 0; j < blocks.EACH; j++) {
-        if (j >= left) break;
-        const banyan_span s = span[place.span];
-        const banyan_slot slot = table.slot[s.first + (int64_t)place.index * s.step];
-        blocks.block[j] = slot.block;
-        blocks.masked[j] = s.masked;
-        load_record<B>(table, slot, stage + (uint32_t)j * B::BYTES);
-        place_skip(place, span, spans, 1);
+        if (j >= blocks.count) break;
+        blocks.entry[j] = entry_at(cursor, place + j);
+        load_record<B>(records, blocks.entry[j].record, stage + (uint32_t)j * B::BYTES);
     }
     return blocks;
 }
 
 template <typename B, int DIM>
-static __device__ __forceinline__ void attend_item(const portable_params &p,
+static __device__ __forceinline__ void attend_item(const decode_call &call,
                                                    const cuda_item &item, uint32_t stages)
 {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const portable_tile tile = p.tile[item.tile];
-    const banyan_table_of_blocks table = p.table[tile.table];
-    const banyan_span *const span = p.span + tile.first_span;
+    const banyan_strip *const strip = &staged(call, call.strip, item.tile);
+    const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     warp_rows<DIM> rows;
-    load_rows<B, DIM>(p, tile, warp, lane, rows);
+    load_rows<B, DIM>(call, strip, warp, lane, rows);
 
     typedef stage_blocks<B> stage;
-    list_place place = {0, 0};
+    decode_cursor cursor = {&staged(call, call.span, strip->first_span), table.slot, 0};
     stage now = {}, next = {};
-    place_skip(place, span, tile.spans, item.first);
-    for (int32_t i = 0, done = 0; done < item.count || i == 0; i++) {
-        const int32_t asked = done + now.count;
-        if (asked < item.count)
-            next = load_stage<B>(table, span, tile.spans, place, item.count - asked,
+    const int32_t end = item.first + item.count;
+    for (int32_t i = 0, place = item.first; place < end || i == 0; i++) {
+        const int32_t asked = place + now.count;
+        if (asked < end)
+            next = load_stage<B>(table.records, cursor, asked, end,
                                  stages + (uint32_t)(i % STAGES) * stage::BYTES);
         async_commit();
         if (i > 0) {
@@ -298,33 +244,32 @@ static __device__ __forceinline__ void attend_item(const portable_params &p,
 #pragma unroll
             for (int j = 0; j < stage::EACH; j++)
                 if (j < now.count)
-                    attend_stage<B, DIM>(p, tile, rows, at + (uint32_t)j * B::BYTES,
-                                         now.block[j], now.masked[j], lane);
+                    attend_stage<B, DIM>(call, strip, rows, at + (uint32_t)j * B::BYTES,
+                                         now.entry[j], lane);
             __syncthreads(); /* before the stage is written again */
-            done += now.count;
+            place = asked;
         }
         now = next;
     }
-    store_tile<DIM>(p, tile, item.slot, rows, warp, lane);
+    store_tile<DIM>(call, strip, item.slot, rows, warp, lane);
 }
 
 template <typename B, int DIM>
 __global__ void __launch_bounds__(THREADS, 1)
-    prefill_portable(const __grid_constant__ portable_params p)
+    prefill_portable(const __grid_constant__ decode_call call)
 {
     const uint32_t stages = shared_address(dynamic_shared());
-    const int32_t end = p.first_item[blockIdx.x + 1];
-    for (int32_t i = p.first_item[blockIdx.x]; i < end; i++)
-        attend_item<B, DIM>(p, p.item[i], stages);
+    const int32_t end = staged(call, call.first_item, blockIdx.x + 1);
+    for (int32_t i = staged(call, call.first_item, blockIdx.x); i < end; i++)
+        attend_item<B, DIM>(call, staged(call, call.item, i), stages);
 }
 
 template <typename B, int DIM>
-static cudaError_t start_portable(banyan_queue *queue, const portable_params &p,
-                                  int32_t workers)
+static cudaError_t start_portable(const banyan_queue *queue, const decode_plan *plan)
 {
-    const cuda_shape shape = {dim3((unsigned)workers), dim3(THREADS),
+    const cuda_shape shape = {dim3((unsigned)plan->workers), dim3(THREADS),
                               (size_t)STAGES * stage_blocks<B>::BYTES, queue->stream, false};
-    return cuda_launch(shape, prefill_portable<B, DIM>, p);
+    return cuda_launch(shape, prefill_portable<B, DIM>, plan->call);
 }
 
 template <typename B, int DIM> static cudaError_t prepare_portable()
@@ -335,7 +280,7 @@ template <typename B, int DIM> static cudaError_t prepare_portable()
 /* An instance: how it is made ready, and started. */
 struct instance {
     cudaError_t (*prepare)();
-    cudaError_t (*start)(banyan_queue *, const portable_params &, int32_t);
+    cudaError_t (*start)(const banyan_queue *, const decode_plan *);
 };
 template <typename B, int DIM> static instance instance_of()
 {
@@ -376,39 +321,14 @@ const char *cuda_prefill_open(banyan_queue *queue)
 
 const char *banyan_cuda_prefill(banyan_queue *queue, const banyan_batch *batch)
 {
-    portable_work work;
-    const char *failed = portable_plan(queue, batch, &work);
-    if (failed) return failed;
-    const cuda_split *split = &work.split;
-    enum { TABLE, SPAN, TILE, ITEM, FIRST, PARTIAL, COMBINED, ARRAYS };
-    cuda_array array[ARRAYS] = {};
-    array[TABLE] = {batch->table, (size_t)batch->tables * sizeof *batch->table, NULL};
-    array[SPAN] = {batch->span, (size_t)batch->spans * sizeof *batch->span, NULL};
-    array[TILE] = {work.tile, (size_t)work.tiles * sizeof *work.tile, NULL};
-    array[ITEM] = {split->item, (size_t)split->items * sizeof *split->item, NULL};
-    array[FIRST] = {split->first_item, (size_t)(split->workers + 1) * sizeof(int32_t), NULL};
-    array[PARTIAL] = {batch->partial, (size_t)batch->heads * sizeof *batch->partial, NULL};
-    array[COMBINED] = {work.combined, (size_t)split->cuts * sizeof *work.combined, NULL};
-    failed = cuda_stage(queue, array, ARRAYS);
-    if (failed || split->workers == 0) return failed;
-
-    const portable_params p = {batch->q,
-                               (const banyan_table_of_blocks *)array[TABLE].device,
-                               (const banyan_span *)array[SPAN].device,
-                               (const portable_tile *)array[TILE].device,
-                               (const cuda_item *)array[ITEM].device,
-                               (const int32_t *)array[FIRST].device,
-                               (float *)queue->scratch,
-                               {(float *const *)array[PARTIAL].device, batch->out, batch->lse,
-                                batch->heads, batch->out_dtype},
-                               batch->part->at - batch->part->first_row, /* of row 0 */
-                               batch->part->first_token,
-                               batch->part->end_token,
-                               batch->in_dtype,
-                               batch->scale * 1.44269504f};
-    failed = cuda_failed(instance_of(&batch->shape).start(queue, p, split->workers), "prefill");
-    if (failed) return failed;
-    return cuda_combine(queue, (const cuda_combined *)array[COMBINED].device, split->cuts,
-                        PORTABLE_VECTORS, work.most_parts, p.scratch, batch->shape.value_dim,
-                        p.results);
+    struct prefill_context {
+        const banyan_queue *queue;
+        const banyan_batch *batch;
+    } context = {queue, batch};
+    const auto start = [](void *ctx, const decode_plan *plan) {
+        const struct prefill_context *const c = (const struct prefill_context *)ctx;
+        return cuda_failed(instance_of(&c->batch->shape).start(c->queue, plan),
+                           "starting a prefill");
+    };
+    return decode_launches(queue, batch, CUDA_PREFILL_VECTORS, start, &context);
 }

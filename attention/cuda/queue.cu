@@ -119,8 +119,7 @@ static size_t larger_bytes(size_t a, size_t b)
 /* Lists of work that an attend makes up: at most so many. */
 static size_t works_of(const banyan_device_limits *limits, int processors)
 {
-    const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
-    return vectors / CUDA_WORK_ROWS + (size_t)limits->strips + (size_t)processors * CUDA_PARTS;
+    return (size_t)limits->strips + (size_t)processors * CUDA_PARTS;
 }
 
 /* The lists of a decode of several parts, each cut as if it were alone. */
@@ -130,13 +129,15 @@ static size_t parts_bytes(const banyan_device_limits *limits, int processors)
     return (parts < most ? parts : most) * (size_t)processors * 2 * CUDA_WORK_BYTES;
 }
 
-/* The strips of a call of wide heads or of fixed-point sums, cut (all pieces but the last have
- * more than half of the vectors that they may have), with an item and its blocks for each. */
+/* Strips cut into what a kernel takes at a time (decode.cu: a piece but a strip's last has on
+ * average more than half of the vectors that it may have), with an item and its blocks for
+ * each. */
 static size_t pieces_bytes(const banyan_device_limits *limits)
 {
     const size_t vectors = (size_t)limits->heads * (size_t)limits->rows;
-    const size_t most = limits->exact ? CUDA_EXACT_VECTORS : CUDA_WIDE_VECTORS;
-    if (!limits->exact && !record_is_wide(limits->shape.key_dim)) return 0;
+    const size_t most = limits->exact                           ? CUDA_EXACT_VECTORS
+                        : record_is_wide(limits->shape.key_dim) ? CUDA_WIDE_VECTORS
+                                                                : CUDA_PREFILL_VECTORS;
     return (2 * vectors / most + (size_t)limits->strips) *
            (sizeof(banyan_strip) + sizeof(cuda_item) + sizeof(int32_t));
 }

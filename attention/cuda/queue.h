@@ -13,9 +13,9 @@
 enum {
     CUDA_STAGES = 8, /* calls whose arguments may be on their way at once */
     CUDA_PARTS = 8, /* of a split list: parts per multiprocessor that scratch has room for .. */
-    CUDA_PART_ROWS = 64,  /* .. each of so many partials */
-    CUDA_WORK_ROWS = 64,  /* a kernel's list of its work: for so many query vectors .. */
-    CUDA_WORK_BYTES = 64, /* .. and for every strip and every part, it may be so large */
+    CUDA_PART_ROWS = 64, /* .. each of so many partials */
+    CUDA_WORK_BYTES =
+        64, /* of a strip, a cut or a run in a kernel's list of its work, at most */
     CUDA_COUNTERS = 64,
     CUDA_ROOM_BYTES = 1 << 16, /* of a queue's room, at least: a fold of 8000 values */
     CUDA_DECODE_PARTS = 64     /* of a batch, in one launch */

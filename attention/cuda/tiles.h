@@ -24,6 +24,12 @@
  * work. Otherwise a run is one tile: a few KV heads after the other, as many as the L2 has room
  * for, and among them long tiles first.
  *
+ * All other kernels are planned by decode.h, where a tile is a strip or some of its vectors,
+ * and its list the strip's, as the batch has it; both cut lists by split.h. Here a list is the
+ * union of two strips', which must be made up, mode by mode, for the kernel to go through; it
+ * is cut in steps, of which one of both subtiles counts like one of a single; and whether it is
+ * cut at all depends on the L2, from which many tiles read a list at the same time.
+ *
  * Plain C, read by the kernel as well. */
 #ifndef BANYAN_ATTENTION_CUDA_TILES_H
 #define BANYAN_ATTENTION_CUDA_TILES_H
