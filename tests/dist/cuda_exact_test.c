@@ -3,7 +3,8 @@
  * lse and probed mass have the bits that one rank has alone, whatever the number of ranks,
  * placement and merge, and however many multiprocessors lists are cut for; and they are within
  * the oracle's bounds. Ranks are threads that share the device. Data: usual, scores of +-200
- * and values of all sizes, and NaN and inf in some keys and values. */
+ * and values of all sizes, NaN and inf in some keys and values, and sums of as many blocks of
+ * the largest terms as a bin that were 2^16 times too small could not hold. */
 #define DEVICE_DECODES 3
 #define DEVICE_PARTS 0 /* integers are added, not rounded */
 #define DEVICE_ROUNDS(dtype) bound_rounds("cuda", dtype)
@@ -14,7 +15,7 @@
 #define F16 BANYAN_F16
 #define F32 BANYAN_F32
 
-enum { USUAL, ANY_SIZE, ODD };
+enum { USUAL, ANY_SIZE, ODD, FULL };
 
 typedef struct exact_case {
     int data;
@@ -45,6 +46,8 @@ static const exact_case cases[] = {
       {"0-1:sink_window sink=5t window=200t"}, ALONE}},
     {USUAL, 3, 7, "line", "tree", BANYAN_OUT_HOME,
      {"wide heads", 2, 1, 256, 64, 260, 6, 0, BF16, BF16, F32, {0}, ALONE}},
+    {FULL, 2, 7, "line", "tree", BANYAN_OUT_HOME,
+     {"full bins", 1, 1, 64, 64, 9000, 48, 0, BF16, F32, F32, {0}, ALONE}},
 };
 /* clang-format on */
 enum { CASES = (int)(sizeof cases / sizeof *cases), MOST_RANKS = 7 };
@@ -59,6 +62,7 @@ static void spoil(float *in, int64_t count, int data, int is_value, uint64_t see
         const int is_second = i >= count / LAYERS;
         if (data == ANY_SIZE)
             in[i] = is_value ? ldexpf(in[i], (int)(draw % 24) - 12) : 6 * in[i];
+        if (data == FULL) in[i] = is_value ? ldexpf(1.96875f, (int)(i % 9)) : 0;
         if (data == ODD && is_value == is_second && draw % 4000 == 0)
             in[i] = odd[draw / 4000 % 4];
     }
@@ -88,6 +92,7 @@ static void make(sequence *s, banyan_plan *plan, const exact_case *c)
     if (spec->in_dtype == F32) {
         spoil((float *)(void *)s->k_in, keys, c->data, 0, 2);
         spoil((float *)(void *)s->v_in, keys, c->data, 1, 3);
+        spoil(s->k, keys, c->data, 0, 2);
         spoil(s->v, keys, c->data, 1, 3);
     }
     round_rows(s->k, keys, c->is.dim, spec->cache_dtype);
@@ -157,7 +162,8 @@ static void run(sequence *s, banyan_plan *plan, const exact_case *c)
     sequence on = sequence_board(s, cache);
     run_calls(&on, cache, c);
     sequence_fetch(s, &on, cache, 0);
-    for (int32_t layer = 0; c->data == USUAL && layer < LAYERS; layer++)
+    const int is_judged = c->data == USUAL || c->data == FULL;
+    for (int32_t layer = 0; is_judged && layer < LAYERS; layer++)
         for (int64_t row = s->tokens - 1; row >= s->tokens - DEVICE_DECODES - c->is.rows;
              row -= 7)
             check_row(s, layer, row, c->is.name);
