@@ -41,25 +41,29 @@ static bool is_predicted(const compared *p)
     return json_object_get(first, "predicted") != NULL;
 }
 
-/* Tokens of answers whose being read was measured, since rounding decides it. */
-static int64_t undecided_of(const compared *p)
+/* Over a pattern's cells: how often a field is false, or what its numbers add up to. */
+static int64_t cells_count(const compared *p, const char *field)
 {
     int64_t count = 0;
     size_t i;
     json_t *r;
-    json_array_foreach(results_all(p->e.results), i, r) count +=
-        json_integer_value(json_object_get(r, "undecided"));
+    json_array_foreach(results_all(p->e.results), i, r)
+    {
+        const json_t *value = json_object_get(r, field);
+        count += json_is_false(value) + json_integer_value(value);
+    }
     return count;
 }
 
 static int64_t unequal_of(const compared *p)
 {
-    int64_t count = 0;
-    size_t i;
-    json_t *r;
-    json_array_foreach(results_all(p->e.results), i, r) count +=
-        json_is_false(json_object_get(r, "equal"));
-    return count;
+    return cells_count(p, "equal");
+}
+
+/* Tokens of answers whose being read was measured, since rounding decides it. */
+static int64_t undecided_of(const compared *p)
+{
+    return cells_count(p, "undecided");
 }
 
 int64_t compare_unequal(const comparison *c)
