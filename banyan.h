@@ -369,8 +369,8 @@ typedef struct banyan_share {
     int64_t messages;        /* messages sent for a step */
     int64_t bytes_sent;      /* and their bytes */
     int64_t snapshot_bytes;  /* of kept_blocks, as banyan_cache_save writes them */
-    int64_t
-        summary_bytes; /* what the next step reads besides records, to choose blocks by data */
+    /* What the next step reads besides records, to choose blocks by data. */
+    int64_t summary_bytes;
 } banyan_share;
 BANYAN_API banyan_status banyan_plan_share(const banyan_plan *plan, int rank, int64_t sequences,
                                            int64_t tokens, banyan_share *out);
@@ -520,12 +520,12 @@ typedef struct banyan_rows {
                            range have no sinks: banyan_combine adds them */
     const banyan_range *probes; /* the share of softmax mass of each of these is measured too */
     int32_t probe_count;
-    float *
-        mass; /* [probe_count][rows][heads], written where out is; NULL: none. With a device: of
-                    one probe */
-    int64_t *
-        strongest; /* [rows][heads]: the token of the largest score, the lower on ties; -1: none
-                           was seen; NULL: not asked for. On the CPU */
+    /* [probe_count][rows][heads], written where out is; NULL: none. With a device: of one
+     * probe. */
+    float *mass;
+    /* [rows][heads]: the token of the largest score, the lower on ties; -1: none was seen;
+     * NULL: not asked for. On the CPU. */
+    int64_t *strongest;
 } banyan_rows;
 
 /* Append k and v of each part's tokens to one layer, and attend to the layer's tokens causally:

@@ -129,8 +129,8 @@ typedef struct banyan_pattern {
     int32_t head, heads; /* global index of the query head, and how many there are */
     int32_t kv_heads;
     int32_t block_tokens;
-    int64_t
-        planned_tokens; /* of the plan: what lengths that are shares of the whole refer to */
+    /* Of the plan: what lengths that are shares of the whole refer to. */
+    int64_t planned_tokens;
 } banyan_pattern;
 
 /* Blocks first, first+step, .. <= last. edge: some rows see only some of the tokens (below). */
@@ -289,8 +289,8 @@ static inline const banyan_held *banyan_held_at(const banyan_held_list *list, in
 typedef struct banyan_entry {
     const void *record;
     int64_t block;
-    uint64_t
-        heads;    /* bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
+    /* Bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
+    uint64_t heads;
     int32_t edge; /* index into the tile's edges, or -1: every token up to the row */
     /* NULL, or: bits of the record's tokens that all rows see, whatever the tile says of tokens
      * and `block` and `edge` of this entry. */
@@ -343,8 +343,8 @@ typedef struct banyan_tile {
     const float *q;            /* [heads][rows][key_dim], as given (not scaled) */
     const banyan_entry *entry; /* ascending */
     int64_t entries;
-    int64_t
-        behind; /* entries that follow these, and are attended to next: to be asked for early */
+    /* Entries that follow these, and are attended to next: to be asked for early. */
+    int64_t behind;
     const banyan_edge *edge;
     int64_t first_token, end_token; /* only these tokens count: 0, INT64_MAX is all */
     float *partial;                 /* [heads][rows][value_dim + 2], combined into */

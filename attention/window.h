@@ -85,7 +85,7 @@ void banyan_window_keeps(const banyan_window *window, int32_t block_tokens,
     }
 
 /* Of a selector whose rows read every token up to their own, or choose among all of them: the
- * slots of banyan_selector. */
+ * functions of banyan_selector. */
 int banyan_all_reads(const banyan_pattern *pattern, int64_t row, int64_t token);
 void banyan_all_select(const banyan_pattern *pattern, int64_t first_row, int64_t last_row,
                        banyan_selection *out);

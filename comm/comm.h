@@ -262,7 +262,8 @@ typedef struct banyan_device_moves {
     banyan_status (*wait)(banyan_comm *comm, void *stream);
 } banyan_device_moves;
 
-/* One row of comm/transports.def. A NULL optional slot is built from start and wait_all. */
+/* One row of comm/transports.def. An optional function that is NULL is made of start and
+ * wait_all. */
 typedef struct banyan_transport {
     const char *name;
     int is_imaginary; /* its ranks are only described: they agree with whatever this one says */

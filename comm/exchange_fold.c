@@ -10,7 +10,7 @@ static void *source_value(const exchange_call *run, const fold_source *s)
 }
 
 /* Folds into the caller's memory from the place of its own value on; what comes before it is
- * folded in the receive buffer, in the slot of the first. */
+ * folded in the receive buffer, in the place of the first. */
 banyan_status banyan_exchange_fold(const exchange_call *run, const fold *f)
 {
     const size_t bytes = run->p->item_bytes;

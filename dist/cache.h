@@ -10,7 +10,7 @@
  *           ─ part      [kinds]    what this rank does in all layers of a kind
  *           ─ input     [inputs]   one tile's q and block list
  *           ─ worker    [workers]  one thread's scratch
- *           ─ slots                partials of tiles, or of parts of tiles
+ *           ─ partials             of tiles, or of parts of tiles
  *
  * Everything but the block records and the turns lies in one arena, laid out by
  * plan_workspace.c, which also measures it for ranks that are not here. */
@@ -31,8 +31,8 @@ typedef struct banyan_pool {
     char *records; /* [capacity][record_bytes], on the plan's device */
     size_t record_bytes;
     int64_t capacity, held;
-    uint32_t
-        *next; /* [capacity]: of a record that was given back, the one that was before, + 1 */
+    /* [capacity]: of a record that was given back, the one that was before, + 1. */
+    uint32_t *next;
     /* What every rank uses, and may: each counts for all, so that all say alike: it is full. */
     int64_t *used, *most, *change; /* [ranks] */
 } banyan_pool;
@@ -82,8 +82,8 @@ typedef struct banyan_layer {
      * On a device those below `replayed` have them as well, once the last step's graph was
      * replayed. */
     int64_t written, replayed;
-    int64_t
-        clean; /* blocks below it are as in the snapshot cache->saved_id, under the same ids */
+    /* Blocks below it are as in the snapshot cache->saved_id, under the same ids. */
+    int64_t clean;
     banyan_turn *turns; /* ascending, the first from block 0 on */
     int32_t turn_count;
     banyan_kept *kept;                 /* [part->mine_count] */
@@ -175,12 +175,12 @@ typedef struct banyan_panel {
 /* How much of everything a rank needs: see plan_workspace.c. */
 typedef struct banyan_sizes {
     int32_t tile_heads, tile_rows; /* largest tile */
-    int32_t workers, inputs, slots;
+    int32_t workers, inputs, partials;
     int64_t list, edges; /* entries and edges of the longest list */
     int64_t items;       /* items of a kind that lie here, at most */
     int64_t chunks;
-    int64_t
-        plain_numbers; /* of a key and a value, where somebody needs them as they are kept */
+    /* Of a key and a value, where somebody needs them as they are kept. */
+    int64_t plain_numbers;
     int32_t pickers;   /* of a kind that choose here, at most */
     int64_t picks;     /* of one of them, at most .. */
     size_t pick_bytes; /* .. and bytes of all pieces */
@@ -196,7 +196,7 @@ typedef struct banyan_sizes {
     int64_t follow_tokens;
     size_t follow_bytes;    /* .. and bytes of all pieces */
     int64_t joined_numbers; /* of a compensation token's key and value; 0: there are none */
-    size_t item_bytes, mass_bytes, slot_bytes;
+    size_t item_bytes, mass_bytes, partial_bytes;
 } banyan_sizes;
 
 typedef struct banyan_call banyan_call;
@@ -245,7 +245,7 @@ struct banyan_cache {
     banyan_pick *pick_room;   /* [sizes.picks]: of a merge of two */
     banyan_pick *follow_room; /* [sizes.follow_tokens]: likewise */
     uint64_t *no_blocks;      /* of rows whose lists have tokens alone */
-    char *slots;              /* [slots][tile_heads * tile_rows] sums */
+    char *partials;           /* [partials][tile_heads * tile_rows] sums */
     int64_t *start;           /* [inputs + 1]: the first cut of an input's list, end to end */
     /* Compensation tokens of a panel, of each KV head held here and piece: for how many tokens
      * it stands (0: there is none), and their means. */

@@ -56,8 +56,8 @@ int banyan_owner_index(const banyan_holder *holder, int32_t count, uint64_t ordi
 
 /* One KV head of a kind of layer. */
 typedef struct banyan_head_plan {
-    banyan_retention
-        retention; /* the union over its group and all readers of its cache layer */
+    /* The union over its group and all readers of its cache layer. */
+    banyan_retention retention;
     banyan_placed placed;
     banyan_class *classes; /* query heads of the group with equal patterns: [class_count] ..  */
     int32_t class_count;   /* .. bit h of a class is query heads kv_head * group + h * unit ..,
@@ -136,8 +136,8 @@ typedef struct banyan_kind {
     banyan_schedule follow_schedule; /* the holders of a KV head tell each other the best */
     int64_t picks;                   /* the most blocks that one of them chooses */
     int tallies;                     /* some of them choose by mass */
-    banyan_schedule
-        pick_schedule; /* the holders of a KV head tell each other what they found best */
+    /* The holders of a KV head tell each other what they found best. */
+    banyan_schedule pick_schedule;
     /* Of each kind of summary that some reader chooses by: where it lies in a record; 0: nobody
      * does. */
     size_t summary_at[BANYAN_SUMMARIES];
@@ -146,8 +146,8 @@ typedef struct banyan_kind {
 } banyan_kind;
 
 struct banyan_plan {
-    banyan_spec
-        spec; /* defaults filled in; strings and arrays owned; cache_layer is never NULL */
+    /* Defaults filled in; strings and arrays owned; cache_layer is never NULL. */
+    banyan_spec spec;
     banyan_comm *comm;
     int32_t ranks, rank;
     int32_t panel_rows; /* rows that are merged at a time */

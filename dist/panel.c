@@ -12,10 +12,10 @@
  *
  *       tile:   |0              |1              |2      |3              |      blocks to read
  *       cut:    |0    |1    |2  |3    |4    |5  |6    |7|8    |9    |10 |
- *       slot:    0     1     2   3     ..                                      of this wave
+ *       partial: 0     1     2   3     ..                                      of this wave
  *
- * As many cuts as there are slots for are a wave. KV heads whose partials are sent at once come
- * in a panel of their own, before the others: their messages travel while those are
+ * As many cuts as there is room for partials of are a wave. KV heads whose partials are sent at
+ * once come in a panel of their own, before the others: their messages travel while those are
  * computed. */
 #include "dist/follow.h"
 #include "dist/lines.h"
@@ -31,7 +31,7 @@ typedef struct panel {
     const int32_t *order; /* KV heads held here, those of this panel */
     int64_t tiles;
     size_t sum_bytes;       /* of a row */
-    size_t slot_bytes;      /* of a wave's slot */
+    size_t partial_bytes;   /* of a cut's partial, all rows of its tile */
     int32_t what;           /* BANYAN_WHAT_.. */
     int joins;              /* some rows have compensation tokens */
     int64_t wave, wave_end; /* cuts first .. end-1, when lists are cut */
@@ -191,9 +191,9 @@ static void prepare_input(const panel *p, const panel_tile *t, banyan_tile_input
     gather_queries(p, t, input->q);
 }
 
-/* A cut of an input's list into a slot. */
+/* The partial of a cut of an input's list. */
 static void attend_cut(const panel *p, const panel_tile *t, const banyan_tile_input *input,
-                       int64_t cut, int32_t worker, char *slot)
+                       int64_t cut, int32_t worker, char *partial)
 {
     banyan_cache *c = p->c;
     const banyan_plan *plan = c->plan;
@@ -214,7 +214,7 @@ static void attend_cut(const panel *p, const panel_tile *t, const banyan_tile_in
                         .first_token = range.first,
                         .end_token = range.end,
                         .workspace = c->worker[worker].workspace};
-    banyan_sum_attend(plan, &tile, slot);
+    banyan_sum_attend(plan, &tile, partial);
     int64_t pairs = 0;
     for (int64_t i = 0; i < tile.entries; i++)
         pairs += __builtin_popcountll(tile.entry[i].heads);
@@ -222,9 +222,9 @@ static void attend_cut(const panel *p, const panel_tile *t, const banyan_tile_in
         c->worker[worker].pairs += pairs * p->kind->shape.unit * t->piece->rows;
 }
 
-static void add_slot(const panel *p, const panel_tile *t, char *slot, const char *more)
+static void add_cut(const panel *p, const panel_tile *t, char *partial, const char *more)
 {
-    banyan_sum_combine(p->c->plan, slot, slot, more, p->kind->shape.value_dim,
+    banyan_sum_combine(p->c->plan, partial, partial, more, p->kind->shape.value_dim,
                        (int64_t)t->heads * t->piece->rows);
 }
 
@@ -239,18 +239,19 @@ static uint64_t compensated_heads(const panel_tile *t)
     return heads;
 }
 
-/* A finished slot, [heads][rows], to its rows of the items; of a probe without the values. */
+/* A finished partial, [heads][rows], to its rows of the items; of a probe without the
+ * values. */
 static void scatter_sums(const panel *p, const panel_tile *t, const banyan_tile_input *input,
-                         char *slot)
+                         char *partial)
 {
     const banyan_plan *plan = p->c->plan;
     if (p->joins && p->what == BANYAN_WHAT_RESULTS)
         banyan_compensation_add(p->c, p->kind, t->j, t->piece - p->panel->piece,
-                                compensated_heads(t), t->piece->rows, input->q, slot);
+                                compensated_heads(t), t->piece->rows, input->q, partial);
     const int32_t rows = t->piece->rows;
     const size_t row = (size_t)(t->piece->first - p->panel->first);
     for (int32_t h = 0; h < t->heads; h++) {
-        const char *from = slot + (size_t)h * (size_t)rows * p->sum_bytes;
+        const char *from = partial + (size_t)h * (size_t)rows * p->sum_bytes;
         const int32_t head = t->first_head + h;
         if (p->what == BANYAN_WHAT_RESULTS)
             memcpy((char *)p->part->data[head] + row * p->sum_bytes, from,
@@ -262,9 +263,9 @@ static void scatter_sums(const panel *p, const panel_tile *t, const banyan_tile_
     }
 }
 
-static char *worker_slot(const banyan_cache *c, int32_t worker)
+static char *worker_partial(const banyan_cache *c, int32_t worker)
 {
-    return c->slots + (size_t)(2 * worker) * c->sizes.slot_bytes;
+    return c->partials + (size_t)(2 * worker) * c->sizes.partial_bytes;
 }
 
 /* Where the worker's next tile will probably begin, behind the list of this one: so that it is
@@ -285,16 +286,16 @@ static void whole_tile(void *arg, int64_t i, int32_t worker)
     const banyan_cache *c = p->c;
     const panel_tile t = tile_place(p, i);
     banyan_tile_input *input = &c->input[worker];
-    char *slot = worker_slot(c, worker), *more = slot + c->sizes.slot_bytes;
+    char *partial = worker_partial(c, worker), *more = partial + c->sizes.partial_bytes;
     prepare_input(p, &t, input);
     hint(p, i + c->sizes.workers, input);
     const int64_t cuts = cuts_of(p, &t, input);
-    attend_cut(p, &t, input, 0, worker, slot);
+    attend_cut(p, &t, input, 0, worker, partial);
     for (int64_t cut = 1; cut < cuts; cut++) {
         attend_cut(p, &t, input, cut, worker, more);
-        add_slot(p, &t, slot, more);
+        add_cut(p, &t, partial, more);
     }
-    scatter_sums(p, &t, input, slot);
+    scatter_sums(p, &t, input, partial);
 }
 
 /* The strongest tokens of a tile, to their rows of the items. */
@@ -308,7 +309,7 @@ static void strongest_tile(void *arg, int64_t i, int32_t worker)
     banyan_strongest *best = c->worker[worker].best;
     const int32_t rows = t.piece->rows;
     const size_t row = (size_t)(t.piece->first - p->panel->first);
-    void *scratch = worker_slot(c, worker);
+    void *scratch = worker_partial(c, worker);
     prepare_input(p, &t, input);
     const banyan_tile tile = {.shape = p->kind->shape.block,
                               .scale = p->kind->shape.scale,
@@ -338,20 +339,20 @@ static void prepare_tile(void *arg, int64_t i, int32_t worker)
     prepare_input(p, &t, &p->c->input[i]);
 }
 
-/* Slots of a wave: the first of each tile is where its partials are combined. */
-static char *wave_slot(const panel *p, int64_t i)
+/* Of a wave: a tile's are combined in its first one. */
+static char *wave_partial(const panel *p, int64_t i)
 {
-    return p->c->slots + (size_t)i * p->slot_bytes;
+    return p->c->partials + (size_t)i * p->partial_bytes;
 }
 
 static void one_cut(void *arg, int64_t i, int32_t worker)
 {
     const panel *p = arg;
-    const int64_t *start = p->c->start, cut = p->wave + i, slot = p->tiles + i;
+    const int64_t *start = p->c->start, cut = p->wave + i, partial = p->tiles + i;
     int64_t tile = 0;
     while (start[tile + 1] <= cut) tile++;
     const panel_tile t = tile_place(p, tile);
-    attend_cut(p, &t, &p->c->input[tile], cut - start[tile], worker, wave_slot(p, slot));
+    attend_cut(p, &t, &p->c->input[tile], cut - start[tile], worker, wave_partial(p, partial));
 }
 
 /* The wave's cuts of a tile, behind those of the waves before. */
@@ -362,34 +363,35 @@ static void combine_tile(void *arg, int64_t i, int32_t worker)
     const int64_t *start = p->c->start;
     const panel_tile t = tile_place(p, i);
     const size_t vectors = (size_t)t.heads * (size_t)t.piece->rows;
-    char *slot = wave_slot(p, i);
+    char *partial = wave_partial(p, i);
     int64_t from = start[i] > p->wave ? start[i] : p->wave;
     const int64_t to = start[i + 1] < p->wave_end ? start[i + 1] : p->wave_end;
     if (from < to && from == start[i]) { /* its first */
         const int64_t first = p->tiles + from++ - p->wave;
-        memcpy(slot, wave_slot(p, first), vectors * p->sum_bytes);
+        memcpy(partial, wave_partial(p, first), vectors * p->sum_bytes);
     }
-    for (; from < to; from++) add_slot(p, &t, slot, wave_slot(p, p->tiles + from - p->wave));
+    for (; from < to; from++)
+        add_cut(p, &t, partial, wave_partial(p, p->tiles + from - p->wave));
     if (start[i + 1] > p->wave && to == start[i + 1])
-        scatter_sums(p, &t, &p->c->input[i], slot);
+        scatter_sums(p, &t, &p->c->input[i], partial);
 }
 
-/* Room for one slot of the largest tile of this panel, and how many fit. */
-static int64_t fit_slots(panel *p)
+/* Room for a partial of the largest tile of this panel, and how many fit. */
+static int64_t fit_partials(panel *p)
 {
     const banyan_cache *c = p->c;
     int32_t rows = 1;
     for (int32_t i = 0; i < p->panel->pieces; i++)
         if (p->panel->piece[i].rows > rows) rows = p->panel->piece[i].rows;
     const size_t vectors = (size_t)c->sizes.tile_heads * (size_t)rows;
-    p->slot_bytes = (vectors * p->sum_bytes + 63) / 64 * 64;
-    return (int64_t)((size_t)c->sizes.slots * c->sizes.slot_bytes / p->slot_bytes);
+    p->partial_bytes = (vectors * p->sum_bytes + 63) / 64 * 64;
+    return (int64_t)((size_t)c->sizes.partials * c->sizes.partial_bytes / p->partial_bytes);
 }
 
 static void few_tiles(panel *p)
 {
     banyan_cache *c = p->c;
-    const int64_t slots = fit_slots(p) - p->tiles;
+    const int64_t partials = fit_partials(p) - p->tiles;
     banyan_each(c->sizes.workers, p->tiles, prepare_tile, p);
     c->start[0] = 0;
     for (int64_t i = 0; i < p->tiles; i++) {
@@ -398,7 +400,7 @@ static void few_tiles(panel *p)
     }
     const int64_t cuts = c->start[p->tiles];
     for (p->wave = 0; p->wave < cuts; p->wave = p->wave_end) {
-        p->wave_end = p->wave + slots < cuts ? p->wave + slots : cuts;
+        p->wave_end = p->wave + partials < cuts ? p->wave + partials : cuts;
         banyan_each(c->sizes.workers, p->wave_end - p->wave, one_cut, p);
         banyan_each(c->sizes.workers, p->tiles, combine_tile, p);
     }

@@ -136,12 +136,12 @@ banyan_status banyan_kind_schedule(const banyan_plan *plan, const banyan_kind *k
  * ranks. */
 void banyan_kind_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t rows,
                          int rank, banyan_traffic *out);
-/* What holders tell each other of what they chose, for `pieces` pieces; likewise. */
-/* Likewise of tokens, in a layer that chooses. */
-void banyan_follow_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
-                           int rank, banyan_traffic *out);
+/* What holders tell each other of the blocks that they chose, for `pieces` pieces; likewise. */
 void banyan_pick_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
                          int rank, banyan_traffic *out);
+/* The same of tokens, in a layer that chooses them. */
+void banyan_follow_traffic(const banyan_plan *plan, const banyan_kind *kind, int32_t pieces,
+                           int rank, banyan_traffic *out);
 /* Seconds that one row's merges take over all layers, by the cost model. */
 banyan_status banyan_plan_merge_seconds(const banyan_plan *plan, const banyan_merge *merge,
                                         double *seconds);

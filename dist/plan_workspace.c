@@ -9,7 +9,7 @@
  *     panel           items held or received here x panel_rows x what a row adds up to (sums.c)
  *     inputs          q of a tile, and its block list: capacity x classes entries
  *     workers         the kernel's workspace, a tile's strongest tokens
- *     slots           partials of a tile, or of a part of one
+ *     partials        of a tile, or of a part of one
  *     plain           a block's rows as they are kept, of each worker, where they are needed
  *     picks           what a panel's rows choose, where somebody chooses
  *     lines           columns that a part's rows read, gathered, and what choosing them takes
@@ -17,9 +17,9 @@
  *     passes          of a merge that reduces: its largest array twice, and maxima
  *     exchange        what comm needs for messages, for each kind of layer
  *
- * With one thread there is one input, and a slot to compute in beside the one to combine in.
- * With T threads the lists of few tiles are cut (panel.c), of at most 2T: hence 2T inputs, and
- * 4T slots. */
+ * With one thread there is one input, and room to compute a partial in beside the one that it
+ * is combined with. With T threads the lists of few tiles are cut (panel.c), of at most 2T:
+ * hence 2T inputs, and 4T partials. */
 #include "dist/device_cache.h"
 #include "dist/workspace.h"
 #include "dist/plan.h"
@@ -93,14 +93,14 @@ banyan_sizes banyan_sizes_of(const banyan_plan *plan, int rank)
     z.tile_rows = spec->block_tokens < plan->panel_rows ? spec->block_tokens : plan->panel_rows;
     z.workers = spec->threads > 1 ? spec->threads : 1;
     z.inputs = z.workers > 1 ? 2 * z.workers : 1;
-    z.slots = 2 * z.inputs;
+    z.partials = 2 * z.inputs;
     for (int32_t k = 0; k < plan->kinds; k++) host_fit_kind(plan, &plan->kind[k], rank, &z);
     z.gathered += z.masks;
     z.list += z.gathered;
     const size_t vectors = (size_t)z.tile_heads * (size_t)z.tile_rows;
     z.item_bytes = banyan_arena_bytes((size_t)plan->panel_rows * row);
     z.mass_bytes = banyan_arena_bytes((size_t)plan->panel_rows * mass);
-    z.slot_bytes = banyan_arena_bytes(vectors * row);
+    z.partial_bytes = banyan_arena_bytes(vectors * row);
     return z;
 }
 
@@ -229,7 +229,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     banyan_tile_input *input = banyan_arena_take(arena, z->inputs, sizeof *input);
     banyan_worker *worker = banyan_arena_take(arena, z->workers, sizeof *worker);
     int64_t *start = banyan_arena_take(arena, z->inputs + 1, sizeof *start);
-    char *slots = banyan_arena_take(arena, z->slots, z->slot_bytes);
+    char *partials = banyan_arena_take(arena, z->partials, z->partial_bytes);
     for (int32_t i = 0; i < z->inputs; i++) {
         banyan_tile_input l = {
             .q = banyan_arena_take(arena, q, sizeof(float)),
@@ -252,7 +252,7 @@ static void lay_scratch(const banyan_plan *plan, banyan_arena *arena, const bany
     c->input = input;
     c->worker = worker;
     c->start = start;
-    c->slots = slots;
+    c->partials = partials;
 }
 
 /* A block's rows in the cache's format of each worker; its keys, and queries, where summaries

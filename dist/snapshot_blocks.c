@@ -108,8 +108,8 @@ typedef struct mover {
     int is_save;
     int64_t *begin; /* [batches + 1]: batch n has blocks begin[n] .. begin[n+1]-1 of the list */
     int64_t batches;
-    buffer
-        ring[RING]; /* batch n lies in n % RING: who fills it has it first, then who empties */
+    /* Batch n lies in n % RING: who fills it has it first, then who empties. */
+    buffer ring[RING];
     /* What the threads convert just now. */
     int64_t work;
     buffer_place *at;      /* [blocks of the batch] */

@@ -33,8 +33,8 @@ typedef struct device_row {
     /* What it works on, by the same own; put and gather are for messages, which have it
      * elsewhere. */
     const banyan_memory_row *memory;
-    const struct step_row
-        *steps; /* launch/model/steps.h, for activations in its memory; NULL: the CPU's */
+    /* Launch/model/steps.h, for activations in its memory; NULL: the CPU's. */
+    const struct step_row *steps;
 
     /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device.
      * weight and in are of `dtype`, fp32 or (not on the CPU) bf16; products are exact, sums and

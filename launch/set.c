@@ -65,7 +65,7 @@ static bool unknown_field(message_type *type, const char *name, const complaint 
 static ProtobufCMessage *enter(ProtobufCMessage *m, field_type *f, long index)
 {
     message_type *type = f->descriptor;
-    ProtobufCMessage **slot = member(m, f->offset);
+    ProtobufCMessage **here = member(m, f->offset);
     if (index >= 0) {
         ProtobufCMessage ***list = member(m, f->offset);
         size_t *count = member(m, f->quantifier_offset);
@@ -75,13 +75,13 @@ static ProtobufCMessage *enter(ProtobufCMessage *m, field_type *f, long index)
             *list = grown;
             (*list)[(*count)++] = NULL;
         }
-        slot = &(*list)[index];
+        here = &(*list)[index];
     }
-    if (!*slot) {
-        *slot = malloc(type->sizeof_message);
-        if (*slot) type->message_init(*slot);
+    if (!*here) {
+        *here = malloc(type->sizeof_message);
+        if (*here) type->message_init(*here);
     }
-    return *slot;
+    return *here;
 }
 
 /* "[3]" at *path: its number; -1 when there is none, -2 when it is malformed. */
@@ -176,10 +176,10 @@ static bool read_value(field_type *f, const char *text, void *to, const complain
         return *(protobuf_c_boolean *)to = text[0] == 't' || text[0] == '1', true;
     case PROTOBUF_C_TYPE_ENUM: return read_enum(f, text, to, why);
     case PROTOBUF_C_TYPE_STRING: {
-        char *copy = strdup(text), **slot = to;
+        char *copy = strdup(text), **here = to;
         if (!copy) return complain(why, "out of memory");
-        if (*slot != f->default_value) free(*slot);
-        return *slot = copy, true;
+        if (*here != f->default_value) free(*here);
+        return *here = copy, true;
     }
     default: return complain(why, "%s: a field of this type cannot be set", f->name);
     }

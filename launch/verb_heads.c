@@ -55,8 +55,8 @@ static int check_heads_wish(const job *j, setup *s, int64_t *repeat, int64_t *to
 static int32_t most_answers(const setup *s)
 {
     int64_t most = s->wish.foreign ? 1 : NEEDLE_ANSWERS;
-    for (int32_t i = 0; i < s->foreign.items; i++)
-        if (s->foreign.item[i].answer.count > most) most = s->foreign.item[i].answer.count;
+    for (int32_t i = 0; i < s->foreign.facts; i++)
+        if (s->foreign.fact[i].answer.count > most) most = s->foreign.fact[i].answer.count;
     return (int32_t)most;
 }
 

@@ -67,9 +67,9 @@ static json_t *make_header(const job *j, const setup *s)
              (long long)e->constructed.max_tokens);
     if (s->wish.foreign) {
         uint64_t h = hash_ids(hash_ids(0, &s->foreign.haystack), &s->foreign.prefix);
-        for (int32_t i = 0; i < s->foreign.items; i++) {
-            const foreign_item *item = &s->foreign.item[i];
-            h = hash_ids(hash_ids(hash_ids(h, &item->needle), &item->question), &item->answer);
+        for (int32_t i = 0; i < s->foreign.facts; i++) {
+            const foreign_fact *fact = &s->foreign.fact[i];
+            h = hash_ids(hash_ids(hash_ids(h, &fact->needle), &fact->question), &fact->answer);
         }
         snprintf(model, sizeof model, "given, ids %016llx", (unsigned long long)h);
     }

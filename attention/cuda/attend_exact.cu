@@ -36,7 +36,7 @@ PTX_FN void wait_ahead(int ahead)
 }
 
 template <typename B>
-PTX_FN void read_exact_list(const decode_call &call, int stages, const cuda_item &item,
+PTX_FN void read_exact_list(const decode_call &call, int stages, const cuda_portion &portion,
                             const banyan_strip *strip, exact_rows &rows)
 {
     typedef exact_plan<B> P;
@@ -47,22 +47,22 @@ PTX_FN void read_exact_list(const decode_call &call, int stages, const cuda_item
     const auto bring = [=](int i, const decode_entry &entry) {
         const unsigned char *const from = records + (int64_t)entry.record * B::RECORD;
         const uint32_t to = ring + (uint32_t)(i % stages) * B::RECORD;
-        for (int at = 16 * (int)threadIdx.x; i < item.count && at < B::RECORD;
+        for (int at = 16 * (int)threadIdx.x; i < portion.count && at < B::RECORD;
              at += 16 * P::THREADS)
             async_copy16(to + (uint32_t)at, from + at);
         async_commit();
     };
     decode_ahead ahead;
     ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
-    ahead.now = ahead_entry(item, ahead.cursor, lane);
-    ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
+    ahead.now = ahead_entry(portion, ahead.cursor, lane);
+    ahead.next = ahead_entry(portion, ahead.cursor, 32 + lane);
     for (int i = 0; i < stages - 1; i++) bring(i, pick(ahead, 0, i));
     put_exact_q<B>(call, strip);
-    for (int i = 0; i < item.count; i++) {
+    for (int i = 0; i < portion.count; i++) {
         const int more = i + stages - 1;
         if (i && i % 32 == 0) {
             ahead.now = ahead.next;
-            ahead.next = ahead_entry(item, ahead.cursor, i + 32 + lane);
+            ahead.next = ahead_entry(portion, ahead.cursor, i + 32 + lane);
         }
         bring(more,
               pick(ahead, i, more)); /* to the stage that was read before the last barrier */
@@ -78,15 +78,15 @@ template <typename B>
 __global__ void __launch_bounds__(exact_plan<B>::THREADS, 1)
     attend_exact(const __grid_constant__ decode_call call, int stages)
 {
-    const int first = staged(call, call.first_item, blockIdx.x);
-    const int end = staged(call, call.first_item, blockIdx.x + 1);
+    const int first = staged(call, call.first_portion, blockIdx.x);
+    const int end = staged(call, call.first_portion, blockIdx.x + 1);
     for (int i = first; i < end; i++) {
-        const cuda_item item = staged(call, call.item, i);
-        const banyan_strip *const strip = &staged(call, call.strip, item.tile);
+        const cuda_portion portion = staged(call, call.portion, i);
+        const banyan_strip *const strip = &staged(call, call.strip, portion.tile);
         exact_rows rows;
         begin_exact<B>(strip, rows);
-        read_exact_list<B>(call, stages, item, strip, rows);
-        store_exact<B>(call, strip, item.slot, rows);
+        read_exact_list<B>(call, stages, portion, strip, rows);
+        store_exact<B>(call, strip, portion.partial, rows);
         __syncthreads(); /* before q, notes and stages are written again */
     }
 }

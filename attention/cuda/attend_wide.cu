@@ -37,11 +37,11 @@ PTX_FN void wait_step(int stages)
 }
 
 template <typename B, int TILES>
-PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item &item,
+PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_portion &portion,
                            const banyan_strip *strip, wide_rows<B, TILES> &rows)
 {
     typedef wide_plan<B, TILES> P;
-    const int EACH = B::TOKENS / B::STEP, steps = item.count * EACH; /* steps of a record */
+    const int EACH = B::TOKENS / B::STEP, steps = portion.count * EACH; /* steps of a record */
     const int lane = (int)threadIdx.x % 32;
     const uint32_t ring = shared_address(dynamic_shared()) + P::STAGES_AT;
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
@@ -54,8 +54,8 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item 
     };
     decode_ahead ahead;
     ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
-    ahead.now = ahead_entry(item, ahead.cursor, lane);
-    ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
+    ahead.now = ahead_entry(portion, ahead.cursor, lane);
+    ahead.next = ahead_entry(portion, ahead.cursor, 32 + lane);
     for (int i = 0; i < stages - 1; i++) bring(i, i, pick(ahead, 0, i / EACH));
     put_q<B, TILES>(call, strip);
     int stage = 0, filled = stages - 1;
@@ -63,7 +63,7 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item 
         const int block = i / EACH, more = i + stages - 1;
         if (i && i % (32 * EACH) == 0) {
             ahead.now = ahead.next;
-            ahead.next = ahead_entry(item, ahead.cursor, block + 32 + lane);
+            ahead.next = ahead_entry(portion, ahead.cursor, block + 32 + lane);
         }
         wait_step(stages);
         __syncthreads(); /* of all of them; and all are done with the stage to be filled */
@@ -75,9 +75,9 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_item 
     }
 }
 
-/* To the slot, or as the result: each warp its dims of all vectors. */
+/* To scratch, or as the result: each warp its dims of all vectors. */
 template <typename B, int TILES>
-PTX_FN void store_wide(const decode_call &call, const banyan_strip *strip, int slot,
+PTX_FN void store_wide(const decode_call &call, const banyan_strip *strip, int partial,
                        const wide_rows<B, TILES> &rows)
 {
     typedef wide_plan<B, TILES> P;
@@ -106,18 +106,19 @@ PTX_FN void store_wide(const decode_call &call, const banyan_strip *strip, int s
             l *= shift;
             const float scale = l == 0 ? 0 : 1 / l;
             const int head = head_of(strip, vector), row = row_of(strip, vector);
-            float *const to = call.slots + ((int64_t)slot * call.stride + vector) * (VALUE + 2);
+            float *const to =
+                call.scratch + ((int64_t)partial * call.stride + vector) * (VALUE + 2);
 #pragma unroll
             for (int i = 0; i < P::DIMS / 4; i++) {
                 const int d = wide_warp() * P::DIMS + i / 2 * 8 + lane % 4 * 2 + i % 2;
                 const float o = rows.o[t][i / 2][2 * r + i % 2] * (B::IS_SCALED ? unit : shift);
-                if (slot >= 0)
+                if (partial >= 0)
                     to[d] = o;
                 else
                     result_number<VALUE>(results, head, row, d, o, scale);
             }
             if (threadIdx.x >= 32 || lane % 4) continue;
-            if (slot >= 0) {
+            if (partial >= 0) {
                 to[VALUE] = m;
                 to[VALUE + 1] = l;
             } else {
@@ -132,15 +133,15 @@ __global__ void __launch_bounds__(wide_plan<B, TILES>::THREADS, 1)
 {
     launch_next();
     launch_wait();
-    const int first = staged(call, call.first_item, blockIdx.x);
-    const int end = staged(call, call.first_item, blockIdx.x + 1);
+    const int first = staged(call, call.first_portion, blockIdx.x);
+    const int end = staged(call, call.first_portion, blockIdx.x + 1);
     for (int i = first; i < end; i++) {
-        const cuda_item item = staged(call, call.item, i);
-        const banyan_strip *const strip = &staged(call, call.strip, item.tile);
+        const cuda_portion portion = staged(call, call.portion, i);
+        const banyan_strip *const strip = &staged(call, call.strip, portion.tile);
         wide_rows<B, TILES> rows;
         begin_wide(strip, rows);
-        read_wide_list<B, TILES>(call, stages, item, strip, rows);
-        store_wide(call, strip, item.slot, rows);
+        read_wide_list<B, TILES>(call, stages, portion, strip, rows);
+        store_wide(call, strip, portion.partial, rows);
         __syncthreads(); /* before q, notes and stages are written again */
     }
 }

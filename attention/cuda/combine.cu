@@ -127,8 +127,8 @@ const char *cuda_combine(banyan_queue *queue, const cuda_combined *tile, int32_t
     static const cuda_carried none = {};
     if (tiles == 0 || cuda_rewrites(queue)) return NULL;
     if (queue->limits.exact)
-        return cuda_exact_slots(queue, tile, tiles, most_vectors, scratch, value_dim,
-                                results.partial, carried ? carried : &none);
+        return cuda_exact_partials(queue, tile, tiles, most_vectors, scratch, value_dim,
+                                   results.partial, carried ? carried : &none);
     const auto way = value_dim == 64    ? start_combine<64>
                      : value_dim == 96  ? start_combine<96>
                      : value_dim == 128 ? start_combine<128>

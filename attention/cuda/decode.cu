@@ -47,10 +47,10 @@ struct decode_launch {
 
 /* A launch's lists, in host memory; a tile is a strip of the batch. */
 struct decode_lists {
-    const int32_t *first_item; /* [workers + 1] */
-    const cuda_item *item;
+    const int32_t *first_portion; /* [workers + 1] */
+    const cuda_portion *portion;
     const cuda_combined *combined; /* [cuts] */
-    int32_t workers, cuts, most_slots;
+    int32_t workers, cuts, most_partials;
 };
 
 /* Launches whose arguments reach the device together. Their lists lie one behind the other. */
@@ -144,11 +144,11 @@ static const char *find_most(const banyan_batch *batch, int *out)
     return NULL;
 }
 
-/* Parts of a launch: what each may add to the slots must find room in scratch. */
+/* Parts of a launch: what each may add to the partials must find room in scratch. */
 static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, int vectors)
 {
-    const size_t slot = (size_t)vectors * cuda_row_bytes(queue, batch->shape.value_dim);
-    const size_t part = 2 * (size_t)queue->multiprocessors * slot;
+    const size_t partial = (size_t)vectors * cuda_row_bytes(queue, batch->shape.value_dim);
+    const size_t part = 2 * (size_t)queue->multiprocessors * partial;
     const size_t parts = queue->scratch_bytes / part, most = CUDA_DECODE_PARTS;
     return parts < 1 ? 1 : (int32_t)(parts < most ? parts : most);
 }
@@ -173,28 +173,28 @@ static void take_launch(const banyan_batch *batch, int32_t first, int32_t first_
 static int32_t describe_cuts(const banyan_strip *strips, const cuda_split *split, int stride,
                              cuda_combined *out)
 {
-    int32_t most_slots = 1;
+    int32_t most_partials = 1;
     for (int32_t i = 0; i < split->cuts; i++) {
         const cuda_cut *const cut = &split->cut[i];
         const banyan_strip *const strip = &strips[cut->tile];
         out[i] = cuda_combined{strip->heads,
-                               (int64_t)cut->slot * stride,
+                               (int64_t)cut->partial * stride,
                                stride,
-                               cut->slots,
+                               cut->partials,
                                strip->first_head,
                                strip->first_row,
                                strip->rows,
                                0,
                                strip_vectors(strip)};
-        if (cut->slots > most_slots) most_slots = cut->slots;
+        if (cut->partials > most_partials) most_partials = cut->partials;
     }
-    return most_slots;
+    return most_partials;
 }
 
 static void fill_call(const banyan_queue *queue, const banyan_batch *batch, decode_call *call)
 {
     call->q = batch->q;
-    call->slots = (float *)queue->scratch;
+    call->scratch = (float *)queue->scratch;
     call->results.out = batch->out;
     call->results.lse = batch->lse;
     call->results.heads = batch->heads;
@@ -204,14 +204,15 @@ static void fill_call(const banyan_queue *queue, const banyan_batch *batch, deco
     call->in_dtype = batch->in_dtype;
 }
 
-/* Strips of a launch, items and cuts, at most; for a tape wherever its parts are. */
+/* Strips of a launch, portions and cuts, at most; for a tape wherever its parts are. */
 static int32_t most_strips(const banyan_batch *batch, const decode_launch *launch)
 {
     if (!batch->vectors) return launch->strips;
     const int64_t strips = (int64_t)launch->parts * batch->part_strips;
     return strips < batch->strips ? (int32_t)strips : batch->strips;
 }
-static int32_t most_items(const banyan_batch *batch, const decode_launch *launch, int workers)
+static int32_t most_portions(const banyan_batch *batch, const decode_launch *launch,
+                             int workers)
 {
     return most_strips(batch, launch) + launch->parts * workers;
 }
@@ -223,13 +224,14 @@ static int32_t most_cuts(const banyan_batch *batch, const decode_launch *launch,
 }
 
 /* A split for a tape, whose sizes depend on those of the batch alone: all workers, those that
- * have nothing to do with no items; and as many cuts as there may be, those that are none
+ * have nothing to do with no portions; and as many cuts as there may be, those that are none
  * without vectors. */
 static void pad_split(const banyan_batch *batch, const decode_launch *launch, int32_t workers,
                       cuda_split *split)
 {
-    for (int32_t w = split->workers + 1; w <= workers; w++) split->first_item[w] = split->items;
-    split->items = most_items(batch, launch, workers);
+    for (int32_t w = split->workers + 1; w <= workers; w++)
+        split->first_portion[w] = split->portions;
+    split->portions = most_portions(batch, launch, workers);
     split->workers = workers;
 }
 
@@ -239,16 +241,16 @@ static const char *list_launch(const banyan_queue *queue, const banyan_batch *ba
                                decode_lists *out)
 {
     const int32_t workers = queue->multiprocessors;
-    const int32_t items = most_items(batch, launch, workers);
+    const int32_t portions = most_portions(batch, launch, workers);
     const int32_t cuts = most_cuts(batch, launch, workers);
     const banyan_strip *const strip = batch->strip + launch->first;
     const size_t rest = aligned_room((size_t)launch->strips * sizeof(int32_t)) +
                         aligned_room((size_t)cuts * sizeof(cuda_cut)) +
                         aligned_room((size_t)cuts * sizeof(cuda_combined));
     cuda_split split;
-    split.first_item = (int32_t *)take_room(end, ((size_t)workers + 1) * sizeof(int32_t));
-    split.item = (cuda_item *)*end;
-    char *after = *end + aligned_room((size_t)items * sizeof(cuda_item));
+    split.first_portion = (int32_t *)take_room(end, ((size_t)workers + 1) * sizeof(int32_t));
+    split.portion = (cuda_portion *)*end;
+    char *after = *end + aligned_room((size_t)portions * sizeof(cuda_portion));
     if ((size_t)(after - room) + rest > queue->room_bytes - (size_t)(room - queue->room))
         return cuda_words("attention of %d strips; its queue was opened for %lld",
                           (int)batch->strips, (long long)queue->limits.strips);
@@ -261,21 +263,21 @@ static const char *list_launch(const banyan_queue *queue, const banyan_batch *ba
     for (int32_t i = 0; i < launch->strips; i++) blocks[i] = (int32_t)strip[i].blocks;
     banyan_cuda_split_parts(blocks, launch->tiles, launch->parts, workers,
                             decode_costs(&batch->shape), &split);
-    const size_t slot_bytes =
-        (size_t)split.slots * (size_t)stride * cuda_row_bytes(queue, batch->shape.value_dim);
-    if (slot_bytes > queue->scratch_bytes)
+    const size_t partial_bytes =
+        (size_t)split.partials * (size_t)stride * cuda_row_bytes(queue, batch->shape.value_dim);
+    if (partial_bytes > queue->scratch_bytes)
         return cuda_words("attention needs %zu bytes of scratch memory; the queue has %zu",
-                          slot_bytes, queue->scratch_bytes);
-    for (int32_t i = 0; i < split.items; i++) split.item[i].tile += launch->first;
-    const int32_t most_slots = describe_cuts(strip, &split, stride, combined);
+                          partial_bytes, queue->scratch_bytes);
+    for (int32_t i = 0; i < split.portions; i++) split.portion[i].tile += launch->first;
+    const int32_t most_partials = describe_cuts(strip, &split, stride, combined);
     if (batch->vectors) pad_split(batch, launch, workers, &split);
     out->cuts = batch->vectors ? cuts : split.cuts;
     for (int32_t i = split.cuts; i < out->cuts; i++) combined[i] = cuda_combined{};
-    out->first_item = split.first_item;
-    out->item = split.item;
+    out->first_portion = split.first_portion;
+    out->portion = split.portion;
     out->workers = split.workers;
-    out->most_slots = batch->vectors ? workers + 1 : most_slots;
-    take_room(end, (size_t)split.items * sizeof(cuda_item));
+    out->most_partials = batch->vectors ? workers + 1 : most_partials;
+    take_room(end, (size_t)split.portions * sizeof(cuda_portion));
     out->combined = (const cuda_combined *)*end;
     memmove(take_room(end, (size_t)out->cuts * sizeof *combined), combined,
             (size_t)out->cuts * sizeof *combined);
@@ -352,16 +354,17 @@ const char *decode_launches(banyan_queue *queue, const banyan_batch *given, int 
         if (!failed && work.launches) failed = stage(queue, &batch, &work, &plan.call, &lists);
         for (int32_t i = 0; i < work.launches && !failed; i++) {
             const decode_lists *const of = &work.launch[i];
-            plan.call.item = (const cuda_item *)(lists + ((const char *)of->item - work.lists));
-            plan.call.first_item =
-                (const int32_t *)(lists + ((const char *)of->first_item - work.lists));
+            plan.call.portion =
+                (const cuda_portion *)(lists + ((const char *)of->portion - work.lists));
+            plan.call.first_portion =
+                (const int32_t *)(lists + ((const char *)of->first_portion - work.lists));
             plan.workers = of->workers;
             if (!cuda_rewrites(queue)) failed = start(ctx, &plan);
             if (!failed)
                 failed = cuda_combine(
                     queue,
                     (const cuda_combined *)(lists + ((const char *)of->combined - work.lists)),
-                    of->cuts, plan.call.stride, of->most_slots, plan.call.slots,
+                    of->cuts, plan.call.stride, of->most_partials, plan.call.scratch,
                     batch.shape.value_dim, plan.call.results, &plan.call.carried);
         }
     }

@@ -20,15 +20,15 @@
 /* The kernels' argument; pointers are the device's. The arrays of cuda_stage are found by
  * carried_at. */
 struct decode_call {
-    const cuda_item *item;
-    const int32_t *first_item; /* worker w: items first_item[w] .. first_item[w + 1] - 1 */
-    const banyan_strip *strip; /* a tile of the split is a strip */
+    const cuda_portion *portion;
+    const int32_t *first_portion; /* worker w: portions first_portion[w] .. [w + 1] - 1 */
+    const banyan_strip *strip;    /* a tile of the split is a strip */
     const banyan_span *span;
     const banyan_edge *edge;
     const banyan_table_of_blocks *table;
     const banyan_batch_part *part;
     const void *q;
-    float *slots; /* [slots][stride][dim + 2], or of fixed-point sums */
+    float *scratch; /* [partials][stride][dim + 2], or of fixed-point sums */
     cuda_results results;
     float scale;           /* times log2(e) */
     int32_t heads, stride; /* stride: the most vectors of a strip */

@@ -40,8 +40,8 @@ template <typename B> struct decode_ring {
  * it. */
 struct ring_head {
     uint64_t full[MOST_RING_STAGES], empty[MOST_RING_STAGES];
-    decode_entry
-        entry[MOST_RING_STAGES]; /* of each stage: whether and how its block is masked */
+    /* Of each stage: whether and how its block is masked. */
+    decode_entry entry[MOST_RING_STAGES];
 };
 
 struct ring_place {
@@ -57,22 +57,22 @@ template <typename B> PTX_FN void next_stage(ring_place &place)
 /* All lanes read the table ahead, 32 entries and another 32; the first one starts the
  * copies. */
 template <typename B>
-PTX_FN void bring_records(const decode_call &call, const cuda_item &item, ring_head *head,
+PTX_FN void bring_records(const decode_call &call, const cuda_portion &portion, ring_head *head,
                           ring_place &place)
 {
     const int lane = (int)threadIdx.x % 32;
-    const banyan_strip strip = staged(call, call.strip, item.tile);
+    const banyan_strip strip = staged(call, call.strip, portion.tile);
     const banyan_table_of_blocks table = staged(call, call.table, strip.table);
     decode_cursor cursor = {&staged(call, call.span, strip.first_span), table.slot, 0};
     const unsigned char *const records = (const unsigned char *)table.records;
     const uint32_t ring_at = shared_address(dynamic_shared()) + decode_ring<B>::HEAD;
     decode_entry entry = {}, ahead = {};
-    if (lane < item.count) ahead = entry_at(cursor, item.first + lane);
-    for (int i = 0; i < item.count; i++) {
+    if (lane < portion.count) ahead = entry_at(cursor, portion.first + lane);
+    for (int i = 0; i < portion.count; i++) {
         if (i % 32 == 0) {
             entry = ahead;
-            if (i + 32 + lane < item.count)
-                ahead = entry_at(cursor, item.first + i + 32 + lane);
+            if (i + 32 + lane < portion.count)
+                ahead = entry_at(cursor, portion.first + i + 32 + lane);
         }
         decode_entry now;
         now.record = __shfl_sync(0xffffffffu, entry.record, i % 32);
@@ -92,18 +92,18 @@ PTX_FN void bring_records(const decode_call &call, const cuda_item &item, ring_h
     }
 }
 
-/* index: of the item; before: records of those ahead of it. */
+/* index: of the portion; before: records of those ahead of it. */
 template <typename B, int TILES>
-PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, int &before)
+PTX_FN void compute_portion(const decode_call &call, int index, ring_head *head, int &before)
 {
     const uint32_t ring_at = shared_address(dynamic_shared()) + decode_ring<B>::HEAD;
     float *const sums = (float *)(dynamic_shared() + decode_ring<B>::SUMS);
     const banyan_strip *const strip =
-        &staged(call, call.strip, staged(call, call.item, index).tile);
-    const int end = before + staged(call, call.item, index).count;
+        &staged(call, call.strip, staged(call, call.portion, index).tile);
+    const int end = before + staged(call, call.portion, index).count;
     decode_rows<B> rows;
     begin_rows<B, TILES>(call, strip, rows);
-    /* Stages belong to warps, so which of the item's records these warps have depends on how
+    /* Stages belong to warps, so which of the portion's records these warps have depends on how
      * many were before them: sums are put by it, so that bits do not depend on what else these
      * threads read. */
     const int SHARES = warps<B, TILES>::SHARES;
@@ -124,7 +124,7 @@ PTX_FN void compute_item(const decode_call &call, int index, ring_head *head, in
     put_sums<B, TILES>(rows, share, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
     merge_sums<B::DIM, TILES, warps<B, TILES>::GROUPS>(
-        call, strip, staged(call, call.item, index).slot, sums);
+        call, strip, staged(call, call.portion, index).partial, sums);
     named_sync<32 * warps<B, TILES>::COMPUTE>(1);
 }
 
@@ -143,15 +143,15 @@ __global__ void __launch_bounds__(warps<B, TILES>::THREADS, 1)
     __syncthreads();
     launch_next(); /* the combine waits for the end of this kernel, but not for its own start */
     launch_wait();
-    const int first = staged(call, call.first_item, blockIdx.x);
-    const int end = staged(call, call.first_item, blockIdx.x + 1);
+    const int first = staged(call, call.first_portion, blockIdx.x);
+    const int end = staged(call, call.first_portion, blockIdx.x + 1);
     if (threadIdx.x / 32 == warps<B, TILES>::COMPUTE) {
         ring_place place = {0, 0};
         for (int i = first; i < end; i++)
-            bring_records<B>(call, staged(call, call.item, i), head, place);
+            bring_records<B>(call, staged(call, call.portion, i), head, place);
     } else {
         int before = 0;
-        for (int i = first; i < end; i++) compute_item<B, TILES>(call, i, head, before);
+        for (int i = first; i < end; i++) compute_portion<B, TILES>(call, i, head, before);
     }
 }
 

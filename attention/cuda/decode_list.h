@@ -34,9 +34,9 @@ struct decode_ahead {
     decode_cursor cursor;
     decode_entry now, next;
 };
-PTX_FN decode_entry ahead_entry(const cuda_item &item, decode_cursor &cursor, int i)
+PTX_FN decode_entry ahead_entry(const cuda_portion &portion, decode_cursor &cursor, int i)
 {
-    return i < item.count ? entry_at(cursor, item.first + i) : decode_entry{};
+    return i < portion.count ? entry_at(cursor, portion.first + i) : decode_entry{};
 }
 /* Entry i, of those 32 that `now` has and the 32 after them. */
 PTX_FN decode_entry pick(const decode_ahead &ahead, int now, int i)

@@ -35,8 +35,8 @@ template <int TILES> PTX_FN void meet()
 }
 
 template <typename B, int TILES>
-PTX_FN void read_list(const decode_call &call, const cuda_item &item, const banyan_strip *strip,
-                      decode_rows<B> &rows)
+PTX_FN void read_list(const decode_call &call, const cuda_portion &portion,
+                      const banyan_strip *strip, decode_rows<B> &rows)
 {
     const int STAGES = warp_ring<B>::STAGES, SHARES = B::SHARES;
     const int lane = (int)threadIdx.x % 32, share = share_of_warp<B, TILES>();
@@ -45,25 +45,25 @@ PTX_FN void read_list(const decode_call &call, const cuda_item &item, const bany
     const unsigned char *const records = (const unsigned char *)table.records;
     decode_ahead ahead;
     ahead.cursor = decode_cursor{&staged(call, call.span, strip->first_span), table.slot, 0};
-    ahead.now = ahead_entry(item, ahead.cursor, lane);
-    ahead.next = ahead_entry(item, ahead.cursor, 32 + lane);
+    ahead.now = ahead_entry(portion, ahead.cursor, lane);
+    ahead.next = ahead_entry(portion, ahead.cursor, 32 + lane);
     for (int i = share; i < STAGES - SHARES; i += SHARES) {
         const decode_entry entry = pick(ahead, 0, i);
-        if (i < item.count)
+        if (i < portion.count)
             bring_tokens<B, TILES>(ring_at + i * warp_ring<B>::RECORD,
                                    records + (int64_t)entry.record * warp_ring<B>::RECORD);
         async_commit();
     }
-    for (int i = share; i < item.count; i += SHARES) {
+    for (int i = share; i < portion.count; i += SHARES) {
         if (i >= 32 && i % 32 < SHARES) {
             ahead.now = ahead.next;
-            ahead.next = ahead_entry(item, ahead.cursor, i - share + 32 + lane);
+            ahead.next = ahead_entry(portion, ahead.cursor, i - share + 32 + lane);
         }
         async_wait<warp_ring<B>::OWN - 2>();
         meet<TILES>(); /* .. of all of them; and all are done with the stage to be filled */
         const int more = i + STAGES - SHARES;
         const decode_entry coming = pick(ahead, i, more), entry = pick(ahead, i, i);
-        if (more < item.count)
+        if (more < portion.count)
             bring_tokens<B, TILES>(ring_at + more % STAGES * warp_ring<B>::RECORD,
                                    records + (int64_t)coming.record * warp_ring<B>::RECORD);
         async_commit();
@@ -81,19 +81,19 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS * TILES, 1)
 {
     launch_next();
     launch_wait();
-    const int first = staged(call, call.first_item, blockIdx.x);
-    const int end = staged(call, call.first_item, blockIdx.x + 1);
+    const int first = staged(call, call.first_portion, blockIdx.x);
+    const int end = staged(call, call.first_portion, blockIdx.x + 1);
     float *const sums = (float *)dynamic_shared(); /* where the ring was */
     for (int i = first; i < end; i++) {
-        const cuda_item item = staged(call, call.item, i);
-        const banyan_strip *const strip = &staged(call, call.strip, item.tile);
+        const cuda_portion portion = staged(call, call.portion, i);
+        const banyan_strip *const strip = &staged(call, call.strip, portion.tile);
         decode_rows<B> rows;
         begin_rows<B, TILES>(call, strip, rows);
-        read_list<B, TILES>(call, item, strip, rows);
+        read_list<B, TILES>(call, portion, strip, rows);
         __syncthreads();
         put_sums<B, TILES>(rows, share_of_warp<B, TILES>(), sums);
         __syncthreads();
-        merge_sums<B::DIM, TILES>(call, strip, item.slot, sums);
+        merge_sums<B::DIM, TILES>(call, strip, portion.partial, sums);
         __syncthreads();
     }
 }

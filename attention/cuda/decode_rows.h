@@ -298,7 +298,7 @@ template <int DIM, int TILES, int GROUPS = 1> PTX_FN constexpr int sums_bytes()
     return GROUPS * DECODE_WARPS * 16 * TILES * (DIM + 8) * (int)sizeof(float);
 }
 
-/* share: which of the item's records the warp has read, counted from its first. */
+/* share: which of the portion's records the warp has read, counted from its first. */
 template <typename B, int TILES>
 PTX_FN void put_sums(const decode_rows<B> &rows, int share, float *sums)
 {
@@ -323,9 +323,9 @@ PTX_FN void put_sums(const decode_rows<B> &rows, int share, float *sums)
 }
 
 /* All warps merge vectors, each the sums of its four (or eight) warps in their order, and write
- * them: to the slot, or as the result. */
+ * them: to scratch, or as the result. */
 template <int DIM, int TILES, int GROUPS = 1>
-PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int slot,
+PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int partial,
                        const float *sums)
 {
     const int lane = (int)(threadIdx.x % 32), WARPS = DECODE_WARPS * GROUPS;
@@ -346,19 +346,19 @@ PTX_FN void merge_sums(const decode_call &call, const banyan_strip *strip, int s
         }
         const int head = head_of(strip, vector), row = row_of(strip, vector);
         const float m = most * 0.69314718055994530942f, scale = l == 0 ? 0 : 1 / l;
-        float *const to = call.slots + ((int64_t)slot * call.stride + vector) * (DIM + 2);
+        float *const to = call.scratch + ((int64_t)partial * call.stride + vector) * (DIM + 2);
 #pragma unroll
         for (int d = lane; d < DIM; d += 32) {
             float o = 0;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) o += weight[w] * from[w * step + d];
-            if (slot >= 0)
+            if (partial >= 0)
                 to[d] = o;
             else
                 result_number<DIM>(results, head, row, d, o, scale);
         }
         if (lane) continue;
-        if (slot < 0) {
+        if (partial < 0) {
             result_sums<DIM>(results, head, row, m, l);
         } else {
             to[DIM] = m;

@@ -337,14 +337,14 @@ PTX_FN void store_head(int64_t *to, int dim, const exact_bin &top, const exact_l
         plus[i] = minus[i] = i == dim / 32 && l->is_nan;
 }
 
-/* To the slot, or to the head's partials: each warp its dims of all vectors. */
+/* To scratch, or to the head's partials: each warp its dims of all vectors. */
 template <typename B>
-PTX_FN void store_exact(const decode_call &call, const banyan_strip *strip, int slot,
+PTX_FN void store_exact(const decode_call &call, const banyan_strip *strip, int partial,
                         const exact_rows &rows)
 {
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, DIM = B::DIM;
     const int64_t words = fixed_words(DIM);
-    float *const *const partial = carried_at(call.carried, call.results.partial);
+    float *const *const of_head = carried_at(call.carried, call.results.partial);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int vector = r * 8 + lane / 4;
@@ -352,8 +352,9 @@ PTX_FN void store_exact(const decode_call &call, const banyan_strip *strip, int 
         const uint32_t minus = quad_flags(rows.minus, r, lane);
         if (vector >= vectors_of(strip)) continue;
         int64_t *const to =
-            slot >= 0 ? (int64_t *)call.slots + ((int64_t)slot * call.stride + vector) * words
-                      : (int64_t *)partial[head_of(strip, vector)] + rows.row[r] * words;
+            partial >= 0
+                ? (int64_t *)call.scratch + ((int64_t)partial * call.stride + vector) * words
+                : (int64_t *)of_head[head_of(strip, vector)] + rows.row[r] * words;
         int64_t *const bins = to + fixed_bins_at(DIM) + 32 * warp + lane % 4 * 2;
 #pragma unroll
         for (int b = 0; b < FIXED_BINS; b++)

@@ -3,26 +3,26 @@
  * memory, and which barrier says what.
  *
  *     thread block      warpgroup 0: a thread of warp 0 loads K and V, warp 3 reads the lists
- *                       for it; warp 1 takes items, and warps 1 and 2 load their q, of the next
- *                       item while this one is computed
- *                       warpgroups 1, 2: the two subtiles of an item
+ *                       for it; warp 1 takes portions, and warps 1 and 2 load their q, of
+ *                       the next portion while this one is computed
+ *                       warpgroups 1, 2: the two subtiles of a portion
  *
  *     K [stage]         a step's two blocks as one K-major tile of 128 keys: panel by panel (64
  *                       dims), of each block 64 rows of 128 bytes, as they lie in the records
  *                       (or four of 32 rows)
  *     V [stage]         the V tiles of all records, one after the other: MN-major
- *     q [2]             of this item and the next: for each subtile 64 rows, panel by panel
- *     work [2]          the items themselves
+ *     q [2]             of this portion and the next: for each subtile 64 rows, panel by panel
+ *     work [2]          the portions themselves
  *     step [stage]      which blocks are in a stage of K
  *     list [2]          32 entries of a list: records, blocks and masks of 16 steps
  *
  *     k_full, v_full    the loading thread and its bytes: a stage may be read
  *     k_empty, v_empty  every warp of both subtiles: a stage may be written
- *     work_full         warp 1: an item is known
+ *     work_full         warp 1: a portion is known
  *     list_full, _empty warp 3, the loading thread: entries are there, and may be written
  *     q_full            warps 1 and 2: its q is there
  *     q_empty           every warp of both subtiles, and those that load and list: done with
- *                       item and q */
+ *                       portion and q */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_H
 
@@ -35,8 +35,8 @@ enum {
     HOPPER_THREADS = 384,
     HOPPER_Q_THREADS = 64,
     HOPPER_WARPS = 8, /* of both subtiles */
-    HOPPER_Q = 2,     /* items whose q is there at a time */
-    HOPPER_LISTS = 2, /* pieces of lists of so many entries, a warp's */
+    HOPPER_Q = 2,     /* portions whose q is there at a time */
+    HOPPER_LISTS = 2, /* parts of lists, of so many entries, of a warp */
     HOPPER_ENTRIES = 32,
     HOPPER_TURN = 1 /* named barriers: the subtile whose turn it is to start its products */
 };
@@ -54,10 +54,10 @@ struct hopper_step {
 struct hopper_params {
     const void *q;
     cuda_results results;
-    float *scratch; /* [slots][CUDA_SUBTILES][CUDA_SUBTILE][DIM + 2] */
+    float *scratch; /* [partials][CUDA_SUBTILES][CUDA_SUBTILE][DIM + 2] */
     const banyan_table_of_blocks *table;
     const cuda_work *work;
-    const int32_t *first_item;
+    const int32_t *first_portion;
     const cuda_span *span;
     int *taken; /* runs so far; 0 before and after the kernel */
     int64_t at, first_token, end_token;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hopper_load.h - the first warpgroup of the Hopper prefill: it brings items, K, V and q. */
+/* hopper_load.h - the first warpgroup of the Hopper prefill: it brings portions, K, V and q. */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_LOAD_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_LOAD_H
 
@@ -31,9 +31,9 @@ PTX_FN int steps_of(const cuda_work &work)
     return work.steps[0] + work.steps[1] + work.steps[2];
 }
 
-/* The entries of all items, 32 at a time. */
+/* The entries of all portions, 32 at a time. */
 template <int DIM, int HEIGHT>
-PTX_FN void list_items(const hopper_params &params, unsigned char *shared)
+PTX_FN void list_portions(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
@@ -153,9 +153,9 @@ PTX_FN void load_steps(const char *table, int steps, hopper_loader<DIM> &loader)
                             loader.v);
 }
 
-/* The steps of all items, one after the other. */
+/* The steps of all portions, one after the other. */
 template <int DIM, int HEIGHT>
-PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
+PTX_FN void load_portions(const hopper_params &params, unsigned char *shared)
 {
     typedef hopper_layout<DIM> at;
     hopper_loader<DIM> loader = {shared, shared_address(shared), {0, 0}, {0, 0}, {0, 0}};
@@ -172,21 +172,21 @@ PTX_FN void load_items(const hopper_params &params, unsigned char *shared)
     }
 }
 
-/* ---- items: the first warp of those for q ------------------------------------------------ */
+/* ---- portions: the first warp of those for q --------------------------------------------- */
 
-/* Which item is next, and where its run ends. */
+/* Which portion is next, and where its run ends. */
 struct hopper_next {
-    int item, end;
+    int portion, end;
 };
 
-/* Takes runs until there are none, and puts their items where everybody finds them; the last
+/* Takes runs until there are none, and puts their portions where everybody finds them; the last
  * one has spans < 0. The number that says which run is next becomes 0 again with the last
- * thread block that is told that there is none: every block is told so once. An item is taken
- * as soon as there is room for its q, which is when the item before it begins: q is then there
- * long before it is needed. */
+ * thread block that is told that there is none: every block is told so once. A portion is taken
+ * as soon as there is room for its q, which is when the portion before it begins: q is then
+ * there long before it is needed. */
 template <int DIM>
-PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
-                      hopper_ring<HOPPER_Q> turn, hopper_next &next)
+PTX_FN void take_portion(const hopper_params &params, unsigned char *shared,
+                         hopper_ring<HOPPER_Q> turn, hopper_next &next)
 {
     typedef hopper_layout<DIM> at;
     const uint32_t address = shared_address(shared);
@@ -194,21 +194,21 @@ PTX_FN void take_item(const hopper_params &params, unsigned char *shared,
     cuda_work *const work = (cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
     bool is_last = false;
     barrier_wait(address + at::Q_EMPTY + 8 * turn.place, turn.parity ^ 1);
-    if (next.item == next.end) {
+    if (next.portion == next.end) {
         int run = 0;
         if (lane == 0) run = atomicAdd(params.taken, 1);
         run = __shfl_sync(~0u, run, 0);
         is_last = run >= params.runs;
         if (run == params.runs + (int)gridDim.x - 1 && lane == 0) *params.taken = 0;
-        next.item = is_last ? 0 : params.first_item[run];
-        next.end = is_last ? 0 : params.first_item[run + 1];
+        next.portion = is_last ? 0 : params.first_portion[run];
+        next.end = is_last ? 0 : params.first_portion[run + 1];
     }
     if (is_last) {
         if (lane == 0) work->spans = -1;
     } else {
         for (int i = lane; i < words; i += 32)
-            ((int32_t *)work)[i] = ((const int32_t *)&params.work[next.item])[i];
-        next.item++;
+            ((int32_t *)work)[i] = ((const int32_t *)&params.work[next.portion])[i];
+        next.portion++;
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(address + at::WORK_FULL + 8 * turn.place);
@@ -298,7 +298,7 @@ PTX_FN void load_qs(const hopper_params &params, unsigned char *shared)
     for (hopper_ring<HOPPER_Q> turn = {0, 0};; ring_next(turn)) {
         const cuda_work &work =
             *(const cuda_work *)(shared + at::WORK + turn.place * at::WORK_BYTES);
-        if (threadIdx.x < 64) take_item<DIM>(params, shared, turn, next);
+        if (threadIdx.x < 64) take_portion<DIM>(params, shared, turn, next);
         barrier_wait(address + at::WORK_FULL + 8 * turn.place, turn.parity);
         const bool is_last = work.spans < 0;
         if (!is_last)

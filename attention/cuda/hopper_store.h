@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hopper_store.h - the end of an item of the Hopper prefill: rows of out and lse, or of
+/* hopper_store.h - the end of a portion of the Hopper prefill: rows of out and lse, or of
  * partials. */
 #ifndef BANYAN_ATTENTION_CUDA_HOPPER_STORE_H
 #define BANYAN_ATTENTION_CUDA_HOPPER_STORE_H
@@ -46,10 +46,11 @@ PTX_FN void store_rows(const hopper_params &params, const cuda_work &work, int i
         int32_t row, head;
         hopper_vector(subtile, vector, &row, &head);
         float *partial = NULL;
-        if (work.slot >= 0)
-            partial = params.scratch +
-                      (((int64_t)work.slot * CUDA_SUBTILES + index) * CUDA_SUBTILE + vector) *
-                          (DIM + 2);
+        if (work.partial >= 0)
+            partial =
+                params.scratch +
+                (((int64_t)work.partial * CUDA_SUBTILES + index) * CUDA_SUBTILE + vector) *
+                    (DIM + 2);
         else if (params.results.partial[head])
             partial = params.results.partial[head] + (int64_t)row * (DIM + 2);
         const int64_t at = (int64_t)row * params.results.heads + head;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prefill on Hopper. A thread block stays on its multiprocessor and takes one item after the
+/* Prefill on Hopper. A thread block stays on its multiprocessor and takes one portion after the
  * other (tiles.h); one of its warpgroups loads (hopper_load.h), two compute, 64 vectors each:
  *
  *     S = q K^T     wgmma, both from shared memory: 64 x 128 scores in registers
@@ -55,7 +55,7 @@ template <int DIM> struct hopper_turn {
     }
 };
 
-/* This warp is done with a stage, or with an item. */
+/* This warp is done with a stage, or with a portion. */
 PTX_FN void release_stage(uint32_t barrier)
 {
     __syncwarp();
@@ -158,19 +158,20 @@ template <int DIM> PTX_FN void skip_steps(int steps, hopper_turn<DIM> &turn)
 }
 
 template <typename T, int DIM, int HEIGHT>
-PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int index)
+PTX_FN void attend_portions(const hopper_params &params, unsigned char *shared, int index)
 {
     typedef hopper_layout<DIM> at;
     hopper_turn<DIM> turn = {shared, shared_address(shared), index, {0, 0}};
-    for (hopper_ring<HOPPER_Q> item = {0, 0};; ring_next(item)) {
+    for (hopper_ring<HOPPER_Q> portion = {0, 0};; ring_next(portion)) {
         const cuda_work &work =
-            *(const cuda_work *)(shared + at::WORK + item.place * at::WORK_BYTES);
-        const uint32_t q = turn.address + at::Q + item.place * at::Q_BYTES + index * at::TILE;
+            *(const cuda_work *)(shared + at::WORK + portion.place * at::WORK_BYTES);
+        const uint32_t q =
+            turn.address + at::Q + portion.place * at::Q_BYTES + index * at::TILE;
         float o[DIM / 2], m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
         int64_t row[2];
 #pragma unroll
         for (int i = 0; i < DIM / 2; i++) o[i] = 0;
-        barrier_wait(turn.address + at::Q_FULL + 8 * item.place, item.parity);
+        barrier_wait(turn.address + at::Q_FULL + 8 * portion.place, portion.parity);
         if (work.spans < 0) return;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -190,7 +191,7 @@ PTX_FN void attend_items(const hopper_params &params, unsigned char *shared, int
             skip_steps(part == index ? 0 : work.steps[1 + part], turn);
         }
         store_rows<T, DIM>(params, work, index, o, m, l);
-        release_stage(turn.address + at::Q_EMPTY + 8 * item.place);
+        release_stage(turn.address + at::Q_EMPTY + 8 * portion.place);
     }
 }
 
@@ -225,15 +226,15 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1) prefill(const hopper_params
     if (warpgroup == 0) {
         registers_fewer<40>();
         if (threadIdx.x == 0)
-            load_items<DIM, HEIGHT>(params, shared);
+            load_portions<DIM, HEIGHT>(params, shared);
         else if (threadIdx.x >= 96)
-            list_items<DIM, HEIGHT>(params, shared);
+            list_portions<DIM, HEIGHT>(params, shared);
         else if (threadIdx.x >= 32)
             load_qs<T, DIM>(params, shared);
     } else {
         registers_more<232>();
         if (warpgroup == 2) named_arrive<256>(HOPPER_TURN); /* the first subtile begins */
-        attend_items<T, DIM, HEIGHT>(params, shared, warpgroup - 1);
+        attend_portions<T, DIM, HEIGHT>(params, shared, warpgroup - 1);
     }
 }
 
@@ -294,15 +295,15 @@ static int32_t list_combined(const cuda_tiles &tiles, cuda_combined *out, int32_
     *most_parts = 0;
     for (int32_t i = 0; i < tiles.cuts; i++) {
         const cuda_cut &cut = tiles.cut[i];
-        if (cut.slots > *most_parts) *most_parts = cut.slots;
+        if (cut.partials > *most_parts) *most_parts = cut.partials;
         for (int j = 0; j < CUDA_SUBTILES; j++) {
             const cuda_subtile &from = tiles.work[cut.tile].subtile[j];
             if (!from.vectors) continue;
             cuda_combined &to = out[count++];
             to.heads = from.heads;
-            to.part = ((int64_t)cut.slot * CUDA_SUBTILES + j) * CUDA_SUBTILE;
+            to.part = ((int64_t)cut.partial * CUDA_SUBTILES + j) * CUDA_SUBTILE;
             to.stride = CUDA_SUBTILES * CUDA_SUBTILE;
-            to.parts = cut.slots;
+            to.parts = cut.partials;
             to.first_head = from.first_head;
             to.first_row = from.first_row;
             to.rows = from.rows;
@@ -328,11 +329,11 @@ static const char *plan(const banyan_queue *queue, const banyan_batch *batch, cu
     banyan_cuda_tiles(batch, &limits, queue->room, tiles);
     *combined = (cuda_combined *)(queue->room + bytes);
     *combines = list_combined(*tiles, *combined, most_parts);
-    bytes = (size_t)tiles->slots * CUDA_SUBTILES * CUDA_SUBTILE *
+    bytes = (size_t)tiles->partials * CUDA_SUBTILES * CUDA_SUBTILE *
             banyan_partial_floats(batch->shape.value_dim) * sizeof(float);
     if (bytes > queue->scratch_bytes)
         return cuda_words("%d partials of tiles need %zu bytes of scratch, and there are %zu",
-                          (int)tiles->slots, bytes, queue->scratch_bytes);
+                          (int)tiles->partials, bytes, queue->scratch_bytes);
     return NULL;
 }
 
@@ -368,8 +369,8 @@ extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
     const char *failed = plan(queue, batch, &tiles, &combined, &combines, &most_parts);
     if (failed || tiles.runs == 0) return failed;
     cuda_array array[ARRAYS] = {
-        {tiles.work, (size_t)tiles.items * sizeof *tiles.work, NULL},
-        {tiles.first_item, (size_t)(tiles.runs + 1) * sizeof *tiles.first_item, NULL},
+        {tiles.work, (size_t)tiles.portions * sizeof *tiles.work, NULL},
+        {tiles.first_portion, (size_t)(tiles.runs + 1) * sizeof *tiles.first_portion, NULL},
         {tiles.span, (size_t)tiles.spans * sizeof *tiles.span, NULL},
         {batch->table, (size_t)batch->tables * sizeof *batch->table, NULL},
         {batch->partial, (size_t)batch->heads * sizeof *batch->partial, NULL},
@@ -379,7 +380,7 @@ extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
     hopper_params params = params_of(queue, batch);
     params.runs = tiles.runs;
     params.work = (const cuda_work *)array[WORK].device;
-    params.first_item = (const int32_t *)array[FIRST_ITEM].device;
+    params.first_portion = (const int32_t *)array[FIRST_ITEM].device;
     params.span = (const cuda_span *)array[SPAN].device;
     params.table = (const banyan_table_of_blocks *)array[TABLE].device;
     params.results.partial = (float *const *)array[PARTIAL].device;

@@ -147,7 +147,7 @@ attend_stage(const decode_call &call, const banyan_strip *strip, warp_rows<DIM> 
 
 template <int DIM>
 static __device__ __forceinline__ void store_tile(const decode_call &call,
-                                                  const banyan_strip *strip, int32_t slot,
+                                                  const banyan_strip *strip, int32_t partial,
                                                   warp_rows<DIM> &rows, int warp, int lane)
 {
     cuda_results results = call.results;
@@ -160,7 +160,8 @@ static __device__ __forceinline__ void store_tile(const decode_call &call,
         const float m = rows.m[half] * 0.69314718f, scale = l == 0 ? 0 : 1 / l;
         const int head = head_of(strip, v), row = row_of(strip, v);
         float *const part =
-            slot < 0 ? NULL : call.slots + ((int64_t)slot * call.stride + v) * (DIM + 2);
+            partial < 0 ? NULL
+                        : call.scratch + ((int64_t)partial * call.stride + v) * (DIM + 2);
 #pragma unroll
         for (int d = 0; d < DIM / 8; d++)
 #pragma unroll
@@ -218,11 +219,11 @@ load_stage(const void *records, decode_cursor &cursor, int32_t place, int32_t en
 }
 
 template <typename B, int DIM>
-static __device__ __forceinline__ void attend_item(const decode_call &call,
-                                                   const cuda_item &item, uint32_t stages)
+static __device__ __forceinline__ void
+attend_portion(const decode_call &call, const cuda_portion &portion, uint32_t stages)
 {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const banyan_strip *const strip = &staged(call, call.strip, item.tile);
+    const banyan_strip *const strip = &staged(call, call.strip, portion.tile);
     const banyan_table_of_blocks table = staged(call, call.table, strip->table);
     warp_rows<DIM> rows;
     load_rows<B, DIM>(call, strip, warp, lane, rows);
@@ -230,8 +231,8 @@ static __device__ __forceinline__ void attend_item(const decode_call &call,
     typedef stage_blocks<B> stage;
     decode_cursor cursor = {&staged(call, call.span, strip->first_span), table.slot, 0};
     stage now = {}, next = {};
-    const int32_t end = item.first + item.count;
-    for (int32_t i = 0, place = item.first; place < end || i == 0; i++) {
+    const int32_t end = portion.first + portion.count;
+    for (int32_t i = 0, place = portion.first; place < end || i == 0; i++) {
         const int32_t asked = place + now.count;
         if (asked < end)
             next = load_stage<B>(table.records, cursor, asked, end,
@@ -251,7 +252,7 @@ static __device__ __forceinline__ void attend_item(const decode_call &call,
         }
         now = next;
     }
-    store_tile<DIM>(call, strip, item.slot, rows, warp, lane);
+    store_tile<DIM>(call, strip, portion.partial, rows, warp, lane);
 }
 
 template <typename B, int DIM>
@@ -259,9 +260,9 @@ __global__ void __launch_bounds__(THREADS, 1)
     prefill_portable(const __grid_constant__ decode_call call)
 {
     const uint32_t stages = shared_address(dynamic_shared());
-    const int32_t end = staged(call, call.first_item, blockIdx.x + 1);
-    for (int32_t i = staged(call, call.first_item, blockIdx.x); i < end; i++)
-        attend_item<B, DIM>(call, staged(call, call.item, i), stages);
+    const int32_t end = staged(call, call.first_portion, blockIdx.x + 1);
+    for (int32_t i = staged(call, call.first_portion, blockIdx.x); i < end; i++)
+        attend_portion<B, DIM>(call, staged(call, call.portion, i), stages);
 }
 
 template <typename B, int DIM>

@@ -130,7 +130,7 @@ static size_t parts_bytes(const banyan_device_limits *limits, int processors)
 }
 
 /* Strips cut into what a kernel takes at a time (decode.cu: a piece but a strip's last has on
- * average more than half of the vectors that it may have), with an item and its blocks for
+ * average more than half of the vectors that it may have), with a portion and its blocks for
  * each. */
 static size_t pieces_bytes(const banyan_device_limits *limits)
 {
@@ -139,7 +139,7 @@ static size_t pieces_bytes(const banyan_device_limits *limits)
                         : record_is_wide(limits->shape.key_dim) ? CUDA_WIDE_VECTORS
                                                                 : CUDA_PREFILL_VECTORS;
     return (2 * vectors / most + (size_t)limits->strips) *
-           (sizeof(banyan_strip) + sizeof(cuda_item) + sizeof(int32_t));
+           (sizeof(banyan_strip) + sizeof(cuda_portion) + sizeof(int32_t));
 }
 
 /* The plan of a Hopper prefill with the list for its combine; *device: what of it goes
@@ -187,7 +187,7 @@ static size_t stage_bytes(const banyan_device_limits *limits, int processors)
 }
 
 /* Fixed-point sums are eight times as large as partials, but those of one part alone find room
- * here: two slots a multiprocessor, of CUDA_EXACT_VECTORS rows each. */
+ * here: two partials a multiprocessor, of CUDA_EXACT_VECTORS rows each. */
 static size_t scratch_bytes(const banyan_device_limits *limits, int processors)
 {
     return (size_t)processors * CUDA_PARTS * CUDA_PART_ROWS *

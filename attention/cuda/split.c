@@ -56,7 +56,7 @@ static int64_t shortest(const int32_t *blocks, int32_t tiles, int64_t low, int64
 
 static void next_worker(cuda_split *out, int64_t *room, int64_t length)
 {
-    out->first_item[out->workers++] = out->items;
+    out->first_portion[out->workers++] = out->portions;
     *room = length;
 }
 
@@ -67,32 +67,33 @@ static void write_down(const int32_t *blocks, int32_t tiles, int64_t length, int
     int64_t room = 0;
     next_worker(out, &room, length);
     for (int32_t tile = 0; tile < tiles; tile++) {
-        const int32_t first_item = out->items;
+        const int32_t first_portion = out->portions;
         int32_t done = 0;
         do {
             const int32_t left = blocks[tile] - done;
             const int64_t needed = (int64_t)start + (whole ? left : left > 0);
             if (room < needed) next_worker(out, &room, length);
             const int32_t count = left <= room - start ? left : (int32_t)(room - start);
-            out->item[out->items++] = (cuda_item){tile, done, count, -1};
+            out->portion[out->portions++] = (cuda_portion){tile, done, count, -1};
             room -= (int64_t)start + count;
             done += count;
             if (length - room > out->longest) out->longest = length - room;
         } while (done < blocks[tile]);
-        const int32_t items = out->items - first_item;
-        if (items == 1) continue;
-        out->cut[out->cuts++] = (cuda_cut){tile, out->slots, items};
-        for (int32_t i = 0; i < items; i++) out->item[first_item + i].slot = out->slots++;
+        const int32_t portions = out->portions - first_portion;
+        if (portions == 1) continue;
+        out->cut[out->cuts++] = (cuda_cut){tile, out->partials, portions};
+        for (int32_t i = 0; i < portions; i++)
+            out->portion[first_portion + i].partial = out->partials++;
     }
-    out->first_item[out->workers] = out->items;
+    out->first_portion[out->workers] = out->portions;
 }
 
 void banyan_cuda_split(const int32_t *blocks, int32_t tiles, int32_t workers,
                        cuda_split_costs costs, cuda_split *out)
 {
-    out->workers = out->items = out->slots = out->cuts = 0;
+    out->workers = out->portions = out->partials = out->cuts = 0;
     out->longest = 0;
-    out->first_item[0] = 0;
+    out->first_portion[0] = 0;
     if (tiles == 0) return;
     const int32_t start = costs.start, least = costs.least > 0 ? costs.least : 1;
     int64_t total = 0;
@@ -107,50 +108,50 @@ void banyan_cuda_split(const int32_t *blocks, int32_t tiles, int32_t workers,
     write_down(blocks, tiles, whole ? uncut : length, start, whole, out);
 }
 
-/* A run ends with the item that brings all items so far to the run's share. */
-static void deal_items(int32_t workers, int32_t start, cuda_split *out)
+/* A run ends with the portion that brings all portions so far to the run's share. */
+static void deal_portions(int32_t workers, int32_t start, cuda_split *out)
 {
     int64_t total = 0, sum = 0, before = 0;
-    for (int32_t i = 0; i < out->items; i++) total += (int64_t)start + out->item[i].count;
-    out->workers = out->items > 0;
+    for (int32_t i = 0; i < out->portions; i++) total += (int64_t)start + out->portion[i].count;
+    out->workers = out->portions > 0;
     out->longest = 0;
-    for (int32_t i = 0, share = 1; i < out->items; i++) {
-        sum += (int64_t)start + out->item[i].count;
+    for (int32_t i = 0, share = 1; i < out->portions; i++) {
+        sum += (int64_t)start + out->portion[i].count;
         if (sum - before > out->longest) out->longest = sum - before;
-        if (sum * workers < total * share || i + 1 == out->items) continue;
+        if (sum * workers < total * share || i + 1 == out->portions) continue;
         while (sum * workers >= total * share) share++;
-        out->first_item[out->workers++] = i + 1;
+        out->first_portion[out->workers++] = i + 1;
         before = sum;
     }
-    out->first_item[out->workers] = out->items;
+    out->first_portion[out->workers] = out->portions;
 }
 
 void banyan_cuda_split_parts(const int32_t *blocks, const int32_t *tiles, int32_t parts,
                              int32_t workers, cuda_split_costs costs, cuda_split *out)
 {
     cuda_split all = *out;
-    all.workers = all.items = all.slots = all.cuts = 0;
+    all.workers = all.portions = all.partials = all.cuts = 0;
     all.longest = 0;
-    all.first_item[0] = 0;
+    all.first_portion[0] = 0;
     for (int32_t p = 0, first = 0; p < parts; first += tiles[p++]) {
-        cuda_split one = {.item = all.item + all.items,
-                          .first_item = all.first_item,
+        cuda_split one = {.portion = all.portion + all.portions,
+                          .first_portion = all.first_portion,
                           .cut = all.cut + all.cuts};
         banyan_cuda_split(blocks + first, tiles[p], workers, costs, &one);
-        for (int32_t i = 0; i < one.items; i++) {
-            one.item[i].tile += first;
-            if (one.item[i].slot >= 0) one.item[i].slot += all.slots;
+        for (int32_t i = 0; i < one.portions; i++) {
+            one.portion[i].tile += first;
+            if (one.portion[i].partial >= 0) one.portion[i].partial += all.partials;
         }
         for (int32_t i = 0; i < one.cuts; i++) {
             one.cut[i].tile += first;
-            one.cut[i].slot += all.slots;
+            one.cut[i].partial += all.partials;
         }
         all.workers = one.workers;
         all.longest = one.longest;
-        all.items += one.items;
-        all.slots += one.slots;
+        all.portions += one.portions;
+        all.partials += one.partials;
         all.cuts += one.cuts;
     }
-    if (parts > 1) deal_items(workers, costs.start, &all);
+    if (parts > 1) deal_portions(workers, costs.start, &all);
     *out = all;
 }

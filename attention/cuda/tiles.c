@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Planning a call of the Hopper prefill: strips -> subtiles -> tiles -> items, in an order.
+/* Planning a call of the Hopper prefill: strips -> subtiles -> tiles -> portions, in an order.
  *
  * To cut or not to cut: thread blocks that take tiles one after the other are done when the
  * last one is, which is found by letting them do so (a heap of the times at which they are
@@ -16,7 +16,7 @@
 /* Half of an H100's L2: what a few KV heads may fill, so that all tiles that read them find
  * them there. */
 enum { SECTION_BYTES = 25 << 20 };
-/* In steps: the start of an item, and a combine with its launch. */
+/* In steps: the start of a portion, and a combine with its launch. */
 static const cuda_split_costs costs = {1, 3, 2};
 
 struct planner {
@@ -46,12 +46,12 @@ static size_t lay_out(const cuda_tiles_limits *limits, char *room, size_t *devic
 {
     const size_t tiles = (size_t)limits->subtiles, strips = (size_t)limits->strips;
     const size_t workers = (size_t)limits->workers;
-    const size_t items = tiles + workers, tables = (size_t)limits->tables;
+    const size_t portions = tiles + workers, tables = (size_t)limits->tables;
     /* each strip has a list of its own, and is in two unions at most */
     const size_t spans = 3 * (size_t)limits->spans + (1 + CUDA_UNION_SPANS) * strips;
     size_t used = 0;
-    out->work = take_planned(room, &used, items * sizeof *out->work);
-    out->first_item = take_planned(room, &used, (items + 1) * sizeof *out->first_item);
+    out->work = take_planned(room, &used, portions * sizeof *out->work);
+    out->first_portion = take_planned(room, &used, (portions + 1) * sizeof *out->first_portion);
     out->span = take_planned(room, &used, spans * sizeof *out->span);
     out->cut = take_planned(room, &used, workers * sizeof *out->cut);
     *device_bytes = used;
@@ -63,9 +63,9 @@ static size_t lay_out(const cuda_tiles_limits *limits, char *room, size_t *devic
         take_planned(room, &used, (tiles > strips ? tiles : strips) * sizeof *p->merged);
     p->section = take_planned(room, &used, tables * sizeof *p->section);
     p->until = take_planned(room, &used, workers * sizeof *p->until);
-    p->split.item = take_planned(room, &used, items * sizeof *p->split.item);
-    p->split.first_item =
-        take_planned(room, &used, (workers + 1) * sizeof *p->split.first_item);
+    p->split.portion = take_planned(room, &used, portions * sizeof *p->split.portion);
+    p->split.first_portion =
+        take_planned(room, &used, (workers + 1) * sizeof *p->split.first_portion);
     p->split.cut = take_planned(room, &used, workers * sizeof *p->split.cut);
     return used;
 }
@@ -184,7 +184,7 @@ static cuda_work *add_tile(struct planner *p, const banyan_strip *strip, int32_t
     memset(tile, 0, sizeof *tile);
     tile->subtile[0] = subtile_of(p->batch, strip, index);
     tile->table = strip->table;
-    tile->slot = -1;
+    tile->partial = -1;
     return tile;
 }
 
@@ -325,12 +325,13 @@ static int is_worth_cutting(struct planner *p, int32_t workers)
 }
 
 /* Steps first .. first + count - 1 of a tile. */
-static cuda_work piece(const cuda_work *tile, int32_t first, int32_t count, int32_t slot)
+static cuda_work portion_of(const cuda_work *tile, int32_t first, int32_t count,
+                            int32_t partial)
 {
     cuda_work work = *tile;
     int32_t begin = 0;
     work.first_step = first;
-    work.slot = slot;
+    work.partial = partial;
     for (int32_t mode = 0; mode < 3; mode++) {
         const int32_t end = begin + tile->steps[mode];
         const int32_t from = begin > first ? begin : first;
@@ -344,32 +345,33 @@ static cuda_work piece(const cuda_work *tile, int32_t first, int32_t count, int3
 static void write_cut(struct planner *p, cuda_tiles *out)
 {
     const cuda_split *const split = &p->split;
-    for (int32_t i = 0; i < split->items; i++) {
-        const cuda_item *const item = &split->item[i];
-        out->work[i] = piece(&p->tile[item->tile], item->first, item->count, item->slot);
+    for (int32_t i = 0; i < split->portions; i++) {
+        const cuda_portion *const portion = &split->portion[i];
+        out->work[i] = portion_of(&p->tile[portion->tile], portion->first, portion->count,
+                                  portion->partial);
     }
-    memcpy(out->first_item, split->first_item,
-           (size_t)(split->workers + 1) * sizeof *out->first_item);
-    int32_t item = 0;
+    memcpy(out->first_portion, split->first_portion,
+           (size_t)(split->workers + 1) * sizeof *out->first_portion);
+    int32_t portion = 0;
     for (int32_t i = 0; i < split->cuts; i++) {
         out->cut[i] = split->cut[i];
-        while (split->item[item].tile < split->cut[i].tile) item++;
-        out->cut[i].tile = item;
+        while (split->portion[portion].tile < split->cut[i].tile) portion++;
+        out->cut[i].tile = portion;
     }
-    out->items = split->items;
+    out->portions = split->portions;
     out->runs = split->workers;
     out->cuts = split->cuts;
-    out->slots = split->slots;
+    out->partials = split->partials;
 }
 
 static void write_whole(struct planner *p, cuda_tiles *out)
 {
     for (int32_t i = 0; i < p->tiles; i++) {
         out->work[i] = p->tile[p->tile_order[i]];
-        out->first_item[i] = i;
+        out->first_portion[i] = i;
     }
-    out->first_item[p->tiles] = p->tiles;
-    out->items = out->runs = p->tiles;
+    out->first_portion[p->tiles] = p->tiles;
+    out->portions = out->runs = p->tiles;
 }
 
 void banyan_cuda_tiles(const banyan_batch *batch, const cuda_tiles_limits *limits, void *room,

@@ -18,8 +18,8 @@
  * read. Two subtiles of one strip have one list; those of neighbouring own blocks differ at the
  * ends of theirs, and lists that have little in common stay with tiles of one subtile.
  *
- * An item is a tile, or a piece of one's steps, whose results go to a slot of scratch as
- * partials. A run is the items that one thread block takes at a time; runs are taken in order.
+ * A portion is a tile, or some of one's steps, whose results go to scratch as partials. A run
+ * is the portions that one thread block takes at a time; runs are taken in order.
  * Lists that are too long for a balance are cut (split.h), and a run is then one block's whole
  * work. Otherwise a run is one tile: a few KV heads after the other, as many as the L2 has room
  * for, and among them long tiles first.
@@ -62,21 +62,21 @@ typedef struct cuda_subtile {
     int16_t rows, vectors; /* vectors 0: there is no such subtile */
 } cuda_subtile;
 
-/* An item. */
+/* A portion. */
 typedef struct cuda_work {
     cuda_subtile subtile[CUDA_SUBTILES];
     int32_t table, first_span, spans;
     int32_t first_step; /* of the tile's list */
     int32_t steps[3];   /* from there: of both, of subtile 0 only, of subtile 1 only */
-    int32_t slot;       /* of scratch; -1: this is all of the tile */
+    int32_t partial;    /* in scratch; -1: this is all of the tile */
 } cuda_work;
 
 typedef struct cuda_tiles {
-    cuda_work *work;     /* [items] */
-    int32_t *first_item; /* [runs + 1] */
+    cuda_work *work;        /* [portions] */
+    int32_t *first_portion; /* [runs + 1] */
     cuda_span *span;
-    cuda_cut *cut; /* [cuts] tiles that were cut: .tile is the first of their items */
-    int32_t items, runs, spans, cuts, slots;
+    cuda_cut *cut; /* [cuts] tiles that were cut: .tile is the first of their portions */
+    int32_t portions, runs, spans, cuts, partials;
 } cuda_tiles;
 
 /* A call's size, as far as it matters here. */

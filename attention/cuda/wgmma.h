@@ -24,15 +24,13 @@
 
 #include "attention/cuda/ptx.h"
 
-/* A matrix in shared memory, made of pieces of 8 rows of 128 bytes with the 128-byte swizzle
+/* A matrix in shared memory, made of atoms of 8 rows of 128 bytes with the 128-byte swizzle
  * (record.h: a panel is 8 of them, one after the other), each 1024-byte aligned.
- *   K-major (a, and b of wgmma_ss): a row of a piece is one row of a, one column of b, with 64
- *   numbers
- *     along k. stride_bytes: from 8 rows to the next 8. leading_bytes is not used. 16 numbers
- *     further along k is `shared` + 32.
- *   MN-major (b of wgmma_rs): a row of a piece is one k, with 64 columns. stride_bytes: from 8
- *   ks to the
- *     next 8; leading_bytes: from 64 columns to the next 64. */
+ *   K-major (a, and b of wgmma_ss): a row of an atom is one row of a, one column of b, with 64
+ *     numbers along k. stride_bytes: from 8 rows to the next 8. leading_bytes is not used. 16
+ *     numbers further along k is `shared` + 32.
+ *   MN-major (b of wgmma_rs): a row of an atom is one k, with 64 columns. stride_bytes: from 8
+ *     ks to the next 8; leading_bytes: from 64 columns to the next 64. */
 PTX_FN uint64_t wgmma_descriptor(uint32_t shared, uint32_t leading_bytes, uint32_t stride_bytes)
 {
     const uint64_t swizzle_128 = (uint64_t)1 << 62;

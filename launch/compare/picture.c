@@ -14,8 +14,8 @@ static const double column_width = 1.45; /* a bar is at most 1 */
 
 typedef struct bar_line {
     const compared *p;
-    double
-        bar[COLUMNS]; /* shares: kept and read of the first pattern's, found of all needles */
+    /* Shares: kept and read of the first pattern's, found of all needles. */
+    double bar[COLUMNS];
 } bar_line;
 
 static int best_first(const void *a, const void *b)

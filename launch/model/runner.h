@@ -32,8 +32,8 @@ typedef struct tensor_rows {
 typedef struct linear {
     int64_t columns, in; /* of the whole; of one of gate and up, which are cut alike */
     int64_t first, count;
-    int64_t
-        outputs; /* what a row gives here: count numbers, or count of gate and count of up */
+    /* What a row gives here: count numbers, or count of gate and count of up. */
+    int64_t outputs;
     tensor_rows *stretch;
     int32_t stretches;
     tensor *view;       /* of an expert, where one tensor has all of them; else NULL */

@@ -70,7 +70,7 @@ static bool build_prompt(cells *c, char *why, size_t why_bytes)
     int32_t purpose = 1 + c->first * 2 + multikey; /* classic prompts differ by depth */
     haystack_wish wish = {.count = c->grid.end,
                           .first = c->place + c->first,
-                          .items = c->count,
+                          .facts = c->count,
                           .absents = c->absent ? c->count : 0,
                           .distractors = multikey ? 4 : 0,
                           .mixed = w->mixed,
@@ -153,7 +153,7 @@ void record_masses(json_t *record, const float *mass, const bool *saw, int32_t a
 }
 
 static json_t *make_record(const cells *c, const char *task, int32_t depth,
-                           const needle_item *item, const question *q, const reply *r)
+                           const needle_fact *fact, const question *q, const reply *r)
 {
     int32_t heads = c->view.heads;
     json_t *record = record_begin(c->e, task, c->length, c->trial, depth);
@@ -162,7 +162,7 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     json_object_set_new(record, "expected", record_ids(q->answer, q->answers));
     json_object_set_new(record, "got", record_ids(r->got, r->count));
     uint32_t none = CONSTRUCTED_NONE;
-    bool absent = item->first < 0;
+    bool absent = fact->first < 0;
     if (absent) json_object_set_new(record, "expected", record_ids(&none, 1));
     json_object_set_new(record, "outcome", json_string(outcome_name(r->outcome)));
     if (!c->predicted) {
@@ -174,7 +174,7 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
     int32_t undecided = 0;
     outcome predicted = OUTCOME_NONE;
     if (saw)
-        predicted = predictor_answer(&c->view, item, c->length - 1, r->mass, saw, &undecided);
+        predicted = predictor_answer(&c->view, fact, c->length - 1, r->mass, saw, &undecided);
     bool equal = r->outcome == predicted;
     for (int32_t i = 0; saw && i < q->answers * heads; i++)
         equal = equal && saw[i] == (r->mass[i] >= .5f);
@@ -187,13 +187,13 @@ static json_t *make_record(const cells *c, const char *task, int32_t depth,
 }
 
 /* Before the question is asked (got NULL), and after it. */
-static void observe_question(const cells *c, const needle_item *item, const question *q,
+static void observe_question(const cells *c, const needle_fact *fact, const question *q,
                              const uint32_t *got)
 {
     uint32_t needle[NEEDLE_TOKENS];
     const observer *o = c->e->observer;
-    for (int32_t i = 0; i < NEEDLE_TOKENS; i++) needle[i] = c->p.ids[item->first + i];
-    const asked a = {.needle = item->first,
+    for (int32_t i = 0; i < NEEDLE_TOKENS; i++) needle[i] = c->p.ids[fact->first + i];
+    const asked a = {.needle = fact->first,
                      .ids = needle,
                      .count = NEEDLE_TOKENS,
                      .said = NEEDLE_ANSWER,
@@ -204,7 +204,7 @@ static void observe_question(const cells *c, const needle_item *item, const ques
     (got ? o->take : o->begin)(o->arg, &a);
 }
 
-static int ask_question(cells *c, const char *task, int32_t depth, const needle_item *item,
+static int ask_question(cells *c, const char *task, int32_t depth, const needle_fact *fact,
                         const question *q)
 {
     reply r;
@@ -213,7 +213,7 @@ static int ask_question(cells *c, const char *task, int32_t depth, const needle_
              depth + 1, c->e->wish->depths);
     int code = evaluation_forward(c->e, question_ask(c->e->m, q, &r), "asking");
     if (code) return code;
-    if (q->watch) observe_question(c, item, q, r.got);
+    if (q->watch) observe_question(c, fact, q, r.got);
     if (r.out)
         outputs_take(c->e->outputs, r.out,
                      (int64_t)q->answers * c->view.heads * c->e->shape.head_dim);
@@ -221,7 +221,7 @@ static int ask_question(cells *c, const char *task, int32_t depth, const needle_
     if (!code) {
         json_t *record = NULL;
         if (c->e->j->rank == 0) {
-            record = make_record(c, task, depth, item, q, &r);
+            record = make_record(c, task, depth, fact, q, &r);
             record_usage(record, &used, c->prefill, r.seconds);
         }
         code = evaluation_keep(c->e, record);
@@ -230,18 +230,18 @@ static int ask_question(cells *c, const char *task, int32_t depth, const needle_
     return code;
 }
 
-static int ask_item(cells *c, const char *task, int32_t depth, const needle_item *item)
+static int ask_fact(cells *c, const char *task, int32_t depth, const needle_fact *fact)
 {
     uint32_t ids[NEEDLE_QUESTION + 4], answer[NEEDLE_ANSWERS];
-    prompt_question(item, ids);
-    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) answer[i] = prompt_answer(item, i);
-    bool absent = item->first < 0;
+    prompt_question(fact, ids);
+    for (int32_t i = 0; i < NEEDLE_ANSWERS; i++) answer[i] = prompt_answer(fact, i);
+    bool absent = fact->first < 0;
     question q = {.ids = ids,
                   .answer = answer,
                   .count = NEEDLE_QUESTION,
                   .answers = absent ? 1 : NEEDLE_ANSWERS,
                   .at = c->p.count,
-                  .answer_first = absent ? -1 : item->first + NEEDLE_ANSWER,
+                  .answer_first = absent ? -1 : fact->first + NEEDLE_ANSWER,
                   .mass_count = NEEDLE_ANSWERS,
                   .none = CONSTRUCTED_NONE,
                   .layer = c->e->layer,
@@ -250,9 +250,9 @@ static int ask_item(cells *c, const char *task, int32_t depth, const needle_item
     if (c->view.chosen) chosen_ask(c->view.chosen);
     if (c->e->observer && !absent) {
         q.watch = c->e->observer->watch;
-        observe_question(c, item, &q, NULL);
+        observe_question(c, fact, &q, NULL);
     }
-    return ask_question(c, task, depth, item, &q);
+    return ask_question(c, task, depth, fact, &q);
 }
 
 /* ---- one prompt --------------------- */
@@ -292,9 +292,9 @@ static int read_and_ask(cells *c, const bool *needle, const bool *absent)
         choose_pattern(c, p);
         for (int32_t i = 0; !code && i < c->count; i++) {
             if (needle[p * c->count + i])
-                code = ask_item(c, task_of(c, i), c->first + i, &c->p.item[i]);
+                code = ask_fact(c, task_of(c, i), c->first + i, &c->p.fact[i]);
             if (!code && !(e->wish->mixed && i % 2) && absent[p * c->count + i])
-                code = ask_item(c, "absent", c->first + i, &c->p.absent[i]);
+                code = ask_fact(c, "absent", c->first + i, &c->p.absent[i]);
         }
     }
     choose_pattern(c, 0);

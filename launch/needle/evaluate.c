@@ -148,11 +148,11 @@ int evaluation_reset(evaluation *e, int64_t length, banyan_dtype cache_dtype)
     spec.max_tokens = length + NEEDLE_ANSWERS;
     const foreign_ids *f = e->wish->foreign;
     if (f) spec.max_tokens = length;
-    for (int32_t i = 0; f && i < f->items; i++) {
+    for (int32_t i = 0; f && i < f->facts; i++) {
         /* what is generated after the expected answer goes back to where it differs */
-        const int64_t answers = f->item[i].answer.count, most = answers + f->reply;
+        const int64_t answers = f->fact[i].answer.count, most = answers + f->reply;
         if (spec.max_tokens < length + most) spec.max_tokens = length + most;
-        if (asked < f->item[i].needle.count + most) asked = f->item[i].needle.count + most;
+        if (asked < f->fact[i].needle.count + most) asked = f->fact[i].needle.count + most;
         if (f->reply && spec.rollback_tokens < answers) spec.rollback_tokens = (int32_t)answers;
     }
     spec.max_tokens += e->decoded;

@@ -16,18 +16,17 @@ typedef struct id_list {
     int64_t count;
 } id_list;
 /* A needle, what is asked, and what is expected. */
-typedef struct foreign_item {
+typedef struct foreign_fact {
     id_list needle, question, answer;
-    int64_t said,
-        said_count; /* where the needle says the answer: its tokens; the whole needle where it
-                                 does not */
-} foreign_item;
+    /* The needle's tokens that say the answer; all of them where it does not. */
+    int64_t said, said_count;
+} foreign_fact;
 typedef struct foreign_ids {
     id_list prefix;   /* what stands first, once; may be empty */
     id_list haystack; /* repeated until it is long enough */
     id_list pauses;   /* of texts: tokens of the haystack that begin a sentence, ascending */
-    foreign_item *item;
-    int32_t items;
+    foreign_fact *fact;
+    int32_t facts;
     int32_t reply; /* of texts: so many tokens more than the answer's are generated */
     struct foreign_texts *texts; /* rank 0: what ids are said with; NULL: they are ids alone */
 } foreign_ids;
@@ -48,9 +47,9 @@ typedef struct needle_wish {
      * one. */
     const char *const *pattern;
     int32_t patterns, which;
-    const char
-        *checkpoint; /* a folder for snapshots of the haystack that is read; NULL: none */
-    int64_t every;   /* tokens from one to the next */
+    /* A folder for snapshots of the haystack that is read; NULL: none. */
+    const char *checkpoint;
+    int64_t every; /* tokens from one to the next */
 } needle_wish;
 
 /* Attention's output at the rows of questions, beside what another evaluation had at the same:
@@ -167,7 +166,7 @@ json_t *record_ids(const uint32_t *ids, int32_t count);
 bool given_read(const job *j, const char *dir, int32_t vocab, foreign_ids *out);
 void foreign_free(foreign_ids *f);
 /* Where the needle has the answer's tokens; false: nowhere. */
-bool foreign_find(foreign_item *item);
+bool foreign_find(foreign_fact *fact);
 
 /* What is to be said in words; the texts of a file where one has that name. */
 typedef struct words_wish {
@@ -181,8 +180,8 @@ typedef struct words_wish {
 bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_bytes);
 void words_free(struct foreign_texts *t);
 /* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer to
- * item `item` stands in it, in capitals or not. */
-char *words_reply(const struct foreign_texts *t, int32_t item, const uint32_t *ids,
+ * fact `fact` stands in it, in capitals or not. */
+char *words_reply(const struct foreign_texts *t, int32_t fact, const uint32_t *ids,
                   int64_t count, bool *contains);
 /* Of a prompt as one text, tokenised anew: its tokens, and whether those of `needle` stand in
  * it. */

@@ -8,12 +8,12 @@
 
 void foreign_free(foreign_ids *f)
 {
-    for (int32_t i = 0; i < f->items; i++) {
-        free(f->item[i].needle.ids);
-        free(f->item[i].question.ids);
-        free(f->item[i].answer.ids);
+    for (int32_t i = 0; i < f->facts; i++) {
+        free(f->fact[i].needle.ids);
+        free(f->fact[i].question.ids);
+        free(f->fact[i].answer.ids);
     }
-    free(f->item);
+    free(f->fact);
     free(f->prefix.ids);
     free(f->haystack.ids);
     free(f->pauses.ids);
@@ -63,9 +63,9 @@ static bool check_flags(const job *j, const char *dir, bool is_ids)
 
 static bool read_ids(const job *j, foreign_ids *f)
 {
-    f->item = calloc(1, sizeof *f->item);
-    f->items = f->item != NULL;
-    banyan_status status = banyan_comm_agree(j->comm, f->item ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    f->fact = calloc(1, sizeof *f->fact);
+    f->facts = f->fact != NULL;
+    banyan_status status = banyan_comm_agree(j->comm, f->fact ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (status) {
         job_failed(j, status, "token ids");
         return false;
@@ -74,15 +74,15 @@ static bool read_ids(const job *j, foreign_ids *f)
         const char *path;
         id_list *list;
     } file[] = {{haystack_of(j), &f->haystack},
-                {job_text(j, "needle"), &f->item->needle},
-                {job_text(j, "question"), &f->item->question},
-                {job_text(j, "answer"), &f->item->answer},
+                {job_text(j, "needle"), &f->fact->needle},
+                {job_text(j, "question"), &f->fact->question},
+                {job_text(j, "answer"), &f->fact->answer},
                 {job_text(j, "prefix"), &f->prefix}};
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         if (file[i].path &&
             ids_share(j, file[i].path, 0, &file[i].list->ids, &file[i].list->count))
             return false;
-    foreign_find(f->item);
+    foreign_find(f->fact);
     return true;
 }
 
@@ -103,24 +103,24 @@ static banyan_status share_list(const job *j, id_list *list)
 /* From rank 0 to all; its own stay. */
 static banyan_status share_ids(const job *j, foreign_ids *f)
 {
-    int32_t numbers[2] = {f->items, f->reply};
+    int32_t numbers[2] = {f->facts, f->reply};
     banyan_status status = banyan_comm_broadcast(j->comm, numbers, sizeof numbers, 0);
-    if (!status && j->rank != 0) f->item = calloc((size_t)numbers[0], sizeof *f->item);
-    if (!status) status = banyan_comm_agree(j->comm, f->item ? BANYAN_OK : BANYAN_ERR_MEMORY);
+    if (!status && j->rank != 0) f->fact = calloc((size_t)numbers[0], sizeof *f->fact);
+    if (!status) status = banyan_comm_agree(j->comm, f->fact ? BANYAN_OK : BANYAN_ERR_MEMORY);
     if (status) return status;
-    f->items = numbers[0];
+    f->facts = numbers[0];
     f->reply = numbers[1];
     id_list *const lists[] = {&f->prefix, &f->haystack, &f->pauses};
     for (int i = 0; i < 3 && !status; i++) status = share_list(j, lists[i]);
-    for (int32_t i = 0; i < f->items && !status; i++) {
-        foreign_item *item = &f->item[i];
-        int64_t said[2] = {item->said, item->said_count};
-        status = share_list(j, &item->needle);
-        if (!status) status = share_list(j, &item->question);
-        if (!status) status = share_list(j, &item->answer);
+    for (int32_t i = 0; i < f->facts && !status; i++) {
+        foreign_fact *fact = &f->fact[i];
+        int64_t said[2] = {fact->said, fact->said_count};
+        status = share_list(j, &fact->needle);
+        if (!status) status = share_list(j, &fact->question);
+        if (!status) status = share_list(j, &fact->answer);
         if (!status) status = banyan_comm_broadcast(j->comm, said, sizeof said, 0);
-        item->said = said[0];
-        item->said_count = said[1];
+        fact->said = said[0];
+        fact->said_count = said[1];
     }
     return status;
 }
@@ -154,15 +154,15 @@ static bool read_given(const job *j, const char *dir, foreign_ids *f)
 static bool check_all(const job *j, const foreign_ids *f, int32_t vocab)
 {
     char why[NEEDLE_WHY];
-    for (int32_t i = -1; i < f->items; i++) {
+    for (int32_t i = -1; i < f->facts; i++) {
         const struct {
             const char *flag;
             const id_list *list;
         } all[] = {{"haystack", &f->haystack},
                    {"prefix", &f->prefix},
-                   {"needle", i < 0 ? &f->prefix : &f->item[i].needle},
-                   {"question", i < 0 ? &f->prefix : &f->item[i].question},
-                   {"answer", i < 0 ? &f->prefix : &f->item[i].answer}};
+                   {"needle", i < 0 ? &f->prefix : &f->fact[i].needle},
+                   {"question", i < 0 ? &f->prefix : &f->fact[i].question},
+                   {"answer", i < 0 ? &f->prefix : &f->fact[i].answer}};
         for (int k = i < 0 ? 0 : 2; k < (i < 0 ? 2 : 5); k++) {
             const char *path = k ? job_text(j, all[k].flag) : haystack_of(j);
             if (ids_check(all[k].list->ids, all[k].list->count, vocab,

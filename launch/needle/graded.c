@@ -24,7 +24,7 @@
 
 enum {
     COPY_TOKENS = 7, /* <K> k1 k2 k3 <V> v . */
-    SLOT = 8,        /* tokens set aside for a copy */
+    COPY_ROOM = 8,   /* tokens set aside for a copy */
     CLASSES = 64,    /* most ranks of one KV head that are told apart */
     COPIES = 512
 };
@@ -43,20 +43,20 @@ typedef struct graded_key {
 void dgelsy_(const blasint *rows, const blasint *columns, const blasint *rights, double *a,
              const blasint *a_stride, double *b, const blasint *b_stride, blasint *pivot,
              const double *least_condition, blasint *rank, double *work,
-             const blasint *work_items, blasint *info);
+             const blasint *work_count, blasint *info);
 
 bool graded_solve(const int8_t *code, int32_t columns, const float *y, double *x)
 {
     enum { WORK = 4096 }; /* of doubles: for blocks of 32 columns */
     double a[CLASSES * CONSTRUCTED_CODE], b[CONSTRUCTED_CODE], work[WORK];
-    const blasint rows = CONSTRUCTED_CODE, count = columns, one = 1, items = WORK;
+    const blasint rows = CONSTRUCTED_CODE, count = columns, one = 1, work_count = WORK;
     const double least_condition = 1e-6; /* codes of +-1: alike, or far from it */
     blasint pivot[CLASSES] = {0}, rank = 0, info = 0;
     if (columns < 1 || columns > CLASSES) return false;
     for (int32_t i = 0; i < columns * CONSTRUCTED_CODE; i++) a[i] = code[i];
     for (int32_t i = 0; i < CONSTRUCTED_CODE; i++) b[i] = (double)y[i];
     dgelsy_(&rows, &count, &one, a, &rows, b, &rows, pivot, &least_condition, &rank, work,
-            &items, &info);
+            &work_count, &info);
     memcpy(x, b, (size_t)columns * sizeof *x);
     return info == 0 && rank == columns;
 }
@@ -72,20 +72,20 @@ static double weight(const evaluation *e, int64_t distance)
     return exp(-loss);
 }
 
-/* Draw n slots whose block `rank` keeps of this KV head: reservoir sampling over all of
- * them. */
-static int32_t draw_slots(const evaluation *e, const prompt *p, int32_t kv_head, int rank,
-                          int32_t n, uint64_t *random, int64_t *slot)
+/* Draws n first tokens of copies, in blocks that `rank` keeps of this KV head: reservoir
+ * sampling over all of them. */
+static int32_t draw_places(const evaluation *e, const prompt *p, int32_t kv_head, int rank,
+                           int32_t n, uint64_t *random, int64_t *first)
 {
     const banyan_plan *plan = model_plan(e->m);
     int32_t block_tokens = banyan_plan_spec(plan)->block_tokens, layer = e->shape.layers - 1;
     int64_t seen = 0;
-    for (int64_t t = block_tokens; t + SLOT <= p->count; t += SLOT) {
+    for (int64_t t = block_tokens; t + COPY_ROOM <= p->count; t += COPY_ROOM) {
         if (p->fixed[t] || p->fixed[t + COPY_TOKENS - 1]) continue;
         if (banyan_plan_owner(plan, 0, layer, kv_head, t / block_tokens) != rank) continue;
         int64_t at = seen++;
         if (at >= n) at = needle_below(random, seen);
-        if (at < n) slot[at] = t;
+        if (at < n) first[at] = t;
     }
     return seen < n ? (int32_t)seen : n;
 }
@@ -95,20 +95,20 @@ static void write_copies(const evaluation *e, prompt *p, int32_t kv_head, graded
                          uint64_t *random)
 {
     static const int32_t many[8] = {1, 2, 3, 5, 8, 13, 21, 34};
-    int64_t slot[34];
+    int64_t first[34];
     k->copies = k->classes = 0;
     for (int rank = 0; rank < e->j->ranks && k->classes < CLASSES; rank++) {
         if (!banyan_plan_holds(model_plan(e->m), e->shape.layers - 1, kv_head, rank)) continue;
         int32_t c = k->classes, want = many[c % 8];
         if (k->copies + want > COPIES) break;
-        int32_t got = draw_slots(e, p, kv_head, rank, want, random, slot);
+        int32_t got = draw_places(e, p, kv_head, rank, want, random, first);
         if (!got) continue; /* it holds a part, but no block of so short a context */
         for (int32_t i = 0; i < got; i++) {
             uint32_t ids[COPY_TOKENS] = {CONSTRUCTED_KEY, k->key[0],         k->key[1],
                                          k->key[2],       CONSTRUCTED_VALUE, k->value[c],
                                          CONSTRUCTED_DOT};
-            prompt_splice(p, slot[i], ids, COPY_TOKENS);
-            k->answer[k->copies] = slot[i] + NEEDLE_ANSWER;
+            prompt_splice(p, first[i], ids, COPY_TOKENS);
+            k->answer[k->copies] = first[i] + NEEDLE_ANSWER;
             k->class_of[k->copies++] = c;
         }
         k->rank[k->classes++] = rank;

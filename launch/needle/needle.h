@@ -83,8 +83,8 @@ typedef struct needle_grid {
     int32_t tokens;          /* of a needle */
     int32_t answer, answers; /* the answer's offset in it, and its tokens */
     int32_t block_tokens;
-    int32_t
-        period; /* in blocks: the longest stride of any head, so that residues are met alike */
+    /* In blocks: the longest stride of any head, so that residues are met alike. */
+    int32_t period;
     uint64_t seed;
     /* DEPTH_BORDER: the rank that keeps `block` of the KV head that depth `depth` looks at, to
      * find borders between ranks. NULL: block borders only. */
@@ -101,27 +101,28 @@ int32_t grid_period(const banyan_rule *rules, int32_t count, int32_t layer, int3
 
 /* ---- prompt.c: what is read --------------------- */
 
-typedef struct needle_item {
+/* What a needle says: the value of a key. */
+typedef struct needle_fact {
     uint32_t key[3], value[4];
     int64_t first; /* its first token in the haystack; -1: absent */
-} needle_item;
+} needle_fact;
 
 typedef struct prompt {
     uint32_t *ids; /* [count]: everything before the question */
     int64_t count;
     uint8_t *fixed; /* [count] 1: part of a needle, not to be changed */
-    needle_item *item;
-    int32_t items;       /* in the haystack .. */
-    needle_item *absent; /* .. and not in it */
+    needle_fact *fact;
+    int32_t facts;       /* in the haystack .. */
+    needle_fact *absent; /* .. and not in it */
     int32_t absents;
 } prompt;
 
 typedef struct haystack_wish {
     int64_t count;
-    const int64_t *first; /* [items] ascending */
-    int32_t items, absents;
-    int32_t distractors; /* per item: needles that share two thirds of its key .. */
-    bool mixed;          /* .. but only of every second item, and of no absent one */
+    const int64_t *first; /* [facts] ascending */
+    int32_t facts, absents;
+    int32_t distractors; /* per fact: needles that share two thirds of its key .. */
+    bool mixed;          /* .. but only of every second fact, and of no absent one */
     bool needles;        /* the haystack itself is made of such needles, not of random words */
     uint64_t seed;
 } haystack_wish;
@@ -137,8 +138,8 @@ void prompt_splice(prompt *p, int64_t first, const uint32_t *ids, int32_t count)
 bool prompt_words(uint64_t *random, uint32_t *words, int32_t count, char *why,
                   size_t why_bytes);
 /* ids: room for NEEDLE_QUESTION + 4: the question and the first four tokens of its answer. */
-void prompt_question(const needle_item *item, uint32_t *ids);
-uint32_t prompt_answer(const needle_item *item, int32_t index); /* v1 v2 v3 v4 . */
+void prompt_question(const needle_fact *fact, uint32_t *ids);
+uint32_t prompt_answer(const needle_fact *fact, int32_t index); /* v1 v2 v3 v4 . */
 
 /* Three ids in a row that some query looks for. at: where the third may stand. */
 enum { TRIGRAM_NOWHERE = -1, TRIGRAM_FIXED = -2 /* in any needle */ };
@@ -191,10 +192,10 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
                      int64_t token);
 /* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
-/* The answer to an item, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts
+/* The answer to a fact, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts
  * its mass on any token of the answer. mass, likewise: what was measured, which is taken where
  * rounding may decide what is chosen, *undecided times; NULL: then nothing is. */
-outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
+outcome predictor_answer(const predictor *v, const needle_fact *fact, int64_t first_row,
                          const float *mass, bool *saw, int32_t *undecided);
 /* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to
  * rest on. The question begins at p->count with one. Returns how many were put into the

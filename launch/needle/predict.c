@@ -125,11 +125,11 @@ static uint32_t winner(const predictor *v, const int64_t *choice)
     return best;
 }
 
-outcome predictor_answer(const predictor *v, const needle_item *item, int64_t first_row,
+outcome predictor_answer(const predictor *v, const needle_fact *fact, int64_t first_row,
                          const float *mass, bool *saw, int32_t *undecided)
 {
     token_signs key[NEEDLE_ANSWERS], query;
-    int64_t choice[v->heads], first = item->first + NEEDLE_ANSWER;
+    int64_t choice[v->heads], first = fact->first + NEEDLE_ANSWER;
     outcome result = OUTCOME_FOUND;
     *undecided = 0;
     for (int32_t k = 0; k < NEEDLE_ANSWERS; k++) predictor_signs(v, first + k, &key[k]);
@@ -151,7 +151,7 @@ outcome predictor_answer(const predictor *v, const needle_item *item, int64_t fi
             saw[i * v->heads + h] = choice[h] >= 0;
         }
         uint32_t got = winner(v, choice);
-        if (result == OUTCOME_FOUND && got != prompt_answer(item, i))
+        if (result == OUTCOME_FOUND && got != prompt_answer(fact, i))
             result = got == CONSTRUCTED_NONE ? OUTCOME_NONE : OUTCOME_WRONG;
     }
     return result;

@@ -130,7 +130,7 @@ void prompt_free(prompt *p)
 {
     free(p->ids);
     free(p->fixed);
-    free(p->item);
+    free(p->fact);
     free(p->absent);
     memset(p, 0, sizeof *p);
 }
@@ -157,67 +157,67 @@ bool prompt_words(uint64_t *random, uint32_t *words, int32_t count, char *why, s
     return true;
 }
 
-uint32_t prompt_answer(const needle_item *item, int32_t index)
+uint32_t prompt_answer(const needle_fact *fact, int32_t index)
 {
-    return index < 4 ? item->value[index] : CONSTRUCTED_DOT;
+    return index < 4 ? fact->value[index] : CONSTRUCTED_DOT;
 }
 
-void prompt_question(const needle_item *item, uint32_t *ids)
+void prompt_question(const needle_fact *fact, uint32_t *ids)
 {
     ids[0] = CONSTRUCTED_QUESTION;
-    memcpy(ids + 1, item->key, sizeof item->key);
+    memcpy(ids + 1, fact->key, sizeof fact->key);
     ids[4] = CONSTRUCTED_VALUE;
-    memcpy(ids + NEEDLE_QUESTION, item->value, sizeof item->value);
+    memcpy(ids + NEEDLE_QUESTION, fact->value, sizeof fact->value);
 }
 
-static void item_tokens(const needle_item *item, uint32_t ids[NEEDLE_TOKENS])
+static void fact_tokens(const needle_fact *fact, uint32_t ids[NEEDLE_TOKENS])
 {
-    prompt_question(item, ids);
+    prompt_question(fact, ids);
     ids[0] = CONSTRUCTED_KEY;
     ids[NEEDLE_TOKENS - 1] = CONSTRUCTED_DOT;
 }
 
 /* A needle with another key that shares the second or the third word, or <V> and the rest, with
  * a queried one: the nearest misses that exist. */
-static void near_miss(const needle_item *item, uint64_t *random, uint32_t ids[NEEDLE_TOKENS])
+static void near_miss(const needle_fact *fact, uint64_t *random, uint32_t ids[NEEDLE_TOKENS])
 {
-    needle_item other;
+    needle_fact other;
     for (int i = 0; i < 3; i++) other.key[i] = any_word(random);
     for (int i = 0; i < 4; i++) other.value[i] = any_word(random);
     int64_t kind = needle_below(random, 4);
-    if (kind == 0) other.key[1] = item->key[1];
-    if (kind == 1) other.key[2] = item->key[2];
-    if (kind == 2) other.key[0] = item->key[0], other.key[1] = item->key[1];
-    if (kind == 3) other.key[0] = item->key[0], other.key[2] = item->key[2];
-    item_tokens(&other, ids);
+    if (kind == 0) other.key[1] = fact->key[1];
+    if (kind == 1) other.key[2] = fact->key[2];
+    if (kind == 2) other.key[0] = fact->key[0], other.key[1] = fact->key[1];
+    if (kind == 3) other.key[0] = fact->key[0], other.key[2] = fact->key[2];
+    fact_tokens(&other, ids);
 }
 
-static const needle_item *any_item(const prompt *p, uint64_t *random)
+static const needle_fact *any_fact(const prompt *p, uint64_t *random)
 {
-    int64_t i = needle_below(random, p->items + p->absents);
-    return i < p->items ? &p->item[i] : &p->absent[i - p->items];
+    int64_t i = needle_below(random, p->facts + p->absents);
+    return i < p->facts ? &p->fact[i] : &p->absent[i - p->facts];
 }
 
-static bool draw_items(const haystack_wish *wish, prompt *p, uint64_t *random, char *why,
+static bool draw_facts(const haystack_wish *wish, prompt *p, uint64_t *random, char *why,
                        size_t why_bytes)
 {
-    int32_t total = wish->items + wish->absents;
+    int32_t total = wish->facts + wish->absents;
     uint32_t *words = malloc((size_t)total * 7 * sizeof *words + 1);
-    p->item = calloc((size_t)wish->items + 1, sizeof *p->item);
+    p->fact = calloc((size_t)wish->facts + 1, sizeof *p->fact);
     p->absent = calloc((size_t)wish->absents + 1, sizeof *p->absent);
-    p->items = wish->items;
+    p->facts = wish->facts;
     p->absents = wish->absents;
-    if (!words || !p->item || !p->absent) {
+    if (!words || !p->fact || !p->absent) {
         snprintf(why, why_bytes, "out of memory for %d needles", total);
         free(words);
         return false;
     }
     bool ok = prompt_words(random, words, total * 7, why, why_bytes);
     for (int32_t i = 0; ok && i < total; i++) {
-        needle_item *item = i < wish->items ? &p->item[i] : &p->absent[i - wish->items];
-        memcpy(item->key, words + i * 7, sizeof item->key);
-        memcpy(item->value, words + i * 7 + 3, sizeof item->value);
-        item->first = i < wish->items ? wish->first[i] : -1;
+        needle_fact *fact = i < wish->facts ? &p->fact[i] : &p->absent[i - wish->facts];
+        memcpy(fact->key, words + i * 7, sizeof fact->key);
+        memcpy(fact->value, words + i * 7 + 3, sizeof fact->value);
+        fact->first = i < wish->facts ? wish->first[i] : -1;
     }
     free(words);
     return ok;
@@ -234,21 +234,21 @@ static bool span_is_free(const prompt *p, int64_t first, int32_t count)
 static void fill_haystack(const haystack_wish *wish, prompt *p, uint64_t *random)
 {
     uint32_t ids[NEEDLE_TOKENS];
-    if (wish->needles && p->items + p->absents > 0)
+    if (wish->needles && p->facts + p->absents > 0)
         for (int64_t t = NEEDLE_FIRST; t + NEEDLE_TOKENS <= p->count; t += NEEDLE_TOKENS) {
-            near_miss(any_item(p, random), random, ids);
+            near_miss(any_fact(p, random), random, ids);
             memcpy(p->ids + t, ids, sizeof ids);
         }
-    for (int32_t i = 0; i < p->items; i++) {
-        item_tokens(&p->item[i], ids);
-        prompt_splice(p, p->item[i].first, ids, NEEDLE_TOKENS);
+    for (int32_t i = 0; i < p->facts; i++) {
+        fact_tokens(&p->fact[i], ids);
+        prompt_splice(p, p->fact[i].first, ids, NEEDLE_TOKENS);
     }
-    for (int32_t i = 0; i < (p->items + p->absents) * wish->distractors; i++) {
-        const needle_item *item = i < p->items * wish->distractors
-                                      ? &p->item[i / wish->distractors]
-                                      : &p->absent[i / wish->distractors - p->items];
-        if (wish->mixed && (item->first < 0 || (item - p->item) % 2 == 0)) continue;
-        near_miss(item, random, ids);
+    for (int32_t i = 0; i < (p->facts + p->absents) * wish->distractors; i++) {
+        const needle_fact *fact = i < p->facts * wish->distractors
+                                      ? &p->fact[i / wish->distractors]
+                                      : &p->absent[i / wish->distractors - p->facts];
+        if (wish->mixed && (fact->first < 0 || (fact - p->fact) % 2 == 0)) continue;
+        near_miss(fact, random, ids);
         for (int attempt = 0; attempt < 100; attempt++) {
             int64_t at =
                 NEEDLE_FIRST + needle_below(random, p->count - NEEDLE_FIRST - NEEDLE_TOKENS);
@@ -259,15 +259,15 @@ static void fill_haystack(const haystack_wish *wish, prompt *p, uint64_t *random
     }
 }
 
-static int32_t item_trigrams(const needle_item *item, trigram *out)
+static int32_t fact_trigrams(const needle_fact *fact, trigram *out)
 {
     uint32_t ids[NEEDLE_TOKENS];
-    item_tokens(item, ids);
-    int32_t queried = item->first < 0 ? 1 : NEEDLE_ANSWERS;
+    fact_tokens(fact, ids);
+    int32_t queried = fact->first < 0 ? 1 : NEEDLE_ANSWERS;
     for (int32_t i = 0; i < queried; i++) {
         int32_t third = NEEDLE_ANSWER - 1 + i;
         out[i].code = trigram_code(ids[third - 2], ids[third - 1], ids[third]);
-        out[i].at = item->first < 0 ? TRIGRAM_NOWHERE : item->first + third;
+        out[i].at = fact->first < 0 ? TRIGRAM_NOWHERE : fact->first + third;
     }
     return queried;
 }
@@ -276,17 +276,17 @@ bool prompt_make(const haystack_wish *wish, prompt *out, char *why, size_t why_b
 {
     uint64_t random = wish->seed;
     if (!prompt_begin(wish->count, &random, out, why, why_bytes)) return false;
-    int32_t total = wish->items + wish->absents, queried = 0;
+    int32_t total = wish->facts + wish->absents, queried = 0;
     trigram *set = malloc(((size_t)total * NEEDLE_ANSWERS + 1) * sizeof *set);
     bool ok = set != NULL;
     if (!ok) snprintf(why, why_bytes, "out of memory for %d needles", total);
-    ok = ok && draw_items(wish, out, &random, why, why_bytes);
+    ok = ok && draw_facts(wish, out, &random, why, why_bytes);
     if (ok) {
         fill_haystack(wish, out, &random);
-        for (int32_t i = 0; i < out->items; i++)
-            queried += item_trigrams(&out->item[i], set + queried);
+        for (int32_t i = 0; i < out->facts; i++)
+            queried += fact_trigrams(&out->fact[i], set + queried);
         for (int32_t i = 0; i < out->absents; i++)
-            queried += item_trigrams(&out->absent[i], set + queried);
+            queried += fact_trigrams(&out->absent[i], set + queried);
         trigram_sort(set, queried);
         ok = prompt_settle(out, set, queried, &random, why, why_bytes);
     }

@@ -212,7 +212,7 @@ static bool read_foreign(const job *j, setup *s)
         return false;
     }
     w->tasks = TASK_SINGLE;
-    w->trials *= s->foreign.items;
+    w->trials *= s->foreign.facts;
     w->foreign = &s->foreign;
     const int64_t made_for = s->e.shape.max_positions;
     if (made_for > 0 && longest_asked(w) > made_for)
@@ -333,8 +333,8 @@ static bool make_spec(const job *j, setup *s)
     }
     if (!cache || !cache->has_max_rows) spec->max_rows = 2048;
     int64_t back = NEEDLE_QUESTION + NEEDLE_ANSWERS;
-    for (int32_t i = 0; i < s->foreign.items; i++)
-        if (back < s->foreign.item[i].answer.count) back = s->foreign.item[i].answer.count;
+    for (int32_t i = 0; i < s->foreign.facts; i++)
+        if (back < s->foreign.fact[i].answer.count) back = s->foreign.fact[i].answer.count;
     if (spec->max_rows < back) spec->max_rows = (int32_t)back;
     bool named = x && x->has_lost_layer;
     if (spec->lost_rank >= 0 && !named && !s->wish.foreign) spec->lost_layer = last;

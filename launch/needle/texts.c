@@ -38,10 +38,10 @@ typedef struct shared {
     needle_grid grid; /* of the cell that is asked */
 } shared;
 
-static const foreign_item *item_of(const shared *s, int32_t trial)
+static const foreign_fact *fact_of(const shared *s, int32_t trial)
 {
     const foreign_ids *f = s->e->wish->foreign;
-    return &f->item[trial % f->items];
+    return &f->fact[trial % f->facts];
 }
 
 /* ---- places --------------------- */
@@ -49,18 +49,18 @@ static const foreign_item *item_of(const shared *s, int32_t trial)
 static needle_grid trial_grid(const shared *s, int32_t trial)
 {
     const needle_wish *w = s->e->wish;
-    const foreign_item *item = item_of(s, trial);
-    const int64_t said = item->said_count, block = s->e->spec.block_tokens;
+    const foreign_fact *fact = fact_of(s, trial);
+    const int64_t said = fact->said_count, block = s->e->spec.block_tokens;
     return (needle_grid){.begin = w->foreign->prefix.count,
-                         .end = s->length - item->question.count,
+                         .end = s->length - fact->question.count,
                          .depths = w->depths,
                          .mode = w->mode,
-                         .tokens = (int32_t)item->needle.count,
-                         .answer = (int32_t)item->said,
+                         .tokens = (int32_t)fact->needle.count,
+                         .answer = (int32_t)fact->said,
                          .answers = (int32_t)(said < block ? said : block),
                          .block_tokens = (int32_t)block,
                          .period = w->period,
-                         .seed = needle_seed(w->seed, s->length, trial / w->foreign->items, 0)};
+                         .seed = needle_seed(w->seed, s->length, trial / w->foreign->facts, 0)};
 }
 
 /* The last sentence's beginning before a place, if there is one near: nearer than a quarter of
@@ -133,13 +133,13 @@ uint32_t foreign_id(const foreign_ids *f, int64_t t)
 
 static void make_prompt(shared *s, const cell *c)
 {
-    const foreign_item *item = item_of(s, c->trial);
-    const int64_t count = item->needle.count, after = c->place + count;
+    const foreign_fact *fact = fact_of(s, c->trial);
+    const int64_t count = fact->needle.count, after = c->place + count;
     for (int64_t t = 0; t < s->length; t++)
         s->ids[t] = foreign_id(s->e->wish->foreign, t < after ? t : t - count);
-    memcpy(s->ids + c->place, item->needle.ids, (size_t)count * sizeof *s->ids);
-    memcpy(s->ids + s->grid.end, item->question.ids,
-           (size_t)item->question.count * sizeof *s->ids);
+    memcpy(s->ids + c->place, fact->needle.ids, (size_t)count * sizeof *s->ids);
+    memcpy(s->ids + s->grid.end, fact->question.ids,
+           (size_t)fact->question.count * sizeof *s->ids);
 }
 
 static void show_tokens_read(void *arg, int64_t done)
@@ -190,10 +190,10 @@ static double log_share(const float *logits, int64_t vocab, uint32_t id)
 }
 
 /* On from where the model differs from the answer, token by token. */
-static banyan_status go_on(shared *s, const foreign_item *item, said *r)
+static banyan_status go_on(shared *s, const foreign_fact *fact, said *r)
 {
     banyan_status status = BANYAN_OK;
-    const int64_t most = item->answer.count + s->e->wish->foreign->reply;
+    const int64_t most = fact->answer.count + s->e->wish->foreign->reply;
     while (!status && r->count < most) {
         const uint32_t last = r->id[r->count - 1];
         status = model_forward(s->e->m, s->length + r->count - 1, &last, 1, 1, NULL,
@@ -207,33 +207,33 @@ static banyan_status go_on(shared *s, const foreign_item *item, said *r)
 static banyan_status feed(shared *s, const cell *c, uint32_t *ids, float *logits, uint32_t *got,
                           said *r)
 {
-    const foreign_item *item = item_of(s, c->trial);
-    const int64_t vocab = s->e->shape.vocab, questions = item->question.count;
-    const int32_t answers = (int32_t)item->answer.count;
+    const foreign_fact *fact = fact_of(s, c->trial);
+    const int64_t vocab = s->e->shape.vocab, questions = fact->question.count;
+    const int32_t answers = (int32_t)fact->answer.count;
     const observer *o = s->e->observer;
     const model_probe probe = {.layer = s->e->layer,
-                               .first_token = c->place + item->said,
-                               .token_count = item->said_count,
+                               .first_token = c->place + fact->said,
+                               .token_count = fact->said_count,
                                .mass = r->mass,
                                .out = r->out,
                                .watch = o ? o->watch : NULL};
     const asked a = {.needle = c->place,
-                     .ids = item->needle.ids,
-                     .count = item->needle.count,
-                     .said = item->said,
+                     .ids = fact->needle.ids,
+                     .count = fact->needle.count,
+                     .said = fact->said,
                      .row = s->grid.end + questions - 1,
-                     .answer = item->answer.ids,
+                     .answer = fact->answer.ids,
                      .got = got,
                      .answers = answers};
     if (o) o->begin(o->arg, &a);
-    memcpy(ids, item->question.ids, (size_t)questions * sizeof *ids);
-    memcpy(ids + questions, item->answer.ids, (size_t)answers * sizeof *ids);
+    memcpy(ids, fact->question.ids, (size_t)questions * sizeof *ids);
+    memcpy(ids + questions, fact->answer.ids, (size_t)answers * sizeof *ids);
     banyan_status status = model_forward(s->e->m, s->grid.end, ids, questions + answers - 1,
                                          answers, logits, got, &probe, NULL, NULL);
     if (!status && o) o->take(o->arg, &a);
     for (int32_t i = 0; !status && i < answers; i++)
-        r->logprob += log_share(logits + i * vocab, vocab, item->answer.ids[i]);
-    while (!status && r->equal < answers && got[r->equal] == item->answer.ids[r->equal])
+        r->logprob += log_share(logits + i * vocab, vocab, fact->answer.ids[i]);
+    while (!status && r->equal < answers && got[r->equal] == fact->answer.ids[r->equal])
         r->equal++;
     r->count = r->equal < answers ? r->equal + 1 : answers;
     memcpy(r->id, got, (size_t)r->count * sizeof *got);
@@ -242,23 +242,23 @@ static banyan_status feed(shared *s, const cell *c, uint32_t *ids, float *logits
 
 static int ask_trial(shared *s, const cell *c, said *r)
 {
-    const foreign_item *item = item_of(s, c->trial);
+    const foreign_fact *fact = fact_of(s, c->trial);
     const foreign_ids *f = s->e->wish->foreign;
-    const size_t answers = (size_t)item->answer.count, vocab = (size_t)s->e->shape.vocab;
+    const size_t answers = (size_t)fact->answer.count, vocab = (size_t)s->e->shape.vocab;
     const size_t heads = (size_t)s->e->shape.heads;
     const size_t outs = answers * heads * (size_t)s->e->shape.head_dim;
     const double start = now_seconds();
     *r = (said){.id = calloc(answers + (size_t)f->reply, sizeof *r->id),
                 .mass = calloc(answers * heads, sizeof *r->mass),
                 .out = s->e->outputs ? calloc(outs, sizeof *r->out) : NULL};
-    uint32_t *ids = malloc(((size_t)item->question.count + 2 * answers) * sizeof *ids);
+    uint32_t *ids = malloc(((size_t)fact->question.count + 2 * answers) * sizeof *ids);
     float *logits = malloc(answers * vocab * sizeof *logits);
     bool room = r->id && r->mass && ids && logits && (r->out || !s->e->outputs);
     int code = evaluation_agree(s->e, room ? BANYAN_OK : BANYAN_ERR_MEMORY, "asking");
     if (!code) {
-        uint32_t *got = ids + item->question.count + answers;
+        uint32_t *got = ids + fact->question.count + answers;
         banyan_status status = feed(s, c, ids, logits, got, r);
-        if (!status && f->reply && r->equal < (int32_t)answers) status = go_on(s, item, r);
+        if (!status && f->reply && r->equal < (int32_t)answers) status = go_on(s, fact, r);
         code = evaluation_forward(s->e, status, "asking");
         if (!code && r->out) outputs_take(s->e->outputs, r->out, (int64_t)outs);
     }
@@ -274,18 +274,18 @@ static int ask_trial(shared *s, const cell *c, said *r)
 static void record_words(const shared *s, json_t *record, const cell *c, const said *r)
 {
     const foreign_ids *f = s->e->wish->foreign;
-    const foreign_item *item = item_of(s, c->trial);
+    const foreign_fact *fact = fact_of(s, c->trial);
     const id_list prompt = {s->ids, s->length};
     int64_t tokens;
     bool contains, stands;
-    char *text = words_reply(f->texts, c->trial % f->items, r->id, r->count, &contains);
+    char *text = words_reply(f->texts, c->trial % f->facts, r->id, r->count, &contains);
     if (text)
         json_object_set_new(record, "reply", json_text(text));
     else
         record_no_room(record);
     json_object_set_new(record, "contained", json_boolean(text && contains));
     if (text && contains) json_object_set_new(record, "outcome", json_string("found"));
-    if (words_again(f->texts, &prompt, &item->needle, &tokens, &stands)) {
+    if (words_again(f->texts, &prompt, &fact->needle, &tokens, &stands)) {
         json_object_set_new(record, "tokens_as_text", json_integer(tokens));
         json_object_set_new(record, "needle_as_text", json_boolean(stands));
     }
@@ -300,12 +300,12 @@ static int keep_trial(shared *s, const cell *c, const said *r, double prefill)
     if (code) return code;
     json_t *record = NULL;
     if (s->e->j->rank == 0) {
-        const foreign_item *item = item_of(s, c->trial);
-        const int32_t answers = (int32_t)item->answer.count;
+        const foreign_fact *fact = fact_of(s, c->trial);
+        const int32_t answers = (int32_t)fact->answer.count;
         const bool exact = r->equal == answers;
         record = record_begin(s->e, "single", s->length, c->trial, c->depth);
-        record_place(record, &s->view, &s->grid, c->place, c->place + item->said);
-        json_object_set_new(record, "expected", record_ids(item->answer.ids, answers));
+        record_place(record, &s->view, &s->grid, c->place, c->place + fact->said);
+        json_object_set_new(record, "expected", record_ids(fact->answer.ids, answers));
         json_object_set_new(record, "got", record_ids(r->id, (int32_t)r->count));
         json_object_set_new(record, "outcome", json_string(exact ? "found" : "wrong"));
         json_object_set_new(record, "exact", json_boolean(exact));

@@ -22,8 +22,8 @@ enum { MOST_NEEDLES = 10000, REPLY = 24 };
 
 typedef struct foreign_texts {
     tokenizer *tokenizer;
-    char **answer; /* [items] */
-    int32_t items;
+    char **answer; /* [facts] */
+    int32_t facts;
     int64_t end; /* the id that ends a chat's answer; -1: none */
 } foreign_texts;
 
@@ -39,7 +39,7 @@ typedef struct words_making {
 
 void words_free(foreign_texts *t)
 {
-    for (int32_t i = 0; t && i < t->items; i++) free(t->answer[i]);
+    for (int32_t i = 0; t && i < t->facts; i++) free(t->answer[i]);
     if (!t) return;
     free(t->answer);
     tokenizer_close(t->tokenizer);
@@ -148,15 +148,15 @@ static bool make_haystack(words_making *k)
 /* ---- needles --------------------- */
 
 /* Which tokens of the needle say the answer: the same, or other ones with its text. */
-static bool find_said(words_making *k, foreign_item *item, const char *answer)
+static bool find_said(words_making *k, foreign_fact *fact, const char *answer)
 {
-    if (foreign_find(item)) return true;
+    if (foreign_find(fact)) return true;
     token_decoder d = {.t = k->texts->tokenizer, .has_begun = true};
     text said = {0};
-    int64_t *ends = malloc((size_t)item->needle.count * sizeof *ends);
+    int64_t *ends = malloc((size_t)fact->needle.count * sizeof *ends);
     bool good = ends != NULL;
-    for (int64_t i = 0; good && i < item->needle.count; i++) {
-        good = decoder_add(&d, item->needle.ids[i], &said);
+    for (int64_t i = 0; good && i < fact->needle.count; i++) {
+        good = decoder_add(&d, fact->needle.ids[i], &said);
         ends[i] = (int64_t)said.bytes;
     }
     good = good && text_add(&said, "", 1);
@@ -164,9 +164,9 @@ static bool find_said(words_making *k, foreign_item *item, const char *answer)
     if (place) {
         const int64_t from = place - said.data, to = from + (int64_t)strlen(answer);
         int64_t last = 0;
-        while (ends[item->said] <= from) item->said++;
-        for (last = item->said; ends[last] < to; last++) continue;
-        item->said_count = last - item->said + 1;
+        while (ends[fact->said] <= from) fact->said++;
+        for (last = fact->said; ends[last] < to; last++) continue;
+        fact->said_count = last - fact->said + 1;
     }
     free(ends);
     free(said.data);
@@ -176,7 +176,7 @@ static bool find_said(words_making *k, foreign_item *item, const char *answer)
 /* The question, and the answer as what follows it: tokens of both together, cut where they
  * differ from the question's own. */
 static bool make_question(words_making *k, const char *question, const char *answer,
-                          foreign_item *item)
+                          foreign_fact *fact)
 {
     const char *begin = k->wish->begin ? k->wish->begin : "";
     text all = {0};
@@ -185,57 +185,57 @@ static bool make_question(words_making *k, const char *question, const char *ans
                 text_add(&all, k->after.data, k->after.bytes) &&
                 text_add(&all, begin, strlen(begin));
     if (!good) no_text_memory(k);
-    good = good && encode_words(k, "question", &all, false, &item->question);
+    good = good && encode_words(k, "question", &all, false, &fact->question);
     const bool apart = good && (!*begin || strchr(" \n", begin[strlen(begin) - 1]));
     if (good && !add_words(&all, apart ? "" : " ", answer, "")) good = no_text_memory(k);
     good = good && encode_words(k, "answer", &all, false, &whole);
     int64_t same = 0;
-    while (good && same < item->question.count && same < whole.count &&
-           item->question.ids[same] == whole.ids[same])
+    while (good && same < fact->question.count && same < whole.count &&
+           fact->question.ids[same] == whole.ids[same])
         same++;
     if (good && (same == whole.count || same == 0)) {
         snprintf(k->why, k->why_bytes, "the answer \"%s\": no token of its own", answer);
         good = false;
     }
     if (good) {
-        item->question.count = same;
-        item->answer.count = whole.count - same;
-        item->answer.ids = malloc((size_t)item->answer.count * sizeof *whole.ids);
-        if (!item->answer.ids) good = no_text_memory(k);
+        fact->question.count = same;
+        fact->answer.count = whole.count - same;
+        fact->answer.ids = malloc((size_t)fact->answer.count * sizeof *whole.ids);
+        if (!fact->answer.ids) good = no_text_memory(k);
     }
     if (good)
-        memcpy(item->answer.ids, whole.ids + same,
-               (size_t)item->answer.count * sizeof *whole.ids);
+        memcpy(fact->answer.ids, whole.ids + same,
+               (size_t)fact->answer.count * sizeof *whole.ids);
     free(whole.ids);
     free(all.data);
     return good;
 }
 
-static bool add_item(words_making *k, const char *needle, const char *question,
+static bool add_fact(words_making *k, const char *needle, const char *question,
                      const char *answer)
 {
     foreign_ids *f = k->out;
     text words = {0}, plain = {0};
-    foreign_item *grown = realloc(f->item, (size_t)(f->items + 1) * sizeof *grown);
+    foreign_fact *grown = realloc(f->fact, (size_t)(f->facts + 1) * sizeof *grown);
     if (!grown) return no_text_memory(k);
-    f->item = grown;
-    foreign_item *item = &f->item[f->items++];
-    memset(item, 0, sizeof *item);
-    char **texts = realloc(k->texts->answer, (size_t)f->items * sizeof *texts);
+    f->fact = grown;
+    foreign_fact *fact = &f->fact[f->facts++];
+    memset(fact, 0, sizeof *fact);
+    char **texts = realloc(k->texts->answer, (size_t)f->facts * sizeof *texts);
     if (!texts) return no_text_memory(k);
     k->texts->answer = texts;
     bool good = add_words(&words, "\n", needle, "\n") && add_words(&plain, "", answer, "") &&
                 text_add(&plain, "", 1);
     if (!good) no_text_memory(k);
     if (good && plain.bytes == 1) {
-        snprintf(k->why, k->why_bytes, "needle %d: an empty answer", (int)f->items);
+        snprintf(k->why, k->why_bytes, "needle %d: an empty answer", (int)f->facts);
         good = false;
     }
-    good = good && encode_words(k, "needle", &words, false, &item->needle) &&
-           make_question(k, question, plain.data, item) && find_said(k, item, plain.data);
+    good = good && encode_words(k, "needle", &words, false, &fact->needle) &&
+           make_question(k, question, plain.data, fact) && find_said(k, fact, plain.data);
     free(words.data);
-    texts[f->items - 1] = plain.data;
-    k->texts->items = f->items;
+    texts[f->facts - 1] = plain.data;
+    k->texts->facts = f->facts;
     return good;
 }
 
@@ -263,7 +263,7 @@ static bool add_object(words_making *k, const json_t *object, int number)
                  names[i][0], i ? " (or under the names that other sets have)" : "");
         return false;
     }
-    return add_item(k, text[0], text[1], text[2]);
+    return add_fact(k, text[0], text[1], text[2]);
 }
 
 static bool read_set(words_making *k)
@@ -313,13 +313,13 @@ static bool make_frame(words_making *k)
     return chat_frame(layout, k->wish->system, &k->before, &k->after) || no_text_memory(k);
 }
 
-static bool read_asked_item(words_making *k)
+static bool read_asked_fact(words_making *k)
 {
     const char *const given[] = {k->wish->needle, k->wish->question, k->wish->answer};
     char *text[3] = {NULL};
     bool good = true;
     for (int i = 0; good && i < 3; i++) good = (text[i] = given_text(k, given[i])) != NULL;
-    good = good && add_item(k, text[0], text[1], text[2]);
+    good = good && add_fact(k, text[0], text[1], text[2]);
     for (int i = 0; i < 3; i++) free(text[i]);
     return good;
 }
@@ -333,7 +333,7 @@ bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_byt
     out->reply = REPLY;
     k.texts->tokenizer = tokenizer_open(w->dir, why, why_bytes);
     bool good = k.texts->tokenizer && make_frame(&k) && make_prefix(&k) && make_haystack(&k) &&
-                (w->set ? read_set(&k) : read_asked_item(&k));
+                (w->set ? read_set(&k) : read_asked_fact(&k));
     free(k.before.data);
     free(k.after.data);
     return good;
@@ -350,14 +350,14 @@ static bool spell(const foreign_texts *t, const uint32_t *ids, int64_t count, bo
     return good && decoder_end(&d, out);
 }
 
-char *words_reply(const foreign_texts *t, int32_t item, const uint32_t *ids, int64_t count,
+char *words_reply(const foreign_texts *t, int32_t fact, const uint32_t *ids, int64_t count,
                   bool *contains)
 {
     text said = {0};
     int64_t n = 0;
     while (n < count && ids[n] != t->end) n++;
     bool good = spell(t, ids, n, true, &said) && text_add(&said, "", 1);
-    *contains = good && strcasestr(said.data, t->answer[item]);
+    *contains = good && strcasestr(said.data, t->answer[fact]);
     if (good) return said.data;
     free(said.data);
     return NULL;
@@ -381,15 +381,15 @@ bool words_again(const foreign_texts *t, const id_list *prompt, const id_list *n
     return good;
 }
 
-bool foreign_find(foreign_item *item)
+bool foreign_find(foreign_fact *fact)
 {
-    const id_list *a = &item->answer, *n = &item->needle;
-    item->said = 0;
-    item->said_count = n->count;
+    const id_list *a = &fact->answer, *n = &fact->needle;
+    fact->said = 0;
+    fact->said_count = n->count;
     for (int64_t i = 0; i + a->count <= n->count; i++)
         if (memcmp(n->ids + i, a->ids, (size_t)a->count * sizeof *a->ids) == 0) {
-            item->said = i;
-            item->said_count = a->count;
+            fact->said = i;
+            fact->said_count = a->count;
             return true;
         }
     return false;

@@ -22,10 +22,10 @@ static void make_kv_head(run_task *t, int32_t layer, int32_t head, int64_t at, i
             mine = banyan_plan_owner(t->plan, 0, layer, head, block) == t->j->rank;
         }
         if (!mine) continue;
-        int64_t slot = (int64_t)i * s->kv_heads + head;
-        data_row(k + slot * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
+        int64_t vector = (int64_t)i * s->kv_heads + head;
+        data_row(k + vector * s->key_dim, t->seed, DATA_K, layer, at + i, head, s->key_dim);
         if (v)
-            data_row(v + slot * s->value_dim, t->seed, DATA_V, layer, at + i, head,
+            data_row(v + vector * s->value_dim, t->seed, DATA_V, layer, at + i, head,
                      s->value_dim);
     }
 }
@@ -75,9 +75,9 @@ static void take_rows(run_task *t, int32_t layer, int64_t at, int32_t rows)
         if (sample->layer != layer || sample->token < at || sample->token >= at + rows)
             continue;
         if (!is_output_here(t, layer, sample->head) || sample->checker != t->j->rank) continue;
-        int64_t slot = (sample->token - at) * s->heads + sample->head;
-        memcpy(sample->out, out + slot * s->value_dim, (size_t)s->value_dim * sizeof(float));
-        sample->lse = lse[slot];
+        int64_t vector = (sample->token - at) * s->heads + sample->head;
+        memcpy(sample->out, out + vector * s->value_dim, (size_t)s->value_dim * sizeof(float));
+        sample->lse = lse[vector];
         sample->taken = true;
     }
 }

@@ -37,9 +37,9 @@ static void make_head(const making *m, int32_t head)
     const int64_t first = m->c->q_rows == 1 ? scale_row(m->c->tokens - 1) : 0;
     const uint64_t seed = m->c->t->seed;
     for (int64_t i = 0; i < m->rows; i++) {
-        int64_t slot = i * s->kv_heads + head, token = scale_row(i);
-        data_row(m->c->k + slot * s->key_dim, seed, DATA_K, 0, token, head, s->key_dim);
-        data_row(m->c->v + slot * s->value_dim, seed, DATA_V, 0, token, head, s->value_dim);
+        int64_t vector = i * s->kv_heads + head, token = scale_row(i);
+        data_row(m->c->k + vector * s->key_dim, seed, DATA_K, 0, token, head, s->key_dim);
+        data_row(m->c->v + vector * s->value_dim, seed, DATA_V, 0, token, head, s->value_dim);
     }
     for (int64_t i = 0; i < m->c->q_rows; i++)
         for (int32_t h = head * group; h < (head + 1) * group; h++) {

@@ -54,8 +54,8 @@ typedef enum scale_mode { SCALE_STRONG, SCALE_WEAK, SCALE_WEAK_WORK, SCALE_NODES
 
 /* A rank of the job, as far as others must know it. */
 typedef struct scale_rank {
-    uint64_t
-        machine; /* the same for ranks that share one kernel, whatever their nodes are called */
+    /* The same for ranks that share one kernel, whatever their nodes are called. */
+    uint64_t machine;
     int32_t cores; /* of that machine */
     int32_t node;
 } scale_rank;

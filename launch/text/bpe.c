@@ -24,13 +24,13 @@ static size_t join_hash(uint32_t a, uint32_t b)
 static bool find_joins(bpe *b)
 {
     size_t bits = 1 << 16;
-    while (bits < 8 * b->merges.slots) bits *= 2;
+    while (bits < 8 * b->merges.buckets) bits *= 2;
     b->join_mask = bits - 1;
     b->joins = calloc(bits / 64, sizeof *b->joins);
     if (!b->joins) return false;
     b->cuts = true;
-    for (size_t s = 0; s < b->merges.slots; s++) {
-        const merge *m = &b->merges.slot[s];
+    for (size_t s = 0; s < b->merges.buckets; s++) {
+        const merge *m = &b->merges.bucket[s];
         if (m->rank < 0) continue;
         const token *left = &b->vocab.token[m->left], *right = &b->vocab.token[m->right];
         if (left->byte >= 0 || right->byte >= 0 || b->vocab.token[m->id].byte >= 0) {
@@ -56,8 +56,8 @@ bool bpe_make(bpe *b)
 void bpe_free(bpe *b)
 {
     free(b->vocab.token);
-    free(b->vocab.slot);
-    free(b->merges.slot);
+    free(b->vocab.bucket);
+    free(b->merges.bucket);
     free(b->joins);
     free(b->kept);
     free(b->symbol);

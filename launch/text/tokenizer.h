@@ -63,8 +63,8 @@ size_t scan_digits(const uint8_t *classes, bool single, const char *s, size_t n)
 /* ---- vocab.c -------------------------- */
 
 typedef struct token {
-    const char
-        *data; /* what it stands for: bytes, or characters before the decoder's changes */
+    /* What it stands for: bytes, or characters before the decoder's changes. */
+    const char *data;
     uint32_t bytes;
     bool is_known, is_special, is_added; /* added: data is its own */
     int16_t byte;                        /* of a byte token, <0x0A>; -1 */
@@ -73,8 +73,8 @@ typedef struct token {
 typedef struct vocab {
     token *token; /* [ids] */
     int32_t ids;
-    uint32_t *slot; /* [slots] id + 1, by hash of what merging can reach */
-    size_t slots;
+    uint32_t *bucket; /* [buckets] id + 1, by hash of what merging can reach */
+    size_t buckets;
 } vocab;
 int64_t vocab_find(const vocab *v, const char *data, size_t bytes); /* -1: not there */
 bool vocab_index(vocab *v, size_t count); /* make room for `count` in the hash table */
@@ -83,11 +83,11 @@ uint64_t hash_bytes(const char *data, size_t bytes);
 
 typedef struct merge {
     uint32_t left, right, id;
-    int32_t rank; /* -1: an empty slot */
+    int32_t rank; /* -1: an empty bucket */
 } merge;
 typedef struct merges {
-    merge *slot;
-    size_t slots;
+    merge *bucket;
+    size_t buckets;
 } merges;
 bool merges_make(merges *m, size_t count);
 /* A pair that comes twice has its last rank, as there. */

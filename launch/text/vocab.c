@@ -21,44 +21,44 @@ uint64_t hash_bytes(const char *data, size_t bytes)
     return h ^ h >> 32;
 }
 
-static size_t slots_for(size_t count)
+static size_t buckets_for(size_t count)
 {
-    size_t slots = 16;
-    while (slots < 2 * count) slots *= 2;
-    return slots;
+    size_t buckets = 16;
+    while (buckets < 2 * count) buckets *= 2;
+    return buckets;
 }
 
 bool vocab_index(vocab *v, size_t count)
 {
-    v->slots = slots_for(count);
-    v->slot = calloc(v->slots, sizeof *v->slot);
-    return v->slot != NULL;
+    v->buckets = buckets_for(count);
+    v->bucket = calloc(v->buckets, sizeof *v->bucket);
+    return v->bucket != NULL;
 }
 
 void vocab_enter(vocab *v, uint32_t id)
 {
     const token *t = &v->token[id];
-    size_t s = hash_bytes(t->data, t->bytes) & (v->slots - 1);
-    while (v->slot[s]) s = (s + 1) & (v->slots - 1);
-    v->slot[s] = id + 1;
+    size_t s = hash_bytes(t->data, t->bytes) & (v->buckets - 1);
+    while (v->bucket[s]) s = (s + 1) & (v->buckets - 1);
+    v->bucket[s] = id + 1;
 }
 
 int64_t vocab_find(const vocab *v, const char *data, size_t bytes)
 {
-    for (size_t s = hash_bytes(data, bytes) & (v->slots - 1); v->slot[s];
-         s = (s + 1) & (v->slots - 1)) {
-        const token *t = &v->token[v->slot[s] - 1];
-        if (t->bytes == bytes && !memcmp(t->data, data, bytes)) return v->slot[s] - 1;
+    for (size_t s = hash_bytes(data, bytes) & (v->buckets - 1); v->bucket[s];
+         s = (s + 1) & (v->buckets - 1)) {
+        const token *t = &v->token[v->bucket[s] - 1];
+        if (t->bytes == bytes && !memcmp(t->data, data, bytes)) return v->bucket[s] - 1;
     }
     return -1;
 }
 
 bool merges_make(merges *m, size_t count)
 {
-    m->slots = slots_for(count);
-    m->slot = malloc(m->slots * sizeof *m->slot);
-    for (size_t s = 0; m->slot && s < m->slots; s++) m->slot[s].rank = -1;
-    return m->slot != NULL;
+    m->buckets = buckets_for(count);
+    m->bucket = malloc(m->buckets * sizeof *m->bucket);
+    for (size_t s = 0; m->bucket && s < m->buckets; s++) m->bucket[s].rank = -1;
+    return m->bucket != NULL;
 }
 
 static size_t pair_hash(uint32_t left, uint32_t right)
@@ -69,16 +69,16 @@ static size_t pair_hash(uint32_t left, uint32_t right)
 
 void merges_enter(merges *m, uint32_t left, uint32_t right, uint32_t id, int32_t rank)
 {
-    size_t s = pair_hash(left, right) & (m->slots - 1);
-    while (m->slot[s].rank >= 0 && (m->slot[s].left != left || m->slot[s].right != right))
-        s = (s + 1) & (m->slots - 1);
-    m->slot[s] = (merge){left, right, id, rank};
+    size_t s = pair_hash(left, right) & (m->buckets - 1);
+    while (m->bucket[s].rank >= 0 && (m->bucket[s].left != left || m->bucket[s].right != right))
+        s = (s + 1) & (m->buckets - 1);
+    m->bucket[s] = (merge){left, right, id, rank};
 }
 
 const merge *merges_find(const merges *m, uint32_t left, uint32_t right)
 {
-    for (size_t s = pair_hash(left, right) & (m->slots - 1); m->slot[s].rank >= 0;
-         s = (s + 1) & (m->slots - 1))
-        if (m->slot[s].left == left && m->slot[s].right == right) return &m->slot[s];
+    for (size_t s = pair_hash(left, right) & (m->buckets - 1); m->bucket[s].rank >= 0;
+         s = (s + 1) & (m->buckets - 1))
+        if (m->bucket[s].left == left && m->bucket[s].right == right) return &m->bucket[s];
     return NULL;
 }

@@ -161,7 +161,7 @@ static double compare_exact(const trial &t, bound b, const std::vector<double> &
 
 /* One vector: |error| / bound. Kernels round q and weights to bf16 at worst (rounds: 2^-8 each;
  * fp16 is finer, and the weights below 2^-40 that it drops are far below 2^-8). Each rescale by
- * a new maximum, by the merge of the warps and by the combine of the slots is one of
+ * a new maximum, by the merge of the warps and by the combine of the partials is one of
  * `combines`. */
 static double compare(const trial &t, const results &r, int head, int row)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The split of tiles over workers: every block once, in order, within the room that was
- * promised; slots that a combine can walk in order; and runs as short as any contiguous split
- * has. */
+ * promised; partials that a combine can walk in order; and runs as short as any contiguous
+ * split has. */
 #include "attention/cuda/split.h"
 #include "tests/test.h"
 
 enum { MOST_TILES = 600, MOST_WORKERS = 300 };
 
 typedef struct result {
-    cuda_item item[MOST_TILES + MOST_WORKERS];
-    int32_t first_item[MOST_WORKERS + 2];
+    cuda_portion portion[MOST_TILES + MOST_WORKERS];
+    int32_t first_portion[MOST_WORKERS + 2];
     cuda_cut cut[MOST_WORKERS];
     cuda_split split;
 } result;
@@ -19,54 +19,54 @@ static void run(const int32_t *blocks, int32_t tiles, int32_t workers, cuda_spli
                 result *r)
 {
     memset(r, 0x5a, sizeof(*r));
-    r->split.item = r->item;
-    r->split.first_item = r->first_item;
+    r->split.portion = r->portion;
+    r->split.first_portion = r->first_portion;
     r->split.cut = r->cut;
     banyan_cuda_split(blocks, tiles, workers, costs, &r->split);
-    CHECK(r->split.items <= cuda_split_items(tiles, workers));
-    CHECK(r->split.slots <= cuda_split_slots(tiles, workers));
+    CHECK(r->split.portions <= cuda_split_portions(tiles, workers));
+    CHECK(r->split.partials <= cuda_split_partials(tiles, workers));
     CHECK(r->split.cuts <= cuda_split_cuts(tiles, workers));
     CHECK(r->split.workers <= workers);
-    CHECK(r->first_item[r->split.workers + 1] == 0x5a5a5a5a);
-    CHECK(r->item[r->split.items].tile == 0x5a5a5a5a);
+    CHECK(r->first_portion[r->split.workers + 1] == 0x5a5a5a5a);
+    CHECK(r->portion[r->split.portions].tile == 0x5a5a5a5a);
 }
 
 /* Lists are covered from end to end, and cuts tell where the partials are. */
 static void check_cover(const int32_t *blocks, int32_t tiles, const result *r)
 {
-    int32_t item = 0, slot = 0, cut = 0;
+    int32_t portion = 0, partial = 0, cut = 0;
     for (int32_t tile = 0; tile < tiles; tile++) {
-        int32_t done = 0, first = item;
+        int32_t done = 0, first = portion;
         do {
-            CHECK(item < r->split.items && r->item[item].tile == tile);
-            if (item >= r->split.items) return;
-            CHECK(r->item[item].first == done);
-            CHECK(r->item[item].count > 0 || blocks[tile] == 0);
-            done += r->item[item++].count;
+            CHECK(portion < r->split.portions && r->portion[portion].tile == tile);
+            if (portion >= r->split.portions) return;
+            CHECK(r->portion[portion].first == done);
+            CHECK(r->portion[portion].count > 0 || blocks[tile] == 0);
+            done += r->portion[portion++].count;
         } while (done < blocks[tile]);
         CHECK(done == blocks[tile]);
-        if (item - first == 1) {
-            CHECK(r->item[first].slot == -1);
+        if (portion - first == 1) {
+            CHECK(r->portion[first].partial == -1);
             continue;
         }
-        CHECK(cut < r->split.cuts && r->cut[cut].tile == tile && r->cut[cut].slot == slot &&
-              r->cut[cut].slots == item - first);
-        for (int32_t i = first; i < item; i++) CHECK(r->item[i].slot == slot++);
+        CHECK(cut < r->split.cuts && r->cut[cut].tile == tile &&
+              r->cut[cut].partial == partial && r->cut[cut].partials == portion - first);
+        for (int32_t i = first; i < portion; i++) CHECK(r->portion[i].partial == partial++);
         cut++;
     }
-    CHECK(item == r->split.items && slot == r->split.slots && cut == r->split.cuts);
+    CHECK(portion == r->split.portions && partial == r->split.partials && cut == r->split.cuts);
 }
 
-/* Workers have runs of items, none empty, none longer than said; returns the longest. */
+/* Workers have runs of portions, none empty, none longer than said; returns the longest. */
 static int64_t check_runs(const result *r, int32_t start)
 {
     int64_t longest = 0;
-    CHECK(r->first_item[0] == 0 && r->first_item[r->split.workers] == r->split.items);
+    CHECK(r->first_portion[0] == 0 && r->first_portion[r->split.workers] == r->split.portions);
     for (int32_t w = 0; w < r->split.workers; w++) {
-        CHECK(r->first_item[w] < r->first_item[w + 1]);
+        CHECK(r->first_portion[w] < r->first_portion[w + 1]);
         int64_t cost = 0;
-        for (int32_t i = r->first_item[w]; i < r->first_item[w + 1]; i++)
-            cost += (int64_t)start + r->item[i].count;
+        for (int32_t i = r->first_portion[w]; i < r->first_portion[w + 1]; i++)
+            cost += (int64_t)start + r->portion[i].count;
         if (cost > longest) longest = cost;
     }
     CHECK(longest == r->split.longest);
@@ -134,7 +134,7 @@ static void test_drawn(void)
     }
 }
 
-/* Several parts: each is cut as it is alone, and runs are equal but for an item. */
+/* Several parts: each is cut as it is alone, and runs are equal but for a portion. */
 static void test_parts(void)
 {
     enum { PARTS = 8, MOST = 6 };
@@ -145,32 +145,33 @@ static void test_parts(void)
     for (int trial = 0; trial < 500; trial++) {
         const int32_t workers = 1 + (int32_t)test_below(&random, 20);
         const cuda_split_costs costs = {1 + (int32_t)test_below(&random, 3), 4, 4};
-        int32_t tiles[PARTS], first = 0, items = 0, slots = 0, cuts = 0, largest = 0;
+        int32_t tiles[PARTS], first = 0, portions = 0, partials = 0, cuts = 0, largest = 0;
         int64_t total = 0;
         for (int32_t p = 0; p < PARTS; p++) tiles[p] = (int32_t)test_below(&random, MOST);
         for (int32_t i = 0; i < most; i++) blocks[i] = (int32_t)test_below(&random, 300);
-        all.split =
-            (cuda_split){.item = all.item, .first_item = all.first_item, .cut = all.cut};
+        all.split = (cuda_split){
+            .portion = all.portion, .first_portion = all.first_portion, .cut = all.cut};
         banyan_cuda_split_parts(blocks, tiles, PARTS, workers, costs, &all.split);
         for (int32_t p = 0; p < PARTS; first += tiles[p++]) {
             run(blocks + first, tiles[p], workers, costs, &one);
-            for (int32_t i = 0; i < one.split.items; i++, items++) {
-                const cuda_item *a = &all.item[items], *b = &one.item[i];
+            for (int32_t i = 0; i < one.split.portions; i++, portions++) {
+                const cuda_portion *a = &all.portion[portions], *b = &one.portion[i];
                 CHECK(a->tile == b->tile + first && a->first == b->first &&
                       a->count == b->count);
-                CHECK(a->slot == (b->slot < 0 ? -1 : b->slot + slots));
+                CHECK(a->partial == (b->partial < 0 ? -1 : b->partial + partials));
                 total += costs.start + b->count;
                 if (b->count > largest) largest = b->count;
             }
             for (int32_t i = 0; i < one.split.cuts; i++, cuts++)
                 CHECK(all.cut[cuts].tile == one.cut[i].tile + first &&
-                      all.cut[cuts].slot == one.cut[i].slot + slots &&
-                      all.cut[cuts].slots == one.cut[i].slots);
-            slots += one.split.slots;
+                      all.cut[cuts].partial == one.cut[i].partial + partials &&
+                      all.cut[cuts].partials == one.cut[i].partials);
+            partials += one.split.partials;
         }
-        CHECK(all.split.items == items && all.split.slots == slots && all.split.cuts == cuts);
+        CHECK(all.split.portions == portions && all.split.partials == partials &&
+              all.split.cuts == cuts);
         CHECK(all.split.workers <= workers);
-        if (items)
+        if (portions)
             CHECK(check_runs(&all, costs.start) <=
                   (total + workers - 1) / workers + costs.start + largest);
     }
@@ -181,16 +182,16 @@ static void test_edges(void)
     static result r;
     const cuda_split_costs costs = {2, 8, 4};
     run(NULL, 0, 132, costs, &r); /* nothing at all */
-    CHECK(r.split.items == 0 && r.split.workers == 0 && r.split.cuts == 0);
+    CHECK(r.split.portions == 0 && r.split.workers == 0 && r.split.cuts == 0);
 
     const int32_t empty[] = {0, 0, 0};
     check_all(empty, 3, 132, costs);
     run(empty, 3, 132, costs, &r);
-    CHECK(r.split.items == 3 && r.split.slots == 0);
+    CHECK(r.split.portions == 3 && r.split.partials == 0);
 
     const int32_t one[] = {1};
     run(one, 1, 132, costs, &r); /* not more workers than blocks */
-    CHECK(r.split.workers == 1 && r.split.items == 1 && r.item[0].slot == -1);
+    CHECK(r.split.workers == 1 && r.split.portions == 1 && r.portion[0].partial == -1);
 
     const int32_t small[] = {9, 9, 9, 9}; /* whole tiles, no combine */
     run(small, 4, 132, costs, &r);

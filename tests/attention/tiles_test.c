@@ -166,22 +166,23 @@ static void read_work(const cuda_tiles *tiles, const cuda_work *work)
                 read_entry(tiles, work, entries * step + j, mode, j);
 }
 
-/* Subtiles cover each strip's vectors; a tile that was cut has consecutive slots and steps. */
-static void check_items(const cuda_tiles *tiles)
+/* Subtiles cover each strip's vectors; a tile that was cut has consecutive partials and
+ * steps. */
+static void check_portions(const cuda_tiles *tiles)
 {
-    int64_t vectors = 0, slots = 0, cuts = 0;
-    CHECK(tiles->first_item[0] == 0 && tiles->first_item[tiles->runs] == tiles->items);
+    int64_t vectors = 0, partials = 0, cuts = 0;
+    CHECK(tiles->first_portion[0] == 0 && tiles->first_portion[tiles->runs] == tiles->portions);
     for (int32_t r = 0; r < tiles->runs; r++)
-        CHECK(tiles->first_item[r] < tiles->first_item[r + 1]);
-    for (int32_t i = 0; i < tiles->items; i++) {
+        CHECK(tiles->first_portion[r] < tiles->first_portion[r + 1]);
+    for (int32_t i = 0; i < tiles->portions; i++) {
         const cuda_work *work = &tiles->work[i];
         const int is_first = work->first_step == 0;
         for (int j = 0; j < CUDA_SUBTILES && is_first; j++) vectors += work->subtile[j].vectors;
-        if (work->slot < 0) continue;
-        CHECK(work->slot == slots++);
+        if (work->partial < 0) continue;
+        CHECK(work->partial == partials++);
         if (is_first) {
             const cuda_cut *cut = &tiles->cut[cuts++];
-            CHECK(cut->tile == i && cut->slot == work->slot && cut->slots > 1);
+            CHECK(cut->tile == i && cut->partial == work->partial && cut->partials > 1);
         } else {
             const cuda_work *before = work - 1;
             CHECK(work->first_step ==
@@ -191,7 +192,7 @@ static void check_items(const cuda_tiles *tiles)
     for (int32_t i = 0; i < trial.batch.strips; i++)
         vectors -= (int64_t)__builtin_popcountll(trial.strip[i].heads) * trial.strip[i].rows;
     CHECK_MSG(vectors == 0, "%d vectors too many", (int)vectors);
-    CHECK(cuts == tiles->cuts && slots == tiles->slots);
+    CHECK(cuts == tiles->cuts && partials == tiles->partials);
 }
 
 static void check_strips(const char *use)
@@ -230,8 +231,8 @@ static int check_plan(const char *use, int32_t workers)
     for (int i = 0; i < 64; i++) CHECK(room[bytes + (size_t)i] == 0x5a);
     CHECK((char *)(tiles.span + tiles.spans) <= room + device_bytes);
     memset(met, 0, sizeof met);
-    check_items(&tiles);
-    for (int32_t i = 0; i < tiles.items; i++) read_work(&tiles, &tiles.work[i]);
+    check_portions(&tiles);
+    for (int32_t i = 0; i < tiles.portions; i++) read_work(&tiles, &tiles.work[i]);
     check_strips(use);
     free(room);
     return tiles.cuts;
@@ -258,8 +259,8 @@ static void check_order(void)
     if (banyan_cuda_tiles_bytes(&trial.limits, &device_bytes) > sizeof room) abort();
     trial.batch.shape.key_dim = trial.batch.shape.value_dim = 1 << 14; /* no two KV heads fit */
     banyan_cuda_tiles(&trial.batch, &trial.limits, room, &tiles);
-    CHECK(tiles.cuts == 0 && tiles.runs == tiles.items);
-    for (int32_t i = 1; i < tiles.items; i++) {
+    CHECK(tiles.cuts == 0 && tiles.runs == tiles.portions);
+    for (int32_t i = 1; i < tiles.portions; i++) {
         const cuda_work *a = &tiles.work[i - 1], *b = &tiles.work[i];
         CHECK(a->table < b->table || (a->table == b->table && steps_of(a) >= steps_of(b)));
     }
@@ -314,7 +315,7 @@ static void check_balance(void)
     int64_t total = 0, most = 0;
     for (int32_t r = 0; r < tiles.runs; r++) {
         int64_t steps = 0;
-        for (int32_t i = tiles.first_item[r]; i < tiles.first_item[r + 1]; i++)
+        for (int32_t i = tiles.first_portion[r]; i < tiles.first_portion[r + 1]; i++)
             steps += steps_of(&tiles.work[i]);
         total += steps;
         if (steps > most) most = steps;

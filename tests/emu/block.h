@@ -102,8 +102,8 @@ struct block {
         *shared_pages; /* SHARED_MOST at shared_pages; ends at a guard page */
     uint32_t shared_bytes;
 
-    uint32_t
-        met[MOST_THREADS / WARP]; /* lanes that have arrived at their warp's full meeting */
+    /* Lanes that have arrived at their warp's full meeting. */
+    uint32_t met[MOST_THREADS / WARP];
     uint32_t groups_met[MOST_THREADS / WARPGROUP];
     named_barrier named[16];
     std::vector<mbarrier> barriers;

@@ -132,8 +132,8 @@ static void check_prompt(const prompt *p)
     for (int t = 0; t < NEEDLE_FIRST; t++) CHECK(p->ids[t] == CONSTRUCTED_BOS);
     for (int64_t t = NEEDLE_FIRST; t < p->count; t++)
         CHECK(p->ids[t] >= CONSTRUCTED_NULLS && p->ids[t] < CONSTRUCTED_VOCAB);
-    for (int i = 0; i < p->items; i++) {
-        const needle_item *n = &p->item[i];
+    for (int i = 0; i < p->facts; i++) {
+        const needle_fact *n = &p->fact[i];
         const uint32_t *at = p->ids + n->first;
         CHECK(at[0] == CONSTRUCTED_KEY && at[4] == CONSTRUCTED_VALUE);
         CHECK(at[9] == CONSTRUCTED_DOT);
@@ -151,7 +151,7 @@ static void test_prompts(void)
     for (int kind = 0; kind < 3; kind++) {
         haystack_wish wish = {.count = 4091,
                               .first = first,
-                              .items = 4,
+                              .facts = 4,
                               .absents = 3,
                               .distractors = kind == 1 ? 4 : 0,
                               .needles = kind == 2,
@@ -165,8 +165,8 @@ static void test_prompts(void)
         /* distractors share a second or a third key word with what is asked */
         int shared = 0;
         for (int64_t t = NEEDLE_FIRST; t < p.count; t++)
-            for (int i = 0; i < p.items; i++)
-                shared += p.ids[t] == p.item[i].key[1] || p.ids[t] == p.item[i].key[2];
+            for (int i = 0; i < p.facts; i++)
+                shared += p.ids[t] == p.fact[i].key[1] || p.ids[t] == p.fact[i].key[2];
         CHECK_MSG(kind == 0 ? shared == 8 : shared > 12, "kind %d: %d", kind, shared);
         prompt_free(&p);
     }
@@ -176,7 +176,7 @@ static void test_prompts(void)
 static void test_uniqueness(void)
 {
     int64_t first[1] = {1000};
-    haystack_wish wish = {.count = 20000, .first = first, .items = 1, .seed = 9};
+    haystack_wish wish = {.count = 20000, .first = first, .facts = 1, .seed = 9};
     prompt p;
     CHECK(prompt_make(&wish, &p, why, sizeof why));
     const uint32_t *n = p.ids + 1000;

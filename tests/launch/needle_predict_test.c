@@ -48,9 +48,9 @@ static bool open_setting(setting *s, const char *context, const char *retrieval,
     }
     int64_t first = answer - NEEDLE_ANSWER;
     haystack_wish wish = {
-        .count = LENGTH - NEEDLE_QUESTION, .first = &first, .items = 1, .seed = 4};
+        .count = LENGTH - NEEDLE_QUESTION, .first = &first, .facts = 1, .seed = 4};
     if (!prompt_make(&wish, &s->p, why, sizeof why)) return false;
-    prompt_question(s->p.item, s->tail);
+    prompt_question(s->p.fact, s->tail);
     predictor_init(&s->v, s->plan, &constructed);
     predictor_read(&s->v, &s->p, s->tail);
     return true;
@@ -73,7 +73,7 @@ static void close_setting(setting *s)
 static outcome ask(setting *s)
 {
     int32_t undecided;
-    return predictor_answer(&s->v, s->p.item, LENGTH - 1, NULL, s->saw, &undecided);
+    return predictor_answer(&s->v, s->p.fact, LENGTH - 1, NULL, s->saw, &undecided);
 }
 
 static int heads_that_saw(const setting *s, int token)
