@@ -57,7 +57,8 @@ PTX_FN void read_exact_list(const decode_call &call, int stages, const cuda_port
     ahead.now = ahead_entry(portion, ahead.cursor, lane);
     ahead.next = ahead_entry(portion, ahead.cursor, 32 + lane);
     for (int i = 0; i < stages - 1; i++) bring(i, pick(ahead, 0, i));
-    put_exact_q<B>(call, strip);
+    put_wide_q<B, B::DIM, exact_plan<B>::ROWS, exact_plan<B>::WARPS>(
+        call, strip, exact_notes_of_block<B>().factor);
     for (int i = 0; i < portion.count; i++) {
         const int more = i + stages - 1;
         if (i && i % 32 == 0) {

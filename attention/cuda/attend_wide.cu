@@ -57,7 +57,8 @@ PTX_FN void read_wide_list(const decode_call &call, int stages, const cuda_porti
     ahead.now = ahead_entry(portion, ahead.cursor, lane);
     ahead.next = ahead_entry(portion, ahead.cursor, 32 + lane);
     for (int i = 0; i < stages - 1; i++) bring(i, i, pick(ahead, 0, i / EACH));
-    put_q<B, TILES>(call, strip);
+    put_wide_q<B, B::KEY, wide_plan<B, TILES>::ROWS, wide_plan<B, TILES>::WARPS>(
+        call, strip, notes_of_block<B, TILES>().factor);
     int stage = 0, filled = stages - 1;
     for (int i = 0; i < steps; i++) {
         const int block = i / EACH, more = i + stages - 1;

@@ -12,6 +12,7 @@
 #include "attention/cuda/decode_rows.h"
 #include "attention/cuda/exact_sum.h"
 #include "attention/cuda/exact_tile.h"
+#include "attention/cuda/wide_q.h"
 
 enum { EXACT_MOST_STAGES = 4 };
 
@@ -65,46 +66,6 @@ struct exact_block {
     int unit[2];         /* of o alone, log2 */
     bool counts[2];      /* something was seen, and l is a number */
 };
-
-/* q of a strip to shared memory, a warp for each vector; of those that are not there, zeros. */
-template <typename B>
-PTX_FN void put_exact_q(const decode_call &call, const banyan_strip *strip)
-{
-    typedef typename B::number T;
-    typedef exact_plan<B> P;
-    const int lane = (int)threadIdx.x % 32, EACH = (B::DIM + 63) / 64;
-    const uint32_t q = shared_address(dynamic_shared());
-    for (int vector = (int)threadIdx.x / 32; vector < P::ROWS; vector += P::WARPS) {
-        const bool is_there = vector < vectors_of(strip);
-        const int head = is_there ? head_of(strip, vector) : 0;
-        const int64_t row = is_there ? row_of(strip, vector) : 0;
-        const int64_t at = (row * call.heads + head) * B::DIM;
-        float x[EACH][2], most = 0, largest = 1, factor = 1;
-#pragma unroll
-        for (int i = 0; i < EACH; i++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int d = i * 64 + lane * 2 + e;
-                x[i][e] =
-                    is_there && d < B::DIM ? load_number(call.q, at + d, call.in_dtype) : 0;
-                most = fmaxf(most, fabsf(x[i][e]));
-            }
-        if (divides_q(T())) {
-            for (int other = 16; other > 0; other /= 2)
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
-            largest = power_below(most);
-            factor = power_inverse(largest);
-        }
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int d = i * 64 + lane * 2;
-            if (d < B::DIM)
-                shared_store(q + wide_at(P::ROWS, vector, B::column_of(d)),
-                             pack2(x[i][0] * factor, x[i][1] * factor, T()));
-        }
-        if (lane == 0) exact_notes_of_block<B>().factor[vector] = call.scale * largest;
-    }
-}
 
 template <typename B> PTX_FN void begin_exact(const banyan_strip *strip, exact_rows &rows)
 {

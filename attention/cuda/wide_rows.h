@@ -5,7 +5,7 @@
 
 #include "attention/cuda/decode.h"
 #include "attention/cuda/decode_rows.h"
-#include "attention/cuda/wide_tile.h"
+#include "attention/cuda/wide_q.h"
 
 enum { MOST_STAGES = 4 };
 
@@ -70,42 +70,6 @@ PTX_FN int wide_warp()
 template <int TILES> PTX_FN int own_row(int r, int lane)
 {
     return wide_warp() % TILES * 16 + r * 8 + lane / 4;
-}
-
-/* q of a strip to shared memory, a warp for each vector; of those that are not there, zeros. */
-template <typename B, int TILES>
-PTX_FN void put_q(const decode_call &call, const banyan_strip *strip)
-{
-    typedef typename B::number T;
-    typedef wide_plan<B, TILES> P;
-    const int lane = (int)threadIdx.x % 32;
-    const uint32_t q = shared_address(dynamic_shared());
-    for (int vector = wide_warp(); vector < P::ROWS; vector += P::WARPS) {
-        const bool is_there = vector < vectors_of(strip);
-        const int head = is_there ? head_of(strip, vector) : 0;
-        const int64_t row = is_there ? row_of(strip, vector) : 0;
-        const int64_t at = (row * call.heads + head) * B::KEY;
-        float x[B::KEY / 64][2], most = 0, largest = 1, factor = 1;
-#pragma unroll
-        for (int i = 0; i < B::KEY / 64; i++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int64_t d = at + i * 64 + lane * 2 + e;
-                x[i][e] = is_there ? load_number(call.q, d, call.in_dtype) : 0;
-                most = fmaxf(most, fabsf(x[i][e]));
-            }
-        if (divides_q(T())) {
-            for (int other = 16; other > 0; other /= 2)
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
-            largest = power_below(most);
-            factor = power_inverse(largest);
-        }
-#pragma unroll
-        for (int i = 0; i < B::KEY / 64; i++)
-            shared_store(q + wide_at(P::ROWS, vector, B::column_of(i * 64 + lane * 2)),
-                         pack2(x[i][0] * factor, x[i][1] * factor, T()));
-        if (lane == 0) notes_of_block<B, TILES>().factor[vector] = call.scale * largest;
-    }
 }
 
 template <typename B, int TILES>
