@@ -12,7 +12,7 @@
 static const flag flags[] = {
     {"model", "DIR", "needle.model", "checkpoint; default: the constructed model"},
     {"model-dir", "DIR", NULL,
-     "where the constructed model is written; default: by the results"},
+     "where the constructed model is written; default: by the results, or here"},
     {"lengths", "N,N,..", "needle.length", "context lengths in tokens, 64k,1m"},
     {"depths", "N", "needle.depths", "needles per length"},
     {"depth-mode", "MODE", "needle.depth_mode", "stratified, jittered, linear or border"},
@@ -39,7 +39,8 @@ static const flag flags[] = {
      "a snapshot of the haystack as it is read; a job that was ended goes on from it, on\n"
      "                         any number of ranks"},
     {"every", "N", NULL, "tokens from one snapshot to the next, default 64k"},
-    {"results", "FILE", "needle.results", "JSON lines, a cell each; a second run resumes"},
+    {"results", "FILE", "needle.results",
+     "JSON lines, a cell each, that a second run resumes; default: none is written"},
     {"csv", "OUTPUT", "needle.csv", "the same as a table"},
     {"svg", "OUTPUT", "needle.svg", "heat map"},
     {"colour", "WHEN", NULL, "auto, always or never"},
@@ -224,7 +225,8 @@ static int finish(const job *j, setup *s)
         unequal = summary_unequal(all, &s->wish) > 0;
         if (unequal)
             say_error(j, "%lld cells are not as predicted: see \"equal\" in %s",
-                      (long long)summary_unequal(all, &s->wish), s->results);
+                      (long long)summary_unequal(all, &s->wish),
+                      s->results ? s->results : "what --results FILE writes");
     }
     int code = write_text(j, s, n ? n->csv : NULL, true);
     if (!code) code = write_text(j, s, job_text(j, "json"), false);

@@ -58,7 +58,7 @@ static bool read_wish(const job *j, setup *s)
     w->depths = n && n->has_depths ? n->depths : 10;
     w->trials = n && n->has_trials ? n->trials : 1;
     w->seed = n && n->has_seed ? n->seed : 1;
-    s->results = n && n->results ? n->results : "results.jsonl";
+    s->results = n ? n->results : NULL;
     const char *every = job_text(j, "every");
     w->checkpoint = job_text(j, "checkpoint");
     w->every = 65536;
@@ -172,16 +172,14 @@ int setup_model(const job *j, setup *s)
     if (n && n->model) {
         snprintf(s->dir, sizeof s->dir, "%s", n->model);
     } else {
-        const char *given = job_text(j, "model-dir"), *slash = strrchr(s->results, '/');
-        int parent = slash ? (int)(slash - s->results) : 0;
+        const char *given = job_text(j, "model-dir"), *results = s->results ? s->results : "";
+        const char *slash = strrchr(results, '/');
         if (given)
             snprintf(s->dir, sizeof s->dir, "%s", given);
         else
-            snprintf(s->dir, sizeof s->dir, "%.*s%sconstructed_h%d_g%d_%lld_%s", parent,
-                     s->results, slash ? "/" : "", want.heads, want.kv_heads,
+            snprintf(s->dir, sizeof s->dir, "%.*sconstructed_h%d_g%d_%lld_%s",
+                     slash ? (int)(slash - results) + 1 : 0, results, want.heads, want.kv_heads,
                      (long long)want.max_tokens, banyan_dtype_name(want.dtype));
-        if (!given && slash == s->results)
-            memmove(s->dir + 1, s->dir, strlen(s->dir) + 1), s->dir[0] = '/';
         if (!given && want.layers != 2) {
             const size_t used = strlen(s->dir);
             snprintf(s->dir + used, sizeof s->dir - used, "_l%d_r%d", want.layers,

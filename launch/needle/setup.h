@@ -18,9 +18,9 @@ typedef struct setup {
     char *context, *retrieval, *patterns; /* cut up; rules and wish point into them */
     const char *pattern[MOST_PATTERNS];
     char dir[4096];
-    uint64_t digest; /* of the checkpoint that is there, on rank 0 */
-    const char *results;
-    int64_t length[2]; /* when none were given */
+    uint64_t digest;     /* of the checkpoint that is there, on rank 0 */
+    const char *results; /* a file that a second run resumes; NULL: none */
+    int64_t length[2];   /* when none were given */
 } setup;
 
 /* Each says what was wrong; an exit code, the same on every rank. First what is asked, from
