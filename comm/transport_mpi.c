@@ -67,7 +67,9 @@ static banyan_status initialise(const void *native, int *finalise)
 }
 
 /* Before there is a comm to agree on: PEER where another rank's status is not OK, with that
- * rank's words: a launcher may end a rank before it has said them. */
+ * rank's words: a launcher may end a rank before it has said them. By MPI's collectives, since
+ * ours have a message for each pair of ranks: a job that needs none of them never has so
+ * many. */
 static banyan_status agree_early(MPI_Comm base, int rank, banyan_status mine)
 {
     char why[256] = "";
@@ -94,7 +96,8 @@ static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
     if (!error) error = MPI_Allgather(&own, 1, MPI_INT32_T, node, 1, MPI_INT32_T, state->comm);
     if (near != MPI_COMM_NULL) MPI_Comm_free(&near);
     if (error) return banyan_mpi_fail(state, "finding the ranks of this node", error);
-    return banyan_comm_agree(comm, banyan_topology_make(node, comm->size, &comm->topology));
+    return agree_early(state->comm, comm->rank,
+                       banyan_topology_make(node, comm->size, &comm->topology));
 }
 
 /* MPI_Finalize waits for everyone and knows no time limit: do they all come to the end? */
