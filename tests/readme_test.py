@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """readme_test.py SOURCE BUILD PYTHON MODEL: runs the commands of README.md, CONTRIBUTING.md and every folder's
 README.md as they stand, in a folder where `build`, `launch`, `configs` and `tests` are where a newcomer has
-them. A command is an indented line that begins with a program; in CONTRIBUTING.md, words in backquotes that do.
-Lines before it that go somewhere or set a variable hold for the rest of their paragraph, and lines further in
-behind a shell are typed into it. DIR is MODEL (launch/smollm makes one), text files the licence, `python`
-PYTHON, which has torch.
+them. A command is an indented line that begins with a program; in CONTRIBUTING.md and in tables, words in
+backquotes that do and are no folder. Lines that go somewhere or set a variable hold for the rest of their text,
+as in the shell of who reads it, and lines further in behind a shell are typed into it, one every two seconds.
+DIR is MODEL (launch/smollm makes one), text files the licence, `python` PYTHON, which has torch.
 
 Left out, and said so: what other tests run (in a new Debian: README's first two; tests/install), what needs a
 GPU, what takes hours, and, where there is no MODEL, what needs one. A line with `..` stands for many, and is
@@ -17,9 +17,9 @@ import sys
 import tempfile
 import time
 
-PROGRAM = re.compile(r"([A-Z]+=\S+ )*(build/banyan|banyan|launch/\w+|(\.\./)?tests/[\w/]+|cmake|mpirun|pip|ctest|"
+PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(build/(tests/)?\w+|banyan|launch/[\w-]+|(\.\./)?tests/[\w/.]+|cmake|mpirun|pip|ctest|"
                      r"apt-get|\$c) ")
-SETTING = re.compile(r"cd \S+$|\w+=\S+$")
+SETTING = re.compile(r"cd \S+$|(export )?\w+=\S+$")
 ELSEWHERE = {
     r"launch/quickstart": "tests/bare",
     r"tests/run|tests/python/run": "tests/bare, .ci/run",
@@ -27,7 +27,7 @@ ELSEWHERE = {
     r"launch/smollm|tests/golden/compare.sh --record": "by hand",
     r"pip": "tests/python",
     r"cmake|apt-get": "a build",
-    r"tests/gpu/run": "a GPU",
+    r"tests/gpu/run|.* --device cuda": "a GPU",
     r"ctest .*-L (full|fuzz)": "half an hour and more, label full",
     r"tests/fuzz/run": "20 minutes",
     r"tests/emu/mutate$": "two hours, label full",
@@ -49,12 +49,18 @@ def commands(path):
     """(what is typed, what a shell that it starts is told)."""
     text = path.read_text(encoding="utf-8")
     if path.name == "CONTRIBUTING.md":
-        for word in re.findall(r"`([^`]+)`", text.replace("\n", " ")):
-            if PROGRAM.match(word + " ") and "NAME" not in word and not re.search(r"\.\w+$", word):
-                yield word, ""
+        quoted = re.findall(r"`([^`]+)`", text.replace("\n", " "))
+    else:
+        rows = "".join(line for line in text.splitlines() if line.startswith("|"))
+        quoted = re.findall(r"`([^`]+)`", rows.replace(r"\|", "|"))
+    for word in dict.fromkeys(quoted):
+        is_file = re.search(r"^\S+\.\w+$", word) or (path.parent / word).is_dir()
+        if PROGRAM.match(word + " ") and word != "banyan" and "NAME" not in word and not is_file:
+            yield word, ""
+    if path.name == "CONTRIBUTING.md":
         return
+    before = ""
     for lines in paragraphs(text):
-        before = ""
         for i, line in enumerate(lines):
             if SETTING.match(line):
                 before += line + " && "
@@ -63,20 +69,22 @@ def commands(path):
                 for further in lines[i + 1:]:
                     if not further.startswith("  "):
                         break
-                    inside.append(before + further.strip() + "\n")
+                    inside.append(further.strip() + "\n")
                 yield before + line, "".join(inside)
 
 
 def run(command, inside, folder, env):
     start = time.monotonic()
-    told = "set -e\n" + inside if inside else ""
+    lines = [line if line.endswith("&") else f"{line} < /dev/null" for line in inside.splitlines()]
+    told = "set -ex\n" + "".join(f"{line}\nsleep 2\n" for line in lines) if lines else ""
     done = subprocess.run(["timeout", "-k", "5", "900", "sh", "-c", command], cwd=folder, env=env, check=False,
                           input=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
+    told_all = done.stdout.count("+ sleep 2") == len(lines)
+    if done.returncode or not told_all:
         print(done.stdout[-3000:])
     print(f"exit code {done.returncode}, {time.monotonic() - start:.0f} s: {command}"
           + "".join(f"\n    told: {line}" for line in inside.splitlines()), flush=True)
-    return done.returncode == 0
+    return done.returncode == 0 and told_all
 
 
 def main():
