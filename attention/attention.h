@@ -289,7 +289,7 @@ static inline const banyan_held *banyan_held_at(const banyan_held_list *list, in
 typedef struct banyan_entry {
     const void *record;
     int64_t block;
-    /* Bit h: query head h of the tile (query heads h unit .. h unit + unit-1) */
+    /* Bit h: query head h of the tile (query heads h unit .. h unit + unit-1). */
     uint64_t heads;
     int32_t edge; /* index into the tile's edges, or -1: every token up to the row */
     /* NULL, or: bits of the record's tokens that all rows see, whatever the tile says of tokens

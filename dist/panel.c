@@ -14,9 +14,9 @@
  *       cut:    |0    |1    |2  |3    |4    |5  |6    |7|8    |9    |10 |
  *       partial: 0     1     2   3     ..                                      of this wave
  *
- * As many cuts as there is room for partials of are a wave. KV heads whose partials are sent at
- * once come in a panel of their own, before the others: their messages travel while those are
- * computed. */
+ * A wave is as many cuts as there is room for the partials of. KV heads whose partials are sent
+ * at once come in a panel of their own, before the others: their messages travel while those
+ * are computed. */
 #include "dist/follow.h"
 #include "dist/lines.h"
 
@@ -339,7 +339,7 @@ static void prepare_tile(void *arg, int64_t i, int32_t worker)
     prepare_input(p, &t, &p->c->input[i]);
 }
 
-/* Of a wave: a tile's are combined in its first one. */
+/* Of a wave: one of each tile, where those of its cuts are combined, then one of each cut. */
 static char *wave_partial(const panel *p, int64_t i)
 {
     return p->c->partials + (size_t)i * p->partial_bytes;

@@ -33,7 +33,7 @@ typedef struct device_row {
     /* What it works on, by the same own; put and gather are for messages, which have it
      * elsewhere. */
     const banyan_memory_row *memory;
-    /* Launch/model/steps.h, for activations in its memory; NULL: the CPU's. */
+    /* Of activations in its memory, launch/model/steps.h; NULL: the CPU's. */
     const struct step_row *steps;
 
     /* out [rows][count] = in [rows][width] weight^T, weight [count][width]; all on the device.

@@ -144,7 +144,7 @@ static const char *find_most(const banyan_batch *batch, int *out)
     return NULL;
 }
 
-/* Parts of a launch: what each may add to the partials must find room in scratch. */
+/* Parts of a launch: the partials that each may add must find room in scratch. */
 static int32_t most_parts(const banyan_queue *queue, const banyan_batch *batch, int vectors)
 {
     const size_t partial = (size_t)vectors * cuda_row_bytes(queue, batch->shape.value_dim);

@@ -34,10 +34,10 @@
 enum {
     HOPPER_THREADS = 384,
     HOPPER_Q_THREADS = 64,
-    HOPPER_WARPS = 8, /* of both subtiles */
-    HOPPER_Q = 2,     /* portions whose q is there at a time */
-    HOPPER_LISTS = 2, /* parts of lists, of so many entries, of a warp */
-    HOPPER_ENTRIES = 32,
+    HOPPER_WARPS = 8,    /* of both subtiles */
+    HOPPER_Q = 2,        /* portions whose q is there at a time */
+    HOPPER_LISTS = 2,    /* parts of lists that are there at a time .. */
+    HOPPER_ENTRIES = 32, /* .. of so many entries: one a lane */
     HOPPER_TURN = 1 /* named barriers: the subtile whose turn it is to start its products */
 };
 

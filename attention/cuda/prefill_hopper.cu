@@ -362,7 +362,7 @@ static hopper_params params_of(const banyan_queue *queue, const banyan_batch *ba
 extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
                                                   const banyan_batch *batch)
 {
-    enum { WORK, FIRST_ITEM, SPAN, TABLE, PARTIAL, COMBINED, ARRAYS };
+    enum { WORK, FIRST_PORTION, SPAN, TABLE, PARTIAL, COMBINED, ARRAYS };
     cuda_tiles tiles;
     cuda_combined *combined = NULL;
     int32_t combines = 0, most_parts = 0;
@@ -380,7 +380,7 @@ extern "C" const char *banyan_cuda_prefill_hopper(banyan_queue *queue,
     hopper_params params = params_of(queue, batch);
     params.runs = tiles.runs;
     params.work = (const cuda_work *)array[WORK].device;
-    params.first_portion = (const int32_t *)array[FIRST_ITEM].device;
+    params.first_portion = (const int32_t *)array[FIRST_PORTION].device;
     params.span = (const cuda_span *)array[SPAN].device;
     params.table = (const banyan_table_of_blocks *)array[TABLE].device;
     params.results.partial = (float *const *)array[PARTIAL].device;

@@ -179,7 +179,7 @@ typedef struct words_wish {
 /* On one rank. */
 bool words_read(const words_wish *w, foreign_ids *out, char *why, size_t why_bytes);
 void words_free(struct foreign_texts *t);
-/* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer to
+/* The text of a reply, up to its end, for free(); NULL: out of memory. *contains: the answer of
  * fact `fact` stands in it, in capitals or not. */
 char *words_reply(const struct foreign_texts *t, int32_t fact, const uint32_t *ids,
                   int64_t count, bool *contains);

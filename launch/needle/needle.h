@@ -192,9 +192,9 @@ bool predictor_reads(const predictor *v, int32_t layer, int32_t head, int64_t ro
                      int64_t token);
 /* Will `head` of the last layer, asked at `row`, put its mass on `token`? */
 bool predictor_sees(const predictor *v, int32_t head, int64_t row, int64_t token);
-/* The answer to a fact, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the head puts
- * its mass on any token of the answer. mass, likewise: what was measured, which is taken where
- * rounding may decide what is chosen, *undecided times; NULL: then nothing is. */
+/* The answer that a fact has, asked at first_row: saw [NEEDLE_ANSWERS][heads], whether the
+ * head puts its mass on any token of the answer. mass, likewise: what was measured, which is
+ * taken where rounding may decide what is chosen, *undecided times; NULL: then nothing is. */
 outcome predictor_answer(const predictor *v, const needle_fact *fact, int64_t first_row,
                          const float *mass, bool *saw, int32_t *undecided);
 /* Give every head that reads anything at rows first_row .. first_row+rows-1 a null token to

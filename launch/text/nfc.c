@@ -19,7 +19,7 @@ enum {
     LEAD = 0x1100,
     VOWEL = 0x1161,
     TAIL = 0x11A7,
-    SLOTS = 4096 /* of the pairs that are put together: below 1024 */
+    BUCKETS = 4096 /* of the pairs that are put together: below 1024 */
 };
 
 static const struct {
@@ -46,11 +46,11 @@ static const struct map {
 
 struct canon {
     uint8_t order[CODES];
-    uint16_t apart[CODES];    /* index of map + 1 */
-    uint16_t together[SLOTS]; /* index of map + 1, by hash of (a, b) */
+    uint16_t apart[CODES];      /* index of map + 1 */
+    uint16_t together[BUCKETS]; /* index of map + 1, by hash of (a, b) */
 };
 
-static size_t pair_slot(uint32_t a, uint32_t b)
+static size_t pair_bucket(uint32_t a, uint32_t b)
 {
     return (size_t)((((uint64_t)a << 21 | b) * 0x9E3779B97F4A7C15u) >> 52);
 }
@@ -64,8 +64,8 @@ canon *canon_make(void)
     for (size_t i = 0; i < sizeof map / sizeof map[0]; i++) {
         c->apart[map[i].code] = (uint16_t)(i + 1);
         if (!map[i].composes) continue;
-        size_t s = pair_slot(map[i].a, map[i].b);
-        while (c->together[s]) s = (s + 1) % SLOTS;
+        size_t s = pair_bucket(map[i].a, map[i].b);
+        while (c->together[s]) s = (s + 1) % BUCKETS;
         c->together[s] = (uint16_t)(i + 1);
     }
     return c;
@@ -128,7 +128,7 @@ static uint32_t put_together(const canon *c, uint32_t a, uint32_t b) /* 0: they 
     uint32_t h = a - HANGUL;
     if (h < LEADS * VOWELS * TAILS && h % TAILS == 0 && b - TAIL - 1 < TAILS - 1)
         return a + (b - TAIL);
-    for (size_t s = pair_slot(a, b); c->together[s]; s = (s + 1) % SLOTS) {
+    for (size_t s = pair_bucket(a, b); c->together[s]; s = (s + 1) % BUCKETS) {
         const struct map *m = &map[c->together[s] - 1];
         if (m->a == a && m->b == b) return m->code;
     }
