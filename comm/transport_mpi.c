@@ -67,9 +67,8 @@ static banyan_status initialise(const void *native, int *finalise)
 }
 
 /* Before there is a comm to agree on: PEER where another rank's status is not OK, with that
- * rank's words: a launcher may end a rank before it has said them. By MPI's collectives, since
- * ours have a message for each pair of ranks: a job that needs none of them never has so
- * many. */
+ * rank's words: a launcher may end a rank before it has said them. By MPI's collectives: ours
+ * send a message between every two ranks, and who needs few of these links would have all. */
 static banyan_status agree_early(MPI_Comm base, int rank, banyan_status mine)
 {
     char why[256] = "";
@@ -96,8 +95,10 @@ static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
     if (!error) error = MPI_Allgather(&own, 1, MPI_INT32_T, node, 1, MPI_INT32_T, state->comm);
     if (near != MPI_COMM_NULL) MPI_Comm_free(&near);
     if (error) return banyan_mpi_fail(state, "finding the ranks of this node", error);
-    return agree_early(state->comm, comm->rank,
-                       banyan_topology_make(node, comm->size, &comm->topology));
+    const banyan_status status = agree_early(
+        state->comm, comm->rank, banyan_topology_make(node, comm->size, &comm->topology));
+    if (status == BANYAN_ERR_COMM) state->job->broken = 1;
+    return status;
 }
 
 /* MPI_Finalize waits for everyone and knows no time limit: do they all come to the end? */
