@@ -36,8 +36,8 @@ static const flag flags[] = {
     {"strict", NULL, "execution.strict", "refuse patterns that leave context unseen"},
     {"lost-rank", "RANK", "execution.lost_rank", "leave this rank's blocks out, on purpose"},
     {"checkpoint", "DIR", NULL,
-     "a snapshot of the haystack as it is read; a job that was ended goes on from it, on\n"
-     "                         any number of ranks"},
+     "a snapshot of the haystack as it is read; a job that was ended goes on from it and\n"
+     "                         from its --results, on any number of ranks"},
     {"every", "N", NULL, "tokens from one snapshot to the next, default 64k"},
     {"results", "FILE", "needle.results",
      "JSON lines, a cell each, that a second run resumes; default: none is written"},
@@ -193,9 +193,8 @@ static bool draw_heat_map(const job *j, const setup *s, const char *path, FILE *
         result = heat_svg(&h, out);
     }
     if (result == PLOT_NO_GNUPLOT)
-        say_warning(j,
-                    "gnuplot is not installed: no heat map in %s; the results hold its numbers",
-                    path);
+        say_warning(
+            j, "gnuplot is not installed: no heat map in %s; --csv FILE has its numbers", path);
     else if (result == PLOT_FAILED && task)
         say_warning(j, "gnuplot could not draw the heat map %s", path);
     free(value);

@@ -61,6 +61,11 @@ static bool read_wish(const job *j, setup *s)
     s->results = n ? n->results : NULL;
     const char *every = job_text(j, "every");
     w->checkpoint = job_text(j, "checkpoint");
+    if (w->checkpoint && !s->results) {
+        say_error(j, "--checkpoint %s: expected --results FILE too, which says what is done",
+                  w->checkpoint);
+        return false;
+    }
     w->every = 65536;
     if (every && (!w->checkpoint || !number_read(every, 1, INT64_MAX / 4, &w->every))) {
         say_error(j, "--every \"%s\": expected a number of tokens, with --checkpoint DIR",
