@@ -52,6 +52,21 @@ class Job:
             found[int(entry)] = int(told[0].split(b'=')[1]) if told and name == 'banyan' else None
         return found
 
+    def ranks_running(self):
+        return {rank for rank in self.running().values() if rank is not None}
+
+    def who(self):
+        """What runs, in words: which rank, and its state (T: it stands still)."""
+        words = []
+        for pid, rank in self.running().items():
+            try:
+                with open('/proc/%d/stat' % pid) as f:
+                    name, state = f.read().split('(', 1)[1].rsplit(')', 1)
+            except OSError:
+                continue
+            words.append('%s %s' % (name if rank is None else 'rank %d' % rank, state.split()[0]))
+        return ', '.join(words) or 'nobody'
+
     def rank(self, number, seconds=5):
         """The process of a rank, waited for while the job goes on; None: it has ended."""
         end = time.monotonic() + seconds

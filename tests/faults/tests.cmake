@@ -20,7 +20,7 @@ banyan_campaign(faults_campaign full 600 20 1)
 banyan_campaign(faults_campaign_all full 5400 200 2 --table)
 # One allocation of one rank fails: some of them, those before the ranks have agreed on much, and all.
 banyan_campaign(faults_memory smoke 600 --sweep 40 --verb run)
-banyan_campaign(faults_memory_early smoke 600 --sweep 7 --first 49 --verb needle)
+banyan_campaign(faults_memory_early smoke 600 --sweep 13 --first 49 --verb needle)
 banyan_campaign(faults_memory_all full 5400 --sweep 1)
 
 # A save that is killed, over an older snapshot: 20 times, and 200.
