@@ -7,10 +7,8 @@ set_source_files_properties(attention/choice.c attention/dtype.c attention/fixed
 banyan_rows(banyan attention selectors select)
 banyan_rows(banyan attention kernels kernel)
 if(BANYAN_HAS_X86)
-  # a kernel's code begins where a cache line does: else what is linked before it moves its loops, and
-  # decode on one thread is 5 to 10 % slower for 16 bytes that have nothing to do with it
-  set(banyan_avx2 -mavx2 -mfma -mf16c -falign-functions=64)
-  set(banyan_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -falign-functions=64)
+  set(banyan_avx2 -mavx2 -mfma -mf16c)
+  set(banyan_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma)
   target_sources(banyan PRIVATE attention/kernel_avx512_dot.c)
   set_source_files_properties(attention/kernel_avx2.c PROPERTIES
                               COMPILE_OPTIONS "${banyan_avx2}")
