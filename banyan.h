@@ -87,8 +87,8 @@ typedef void (*banyan_log_fn)(void *arg, banyan_log_level level, const char *mes
 BANYAN_API void banyan_log_set(banyan_log_level level, banyan_log_fn fn, void *arg);
 
 /* What this build offers: row `index` of one of its five tables. Returns 0 past the end.
- * `available` tells whether the row was compiled in and this machine can run it; otherwise
- * `doc` is followed in `why` by the reason. Any out-pointer may be NULL. */
+ * `available` tells whether the row was compiled in and this machine can run it; `why` is the
+ * reason where not, else "". The strings are the library's. Any out-pointer may be NULL. */
 typedef enum banyan_table {
     BANYAN_SELECTORS,
     BANYAN_KERNELS,
@@ -115,7 +115,8 @@ BANYAN_API int64_t banyan_memory_free(void);
  * "mpi"        an MPI_Comm *, or NULL: MPI_COMM_WORLD, which is then initialised (if it is not)
  *              and finalised with the comm. The communicator is duplicated.
  * "nccl"       Like "mpi" for host memory; NCCL for device memory. (A process that MPI did not
- *              launch is one rank.) The calling thread's current device; each rank has its own.
+ *              launch is one rank.) It uses the CUDA device that is current in the calling
+ *              thread, which is no other rank's.
  *              Graphs that have captured its messages are destroyed before the comm, which is
  *              destroyed by all ranks
  * "imaginary"  "node:8 rank:4" (const char *): 32 ranks of which this process is rank 0; serves
@@ -163,8 +164,8 @@ BANYAN_API banyan_status banyan_comm_links(banyan_comm *comm, const banyan_link 
 
 /* Send and receive any number of messages; returns when all are done. The messages from one
  * rank to another are matched in the order in which both sides list them; sizes must agree, or
- * the receiver fails with ERR_COMM and both sizes. A message to oneself is allowed. Each rank
- * that takes part calls it; nobody else needs to. */
+ * the receiver fails with ERR_COMM and both sizes. A message to oneself is allowed (sizes that
+ * differ are ARGUMENT). Each rank that takes part calls it; nobody else needs to. */
 typedef struct banyan_message {
     int peer;
     void *data;
@@ -279,11 +280,12 @@ typedef struct banyan_spec {
     banyan_out out;          /* home */
     int reproducible;     /* 1: the same bits for any ranks, placement, merge and threads, with
                                 the same kernel; up to 2^22 blocks */
-    int32_t threads;      /* 0: the cores of the node over its ranks, at least 1 */
+    int32_t threads;      /* 0: the cores that this process may use (its affinity) over the
+                             ranks of its node, at least 1: say it where ranks are bound */
     int strict;           /* 1: a coverage hole is an error, not a warning */
     int32_t lost_rank;    /* -1. Its blocks are left out of every result, for tests */
     int32_t lost_layer;   /* -1: in every layer; else lost_rank is lost in this one only */
-    int64_t memory_limit; /* bytes per rank; 0: what the machine has free */
+    int64_t memory_limit; /* bytes per rank (with "cuda": of the device); 0: what is free */
 } banyan_spec;
 
 /* The defaults, of a struct of `size` bytes: what a binding calls. */
@@ -303,9 +305,12 @@ BANYAN_API void banyan_plan_print(const banyan_plan *plan, FILE *out);
 /* The same to memory, as snprintf: at most `bytes` with the NUL at the end. Returns the length
  * of the whole text, -1 when there is no memory for it. text may be NULL when bytes is 0. */
 BANYAN_API int64_t banyan_plan_text(const banyan_plan *plan, char *text, size_t bytes);
+/* One number for what was asked and decided, the same on all ranks (plan_create fails where it
+ * is not). Not in it: threads, memory_limit and the kernel, which may differ by machine. */
 BANYAN_API uint64_t banyan_plan_hash(const banyan_plan *plan);
-BANYAN_API const banyan_spec *
-banyan_plan_spec(const banyan_plan *plan); /* defaults filled in */
+/* The spec with its defaults, and copies of its strings and arrays: the plan's, as long as it
+ * is there. A merge that was not asked for stays NULL, a memory_limit 0. */
+BANYAN_API const banyan_spec *banyan_plan_spec(const banyan_plan *plan);
 
 /* Pure arithmetic, the same on every rank; -1 or 0 for indices outside the plan. */
 /* Does `rank` hold a part of this KV head? Only then does it read the head's q, k and v. */
@@ -405,6 +410,7 @@ typedef struct banyan_stats {
  *
  * With device "cuda" it lies on the thread's current device (all of it is taken here), and so
  * must q, k, v, out, lse, mass and strongest; other calls may be made with any device current.
+ * (Without a device `stream` is NULL, else ARGUMENT.)
  * banyan_attend is ordered on `stream` and returns once its work is queued: they stay as they
  * are until the stream got there. stream: a cudaStream_t; NULL is none of CUDA's default
  * streams, but one of the cache's own, which is ordered with no other stream
@@ -471,7 +477,8 @@ BANYAN_API int banyan_sequence_record(banyan_sequence *sequence, int32_t layer, 
  * that saved there, or opened it, before, only blocks that came since are written.
  *
  * ARGUMENT when layers are of unequal lengths, or lack keys and values of a step; UNSUPPORTED
- * when the kernel's blocks cannot be unpacked, FILE for the file system's reasons, also when
+ * when the kernel's blocks cannot be unpacked, while the stream is captured, and, as all of
+ * this section is, in a build without xxhash.h; FILE for the file system's reasons, also when
  * not all ranks see the folder or another job saves there. The note is rank 0's. Waits for the
  * device. Collective; fails on all ranks or on none. */
 BANYAN_API banyan_status banyan_cache_save(banyan_cache *cache, const char *folder,
@@ -548,14 +555,16 @@ typedef struct banyan_rows {
  * lse only of heads whose home it is (every head with BANYAN_OUT_ALL); other entries are
  * untouched. A row that sees nothing gets zeros and lse -inf (its sink, where it has one).
  *
- * `at` must not leave a gap. An `at` below the layer's length goes back: later tokens are
- * forgotten. It may not go below the longest length so far minus rollback_tokens, since blocks
- * that only rows before that would read are gone.
+ * With k and v, `at` must not leave a gap, and an `at` below the layer's length goes back:
+ * later tokens are forgotten. It may not go below the longest length so far minus
+ * rollback_tokens, since blocks that only rows before that would read are gone. Without k and
+ * v nothing is forgotten: at + rows is at most the layer's length.
  *
- * Errors: ARGUMENT, MEMORY when the pool is full (alike on all ranks; nothing was changed);
- * COMM, after which the comm is broken and every further call fails. Ranks do not agree on
- * errors here: a caller's bug that only one rank sees ends in COMM on the others after the
- * comm's time limit. Collective; allocates nothing. */
+ * Errors: ARGUMENT; UNSUPPORTED (`strongest`, or mass of several probes, on a device); MEMORY
+ * when the pool is full (alike on all ranks; nothing was changed); COMM or DEVICE. After one
+ * that comes while rows are computed or merged the comm is broken, and every further call
+ * fails. Ranks do not agree on errors here: a caller's bug that only one rank sees ends in COMM
+ * on the others after the comm's time limit. Collective; allocates nothing. */
 BANYAN_API banyan_status banyan_attend(banyan_cache *cache, int32_t layer,
                                        const banyan_rows *batch, int32_t count, const void *q,
                                        const void *k, const void *v, void *out, float *lse);
