@@ -105,7 +105,8 @@ static banyan_status discover_nodes(banyan_comm *comm, mpi_state *state)
 static int all_arrive(const banyan_comm *comm, mpi_state *state)
 {
     MPI_Request all = MPI_REQUEST_NULL;
-    int done = 0, idle = 0;
+    int done = 0;
+    int64_t idle = 0;
     double begin = 0;
     if (MPI_Ibarrier(state->comm, &all)) return 0;
     while (!MPI_Test(&all, &done, MPI_STATUS_IGNORE) && !done) {

@@ -245,6 +245,7 @@ static banyan_status nccl_open(banyan_comm *comm, void *native)
     comm->size = host->size;
     banyan_status status =
         banyan_topology_make(host->topology.node, host->size, &comm->topology);
+    if (!status && !banyan_comm_scratch(comm)) status = BANYAN_ERR_MEMORY;
     status = banyan_comm_agree(host, status);
     if (status)
         banyan_comm_destroy(host);

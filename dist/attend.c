@@ -223,8 +223,8 @@ static banyan_status attend_panels(banyan_cache *cache, const banyan_call *call)
     while (banyan_panel_next(cache, call, most, &panel)) {
         const banyan_status status = attend_panel(cache, call, &panel);
         if (status != BANYAN_OK) {
-            cache->plan->comm->broken =
-                1; /* others may wait for ever for what we did not send */
+            /* others may wait for ever for what we did not send */
+            banyan_comm_break(cache->plan->comm);
             return status;
         }
         cache->stats.merges++;

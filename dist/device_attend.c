@@ -47,8 +47,8 @@ static banyan_status attend_batch(pass *p)
 {
     const banyan_device_cache *d = p->c->device;
     fill_batch(p);
-    if (!p->batch.strips) return BANYAN_OK;
-    const char *failed = d->device->attend(d->queue, &p->batch);
+    /* parts that have nothing to do take places all the same */
+    const char *failed = p->batch.strips ? d->device->attend(d->queue, &p->batch) : NULL;
     p->batch.strips = p->batch.spans = p->batch.edges = 0;
     p->batch.parts = p->batch.tables = 0;
     p->strips = p->spans = 0;

@@ -23,10 +23,11 @@ void banyan_device_note(banyan_cache *c, const banyan_sequence *s, int32_t layer
 }
 
 /* `count` slots that nobody reads until the queue gets to their copy. */
-static banyan_status take_ring(banyan_device_cache *d, int64_t count, banyan_slot **out)
+static banyan_status take_ring(banyan_cache *c, int64_t count, banyan_slot **out)
 {
+    banyan_device_cache *d = c->device;
     if (d->ring_used + count > d->ring_slots) {
-        const banyan_status status = banyan_device_said(banyan_memory_wait(&d->memory));
+        const banyan_status status = banyan_device_wait(c);
         if (status) return status;
         d->ring_used = 0;
     }
@@ -68,7 +69,7 @@ static banyan_status follow(banyan_cache *c, banyan_mirror *mirror, const banyan
     if (first == end) return BANYAN_OK;
 
     banyan_slot *ring;
-    const banyan_status status = take_ring(d, end - first, &ring);
+    const banyan_status status = take_ring(c, end - first, &ring);
     if (status) return status;
     for (int64_t i = first; i < end; i++)
         mirror->copy[i] = ring[i - first] = slot_of(pool, kept, slots, i);

@@ -57,8 +57,7 @@ banyan_status banyan_snapshot_possible(const banyan_plan *plan)
     return banyan_fail(BANYAN_ERR_UNSUPPORTED,
                        "this build has no snapshots: xxhash.h was not there");
 #endif
-    if (plan->comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (plan->comm->broken) return banyan_comm_is_broken(plan->comm);
     return BANYAN_OK;
 }
 

@@ -73,8 +73,7 @@ banyan_status banyan_cache_step(banyan_cache *cache, const banyan_rows *batch, i
     if (!batch || count < 1)
         return banyan_fail(BANYAN_ERR_ARGUMENT, "step: a batch of %d parts, expected 1 or more",
                            batch ? count : 0);
-    if (cache->plan->comm->broken)
-        return banyan_fail(BANYAN_ERR_COMM, "this comm is broken: an earlier transfer failed");
+    if (cache->plan->comm->broken) return banyan_comm_is_broken(cache->plan->comm);
     const int device = banyan_device_enter(cache);
     const int is_captured = cache->device && banyan_device_is_captured(cache);
     banyan_status status = is_captured ? banyan_device_record_step(cache, batch, count)

@@ -151,8 +151,9 @@ static int generate_tokens(task *t, model *m)
         at += rows;
         rows = 1;
     }
-    if (t->j->rank == 0 && !continuation_end(&t->text)) code = EXIT_FAILED;
-    return code;
+    const bool good = t->j->rank > 0 || continuation_end(&t->text);
+    if (!good) say_error(t->j, "out of memory for the text");
+    return job_all_good(t->j, good) || code ? code : EXIT_FAILED;
 }
 
 /* What the snapshot has read. */

@@ -141,7 +141,11 @@ static int heads_run(job *j)
     if (!code) code = check_heads_wish(j, s, &repeat, &top);
     if (!code) code = setup_model(j, s);
     if (!code) code = setup_read(j, s);
-    if (!code && j->rank == 0) s->e.results = results_open(NULL, why, sizeof why);
+    if (!code && j->rank == 0) {
+        s->e.results = results_open(NULL, why, sizeof why);
+        if (!s->e.results) say_error(j, "%s", why);
+    }
+    if (!code && !job_all_good(j, j->rank > 0 || s->e.results)) code = EXIT_FAILED;
     if (!code) code = measure_heads(s, repeat, &scores);
     if (!code) code = report_heads(j, &scores, top);
     heads_free(&scores);

@@ -121,6 +121,7 @@ banyan_status model_load(model *m, const char *folder, const uint32_t *ids, int6
         banyan_cache_destroy(cache);
         return status;
     }
+    graph_drop(m); /* of the cache that goes */
     banyan_cache_destroy(m->cache);
     m->cache = cache;
     m->sequence = sequence;

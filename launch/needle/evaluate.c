@@ -45,7 +45,7 @@ static void cell_name(const evaluation *e, char *text, size_t bytes, const char 
 int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t trial,
                        int32_t first, int32_t count, bool *missing, int32_t *total)
 {
-    char cell[96], why[NEEDLE_WHY];
+    char cell[96], why[NEEDLE_WHY] = "";
     banyan_status status = BANYAN_OK;
     if (e->j->rank == 0) {
         status = results_refresh(e->results, why, sizeof why);
@@ -55,10 +55,12 @@ int evaluation_missing(evaluation *e, const char *task, int64_t length, int32_t 
         }
     }
     status = agree_words(e->j->comm, status, why, sizeof why);
-    if (!status)
+    if (!status) {
         status = banyan_comm_broadcast(e->j->comm, missing, (size_t)count * sizeof *missing, 0);
+        if (status) snprintf(why, sizeof why, "%s", banyan_error_message());
+    }
     *total = 0;
-    for (int32_t i = 0; i < count; i++) *total += missing[i];
+    for (int32_t i = 0; i < count && !status; i++) *total += missing[i];
     if (!status) return EXIT_OK;
     progress_end(e->j);
     say_error(e->j, "%s", why);

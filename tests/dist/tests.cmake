@@ -124,6 +124,7 @@ if(BANYAN_HAS_EMULATOR)
   banyan_emulated_test(cuda_exact_test dist/cuda_exact_test.c comm/local.c)
   banyan_emulated_test(cuda_latent_test dist/cuda_latent_test.c comm/local.c)
   banyan_emulated_test(cuda_parts_test dist/cuda_parts_test.c comm/local.c)
+  banyan_emulated_test(cuda_places_test dist/cuda_places_test.c comm/local.c)
   banyan_emulated_test(cuda_step_test dist/cuda_step_test.c comm/local.c)
   # What a merge by NCCL launches, over an NCCL that is none.
   if(BANYAN_HAS_MPI)
