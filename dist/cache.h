@@ -102,8 +102,7 @@ struct banyan_sequence {
     int32_t step_rows;
     banyan_layer *layer;        /* [layers] */
     banyan_followed **followed; /* [kinds][followers] */
-    banyan_turn *turns;         /* [layers][turn_capacity] */
-    int32_t turn_capacity;
+    banyan_turn *turns;         /* [layers][turns]: see banyan_sequence_take */
 };
 
 /* ---- the rest ---------------------------------------------------------------------------- */

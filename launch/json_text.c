@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text from outside as JSON. Names of files are bytes; JSON holds UTF-8 only, and jansson
- * answers anything else with NULL, as when memory has run out. */
+/* Values that JSON has no words for. Names of files are bytes; JSON holds UTF-8 only, and
+ * jansson answers anything else with NULL, as when memory has run out; so it does with numbers
+ * that are not finite. */
 #include "launch/launch.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+json_t *json_finite(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
 
 json_t *json_text(const char *text)
 {

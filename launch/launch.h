@@ -143,6 +143,8 @@ void output_line(FILE *out, struct json_t *line);
 /* Any text as a JSON string: bytes that are no UTF-8 (in a name of a file) are shown as "\xFC".
  * NULL: out of memory. */
 struct json_t *json_text(const char *text);
+/* A number; null where JSON has none: infinity, NaN. NULL: out of memory. */
+struct json_t *json_finite(double value);
 
 /* All bytes of a file ("-": standard input), with a 0 behind them; for free(). NULL: why. */
 char *input_read(const char *path, size_t *bytes, char *why, size_t why_bytes);

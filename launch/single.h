@@ -5,7 +5,8 @@
 
 #include "banyan.h"
 
-/* Collective. On failure *cache may be there without a sequence, for banyan_cache_destroy. */
+/* Collective, but what ranks agree on is the cache. The sequence may fail on one rank alone, on
+ * which callers agree; *cache is then there without it, for banyan_cache_destroy. */
 static inline banyan_status single_create(const banyan_plan *plan, void *stream,
                                           banyan_cache **cache, banyan_sequence **sequence)
 {

@@ -284,9 +284,9 @@ static int apply_model_pattern(const task *t)
     }
     const int code = pattern_apply(t->j, shape.layers, shape.heads, shape.kv_heads);
     if (code) return code;
-    if (pattern_prompt(t->j->config, t->text.prompt, NULL)) return EXIT_OK;
-    say_error(t->j, "out of memory for the rules");
-    return EXIT_USAGE;
+    const bool good = pattern_prompt(t->j->config, t->text.prompt, NULL);
+    if (!good) say_error(t->j, "out of memory for the rules");
+    return job_all_good(t->j, good) ? EXIT_OK : EXIT_USAGE;
 }
 
 static int generate(task *t)

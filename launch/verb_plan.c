@@ -58,7 +58,11 @@ static char *machine_text(const job *j)
         say_error(j, "--topology stands for --ranks and --nodes; give one or the other");
         return NULL;
     }
-    if (given) return strdup(given);
+    if (given) {
+        char *copy = strdup(given);
+        if (!copy) say_error(j, "out of memory");
+        return copy;
+    }
     if (!read_plan_count(j, "ranks", &ranks) || !read_plan_count(j, "nodes", &nodes))
         return NULL;
     if (nodes > ranks) {
@@ -68,7 +72,10 @@ static char *machine_text(const job *j)
     }
     size_t bytes = 64 + 9 * (size_t)nodes, used = 0;
     char *text = malloc(bytes);
-    if (!text) return NULL;
+    if (!text) {
+        say_error(j, "out of memory");
+        return NULL;
+    }
     used = (size_t)snprintf(text, bytes, "node:%lld rank:", (long long)nodes);
     for (int64_t n = 0; n < nodes; n++)
         used += (size_t)snprintf(text + used, bytes - used, "%s%lld", n ? "," : "",

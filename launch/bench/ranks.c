@@ -64,6 +64,7 @@ static banyan_status time_together_and_alone(race *r, double expected, double *t
     *together = *alone = 0;
     banyan_status status = banyan_comm_agree(j->comm, BANYAN_OK);
     if (!status) status = time_sequence(r->b, &r->together, 1, together);
+    status = banyan_comm_agree(j->comm, status); /* one rank alone may have failed */
     if (!status) status = banyan_comm_allreduce(j->comm, together, 1, BANYAN_MAX);
     if (status) return status;
     if (j->rank == 0)

@@ -87,7 +87,8 @@ banyan_status sequence_new_cache(sequence *s)
     banyan_status status = banyan_cache_create(s->plan, NULL, &s->cache);
     for (int32_t i = 0; i < s->sequences && !status; i++)
         status = banyan_sequence_create(s->cache, (uint64_t)i, &s->batch[i].sequence);
-    return status;
+    /* One rank alone may lack a sequence, and the others would wait for its calls. */
+    return s->cache ? banyan_comm_agree(s->comm, status) : status;
 }
 
 static banyan_status call_layer(sequence *s, int32_t layer, int32_t first, int32_t count,

@@ -196,11 +196,6 @@ void compare_print(const comparison *c, FILE *out)
 
 /* ---- JSON --------------------- */
 
-static json_t *finite_or_null(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 void compare_json(const comparison *c, FILE *out)
 {
     for (int32_t i = 0; i < c->count; i++) {
@@ -213,9 +208,9 @@ void compare_json(const comparison *c, FILE *out)
             "length", (json_int_t)c->length, "ranks", c->j->ranks, "kept_bytes",
             (json_int_t)p->kept_bytes, "planned_bytes", (json_int_t)p->planned_bytes, "share",
             compare_share(c, p), "read_tokens", p->read, "prefill_seconds",
-            finite_or_null(p->prefill), "token_seconds", q[1], "token_lower_quartile", q[0],
+            json_finite(p->prefill), "token_seconds", q[1], "token_lower_quartile", q[0],
             "token_upper_quartile", q[2], "messages", p->messages, "bytes_sent", p->bytes_sent,
-            "error", i ? finite_or_null(output_error(p)) : json_null());
+            "error", i ? json_finite(output_error(p)) : json_null());
         for (int t = 0; line && t < TASK_COUNT; t++) {
             const tally one = compared_tally(c, p, t);
             json_object_set_new(

@@ -143,7 +143,6 @@ typedef struct probe {
     int32_t rows; /* of a call */
     int64_t point[most_points];
     int32_t points;
-    bool is_crowded; /* all ranks measure at once */
     double token_bytes, append, appended;
 } probe;
 
@@ -235,9 +234,10 @@ static banyan_status time_probe(probe *p, int64_t at, int32_t rows, double *seco
         status = attend_probe(p, at, rows);
         taken[i] = now_seconds() - start;
     }
+    if (status) return status; /* not all of `taken` is set */
     numbers_sort(taken, repeats);
     *seconds = taken[repeats / 2];
-    return status;
+    return BANYAN_OK;
 }
 
 /* Many rows at the end of what is there: seconds of a (query row, block) pair. */
@@ -248,9 +248,10 @@ static banyan_status time_pairs(probe *p, int64_t tokens, double *pair)
     double seconds;
     banyan_cache_stats(p->cache, &before);
     banyan_status status = time_probe(p, tokens - rows, rows, &seconds);
+    if (status) return status;
     banyan_cache_stats(p->cache, &after);
     *pair = seconds / ((double)(after.pairs - before.pairs) / (repeats + 1));
-    return status;
+    return BANYAN_OK;
 }
 
 /* The cache is filled anew, and timed at each point on the way: looking for blocks in a longer
@@ -378,9 +379,7 @@ static banyan_status measure_kernel(const job *j, const banyan_spec *shape, int3
     double most = (double)((int64_t)192 << 20) / fmax(1, together * threads / cores);
     status = banyan_comm_allreduce(j->comm, &most, 1, BANYAN_MAX);
     if (!status) status = job_agree(j, open_probe(&p, shape, threads, most));
-    p.is_crowded = together > 1;
     if (!status) status = job_agree(j, probe_once(&p, &crowded));
-    p.is_crowded = false;
     if (!status) status = slowest(j, true, &crowded);
     alone = crowded;
     if (!status && j->ranks > 1) status = probe_alone(j, machine, &p, &alone);

@@ -48,16 +48,11 @@ static banyan_status spread_sinks(const model *m, float **out)
     return BANYAN_OK;
 }
 
-static banyan_status make_model_plan(model *m, const banyan_spec *spec)
+/* `rules`: room for the model's own, which are read where none are asked for. */
+static banyan_status create_model_plan(model *m, const banyan_spec *spec, banyan_rule *rules,
+                                       const float *sinks)
 {
-    banyan_rule *rules = calloc((size_t)m->shape.layers, sizeof *rules);
     banyan_spec s = *spec;
-    float *sinks = NULL;
-    if (!rules || spread_sinks(m, &sinks)) {
-        free(rules);
-        snprintf(m->why, WHY, "out of memory for the rules of %d layers", m->shape.layers);
-        return BANYAN_ERR_MEMORY;
-    }
     s.sinks = sinks;
     s.layers = m->shape.layers + m->readings;
     s.heads = m->shape.heads;
@@ -74,6 +69,19 @@ static banyan_status make_model_plan(model *m, const banyan_spec *spec)
     if (s.rule_count == 0) fill_own_rules(m, &s, rules);
     banyan_status status = banyan_plan_create(&s, m->comm, &m->plan);
     if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
+    return status;
+}
+
+/* All ranks have the memory, or none goes on to the plan, where others would wait for it. */
+static banyan_status make_model_plan(model *m, const banyan_spec *spec)
+{
+    banyan_rule *rules = calloc((size_t)m->shape.layers, sizeof *rules);
+    float *sinks = NULL;
+    banyan_status status = rules ? spread_sinks(m, &sinks) : BANYAN_ERR_MEMORY;
+    if (status)
+        snprintf(m->why, WHY, "out of memory for the rules of %d layers", m->shape.layers);
+    status = agree(m, status);
+    if (!status) status = create_model_plan(m, spec, rules, sinks);
     free(rules);
     free(sinks);
     return status;
@@ -141,10 +149,9 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
     if (!status) status = make_model_plan(m, spec);
     if (status) return status;
     status = single_create(m->plan, device_stream(m->device), &m->cache, &m->sequence);
-    if (status) {
-        snprintf(m->why, WHY, "%s", banyan_error_message());
-        return status;
-    }
+    if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
+    if (m->cache) status = agree(m, status); /* one rank alone may lack its sequence */
+    if (status) return status;
     m->max_rows = banyan_plan_spec(m->plan)->max_rows;
     m->block_tokens = banyan_plan_spec(m->plan)->block_tokens;
     return workspace_make(m);

@@ -32,7 +32,7 @@ struct safetensors {
     int64_t files;
     tensor *tensor; /* ascending by name */
     bool *is_used;  /* [count] */
-    int64_t count, capacity;
+    int64_t count;
 };
 
 /* The dtypes that are read, and the sizes of others. A dtype that is not here may still

@@ -413,11 +413,6 @@ void summary_csv(json_t *records, const needle_wish *w, FILE *out)
     }
 }
 
-static json_t *real_or_null(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *head_values(json_t *records, const char *task, const needle_wish *w,
                            int32_t heads, const char *field, int32_t column)
 {
@@ -425,7 +420,7 @@ static json_t *head_values(json_t *records, const char *task, const needle_wish 
     double *value = malloc((size_t)heads * (size_t)w->lengths * sizeof *value);
     if (value) summary_heads(records, task, w, heads, field, value);
     for (int32_t h = 0; value && h < heads; h++)
-        json_array_append_new(array, real_or_null(value[h * w->lengths + column]));
+        json_array_append_new(array, json_finite(value[h * w->lengths + column]));
     free(value);
     return array;
 }
@@ -442,9 +437,9 @@ static void json_of_one(json_t *records, const needle_wish *w, int32_t heads, FI
                 (json_int_t)s.cells, "found", (json_int_t)s.found, "predicted",
                 (json_int_t)s.predicted, "none", (json_int_t)s.none, "wrong",
                 (json_int_t)s.wrong, "equal", (json_int_t)s.equal, "least_mass",
-                real_or_null(s.least_mass), "error", real_or_null(s.error), "lse_error",
-                real_or_null(s.lse_error), "prefill_seconds", real_or_null(s.prefill_seconds),
-                "decode_seconds", real_or_null(s.decode_seconds), "messages",
+                json_finite(s.least_mass), "error", json_finite(s.error), "lse_error",
+                json_finite(s.lse_error), "prefill_seconds", json_finite(s.prefill_seconds),
+                "decode_seconds", json_finite(s.decode_seconds), "messages",
                 (json_int_t)s.messages);
             if (w->patterns > 1)
                 json_object_set_new(line, "retrieval", json_text(w->pattern[w->which]));

@@ -27,7 +27,6 @@ banyan_spec scale_spec(const scale_task *t, const scale_line *line)
 typedef struct making {
     scale_case *c;
     int64_t rows;
-    bool (*reads)(const scale_case *, int32_t);
 } making;
 
 static void make_head(const making *m, int32_t head)
@@ -74,7 +73,7 @@ banyan_status scale_fill(scale_case *c, bool (*reads)(const scale_case *, int32_
 {
     const banyan_spec *s = c->spec;
     const int64_t distinct = c->tokens < SCALE_PERIOD ? c->tokens : SCALE_PERIOD;
-    making m = {.c = c, .rows = distinct + s->max_rows, .reads = reads};
+    making m = {.c = c, .rows = distinct + s->max_rows};
     c->q_rows = c->t->prefill ? (int32_t)m.rows : 1;
     const int64_t out_rows = c->t->prefill ? s->max_rows : 1;
     const int64_t floats[SCALE_ARRAYS] = {

@@ -34,7 +34,6 @@ typedef struct ring {
     const ring_shard *held;
     int64_t tokens;
     int32_t layer;
-    const float *q;
 } ring;
 
 static bool on_first(const scale_case *c, int32_t layer, int32_t head)
