@@ -271,7 +271,7 @@ static void room_of(const pass *p, int32_t rows, int64_t *strips, int64_t *spans
     for (int32_t n = 0; n < p->heads; n++) {
         const int32_t kv_head = part->mine[p->order[n]].kv_head;
         const banyan_head_plan *head = &p->kind->head[kv_head];
-        const int64_t capacity = banyan_plan_capacity(plan, p->kind, kv_head, plan->rank);
+        const int64_t capacity = banyan_plan_capacity(p->kind, kv_head, plan->rank);
         for (int32_t i = 0; i < head->class_count; i++) {
             *strips += pieces;
             *spans += pieces * banyan_device_slots(plan) *

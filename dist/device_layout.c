@@ -78,7 +78,7 @@ static void device_fit_kind(const banyan_plan *plan, const banyan_kind *kind, in
         banyan_smaller(plan->panel_rows, pieces(plan, plan->panel_rows) +
                                              most_batch_parts(plan) - 1 + kind->ends);
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
-        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        const int64_t capacity = banyan_plan_capacity(kind, g, rank);
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
         fit_head(plan, &kind->head[g], capacity, &strips, &spans, longest);
         need->slots += slots * capacity * kind->kept_layers * plan->spec.sequences;
@@ -168,7 +168,7 @@ static banyan_mirror *lay_layer_mirrors(const banyan_plan *plan, const banyan_ki
     int32_t j = 0;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
-        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        const int64_t capacity = banyan_plan_capacity(kind, g, rank);
         banyan_slot *copy =
             banyan_arena_take(arena, capacity * banyan_device_slots(plan), sizeof *copy);
         if (mirror) mirror[j++] = (banyan_mirror){.copy = copy};

@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-/* ---- taking and giving back -------------------------------------------------------------- */
-
 static banyan_status check_free(const banyan_plan *plan, const banyan_device *device)
 {
     int64_t have;
@@ -36,9 +34,9 @@ static void place_mirrors(banyan_cache *c)
             for (int32_t j = 0; j < banyan_kept_count(c, i); j++) {
                 const int32_t kv_head = banyan_cache_part(c, i)->mine[j].kv_head;
                 banyan_device_mirror(c, &c->sequence[s], i, j)->slot = slot;
-                slot += banyan_plan_capacity(c->plan, banyan_plan_kind(c->plan, i), kv_head,
-                                             c->plan->rank) *
-                        banyan_device_slots(c->plan);
+                slot +=
+                    banyan_plan_capacity(banyan_plan_kind(c->plan, i), kv_head, c->plan->rank) *
+                    banyan_device_slots(c->plan);
             }
 }
 
@@ -101,27 +99,4 @@ void banyan_device_close(banyan_cache *c)
     banyan_memory_release(&d->memory, 1, d->ring);
     d->device->close(d->queue);
     d->queue = NULL;
-}
-
-int banyan_device_enter(const banyan_cache *c)
-{
-    const banyan_device_cache *d = c->device;
-    return d && d->queue ? d->device->enter(d->queue) : -1;
-}
-
-void banyan_device_leave(const banyan_cache *c, int device)
-{
-    if (device >= 0) c->device->device->leave(device);
-}
-
-/* What a rank that does not come leaves undone is seen by the transport alone. */
-banyan_status banyan_device_wait(banyan_cache *c)
-{
-    banyan_device_cache *d = c->device;
-    banyan_comm *comm = c->plan->comm;
-    const banyan_status status =
-        comm->transport->device
-            ? banyan_comm_device_wait(comm, banyan_memory_stream(&d->memory))
-            : BANYAN_OK;
-    return status ? status : banyan_device_said(banyan_memory_wait(&d->memory));
 }

@@ -15,6 +15,7 @@ target_sources(banyan PRIVATE
   dist/device_attend.c
   dist/device_layout.c
   dist/device_merge.c
+  dist/device_enter.c
   dist/device_open.c
   dist/device_passes.c
   dist/device_step.c

@@ -164,8 +164,7 @@ struct banyan_plan {
 };
 
 /* Records of (kind, KV head) that one sequence takes on a rank at most. */
-int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
-                             int rank);
+int64_t banyan_plan_capacity(const banyan_kind *kind, int32_t kv_head, int rank);
 /* Records that a rank has room for in a pool. */
 int64_t banyan_plan_records(const banyan_plan *plan, int32_t pool, int rank);
 /* Records that a rank keeps of it at `tokens` tokens. */

@@ -91,10 +91,8 @@ void banyan_head_capacity(const banyan_plan *plan, banyan_head_plan *head)
     }
 }
 
-int64_t banyan_plan_capacity(const banyan_plan *plan, const banyan_kind *kind, int32_t kv_head,
-                             int rank)
+int64_t banyan_plan_capacity(const banyan_kind *kind, int32_t kv_head, int rank)
 {
-    (void)plan;
     const banyan_head_plan *head = &kind->head[kv_head];
     const int32_t index = banyan_holder_index(&head->placed, rank);
     return index < 0 ? 0 : head->capacity[index];

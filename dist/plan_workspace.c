@@ -54,7 +54,7 @@ static void host_fit_kind(const banyan_plan *plan, const banyan_kind *kind, int 
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         const banyan_head_plan *head = &kind->head[g];
         if (banyan_holder_index(&head->placed, rank) < 0) continue;
-        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        const int64_t capacity = banyan_plan_capacity(kind, g, rank);
         out->chunks += kind->kept_layers * head_chunks(plan, head, capacity, rank);
         for (int32_t s = 0; s < kind->shape.subgroups; s++) {
             int32_t classes = subgroup_classes(head, s);
@@ -158,14 +158,14 @@ static void lay_compensation(const banyan_kind *kind, int rank, banyan_arena *ar
 }
 
 /* A layer of a sequence. */
-static void lay_tables(const banyan_plan *plan, const banyan_kind *kind, int rank,
-                       banyan_arena *arena, banyan_layer *layer)
+static void lay_tables(const banyan_kind *kind, int rank, banyan_arena *arena,
+                       banyan_layer *layer)
 {
     banyan_kept *kept = banyan_arena_take(arena, kind->shape.kv_heads, sizeof *kept);
     if (layer) layer->kept = kept;
     for (int32_t g = 0; g < kind->shape.kv_heads; g++) {
         if (banyan_holder_index(&kind->head[g].placed, rank) < 0) continue;
-        const int64_t capacity = banyan_plan_capacity(plan, kind, g, rank);
+        const int64_t capacity = banyan_plan_capacity(kind, g, rank);
         banyan_held **chunk = banyan_arena_take(arena, table_chunks(capacity), sizeof *chunk);
         if (layer) *kept++ = (banyan_kept){.chunk = chunk};
     }
@@ -199,7 +199,7 @@ static void lay_sequences(const banyan_plan *plan, int rank, banyan_arena *arena
         banyan_followed **followed = banyan_lay_followed(plan, rank, arena, c);
         banyan_layer *layer = banyan_arena_take(arena, spec->layers, sizeof *layer);
         for (int32_t l = 0; l < spec->layers; l++)
-            lay_tables(plan, banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
+            lay_tables(banyan_plan_kind(plan, l), rank, arena, c ? &layer[l] : NULL);
         if (c) sequence[i].layer = layer;
         if (c) sequence[i].followed = followed;
     }

@@ -86,7 +86,7 @@ static banyan_status make_table(banyan_opening *o, banyan_sequence *s, int32_t l
     const banyan_kind *kind = banyan_plan_kind(o->plan, layer);
     const banyan_layer *l = &s->layer[layer];
     const int64_t blocks = banyan_blocks(l->length, o->s.block_tokens);
-    const int64_t room = banyan_plan_capacity(o->plan, kind, mine->kv_head, o->plan->rank);
+    const int64_t room = banyan_plan_capacity(kind, mine->kv_head, o->plan->rank);
     int64_t count = 0;
     for (int64_t b = 0; b < blocks; b++) {
         const banyan_turn *turn = banyan_turn_of(l, b);
@@ -139,7 +139,7 @@ static int64_t largest_table(const banyan_plan *plan)
     int64_t most = 0;
     for (int32_t k = 0; k < plan->kinds; k++)
         for (int32_t g = 0; g < plan->kind[k].shape.kv_heads; g++) {
-            const int64_t room = banyan_plan_capacity(plan, &plan->kind[k], g, plan->rank);
+            const int64_t room = banyan_plan_capacity(&plan->kind[k], g, plan->rank);
             if (room > most) most = room;
         }
     return most;

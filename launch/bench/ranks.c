@@ -135,6 +135,7 @@ static banyan_status step_sequences(race *r, bool as_batch, double *seconds)
     status = as_batch ? sequence_call(s, s->tokens - 1, 1, false, true)
                       : sequence_calls(s, s->tokens - 1, 1, false, true);
     *seconds = pace_seconds(&r->b->pace, 1) - start;
+    status = banyan_comm_agree(r->b->j->comm, status);
     return status ? status : banyan_comm_allreduce(r->b->j->comm, seconds, 1, BANYAN_MAX);
 }
 

@@ -38,9 +38,10 @@ static banyan_status trip(banyan_comm *comm, int peer, bool first, char *data, s
         if (!status && !first) status = banyan_comm_exchange(comm, &message, 1, NULL, 0);
         if (i >= 0) taken[i] = (now_seconds() - start) / 2;
     }
+    if (status) return status;
     numbers_sort(taken, most_trips);
     *seconds = taken[most_trips / 2];
-    return status;
+    return BANYAN_OK;
 }
 
 /* Seconds for `bytes` bytes, both ways at once or to the other and back, half of it. */
@@ -58,9 +59,10 @@ static banyan_status bulk(banyan_comm *comm, int peer, bool first, char *data, s
             status = banyan_comm_exchange(comm, &out, !first, &in, first);
         if (i >= 0) taken[i] = (now_seconds() - start) / (both_ways ? 1 : 2);
     }
+    if (status) return status;
     numbers_sort(taken, trips);
     *seconds = taken[trips / 2];
-    return status;
+    return BANYAN_OK;
 }
 
 /* Of ranks a and b; every rank gets it. */

@@ -138,7 +138,7 @@ void record_masses(json_t *record, const float *mass, const bool *saw, int32_t a
         json_t *row = json_array();
         for (int32_t h = 0; h < heads; h++) {
             double m = mass[i * heads + h];
-            json_array_append_new(row, isfinite(m) ? json_real(m) : json_null());
+            json_array_append_new(row, json_finite(m));
             if (saw && saw[i * heads + h] && !(m >= least)) least = m;
         }
         json_array_append_new(rows, row);
@@ -149,7 +149,7 @@ void record_masses(json_t *record, const float *mass, const bool *saw, int32_t a
     if (!saw) return;
     if (json_object_set_new(record, "predicted_saw", head_texts(saw, NULL, answers, heads)))
         record_no_room(record);
-    json_object_set_new(record, "least_mass", isfinite(least) ? json_real(least) : json_null());
+    json_object_set_new(record, "least_mass", json_finite(least));
 }
 
 static json_t *make_record(const cells *c, const char *task, int32_t depth,

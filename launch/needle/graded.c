@@ -197,7 +197,7 @@ static json_t *measure_graded(const evaluation *e, const prompt *p, const uint32
             json_array_append_new(of_head, json_real(solved ? mass[c] : -1));
         }
         json_array_append_new(masses, of_head);
-        json_array_append_new(lses, isfinite(lse[h]) ? json_real(lse[h]) : json_null());
+        json_array_append_new(lses, json_finite(lse[h]));
     }
     const double bar = 2e-3;
     json_object_set_new(record, "kv_head", json_integer(asked));
@@ -205,7 +205,7 @@ static json_t *measure_graded(const evaluation *e, const prompt *p, const uint32
     json_object_set_new(record, "copies", copies);
     json_object_set_new(record, "masses", masses);
     json_object_set_new(record, "lse", lses);
-    json_object_set_new(record, "error", isfinite(worst) ? json_real(worst) : json_null());
+    json_object_set_new(record, "error", json_finite(worst));
     json_object_set_new(record, "plain_error", json_real(worst_plain));
     json_object_set_new(record, "equal", json_boolean(worst <= bar));
     return record;

@@ -9,7 +9,7 @@
 
 static void set_real(json_t *line, const char *name, double x)
 {
-    json_object_set_new(line, name, isfinite(x) ? json_real(x) : json_null());
+    json_object_set_new(line, name, json_finite(x));
 }
 
 /* null when it is not known. */

@@ -110,10 +110,14 @@ static void draw_data(trial &t)
     for (float &x : t.v) x = test_normal(&t.random);
     if (t.data == EQUAL)
         for (size_t i = 0; i < t.k.size(); i++) t.k[i] = t.k[i % dim];
-    /* fp16: subnormal values; q far beyond fp16's range, and keys that make up for it */
+    /* fp16: subnormal values; q far beyond fp16's range, every other row in what one lane of a
+     * warp reads alone, and keys that make up for it */
     if (t.data == TINY) {
         for (float &x : t.v) x *= 1e-6f;
-        for (float &x : t.q) x *= 1e6f;
+        for (size_t i = 0; i < t.q.size(); i++) {
+            const bool is_small = i / dim % 2 && i % dim % 64 >= 2;
+            t.q[i] *= is_small ? 1e6f * 0x1p-20f : 1e6f;
+        }
         for (float &x : t.k) x *= 1e-4f;
     }
     if (t.data == SPREAD) draw_sizes(t);

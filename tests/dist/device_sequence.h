@@ -323,7 +323,7 @@ static inline void check_mass(sequence *s, sequence *on, banyan_cache *cache, in
 static inline int64_t capacity_of(const banyan_cache *cache, int32_t layer, int32_t j)
 {
     const banyan_plan *plan = cache->plan;
-    return banyan_plan_capacity(plan, banyan_plan_kind(plan, layer),
+    return banyan_plan_capacity(banyan_plan_kind(plan, layer),
                                 banyan_cache_part(cache, layer)->mine[j].kv_head, plan->rank) *
            banyan_device_slots(plan);
 }

@@ -46,7 +46,7 @@ static void check_room(const sequence *s)
     int64_t blocks[MAX_RANKS];
     count(s, blocks);
     for (int32_t r = 0; r < s->plan->ranks; r++) {
-        const int64_t room = banyan_plan_capacity(s->plan, s->plan->kind, s->kv_head, r);
+        const int64_t room = banyan_plan_capacity(s->plan->kind, s->kv_head, r);
         CHECK_MSG(blocks[r] <= room, "rank %d of %d holds %lld blocks, has room for %lld",
                   (int)r, (int)s->plan->ranks, (long long)blocks[r], (long long)room);
     }
@@ -110,7 +110,7 @@ static void check_tight(const banyan_plan *plan, int32_t kv_head)
         banyan_blocks((int64_t)spec->max_rows + spec->rollback_tokens, spec->block_tokens) + 1;
     for (int32_t i = 0; i < placed->count; i++) {
         const int32_t rank = placed->holder[i].rank;
-        const int64_t room = banyan_plan_capacity(plan, plan->kind, kv_head, rank);
+        const int64_t room = banyan_plan_capacity(plan->kind, kv_head, rank);
         const int64_t kept =
             banyan_plan_kept(plan, plan->kind, kv_head, rank, spec->max_tokens);
         if (placed->count == 1)
@@ -184,7 +184,7 @@ static void test_million(void)
             /* one head: 16384 / 16 blocks for good; a window of ceil((512 + 15 x 64 - 1) / 64)
              * + 1 blocks, one of which is among them */
             if (s2 && spec.max_rows == 512)
-                CHECK(banyan_plan_capacity(p.plan, p.plan->kind, 0, 0) == 1024 + 24 - 1);
+                CHECK(banyan_plan_capacity(p.plan->kind, 0, 0) == 1024 + 24 - 1);
             if (s2)
                 CHECK_MSG(bytes <= 0.27 * gib, "%.4f GiB", bytes / gib);
             else
