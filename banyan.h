@@ -141,7 +141,8 @@ BANYAN_API banyan_status banyan_comm_split(banyan_comm *comm, int color, int key
                                            banyan_comm **out);
 
 /* The longest wait for other ranks, in seconds, after which a call fails with ERR_COMM and a
- * message that names the ranks that did not arrive. 0: for ever (the default is 600). */
+ * message that names the ranks that did not arrive. 0: for ever (the default is 600). MPI's own
+ * calls in comm_create and, once all ranks have come, in comm_split know no limit. */
 BANYAN_API void banyan_comm_timeout(banyan_comm *comm, double seconds);
 /* From now on the partials of a merge that lie in host memory carry a checksum, and what was
  * changed on the way is ERR_COMM, naming both ranks. The same on all ranks, before a plan is
