@@ -270,6 +270,7 @@ int main(int argc, char **argv)
         if (portable) check(4004, banyan_cuda_decode, "portable");
         if (hopper) check(4002, banyan_cuda_decode_hopper, "hopper");
         if (is_asked("wide")) check(9900, banyan_cuda_attend_wide, "wide");
+        if (is_asked("wide")) check(9015, banyan_cuda_attend_wide, "wide"); /* fp16, TINY */
     }
     return test_end();
 }
