@@ -108,8 +108,8 @@ typedef struct told {
     struct emulator_counts before, after; /* of the last */
 } told;
 
-/* What a snapshot has read is gone on with in a cache of its own, in which no graph of the cache
- * before it reads. */
+/* What a snapshot has read is gone on with in a cache of its own, in which no graph of the
+ * cache before it reads. */
 static void reopen(model *m, const uint32_t *ids, int64_t at)
 {
     uint32_t next[2] = {0, 1};
