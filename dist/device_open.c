@@ -86,8 +86,8 @@ void banyan_device_close(banyan_cache *c)
 {
     banyan_device_cache *d = c->device;
     if (!d || !d->queue) return;
-    (void)banyan_device_wait(c);          /* ends messages of a rank that has gone .. */
-    (void)banyan_memory_wait(&d->memory); /* .. so that this ends */
+    /* ends messages of ranks that have gone, so that the rest ends */
+    if (banyan_device_wait(c)) (void)banyan_memory_wait(&d->memory);
     banyan_memory_release(&d->memory, 0, d->records);
     banyan_memory_release(&d->memory, 0, d->tables);
     banyan_memory_release(&d->memory, 0, d->items);

@@ -5,13 +5,23 @@
 
 #include "banyan.h"
 
-/* Collective, but what ranks agree on is the cache. The sequence may fail on one rank alone, on
- * which callers agree; *cache is then there without it, for banyan_cache_destroy. */
+/* Collective; the sequence may fail on one rank alone. On failure *cache may be there without
+ * it, for banyan_cache_destroy. */
 static inline banyan_status single_create(const banyan_plan *plan, void *stream,
                                           banyan_cache **cache, banyan_sequence **sequence)
 {
     const banyan_status status = banyan_cache_create(plan, stream, cache);
     return status ? status : banyan_sequence_create(*cache, 0, sequence);
+}
+
+/* The same of a plan that several ranks have, which are `comm`: fails on all or on none. */
+static inline banyan_status single_create_on(banyan_comm *comm, const banyan_plan *plan,
+                                             void *stream, banyan_cache **cache,
+                                             banyan_sequence **sequence)
+{
+    const banyan_status status = banyan_cache_create(plan, stream, cache);
+    return status ? status
+                  : banyan_comm_agree(comm, banyan_sequence_create(*cache, 0, sequence));
 }
 
 static inline banyan_status single_attend(banyan_cache *cache, banyan_sequence *sequence,

@@ -148,10 +148,12 @@ static banyan_status make_cache(model *m, const banyan_spec *spec)
     if (!status) status = agree(m, make_ropes(m, spec->max_tokens));
     if (!status) status = make_model_plan(m, spec);
     if (status) return status;
-    status = single_create(m->plan, device_stream(m->device), &m->cache, &m->sequence);
-    if (status) snprintf(m->why, WHY, "%s", banyan_error_message());
-    if (m->cache) status = agree(m, status); /* one rank alone may lack its sequence */
-    if (status) return status;
+    status =
+        single_create_on(m->comm, m->plan, device_stream(m->device), &m->cache, &m->sequence);
+    if (status) {
+        snprintf(m->why, WHY, "%s", banyan_error_message());
+        return status;
+    }
     m->max_rows = banyan_plan_spec(m->plan)->max_rows;
     m->block_tokens = banyan_plan_spec(m->plan)->block_tokens;
     return workspace_make(m);

@@ -232,7 +232,9 @@ int evaluate_uniform(evaluation *e, int64_t length)
     banyan_cache *cache = NULL;
     banyan_sequence *sequence = NULL;
     banyan_status status = banyan_plan_create(&spec, e->j->comm, &plan);
-    if (!status) status = single_create(plan, device_stream(e->j->device), &cache, &sequence);
+    if (!status)
+        status =
+            single_create_on(e->j->comm, plan, device_stream(e->j->device), &cache, &sequence);
     double worst[2] = {0}, seconds[2] = {0};
     code = status ? job_failed(e->j, status, "uniform head") : EXIT_OK;
     if (!code) code = measure_uniform(e, plan, cache, sequence, length, worst, seconds);

@@ -54,10 +54,8 @@ int run_load_figures(run_task *t)
 int run_load(run_task *t)
 {
     if (!t->loaded) {
-        banyan_status status =
-            single_create(t->plan, device_stream(t->j->device), &t->cache, &t->sequence);
-        /* One rank alone may lack its sequence, and the others would wait for its steps. */
-        if (t->cache) status = job_agree(t->j, status);
+        const banyan_status status = single_create_on(
+            t->j->comm, t->plan, device_stream(t->j->device), &t->cache, &t->sequence);
         return status ? job_failed(t->j, status, NULL) : EXIT_OK;
     }
     banyan_status status = banyan_cache_open(t->plan, device_stream(t->j->device),

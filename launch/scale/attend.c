@@ -71,6 +71,12 @@ static banyan_status filled(scale_case *c)
     return status ? status : banyan_cache_wait(c->cache);
 }
 
+static banyan_status attend_cache(scale_case *c)
+{
+    return single_create_on(c->comm, c->plan, device_stream(c->t->j->device), &c->cache,
+                            &c->sequence);
+}
+
 static void attend_close(scale_case *c)
 {
     banyan_cache_destroy(c->cache);
@@ -91,7 +97,7 @@ static banyan_status attend_open(scale_case *c)
     c->kv_bytes = (double)share.read_blocks * c->spec->block_tokens *
                   (double)((c->spec->key_dim + c->spec->value_dim) *
                            (int64_t)banyan_dtype_bytes(c->spec->cache_dtype));
-    status = single_create(c->plan, device_stream(c->t->j->device), &c->cache, &c->sequence);
+    status = attend_cache(c);
     return status ? status : job_agree_on(c->t->j, c->comm, filled(c));
 }
 
@@ -114,7 +120,7 @@ static banyan_status attend_prepare(scale_case *c)
     c->ended = sum;
     banyan_cache_destroy(c->cache);
     c->cache = NULL;
-    return single_create(c->plan, device_stream(c->t->j->device), &c->cache, &c->sequence);
+    return attend_cache(c);
 }
 
 /* On a device a call returns before it is done, so that computing and merging are not told
